@@ -1,0 +1,84 @@
+"""The console command: each subcommand is loaded only when it is used.
+
+A subcommand lives in the module of its name in this package, as a click command called `command`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from agenticlu import __version__
+from agenticlu.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
+
+COMMANDS: dict[str, str] = {
+    "ask": "Ask a question of a document; get the answer and the passages behind it.",
+    "doctor": "Say what is installed, which engines answer, and what mends the rest.",
+}
+"""Subcommand to its one-line help, so that --help imports none of them."""
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands' names and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the subcommands in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Imports the subcommand's module; None when there is no such subcommand."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"agenticlu.cli.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Adds a suggestion to click's message about an unknown subcommand."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            hint = did_you_mean(args[0], COMMANDS) if args else None
+            if hint:
+                error.message = f"{error.message} {hint}"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table of subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def group(ctx: click.Context, debug: bool) -> None:
+    """Understand documents too long to read, and teach a model to do it."""
+    ctx.obj = {"debug": debug}
+
+
+def main() -> None:
+    """Runs the command line; turns errors into one message and a documented exit code."""
+    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("AGENTICLU_DEBUG"))
+    try:
+        code = group.main(standalone_mode=False)
+    except AgenticluError as error:
+        if debug:
+            raise
+        click.echo(f"agenticlu: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("agenticlu: interrupted; run the same command again to go on.", err=True)
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,148 @@
+"""The chain of clarifications, defined once: a step machine without input or output.
+
+A round is clarify → point back → sub-answer → answer → self-check (the paper's CoC step, section
+3 of arXiv 2502.15920). Search, inference, training and evaluation all run this machine:
+
+    dialogue = Dialogue(profile=profile, document_id=document.id, view=marked, question=question)
+    while (request := dialogue.next_request()) is not None:
+        reply = ...                      # ask an engine with request.messages
+        dialogue = dialogue.advance(request.turn(reply))
+
+The document stands before the question, and the system wording depends on the document alone, so
+all traces of one document share one token prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agenticlu.engines.base import Completion
+from agenticlu.prompts import Profile
+from agenticlu.records import Message, Question, Turn, TurnKind, Usage
+from agenticlu.verdicts import parse_verdict
+
+FULL_ROUND: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer", "check")
+DIRECT: tuple[TurnKind, ...] = ("direct",)
+MAX_TOKENS: dict[TurnKind, int] = {
+    "direct": 256,
+    "clarify": 128,
+    "point": 128,
+    "sub_answer": 256,
+    "answer": 256,
+    "check": 16,
+}
+"""Most tokens a reply of each kind may take, unless the caller says otherwise."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The next thing to ask an engine."""
+
+    kind: TurnKind
+    wording: str
+    """Id of the wording."""
+    text: str
+    """The request, without document and question."""
+    messages: tuple[Message, ...]
+    """The whole conversation; ends in a user message."""
+
+    def turn(
+        self, completion: Completion, usage: Usage | None = None, reply: str | None = None
+    ) -> Turn:
+        """Builds the finished turn from a sampled reply (or from `reply`, set by grounding)."""
+        return Turn(
+            kind=self.kind,
+            wording=self.wording,
+            request=self.text,
+            reply=completion.text if reply is None else reply,
+            token_ids=completion.token_ids if reply is None else None,
+            finish_reason=completion.finish_reason,
+            usage=usage,
+        )
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """State of one conversation about one question; every step returns a new state.
+
+    Args:
+        profile: Wordings.
+        document_id: Seeds the draw of the wordings.
+        view: What the model sees of the document: all marked pieces, or, during search, those
+            that grounding kept.
+        question: Open or multiple choice.
+        steps: Turn kinds of one round, in order. Leaving out `clarify` and `sub_answer`, or
+            `point`, gives the paper's ablations; `DIRECT` is the plain answer.
+        max_rounds: Rounds at most.
+        turns: Finished turns.
+    """
+
+    profile: Profile
+    document_id: str
+    view: str
+    question: Question
+    steps: tuple[TurnKind, ...] = FULL_ROUND
+    max_rounds: int = 1
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def round(self) -> int:
+        """Rounds finished."""
+        return len(self.turns) // len(self.steps)
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the last self-check said yes."""
+        return bool(
+            self.turns
+            and self.turns[-1].kind == "check"
+            and parse_verdict(self.turns[-1].reply, ("yes", "no")) == "yes"
+        )
+
+    def next_request(self) -> Request | None:
+        """Returns what to ask next, or None when the conversation is over."""
+        if self.round >= self.max_rounds or self.satisfied:
+            return None
+        kind = self.steps[len(self.turns) % len(self.steps)]
+        pool = "clarify_again" if kind == "clarify" and self.round > 0 else kind
+        wording = self.profile.draw(pool, self.document_id, self.question.id, str(self.round))
+        text = wording.text.replace("{question}", self._asked())
+        messages = (*self.messages(), Message(role="user", content=self._opened(text, self.turns)))
+        return Request(kind=kind, wording=wording.id, text=text, messages=messages)
+
+    def advance(self, turn: Turn) -> Dialogue:
+        """Returns the state after a finished turn."""
+        expected = self.steps[len(self.turns) % len(self.steps)]
+        assert turn.kind == expected, f"expected a {expected} turn, got {turn.kind}"
+        return replace(self, turns=(*self.turns, turn))
+
+    def messages(self) -> tuple[Message, ...]:
+        """Renders the finished turns as a conversation; roles alternate after the system turn."""
+        system = self.profile.draw("system", self.document_id)
+        messages = [Message(role="system", content=system.text)]
+        for i, turn in enumerate(self.turns):
+            request = self._opened(turn.request, self.turns[:i])
+            messages.append(Message(role="user", content=request))
+            messages.append(Message(role="assistant", content=turn.reply))
+        return tuple(messages)
+
+    def _asked(self) -> str:
+        if not self.question.options:
+            return self.question.text
+        return f"{self.question.text}\n{render_options(self.question.options)}\n"
+
+    def _opened(self, request: str, before: Sequence[Turn]) -> str:
+        """Puts document and question in front of the first request."""
+        if before:
+            return request
+        return f"{self.view}\n\nQuestion: {self._asked()}\n\n{request}"
+
+
+def render_options(options: Sequence[str]) -> str:
+    """Returns options as lettered lines.
+
+    >>> render_options(["red", "blue"])
+    'A. red\\nB. blue'
+    """
+    return "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))

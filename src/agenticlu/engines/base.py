@@ -1,0 +1,114 @@
+"""The one seam between the package and whatever samples text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agenticlu.records import FinishReason, Message, Usage
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample."""
+
+    temperature: float = 0.0
+    """0 means greedy."""
+    top_p: float = 1.0
+    max_tokens: int = 256
+    n: int = 1
+    """Independent samples from the one prompt."""
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    """Of the request; sample k of n uses a seed derived from it where the engine allows."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled reply."""
+
+    text: str
+    """White space at both ends stripped."""
+    finish_reason: FinishReason = "unknown"
+    token_ids: tuple[int, ...] | None = None
+    """As sampled, without the end token; None where the engine does not tell."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The reply to a `sample` request."""
+
+    completions: tuple[Completion, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The reply to a `weigh` request."""
+
+    probabilities: Mapping[str, float]
+    """Choice to probability, normalised over the choices (sums to 1)."""
+    label_mass: float
+    """Probability that the model puts on the choices together; low mass means a badly worded
+    prompt. 1.0 when only a parse was possible."""
+    usage: Usage
+    method: str = "logprobs"
+    """'logprobs', or 'parse' where a server gives none."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine really does; for endpoints, as probed."""
+
+    samples_n: bool = True
+    logprobs: bool = True
+    token_ids: bool = False
+    reports_cached_tokens: bool = True
+    context_tokens: int | None = None
+    """Longest prompt plus completion; None when unknown."""
+    notes: tuple[str, ...] = field(default=())
+    """Advice for people, such as the server flag that would mend a miss."""
+
+
+class Engine(Protocol):
+    """Samples text and weighs choices.
+
+    Implementations are safe to call concurrently from one event loop, raise only
+    `agenticlu.errors.EngineError` and its children, and add every request to `usage`.
+    """
+
+    name: str
+    """Shown to people and stored with results; never holds a key."""
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        ...
+
+    async def sample(
+        self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples `sampling.n` replies.
+
+        Args:
+            messages: The conversation; ends in a user message.
+            sampling: How.
+            session: Requests of one session share a prefix: pools keep them on one replica,
+                in-process engines keep their cache.
+        """
+        ...
+
+    async def weigh(
+        self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
+    ) -> Weighed:
+        """Returns the probability of each choice as the reply's first token."""
+        ...
+
+    async def capabilities(self) -> Capabilities:
+        """Probes once and remembers."""
+        ...
+
+    async def close(self) -> None:
+        """Frees connections and memory."""
+        ...

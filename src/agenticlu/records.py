@@ -1,0 +1,269 @@
+"""The facts that cross a file boundary, each with its fields documented.
+
+All records are frozen, refuse unknown fields and survive a JSON round trip. `SCHEMA_VERSION` goes
+up when an old reader would misread a new file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Role = Literal["system", "user", "assistant"]
+TurnKind = Literal["direct", "clarify", "point", "sub_answer", "answer", "check"]
+"""What a turn is for: one user request and one assistant reply."""
+FinishReason = Literal["stop", "length", "refused", "unknown"]
+NodeStatus = Literal["done", "failed"]
+
+
+def content_id(*parts: str, length: int = 16) -> str:
+    """Returns a stable hexadecimal id of the parts (SHA-256, unit-separated).
+
+    Independent of PYTHONHASHSEED, of the process and of the clock.
+    """
+    digest = hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:length]
+
+
+def content_seed(*parts: str) -> int:
+    """Returns a stable seed in [0, 2**31) derived from the parts."""
+    return int(content_id(*parts, length=16), 16) % (1 << 31)
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Record):
+    """One message of a conversation, as chat templates take it."""
+
+    role: Role
+    content: str
+
+
+class Usage(Record):
+    """What a request, or many, cost in tokens."""
+
+    requests: int = 0
+    """Requests sent to the engine."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts, cached ones included."""
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were reused instead of computed."""
+    completion_tokens: int = 0
+    """Tokens sampled, over all samples."""
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+    @property
+    def computed_tokens(self) -> int:
+        """Uncached prompt tokens plus sampled tokens: what the engine really worked through."""
+        return self.prompt_tokens - self.cached_tokens + self.completion_tokens
+
+
+class Page(Record):
+    """Where a page of the source lies in the document's text."""
+
+    number: int
+    """Page number in the source, from 1."""
+    start: int
+    """First character of the page in `Document.text`."""
+    end: int
+    """One past the last character."""
+
+
+class Document(Record):
+    """A source text."""
+
+    id: str
+    """Content hash of the text."""
+    text: str
+    source: str
+    """Where it came from: a path, '-' for standard input, or a generator's name."""
+    title: str | None = None
+    pages: tuple[Page, ...] = ()
+    """Empty when the source has no pages."""
+
+    @classmethod
+    def of(
+        cls, text: str, source: str, title: str | None = None, pages: tuple[Page, ...] = ()
+    ) -> Document:
+        """Builds a document whose id is the hash of its text."""
+        return cls(id=content_id(text), text=text, source=source, title=title, pages=pages)
+
+    def page_of(self, offset: int) -> int | None:
+        """Returns the number of the page that holds the character at `offset`, if pages exist."""
+        for page in self.pages:
+            if page.start <= offset < page.end:
+                return page.number
+        return None
+
+
+class Piece(Record):
+    """A window of a document."""
+
+    index: int
+    """Number shown in the paragraph marker, from 0."""
+    start: int
+    """First character in the document's text."""
+    end: int
+    """One past the last character."""
+    num_tokens: int
+    """Tokens of the piece, counted when the whole document is tokenised at once."""
+    page: int | None = None
+    """Page of the first character, or None where the source has no pages."""
+
+
+class Question(Record):
+    """A question about one document."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...] = ()
+    """Accepted answers; empty when unknown (as in `ask`)."""
+    options: tuple[str, ...] = ()
+    """Options of a multiple choice question, without letters; empty for an open one."""
+    gold_pieces: tuple[int, ...] | None = None
+    """Pieces that hold the facts needed; None when unknown."""
+    hops: int | None = None
+    """Facts that must be combined; None when unknown."""
+
+
+class Turn(Record):
+    """One request and its reply. The document is not repeated here: the dialogue renders it."""
+
+    kind: TurnKind
+    wording: str
+    """Id of the request's wording in the profile."""
+    request: str
+    """Text of the request, without the document."""
+    reply: str
+    token_ids: tuple[int, ...] | None = None
+    """Ids of the reply as the engine sampled them, end token excluded; None where not known."""
+    finish_reason: FinishReason = "unknown"
+    usage: Usage | None = None
+    """Cost of the request that produced this reply; shared by its sibling samples. None for
+    replies that no engine sampled (marks written by grounding)."""
+
+
+class Verdict(Record):
+    """One judge's finding about one answer."""
+
+    judge: str
+    value: float | None
+    """In [0, 1]; None means unscored (the verdict could not be parsed), never 0."""
+    reason: str = ""
+    usage: Usage | None = None
+
+
+class Node(Record):
+    """One round in the tree; the root holds the direct answer."""
+
+    id: str
+    parent: str | None
+    depth: int
+    """0 for the root."""
+    ordinal: int
+    """Which of its parent's samples this is, from 0."""
+    turns: tuple[Turn, ...]
+    kept: tuple[int, ...] = ()
+    """Pieces that grounding found to bear on the clarification, ascending."""
+    relevance: tuple[float, ...] | None = None
+    """Grounding score per piece (probability of yes plus half of maybe); None where not scored."""
+    answer: str = ""
+    """Final answer parsed from the answer turn."""
+    verdicts: tuple[Verdict, ...] = ()
+    score: float | None = None
+    """Combined verdicts in [0, 1]; None when unscored."""
+    status: NodeStatus = "done"
+    failure: str | None = None
+    """Why the node failed; None when it did not."""
+    seed: int = 0
+
+
+class Tree(Record):
+    """All rounds for one (document, question)."""
+
+    version: int = SCHEMA_VERSION
+    id: str
+    document_id: str
+    question: Question
+    system: str
+    """Wording of the system turn, fixed per document."""
+    profile: str
+    """Name and version of the prompt profile."""
+    nodes: tuple[Node, ...]
+    """Parents before children; nodes[0] is the root."""
+    outcome: Literal["solved", "unsolved", "too-easy", "failed", "budget"] = "unsolved"
+    """too-easy: the direct answer and every expansion were right."""
+    usage: Usage = Usage()
+
+    def path(self, node_id: str) -> tuple[Node, ...]:
+        """Returns the nodes from the root to `node_id`, both included."""
+        by_id = {node.id: node for node in self.nodes}
+        path = [by_id[node_id]]
+        while path[-1].parent is not None:
+            path.append(by_id[path[-1].parent])
+        return tuple(reversed(path))
+
+    def children(self, node_id: str) -> tuple[Node, ...]:
+        """Returns the children of a node in sample order."""
+        return tuple(node for node in self.nodes if node.parent == node_id)
+
+
+class Pair(Record):
+    """Two continuations of the same history, one better than the other."""
+
+    id: str
+    tree_id: str
+    document_id: str
+    question_id: str
+    kind: Literal["step", "path"]
+    chosen: str
+    """Node id."""
+    rejected: str
+    """Node id."""
+    score_chosen: float
+    score_rejected: float
+
+
+class Prediction(Record):
+    """One answer to one question by one method: a line of an evaluation's results."""
+
+    id: str
+    """Content hash of (engine, method, task, length, question, seed)."""
+    task: str
+    method: str
+    length: int
+    """Nominal document length in tokens."""
+    document_id: str
+    question_id: str
+    question: str
+    gold: tuple[str, ...]
+    raw: str = ""
+    """The scored reply as sampled."""
+    answer: str = ""
+    """Final answer parsed from it."""
+    scores: dict[str, float] = {}
+    """Metric name to value in [0, 1]; empty when the item failed."""
+    cited: tuple[int, ...] = ()
+    gold_pieces: tuple[int, ...] | None = None
+    hops: int | None = None
+    turns: tuple[Turn, ...] = ()
+    usage: Usage = Usage()
+    seconds: float = 0.0
+    truncated: bool = False
+    error: str | None = None
+    """Why the item failed; None when it did not."""
