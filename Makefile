@@ -1,0 +1,45 @@
+# make demo    the whole loop, offline, on the bundled tiny model (about ten minutes, two cores)
+# make test    all tests
+# make check   format, lint, types
+# make venv    .venv with everything the tests need
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OUT ?= demo-run
+
+.PHONY: demo test check format venv clean
+
+demo: $(VENV)/.demo
+	$(BIN)/agenticlu demo --out $(OUT)
+
+test: venv
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+venv: $(VENV)/.dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "agenticlu needs Python 3.11 or newer; try: make PYTHON=python3.11 demo"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Each level installs once, and again when what it installs changes.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache
