@@ -1,0 +1,410 @@
+"""HELMET's figures to the last bit, and the corrected twins beside them."""
+
+from __future__ import annotations
+
+import doctest
+import math
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agenticlu import scoring
+from agenticlu.errors import UsageError
+
+
+def test_worked_examples_of_the_docstrings_hold() -> None:
+    failed, attempted = doctest.testmod(scoring)
+    assert attempted > 10
+    assert failed == 0
+
+
+# --- HELMET's text metrics --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The U.S.A., a land", "usa land"),
+        ("well-known", "wellknown"),  # punctuation is deleted, nothing put in its place
+        ("Ångström’s – 3", "ångström’s – 3"),  # accents and other punctuation stay
+        ("A", ""),
+        ("theatre an aviary", "theatre aviary"),
+        (" \t\n", ""),
+    ],
+)
+def test_normalize(text: str, normal: str) -> None:
+    assert scoring.normalize(text) == normal
+
+
+def test_empty_normalised_gold_always_scores_as_in_helmet_and_never_when_corrected() -> None:
+    assert scoring.substring_exact_match("anything", ["A"])
+    assert scoring.exact_match("", ["the"])
+    assert not scoring.word_match("anything", ["A"])
+    assert not scoring.matches("", ["the"])
+    assert not scoring.word_match("anything", ["…"])
+    assert scoring.matches("A", ["a"])  # the letter itself is an answer
+
+
+def test_short_golds_match_inside_words_only_in_helmet() -> None:
+    assert scoring.substring_exact_match("They know it", ["no"])
+    assert not scoring.word_match("They know it", ["no"])
+    assert scoring.word_match("They say no.", ["no"])
+
+
+def test_golds_of_any_nesting_are_maximised_per_metric() -> None:
+    nested = [["blue kite"], ["red", "red lamp"]]
+    assert scoring.exact_match("a red lamp", nested)
+    assert scoring.f1("red lamp shade", nested) == 2 * (2 / 3) * 1 / (2 / 3 + 1)
+    with pytest.raises(UsageError):
+        scoring.exact_match("x", [])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "value"),
+    [
+        ("yes", "yes it is", 0),
+        ("yes it is", "yes", 0),
+        ("no", "No.", 1.0),
+        ("noanswer", "noanswer", 1.0),
+        ("blue", "red", 0),
+        ("", "", 0),
+        ("x x y", "x y y", 2 * (2 / 3) * (2 / 3) / (2 / 3 + 2 / 3)),
+    ],
+)
+def test_f1(prediction: str, gold: str, value: float) -> None:
+    assert scoring.f1(prediction, gold) == value
+
+
+# --- ROUGE ------------------------------------------------------------------------------------
+
+WORDS = [
+    "running",
+    "runs",
+    "ran",
+    "relational",
+    "cat",
+    "cats",
+    "dogs'",
+    "über",
+    "x_y",
+    "12",
+    "3rd",
+    "The",
+]
+TEXTS = st.lists(
+    st.tuples(st.sampled_from(WORDS), st.sampled_from([" ", " ", ". ", "\n", "\n\n"])), max_size=30
+).map(lambda parts: "".join(word + end for word, end in parts))
+
+
+@settings(max_examples=150, deadline=None)
+@given(gold=TEXTS, prediction=TEXTS)
+def test_rouge_equals_the_package_bit_for_bit(gold: str, prediction: str) -> None:
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    scorer = rouge_scorer.RougeScorer(["rougeL", "rougeLsum"], use_stemmer=True)
+    expected = scorer.score(gold, prediction)
+    found = scoring.rouge(prediction, gold)
+    for name in ("rougeL", "rougeLsum"):
+        assert found[f"{name}_f1"] == expected[name].fmeasure
+        assert found[f"{name}_recall"] == expected[name].recall
+
+
+def test_long_summaries_score_in_milliseconds() -> None:
+    pytest.importorskip("rouge_score")
+    rng = random.Random(0)
+    vocabulary = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 8))) for _ in range(600)]
+
+    def text() -> str:
+        return "".join(rng.choice(vocabulary) + rng.choice("    \n") for _ in range(800))
+
+    rows = [(text(), text()) for _ in range(10)]
+    scoring.rouge(*rows[0])
+    started = time.process_time()
+    for prediction, gold in rows:
+        scoring.rouge(prediction, gold)
+    assert time.process_time() - started < 3.0  # 600 rows: well under a minute per gold
+
+
+def test_unicode_rouge_sees_other_scripts() -> None:
+    gold = "Δύο λόγια"
+    assert scoring.unicode_rouge("δύο λόγια", gold)["rougeL_f1"] == 1.0
+
+
+# --- parsers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix", "parsed"),
+    [
+        ("Answer: Paris\nmore", "Answer:", "Paris"),
+        ("I think\nAnswer: one\nAnswer: two", "Answer:", "one"),  # the first label wins
+        ("answer: ANSWER: x", "Answer:", "x"),
+        ("Answer:\nParis", "Answer:", ""),  # a label before the line end gives nothing
+        ("no label here\nsecond", "Answer:", "no label here"),
+        ("", "Answer:", ""),
+        ("Corresponding value: abc", "corresponding value:", "abc"),
+        ("label: 7", "label:", "7"),
+        ("\nParis", "Answer:", ""),
+    ],
+)
+def test_parse_output(text: str, prefix: str, parsed: str) -> None:
+    assert scoring.parse_output(text, prefix) == parsed
+
+
+@pytest.mark.parametrize(
+    ("text", "scores"),
+    [
+        ("Ranking: 7 > 3 > 5", {"7": 3, "3": 2, "5": 1}),
+        ("[ID: 7] > [ID: 3]", {"7": 2, "3": 1}),
+        ("1 > 2, then 10 > 20 > 30", {"10": 3, "20": 2, "30": 1}),  # the longest one
+        ("10 > 20; 30 > 40", {"10": 2, "20": 1}),  # the first of equals
+        ("7 > 3 > 7", {"7": 3, "3": 2}),  # repeats count in the length
+        ("None apply", {"none apply": 1}),
+        ("I did it", {"i d it": 1}),  # every 'id' goes, also inside words
+    ],
+)
+def test_parse_rankings(text: str, scores: dict[str, float]) -> None:
+    assert scoring.parse_rankings(text) == scores
+
+
+# --- ranking measures -------------------------------------------------------------------------
+
+
+def test_ranking_measures_by_hand() -> None:
+    labels = {"a": 3, "b": 0, "c": 1, "d": 2}
+    found = scoring.ranking_measures({"b": 4, "a": 3, "x": 2, "c": 1}, labels, (1, 5, 10))
+    ideal = 3 + 2 / math.log2(3) + 1 / 2
+    assert found["NDCG@1"] == 0.0
+    assert found["NDCG@5"] == round((3 / math.log2(3) + 1 / math.log2(5)) / ideal, 5)
+    assert found["MAP@5"] == round((1 / 2 + 2 / 4) / 3, 5)
+    assert found["Recall@5"] == round(2 / 3, 5)
+    assert found["P@5"] == 0.4  # a list shorter than k is still divided by k
+    assert found["P@10"] == 0.2
+    assert found["MRR"] == 0.5
+
+
+def test_ties_go_by_id_descending_as_strings() -> None:
+    labels = {"9": 1}
+    assert scoring.ranking_measures({"9": 1, "10": 1}, labels, (1,))["P@1"] == 1.0
+    assert scoring.ranking_measures({"9": 1, "a": 1}, labels, (1,))["P@1"] == 0.0
+
+
+def test_row_without_relevant_passages_scores_zero() -> None:
+    found = scoring.ranking_measures({"a": 1}, {"a": 0}, (1, 5))
+    assert set(found.values()) == {0.0}
+
+
+def test_cuts_follow_the_first_row() -> None:
+    assert scoring.ranking_cuts(6) == (1, 5)
+    assert scoring.ranking_cuts(1000)[-1] == 1000
+
+
+# --- post-processing --------------------------------------------------------------------------
+
+
+def test_default_takes_the_best_of_raw_and_parsed_per_metric() -> None:
+    raw = "Answer: Paris\nIt is the capital."
+    metrics, parsed = scoring.score_default(raw, ["Paris"], with_rouge=False)
+    assert parsed == "Paris"
+    assert metrics == {"exact_match": True, "f1": 1.0, "substring_exact_match": True}
+
+
+def test_first_line_of_reasoning_is_taken_for_the_answer_in_helmet_only() -> None:
+    """Completion mode glues the label before the output, so reasoning is what gets parsed."""
+    raw = "Answer: First, I look for the town.\nAnswer: Brellin"
+    metrics, parsed = scoring.score_default(raw, ["Brellin"], with_rouge=False)
+    assert parsed == "First, I look for the town."
+    assert not metrics["exact_match"]
+    assert scoring.matches(scoring.parse_final_answer(raw), ["Brellin"])
+
+
+def test_label_rule_scores_the_parsed_text_only() -> None:
+    metrics, parsed = scoring.score_label("7 is near label: 12", "7", with_rouge=False)
+    assert parsed == "12"
+    assert not metrics["substring_exact_match"]
+
+
+def test_ruler_recall_is_a_share_of_raw_substrings() -> None:
+    assert scoring.ruler_recall("They are 12, 345.", ["12", "34", "9"]) == 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("output", "exact", "substring"),
+    [
+        ("B", True, False),
+        ("b. blue kite", True, True),
+        ("I say B. Blue kite, of course", True, True),
+        ("The answer is B", False, False),  # a letter in a sentence fails in HELMET
+        ("Answer:\nB", False, False),
+        ("", False, False),
+    ],
+)
+def test_choice_rule(output: str, exact: bool, substring: bool) -> None:
+    metrics, _ = scoring.score_choice(output, "B", "blue kite", with_rouge=False)
+    assert (metrics["exact_match"], metrics["substring_exact_match"]) == (exact, substring)
+
+
+def test_choice_gold_a_accepts_an_empty_output_in_helmet_only() -> None:
+    metrics, _ = scoring.score_choice("", "A", "red", with_rouge=False)
+    assert metrics["exact_match"]
+    assert not scoring.choice_match("", "A", ["red", "blue"])
+
+
+# --- ALCE -------------------------------------------------------------------------------------
+
+
+def test_alce_text_measures() -> None:
+    text = scoring.remove_citations(
+        scoring.clean_alce("Built by Pellisk [1][2].\n\nIt is [12]old.")
+    )
+    assert text == "Built by Pellisk. It isold."
+    assert scoring.string_em(text, [["Oona Pellisk", "Pellisk"], ["41 minutes"]]) == (0.5, 0.0)
+
+
+def test_qampari_measures() -> None:
+    groups = [["Harbeck", "Harbeck Town"], ["Lorrigan"], ["Pask"]]
+    found = scoring.qampari_scores("Harbeck, the Lorrigan, Nowhere,.", groups)
+    assert found["num_preds"] == 3
+    assert found["qampari_prec"] == found["qampari_rec"] == found["qampari_rec_top5"] == 2 / 3
+    six = [[name] for name in "uvwxyz"]
+    assert scoring.qampari_scores("u, v, w, x, y", six)["qampari_rec_top5"] == 1.0
+    assert scoring.qampari_scores("", six)["qampari_f1"] == 0
+
+
+PASSAGES = [{"title": f"T{i}", "text": text} for i, text in enumerate(["sun", "moon", "star"], 1)]
+
+
+def _entails(premise: str, hypothesis: str) -> bool:
+    """Entailed when every word of the claim occurs in the premise."""
+    return all(word in premise for word in hypothesis.rstrip(".").split())
+
+
+def test_citations_count_recall_and_needed_ones() -> None:
+    sentences = ["sun [1].", "sun moon [1][2].", "moon [1][2].", "star.", "sun [9]."]
+    found = scoring.citation_scores(sentences, PASSAGES, _entails)
+    assert found is not None
+    assert found["citation_rec"] == 3 / 5
+    # 1 of 1, 2 of 2, and of [1][2] for the moon only [2]; unvalid ones are not counted
+    assert found["citation_prec"] == (1 + 2 + 1) / 5
+    assert scoring.citation_scores([], PASSAGES, _entails) is None
+
+
+def test_citation_zero_means_the_last_passage_in_helmet_only() -> None:
+    row = ["star [0]."]
+    loose = scoring.citation_scores(row, PASSAGES, _entails)
+    strict = scoring.citation_scores(row, PASSAGES, _entails, num_shown=3)
+    unseen = scoring.citation_scores(["star [3]."], PASSAGES, _entails, num_shown=2)
+    assert loose is not None
+    assert strict is not None
+    assert unseen is not None
+    assert (loose["citation_rec"], strict["citation_rec"], unseen["citation_rec"]) == (1, 0, 0)
+
+
+# --- corrected: answers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The town is Brellin. Answer: Brellin.", "Brellin"),
+        ("Answer: one\nAnswer: two", "two"),
+        ("**Answer:** *Brellin*", "Brellin"),
+        ("Final answer:\n\nBrellin\nmore", "Brellin"),
+        ("The answer is: “Brellin”.", "Brellin"),
+        ("Brellin", "Brellin"),
+        ("Answer:", ""),
+        ("", ""),
+        ("answer： 東京", "東京"),
+        ("Answer: the U.S.", "the U.S."),
+        ("The question has no answer in it", "The question has no answer in it"),
+    ],
+)
+def test_parse_final_answer(text: str, answer: str) -> None:
+    assert scoring.parse_final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("three", "3"),
+        ("3.0", "3"),
+        ("1,200", "1200"),
+        ("one hundred and five", "105"),
+        ("Forty-one minutes", "41 minutes"),
+        ("3 May 1990", "1990-05-03"),
+        ("May 3rd, 1990", "the 3rd of May 1990"),
+        ("U.S.", "US"),
+        ("50%", "50 percent"),
+        ("O’Brien's", "o'brien’s"),
+        ("New-York", "new york"),
+        ("an otter", "otter"),
+    ],
+)
+def test_equal_answers_match(answer: str, gold: str) -> None:
+    assert scoring.matches(answer, ["something else", gold])
+    assert scoring.matches(gold, [answer])
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("thirteen", "3"),
+        ("3.5", "35"),
+        ("Brellin Hill", "Brellin"),
+        ("May 3, 1990", "May 4, 1990"),
+        ("one thousand", "1001"),
+        ("-3", "3"),
+        ("know", "no"),
+        ("Odra", "Ödra"),
+    ],
+)
+def test_different_answers_do_not_match(answer: str, gold: str) -> None:
+    assert not scoring.matches(answer, [gold])
+
+
+@given(st.text(max_size=60))
+def test_an_answer_matches_itself_unless_it_has_no_words(text: str) -> None:
+    assert scoring.matches(text, [text]) == bool(scoring.canonical_tokens(text))
+    assert isinstance(scoring.parse_final_answer(text), str)
+
+
+# --- corrected: choices -----------------------------------------------------------------------
+
+OPTIONS = ["red kite", "blue kite", "green lamp", "a lamp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("B. blue kite", "B"),
+        ("Answer: B", "B"),
+        ("**Answer:** (C)", "C"),
+        ("Answer:\nB", "B"),
+        ("The answer is B.", "B"),
+        ("The correct option is C because (A) is wrong.", "C"),
+        ("A is tempting. B is right.", "B"),
+        ("Answer: A\nNo. Answer: D", "D"),
+        ("\\boxed{C}", "C"),
+        ("It was the blue kite.", "B"),
+        ("Answer: green lamp", "C"),
+        ("A man walked by.", None),
+        ("I cannot tell.", None),
+        ("red kite or blue kite", None),
+        ("", None),
+    ],
+)
+def test_parse_choice(text: str, letter: str | None) -> None:
+    assert scoring.parse_choice(text, OPTIONS) == letter
+
+
+def test_piece_scores() -> None:
+    assert scoring.piece_scores((1, 2, 3), (2, 9)) == {
+        "point_precision": 1 / 3,
+        "point_recall": 0.5,
+        "point_complete": 0.0,
+    }
+    assert scoring.piece_scores((), (2,))["point_precision"] == 0.0
