@@ -1,0 +1,107 @@
+"""How text is sampled: in process, over any OpenAI-compatible endpoint, or from a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from agenticlu.engines.base import Engine
+from agenticlu.errors import ConfigError, ModelNotFoundError, UsageError
+
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
+"""The tiny model that the package carries."""
+BUNDLED_NAME = "agenticlu-tiny"
+
+
+def load_engine(
+    model: str | None = None,
+    base_url: tuple[str, ...] = (),
+    api_key_env: str = "OPENAI_API_KEY",
+    **options: Any,
+) -> Engine:
+    """Builds the engine that the arguments describe; nothing is sent before its first use.
+
+    Without arguments: the bundled tiny model, in process. With `base_url`: the endpoint, or the
+    pool of endpoints, and `model` is the name served there (found by asking when left out). With
+    `model` alone: a folder in Hugging Face layout, in process.
+
+    Args:
+        model: A folder, or the name of a served model.
+        base_url: Addresses of OpenAI-compatible endpoints, such as http://127.0.0.1:8000/v1.
+        api_key_env: Environment variable that holds the key; local servers need none.
+        **options: Passed to the engine: see `HFEngine`, `OpenAIEngine`, `PoolEngine`.
+
+    Raises:
+        ModelNotFoundError: `model` is no folder with a model.
+        UsageError: `base_url` is not an address.
+        MissingDependencyError: The engine's packages are not installed.
+    """
+    if base_url:
+        urls = tuple(check_base_url(url) for url in base_url)
+        if len(set(urls)) != len(urls):
+            raise UsageError(f"The same address was given twice: {', '.join(urls)}.")
+        if len(urls) == 1:
+            from agenticlu.engines.openai import OpenAIEngine
+
+            return OpenAIEngine(urls[0], model, api_key_env=api_key_env, **options)
+        from agenticlu.engines.pool import PoolEngine
+
+        return PoolEngine.of(urls, model, api_key_env=api_key_env, **options)
+    from agenticlu.engines.hf import HFEngine
+
+    if model is None:
+        options.setdefault("name", BUNDLED_NAME)
+    return HFEngine(check_model_path(model), **options)
+
+
+def check_model_path(model: str | None) -> str:
+    """Returns the folder of a model, or says what is wrong with it."""
+    path = BUNDLED_MODEL if model is None else Path(model).expanduser()
+    if model is not None and model.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{model!r} is an address, not a model.", hint=f"Try --base-url {model} instead."
+        )
+    if not path.exists():
+        given = "The bundled model" if model is None else f"Model {model!r}"
+        raise ModelNotFoundError(
+            f"{given} was not found: there is no folder {str(path)!r}.",
+            hint="Give a folder in Hugging Face layout (config.json, model.safetensors,"
+            " tokenizer.json), or --base-url ADDRESS for a model that a server runs.",
+        )
+    if not (path / "config.json").is_file():
+        nested = sorted(p.parent.name for p in path.glob("*/config.json")) if path.is_dir() else []
+        raise ModelNotFoundError(
+            f"{str(path)!r} holds no config.json, so it is no model in Hugging Face layout.",
+            hint=f"Did you mean {str(path / nested[0])!r}?" if nested else None,
+        )
+    return str(path)
+
+
+def check_base_url(url: str) -> str:
+    """Returns the address without a trailing slash, or says what is wrong with it."""
+    from urllib.parse import urlsplit
+
+    given = url.strip().rstrip("/")
+    if "://" not in given:
+        raise UsageError(
+            f"{url!r} is not an address.", hint=f"Try --base-url http://{given}/v1 instead."
+        )
+    parts = urlsplit(given)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UsageError(f"{url!r} is not an http or https address.")
+    if parts.username or parts.password:
+        raise ConfigError(
+            "An address must not hold a password: it would be stored with the results.",
+            hint="Put the key into the environment variable that --api-key-env names.",
+        )
+    return given
+
+
+__all__ = [
+    "BUNDLED_MODEL",
+    "BUNDLED_NAME",
+    "Engine",
+    "check_base_url",
+    "check_model_path",
+    "load_engine",
+]

@@ -1,0 +1,659 @@
+"""Any OpenAI-compatible endpoint, and what it really does.
+
+Compatible servers drop fields in silence: asked for eight samples, some return one, some eight
+equal ones; asked for log-probabilities, some return none. `capabilities` finds out by asking, once;
+`sample` and `weigh` work around what is missing (separate requests with different seeds; a parsed
+reply) and the notes say which setting of the server would mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from agenticlu.engines.base import Capabilities, Completion, Sampled, Sampling, Weighed
+from agenticlu.engines.retry import Admission, RetryPolicy
+from agenticlu.errors import (
+    AgenticluError,
+    BudgetExceededError,
+    DocumentTooLongError,
+    EngineAuthError,
+    EngineBusyError,
+    EngineError,
+    EngineReplyError,
+    EngineUnreachableError,
+    ModelNotFoundError,
+    did_you_mean,
+    missing_dependency,
+)
+from agenticlu.records import FinishReason, Message, Usage, content_seed
+from agenticlu.verdicts import parse_verdict
+
+REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "refused",
+}
+TOP_LOGPROBS = 20
+"""As many as the protocol allows."""
+CHARACTERS_PER_TOKEN = 3.5
+"""Estimate of a prompt's tokens, for admission and the spend limit before the server tells."""
+PARSE_TOKENS = 16
+"""Length of a reply that is parsed for a verdict."""
+THINKING_PARSE_TOKENS = 2048
+"""The same for a model that thinks aloud first."""
+
+TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
+
+_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
+_UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|window|size)|maximum[ _](?:model|context|input)|max_model_len"
+    r"|too many tokens|prompt is too long|exceeds? the (?:available|model)",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Findings:
+    """What was found out about an endpoint, by probing or on the way."""
+
+    samples_n: bool = True
+    samples_differ: bool = True
+    logprobs: bool = True
+    token_ids: bool = False
+    cached_tokens: bool | None = None
+    """None while not known."""
+    seed_repeats: bool | None = None
+    thinks: bool = False
+    context_tokens: int | None = None
+    length_field: str = "max_tokens"
+    sends_seed: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Adds advice once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+class OpenAIEngine:
+    """Asks one endpoint.
+
+    Args:
+        base_url: Address, such as http://127.0.0.1:8000/v1.
+        model: Name under which the server lists it; None takes the only one it lists.
+        api_key_env: Environment variable with the key. The key itself is never stored or shown.
+        max_concurrency: Requests at once.
+        max_prompt_tokens: Prompt tokens in flight, by estimate; None for no limit.
+        timeout_s: Of one request.
+        retry: When to ask again.
+        max_total_tokens: Spend limit over the engine's life; None for none.
+        on_event: Called with a line for people when the engine waits or changes its ways.
+        name: Shown and stored; the model's name by default.
+
+    Raises:
+        MissingDependencyError: The openai package is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        api_key_env: str = "OPENAI_API_KEY",
+        max_concurrency: int = 16,
+        max_prompt_tokens: int | None = None,
+        timeout_s: float = 600.0,
+        retry: RetryPolicy | None = None,
+        max_total_tokens: int | None = None,
+        on_event: Callable[[str], None] | None = None,
+        name: str | None = None,
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise missing_dependency("openai", "local") from error
+        self.base_url = base_url.rstrip("/")
+        self.model = model
+        self.name = name or model or urlsplit(base_url).netloc
+        self.findings = Findings()
+        self.admission = Admission(max_concurrency, max_prompt_tokens)
+        self._openai = openai
+        self._named = name is not None
+        self._api_key_env = api_key_env
+        self._timeout_s = timeout_s
+        self._retry = retry or RetryPolicy()
+        self._max_total_tokens = max_total_tokens
+        self._reserved_tokens = 0
+        self._on_event = on_event
+        self._random = random.Random()
+        self._usage = Usage()
+        self._answered = False
+        self._connected = False
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connecting: asyncio.Lock | None = None
+        self._capabilities: Capabilities | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        return self._usage
+
+    async def sample(
+        self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples `sampling.n` replies, in one request where the server can.
+
+        Raises:
+            EngineError: See the tree in `agenticlu.errors`.
+            DocumentTooLongError: The server says that the prompt exceeds the model's window.
+            BudgetExceededError: The spend limit is reached.
+        """
+        await self._connect()
+        if sampling.n == 1 or self._together(sampling):
+            first = await self._sample_once(messages, sampling, session)
+            missing = sampling.n - len(first.completions)
+            if missing <= 0:
+                return replace(first, completions=first.completions[: sampling.n])
+            self.findings.samples_n = False
+            self.findings.note(
+                f"{self.name} returned {len(first.completions)} of {sampling.n} samples; samples"
+                " are asked for one by one. A server that takes n (vLLM, SGLang) reads the prompt"
+                " once."
+            )
+        else:
+            first = await self._sample_once(messages, self._single(sampling, 0), session)
+            missing = sampling.n - 1
+        rest = [
+            self._sample_once(messages, self._single(sampling, sampling.n - missing + k), session)
+            for k in range(missing)
+        ]
+        parts = [first, *await asyncio.gather(*rest)]
+        total = sum((part.usage for part in parts), Usage())
+        return Sampled(tuple(one for part in parts for one in part.completions), total)
+
+    async def weigh(
+        self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
+    ) -> Weighed:
+        """Returns the probability of each choice as the reply's first token.
+
+        A choice of several tokens is known by its first. Without log-probabilities one greedy
+        reply is parsed; one that names no choice gives equal weights and no label mass.
+
+        Raises:
+            EngineError: As `sample`.
+        """
+        await self._connect()
+        spent = Usage()
+        if self.findings.logprobs:
+            body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+            sampling = Sampling(temperature=0.0, max_tokens=1)
+            try:
+                reply = await self._ask(messages, sampling, session, body)
+                spent = usage_of(reply)
+                found = first_logprobs(reply)
+            except EngineReplyError:
+                found = None  # refused the field; if it refuses all else too, the parse says so
+            if found is None:
+                self.findings.logprobs = False
+                self.findings.note(
+                    f"{self.name} gives no log-probabilities; verdicts are parsed from replies,"
+                    " which are coarser. vLLM, SGLang and llama.cpp give them."
+                )
+            else:
+                masses = label_masses(found, choices)
+                total = sum(masses.values())
+                if total > 0:
+                    shares = {choice: mass / total for choice, mass in masses.items()}
+                    return Weighed(shares, min(1.0, total), spent)
+        return await self._weigh_by_parse(messages, choices, session, spent)
+
+    async def capabilities(self) -> Capabilities:
+        """Asks the server a handful of short questions, once; remembers the answers."""
+        if self._capabilities is None:
+            from agenticlu.engines.probe import probe
+
+            await self._connect()
+            self._capabilities = await probe(self)
+        return self._capabilities
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.close()
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Sends one request as it is and returns the server's reply; for probes."""
+        await self._connect()
+        return await self._ask(messages, sampling, session, dict(extra or {}))
+
+    # One request.
+
+    async def _sample_once(
+        self, messages: Sequence[Message], sampling: Sampling, session: str | None
+    ) -> Sampled:
+        extra = {"extra_body": {"return_token_ids": True}} if self.findings.token_ids else {}
+        reply = await self._ask(messages, sampling, session, extra)
+        completions = tuple(completion_of(choice) for choice in reply.choices)
+        if any(thinking_of(choice) for choice in reply.choices):
+            self.findings.thinks = True
+        return Sampled(completions, usage_of(reply))
+
+    async def _weigh_by_parse(
+        self,
+        messages: Sequence[Message],
+        choices: Sequence[str],
+        session: str | None,
+        spent: Usage,
+    ) -> Weighed:
+        length = THINKING_PARSE_TOKENS if self.findings.thinks else PARSE_TOKENS
+        reply = await self._sample_once(messages, Sampling(max_tokens=length), session)
+        if not reply.completions[0].text and self.findings.thinks and length == PARSE_TOKENS:
+            spent = spent + reply.usage
+            longer = Sampling(max_tokens=THINKING_PARSE_TOKENS)
+            reply = await self._sample_once(messages, longer, session)
+        spent = spent + reply.usage
+        by_label = {choice.casefold(): choice for choice in choices}
+        verdict = parse_verdict(reply.completions[0].text, tuple(choices))
+        if verdict is None:
+            even = {choice: 1.0 / len(choices) for choice in choices}
+            return Weighed(even, 0.0, spent, method="parse")
+        shares = {choice: float(choice == by_label[verdict.casefold()]) for choice in choices}
+        return Weighed(shares, 1.0, spent, method="parse")
+
+    async def _ask(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        session: str | None,
+        extra: dict[str, Any],
+    ) -> Any:
+        """Sends one request, again where that helps, and counts its cost."""
+        characters = sum(len(message.content) for message in messages)
+        prompt_tokens = int(characters / CHARACTERS_PER_TOKEN) + 8 * len(messages)
+        reserved = prompt_tokens + sampling.n * sampling.max_tokens
+        self._check_budget(reserved)
+        self._reserved_tokens += reserved
+        try:
+            reply = await self._retried(
+                lambda: self._send(messages, sampling, session, extra), prompt_tokens
+            )
+        finally:
+            self._reserved_tokens -= reserved
+        self._usage = self._usage + usage_of(reply)
+        return reply
+
+    async def _send(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        session: str | None,
+        extra: dict[str, Any],
+    ) -> Any:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "temperature": sampling.temperature,
+            self.findings.length_field: sampling.max_tokens,
+        }
+        if sampling.n != 1:
+            body["n"] = sampling.n
+        if sampling.top_p != 1.0:
+            body["top_p"] = sampling.top_p
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.seed is not None and self.findings.sends_seed:
+            body["seed"] = sampling.seed
+        if session is not None:
+            body["extra_headers"] = {"X-Session-ID": session}
+        reply = await self._client.chat.completions.create(**(body | extra))
+        choices = getattr(reply, "choices", None)
+        if not choices or any(getattr(choice, "message", None) is None for choice in choices):
+            raise EngineReplyError(
+                f"{self.name} at {self.base_url} replied without a message.",
+                hint="Is the address that of an OpenAI-compatible API? It often ends in /v1.",
+            )
+        return reply
+
+    async def _retried(self, send: Callable[[], Any], prompt_tokens: int) -> Any:
+        attempt = 0
+        while True:
+            try:
+                async with self.admission.admit(prompt_tokens):
+                    reply = await send()
+                self._answered = True
+                self.admission.ease()
+                return reply
+            except self._openai.APIError as error:
+                if self._adapt(error):
+                    continue
+                told, again = await self._explain(error, attempt)
+                asked_s = retry_after_s(error)
+            except EngineReplyError as error:
+                told, again, asked_s = error, attempt < 1, None
+            if not again:
+                raise told
+            pause = self._retry.pause_s(attempt, asked_s, self._random)
+            attempt += 1
+            self._tell(f"{told.message} Asking again in {pause:.1f} s.")
+            await asyncio.sleep(pause)
+
+    # Errors of the server become ours here, and nowhere else.
+
+    def _adapt(self, error: Exception) -> bool:
+        """Changes how requests are written where the server asks for it; True to ask again."""
+        if not isinstance(error, self._openai.BadRequestError):
+            return False
+        text = self._server_text(error)
+        if self.findings.length_field == "max_tokens" and "max_completion_tokens" in text:
+            self.findings.length_field = "max_completion_tokens"
+            return True
+        if self.findings.sends_seed and getattr(error, "param", None) == "seed":
+            self.findings.sends_seed = False
+            self.findings.note(f"{self.name} takes no seed; its samples cannot be repeated.")
+            return True
+        return False
+
+    async def _explain(self, error: Exception, attempt: int) -> tuple[AgenticluError, bool]:
+        """Returns our error for the server's, and whether to ask again."""
+        more = attempt + 1 < self._retry.attempts
+        where = f"{self.name} at {self.base_url}"
+        if isinstance(error, self._openai.APITimeoutError):
+            told: AgenticluError = EngineBusyError(
+                f"{where} did not answer within {self._timeout_s:.0f} s.",
+                hint="Allow fewer requests at once, or a longer time.",
+            )
+            return told, more
+        if isinstance(error, self._openai.APIConnectionError):
+            most = self._retry.attempts if self._answered else self._retry.first_contact_attempts
+            cause = str(error.__cause__ or error).strip() or type(error).__name__
+            told = EngineUnreachableError(
+                f"No server answers at {self.base_url} ({self._scrub(cause)}).",
+                hint="Is it running, and is the address right? It often ends in /v1."
+                " `agenticlu doctor` tries it.",
+            )
+            return told, attempt + 1 < most
+        status = getattr(error, "status_code", None)
+        text = self._server_text(error)
+        if status in (401, 403):
+            return self._auth_error(where, status), False
+        if status == 404:
+            return await self._not_found(text), False
+        code = str(getattr(error, "code", None))
+        if status in (400, 413, 422) and (code in TOO_LONG_CODES or _TOO_LONG.search(text)):
+            return DocumentTooLongError(f"{where} refused the prompt as too long: {text}"), False
+        if status in (408, 409, 425, 429) or (isinstance(status, int) and status >= 500):
+            if status in (429, 503):
+                self.admission.back_off()
+            told = EngineBusyError(f"{where} is busy or failing (status {status}): {text}")
+            asked = retry_after_s(error)
+            if asked is not None and asked > self._retry.most_retry_after_s:
+                told.hint = f"It asks to come back in {asked:.0f} s."
+                return told, False
+            if "insufficient_quota" in (code, getattr(error, "type", None)):
+                return told, False
+            return told, more
+        if isinstance(error, self._openai.APIResponseValidationError):
+            return EngineReplyError(f"{where} sent a reply that is not of the API's form."), more
+        return EngineReplyError(f"{where} refused the request (status {status}): {text}"), False
+
+    def _auth_error(self, where: str, status: int) -> EngineAuthError:
+        if os.environ.get(self._api_key_env):
+            given = f"{where} refused the key in {self._api_key_env} (status {status})."
+            return EngineAuthError(given, hint=f"Check what {self._api_key_env} holds.")
+        return EngineAuthError(
+            f"{where} asks for a key (status {status}), and {self._api_key_env} is not set.",
+            hint=f"export {self._api_key_env}=...",
+        )
+
+    async def _not_found(self, text: str) -> AgenticluError:
+        try:
+            served = await self._list_models()
+        except self._openai.APIError:
+            return EngineReplyError(
+                f"{self.base_url} has no chat completions (status 404): {text}",
+                hint="Is the address that of an OpenAI-compatible API? It often ends in /v1.",
+            )
+        if self.model in served:
+            return EngineReplyError(
+                f"{self.base_url} lists the model {self.model!r} but answers 404: {text}"
+            )
+        return self._no_such_model(served)
+
+    def _no_such_model(self, served: Mapping[str, Any]) -> ModelNotFoundError:
+        names = ", ".join(sorted(served)[:8]) or "none"
+        return ModelNotFoundError(
+            f"{self.base_url} serves no model {self.model!r}. It serves: {names}.",
+            hint=did_you_mean(self.model or "", served),
+        )
+
+    def _server_text(self, error: Exception) -> str:
+        body = getattr(error, "body", None)
+        if isinstance(body, dict):
+            inner = body.get("error", body)
+            text = inner.get("message") if isinstance(inner, dict) else inner
+            if text:
+                return self._scrub(str(text))
+        return self._scrub(str(getattr(error, "message", error)))
+
+    def _scrub(self, text: str) -> str:
+        key = os.environ.get(self._api_key_env)
+        if key:
+            text = text.replace(key, "[key]")
+        text = re.sub(r"(?i)bearer\s+\S+", "[key]", text)
+        return re.sub(r"\bsk-[\w*-]{8,}", "[key]", text)[:500]
+
+    def _check_budget(self, reserved: int) -> None:
+        if self._max_total_tokens is None:
+            return
+        used = self._usage.prompt_tokens + self._usage.completion_tokens
+        if used + self._reserved_tokens + reserved > self._max_total_tokens:
+            raise BudgetExceededError(
+                f"The limit of {self._max_total_tokens} tokens for {self.name} is reached: {used}"
+                f" are spent, {self._reserved_tokens} under way, and the next request may take"
+                f" {reserved}.",
+                hint="What is finished is kept. Raise the limit to go on.",
+            )
+
+    # The connection.
+
+    async def _connect(self) -> None:
+        """Opens the client in the running loop; on first contact looks at the model list."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client = self._openai.AsyncOpenAI(
+                base_url=self.base_url,
+                # Local servers want no key; the SDK insists on one.
+                api_key=os.environ.get(self._api_key_env) or "none",
+                max_retries=0,
+                timeout=self._timeout_s,
+            )
+            self._loop = loop
+            self._connecting = asyncio.Lock()
+        if self._connected:
+            return
+        assert self._connecting is not None
+        async with self._connecting:
+            if self.model is None or not self._connected:
+                await self._find_model()
+                self._connected = True
+
+    async def _find_model(self) -> None:
+        try:
+            served = await self._retried(self._list_models, 0)
+        except (EngineReplyError, ModelNotFoundError):
+            # Some gateways have no model list; a given name may still be right.
+            if self.model is None:
+                raise ModelNotFoundError(
+                    f"{self.base_url} lists no models.", hint="Name one with --model."
+                ) from None
+            return
+        if self.model is None:
+            if len(served) != 1:
+                names = ", ".join(sorted(served)[:8]) or "none"
+                raise ModelNotFoundError(
+                    f"{self.base_url} serves {len(served)} models: {names}.",
+                    hint="Choose one with --model.",
+                )
+            self.model = next(iter(served))
+            if not self._named:
+                self.name = self.model
+        elif served and self.model not in served:
+            raise self._no_such_model(served)
+        if self.model in served:
+            self.findings.context_tokens = window_of(served[self.model])
+
+    async def _list_models(self) -> dict[str, Any]:
+        page = await self._client.models.list()
+        data = getattr(page, "data", None)
+        if data is None:
+            raise EngineReplyError(f"{self.base_url} sent a model list that is none.")
+        return {model.id: model for model in data}
+
+    def _together(self, sampling: Sampling) -> bool:
+        differ = self.findings.samples_differ or sampling.temperature == 0
+        return self.findings.samples_n and differ
+
+    def _single(self, sampling: Sampling, ordinal: int) -> Sampling:
+        seed = sampling.seed
+        if seed is not None and ordinal > 0:
+            seed = content_seed("sample", str(seed), str(ordinal))
+        elif seed is None and not self.findings.samples_differ:
+            seed = self._random.randrange(1 << 31)
+        return replace(sampling, n=1, seed=seed)
+
+    def _tell(self, text: str) -> None:
+        if self._on_event is not None:
+            self._on_event(text)
+
+
+def usage_of(reply: Any) -> Usage:
+    """Reads the cost of one request; zeros where the server tells nothing."""
+    usage = getattr(reply, "usage", None)
+    details = getattr(usage, "prompt_tokens_details", None)
+    return Usage(
+        requests=1,
+        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
+        cached_tokens=getattr(details, "cached_tokens", 0) or 0,
+        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
+    )
+
+
+def thinking_of(choice: Any) -> str:
+    """Returns what a model thought aloud before its reply; empty if it did not."""
+    message = choice.message
+    for name in ("reasoning_content", "reasoning"):
+        text = getattr(message, name, None)
+        if isinstance(text, str) and text:
+            return text
+    content = message.content or ""
+    found = _THINKING.match(content)
+    if found is None and "</think" in content:
+        found = _UNOPENED_THINKING.match(content)
+    return found.group() if found else ""
+
+
+def strip_thinking(text: str) -> str:
+    """Returns a reply without what was thought aloud before it.
+
+    >>> strip_thinking("<think>Hm, a mill.</think> Ada")
+    'Ada'
+    """
+    if found := _THINKING.match(text):
+        return text[found.end() :].strip()
+    if "</think" in text and (found := _UNOPENED_THINKING.match(text)):
+        return text[found.end() :].strip()
+    return text.strip()
+
+
+def completion_of(choice: Any) -> Completion:
+    """Reads one sample."""
+    content = choice.message.content or ""
+    refused = getattr(choice.message, "refusal", None)
+    text = strip_thinking(content)
+    ids = getattr(choice, "token_ids", None)
+    whole = text == content.strip()
+    return Completion(
+        text=text or (refused or ""),
+        finish_reason="refused" if refused else REASONS.get(choice.finish_reason, "unknown"),
+        token_ids=tuple(ids) if ids and whole else None,
+    )
+
+
+def first_logprobs(reply: Any) -> list[tuple[str, float]] | None:
+    """Returns (token, log-probability) of the first token's candidates; None if not told."""
+    content = getattr(getattr(reply.choices[0], "logprobs", None), "content", None)
+    if not content:
+        return None
+    first = content[0]
+    candidates = [(one.token, one.logprob) for one in first.top_logprobs or ()]
+    if all(token != first.token for token, _ in candidates):
+        candidates.append((first.token, first.logprob))
+    return candidates
+
+
+def label_masses(
+    candidates: Sequence[tuple[str, float]], choices: Sequence[str]
+) -> dict[str, float]:
+    """Adds up the candidates' probabilities per choice.
+
+    A candidate counts for the choice that it spells, case, white space and punctuation aside, or
+    else for the only choice that it begins.
+
+    >>> masses = label_masses([(" Yes", math.log(0.5)), ("may", math.log(0.25))], ("yes", "maybe"))
+    >>> {choice: round(mass, 2) for choice, mass in masses.items()}
+    {'yes': 0.5, 'maybe': 0.25}
+    """
+    masses = dict.fromkeys(choices, 0.0)
+    for token, logprob in candidates:
+        text = token.replace("Ġ", " ").replace("▁", " ").strip(" \t\n*_`\"'.,:;!?()[]").casefold()
+        if not text:
+            continue
+        spelt = [choice for choice in choices if choice.casefold() == text]
+        begun = [choice for choice in choices if choice.casefold().startswith(text)]
+        owner = spelt or begun
+        if len(owner) == 1:
+            masses[owner[0]] += math.exp(logprob)
+    return masses
+
+
+def window_of(model: Any) -> int | None:
+    """Reads a model's window from its entry in the model list, under the names servers use."""
+    meta = getattr(model, "meta", None)
+    for source in (model, meta):
+        for name in ("max_model_len", "context_length", "max_context_length", "n_ctx"):
+            value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
+
+
+def retry_after_s(error: Exception) -> float | None:
+    """Reads the pause that a server asks for; None if it asks for none."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) / scale)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+__all__ = ["EngineError", "Findings", "OpenAIEngine"]

@@ -1,0 +1,306 @@
+"""An engine that plays a script: deterministic, without a model; for tests and dry runs.
+
+    engine = ScriptedEngine({"Ask one question": ("Who built it?", "When?")}, {"gate": "yes"})
+
+Replies come from a callable, from a table (text found in the last message, to its reply), from a
+sequence (one reply per assistant turn), or, where the script is silent, from a hash of the prompt.
+Usage is counted as a server with a prefix cache would count it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from agenticlu.engines.base import Capabilities, Completion, Sampled, Sampling, Weighed
+from agenticlu.errors import DocumentTooLongError
+from agenticlu.records import Message, Usage, content_id, content_seed
+
+
+class SpanTokenizer(Protocol):
+    """The part of a tokenizer that counting needs."""
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Returns the character span of every token."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScriptedRequest:
+    """What the engine was asked; handed to rules and kept in `ScriptedEngine.requests`."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling | None
+    """None for a `weigh` request."""
+    choices: tuple[str, ...]
+    """Empty for a `sample` request."""
+    session: str | None
+    call: int
+    """Number of the request over the engine's life, from 0."""
+    ordinal: int = 0
+    """Which of the request's samples is wanted."""
+
+    @property
+    def last(self) -> str:
+        """Text of the last message."""
+        return self.messages[-1].content
+
+    @property
+    def turn(self) -> int:
+        """Assistant messages in the conversation so far."""
+        return sum(message.role == "assistant" for message in self.messages)
+
+    @property
+    def key(self) -> str:
+        """Hash of what a sampled reply depends on: prompt, seed and ordinal.
+
+        A greedy request depends on the prompt alone, as with a real model.
+        """
+        parts = [f"{message.role}:{message.content}" for message in self.messages]
+        if self.sampling is not None and self.sampling.temperature > 0:
+            parts += [f"seed={self.sampling.seed}", f"ordinal={self.ordinal}"]
+        return content_id(*parts)
+
+
+Value = TypeVar("Value")
+Reply = str | Completion
+ReplyRule = Callable[[ScriptedRequest], Reply | None]
+Replies = ReplyRule | Mapping[str, Reply | Sequence[Reply]] | Sequence[Reply]
+Weights = Mapping[str, float] | str
+WeighRule = Callable[[ScriptedRequest], Weights | None]
+Faults = Mapping[int, BaseException] | Callable[[ScriptedRequest], BaseException | None]
+
+FAVOURED_MASS = 0.9
+"""Probability of a choice that a rule merely names."""
+
+
+class ScriptedEngine:
+    """Plays a script behind the `Engine` protocol.
+
+    Args:
+        replies: A callable (None means: no rule for this), a table from a text that the last
+            message contains to its reply or to one reply per ordinal (the longest matching text
+            wins; ordinals beyond the last reply wrap round), or a sequence with one reply per
+            assistant turn. Without a matching rule the reply is derived from a hash.
+        weights: Likewise for `weigh`: a mapping of choice to weight, or the favoured choice.
+        tokenizer: Counts tokens; words at white space without one.
+        faults: Errors to raise: by number of the call, or by a callable.
+        latency_s: Seconds each request takes, or a callable that says so.
+        logprobs: False plays a server without log-probabilities: `weigh` is parsed from a reply.
+        context_tokens: Longest prompt; None for no limit.
+        name: Shown and stored.
+    """
+
+    def __init__(
+        self,
+        replies: Replies | None = None,
+        weights: WeighRule | Mapping[str, Weights] | None = None,
+        *,
+        tokenizer: SpanTokenizer | None = None,
+        faults: Faults | None = None,
+        latency_s: float | Callable[[ScriptedRequest], float] = 0.0,
+        logprobs: bool = True,
+        context_tokens: int | None = None,
+        name: str = "scripted",
+    ) -> None:
+        self.name = name
+        self.requests: list[ScriptedRequest] = []
+        self.most_concurrent = 0
+        self._replies = replies
+        self._weights = weights
+        self._tokenizer = tokenizer
+        self._faults = faults
+        self._latency = latency_s
+        self._logprobs = logprobs
+        self._context_tokens = context_tokens
+        self._usage = Usage()
+        self._prefixes: dict[str | None, set[int]] = {}
+        self._running = 0
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        return self._usage
+
+    async def sample(
+        self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Plays `sampling.n` replies."""
+        request = await self._begin(messages, sampling, (), session)
+        completions = tuple(
+            self._cut(self._reply(request, ordinal), sampling) for ordinal in range(sampling.n)
+        )
+        sampled_tokens = sum(len(self._words(one.text)) for one in completions)
+        usage = self._count(request, [one.text for one in completions], sampled_tokens)
+        return Sampled(completions=completions, usage=usage)
+
+    async def weigh(
+        self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
+    ) -> Weighed:
+        """Plays the weights of the choices."""
+        request = await self._begin(messages, None, tuple(choices), session)
+        weights = self._weigh(request)
+        total = sum(weights.values())
+        usage = self._count(request, [], 1)
+        if not self._logprobs:
+            best = max(choices, key=lambda choice: weights[choice])
+            hard = {choice: float(choice == best) for choice in choices}
+            return Weighed(probabilities=hard, label_mass=1.0, usage=usage, method="parse")
+        return Weighed(
+            probabilities={choice: weight / total for choice, weight in weights.items()},
+            label_mass=min(total, 1.0),
+            usage=usage,
+        )
+
+    async def capabilities(self) -> Capabilities:
+        """What the script was set to play."""
+        return Capabilities(logprobs=self._logprobs, context_tokens=self._context_tokens)
+
+    async def close(self) -> None:
+        """Forgets the simulated cache."""
+        self._prefixes.clear()
+
+    async def _begin(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None,
+        choices: tuple[str, ...],
+        session: str | None,
+    ) -> ScriptedRequest:
+        request = ScriptedRequest(tuple(messages), sampling, choices, session, len(self.requests))
+        self.requests.append(request)
+        self._running += 1
+        self.most_concurrent = max(self.most_concurrent, self._running)
+        try:
+            latency = self._latency(request) if callable(self._latency) else self._latency
+            await asyncio.sleep(latency)
+        finally:
+            self._running -= 1
+        fault = self._fault(request)
+        if fault is not None:
+            raise fault
+        return request
+
+    def _fault(self, request: ScriptedRequest) -> BaseException | None:
+        if self._faults is None:
+            return None
+        if callable(self._faults):
+            return self._faults(request)
+        return self._faults.get(request.call)
+
+    def _reply(self, request: ScriptedRequest, ordinal: int) -> Completion:
+        wanted = ScriptedRequest(
+            request.messages,
+            request.sampling,
+            request.choices,
+            request.session,
+            request.call,
+            ordinal,
+        )
+        reply = self._scripted(wanted)
+        if reply is None:
+            reply = f"Reply {wanted.key}."
+        return reply if isinstance(reply, Completion) else Completion(reply.strip(), "stop")
+
+    def _scripted(self, request: ScriptedRequest) -> Reply | None:
+        if self._replies is None:
+            return None
+        if callable(self._replies):
+            return self._replies(request)
+        if isinstance(self._replies, Mapping):
+            found = _longest_match(self._replies, request.last)
+            if found is None or isinstance(found, (str, Completion)):
+                return found
+            return found[request.ordinal % len(found)]
+        return self._replies[request.turn] if request.turn < len(self._replies) else None
+
+    def _weigh(self, request: ScriptedRequest) -> dict[str, float]:
+        weights: Weights | None = None
+        if callable(self._weights):
+            weights = self._weights(request)
+        elif self._weights is not None:
+            weights = _longest_match(self._weights, request.last)
+        if weights is None:
+            return {
+                choice: (1 + content_seed(request.key, choice) % 1000)
+                / (1000 * len(request.choices))
+                for choice in request.choices
+            }
+        if isinstance(weights, str):
+            favoured, others = weights, max(1, len(request.choices) - 1)
+            assert favoured in request.choices, f"{favoured!r} is not one of {request.choices}"
+            weights = {
+                choice: FAVOURED_MASS if choice == favoured else (1 - FAVOURED_MASS) / others
+                for choice in request.choices
+            }
+        return {choice: float(weights.get(choice, 0.0)) for choice in request.choices}
+
+    def _cut(self, completion: Completion, sampling: Sampling) -> Completion:
+        text = completion.text
+        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        if ends:
+            text = text[: min(ends)]
+        words = self._words(text)
+        if len(words) > sampling.max_tokens:
+            end = words[sampling.max_tokens - 1][1] if sampling.max_tokens else 0
+            return Completion(text[:end].strip(), "length")
+        return Completion(text.strip(), completion.finish_reason, completion.token_ids)
+
+    def _words(self, text: str) -> list[tuple[int, int]]:
+        if self._tokenizer is not None:
+            return self._tokenizer.spans(text)
+        spans, at = [], 0
+        for word in text.split():
+            start = text.index(word, at)
+            at = start + len(word)
+            spans.append((start, at))
+        return spans
+
+    def _tokens(self, messages: Sequence[Message]) -> list[str]:
+        tokens: list[str] = []
+        for message in messages:
+            text = message.content
+            tokens.append(f"<{message.role}>")
+            tokens.extend(text[start:end] for start, end in self._words(text))
+            tokens.append("<end>")
+        return tokens
+
+    def _count(
+        self, request: ScriptedRequest, replies: Sequence[str], sampled_tokens: int
+    ) -> Usage:
+        """Counts a request; what was read and written is cached for the session's next one."""
+        prompt = [*self._tokens(request.messages), "<assistant>"]
+        if self._context_tokens is not None and len(prompt) > self._context_tokens:
+            raise DocumentTooLongError(
+                f"The prompt has {len(prompt)} tokens; {self.name} takes {self._context_tokens}."
+            )
+        seen = self._prefixes.setdefault(request.session, set())
+        cached, state = 0, 0
+        for token in prompt[:-1]:
+            state = hash((state, token))
+            if state not in seen:
+                break
+            cached += 1
+        branches: list[str | None] = [*replies] or [None]
+        for reply in branches:
+            state = 0
+            written = [] if reply is None else self._tokens([Message(role="user", content=reply)])
+            for token in [*prompt, *written[1:]]:
+                state = hash((state, token))
+                seen.add(state)
+        usage = Usage(
+            requests=1,
+            prompt_tokens=len(prompt),
+            cached_tokens=cached,
+            completion_tokens=sampled_tokens,
+        )
+        self._usage = self._usage + usage
+        return usage
+
+
+def _longest_match(table: Mapping[str, Value], text: str) -> Value | None:
+    """Returns the value of the longest key that `text` contains."""
+    keys = [key for key in table if key in text]
+    return table[max(keys, key=len)] if keys else None

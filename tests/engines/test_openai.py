@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agenticlu.engines.base import Sampling
+from agenticlu.engines.openai import OpenAIEngine, label_masses, strip_thinking
+from agenticlu.engines.retry import RetryPolicy
+from agenticlu.errors import (
+    BudgetExceededError,
+    DocumentTooLongError,
+    EngineAuthError,
+    EngineBusyError,
+    EngineReplyError,
+    EngineUnreachableError,
+    ModelNotFoundError,
+)
+from agenticlu.records import Message
+
+QUICK = RetryPolicy(attempts=4, base_s=0.001, most_s=0.004)
+ASKED = (Message(role="user", content="Who built the mill?"),)
+Serve = Callable[..., Any]
+
+
+def engine_at(endpoint: Any, model: str | None = "m", **options: Any) -> OpenAIEngine:
+    return OpenAIEngine(endpoint.url, model, **({"retry": QUICK} | options))
+
+
+def run(engine: OpenAIEngine, work: Callable[[], Any]) -> Any:
+    async def closing() -> Any:
+        try:
+            return await work()
+        finally:
+            await engine.close()
+
+    return asyncio.run(closing())
+
+
+def sample(engine: OpenAIEngine, **sampling: Any) -> Any:
+    return run(engine, lambda: engine.sample(ASKED, Sampling(**sampling), session="doc"))
+
+
+def logprobs(*pairs: tuple[str, float]) -> dict[str, Any]:
+    top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in pairs]
+    return {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
+
+
+def test_request_carries_the_sampling_and_the_session(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada", "Ada Larkin", prompt=9, cached=4)))
+    engine = engine_at(endpoint)
+    reply = sample(engine, n=2, temperature=0.7, top_p=0.9, max_tokens=5, stop=("END",), seed=3)
+    assert [one.text for one in reply.completions] == ["Ada", "Ada Larkin"]
+    assert reply.completions[0].finish_reason == "stop"
+    assert reply.usage == engine.usage
+    assert (reply.usage.prompt_tokens, reply.usage.cached_tokens) == (9, 4)
+    body = endpoint.bodies[0]
+    assert {key: body[key] for key in ("model", "n", "temperature", "top_p", "seed", "stop")} == {
+        "model": "m",
+        "n": 2,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "seed": 3,
+        "stop": ["END"],
+    }
+    assert body["max_tokens"] == 5
+    assert endpoint.headers[0]["x-session-id"] == "doc"
+
+
+def test_a_server_that_drops_n_is_asked_for_the_rest_once_each(
+    serve: Serve, chat_reply: Any
+) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply(f"text {body.get('seed')}")))
+    engine = engine_at(endpoint)
+    reply = sample(engine, n=4, temperature=1.0, seed=5)
+    assert len({one.text for one in reply.completions}) == 4
+    assert reply.usage.requests == 4
+    assert [body.get("n") for body in endpoint.bodies] == [4, None, None, None]
+    assert len({body["seed"] for body in endpoint.bodies}) == 4
+    # Remembered: the next request does not ask for n at all.
+    assert len(sample(engine, n=2, temperature=1.0, seed=5).completions) == 2
+    assert [body.get("n") for body in endpoint.bodies[4:]] == [None, None]
+    assert any("1 of 4" in note for note in engine.findings.notes)
+
+
+def test_weigh_adds_up_the_spellings_of_a_label(serve: Serve, chat_reply: Any) -> None:
+    told = logprobs((" Yes", 0.4), ("yes", 0.2), ("no", 0.2), ("not", 0.1))
+    endpoint = serve(lambda body, i: (200, chat_reply("Yes", logprobs=told)))
+    engine = engine_at(endpoint)
+    weighed = run(engine, lambda: engine.weigh(ASKED, ("yes", "maybe", "no")))
+    assert weighed.label_mass == pytest.approx(0.8)
+    assert weighed.probabilities == pytest.approx({"yes": 0.75, "maybe": 0.0, "no": 0.25})
+    assert endpoint.bodies[0]["top_logprobs"] == 20
+    assert endpoint.bodies[0]["max_tokens"] == 1
+
+
+def test_labels_of_several_tokens_are_known_by_their_first() -> None:
+    pairs = [("may", math.log(0.5)), ("y", math.log(0.2)), ("m", math.log(0.1)), ("\n", 0.0)]
+    masses = label_masses(pairs, ("yes", "maybe", "meadow"))
+    # 'm' begins two labels and so counts for none.
+    assert masses == pytest.approx({"yes": 0.2, "maybe": 0.5, "meadow": 0.0})
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_weigh_parses_where_there_are_no_logprobs(
+    serve: Serve, chat_reply: Any, refuses: bool
+) -> None:
+    def answer(body: dict[str, Any], i: int) -> Any:
+        if refuses and body.get("logprobs"):
+            return 400, {"error": {"message": "logprobs is not supported"}}
+        return 200, chat_reply("**No**, it does not.")
+
+    endpoint = serve(answer)
+    engine = engine_at(endpoint)
+
+    async def twice() -> Any:
+        first = await engine.weigh(ASKED, ("yes", "maybe", "no"))
+        return first, await engine.weigh(ASKED, ("yes", "maybe", "no"))
+
+    first, second = run(engine, twice)
+    assert first.method == second.method == "parse"
+    assert first.probabilities == {"yes": 0.0, "maybe": 0.0, "no": 1.0}
+    assert len(endpoint.bodies) == 3, "the second asks once, for it knows"
+
+
+def test_a_reply_that_names_no_label_has_no_mass(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("The notebook is known.")))
+    engine = engine_at(endpoint)
+    weighed = run(engine, lambda: engine.weigh(ASKED, ("yes", "no")))
+    assert (weighed.label_mass, weighed.method) == (0.0, "parse")
+
+
+def test_overload_is_retried_and_then_told(serve: Serve, chat_reply: Any) -> None:
+    def busy(body: dict[str, Any], i: int) -> Any:
+        if i < 3:
+            return 429, {"error": {"message": "slow down"}}, {"retry-after-ms": "1"}
+        return 200, chat_reply("Ada")
+
+    endpoint = serve(busy)
+    told: list[str] = []
+    engine = engine_at(endpoint, on_event=told.append)
+    assert sample(engine).completions[0].text == "Ada"
+    assert len(told) == 3
+    assert engine.admission.limit < 16
+    assert engine.usage.requests == 1
+    always = serve(lambda body, i: (503, {"error": {"message": "overloaded"}}))
+    with pytest.raises(EngineBusyError, match=r"503.*overloaded"):
+        sample(engine_at(always))
+    assert len(always.bodies) == QUICK.attempts
+
+
+def test_too_long_a_pause_is_not_waited_for(serve: Serve) -> None:
+    endpoint = serve(lambda body, i: (429, {"error": {"message": "x"}}, {"retry-after": "9000"}))
+    with pytest.raises(EngineBusyError) as caught:
+        sample(engine_at(endpoint))
+    assert "9000 s" in (caught.value.hint or "")
+    assert len(endpoint.bodies) == 1
+
+
+def test_no_server(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    engine = OpenAIEngine(f"http://127.0.0.1:{port}/v1", "m", retry=QUICK)
+    with pytest.raises(EngineUnreachableError, match=str(port)):
+        sample(engine)
+
+
+def test_the_key_comes_from_its_variable_and_is_never_shown(
+    serve: Serve, chat_reply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "sk-very-secret-0123456789"
+
+    def answer(body: dict[str, Any], i: int) -> Any:
+        return 401, {"error": {"message": f"Incorrect API key provided: {secret}"}}
+
+    monkeypatch.setenv("MILL_KEY", secret)
+    endpoint = serve(answer)
+    engine = engine_at(endpoint, api_key_env="MILL_KEY")
+    with pytest.raises(EngineAuthError, match="MILL_KEY") as caught:
+        sample(engine)
+    assert endpoint.headers[0]["authorization"] == f"Bearer {secret}"
+    assert secret not in f"{caught.value} {caught.value.hint} {vars(engine)}"
+    assert len(endpoint.bodies) == 1, "a refused key is not tried again"
+    assert secret not in engine._scrub(f"error with {secret} and Bearer {secret}")
+    monkeypatch.delenv("MILL_KEY")
+    with pytest.raises(EngineAuthError, match="not set"):
+        sample(engine_at(endpoint, api_key_env="MILL_KEY"))
+
+
+def test_model_is_found_or_its_absence_explained(serve: Serve, chat_reply: Any) -> None:
+    one = serve(
+        lambda body, i: (200, chat_reply("Ada")),
+        models=[{"id": "mill-8b", "object": "model", "max_model_len": 4096}],
+    )
+    engine = engine_at(one, None)
+    sample(engine)
+    assert (engine.name, one.bodies[0]["model"]) == ("mill-8b", "mill-8b")
+    assert engine.findings.context_tokens == 4096
+    with pytest.raises(ModelNotFoundError, match="It serves: mill-8b") as caught:
+        sample(engine_at(one, "mil-8b"))
+    assert caught.value.hint == "Did you mean mill-8b?"
+    two = serve(lambda body, i: (200, chat_reply("")), models=[{"id": "a"}, {"id": "b"}])
+    with pytest.raises(ModelNotFoundError, match="serves 2 models: a, b"):
+        sample(engine_at(two, None))
+    none = serve(lambda body, i: (200, chat_reply("Ada")), models=[])
+    assert sample(engine_at(none, "m")).completions[0].text == "Ada"
+
+
+def test_refusals_for_length_are_document_errors(serve: Serve) -> None:
+    text = "This model's maximum context length is 4096 tokens. You requested 5000."
+    endpoint = serve(lambda body, i: (400, {"error": {"message": text}}))
+    with pytest.raises(DocumentTooLongError, match="4096"):
+        sample(engine_at(endpoint))
+
+
+def test_other_refusals_carry_the_servers_words(serve: Serve) -> None:
+    endpoint = serve(lambda body, i: (422, {"detail": "x"} | {"error": {"message": "bad stop"}}))
+    with pytest.raises(EngineReplyError, match="bad stop"):
+        sample(engine_at(endpoint))
+    assert len(endpoint.bodies) == 1
+
+
+@pytest.mark.parametrize("body", [{"choices": []}, "<html>hello</html>", {"object": "x"}])
+def test_a_reply_of_another_form_is_told(serve: Serve, body: Any) -> None:
+    endpoint = serve(lambda _, i: (200, body))
+    with pytest.raises(EngineReplyError):
+        sample(engine_at(endpoint))
+
+
+def test_the_length_field_follows_the_servers_wish(serve: Serve, chat_reply: Any) -> None:
+    def answer(body: dict[str, Any], i: int) -> Any:
+        if "max_tokens" in body:
+            return 400, {
+                "error": {
+                    "message": "Unsupported parameter: use 'max_completion_tokens' instead.",
+                    "param": "max_tokens",
+                }
+            }
+        return 200, chat_reply("Ada")
+
+    endpoint = serve(answer)
+    assert sample(engine_at(endpoint), max_tokens=7).completions[0].text == "Ada"
+    assert endpoint.bodies[-1]["max_completion_tokens"] == 7
+
+
+def test_spend_limit_stops_before_it_is_passed(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada", prompt=100)))
+    engine = engine_at(endpoint, max_total_tokens=450)
+
+    async def many() -> list[Any]:
+        return [await engine.sample(ASKED, Sampling(max_tokens=100)) for _ in range(10)]
+
+    with pytest.raises(BudgetExceededError, match="450"):
+        run(engine, many)
+    spent = engine.usage.prompt_tokens + engine.usage.completion_tokens
+    assert 300 <= spent <= 450
+
+
+def test_requests_in_flight_are_limited(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada")))
+    engine = engine_at(endpoint, max_concurrency=3)
+
+    async def burst() -> None:
+        await asyncio.gather(*(engine.sample(ASKED, Sampling()) for _ in range(12)))
+
+    run(engine, burst)
+    assert 1 < endpoint.most_running <= 3
+
+
+def test_thinking_is_stripped(serve: Serve, chat_reply: Any) -> None:
+    assert strip_thinking("<think>a</think>b") == "b"
+    assert strip_thinking("so it is</think>\n b") == "b"
+    assert strip_thinking("<think>cut by leng") == ""
+    assert strip_thinking("I think so") == "I think so"
+    endpoint = serve(lambda body, i: (200, chat_reply("<think>Hm.</think>\nAda", token_ids=[1, 2])))
+    completion = sample(engine_at(endpoint)).completions[0]
+    assert completion.text == "Ada"
+    assert completion.token_ids is None, "ids of the whole are not the ids of the rest"
+
+
+def test_one_event_loop_after_another(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada")))
+    engine = engine_at(endpoint)
+    for _ in range(2):
+        assert asyncio.run(engine.sample(ASKED, Sampling())).completions[0].text == "Ada"
+
+
+class Pretender:
+    """Answers like a server with the given defects."""
+
+    def __init__(self, chat_reply: Any, **has: bool) -> None:
+        self.reply = chat_reply
+        self.has = dict.fromkeys(("n", "differ", "logprobs", "seed", "cache", "ids"), True) | has
+        self.seen: set[str] = set()
+        self.count = 0
+
+    def __call__(self, body: dict[str, Any], i: int) -> Any:
+        self.count += 1
+        n = body.get("n", 1) if self.has["n"] else 1
+        salt = body.get("seed") if self.has["seed"] else self.count
+        texts = [f"t{salt}-{k if self.has['differ'] else 0}" for k in range(n)]
+        prefix = body["messages"][0]["content"][:200]
+        hit = prefix in self.seen and self.has["cache"]
+        self.seen.add(prefix)
+        more: dict[str, Any] = {}
+        if body.get("logprobs") and self.has["logprobs"]:
+            more["logprobs"] = logprobs(
+                ("yes", 0.5), ("no", 0.2), ("a", 0.1), ("b", 0.1), ("c", 0.1)
+            )
+        if body.get("return_token_ids") and self.has["ids"]:
+            more["token_ids"] = [1, 2]
+        return 200, self.reply(*texts, prompt=500, cached=400 if hit else 0, **more)
+
+
+def test_probe_of_a_server_that_does_everything(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(
+        Pretender(chat_reply), models=[{"id": "m", "object": "model", "max_model_len": 8192}]
+    )
+    engine = engine_at(endpoint)
+
+    async def twice() -> Any:
+        first = await engine.capabilities()
+        asked = len(endpoint.bodies)
+        return first, await engine.capabilities(), asked
+
+    first, second, asked = run(engine, twice)
+    assert first.notes == ()
+    assert (first.samples_n, first.logprobs, first.token_ids) == (True, True, True)
+    assert first.reports_cached_tokens
+    assert first.context_tokens == 8192
+    assert first == second
+    assert len(endpoint.bodies) == asked, "asked once"
+
+
+@pytest.mark.parametrize(
+    ("defect", "note"),
+    [
+        ("n", "ignores n"),
+        ("differ", "equal samples"),
+        ("logprobs", "no log-probabilities"),
+        ("seed", "does not repeat"),
+        ("cache", "no cached tokens"),
+    ],
+)
+def test_probe_finds_each_defect(serve: Serve, chat_reply: Any, defect: str, note: str) -> None:
+    engine = engine_at(serve(Pretender(chat_reply, **{defect: False})))
+    found = run(engine, engine.capabilities)
+    assert [one for one in found.notes if note in one], found.notes
+    assert len(found.notes) == 1
+    assert found.samples_n == (defect not in ("n", "differ"))
+    assert found.logprobs == (defect != "logprobs")
+    assert found.reports_cached_tokens == (defect != "cache")
+
+
+def test_equal_samples_are_asked_for_with_different_seeds(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(Pretender(chat_reply, differ=False))
+    engine = engine_at(endpoint)
+
+    async def probed() -> Any:
+        await engine.capabilities()
+        return await engine.sample(ASKED, Sampling(n=3, temperature=1.0))
+
+    reply = run(engine, probed)
+    assert len({one.text for one in reply.completions}) == 3

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agenticlu.engines.base import Sampling
+from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.pool import PoolEngine
+from agenticlu.engines.retry import RetryPolicy
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.errors import (
+    EngineAuthError,
+    EngineUnreachableError,
+)
+from agenticlu.records import Message
+
+ASKED = (Message(role="user", content="Who?"),)
+
+
+class Mortal(ScriptedEngine):
+    """A scripted engine that can be switched off."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(lambda request: self.name, faults=self._fault_now)
+        self.name = name
+        self.dead = False
+
+    def _fault_now(self, request: Any) -> BaseException | None:
+        return EngineUnreachableError(f"{self.name} is off") if self.dead else None
+
+
+def make_pool(count: int = 3, **options: Any) -> tuple[PoolEngine, list[Mortal], list[str]]:
+    engines = [Mortal(f"r{i}") for i in range(count)]
+    told: list[str] = []
+    options = {"rest_s": 0.01, "patience_s": 0.2, "on_event": told.append} | options
+    return PoolEngine([(one.name, one) for one in engines], **options), engines, told
+
+
+async def where(pool: PoolEngine, session: str | None) -> str:
+    return (await pool.sample(ASKED, Sampling(), session=session)).completions[0].text
+
+
+def test_a_session_stays_and_sessions_spread() -> None:
+    pool, _, _ = make_pool()
+
+    async def scenario() -> tuple[list[str], list[str]]:
+        first = [await where(pool, f"s{i}") for i in range(60)]
+        return first, [await where(pool, f"s{i}") for i in range(60)]
+
+    first, again = asyncio.run(scenario())
+    assert first == again
+    assert min(Counter(first).values()) > 8
+    assert len(set(first)) == 3
+
+
+def test_only_a_dead_replicas_sessions_move_and_they_come_back() -> None:
+    pool, engines, told = make_pool(rest_s=0.05)
+
+    async def scenario() -> tuple[list[str], list[str], list[str]]:
+        before = [await where(pool, f"s{i}") for i in range(30)]
+        engines[1].dead = True
+        during = [await where(pool, f"s{i}") for i in range(30)]
+        engines[1].dead = False
+        await asyncio.sleep(0.06)
+        return before, during, [await where(pool, f"s{i}") for i in range(30)]
+
+    before, during, after = asyncio.run(scenario())
+    assert "r1" in before
+    assert "r1" not in during
+    assert [b == d for b, d in zip(before, during, strict=True)] == [b != "r1" for b in before]
+    assert after == before
+    assert len([one for one in told if "left alone" in one]) == 1
+    assert any("answers again" in one for one in told)
+
+
+def test_a_dead_replica_is_asked_once_not_by_every_request() -> None:
+    pool, engines, _ = make_pool(rest_s=5.0)
+    engines[0].dead = True
+
+    async def scenario() -> None:
+        for i in range(30):
+            await where(pool, f"s{i}")
+
+    asyncio.run(scenario())
+    assert len(engines[0].requests) == 1
+
+
+def test_when_all_are_down_the_pool_pauses_says_so_and_goes_on() -> None:
+    pool, engines, told = make_pool(2, patience_s=5.0)
+
+    async def scenario() -> str:
+        for engine in engines:
+            engine.dead = True
+        asyncio.get_running_loop().call_later(0.05, setattr, engines[1], "dead", False)
+        return await where(pool, "s")
+
+    assert asyncio.run(scenario()) == "r1"
+    assert any("All 2 replicas are down" in one for one in told)
+
+
+def test_when_all_stay_down_it_gives_up() -> None:
+    pool, engines, _ = make_pool(2, patience_s=0.05)
+    for engine in engines:
+        engine.dead = True
+    with pytest.raises(EngineUnreachableError, match="All 2 replicas"):
+        asyncio.run(where(pool, "s"))
+
+
+def test_errors_that_another_replica_would_repeat_are_not_moved() -> None:
+    engines = [ScriptedEngine(faults={0: EngineAuthError("no")}) for _ in range(2)]
+    pool = PoolEngine([("a", engines[0]), ("b", engines[1])])
+    with pytest.raises(EngineAuthError):
+        asyncio.run(where(pool, "s"))
+    assert sum(len(engine.requests) for engine in engines) == 1
+
+
+def test_requests_without_a_session_take_turns() -> None:
+    pool, _, _ = make_pool()
+
+    async def scenario() -> list[str]:
+        return [await where(pool, None) for _ in range(6)]
+
+    assert Counter(asyncio.run(scenario())) == {"r0": 2, "r1": 2, "r2": 2}
+
+
+def test_usage_is_the_sum() -> None:
+    pool, engines, _ = make_pool()
+
+    async def scenario() -> None:
+        for i in range(7):
+            await where(pool, f"s{i}")
+
+    asyncio.run(scenario())
+    assert pool.usage.requests == 7 == sum(engine.usage.requests for engine in engines)
+
+
+def test_real_servers_the_session_travels_and_a_death_is_survived(
+    serve: Callable[..., Any], chat_reply: Any
+) -> None:
+    endpoints = [serve(lambda body, i, k=k: (200, chat_reply(f"r{k}"))) for k in range(2)]
+    broken = serve(lambda body, i: (500, {"error": {"message": "boom"}}))
+    urls = [*(one.url for one in endpoints), broken.url]
+    quick = RetryPolicy(attempts=2, base_s=0.001)
+    pool = PoolEngine.of(urls, "m", retry=quick, rest_s=10.0)
+    assert all(isinstance(replica.engine, OpenAIEngine) for replica in pool.replicas)
+
+    async def scenario() -> list[str]:
+        try:
+            return [await where(pool, f"s{i}") for i in range(12)]
+        finally:
+            await pool.close()
+
+    found = asyncio.run(scenario())
+    assert set(found) == {"r0", "r1"}
+    assert len(broken.bodies) == quick.attempts
+    sessions = [{h["x-session-id"] for h in one.headers} for one in endpoints]
+    assert not sessions[0] & sessions[1]
+    assert len(sessions[0] | sessions[1]) == 12
