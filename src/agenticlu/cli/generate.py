@@ -1,0 +1,347 @@
+"""`agenticlu generate`: tree search over a corpus; `agenticlu generate merge`: union of shards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from agenticlu.errors import IncompleteRunError, UsageError
+
+if TYPE_CHECKING:
+    from agenticlu.progress import MetricsWriter, Progress
+    from agenticlu.records import Node, Tree
+    from agenticlu.search.config import SearchConfig
+    from agenticlu.search.run import SearchSummary
+
+
+class CorpusGroup(click.Group):
+    """Takes a corpus where no subcommand is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts `run` in front unless a subcommand or help stands there."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+SEARCH_OPTIONS = (
+    click.option("--branching", type=int, help="Clarifications sampled from a node.  [default: 8]"),
+    click.option("--depth", type=int, help="Rounds at most.  [default: 3]"),
+    click.option("--piece-tokens", type=int, help="Tokens of a piece at most.  [default: 512]"),
+    click.option(
+        "--grounding",
+        type=click.Choice(["scan", "scan-many", "shortlist", "point", "as-published"]),
+        help="How pieces are found.  [default: scan]",
+    ),
+    click.option(
+        "--growth",
+        type=click.Choice(["until-solved", "full", "best-first"]),
+        help="Which nodes are expanded.  [default: until-solved]",
+    ),
+    click.option("--deepen", type=int, help="Nodes per level that until-solved expands at most."),
+    click.option("--node-budget", type=int, help="Nodes per tree at most (best-first)."),
+    click.option("--token-budget", type=int, help="Tokens per tree at most (best-first)."),
+    click.option("--threshold", type=float, help="Relevance a piece must reach.  [default: 0.5]"),
+    click.option("--top-k", type=int, help="Pieces kept at most.  [default: 8]"),
+    click.option("--shortlist-k", type=int, help="Pieces that BM25 hands on.  [default: 16]"),
+    click.option(
+        "--judge",
+        "judges",
+        multiple=True,
+        type=click.Choice(["exact", "rouge-l", "llm"]),
+        help="May be given several times.  [default: exact]",
+    ),
+    click.option("--profile", help="Prompt profile, or a TOML file.  [default: default]"),
+    click.option("--seed", type=int, help="[default: 0]"),
+    click.option("--as-published", is_flag=True, help="The published algorithm, end to end."),
+    click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file."),
+)
+ENGINE_OPTIONS = (
+    click.option("--model", help="Model folder or name; without it the bundled one."),
+    click.option("--base-url", multiple=True, help="Server; several make a pool."),
+    click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True),
+    click.option("--tokenizer", help="Folder or hub id; default: the model's own."),
+)
+CORPUS_OPTIONS = (
+    click.option("--limit", type=int, help="Questions at most."),
+    click.option("--column", "columns", multiple=True, help="field=column, such as context=text."),
+    click.option("--split", default="train", show_default=True, help="Of a hub data set."),
+    click.option("--shard", help="i/n: only the documents of this share (from 0)."),
+)
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Function], Function]:
+    """Adds several options to a command, in order."""
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def resolve_config(
+    as_published: bool,
+    config_file: Path | None,
+    flags: dict[str, Any],
+    model: str | None,
+    base_url: tuple[str, ...] = (),
+) -> SearchConfig:
+    """Returns the search's settings: flags, environment, files, then defaults.
+
+    A model's folder may say how long its pieces should be.
+    """
+    from agenticlu.config import resolve
+    from agenticlu.search.config import SearchConfig
+    from agenticlu.search.setup import EngineChoice
+
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    if as_published:
+        published = SearchConfig.as_published()
+        for name in published.model_fields_set:
+            given.setdefault(name, getattr(published, name))
+    resolved = resolve(SearchConfig, section="generate", flags=given, config_file=config_file)
+    changes: dict[str, Any] = {}
+    if as_published and given.get("top_k") is None:
+        changes["top_k"] = None
+    hint = EngineChoice(model, base_url).hint("piece_tokens")
+    if hint is not None and resolved.origins["piece_tokens"] == "default":
+        changes["piece_tokens"] = hint
+    return resolved.values.model_copy(update=changes)
+
+
+@click.group(cls=CorpusGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Grow trees of clarifications: agenticlu generate CORPUS --out RUN [options].
+
+    CORPUS is a .jsonl or .parquet file or a hub id; see agenticlu generate run --help. Running the
+    same command again goes on where it stopped.
+    """
+
+
+@command.command("run")
+@click.argument("corpus")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
+@with_options(*ENGINE_OPTIONS, *SEARCH_OPTIONS, *CORPUS_OPTIONS)
+@click.option("--judge-model", multiple=True, help="Model of the judge 'llm'; several vote.")
+@click.option("--judge-base-url", multiple=True, help="Server of the judges.")
+@click.option("--judge-api-key-env", default="OPENAI_API_KEY", show_default=True)
+@click.option("--parallel", type=int, default=16, show_default=True, help="Questions at a time.")
+@click.option("--in-flight", type=int, default=256, show_default=True, help="Requests at most.")
+@click.option(
+    "--tokens-in-flight", type=int, default=400_000, show_default=True, help="Prompt tokens."
+)
+@click.option("--max-tokens", type=int, help="Stop after so many computed tokens.")
+@click.option(
+    "--patience", type=float, default=900.0, show_default=True, help="Seconds without an engine."
+)
+@click.option("--retry-failed", is_flag=True, help="Ask again what failed for good before.")
+@click.option("--seal", help="Folder or URL (fsspec) that gets the sealed segment at the end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def run(
+    *,
+    corpus: str,
+    out: Path,
+    model: str | None,
+    base_url: tuple[str, ...],
+    api_key_env: str,
+    tokenizer: str | None,
+    as_published: bool,
+    config_file: Path | None,
+    limit: int | None,
+    columns: tuple[str, ...],
+    split: str,
+    shard: str | None,
+    judge_model: tuple[str, ...],
+    judge_base_url: tuple[str, ...],
+    judge_api_key_env: str,
+    parallel: int,
+    in_flight: int,
+    tokens_in_flight: int,
+    max_tokens: int | None,
+    patience: float,
+    retry_failed: bool,
+    seal: str | None,
+    as_json: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
+    from agenticlu.search.run import Limits
+    from agenticlu.search.setup import EngineChoice, JudgeChoice, parse_columns, parse_shard
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit must be at least 1, not {limit}.")
+    config = resolve_config(as_published, config_file, flags, model, base_url)
+    limits = Limits(
+        parallel=parallel,
+        prompt_tokens_in_flight=tokens_in_flight,
+        requests_in_flight=in_flight,
+        patience_s=patience,
+        max_tokens=max_tokens,
+        retry_failed=retry_failed,
+    )
+    summary = asyncio.run(
+        _generate(
+            corpus={
+                "source": corpus,
+                "columns": parse_columns(columns),
+                "split": split,
+                "limit": limit,
+            },
+            out=out,
+            config=config,
+            engine=EngineChoice(model, base_url, api_key_env),
+            tokenizer=tokenizer,
+            judges=JudgeChoice(judge_model, judge_base_url, judge_api_key_env),
+            limits=limits,
+            shard=parse_shard(shard),
+            quiet=quiet,
+        )
+    )
+    if seal:
+        from agenticlu.search.segments import seal_run
+
+        seal_run(out, seal)
+    click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else render(summary, out))
+    if summary.outcomes.get("failed"):
+        raise IncompleteRunError(
+            f"{summary.outcomes['failed']} of {summary.questions} questions failed; the others "
+            f"are kept in {out}.",
+            hint="See why: agenticlu status " + f"{out}; then run again with --retry-failed.",
+        )
+
+
+async def _generate(
+    *,
+    corpus: dict[str, Any],
+    out: Path,
+    config: SearchConfig,
+    engine: Any,
+    tokenizer: str | None,
+    judges: Any,
+    limits: Any,
+    shard: Any,
+    quiet: bool,
+) -> SearchSummary:
+    from agenticlu.config import write_atomically
+    from agenticlu.corpus import load_corpus
+    from agenticlu.judge import build_judges
+    from agenticlu.progress import MetricsWriter, Progress
+    from agenticlu.search.run import run_search
+    from agenticlu.search.setup import build_panel
+    from agenticlu.store import Store
+
+    items = load_corpus(**corpus)
+    with Store(out) as store:
+        write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
+        judge_engines = judges.engines()
+        sampler = engine.load()
+        try:
+            with (
+                MetricsWriter(out / "metrics.jsonl") as metrics,
+                Progress("questions", quiet=quiet) as progress,
+            ):
+                return await run_search(
+                    items,
+                    sampler,
+                    store,
+                    config,
+                    tokenizer=engine.tokenizer(tokenizer),
+                    judges=build_judges(config.judges, build_panel(judge_engines)),
+                    limits=limits,
+                    shard=shard,
+                    progress=_listener(progress, metrics),
+                )
+        finally:
+            await sampler.close()
+            for _, one in judge_engines:
+                await one.close()
+
+
+def _listener(progress: Progress, metrics: MetricsWriter) -> Any:
+    """Shows a bar to people and writes a line per finished tree for machines."""
+    from agenticlu.judge import solved_depth
+    from agenticlu.search.run import Listener
+
+    began = time.monotonic()
+
+    class Shown(Listener):
+        def __init__(self) -> None:
+            self.nodes = 0
+            self.solved = 0
+
+        def start(self, questions: int) -> None:
+            progress.update(0, total=questions)
+
+        def node(self, node: Node) -> None:
+            self.nodes += 1
+            progress.update(progress.done, note=f"{self.solved} solved, {self.nodes} nodes")
+
+        def tree(self, tree: Tree) -> None:
+            depth = solved_depth(tree)
+            self.solved += depth is not None
+            metrics.write(
+                event="tree",
+                elapsed_s=round(time.monotonic() - began, 3),
+                question_id=tree.question.id,
+                outcome=tree.outcome,
+                solved_depth=depth,
+                nodes=len(tree.nodes),
+                computed_tokens=tree.usage.computed_tokens,
+            )
+            progress.advance(note=f"{self.solved} solved, {self.nodes} nodes")
+
+        def say(self, text: str) -> None:
+            metrics.write(event="note", text=text)
+            progress.warn(text)
+
+    return Shown()
+
+
+def render(summary: SearchSummary, out: Path) -> str:
+    """Returns the summary for people."""
+    data = summary.as_dict()
+    outcomes = ", ".join(f"{number} {name}" for name, number in data["outcomes"].items())
+    lines = [f"{summary.questions} questions: {outcomes or 'none grown'}"]
+    for depth, share in summary.recall_by_depth.items():
+        where = "directly" if depth == 0 else f"within {depth} round{'s' if depth > 1 else ''}"
+        lines.append(f"  solved {where}: {share:.1%} of {summary.scored} scored")
+    if summary.gold_recall is not None:
+        lines.append(f"  gold pieces found: {summary.gold_recall:.1%}")
+    lines.append(
+        f"{summary.nodes} nodes ({summary.failed_nodes} failed, {summary.unscored_nodes} unscored)"
+    )
+    lines.append(f"{'phase':>12} {'requests':>10} {'computed':>10} {'cached':>10} {'sampled':>10}")
+    for name, usage in (*summary.usage.items(), ("total", summary.total)):
+        computed = usage.prompt_tokens - usage.cached_tokens
+        lines.append(
+            f"{name:>12} {usage.requests:>10} {computed:>10} {usage.cached_tokens:>10} "
+            f"{usage.completion_tokens:>10}"
+        )
+    lines.append(f"Kept in {out}. Next: agenticlu dataset build {out} --out DIR")
+    return "\n".join(lines)
+
+
+@command.command("merge")
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to merge into.")
+def merge(*, sources: tuple[str, ...], out: Path) -> None:
+    """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
+    from agenticlu.search.segments import merge_runs
+
+    found = merge_runs(out, sources)
+    click.echo(
+        f"{found.sources} parts merged into {out}: {found.questions} questions, {found.trees} trees"
+    )

@@ -1,0 +1,711 @@
+"""Trees into rows: conversations for SFT, preference pairs for DPO.
+
+Rows are views of the trees. A conversation is rendered by the dialogue itself over the *whole*
+marked document, so what training reads is, message for message, what inference sends; the search
+only showed the model a shorter view.
+
+| pairs | chosen and rejected |
+|---|---|
+| step | siblings: the same history, one decision apart |
+| path | the best and the worst node of the tree, compared where their paths part |
+
+Every node that gives no pair, every pair that gives no row and every tree that gives no
+conversation is counted under a reason; the counts sum to the totals.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agenticlu.dialogue import Dialogue
+from agenticlu.documents import mark
+from agenticlu.errors import TrainingError, missing_dependency
+from agenticlu.judge import continued, is_correct
+from agenticlu.prompts import Profile
+from agenticlu.records import (
+    Document,
+    Message,
+    Node,
+    Pair,
+    Piece,
+    Record,
+    Tree,
+    Turn,
+    TurnKind,
+    content_id,
+)
+from agenticlu.scoring import canonical_tokens
+from agenticlu.store import Store
+from agenticlu.verdicts import parse_verdict
+
+TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
+_REFUSALS = re.compile(
+    r"^\W*(?:i(?:'m| am) sorry|i can(?:no|')t (?:help|assist|answer)|as an ai)", re.IGNORECASE
+)
+ROWS_PER_GROUP = 512
+CHARACTERS_PER_GROUP = 64_000_000
+PAGE_BYTES = 256 << 20
+"""A row group's dictionary keeps each distinct text once, however often a document recurs."""
+
+
+class PairPolicy(Record):
+    """Which pairs are made."""
+
+    pairs: Literal["step", "path"] = "step"
+    rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
+    """mean-2sd: the wrong answer whose score is nearest to two standard deviations below the
+    mean of its candidates; min: the lowest score; near-miss: the right pieces, a wrong answer."""
+    margin: float = Field(default=0.25, ge=0, le=1)
+    """Least difference of scores."""
+    pairs_per_node: int = Field(default=2, ge=1)
+    """Pairs from one expansion at most; every node is used once."""
+    turns: tuple[TurnKind, ...] = TURNS
+    """Turns of a pair that become rows."""
+    max_log_ratio: float = Field(default=1.5, ge=0)
+    """Largest |log(length chosen / length rejected)| of a row, in characters."""
+    drop_leaks: bool = True
+    """Drop chosen clarifications that hold the answer before any piece gave it."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the documents kept for validation."""
+
+
+@dataclass
+class Funnel:
+    """What became of everything; each counter sums to its total."""
+
+    nodes: Counter[str] = field(default_factory=Counter)
+    """Non-root nodes: 'chosen', 'rejected', or a reason."""
+    rows: Counter[str] = field(default_factory=Counter)
+    """Turns of pairs: 'row', or a reason."""
+    traces: Counter[str] = field(default_factory=Counter)
+    """Trees: 'trace', or a reason."""
+    pairs: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the counts with their totals."""
+        return {
+            name: {"total": counter.total(), **dict(sorted(counter.items()))}
+            for name, counter in (
+                ("nodes", self.nodes),
+                ("rows", self.rows),
+                ("traces", self.traces),
+            )
+        } | {"pairs": self.pairs}
+
+
+@dataclass(frozen=True)
+class Grove:
+    """A tree with what is needed to render it."""
+
+    tree: Tree
+    document: Document
+    pieces: tuple[Piece, ...]
+    profile: Profile
+    engine: str
+    """Name of the engine that sampled it."""
+    seed: int = 0
+
+    def history(self, node: Node) -> tuple[Turn, ...]:
+        """Returns the rounds up to and with `node`, as its children saw them."""
+        path = self.tree.path(node.id)
+        return tuple(turn for step in path if step.parent for turn in continued(step.turns))
+
+    def before(self, node: Node) -> tuple[Turn, ...]:
+        """Returns the rounds before `node`."""
+        assert node.parent is not None
+        by_id = {other.id: other for other in self.tree.nodes}
+        return self.history(by_id[node.parent])
+
+    def render(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
+        """Renders finished turns over the whole marked document."""
+        return Dialogue(
+            profile=self.profile,
+            document_id=self.document.id,
+            view=mark(self.document, self.pieces),
+            question=self.tree.question,
+            max_rounds=len(turns) + 1,
+            turns=tuple(turns),
+        ).messages()
+
+
+# --- SFT ------------------------------------------------------------------------------------------
+
+
+def build_trace(grove: Grove, funnel: Funnel | None = None) -> dict[str, Any] | None:
+    """Returns the conversation of a tree's best path as a row; None when it has none.
+
+    The best path is the shortest that ends in a right answer; of several, the one whose
+    clarification holds no answer, then the best score, then the first sample. The last self-check
+    stays only when it agrees with the judges.
+    """
+    funnel = funnel or Funnel()
+    node, reason = _best_node(grove.tree)
+    funnel.traces[reason] += 1
+    if node is None:
+        return None
+    turns = list(node.turns)
+    if turns[-1].kind == "check" and parse_verdict(turns[-1].reply, ("yes", "no")) != "yes":
+        turns.pop()
+    messages = grove.render((*grove.before(node), *turns))
+    return {
+        "messages": [message.model_dump() for message in messages],
+        "score": node.score,
+        "depth": node.depth,
+        "has_check": turns[-1].kind == "check",
+        "node_id": node.id,
+        **_provenance(grove, node),
+    }
+
+
+def _best_node(tree: Tree) -> tuple[Node | None, str]:
+    if not tree.nodes or tree.nodes[0].status == "failed":
+        return None, "failed"
+    rounds = [node for node in tree.nodes if node.parent is not None]
+    right = [node for node in rounds if is_correct(node.verdicts)]
+    if not right:
+        scored = any(node.score is not None for node in tree.nodes)
+        return None, "no right answer" if scored else "unscored"
+    flaws = {node.id: _path_flaw(tree, node) for node in right}
+    sound = [node for node in right if flaws[node.id] is None]
+    if not sound:
+        return None, str(flaws[right[0].id])
+    order = {node.id: i for i, node in enumerate(tree.nodes)}
+    best = min(
+        sound,
+        key=lambda n: (n.depth, is_leak(tree, n), -(n.score or 0.0), order[n.id]),
+    )
+    return best, "trace"
+
+
+def _path_flaw(tree: Tree, node: Node) -> str | None:
+    """Returns why a path cannot be shown to a model to learn from."""
+    for step in tree.path(node.id)[1:]:
+        if (flaw := _flaw(step)) is not None:
+            return flaw
+    return None if node.kept else "unsupported"
+
+
+# --- Preference pairs -----------------------------------------------------------------------------
+
+
+def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) -> list[Pair]:
+    """Returns the pairs of a tree; every node is counted in the funnel."""
+    funnel = funnel or Funnel()
+    fates: dict[str, str] = {}
+    pairs = _path_pairs(grove, policy, fates) if policy.pairs == "path" else None
+    if pairs is None:
+        pairs = [
+            pair
+            for parent in grove.tree.nodes
+            for pair in _sibling_pairs(grove, grove.tree.children(parent.id), policy, fates)
+        ]
+    for node in grove.tree.nodes:
+        if node.parent is not None:
+            funnel.nodes[fates[node.id]] += 1
+    funnel.pairs += len(pairs)
+    return pairs
+
+
+def _sibling_pairs(
+    grove: Grove, siblings: Sequence[Node], policy: PairPolicy, fates: dict[str, str]
+) -> list[Pair]:
+    chosen, rejected = _candidates(grove, siblings, policy, fates)
+    pairs: list[Pair] = []
+    for best in chosen:
+        if len(pairs) >= policy.pairs_per_node:
+            fates[best.id] = "enough pairs"
+            continue
+        worst = _reject(grove, best, rejected, siblings, policy)
+        if worst is None:
+            fates[best.id] = _unpaired(best, rejected, policy)
+            continue
+        rejected = [node for node in rejected if node.id != worst.id]
+        fates[best.id], fates[worst.id] = "chosen", "rejected"
+        pairs.append(_pair(grove, best, worst, "step"))
+    for node in rejected:
+        fates[node.id] = "all wrong" if not chosen else "enough pairs" if pairs else "unpaired"
+    return pairs
+
+
+def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list[Pair]:
+    """Pairs the best with the worst node of the tree, as published, but for degenerate ones."""
+    rounds = [node for node in grove.tree.nodes if node.parent is not None]
+    chosen, rejected = _candidates(grove, rounds, policy, fates)
+    for node in (*chosen, *rejected):
+        fates[node.id] = "not an extreme" if chosen and rejected else "one-sided tree"
+    for best in chosen:
+        apart = [node for node in rejected if not _is_ancestor(grove.tree, node, best)]
+        worst = _reject(grove, best, apart, rounds, policy)
+        if worst is not None:
+            fates[best.id], fates[worst.id] = "chosen", "rejected"
+            return [_pair(grove, best, worst, "path")]
+        fates[best.id] = _unpaired(best, apart, policy)
+    return []
+
+
+def _candidates(
+    grove: Grove, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, str]
+) -> tuple[list[Node], list[Node]]:
+    """Sorts nodes into right ones, best first, and wrong ones; names the fate of the others."""
+    right: list[Node] = []
+    wrong: list[Node] = []
+    for node in nodes:
+        correct = is_correct(node.verdicts)
+        flaw = _flaw(node)
+        if flaw is not None:
+            fates[node.id] = flaw
+        elif correct is None or node.score is None:
+            fates[node.id] = "unscored"
+        elif not correct:
+            wrong.append(node)
+        elif policy.drop_leaks and is_leak(grove.tree, node):
+            fates[node.id] = "leak"
+        elif not node.kept:
+            fates[node.id] = "unsupported"
+        else:
+            right.append(node)
+    if right and not wrong:
+        for node in right:
+            fates[node.id] = "all right"
+        return [], []
+    order = {node.id: i for i, node in enumerate(nodes)}
+    right.sort(key=lambda node: (-(node.score or 0.0), order[node.id]))
+    return right, wrong
+
+
+def _flaw(node: Node) -> str | None:
+    """Returns why a node is of no use, whatever its score."""
+    if node.status == "failed":
+        return "failed"
+    sampled = [turn for turn in node.turns if turn.kind != "check"]
+    if any(turn.finish_reason == "length" for turn in sampled):
+        return "truncated"
+    if any(turn.finish_reason == "refused" or _REFUSALS.match(turn.reply) for turn in sampled):
+        return "refused"
+    if not node.answer.strip() or any(not turn.reply.strip() for turn in sampled):
+        return "empty"
+    return None
+
+
+def _reject(
+    grove: Grove,
+    best: Node,
+    rejected: Sequence[Node],
+    candidates: Sequence[Node],
+    policy: PairPolicy,
+) -> Node | None:
+    far = [
+        node
+        for node in rejected
+        if (best.score or 0.0) - (node.score or 0.0) >= max(policy.margin, 1e-9)
+    ]
+    if policy.rejected == "near-miss":
+        far = [node for node in far if _has_right_pieces(grove.tree, best, node)]
+    if not far:
+        return None
+    scores = [node.score for node in candidates if node.score is not None]
+    mean = math.fsum(scores) / len(scores)
+    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+    target = mean - 2 * spread if policy.rejected == "mean-2sd" else 0.0
+    order = {node.id: i for i, node in enumerate(candidates)}
+    return min(
+        far,
+        key=lambda node: (
+            round(abs((node.score or 0.0) - target), 9),
+            abs(_log_ratio(_last_reply(best), _last_reply(node))),
+            order[node.id],
+        ),
+    )
+
+
+def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> str:
+    if not rejected:
+        return "no partner"
+    gaps = [(best.score or 0.0) - (node.score or 0.0) for node in rejected]
+    if max(gaps) <= 0:
+        return "tie"
+    if max(gaps) < policy.margin:
+        return "below margin"
+    return "no near miss"
+
+
+def _has_right_pieces(tree: Tree, best: Node, node: Node) -> bool:
+    wanted = set(tree.question.gold_pieces or best.kept)
+    return bool(wanted) and wanted <= set(node.kept)
+
+
+def is_leak(tree: Tree, node: Node) -> bool:
+    """Whether a clarification holds the answer, though neither question nor history does."""
+    asked = next((turn.reply for turn in node.turns if turn.kind == "clarify"), "")
+    before = [tree.question.text, *tree.question.options]
+    for step in tree.path(node.id)[:-1]:
+        before += [turn.reply for turn in step.turns]
+    known = canonical_tokens(" ".join(before))
+    said = canonical_tokens(asked)
+    golds = [canonical_tokens(gold) for gold in tree.question.answers]
+    return any(_holds(said, gold) and not _holds(known, gold) for gold in golds if gold)
+
+
+def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
+    size = len(part)
+    return any(tuple(words[i : i + size]) == tuple(part) for i in range(len(words) - size + 1))
+
+
+def _is_ancestor(tree: Tree, ancestor: Node, node: Node) -> bool:
+    return any(step.id == ancestor.id for step in tree.path(node.id))
+
+
+def _pair(grove: Grove, best: Node, worst: Node, kind: Literal["step", "path"]) -> Pair:
+    assert best.score is not None
+    assert worst.score is not None
+    return Pair(
+        id=content_id("pair", grove.tree.id, best.id, worst.id),
+        tree_id=grove.tree.id,
+        document_id=grove.document.id,
+        question_id=grove.tree.question.id,
+        kind=kind,
+        chosen=best.id,
+        rejected=worst.id,
+        score_chosen=best.score,
+        score_rejected=worst.score,
+    )
+
+
+def build_rows(
+    grove: Grove, pair: Pair, policy: PairPolicy, funnel: Funnel | None = None
+) -> list[dict[str, Any]]:
+    """Returns one preference row per turn in which the two differ.
+
+    The prompt of each row is the history of the *chosen* one up to the turn's request; both
+    replies answer that same request. Where the pair is not of siblings, they are compared where
+    their paths part.
+    """
+    funnel = funnel or Funnel()
+    best, worst = _parting(grove.tree, pair)
+    replies = {turn.kind: turn for turn in worst.turns}
+    rows: list[dict[str, Any]] = []
+    before = list(grove.before(best))
+    for turn in best.turns:
+        if turn.kind in policy.turns:
+            other = replies.get(turn.kind)
+            reason = _row_flaw(turn, other, policy)
+            funnel.rows[reason or "row"] += 1
+            if reason is None and other is not None:
+                rows.append(_row(grove, pair, best, before, turn, other))
+        before.append(turn)
+    return rows
+
+
+def _parting(tree: Tree, pair: Pair) -> tuple[Node, Node]:
+    """Returns the first nodes in which the two paths differ."""
+    best, worst = tree.path(pair.chosen), tree.path(pair.rejected)
+    for one, other in zip(best, worst, strict=False):
+        if one.id != other.id:
+            return one, other
+    raise AssertionError("one path holds the other; such pairs are not made")
+
+
+def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> str | None:
+    if other is None:
+        return "no such turn"
+    if turn.reply.strip() == other.reply.strip():
+        return "equal"
+    if not turn.reply.strip() or not other.reply.strip():
+        return "empty"
+    if abs(_log_ratio(turn.reply, other.reply)) > policy.max_log_ratio:
+        return "length ratio"
+    return None
+
+
+def _row(
+    grove: Grove, pair: Pair, best: Node, before: Sequence[Turn], turn: Turn, other: Turn
+) -> dict[str, Any]:
+    *prompt, chosen = grove.render((*before, turn))
+    return {
+        "prompt": [message.model_dump() for message in prompt],
+        "chosen": [chosen.model_dump()],
+        "rejected": [{"role": "assistant", "content": other.reply}],
+        "score_chosen": pair.score_chosen,
+        "score_rejected": pair.score_rejected,
+        **_provenance(grove, best),
+        "depth": best.depth,
+        "turn_kind": turn.kind,
+        "chosen_node": pair.chosen,
+        "rejected_node": pair.rejected,
+        "pair_id": pair.id,
+        "pair_kind": pair.kind,
+        "margin": round(pair.score_chosen - pair.score_rejected, 6),
+        "log_length_ratio": round(_log_ratio(turn.reply, other.reply), 4),
+    }
+
+
+def _provenance(grove: Grove, node: Node) -> dict[str, Any]:
+    tree = grove.tree
+    return {
+        "document_id": grove.document.id,
+        "question_id": tree.question.id,
+        "question": tree.question.text,
+        "answers": list(tree.question.answers),
+        "tree_id": tree.id,
+        "engine": grove.engine,
+        "judge": ",".join(verdict.judge for verdict in node.verdicts),
+        "seed": grove.seed,
+        "leak": is_leak(tree, node),
+    }
+
+
+def _last_reply(node: Node) -> str:
+    return next((turn.reply for turn in reversed(node.turns) if turn.kind == "answer"), "")
+
+
+def _log_ratio(chosen: str, rejected: str) -> float:
+    return math.log(max(1, len(chosen)) / max(1, len(rejected)))
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+SFT_COLUMNS = (
+    "messages",
+    "document_id",
+    "question_id",
+    "question",
+    "answers",
+    "depth",
+    "tree_id",
+    "node_id",
+    "score",
+    "has_check",
+    "engine",
+    "judge",
+    "seed",
+    "leak",
+)
+PREFERENCE_COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "score_chosen",
+    "score_rejected",
+    "document_id",
+    "question_id",
+    "question",
+    "answers",
+    "depth",
+    "turn_kind",
+    "tree_id",
+    "chosen_node",
+    "rejected_node",
+    "engine",
+    "judge",
+    "seed",
+    "pair_id",
+    "pair_kind",
+    "margin",
+    "log_length_ratio",
+    "leak",
+)
+
+
+def load_groves(store: Store) -> Iterator[Grove]:
+    """Yields the trees of a run, in corpus order, with what is needed to render them."""
+    profile = Profile.model_validate(store.get("profile"))
+    bound = store.get("bound") or {}
+    last: tuple[Document, tuple[Piece, ...]] | None = None
+    for tree in store.trees(only_finished=True):
+        if last is None or last[0].id != tree.document_id:
+            last = store.document(tree.document_id), store.pieces(tree.document_id)
+        yield Grove(
+            tree=tree,
+            document=last[0],
+            pieces=last[1],
+            profile=profile,
+            engine=str(bound.get("engine", "")),
+            seed=int(bound.get("seed", 0)),
+        )
+
+
+def split_documents(document_ids: Sequence[str], share: float) -> frozenset[str]:
+    """Returns the documents kept for validation, chosen by hash: none of one, at least one of two.
+
+    >>> len(split_documents(["a", "b", "c", "d"], 0.25))
+    1
+    """
+    distinct = sorted(set(document_ids), key=lambda i: content_id("split", i))
+    if share == 0 or len(distinct) < 2:
+        return frozenset()
+    number = max(1, min(round(len(distinct) * share), len(distinct) - 1))
+    return frozenset(distinct[:number])
+
+
+class RowWriter:
+    """Writes rows of one split to Parquet, a group at a time, so that memory stays small.
+
+    Args:
+        path: The file; appears when closed.
+        columns: Names, in order.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ImportError as error:
+            raise missing_dependency("pyarrow", "data") from error
+        self._arrow = pyarrow
+        self._columns = tuple(columns)
+        self._path = path
+        self._part = path.with_name(path.name + ".part")
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        self._schema = _schema(pyarrow, columns)
+        self._writer = pyarrow.parquet.ParquetWriter(
+            self._part,
+            self._schema,
+            compression="zstd",
+            compression_level=9,
+            dictionary_pagesize_limit=PAGE_BYTES,
+        )
+        self._waiting: list[Mapping[str, Any]] = []
+        self._characters = 0
+        self.count = 0
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Adds a row."""
+        self._waiting.append({name: row[name] for name in self._columns})
+        self.count += 1
+        messages = row.get("prompt") or row.get("messages") or ()
+        self._characters += sum(len(message["content"]) for message in messages)
+        if len(self._waiting) >= ROWS_PER_GROUP or self._characters >= CHARACTERS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left and gives the file its name."""
+        self._flush()
+        self._writer.close()
+        self._part.replace(self._path)
+
+    def discard(self) -> None:
+        """Leaves nothing behind."""
+        self._writer.close()
+        self._part.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = self._arrow.Table.from_pylist(self._waiting, schema=self._schema)
+            self._writer.write_table(table)
+            self._waiting, self._characters = [], 0
+
+
+def _schema(arrow: Any, columns: Sequence[str]) -> Any:
+    message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
+    kinds = {
+        "messages": arrow.list_(message),
+        "prompt": arrow.list_(message),
+        "chosen": arrow.list_(message),
+        "rejected": arrow.list_(message),
+        "answers": arrow.list_(arrow.string()),
+        "score_chosen": arrow.float64(),
+        "score_rejected": arrow.float64(),
+        "score": arrow.float64(),
+        "margin": arrow.float64(),
+        "log_length_ratio": arrow.float64(),
+        "depth": arrow.int64(),
+        "seed": arrow.int64(),
+        "has_check": arrow.bool_(),
+        "leak": arrow.bool_(),
+    }
+    return arrow.schema([(name, kinds.get(name, arrow.string())) for name in columns])
+
+
+@dataclass
+class BuildSummary:
+    """What a build wrote."""
+
+    funnel: Funnel
+    rows: dict[str, dict[str, int]]
+    """Kind of data, then split, to the number of rows."""
+    documents: dict[str, list[str]]
+    """Split to document ids."""
+    answer_characters: dict[str, float]
+    """Mean length of the chosen and of the rejected replies."""
+    turn_kinds: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the summary as JSON data."""
+        return {
+            "rows": self.rows,
+            "documents": {split: len(ids) for split, ids in self.documents.items()},
+            "funnel": self.funnel.as_dict(),
+            "mean_characters": self.answer_characters,
+            "turn_kinds": self.turn_kinds,
+        }
+
+
+def build_dataset(
+    groves: Iterator[Grove], document_ids: Sequence[str], folder: Path, policy: PairPolicy
+) -> BuildSummary:
+    """Writes `sft/` and `preference/` under a folder, split by document.
+
+    Args:
+        groves: Trees, in corpus order.
+        document_ids: All documents of the run; decides the split.
+        folder: Where to write.
+        policy: Which pairs.
+
+    Raises:
+        TrainingError: The trees give not a single row.
+    """
+    validation = split_documents(document_ids, policy.validation)
+    funnel = Funnel()
+    writers = {
+        (kind, split): RowWriter(folder / kind / f"{split}.parquet", columns)
+        for kind, columns in (("sft", SFT_COLUMNS), ("preference", PREFERENCE_COLUMNS))
+        for split in ("train", "validation")
+    }
+    lengths: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    try:
+        for grove in groves:
+            split = "validation" if grove.document.id in validation else "train"
+            trace = build_trace(grove, funnel)
+            if trace is not None:
+                writers["sft", split].write(trace)
+            for pair in build_pairs(grove, policy, funnel):
+                for row in build_rows(grove, pair, policy, funnel):
+                    writers["preference", split].write(row)
+                    kinds[row["turn_kind"]] += 1
+                    lengths["chosen"] += len(row["chosen"][0]["content"])
+                    lengths["rejected"] += len(row["rejected"][0]["content"])
+        if not any(writer.count for writer in writers.values()):
+            raise TrainingError(
+                "The trees give no row: no question was answered right in any round.",
+                hint="Look at the reasons with agenticlu status, or search deeper: --depth.",
+            )
+    except BaseException:
+        for writer in writers.values():
+            writer.discard()
+        raise
+    for writer in writers.values():
+        writer.close()
+    rows = {
+        kind: {split: writers[kind, split].count for split in ("train", "validation")}
+        for kind in ("sft", "preference")
+    }
+    num = max(1, sum(rows["preference"].values()))
+    return BuildSummary(
+        funnel=funnel,
+        rows=rows,
+        documents={
+            "train": sorted(set(document_ids) - validation),
+            "validation": sorted(validation),
+        },
+        answer_characters={name: round(lengths[name] / num, 1) for name in ("chosen", "rejected")},
+        turn_kinds=dict(sorted(kinds.items())),
+    )

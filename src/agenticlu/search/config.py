@@ -1,0 +1,71 @@
+"""What a search is asked to do; saved with the run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from agenticlu.config import Settings
+
+Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
+Growth = Literal["until-solved", "full", "best-first"]
+
+
+class SearchConfig(Settings):
+    """Settings of a search; unknown names are refused."""
+
+    branching: int = Field(default=8, ge=1)
+    """Clarifications sampled from a node (B)."""
+    depth: int = Field(default=3, ge=0)
+    """Rounds at most (D); 0 only answers directly."""
+    piece_tokens: int = Field(default=512, ge=1)
+    grounding: Grounding = "scan"
+    growth: Growth = "until-solved"
+    deepen: int | None = Field(default=None, ge=1)
+    """Nodes that `until-solved` expands on one level at most, best first; None: all of them,
+    until one is solved."""
+    node_budget: int | None = Field(default=None, ge=1)
+    """Nodes that `best-first` grows per tree at most, the root not counted."""
+    token_budget: int | None = Field(default=None, ge=1)
+    """Prompt and sampled tokens that `best-first` spends per tree at most."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """A piece is kept when p(yes) + p(maybe)/2 reaches this."""
+    top_k: int | None = Field(default=8, ge=1)
+    """Pieces kept at most; None: no cap."""
+    shortlist_k: int = Field(default=16, ge=1)
+    """Pieces that `shortlist` hands to the scan."""
+    merge: bool = True
+    """Merge near-duplicate clarifications and sample more in their place."""
+    resamples: int = Field(default=2, ge=0)
+    """Further requests at most to reach `branching` distinct clarifications."""
+    clarify_temperature: float = Field(default=1.0, ge=0)
+    answer_temperature: float = Field(default=0.0, ge=0)
+    """Of sub-answers, answers and self-checks."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    check: bool = True
+    """Sample the self-check."""
+    root_check: bool = False
+    """Sample a self-check of the direct answer, too, as the published algorithm does; it steers
+    nothing."""
+    seed: int = 0
+    profile: str = "default"
+    judges: tuple[str, ...] = ("exact",)
+
+    @classmethod
+    def as_published(cls, **changes: object) -> SearchConfig:
+        """The published algorithm: complete trees, question first, decoded verdicts."""
+        published: dict[str, object] = {
+            "grounding": "as-published",
+            "growth": "full",
+            "merge": False,
+            "top_k": None,
+            "answer_temperature": 0.2,
+            "root_check": True,
+            "judges": ("exact", "rouge-l"),
+        }
+        return cls.model_validate({**published, **changes})
+
+
+BOUND_SETTINGS = ("piece_tokens", "seed", "profile")
+"""Settings that a run folder keeps for good: calls made under others would not be found again."""

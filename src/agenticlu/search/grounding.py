@@ -1,0 +1,342 @@
+"""Which pieces of a document bear on a text: a question, or a clarification.
+
+| mode | requests | what the model reads |
+|---|---|---|
+| scan | one per piece and text | piece first, text last: pieces' keys and values are reused |
+| scan-many | one per piece for many texts | the same, with all texts; a decoded line for each |
+| shortlist | one per shortlisted piece and text | as scan, after BM25 picked the pieces |
+| point | one per text | the whole marked document, once; the model writes the marks |
+| as-published | one per piece and text | question first, a reasoned verdict of many tokens |
+
+What was found for a text in a document is stored once and shared by every node that asks the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agenticlu.dialogue import Dialogue
+from agenticlu.documents import mark, neutralise, parse_marks
+from agenticlu.engines.base import Sampling
+from agenticlu.prompts import RELEVANCE_CHOICES, Profile, render_relevance
+from agenticlu.records import Document, Message, Piece, Question, content_id
+from agenticlu.search.calls import Caller, NotRecordedError, sample_key, together, weigh_key
+from agenticlu.search.config import SearchConfig
+from agenticlu.store import CallId, Fold, GroundingRecord
+from agenticlu.verdicts import parse_verdict
+
+VERDICT_SCORES = {"yes": 1.0, "maybe": 0.5, "no": 0.0}
+SCORE_DIGITS = 4
+LINE_TOKENS = 6
+"""Tokens allowed per line of `scan-many`."""
+PUBLISHED_VERDICT_TOKENS = 128
+_PUBLISHED_SYSTEM = "You judge whether a passage is of use for a question."
+_PUBLISHED_REQUEST = (
+    "Does the context help to answer the question? Give a short reason, then finish with "
+    "Answer: yes, Answer: maybe or Answer: no."
+)
+_MANY_REQUEST = (
+    "For each numbered question, does the passage help to answer it? Reply with one line per "
+    "question: its number, then yes, maybe or no."
+)
+_LINE = re.compile(r"^\W*(\d{1,3})\W+(.*)$")
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """What bears on a text."""
+
+    kept: tuple[int, ...]
+    """Ascending."""
+    relevance: tuple[float, ...] | None
+    """One per piece; None where the mode does not score pieces."""
+    unparsed: int = 0
+    """Verdicts that could not be read; such pieces are not kept."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A document with its pieces."""
+
+    document: Document
+    pieces: tuple[Piece, ...]
+
+    def text(self, index: int) -> str:
+        """Returns a piece's text, harmless to the prompt around it."""
+        piece = self.pieces[index]
+        return neutralise(self.document.text[piece.start : piece.end]).strip()
+
+    def view(self, kept: Sequence[int] | None) -> str:
+        """Returns the marked pieces; all of them for None."""
+        only = None if kept is None else frozenset(kept)
+        return mark(self.document, self.pieces, only) or NOTHING_KEPT
+
+
+NOTHING_KEPT = "(No paragraph was found to help.)"
+"""Stands for the document when grounding kept nothing."""
+
+
+def keep(scores: Sequence[float | None], config: SearchConfig) -> tuple[int, ...]:
+    """Returns the pieces that reach the threshold, at most `top_k` of the best, ascending.
+
+    >>> keep([0.9, 0.1, 0.6, 0.7], SearchConfig(top_k=2))
+    (0, 3)
+    """
+    good = [i for i, score in enumerate(scores) if score is not None and score >= config.threshold]
+    good.sort(key=lambda i: (-(scores[i] or 0.0), i))
+    return tuple(sorted(good[: config.top_k]))
+
+
+class Grounder:
+    """Grounds texts in one document.
+
+    Args:
+        source: The document.
+        profile: Wordings.
+        config: The mode, the threshold and the cap.
+        caller: Asks the engine.
+    """
+
+    def __init__(
+        self, source: Source, profile: Profile, config: SearchConfig, caller: Caller
+    ) -> None:
+        self.source = source
+        self._profile = profile
+        self._config = config
+        self._caller = caller
+        self._shortlister: Shortlister | None = None
+
+    async def ground(self, texts: Sequence[str], owner: str = "") -> list[Grounded]:
+        """Returns for each text what bears on it.
+
+        Args:
+            texts: Questions or clarifications.
+            owner: Node that asks. Only `as-published` needs it: it never shares what was found.
+
+        Raises:
+            CallFailedError: A call failed for good.
+            NotRecordedError: Replaying, and the ledger has no such grounding.
+        """
+        if self._config.grounding == "scan-many" and len(texts) > 1:
+            return await self._ground_together(texts)
+        if self._config.grounding == "as-published":
+            return await together(
+                self._ground_one(text, f"{owner} {number}") for number, text in enumerate(texts)
+            )
+        return await together(self._ground_one(text) for text in texts)
+
+    async def _ground_one(self, text: str, owner: str = "") -> Grounded:
+        key = self._key(text, owner)
+        found = self._caller.store.find_grounding(key)
+        if found is None:
+            found = await self._caller.once(key, lambda: self._work(key, text, owner))
+        return self._read(found)
+
+    async def _work(self, key: str, text: str, owner: str) -> GroundingRecord:
+        if self._caller.engine is None:
+            raise NotRecordedError(key)
+        if self._config.grounding == "point":
+            return await self._point(key, text)
+        if self._config.grounding == "as-published":
+            return await self._scan_published(key, text, owner)
+        indices: Sequence[int] = range(len(self.source.pieces))
+        if self._config.grounding == "shortlist":
+            if self._shortlister is None:
+                self._shortlister = Shortlister(self.source)
+            indices = self._shortlister.pick(text, self._config.shortlist_k)
+        return await self._scan(key, text, indices)
+
+    async def _scan(self, key: str, text: str, indices: Sequence[int]) -> GroundingRecord:
+        scores: list[float | None] = [None] * len(self.source.pieces)
+        keys = await self._weigh_pieces(text, indices, scores)
+        return await self._finish(Fold(key, self.source.document.id, keys, scores=tuple(scores)))
+
+    async def _scan_published(self, key: str, text: str, owner: str) -> GroundingRecord:
+        sampling = Sampling(
+            temperature=0.2, top_p=0.95, max_tokens=PUBLISHED_VERDICT_TOKENS, seed=self._config.seed
+        )
+        calls = []
+        for index in range(len(self.source.pieces)):
+            messages = self._render_published(index, text)
+            key_of_call = sample_key((*self._scope, owner), messages, sampling, 0)
+            calls.append((self._call(key_of_call), messages))
+        found = await together(
+            self._caller.sample(call, messages, sampling)
+            for index, (call, messages) in enumerate(calls)
+        )
+        verdicts = [parse_verdict(sampled.completions[0].text) for sampled in found]
+        scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in verdicts]
+        keys = [call.key for call, _ in calls]
+        unparsed = verdicts.count(None)
+        return await self._finish(
+            Fold(key, self.source.document.id, keys, scores=tuple(scores), unparsed=unparsed)
+        )
+
+    async def _point(self, key: str, text: str) -> GroundingRecord:
+        asked = Dialogue(
+            profile=self._profile,
+            document_id=self.source.document.id,
+            view=self.source.view(None),
+            question=Question(id=content_id(text), text=text),
+            steps=("point",),
+        )
+        request = asked.next_request()
+        assert request is not None
+        sampling = Sampling(max_tokens=256, seed=self._config.seed)
+        call = self._call(sample_key(self._scope, request.messages, sampling, 0))
+        sampled = await self._caller.sample(call, request.messages, sampling)
+        marks = parse_marks(sampled.completions[0].text, len(self.source.pieces))
+        kept = marks.valid[: self._config.top_k]
+        return await self._finish(Fold(key, self.source.document.id, [call.key], kept=kept))
+
+    async def _ground_together(self, texts: Sequence[str]) -> list[Grounded]:
+        """Grounds many texts with one request per piece; unread lines are scanned one by one."""
+        group = list(dict.fromkeys(texts))
+        group_key = self._key("\x1e".join(group))
+        store = self._caller.store
+        keys = {text: content_id(group_key, text, length=32) for text in group}
+        if store.find_grounding(keys[group[0]]) is None:
+            if self._caller.engine is None:
+                raise NotRecordedError(group_key)
+            await self._caller.once(group_key, lambda: self._scan_many(group, keys))
+        records = [store.find_grounding(keys[text]) for text in texts]
+        return [self._read(record) for record in records if record is not None]
+
+    async def _scan_many(self, texts: Sequence[str], keys: Mapping[str, str]) -> None:
+        sampling = Sampling(max_tokens=LINE_TOKENS * len(texts), seed=self._config.seed)
+        calls = []
+        for index in range(len(self.source.pieces)):
+            messages = self._render_many(index, texts)
+            calls.append((self._call(sample_key(self._scope, messages, sampling, 0)), messages))
+        found = await together(
+            self._caller.sample(call, messages, sampling)
+            for index, (call, messages) in enumerate(calls)
+        )
+        lines = [parse_lines(sampled.completions[0].text, len(texts)) for sampled in found]
+        folds = []
+        shared = [call.key for call, _ in calls]
+        for number, text in enumerate(texts):
+            said = [line[number] for line in lines]
+            scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in said]
+            unread = [index for index, score in enumerate(scores) if score is None]
+            own = await self._weigh_pieces(text, unread, scores)
+            folds.append(
+                Fold(keys[text], self.source.document.id, shared + own, scores=tuple(scores))
+            )
+            shared = []
+        await self._caller.store.finish_groundings(folds)
+
+    async def _weigh_pieces(
+        self, text: str, indices: Sequence[int], scores: list[float | None]
+    ) -> list[str]:
+        """Scores pieces in place; returns the keys of the calls."""
+        calls = [self._weigh_call(index, text) for index in indices]
+        found = await together(
+            self._caller.weigh(call, messages, RELEVANCE_CHOICES)
+            for index, (call, messages) in zip(indices, calls, strict=True)
+        )
+        for index, weighed in zip(indices, found, strict=True):
+            p = weighed.probabilities
+            scores[index] = round(p.get("yes", 0.0) + p.get("maybe", 0.0) / 2, SCORE_DIGITS)
+        return [call.key for call, _ in calls]
+
+    async def _finish(self, fold: Fold) -> GroundingRecord:
+        store = self._caller.store
+        await store.finish_groundings([fold])
+        record = store.find_grounding(fold.key)
+        assert record is not None
+        return record
+
+    def _read(self, record: GroundingRecord) -> Grounded:
+        if record.kept is not None:
+            return Grounded(record.kept, None, record.unparsed)
+        assert record.scores is not None
+        relevance = None
+        if all(score is not None for score in record.scores):
+            relevance = tuple(score for score in record.scores if score is not None)
+        return Grounded(keep(record.scores, self._config), relevance, record.unparsed)
+
+    def _weigh_call(self, index: int, text: str) -> tuple[CallId, tuple[Message, ...]]:
+        passage = self.source.text(index)
+        messages = render_relevance(self._profile, self.source.document.id, passage, [text])
+        return self._call(weigh_key(self._scope, messages, RELEVANCE_CHOICES)), messages
+
+    def _render_published(self, index: int, text: str) -> tuple[Message, ...]:
+        asked = f"Question: {text}\n\nContext: {self.source.text(index)}\n\n{_PUBLISHED_REQUEST}"
+        return (
+            Message(role="system", content=_PUBLISHED_SYSTEM),
+            Message(role="user", content=asked),
+        )
+
+    def _render_many(self, index: int, texts: Sequence[str]) -> tuple[Message, ...]:
+        system = self._profile.draw("system", self.source.document.id).text
+        asked = "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
+        passage = f"Passage: {self.source.text(index)}\n\n{_MANY_REQUEST}\n{asked}"
+        return (Message(role="system", content=system), Message(role="user", content=passage))
+
+    def _call(self, key: str) -> CallId:
+        return CallId(key=key, phase="ground", document_id=self.source.document.id)
+
+    @property
+    def _scope(self) -> tuple[str, ...]:
+        return ("ground", str(self._config.seed), self.source.document.id)
+
+    def _key(self, text: str, owner: str = "") -> str:
+        mode = self._config.grounding
+        extra = {
+            "shortlist": str(self._config.shortlist_k),
+            "point": str(self._config.top_k),
+        }.get(mode, "")
+        return content_id("grounding", *self._scope, mode, extra, owner, text, length=32)
+
+
+class Shortlister:
+    """Picks pieces by BM25 over words.
+
+    Args:
+        source: The document.
+    """
+
+    def __init__(self, source: Source) -> None:
+        import bm25s  # type: ignore[import-untyped,unused-ignore]
+
+        self._bm25s = bm25s
+        self._num_pieces = len(source.pieces)
+        texts = [source.text(index) for index in range(self._num_pieces)]
+        tokens = bm25s.tokenize(texts, stopwords=None, show_progress=False)
+        self._index = bm25s.BM25()
+        self._index.index(tokens, show_progress=False)
+
+    def pick(self, text: str, k: int) -> tuple[int, ...]:
+        """Returns the `k` best pieces, ascending; all of them when there are no more."""
+        if k >= self._num_pieces:
+            return tuple(range(self._num_pieces))
+        query = self._bm25s.tokenize([text], stopwords=None, show_progress=False)
+        found, _ = self._index.retrieve(query, k=k, show_progress=False)
+        return tuple(sorted(int(index) for index in found[0]))
+
+
+def parse_lines(text: str, number: int) -> tuple[str | None, ...]:
+    r"""Returns the verdict of each numbered line; None where there is none.
+
+    >>> parse_lines("1. yes\n3: no.", 3)
+    ('yes', None, 'no')
+    """
+    found: list[str | None] = [None] * number
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match and 1 <= int(match.group(1)) <= number:
+            found[int(match.group(1)) - 1] = parse_verdict(match.group(2))
+    return tuple(found)
+
+
+def mean_relevance(grounded: Grounded) -> float:
+    """Returns how well the kept pieces score; 0 when none is kept, 1 where none is scored."""
+    if not grounded.kept:
+        return 0.0
+    if grounded.relevance is None:
+        return 1.0
+    return math.fsum(grounded.relevance[i] for i in grounded.kept) / len(grounded.kept)

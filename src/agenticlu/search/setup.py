@@ -1,0 +1,97 @@
+"""From what a person typed to the parts of a search: corpus, engine, tokenizer, judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agenticlu.engines import BUNDLED_MODEL, load_engine
+from agenticlu.engines.base import Engine
+from agenticlu.errors import UsageError
+from agenticlu.judge import LlmJudge
+from agenticlu.search.run import Shard
+from agenticlu.tokens import Tokenizer, load_tokenizer, read_model_hint
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which model samples."""
+
+    model: str | None = None
+    base_url: tuple[str, ...] = ()
+    api_key_env: str = "OPENAI_API_KEY"
+
+    def load(self) -> Engine:
+        """Builds the engine."""
+        return load_engine(self.model, self.base_url, self.api_key_env)
+
+    def tokenizer(self, name: str | None = None) -> Tokenizer:
+        """Returns the named tokenizer, or the model's own where it lies on this disk."""
+        return load_tokenizer(name if name is not None else self._folder())
+
+    def hint(self, key: str) -> int | None:
+        """Returns what the model's folder says suits it, or None."""
+        folder = self._folder()
+        return None if folder is None else read_model_hint(folder, key)
+
+    def _folder(self) -> str | None:
+        if self.model is not None and Path(self.model).is_dir():
+            return self.model
+        if self.model is None and not self.base_url:
+            return str(BUNDLED_MODEL)
+        return None
+
+
+@dataclass(frozen=True)
+class JudgeChoice:
+    """Which models judge; several make a panel."""
+
+    models: tuple[str, ...] = ()
+    base_url: tuple[str, ...] = ()
+    api_key_env: str = "OPENAI_API_KEY"
+
+    def engines(self) -> list[tuple[str, Engine]]:
+        """Builds one engine for each model, named as the model."""
+        if not self.models:
+            return []
+        if not self.base_url:
+            return [(Path(model).name, load_engine(model)) for model in self.models]
+        return [
+            (model, load_engine(model, self.base_url, self.api_key_env)) for model in self.models
+        ]
+
+
+def build_panel(engines: Sequence[tuple[str, Engine]]) -> tuple[LlmJudge, ...]:
+    """Returns one judge for each engine."""
+    return tuple(LlmJudge(engine, name) for name, engine in engines)
+
+
+def parse_shard(text: str | None) -> Shard | None:
+    """Reads `i/n`, from 0.
+
+    >>> parse_shard("1/4")
+    Shard(index=1, count=4)
+    """
+    if text is None:
+        return None
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UsageError(
+            f"{text!r} is no shard. A shard is i/n, with i from 0 to n - 1.",
+            hint="For a Slurm array of four: --shard $SLURM_ARRAY_TASK_ID/4",
+        )
+    return Shard(int(index), int(count))
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, str] | None:
+    """Reads `field=column` settings; None when there are none."""
+    columns: dict[str, str] = {}
+    for pair in pairs:
+        field, equals, column = pair.partition("=")
+        if not (field and equals and column):
+            raise UsageError(
+                f"{pair!r} maps no column.", hint="Write --column context=NAME_IN_YOUR_FILE"
+            )
+        columns[field] = column
+    return columns or None

@@ -1,0 +1,389 @@
+"""One question's tree, from the direct answer to the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from agenticlu.dialogue import FULL_ROUND, MAX_TOKENS, Dialogue, Request
+from agenticlu.documents import render_marks
+from agenticlu.engines.base import Completion, Sampled, Sampling
+from agenticlu.judge import Judge, combine, continued, is_correct, judgement_key
+from agenticlu.prompts import Profile
+from agenticlu.records import (
+    Node,
+    Question,
+    Tree,
+    Turn,
+    TurnKind,
+    Usage,
+    Verdict,
+    content_id,
+    content_seed,
+)
+from agenticlu.scoring import parse_final_answer
+from agenticlu.search.calls import (
+    Caller,
+    CallFailedError,
+    NotRecordedError,
+    sample_key,
+    together,
+)
+from agenticlu.search.clarifications import merge_near_duplicates
+from agenticlu.search.config import SearchConfig
+from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
+from agenticlu.search.growth import BestFirstGrowth, Grown, Growth, build_growth
+from agenticlu.store import CallId
+
+Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Clarifications that were wanted and not found."""
+
+    node_id: str
+    wanted: int
+    found: int
+
+
+class TreeSearch:
+    """Grows one tree.
+
+    Args:
+        question: The question.
+        grounder: Grounds texts in its document.
+        profile: Wordings.
+        config: Settings.
+        caller: Asks the engine.
+        judges: Judge every answer.
+        on_node: Told of every finished node.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        grounder: Grounder,
+        profile: Profile,
+        config: SearchConfig,
+        caller: Caller,
+        judges: Sequence[Judge],
+        on_node: Callable[[Node], None] | None = None,
+    ) -> None:
+        self.question = question
+        self.shortfalls: list[Shortfall] = []
+        self._grounder = grounder
+        self._document_id = grounder.source.document.id
+        self._profile = profile
+        self._config = config
+        self._caller = caller
+        self._judges = judges
+        self._on_node = on_node or (lambda node: None)
+        self.tree_id = content_id("tree", self._document_id, question.id, str(config.seed))
+        self._nodes: dict[str, Node] = {}
+        self._orders: dict[str, tuple[int, ...]] = {}
+        self._incomplete = False
+        self._usage = Usage()
+        self._steps = FULL_ROUND if config.check else FULL_ROUND[:-1]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether replaying found every call that the tree needs."""
+        return not self._incomplete
+
+    async def grow(self) -> Tree | None:
+        """Grows the tree to its end.
+
+        Returns:
+            The tree; None when replaying and not even the root is recorded.
+        """
+        growth = build_growth(self._config)
+        try:
+            root = await self._root()
+        except NotRecordedError:
+            return None
+        await self._tell(growth, [root])
+        while root.status == "done" and (wanted := growth.ask()):
+            expansions = await together(self._expand(self._nodes[node_id]) for node_id in wanted)
+            if self._incomplete:
+                break
+            for children in expansions:
+                await self._tell(growth, children)
+            if not any(expansions):
+                break
+        tree = self._tree(growth)
+        if self._caller.engine is not None:
+            await self._caller.store.finish_tree(tree)
+        return tree
+
+    async def _tell(self, growth: Growth, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            self._nodes[node.id] = node
+            before = self._orders[node.parent] if node.parent else ()
+            self._orders[node.id] = (*before, node.ordinal) if node.parent else ()
+        growth.tell([self._grown(node) for node in nodes])
+
+    def _grown(self, node: Node) -> Grown:
+        usages = [turn.usage for turn in node.turns if turn.usage]
+        return Grown(
+            id=node.id,
+            parent=node.parent,
+            depth=node.depth,
+            order=self._orders[node.id],
+            correct=is_correct(node.verdicts),
+            score=node.score,
+            relevance=mean_relevance(Grounded(node.kept, node.relevance)),
+            failed=node.status == "failed",
+            tokens=sum(usage.prompt_tokens + usage.completion_tokens for usage in usages),
+        )
+
+    async def _root(self) -> Node:
+        node_id = content_id(self.tree_id, "root")
+        node = Node(
+            id=node_id,
+            parent=None,
+            depth=0,
+            ordinal=0,
+            turns=(),
+            seed=content_seed(self.tree_id, "root"),
+        )
+        try:
+            grounded = (await self._grounder.ground([self.question.text], node_id))[0]
+            node = node.model_copy(update={"kept": grounded.kept, "relevance": grounded.relevance})
+            steps: tuple[TurnKind, ...] = ("direct",)
+            if self._config.root_check:
+                steps = ("direct", "check")
+            dialogue = self._dialogue(grounded.kept, steps=steps)
+            node = await self._answer(node, dialogue)
+        except CallFailedError as error:
+            node = _failed(node, error)
+        await self._store([node])
+        return node
+
+    async def _expand(self, parent: Node) -> list[Node]:
+        """Samples clarifications from a node and carries each through its round.
+
+        When replaying meets a call that was not recorded, what is missing is left out.
+        """
+        try:
+            dialogue = self._dialogue(parent.kept, self._history(parent))
+            request = dialogue.next_request()
+            assert request is not None
+            asked = await self._clarify(parent, request)
+            texts = [completion.text for _, completion, _ in asked]
+            grounded = await self._grounder.ground(texts, parent.id)
+        except NotRecordedError:
+            self._incomplete = True
+            return []
+        except CallFailedError as error:
+            return [self._failed_child(parent, error)]
+        children = await together(
+            self._child(parent, ordinal, request, completion, usage, found)
+            for (ordinal, completion, usage), found in zip(asked, grounded, strict=True)
+        )
+        return [child for child in children if child is not None]
+
+    async def _clarify(self, parent: Node, request: Request) -> list[tuple[int, Completion, Usage]]:
+        """Samples distinct clarifications; returns (sample ordinal, completion, cost)."""
+        wanted = self._config.branching
+        samples: list[tuple[int, Completion, Usage]] = []
+        distinct: tuple[int, ...] = ()
+        for attempt in range(1 + (self._config.resamples if self._config.merge else 0)):
+            first = len(samples)
+            number = wanted - len(distinct)
+            sampling = Sampling(
+                temperature=self._config.clarify_temperature,
+                top_p=self._config.top_p,
+                max_tokens=MAX_TOKENS["clarify"],
+                n=number,
+                seed=content_seed(parent.id, "clarify", str(attempt)),
+            )
+            sampled = await self._sample(parent, request, sampling, first)
+            samples += [
+                (first + i, completion, sampled.usage)
+                for i, completion in enumerate(sampled.completions)
+            ]
+            texts = [completion.text for _, completion, _ in samples]
+            if not self._config.merge:
+                return [sample for sample in samples if sample[1].text]
+            distinct = merge_near_duplicates(texts)[:wanted]
+            if len(distinct) >= wanted:
+                break
+        if len(distinct) < wanted:
+            self.shortfalls.append(Shortfall(parent.id, wanted, len(distinct)))
+        return [samples[i] for i in distinct]
+
+    async def _child(
+        self,
+        parent: Node,
+        ordinal: int,
+        request: Request,
+        completion: Completion,
+        usage: Usage,
+        grounded: Grounded,
+    ) -> Node | None:
+        """Carries a clarification through point, sub-answer, answer, self-check and judges."""
+        node_id = content_id(self.tree_id, parent.id, str(ordinal))
+        clarified = request.turn(completion, usage)
+        node = Node(
+            id=node_id,
+            parent=parent.id,
+            depth=parent.depth + 1,
+            ordinal=ordinal,
+            turns=(clarified,),
+            kept=grounded.kept,
+            relevance=grounded.relevance,
+            seed=content_seed(node_id),
+        )
+        dialogue = self._dialogue(grounded.kept, (*self._history(parent), clarified))
+        pointing = dialogue.next_request()
+        assert pointing is not None
+        marks = render_marks(grounded.kept)
+        dialogue = dialogue.advance(pointing.turn(Completion(marks, "stop"), reply=marks))
+        try:
+            node = await self._answer(node, dialogue)
+        except NotRecordedError:
+            self._incomplete = True
+            return None
+        except CallFailedError as error:
+            node = _failed(node.model_copy(update={"turns": dialogue.turns[-2:]}), error)
+        await self._store([node])
+        return node
+
+    async def _answer(self, node: Node, dialogue: Dialogue) -> Node:
+        """Samples what is left of a round and judges the answer."""
+        before = len(dialogue.turns) - len(node.turns) - (1 if node.turns else 0)
+        rounds = dialogue.round
+        while dialogue.round == rounds:
+            request = dialogue.next_request()
+            assert request is not None
+            sampling = Sampling(
+                temperature=self._config.answer_temperature,
+                top_p=self._config.top_p if self._config.answer_temperature else 1.0,
+                max_tokens=MAX_TOKENS[request.kind],
+                seed=content_seed(node.id, request.kind),
+            )
+            sampled = await self._sample(node, request, sampling)
+            dialogue = dialogue.advance(request.turn(sampled.completions[0], sampled.usage))
+        turns = dialogue.turns[before:]
+        reply = next(turn.reply for turn in turns if turn.kind in ("direct", "answer"))
+        answer = parse_final_answer(reply)
+        judged = await together(self._judge(judge, answer) for judge in self._judges)
+        return node.model_copy(
+            update={
+                "turns": turns,
+                "answer": answer,
+                "verdicts": tuple(judged),
+                "score": combine(judged),
+            }
+        )
+
+    async def _judge(self, judge: Judge, answer: str) -> Verdict:
+        if judge.is_free:
+            return await judge.judge(self.question, answer)
+        key = judgement_key(judge.name, self.question, answer)
+
+        async def work() -> Verdict:
+            found = self._caller.store.find_judgement(key)
+            if found is not None:
+                return Verdict.model_validate_json(found)
+            if self._caller.engine is None:
+                raise NotRecordedError(key)
+            verdict = await judge.judge(self.question, answer)
+            await self._caller.store.add_judgement(key, judge.name, verdict.model_dump_json())
+            return verdict
+
+        return await self._caller.once(key, work)
+
+    def _dialogue(
+        self,
+        kept: Sequence[int],
+        turns: tuple[Turn, ...] = (),
+        steps: tuple[TurnKind, ...] | None = None,
+    ) -> Dialogue:
+        return Dialogue(
+            profile=self._profile,
+            document_id=self._document_id,
+            view=self._grounder.source.view(kept),
+            question=self.question,
+            steps=steps or self._steps,
+            max_rounds=self._config.depth + 1,
+            turns=turns,
+        )
+
+    def _history(self, node: Node) -> tuple[Turn, ...]:
+        """Returns the rounds that lead to a node, as its children see them."""
+        turns: tuple[Turn, ...] = ()
+        step: Node | None = node
+        while step is not None and step.parent is not None:
+            turns = (*continued(step.turns), *turns)
+            step = self._nodes.get(step.parent)
+        return turns
+
+    async def _sample(
+        self, node: Node, request: Request, sampling: Sampling, first_ordinal: int = 0
+    ) -> Sampled:
+        """Asks for a turn; the key says of which node, which turn and which samples."""
+        scope = (str(self._config.seed), self._document_id, self.question.id, node.id, request.kind)
+        call = CallId(
+            key=sample_key(scope, request.messages, sampling, first_ordinal),
+            phase=request.kind,
+            document_id=self._document_id,
+            question_id=self.question.id,
+            node_id=node.id,
+        )
+        sampled = await self._caller.sample(call, request.messages, sampling)
+        self._usage = self._usage + sampled.usage
+        return sampled
+
+    def _failed_child(self, parent: Node, error: CallFailedError) -> Node:
+        """Stands for an expansion that could not be made."""
+        node_id = content_id(self.tree_id, parent.id, "failed")
+        node = Node(id=node_id, parent=parent.id, depth=parent.depth + 1, ordinal=0, turns=())
+        return _failed(node, error)
+
+    async def _store(self, nodes: Sequence[Node]) -> None:
+        for node in nodes:
+            self._on_node(node)
+        if self._caller.engine is not None:
+            await self._caller.store.put_nodes(self._header(), nodes)
+
+    def _header(self) -> Tree:
+        return Tree(
+            id=self.tree_id,
+            document_id=self._document_id,
+            question=self.question,
+            system=self._profile.draw("system", self._document_id).id,
+            profile=self._profile.label,
+            nodes=(),
+        )
+
+    def _tree(self, growth: Growth) -> Tree:
+        order = sorted(self._nodes.values(), key=lambda n: (n.depth, self._orders[n.id]))
+        return self._header().model_copy(
+            update={
+                "nodes": tuple(order),
+                "outcome": outcome_of(order, growth),
+                "usage": self._usage,
+            }
+        )
+
+
+def outcome_of(nodes: Sequence[Node], growth: Growth | None = None) -> Outcome:
+    """Returns how a tree ended; see `records.Tree.outcome`."""
+    root, rounds = nodes[0], nodes[1:]
+    if root.status == "failed" or (rounds and all(node.status == "failed" for node in rounds)):
+        return "failed"
+    right = [is_correct(node.verdicts) for node in rounds]
+    if is_correct(root.verdicts) and right and all(right):
+        return "too-easy"
+    if any(right) or (not rounds and is_correct(root.verdicts)):
+        return "solved"
+    if isinstance(growth, BestFirstGrowth) and growth.over_budget:
+        return "budget"
+    return "unsolved"
+
+
+def _failed(node: Node, error: CallFailedError) -> Node:
+    return node.model_copy(update={"status": "failed", "failure": str(error)})

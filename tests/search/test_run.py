@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from scripted_world import CONFIG, TOKENIZER, corpus, engine, gold_of, plain
+
+from agenticlu.engines.base import Completion
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.errors import (
+    BudgetExceededError,
+    DocumentTooLongError,
+    EngineAuthError,
+    EngineBusyError,
+    EngineReplyError,
+    EngineUnreachableError,
+    StoreError,
+)
+from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
+from agenticlu.search import calls
+from agenticlu.search.config import SearchConfig
+from agenticlu.search.run import Limits, replay, run_search, summarise
+from agenticlu.store import Store, load_trees
+
+ITEMS = corpus()
+
+
+def search(folder: Path, sampler, config: SearchConfig = CONFIG, items=ITEMS, **options):
+    with Store(folder) as store:
+        return asyncio.run(
+            run_search(items, sampler, store, config, tokenizer=TOKENIZER, **options)
+        )
+
+
+def test_a_run_grows_a_tree_for_every_question(tmp_path: Path):
+    summary = search(tmp_path, engine(ITEMS))
+    trees = load_trees(tmp_path)
+    assert [tree.question.text for tree in trees] == [item.question.text for item in ITEMS]
+    assert summary.questions == len(trees) == sum(summary.outcomes.values())
+    assert {"solved"} < set(summary.outcomes), "the case must hold solved and other questions"
+    for tree in trees:
+        assert tree.nodes[0].turns[0].kind == "direct"
+        assert tree.question.gold_pieces
+        for node in tree.nodes[1:]:
+            kinds = [turn.kind for turn in node.turns]
+            assert kinds == ["clarify", "point", "sub_answer", "answer", "check"]
+            assert len(node.relevance or ()) > max(node.kept, default=0)
+
+
+def test_growth_stops_at_the_first_right_answer(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    for tree in load_trees(tmp_path):
+        right = [node for node in tree.nodes if node.depth and is_correct(node.verdicts)]
+        if right:
+            last = max(node.depth for node in tree.nodes)
+            parents = {node.parent for node in right}
+            assert len(parents) == 1
+            assert last == right[0].depth
+        else:
+            assert max(node.depth for node in tree.nodes) == CONFIG.depth
+
+
+def test_running_again_asks_nothing(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    before = load_trees(tmp_path)
+    silent = engine(ITEMS)
+    summary = search(tmp_path, silent)
+    assert silent.requests == []
+    assert load_trees(tmp_path) == before
+    assert summary.calls["repeated"] == 0
+
+
+def test_trees_and_judgements_are_rebuilt_from_the_ledger_alone(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    with Store(tmp_path, writable=False) as store:
+        trees, summary = asyncio.run(replay(store))
+        assert trees == list(store.trees())
+        assert summary.as_dict() == summarise(store).as_dict()
+        again, _ = asyncio.run(replay(store, judges=[RougeJudge()]))
+    assert [node.verdicts[0].judge for tree in again for node in tree.nodes[:1]] == ["rouge-l"] * 6
+
+
+def test_replaying_half_a_run_leaves_out_what_is_missing(tmp_path: Path):
+    with pytest.raises(BudgetExceededError):
+        search(tmp_path, engine(ITEMS), limits=Limits(parallel=2, max_tokens=6000))
+    with Store(tmp_path, writable=False) as store:
+        trees, _ = asyncio.run(replay(store))
+    search(tmp_path, engine(ITEMS))
+    whole = {tree.id: tree for tree in load_trees(tmp_path)}
+    assert 0 < sum(len(tree.nodes) for tree in trees) < sum(len(t.nodes) for t in whole.values())
+    for tree in trees:
+        known = {node.id: node for node in whole[tree.id].nodes}
+        assert all(
+            known[n.id].model_dump(exclude={"turns"}) == n.model_dump(exclude={"turns"})
+            for n in tree.nodes
+        )
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path):
+    reference = tmp_path / "reference"
+    search(reference, engine(ITEMS))
+    folder = tmp_path / "cut"
+    used = 0
+    for budget in (3000, 4000, 5000):
+        sampler = engine(ITEMS)
+        with pytest.raises(BudgetExceededError, match="limit"):
+            search(folder, sampler, limits=Limits(max_tokens=budget))
+        used += len(sampler.requests)
+    sampler = engine(ITEMS)
+    summary = search(folder, sampler)
+    assert used > 0
+    assert plain(load_trees(folder)) == plain(load_trees(reference))
+    assert summary.calls == {**summarise_calls(reference), "repeated": summary.calls["repeated"]}
+
+
+def summarise_calls(folder: Path) -> dict[str, int]:
+    with Store(folder, writable=False) as store:
+        return store.call_counts()
+
+
+def test_full_growth_is_the_complete_tree(tmp_path: Path):
+    config = CONFIG.model_copy(update={"growth": "full"})
+    search(tmp_path, engine(ITEMS), config)
+    for tree in load_trees(tmp_path):
+        assert [sum(n.depth == d for n in tree.nodes) for d in range(4)] == [1, 3, 9, 0]
+
+
+def test_depth_nought_only_answers(tmp_path: Path):
+    config = CONFIG.model_copy(update={"depth": 0})
+    summary = search(tmp_path, engine(ITEMS, right_share=0.5), config)
+    assert summary.nodes == len(ITEMS)
+    assert set(summary.outcomes) == {"solved", "unsolved"}
+
+
+def test_one_branch_and_one_piece(tmp_path: Path):
+    config = CONFIG.model_copy(update={"branching": 1, "piece_tokens": 10_000})
+    search(tmp_path, engine(ITEMS), config)
+    with Store(tmp_path, writable=False) as store:
+        assert all(len(store.pieces(i)) == 1 for i in store.document_ids())
+    assert all(len(tree.children(tree.nodes[0].id)) == 1 for tree in load_trees(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("share", "outcome"), [(1.0, "too-easy"), (0.0, "unsolved")], ids=["all right", "all wrong"]
+)
+def test_one_sided_trees(tmp_path: Path, share: float, outcome: str):
+    summary = search(tmp_path, engine(ITEMS, right_share=share))
+    assert summary.outcomes == {outcome: len(ITEMS)}
+
+
+def test_equal_clarifications_are_merged_and_the_shortfall_is_counted(tmp_path: Path):
+    def reply(request):
+        if request.turn == 0 and "Answer:" not in request.last:
+            return f"Which shade {'now' if request.ordinal == 1 else 'then'}?"
+        return "Answer: grey"
+
+    config = CONFIG.model_copy(update={"depth": 1})
+    sampler = ScriptedEngine(reply)
+    summary = search(tmp_path, sampler, config)
+    for tree in load_trees(tmp_path):
+        assert [node.turns[0].reply for node in tree.nodes[1:]] == [
+            "Which shade then?",
+            "Which shade now?",
+        ]
+        assert [node.ordinal for node in tree.nodes[1:]] == [0, 1]
+    assert summary.shortfall == len(ITEMS)
+
+
+def test_grounding_is_shared_by_nodes_and_questions_that_ask_the_same(tmp_path: Path):
+    sampler = ScriptedEngine(
+        lambda request: (
+            f"Ask {request.ordinal}?" if "Answer:" not in request.last else "Answer: grey"
+        )
+    )
+    config = CONFIG.model_copy(update={"depth": 1, "merge": False})
+    search(tmp_path, sampler, config)
+    weighed = [request for request in sampler.requests if request.choices]
+    with Store(tmp_path, writable=False) as store:
+        pieces = [len(store.pieces(document)) for document in store.document_ids()]
+    # Two questions and three clarifications for each document; both questions clarify alike.
+    assert len(weighed) == sum(number * (2 + 3) for number in pieces)
+
+
+def test_a_refused_request_marks_its_node_and_spares_the_others(tmp_path: Path):
+    def fault(request):
+        if request.sampling and request.last.startswith("Answer your own") and request.call % 2:
+            return EngineReplyError("content filter")
+        return None
+
+    def reply(request):
+        return "Answer: grey" if "Answer:" in request.last else None
+
+    summary = search(tmp_path, ScriptedEngine(reply, faults=fault))
+    nodes = [node for tree in load_trees(tmp_path) for node in tree.nodes]
+    failed = [node for node in nodes if node.status == "failed"]
+    assert summary.failed_nodes == len(failed)
+    if failed:
+        assert {node.failure for node in failed} == {"content filter"}
+        assert all(node.score is None for node in failed)
+
+
+def test_a_document_longer_than_the_window_fails_in_words(tmp_path: Path):
+    sampler = ScriptedEngine(
+        faults=lambda request: (
+            DocumentTooLongError("too long") if "book 1" in request.last else None
+        )
+    )
+    summary = search(tmp_path, sampler)
+    assert summary.outcomes["failed"] == 2
+    failed = [tree for tree in load_trees(tmp_path) if tree.outcome == "failed"]
+    assert {tree.nodes[0].failure for tree in failed} == {"too long"}
+    again = engine(ITEMS)
+    search(tmp_path, again, limits=Limits(retry_failed=True))
+    assert all(tree.outcome != "failed" for tree in load_trees(tmp_path))
+
+
+@pytest.mark.parametrize("error", [EngineBusyError("429"), EngineUnreachableError("gone")])
+def test_overload_pauses_the_run_and_costs_no_attempt(tmp_path: Path, monkeypatch, error):
+    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    said: list[str] = []
+
+    class Heard(listener_class()):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    sampler = engine(ITEMS, faults=lambda r: error if 20 <= r.call < 60 else None)
+    summary = search(tmp_path / "a", sampler, progress=Heard())
+    assert summary.failed_nodes == 0
+    assert summary.calls["failed"] == 0
+    assert any(text.startswith("paused") for text in said)
+    search(tmp_path / "b", engine(ITEMS))
+    assert plain(load_trees(tmp_path / "a")) == plain(load_trees(tmp_path / "b"))
+
+
+def listener_class():
+    from agenticlu.search.run import Listener
+
+    return Listener
+
+
+def test_an_engine_that_stays_away_ends_the_run_in_its_own_words(tmp_path: Path):
+    sampler = engine(
+        ITEMS, faults=lambda r: EngineUnreachableError("gone") if r.call > 30 else None
+    )
+    with pytest.raises(EngineUnreachableError, match="gone"):
+        search(tmp_path, sampler, limits=Limits(patience_s=0.0))
+    assert summarise_calls(tmp_path)["done"] > 0
+
+
+def test_a_refused_key_ends_the_run_at_once(tmp_path: Path):
+    sampler = engine(ITEMS, faults=lambda r: EngineAuthError("bad key"))
+    with pytest.raises(EngineAuthError):
+        search(tmp_path, sampler)
+    assert len(sampler.requests) < 300
+
+
+def test_a_run_keeps_the_settings_its_calls_were_made_under(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    for change in ({"piece_tokens": 20}, {"seed": 1}):
+        with pytest.raises(StoreError, match="was started with"):
+            search(tmp_path, engine(ITEMS), CONFIG.model_copy(update=change))
+    search(tmp_path, engine(ITEMS, name="scripted"), CONFIG.model_copy(update={"depth": 1}))
+    more = CONFIG.model_copy(update={"branching": 4})
+    with pytest.raises(StoreError, match="engine"):
+        search(tmp_path, engine(ITEMS, name="another"), more)
+
+
+def test_another_growth_reuses_what_is_there(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    done = summarise_calls(tmp_path)["done"]
+    sampler = engine(ITEMS)
+    search(tmp_path, sampler, CONFIG.model_copy(update={"growth": "full"}))
+    fresh = engine(ITEMS)
+    search(tmp_path / "fresh", fresh, CONFIG.model_copy(update={"growth": "full"}))
+    assert len(sampler.requests) == len(fresh.requests) - done
+    assert plain(load_trees(tmp_path)) == plain(load_trees(tmp_path / "fresh"))
+
+
+def test_votes_of_a_panel_are_stored_and_asked_once(tmp_path: Path):
+    def verdict(request):
+        return '{"verdict": "yes"}' if "shade" in request.last.split("Candidate")[1] else "no"
+
+    panel = [ScriptedEngine(verdict), ScriptedEngine(verdict), ScriptedEngine(lambda r: "hm")]
+    judges = [ExactJudge(), *(LlmJudge(one, f"m{i}") for i, one in enumerate(panel))]
+    summary = search(tmp_path, engine(ITEMS), judges=judges)
+    trees = load_trees(tmp_path)
+    names = ["exact", "llm:m0", "llm:m1", "llm:m2"]
+    nodes = [node for tree in trees for node in tree.nodes]
+    assert all([v.judge for v in node.verdicts] == names for node in nodes)
+    assert all(node.verdicts[3].value is None for node in nodes)
+    distinct = {(tree.question.id, node.answer) for tree in trees for node in tree.nodes}
+    assert len(panel[0].requests) == len(distinct)
+    assert len(panel[2].requests) == 3 * len(distinct)
+    assert summary.questions == len(trees)
+    with Store(tmp_path, writable=False) as store:
+        again, _ = asyncio.run(replay(store, judges=judges))
+    assert again == trees
+    assert len(panel[0].requests) == len(distinct)
+
+
+def test_a_truncated_reply_is_kept_with_its_reason(tmp_path: Path):
+    def reply(request):
+        if "Answer:" in request.last:
+            return Completion(f"Fact. Answer: {gold_of(request, ITEMS)}", "length")
+        return None
+
+    search(tmp_path, ScriptedEngine(reply), CONFIG.model_copy(update={"depth": 1}))
+    nodes = [node for tree in load_trees(tmp_path) for node in tree.nodes]
+    assert {node.turns[-2].finish_reason for node in nodes if node.depth} == {"length"}
+
+
+def test_siblings_stay_distinct(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    for tree in load_trees(tmp_path):
+        for node in tree.nodes:
+            asked = [child.turns[0].reply for child in tree.children(node.id)]
+            assert len(set(asked)) == len(asked)

@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from agenticlu.dialogue import Dialogue
+from agenticlu.documents import mark, split
+from agenticlu.engines.base import Sampling
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.errors import TrainingError
+from agenticlu.judge import is_correct
+from agenticlu.pairs import (
+    PREFERENCE_COLUMNS,
+    SFT_COLUMNS,
+    Funnel,
+    Grove,
+    PairPolicy,
+    build_dataset,
+    build_pairs,
+    build_rows,
+    build_trace,
+    is_leak,
+    split_documents,
+)
+from agenticlu.prompts import load_profile
+from agenticlu.records import Document, Node, Question, Tree, Turn, Verdict
+from agenticlu.tokens import ApproximateTokenizer
+
+TEXT = " ".join(f"Sentence number {i} speaks of thing {i}." for i in range(30))
+DOCUMENT = Document.of(TEXT, source="test")
+PIECES = split(DOCUMENT, ApproximateTokenizer(), 40)
+QUESTION = Question(id="q", text="Which town?", answers=("Brellin",))
+KINDS = ("clarify", "point", "sub_answer", "answer", "check")
+
+
+def node(
+    name: str,
+    score: float | None,
+    *,
+    parent: str = "root",
+    depth: int = 1,
+    ordinal: int = 0,
+    kept: tuple[int, ...] = (1,),
+    answer: str | None = None,
+    check: str = "yes",
+    **changes: object,
+) -> Node:
+    said = answer if answer is not None else ("Brellin" if score == 1.0 else f"wrong {name}")
+    texts = (
+        f"What of {name}?",
+        f"<para {kept[0]}>" if kept else "-",
+        f"It is {name}.",
+        said,
+        check,
+    )
+    turns = tuple(
+        Turn(kind=kind, wording="w", request=f"ask {kind}", reply=text, finish_reason="stop")
+        for kind, text in zip(KINDS, texts, strict=True)
+    )
+    verdicts = () if score is None else (Verdict(judge="exact", value=float(score == 1.0)),)
+    fields = {
+        "id": name,
+        "parent": parent,
+        "depth": depth,
+        "ordinal": ordinal,
+        "turns": turns,
+        "kept": kept,
+        "answer": said,
+        "verdicts": verdicts,
+        "score": score,
+    }
+    return Node.model_validate({**fields, **changes})
+
+
+def grove(*nodes: Node, question: Question = QUESTION) -> Grove:
+    root = Node(id="root", parent=None, depth=0, ordinal=0, turns=(), score=0.0)
+    tree = Tree(
+        id="t",
+        document_id=DOCUMENT.id,
+        question=question,
+        system="s",
+        profile="default@1",
+        nodes=(root, *nodes),
+    )
+    return Grove(tree, DOCUMENT, PIECES, load_profile(), "scripted")
+
+
+def test_training_reads_what_inference_sends():
+    """The conversation of a trace is, message for message, what a dialogue would have sent."""
+    first = node("a", 0.0, check="no")
+    second = node("b", 1.0, parent="a", depth=2)
+    trees = grove(first, second)
+    row = build_trace(trees)
+    assert row is not None
+    replies = [turn.reply for step in (first, second) for turn in step.turns]
+    engine = ScriptedEngine(replies)
+
+    async def infer() -> list[list[dict[str, str]]]:
+        dialogue = Dialogue(
+            profile=load_profile(),
+            document_id=DOCUMENT.id,
+            view=mark(DOCUMENT, PIECES),
+            question=QUESTION,
+            max_rounds=2,
+        )
+        while (request := dialogue.next_request()) is not None:
+            sampled = await engine.sample(request.messages, Sampling())
+            dialogue = dialogue.advance(request.turn(sampled.completions[0]))
+        return [[m.model_dump() for m in sent.messages] for sent in engine.requests]
+
+    sent = asyncio.run(infer())
+    assert len(sent) == 10, "two whole rounds"
+    roles = [message["role"] for message in row["messages"]]
+    assert roles == ["system", *["user", "assistant"] * 10]
+    assert [m["role"] for m in sent[-1]] == roles[:-1]
+    heads = [message["content"].split("\n\n")[0] for message in (sent[-1][1], row["messages"][1])]
+    assert heads[0] == heads[1] == mark(DOCUMENT, PIECES)
+    for number, message in enumerate(row["messages"]):
+        if message["role"] == "assistant":
+            assert message["content"] == replies[number // 2 - 1]
+
+
+def test_a_trace_of_a_real_search_is_the_dialogue_to_the_byte(tmp_path: Path):
+    """With requests as the search stored them, the whole text is equal, not only the skeleton."""
+    profile = load_profile()
+    dialogue = Dialogue(
+        profile=profile, document_id=DOCUMENT.id, view="short view", question=QUESTION
+    )
+    turns = []
+    while (request := dialogue.next_request()) is not None:
+        reply = {"answer": "Answer: Brellin", "check": "yes"}.get(request.kind, request.kind)
+        turn = Turn(kind=request.kind, wording=request.wording, request=request.text, reply=reply)
+        turns.append(turn)
+        dialogue = dialogue.advance(turn)
+    row = build_trace(grove(node("a", 1.0, turns=tuple(turns))))
+    assert row is not None
+    inference = Dialogue(
+        profile=profile, document_id=DOCUMENT.id, view=mark(DOCUMENT, PIECES), question=QUESTION
+    )
+    for turn in turns:
+        request = inference.next_request()
+        assert request is not None
+        sent = [m.model_dump() for m in request.messages]
+        assert sent == row["messages"][: len(sent)]
+        inference = inference.advance(turn)
+
+
+def test_the_shortest_right_path_becomes_the_trace():
+    row = build_trace(
+        grove(node("a", 0.0), node("b", 1.0, ordinal=1), node("c", 1.0, parent="a", depth=2))
+    )
+    assert row is not None
+    assert (row["node_id"], row["depth"]) == ("b", 1)
+
+
+def test_a_self_check_that_disagrees_is_left_out_at_the_end():
+    agrees = build_trace(grove(node("a", 1.0, check="Yes.")))
+    denies = build_trace(grove(node("a", 1.0, check="no")))
+    assert agrees is not None
+    assert denies is not None
+    assert (agrees["has_check"], denies["has_check"]) == (True, False)
+    assert len(agrees["messages"]) == len(denies["messages"]) + 2
+
+
+def test_a_self_check_inside_a_trace_says_no():
+    row = build_trace(grove(node("a", 0.0, check="Yes."), node("b", 1.0, parent="a", depth=2)))
+    assert row is not None
+    assert row["messages"][10] == {"role": "assistant", "content": "no"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([node("a", 0.0)], "no right answer"),
+        ([node("a", None, answer="x")], "no right answer"),
+        ([node("a", 1.0, kept=())], "unsupported"),
+        ([node("a", 1.0, answer="")], "empty"),
+        ([node("a", 1.0, status="failed", failure="x")], "failed"),
+        ([], "no right answer"),
+    ],
+)
+def test_a_tree_without_a_trace_has_a_reason(nodes, reason):
+    funnel = Funnel()
+    assert build_trace(grove(*nodes), funnel) is None
+    assert dict(funnel.traces) == {reason: 1}
+
+
+def test_siblings_give_a_pair_at_every_turn_in_which_they_differ():
+    trees = grove(node("a", 1.0), node("b", 0.0, ordinal=1, kept=(1,)))
+    funnel = Funnel()
+    (pair,) = build_pairs(trees, PairPolicy(), funnel)
+    assert (pair.chosen, pair.rejected, pair.kind) == ("a", "b", "step")
+    rows = build_rows(trees, pair, PairPolicy(), funnel)
+    assert [row["turn_kind"] for row in rows] == ["clarify", "sub_answer", "answer"]
+    assert dict(funnel.rows) == {"row": 3, "equal": 1}
+    for row in rows:
+        assert row["prompt"][0]["role"] == "system"
+        assert row["prompt"][-1]["role"] == "user"
+        assert [m["role"] for m in row["chosen"] + row["rejected"]] == ["assistant"] * 2
+        assert row["chosen"] != row["rejected"]
+        assert (row["score_chosen"], row["score_rejected"]) == (1.0, 0.0)
+        assert mark(DOCUMENT, PIECES) in row["prompt"][1]["content"]
+    answer = rows[-1]
+    assert [m["content"] for m in answer["prompt"] if m["role"] == "assistant"] == [
+        "What of a?",
+        "<para 1>",
+        "It is a.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "fates"),
+    [
+        ([node("a", 1.0), node("b", 1.0, ordinal=1)], {"all right": 2}),
+        ([node("a", 0.0), node("b", 0.2, ordinal=1)], {"all wrong": 2}),
+        ([node("a", 1.0)], {"all right": 1}),
+        ([node("a", 1.0), node("b", None, ordinal=1)], {"all right": 1, "unscored": 1}),
+        ([node("a", 1.0), node("b", 0.9, ordinal=1)], {"below margin": 1, "unpaired": 1}),
+        (
+            [node("a", 1.0), node("b", 0.0, ordinal=1, answer="")],
+            {"all right": 1, "empty": 1},
+        ),
+        (
+            [node("a", 1.0), node("b", 0.0, ordinal=1, answer="I'm sorry, I can't help.")],
+            {"all right": 1, "refused": 1},
+        ),
+        (
+            [node("a", 1.0, kept=()), node("b", 0.0, ordinal=1)],
+            {"unsupported": 1, "all wrong": 1},
+        ),
+        (
+            [node("a", 1.0), node("b", 0.0, ordinal=1, status="failed", failure="x")],
+            {"all right": 1, "failed": 1},
+        ),
+        ([], {}),
+    ],
+)
+def test_what_gives_no_pair_is_counted_under_its_reason(nodes, fates):
+    funnel = Funnel()
+    assert build_pairs(grove(*nodes), PairPolicy(), funnel) == []
+    assert dict(funnel.nodes) == fates
+
+
+def test_truncated_replies_give_no_pair():
+    whole = node("b", 0.0, ordinal=1)
+    cut = tuple(turn.model_copy(update={"finish_reason": "length"}) for turn in whole.turns)
+    funnel = Funnel()
+    trees = grove(node("a", 1.0), whole.model_copy(update={"turns": cut}))
+    assert build_pairs(trees, PairPolicy(), funnel) == []
+    assert funnel.nodes["truncated"] == 1
+
+
+def test_a_clarification_that_holds_the_answer_is_a_leak():
+    leaking = node("a", 1.0)
+    turns = (
+        leaking.turns[0].model_copy(update={"reply": "Is it Brellin?"}),
+        *leaking.turns[1:],
+    )
+    trees = grove(leaking.model_copy(update={"turns": turns}), node("b", 0.0, ordinal=1))
+    assert is_leak(trees.tree, trees.tree.nodes[1])
+    funnel = Funnel()
+    assert build_pairs(trees, PairPolicy(), funnel) == []
+    assert funnel.nodes["leak"] == 1
+    (pair,) = build_pairs(trees, PairPolicy(drop_leaks=False))
+    assert all(row["leak"] for row in build_rows(trees, pair, PairPolicy()))
+    named = grove(*trees.tree.nodes[1:], question=QUESTION.model_copy(update={"text": "Brellin?"}))
+    assert not is_leak(named.tree, named.tree.nodes[1])
+
+
+def test_the_rejected_one_follows_the_policy():
+    siblings = [
+        node("a", 1.0),
+        node("low", 0.0, ordinal=1, kept=(2,)),
+        node("mid", 0.4, ordinal=2, kept=(2,)),
+        node("near", 0.7, ordinal=3, kept=(1, 2)),
+    ]
+    picked = {}
+    for policy in ("mean-2sd", "min", "near-miss"):
+        (pair,) = build_pairs(grove(*siblings), PairPolicy(rejected=policy, pairs_per_node=1))
+        picked[policy] = pair.rejected
+    assert picked == {"mean-2sd": "low", "min": "low", "near-miss": "near"}
+    tight = [node("a", 1.0), *(node(f"n{i}", 0.5 + i / 100, ordinal=i + 1) for i in range(6))]
+    tight.append(node("outlier", 0.0, ordinal=9))
+    (pair,) = build_pairs(grove(*tight), PairPolicy(rejected="mean-2sd", pairs_per_node=1))
+    scores = [n.score or 0.0 for n in tight]
+    mean = sum(scores) / len(scores)
+    spread = (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5
+    wanted = min((n for n in tight[1:]), key=lambda n: abs((n.score or 0.0) - (mean - 2 * spread)))
+    assert pair.rejected == wanted.id
+
+
+def test_every_node_is_used_once():
+    siblings = [node(f"r{i}", 1.0, ordinal=i) for i in range(4)]
+    siblings += [node(f"w{i}", 0.0, ordinal=4 + i) for i in range(3)]
+    funnel = Funnel()
+    pairs = build_pairs(grove(*siblings), PairPolicy(pairs_per_node=3), funnel)
+    used = [name for pair in pairs for name in (pair.chosen, pair.rejected)]
+    assert len(pairs) == 3
+    assert len(set(used)) == 6
+    assert dict(funnel.nodes) == {"chosen": 3, "rejected": 3, "enough pairs": 1}
+
+
+def test_a_path_pair_is_compared_where_the_paths_part():
+    nodes = [
+        node("a", 0.0, check="no"),
+        node("b", 0.2, ordinal=1),
+        node("c", 1.0, parent="a", depth=2),
+        node("d", 0.0, parent="b", depth=2),
+    ]
+    trees = grove(*nodes)
+    policy = PairPolicy(pairs="path", rejected="min")
+    (pair,) = build_pairs(trees, policy)
+    assert (pair.kind, pair.chosen, pair.rejected) == ("path", "c", "d")
+    rows = build_rows(trees, pair, policy)
+    assert rows[0]["chosen"][0]["content"] == "What of a?"
+    assert rows[0]["rejected"][0]["content"] == "What of b?"
+
+
+def test_rows_of_very_unequal_length_are_left_out():
+    long = node("b", 0.0, ordinal=1, answer="wrong " * 60)
+    trees = grove(node("a", 1.0), long)
+    (pair,) = build_pairs(trees, PairPolicy())
+    funnel = Funnel()
+    rows = build_rows(trees, pair, PairPolicy(max_log_ratio=1.0), funnel)
+    assert "answer" not in [row["turn_kind"] for row in rows]
+    assert funnel.rows["length ratio"] == 1
+
+
+def test_documents_are_split_once_and_for_all():
+    names = [f"d{i}" for i in range(40)]
+    validation = split_documents(names, 0.25)
+    assert len(validation) == 10
+    assert split_documents(list(reversed(names)) + names, 0.25) == validation
+    assert split_documents(["one"], 0.5) == frozenset()
+    assert split_documents(["one", "two"], 0.01) != frozenset()
+    assert split_documents(names, 0) == frozenset()
+
+
+def test_a_data_set_has_the_published_columns_first_and_loads(tmp_path: Path):
+    import pyarrow.parquet
+
+    trees = grove(node("a", 1.0), node("b", 0.0, ordinal=1))
+    summary = build_dataset(iter([trees]), [DOCUMENT.id], tmp_path, PairPolicy())
+    preference = pyarrow.parquet.read_table(tmp_path / "preference" / "train.parquet")
+    published = ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"]
+    assert preference.column_names[:5] == published
+    assert tuple(preference.column_names) == PREFERENCE_COLUMNS
+    assert str(preference.schema.field("score_chosen").type) == "double"
+    sft = pyarrow.parquet.read_table(tmp_path / "sft" / "train.parquet")
+    assert tuple(sft.column_names) == SFT_COLUMNS
+    assert sft.num_rows == 1
+    funnel = json.loads(json.dumps(summary.as_dict()))["funnel"]
+    for counter in (funnel["nodes"], funnel["rows"], funnel["traces"]):
+        assert counter.pop("total") == sum(counter.values())
+    assert summary.rows["preference"] == {"train": preference.num_rows, "validation": 0}
+
+
+def test_no_row_at_all_is_an_error_and_leaves_nothing(tmp_path: Path):
+    with pytest.raises(TrainingError, match="no row"):
+        build_dataset(iter([grove(node("a", 0.0))]), [DOCUMENT.id], tmp_path, PairPolicy())
+    assert not list(tmp_path.rglob("*.parquet*"))
+
+
+def test_a_right_answer_is_chosen_by_the_judges_not_by_the_score():
+    low = node("a", 0.3, verdicts=(Verdict(judge="llm:m", value=1.0),))
+    high = node("b", 0.4, ordinal=1, verdicts=(Verdict(judge="llm:m", value=0.0),))
+    assert is_correct(low.verdicts)
+    funnel = Funnel()
+    assert build_pairs(grove(low, high), PairPolicy(), funnel) == []
+    assert funnel.nodes["tie"] == 1

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agenticlu import store as store_module
+from agenticlu.errors import StoreError
+from agenticlu.records import Document, Node, Piece, Question, Tree, Usage
+from agenticlu.store import CallId, Fold, Store, load_document, load_trees, pack, unpack
+
+CALL = CallId(key="k1", phase="answer", document_id="d", question_id="q", node_id="n")
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)
+
+
+def question(name: str = "q") -> Question:
+    return Question(id=name, text="Who?", answers=("Ada",))
+
+
+def tree(name: str = "t", nodes: tuple[Node, ...] = ()) -> Tree:
+    return Tree(
+        id=name, document_id="d", question=question(), system="s", profile="p@1", nodes=nodes
+    )
+
+
+def test_a_finished_call_is_found_with_its_reply_and_cost_after_reopening(tmp_path: Path):
+    async def work(store: Store) -> None:
+        await store.intend(CALL)
+        assert store.find_call("k1") is None, "an intent alone is no result"
+        await store.finish("k1", [["hello", "stop", [1, 2]]], Usage(requests=1, prompt_tokens=9))
+
+    with Store(tmp_path) as store:
+        run(work(store))
+    with Store(tmp_path, writable=False) as store:
+        found = store.find_call("k1")
+    assert found is not None
+    assert (found.state, found.reply) == ("done", [["hello", "stop", [1, 2]]])
+    assert found.usage == Usage(requests=1, prompt_tokens=9)
+
+
+def test_a_repeated_intent_is_counted_and_never_undoes_a_result(tmp_path: Path):
+    async def work(store: Store) -> None:
+        await store.intend(CALL)
+        await store.intend(CALL)
+        assert store.call_counts() == {"done": 0, "failed": 0, "intent": 1, "repeated": 1}
+        await store.finish("k1", "first", Usage())
+        await store.intend(CALL)
+        await store.finish("k1", "second", Usage())
+
+    with Store(tmp_path) as store:
+        run(work(store))
+        found = store.find_call("k1")
+        assert found is not None
+        assert found.reply == "first"
+
+
+def test_a_failed_call_keeps_its_reason(tmp_path: Path):
+    async def work(store: Store) -> None:
+        await store.intend(CALL)
+        await store.fail("k1", "refused")
+
+    with Store(tmp_path) as store:
+        run(work(store))
+        found = store.find_call("k1")
+        assert found is not None
+        assert (found.state, found.failure) == ("failed", "refused")
+        assert store.failures() == {"refused": 1}
+
+
+def test_grounding_replaces_its_calls_and_keeps_their_cost(tmp_path: Path):
+    calls = [CallId(key=f"g{i}", phase="ground", document_id="d") for i in range(3)]
+
+    async def work(store: Store) -> None:
+        for call in calls:
+            await store.intend(call)
+            await store.finish(call.key, i_said, Usage(requests=1, prompt_tokens=10))
+        before = store.usage_by_phase()
+        await store.finish_groundings([Fold("g", "d", ["g0", "g1", "g2"], scores=(0.5, None, 1.0))])
+        assert store.usage_by_phase() == before
+
+    i_said = [{"yes": 1.0}, 1.0, "logprobs"]
+    with Store(tmp_path) as store:
+        run(work(store))
+        assert store.find_call("g0") is None
+        assert store.call_counts()["done"] == 3
+        found = store.find_grounding("g")
+        assert found is not None
+        assert found.scores == (0.5, None, 1.0)
+        assert found.usage == Usage(requests=3, prompt_tokens=30)
+
+
+def test_appends_that_arrive_together_share_a_commit(tmp_path: Path):
+    async def work(store: Store) -> int:
+        before = store.commits
+        await asyncio.gather(
+            *(store.intend(CallId(key=f"k{i}", phase="p", document_id="d")) for i in range(200))
+        )
+        return store.commits - before
+
+    with Store(tmp_path) as store:
+        commits = run(work(store))
+        assert store.call_counts()["intent"] == 200
+    assert 1 <= commits < 100
+
+
+def test_documents_are_stored_once_and_come_back_whole(tmp_path: Path):
+    text = "Ein Brief\x00 mit \ud83d Rest. 日本語 " * 50
+    document = Document.of(text, source="mem", title="T")
+    pieces = (Piece(index=0, start=0, end=len(text), num_tokens=7),)
+    with Store(tmp_path) as store:
+        store.add_document(document, pieces)
+        store.add_document(document, pieces)
+        assert store.document_ids() == (document.id,)
+        size = store._one("SELECT LENGTH(text) FROM document")
+        assert size is not None
+        assert size[0] < len(text), "compressed"
+    assert load_document(tmp_path, document.id) == (document, pieces)
+
+
+def test_a_question_id_must_mean_one_question(tmp_path: Path):
+    with Store(tmp_path) as store:
+        store.add_question(question(), "d", 0)
+        store.add_question(question(), "d", 0)
+        with pytest.raises(StoreError, match="already used"):
+            store.add_question(question(), "another", 1)
+
+
+def test_trees_come_back_in_corpus_order_parents_before_children(tmp_path: Path):
+    root = Node(id="z", parent=None, depth=0, ordinal=0, turns=())
+    late = Node(id="a", parent="z", depth=1, ordinal=2, turns=())
+    early = Node(id="b", parent="z", depth=1, ordinal=1, turns=())
+    deep = Node(id="0", parent="b", depth=2, ordinal=0, turns=())
+
+    async def work(store: Store) -> None:
+        await store.put_nodes(tree(), [deep, late])
+        await store.put_nodes(tree(), [early, root])
+        assert store.tree_state("t") == "growing"
+        assert list(store.trees(only_finished=True)) == []
+        await store.finish_tree(tree(nodes=(root, early, late, deep)))
+
+    with Store(tmp_path) as store:
+        store.add_question(question(), "d", 0)
+        run(work(store))
+    (found,) = load_trees(tmp_path)
+    assert [node.id for node in found.nodes] == ["z", "b", "a", "0"]
+
+
+def test_two_writers_are_refused_but_a_reader_is_welcome(tmp_path: Path):
+    with Store(tmp_path) as store:
+        with pytest.raises(StoreError, match="Another process") as caught:
+            Store(tmp_path)
+        assert "agenticlu status" in (caught.value.hint or "")
+        store.put(a=1)
+        with Store(tmp_path, writable=False) as reader:
+            assert reader.get("a") == 1
+            with pytest.raises(StoreError, match="reading"):
+                reader.put(a=2)
+    Store(tmp_path).close()
+
+
+def test_a_killed_writer_leaves_its_finished_calls_and_no_lock(tmp_path: Path):
+    script = (
+        "import asyncio, os, sys\n"
+        "from agenticlu.store import Store, CallId\n"
+        "from agenticlu.records import Usage\n"
+        "async def work(s):\n"
+        "    for i in range(5):\n"
+        "        await s.intend(CallId(key=f'k{i}', phase='p', document_id='d'))\n"
+        "        if i < 4: await s.finish(f'k{i}', i, Usage(requests=1))\n"
+        "    os.kill(os.getpid(), 9)\n"
+        f"asyncio.run(work(Store({str(tmp_path)!r})))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    with Store(tmp_path) as store:
+        assert store.call_counts() == {"done": 4, "failed": 0, "intent": 1, "repeated": 0}
+
+
+def test_foreign_torn_and_newer_files_are_refused_in_words(tmp_path: Path):
+    foreign, torn, newer = tmp_path / "foreign", tmp_path / "torn", tmp_path / "newer"
+    for folder in (foreign, torn):
+        folder.mkdir()
+    connection = sqlite3.connect(foreign / "run.sqlite")
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+    (torn / "run.sqlite").write_bytes(b"this is no database at all, only words" * 50)
+    Store(newer).close()
+    connection = sqlite3.connect(newer / "run.sqlite")
+    connection.execute("PRAGMA user_version = 99")
+    connection.commit()
+    connection.close()
+    for folder, words in ((foreign, "another program"), (torn, "no readable"), (newer, "newer")):
+        for writable in (True, False):
+            with pytest.raises(StoreError, match=words):
+                Store(folder, writable=writable)
+    with pytest.raises(StoreError, match="no run folder"):
+        Store(tmp_path / "nothing", writable=False)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monkeypatch):
+    async def fill(store: Store) -> None:
+        for i in range(1000):
+            call = CallId(key=f"k{i}", phase="p", document_id="d")
+            await store.intend(call)
+            await store.finish(call.key, "x" * 300 + str(i), Usage())
+
+    connect = store_module._connect
+
+    def small(path: Path, *, writable: bool = True) -> sqlite3.Connection:
+        connection = connect(path, writable=writable)
+        connection.execute("PRAGMA max_page_count = 40")
+        return connection
+
+    Store(tmp_path).close()
+    monkeypatch.setattr(store_module, "_connect", small)
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match="disk is full"):
+        run(fill(store))
+    with pytest.raises(StoreError, match="disk is full"):
+        store.put(late=1)
+    store.close()
+    monkeypatch.undo()
+    with Store(tmp_path) as store:
+        counts = store.call_counts()
+        assert counts["done"] > 10
+        assert counts["intent"] <= 1
+
+
+def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(store_module, "file_system_of", lambda path: "nfs4")
+    with pytest.raises(StoreError, match="network file system") as caught:
+        Store(tmp_path / "run")
+    assert "--seal" in (caught.value.hint or "")
+
+
+def test_the_file_system_of_a_path_is_the_nearest_mount():
+    assert store_module.file_system_of(Path("/proc/self")) == "proc"
+
+
+def test_write_file_leaves_no_part_behind(tmp_path: Path):
+    store_module.write_file(tmp_path / "a" / "b.txt", b"hello")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.txt"]
+    with pytest.raises(StoreError, match="cannot be written"):
+        store_module.write_file(Path("/proc/nothing/here"), b"")
+
+
+@pytest.mark.parametrize("data", [[], "x" * 5000, {"a": [1, None, "é"]}, 3.5])
+def test_packed_data_comes_back(data):
+    assert unpack(pack(data)) == data
