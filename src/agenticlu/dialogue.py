@@ -140,9 +140,9 @@ class Dialogue:
 
 
 def render_options(options: Sequence[str]) -> str:
-    """Returns options as lettered lines.
+    r"""Returns options as lettered lines.
 
     >>> render_options(["red", "blue"])
-    'A. red\\nB. blue'
+    'A. red\nB. blue'
     """
     return "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))

@@ -265,5 +265,14 @@ class Prediction(Record):
     usage: Usage = Usage()
     seconds: float = 0.0
     truncated: bool = False
+    """The document was cut to fit the window. A reply cut at the token limit is not meant."""
     error: str | None = None
     """Why the item failed; None when it did not."""
+    engine: str = ""
+    """Name, or label given on the command line, of what answered."""
+    options: tuple[str, ...] = ()
+    """Options of a multiple choice question; empty for an open one."""
+    unit: str = ""
+    """Cluster of items that are not independent of each other; empty: the document."""
+    depth: float | None = None
+    """Where the first gold fact stands in the document, 0 to 1; None when unknown."""

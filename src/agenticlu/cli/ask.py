@@ -1,0 +1,557 @@
+"""`agenticlu ask`: the answer first, then its sources, then what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import click
+from pydantic import Field
+
+from agenticlu.config import Resolved, Settings, resolve
+from agenticlu.errors import (
+    AgenticluError,
+    ConfigError,
+    IncompleteRunError,
+    NoSupportedAnswerError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from agenticlu.asking import Answer, Estimate, Event
+    from agenticlu.citations import Citation
+    from agenticlu.engines.base import Engine
+    from agenticlu.progress import Progress
+    from agenticlu.prompts import Profile
+    from agenticlu.records import Document, Piece, Question
+    from agenticlu.tokens import Tokenizer
+
+BUNDLED_PIECE_TOKENS = 64
+WORLD_ONLY = (
+    "No model was named, so the bundled tiny model answers. It understands only its own invented "
+    "world; for any other document name a model: --model FOLDER or --base-url ADDRESS."
+)
+
+
+class AskSettings(Settings):
+    """Settings of `agenticlu ask`; the table [ask] of a configuration file."""
+
+    model: str | None = None
+    """A folder in Hugging Face layout, or the name of a served model; None is the bundled one."""
+    base_url: tuple[str, ...] = ()
+    """OpenAI-compatible endpoints."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer; None is the model's own, else an estimate."""
+    profile: str = "default"
+    rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    piece_tokens: Annotated[int, Field(ge=8)] | None = None
+    """None: what suits the model, 512 unless its folder says otherwise."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    spans: bool = False
+    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Prompt and sampled tokens of one question at most; None for no limit."""
+
+
+@click.command("ask")
+@click.argument("file")
+@click.argument("question", required=False)
+@click.option("-q", "more", multiple=True, metavar="TEXT", help="A question; may be repeated.")
+@click.option(
+    "--questions",
+    "questions_file",
+    metavar="FILE",
+    help="Questions, one a line, or JSONL with question, options, id; '-' is standard input.",
+)
+@click.option("--model", help="Folder of a model, or the name of a served one.")
+@click.option("--base-url", multiple=True, help="Address of an OpenAI-compatible server.")
+@click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
+@click.option("--tokenizer", metavar="NAME", help="Tokenizer, where the model's is not known.")
+@click.option("--profile", help="Wordings: a bundled profile or a TOML file.")
+@click.option("--rounds", type=int, help="Rounds of clarification at most (default 1).")
+@click.option("--piece-tokens", type=int, help="Tokens of a paragraph at most (default 512).")
+@click.option("--option", "option", multiple=True, metavar="TEXT", help="A choice; repeat it.")
+@click.option("--options", metavar="A|B|C", help="All choices, divided by bars.")
+@click.option("--temperature", type=float, help="0 is greedy (default).")
+@click.option("--spans", is_flag=True, default=None, help="Read a too long document piecewise.")
+@click.option("--max-total-tokens", type=int, help="Tokens that a question may cost at most.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost; ask nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="No inner steps on standard error.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file with these settings.")
+@click.option("--show-config", is_flag=True, help="Print every setting and its origin.")
+def command(
+    file: str,
+    question: str | None,
+    more: tuple[str, ...],
+    questions_file: str | None,
+    option: tuple[str, ...],
+    options: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    config_file: str | None,
+    show_config: bool,
+    **flags: Any,
+) -> None:
+    """Answer QUESTION over FILE ('-' is standard input) and show the passages behind it.
+
+    FILE is text, Markdown, HTML, PDF, docx or epub. The answer comes first on standard output,
+    then its numbered sources, then tokens and time; clarifications appear on standard error.
+    Several questions give one JSON object a line. Exit code 10: nothing in the document supports
+    an answer.
+    """
+    resolved = resolve(
+        AskSettings,
+        section="ask",
+        flags={key: value or None if key == "base_url" else value for key, value in flags.items()},
+        config_file=config_file,
+    )
+    if show_config:
+        click.echo(resolved.describe())
+        return
+    if file == "-" and questions_file == "-":
+        raise UsageError("The document and the questions cannot both be standard input.")
+    given = [text for text in (question, *more) if text is not None]
+    rows: list[Mapping[str, Any]] = [{"question": text} for text in given]
+    if questions_file is not None:
+        rows.extend(_read_questions(questions_file))
+    if not rows:
+        raise UsageError(
+            "No question was given.", hint=f'agenticlu ask {file} "Who wrote the letter?"'
+        )
+    choices = _choices(option, options)
+    if as_json or len(rows) > 1 or questions_file is not None:
+        show: type[_Shown] = _Lines if len(rows) > 1 or questions_file is not None else _Json
+    else:
+        show = _Shown
+    job = _Job(resolved, file, rows, choices, many=show is _Lines, quiet=quiet)
+    job.prepare()
+    if dry_run:
+        _show_estimates(job, as_json=as_json or show is _Lines)
+        return
+    asyncio.run(job.run(show()))
+
+
+def _choices(option: tuple[str, ...], options: str | None) -> tuple[str, ...]:
+    choices = (*option, *(part.strip() for part in (options or "").split("|") if part.strip()))
+    if len(choices) == 1:
+        raise UsageError(
+            "One choice is no choice.", hint="Repeat --option, or give --options 'A|B|C'."
+        )
+    if len(choices) > 26:
+        raise UsageError(f"There can be at most 26 choices, not {len(choices)}.")
+    return choices
+
+
+def _read_questions(path: str) -> list[Mapping[str, Any]]:
+    """Reads questions: plain lines, or JSON objects. A broken line becomes a row with an error."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"The questions {path!r} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The questions {path!r} are not UTF-8 (byte {error.start}).") from error
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.lstrip().startswith("{"):
+            rows.append(_read_row(line, number))
+        elif line.strip():
+            rows.append({"question": line.strip()})
+    if not rows:
+        raise UsageError(f"There is no question in {path!r}.")
+    return rows
+
+
+def _read_row(line: str, number: int) -> Mapping[str, Any]:
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError as error:
+        return {"question": line.strip(), "error": f"line {number} is not JSON: {error}"}
+    asked, options = row.get("question"), row.get("options", [])
+    if not isinstance(asked, str) or not asked.strip():
+        return {**row, "error": f"line {number} has no 'question'"}
+    if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
+        return {**row, "error": f"line {number}: 'options' must be a list of texts"}
+    return row
+
+
+class _Job:
+    """Everything that is settled before the first question is asked."""
+
+    document: Document
+    pieces: Sequence[Piece]
+    tokenizer: Tokenizer
+    profile: Profile
+    questions: list[Question | None]
+    interrupt: _Interrupt
+
+    def __init__(
+        self,
+        resolved: Resolved[AskSettings],
+        file: str,
+        rows: Sequence[Mapping[str, Any]],
+        choices: tuple[str, ...],
+        *,
+        many: bool,
+        quiet: bool,
+    ) -> None:
+        self.settings = resolved.values
+        self.file = file
+        self.rows = rows
+        self.choices = choices
+        self.many = many
+        self.quiet = quiet
+
+    @property
+    def bundled(self) -> bool:
+        return self.settings.model is None and not self.settings.base_url
+
+    def prepare(self) -> None:
+        """Reads document and questions; touches no model."""
+        from agenticlu.asking import make_question
+        from agenticlu.documents import load_document, split
+        from agenticlu.prompts import load_profile
+
+        self.profile = load_profile(self.settings.profile)
+        self.document = load_document(self.file)
+        self.tokenizer, self.folder = self._load_tokenizer()
+        self.pieces = split(self.document, self.tokenizer, self.piece_tokens())
+        self.questions = [
+            None
+            if "error" in row
+            else make_question(
+                self.document, row["question"], tuple(row.get("options", ())) or self.choices
+            )
+            for row in self.rows
+        ]
+
+    def piece_tokens(self) -> int:
+        from agenticlu.documents import DEFAULT_PIECE_TOKENS
+        from agenticlu.tokens import read_model_hint
+
+        if self.settings.piece_tokens is not None:
+            return self.settings.piece_tokens
+        hint = read_model_hint(self.folder, "piece_tokens") if self.folder else None
+        return hint or (BUNDLED_PIECE_TOKENS if self.bundled else DEFAULT_PIECE_TOKENS)
+
+    def _load_tokenizer(self) -> tuple[Tokenizer, Path | None]:
+        """Returns the tokenizer and, for a local model, its folder."""
+        from agenticlu.engines import BUNDLED_MODEL
+        from agenticlu.tokens import load_tokenizer
+
+        folder: Path | None = None
+        if self.bundled:
+            folder = BUNDLED_MODEL
+        elif self.settings.model and Path(self.settings.model).expanduser().is_dir():
+            folder = Path(self.settings.model).expanduser()
+        if self.settings.tokenizer:
+            return load_tokenizer(self.settings.tokenizer), folder
+        if folder is not None:
+            return load_tokenizer(str(folder)), folder
+        try:
+            return load_tokenizer(self.settings.model, online=False), folder
+        except AgenticluError:
+            self.tell(
+                f"The tokenizer of {self.settings.model!r} is not at hand; tokens are estimated. "
+                "--tokenizer NAME counts them exactly."
+            )
+            return load_tokenizer(None), folder
+
+    def tell(self, text: str) -> None:
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    async def run(self, show: _Shown) -> None:
+        """Asks all questions, one after another: they share one reading of the document."""
+        from agenticlu.engines import load_engine
+        from agenticlu.progress import Progress
+
+        if self.bundled:
+            self.tell(WORLD_ONLY)
+        progress = Progress("questions", len(self.rows), quiet=self.quiet or not self.many)
+        # Endpoints tell when they wait ("429, waiting 12 s"); a model in process never does.
+        options = {"on_event": progress.say if self.many else self.tell}
+        engine = load_engine(
+            self.settings.model,
+            self.settings.base_url,
+            self.settings.api_key_env,
+            **(options if self.settings.base_url else {}),
+        )
+        failed = unsupported = asked = 0
+        try:
+            with progress, _Interrupt(self.tell) as self.interrupt:
+                for row, question in zip(self.rows, self.questions, strict=True):
+                    if self.interrupt.once:
+                        break
+                    asked += 1
+                    try:
+                        answer = await self._ask(row, question, engine, progress)
+                    except (AgenticluError, _BadRowError) as error:
+                        if not self.many:
+                            raise
+                        failed += 1
+                        show.failure(row, error)
+                    else:
+                        unsupported += not answer.supported
+                        show.answer(row, answer)
+                    progress.advance()
+        finally:
+            await engine.close()
+        if asked < len(self.rows):
+            raise KeyboardInterrupt
+        if failed:
+            raise IncompleteRunError(
+                f"{failed} of {len(self.rows)} questions failed; their rows say why."
+            )
+        if unsupported == len(self.rows):
+            from agenticlu.asking import check_supported
+
+            if not self.many:
+                check_supported(answer)
+            raise NoSupportedAnswerError("The document answers none of the questions.")
+
+    async def _ask(
+        self, row: Mapping[str, Any], question: Question | None, engine: Engine, progress: Progress
+    ) -> Answer:
+        from agenticlu.asking import ask
+
+        if question is None:
+            raise _BadRowError(str(row["error"]))
+        steps = _Steps(progress if self.many else None, quiet=self.quiet)
+        if self.many:
+            progress.say(f"Question: {question.text}")
+        try:
+            return await ask(
+                self.document,
+                question,
+                engine,
+                tokenizer=self.tokenizer,
+                profile=self.profile,
+                rounds=self.settings.rounds,
+                spans=self.settings.spans,
+                temperature=self.settings.temperature,
+                pieces=self.pieces,
+                max_total_tokens=self.settings.max_total_tokens,
+                stop=lambda: self.interrupt.once,
+                on_event=steps,
+            )
+        finally:
+            steps.close()
+
+
+class _Interrupt:
+    """Ctrl-C once: no further rounds, answer with what there is. Twice: abort."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.once = False
+        self._tell = tell
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            self._loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            self._loop.remove_signal_handler(signal.SIGINT)
+        if exc and exc[0] is asyncio.CancelledError and self.once:
+            raise KeyboardInterrupt
+
+    def _interrupted(self) -> None:
+        if self.once and self._task is not None:
+            self._task.cancel()
+        self.once = True
+        self._tell("Interrupted: answering with what there is. Once more aborts.")
+
+
+class _BadRowError(Exception):
+    """A row of a questions file that is no question."""
+
+
+class _Steps:
+    """Tells the inner steps on stderr while they happen."""
+
+    def __init__(self, progress: Progress | None, *, quiet: bool) -> None:
+        self._progress = progress
+        self._quiet = quiet
+        self._scan: Progress | None = None
+        self._round = 0
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "scan":
+            self._scanned(event)
+        elif event.turn is not None and not self._quiet:
+            self._told(event)
+
+    def close(self) -> None:
+        if self._scan is not None:
+            self._scan.__exit__(None, None, None)
+            self._scan = None
+
+    def _scanned(self, event: Event) -> None:
+        from agenticlu.progress import Progress
+
+        if self._scan is None:
+            self._scan = Progress("pieces weighed", event.total, quiet=self._quiet)
+            self._scan.__enter__()
+        self._scan.update(event.done)
+        if event.pieces:
+            self.close()
+            if not self._quiet:
+                self._say(f"  kept        {_listed(event.pieces)}")
+
+    def _told(self, event: Event) -> None:
+        assert event.turn is not None
+        if event.round != self._round:
+            self._round = event.round
+            self._say(f"Round {event.round}")
+        reply = " ".join(event.turn.reply.split())
+        text = {
+            "clarify": f"  asks itself {reply}",
+            "point": f"  points to   {_listed(event.pieces) if event.pieces else reply or '-'}",
+            "sub_answer": f"  finds       {reply}",
+            "answer": f"  answers     {reply}",
+            "check": f"  checks      {reply}",
+        }.get(event.turn.kind)
+        if text is not None:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.say(text)
+        else:
+            click.echo(text, err=True)
+
+
+def _listed(pieces: Sequence[int]) -> str:
+    shown = ", ".join(map(str, pieces[:12])) + (", ..." if len(pieces) > 12 else "")
+    return f"paragraph{'s' if len(pieces) > 1 else ''} {shown}"
+
+
+class _Shown:
+    """An answer for people."""
+
+    def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
+        click.echo(_render_answer(answer))
+
+    def failure(self, row: Mapping[str, Any], error: Exception) -> None:
+        raise error
+
+
+class _Json(_Shown):
+    """An answer as one JSON object."""
+
+    def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
+        click.echo(json.dumps(answer.model_dump(mode="json"), ensure_ascii=False, indent=2))
+
+
+class _Lines(_Shown):
+    """Answers as JSON lines; each row keeps its own fields."""
+
+    def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
+        self._line({**row, **answer.model_dump(mode="json"), "error": None})
+
+    def failure(self, row: Mapping[str, Any], error: Exception) -> None:
+        self._line({**row, "answer": None, "error": getattr(error, "message", str(error))})
+
+    def _line(self, value: Mapping[str, Any]) -> None:
+        click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _render_answer(answer: Answer) -> str:
+    stated = answer.answer or "(no answer)"
+    if answer.options and len(answer.answer) == 1:
+        stated = f"{answer.answer}. {answer.options[ord(answer.answer) - 65]}"
+    lines = [stated, ""]
+    if answer.citations:
+        lines.append("Sources")
+        for number, citation in enumerate(answer.citations, start=1):
+            lines += _render_citation(number, citation)
+    else:
+        lines.append("No sources.")
+    if answer.notes:
+        lines += ["", *(f"Note: {note}" for note in answer.notes)]
+    usage = answer.usage
+    about = f"{answer.rounds} round{'s' if answer.rounds != 1 else ''}"
+    lines += [
+        "",
+        f"{about}, {usage.requests} requests; tokens: "
+        f"{usage.prompt_tokens - usage.cached_tokens:,} computed, {usage.cached_tokens:,} cached, "
+        f"{usage.completion_tokens:,} sampled; {answer.seconds:.1f} s; {answer.engine}",
+    ]
+    return "\n".join(lines)
+
+
+def _render_citation(number: int, citation: Citation) -> list[str]:
+    place = f"paragraph {citation.piece}, characters {citation.start}-{citation.end}"
+    if citation.page is not None:
+        place = f"page {citation.page}, {place}"
+    if citation.quote is None:
+        return [f"[{number}] {place}"]
+    quote = " ".join(citation.quote.split())
+    shown = f"“{quote}”" if citation.verified else f"closest sentence (not quoted): {quote}"
+    return [f"[{number}] {place}", f"    {shown}"]
+
+
+def _show_estimates(job: _Job, *, as_json: bool) -> None:
+    """Prints what asking would cost; contacts no server and loads no model."""
+    from agenticlu.asking import estimate
+
+    window = _window(job.folder)
+    for question in job.questions:
+        if question is None:
+            continue
+        cost = estimate(
+            job.document,
+            question,
+            tokenizer=job.tokenizer,
+            profile=job.profile,
+            rounds=job.settings.rounds,
+            pieces=job.pieces,
+            window=window,
+        )
+        if as_json:
+            click.echo(json.dumps({"question": question.text, **asdict(cost)}, ensure_ascii=False))
+        else:
+            click.echo(_render_estimate(cost))
+
+
+def _render_estimate(cost: Estimate) -> str:
+    about = "about " if cost.approximate else ""
+    fits = {
+        True: f"fits the window of {cost.window_tokens or 0:,}",
+        False: f"does not fit the window of {cost.window_tokens or 0:,}: use --spans",
+        None: "the window is not known before a server is asked",
+    }[cost.fits]
+    return (
+        f"document: {about}{cost.document_tokens:,} tokens in {cost.num_pieces} paragraphs; "
+        f"needs {about}{cost.needed_tokens:,}, {fits}\n"
+        f"at most: {cost.requests} requests; {about}"
+        f"{cost.prompt_tokens - cost.cached_tokens:,} prompt tokens computed and "
+        f"{cost.cached_tokens:,} cached where the engine keeps a cache "
+        f"({cost.prompt_tokens:,} where it does not), {cost.completion_tokens:,} sampled"
+    )
+
+
+def _window(folder: Path | None) -> int | None:
+    """Returns the window that a local model's configuration states."""
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{os.fspath(folder / 'config.json')!r} is not JSON: {error}") from error
+    window = config.get("max_position_embeddings")
+    return window if isinstance(window, int) else None
