@@ -56,22 +56,22 @@ def test_a_missing_extra_is_a_line_to_type_and_broken_only_when_asked_for(
     version = importlib.metadata.version
 
     def without(name: str) -> str:
-        if name == "matplotlib":
+        if name == "uvicorn":
             raise importlib.metadata.PackageNotFoundError(name)
         return "0.1" if name == "peft" else version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", without)
     found = examined()
-    assert found["extra report"].status == "missing"
-    assert found["extra report"].fix == "pip install 'agenticlu[report]'"
+    assert found["extra serve"].status == "missing"
+    assert found["extra serve"].fix == "pip install 'agenticlu[serve]'"
     assert "peft 0.1 is older than" in found["extra train"].found
     assert exit_code(tuple(found.values())) == 0
-    asked = examined(extras=["report"])
-    assert asked["extra report"].status == "broken"
+    asked = examined(extras=["serve"])
+    assert asked["extra serve"].status == "broken"
     assert exit_code(tuple(asked.values())) == 7
     with pytest.raises(ConfigError) as caught:
-        check_packages(["reprot"])
-    assert caught.value.hint == "Did you mean report?"
+        check_packages(["sevre"])
+    assert caught.value.hint == "Did you mean serve?"
 
 
 def test_the_bundled_model_without_torch_is_no_fault(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -358,6 +359,24 @@ def test_a_data_set_has_the_published_columns_first_and_loads(tmp_path: Path):
     assert summary.rows["preference"] == {"train": preference.num_rows, "validation": 0}
 
 
+def test_questions_that_need_no_document_can_be_dropped(tmp_path: Path):
+    known = grove(node("a", 1.0), node("b", 0.0, ordinal=1))
+    known = replace(known, tree=known.tree.model_copy(update={"closed_book": 0.5}))
+    policy = PairPolicy(drop_closed_book=0.5)
+    with pytest.raises(TrainingError):
+        build_dataset(iter([known]), [DOCUMENT.id], tmp_path, policy)
+    loose = PairPolicy(drop_closed_book=0.6)
+    summary = build_dataset(iter([known]), [DOCUMENT.id], tmp_path, loose)
+    assert summary.funnel.traces["trace"] == 1
+    strict = build_dataset(
+        iter([known, grove(node("a", 1.0), node("b", 0.0, ordinal=1))]),
+        [DOCUMENT.id],
+        tmp_path,
+        policy,
+    )
+    assert strict.funnel.nodes["answerable without document"] == 2
+
+
 def test_no_row_at_all_is_an_error_and_leaves_nothing(tmp_path: Path):
     with pytest.raises(TrainingError, match="no row"):
         build_dataset(iter([grove(node("a", 0.0))]), [DOCUMENT.id], tmp_path, PairPolicy())
@@ -371,3 +390,13 @@ def test_a_right_answer_is_chosen_by_the_judges_not_by_the_score():
     funnel = Funnel()
     assert build_pairs(grove(low, high), PairPolicy(), funnel) == []
     assert funnel.nodes["tie"] == 1
+
+
+def test_a_wrong_answer_on_the_way_is_no_target():
+    """The conversation keeps it; training does not learn it."""
+    row = build_trace(grove(node("a", 0.0, check="no"), node("b", 1.0, parent="a", depth=2)))
+    assert row is not None
+    said = {i: m["content"] for i, m in enumerate(row["messages"]) if m["role"] == "assistant"}
+    learned = [said[i] for i in row["targets"]]
+    assert "wrong a" in said.values()
+    assert learned == [text for text in said.values() if text != "wrong a"]

@@ -50,6 +50,7 @@ TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
 _REFUSALS = re.compile(
     r"^\W*(?:i(?:'m| am) sorry|i can(?:no|')t (?:help|assist|answer)|as an ai)", re.IGNORECASE
 )
+NO_NEED = "answerable without document"
 ROWS_PER_GROUP = 512
 CHARACTERS_PER_GROUP = 64_000_000
 PAGE_BYTES = 256 << 20
@@ -73,6 +74,8 @@ class PairPolicy(Record):
     """Largest |log(length chosen / length rejected)| of a row, in characters."""
     drop_leaks: bool = True
     """Drop chosen clarifications that hold the answer before any piece gave it."""
+    drop_closed_book: float | None = Field(default=None, ge=0, le=1)
+    """Drop trees whose question was answered right without the document at least this often."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the documents kept for validation."""
 
@@ -157,12 +160,31 @@ def build_trace(grove: Grove, funnel: Funnel | None = None) -> dict[str, Any] | 
     messages = grove.render((*grove.before(node), *turns))
     return {
         "messages": [message.model_dump() for message in messages],
+        "targets": _targets(grove.tree, node, len(messages)),
         "score": node.score,
         "depth": node.depth,
         "has_check": turns[-1].kind == "check",
         "node_id": node.id,
         **_provenance(grove, node),
     }
+
+
+def _targets(tree: Tree, node: Node, num_messages: int) -> list[int]:
+    """Returns the indices of the messages to learn: all replies but wrong ones on the way.
+
+    An early round may have answered wrongly: that answer stays in the conversation as what came
+    before and is no target. Its self-check says "no" and is one, unless the answer was right.
+    """
+    targets: list[int] = []
+    index = 2  # after the system message and the first request
+    for step in tree.path(node.id)[1:]:
+        right, is_last = bool(is_correct(step.verdicts)), step.id == node.id
+        for turn in step.turns:
+            misleads = not is_last and turn.kind == ("check" if right else "answer")
+            if index < num_messages and not misleads:
+                targets.append(index)
+            index += 2
+    return targets
 
 
 def _best_node(tree: Tree) -> tuple[Node | None, str]:
@@ -459,6 +481,7 @@ def _provenance(grove: Grove, node: Node) -> dict[str, Any]:
         "judge": ",".join(verdict.judge for verdict in node.verdicts),
         "seed": grove.seed,
         "leak": is_leak(tree, node),
+        "closed_book": tree.closed_book,
     }
 
 
@@ -474,6 +497,7 @@ def _log_ratio(chosen: str, rejected: str) -> float:
 
 SFT_COLUMNS = (
     "messages",
+    "targets",
     "document_id",
     "question_id",
     "question",
@@ -487,6 +511,7 @@ SFT_COLUMNS = (
     "judge",
     "seed",
     "leak",
+    "closed_book",
 )
 PREFERENCE_COLUMNS = (
     "prompt",
@@ -511,6 +536,7 @@ PREFERENCE_COLUMNS = (
     "margin",
     "log_length_ratio",
     "leak",
+    "closed_book",
 )
 
 
@@ -603,6 +629,11 @@ class RowWriter:
             self._waiting, self._characters = [], 0
 
 
+def _needs_no_document(tree: Tree, policy: PairPolicy) -> bool:
+    limit, share = policy.drop_closed_book, tree.closed_book
+    return limit is not None and share is not None and share >= limit
+
+
 def _schema(arrow: Any, columns: Sequence[str]) -> Any:
     message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
     kinds = {
@@ -616,10 +647,12 @@ def _schema(arrow: Any, columns: Sequence[str]) -> Any:
         "score": arrow.float64(),
         "margin": arrow.float64(),
         "log_length_ratio": arrow.float64(),
+        "targets": arrow.list_(arrow.int64()),
         "depth": arrow.int64(),
         "seed": arrow.int64(),
         "has_check": arrow.bool_(),
         "leak": arrow.bool_(),
+        "closed_book": arrow.float64(),
     }
     return arrow.schema([(name, kinds.get(name, arrow.string())) for name in columns])
 
@@ -674,6 +707,10 @@ def build_dataset(
     try:
         for grove in groves:
             split = "validation" if grove.document.id in validation else "train"
+            if _needs_no_document(grove.tree, policy):
+                funnel.traces[NO_NEED] += 1
+                funnel.nodes[NO_NEED] += len(grove.tree.nodes) - 1
+                continue
             trace = build_trace(grove, funnel)
             if trace is not None:
                 writers["sft", split].write(trace)

@@ -209,6 +209,8 @@ class Tree(Record):
     outcome: Literal["solved", "unsolved", "too-easy", "failed", "budget"] = "unsolved"
     """too-easy: the direct answer and every expansion were right."""
     usage: Usage = Usage()
+    closed_book: float | None = None
+    """Share of the answers given without the document that were right; None when not asked."""
 
     def path(self, node_id: str) -> tuple[Node, ...]:
         """Returns the nodes from the root to `node_id`, both included."""
@@ -276,3 +278,6 @@ class Prediction(Record):
     """Cluster of items that are not independent of each other; empty: the document."""
     depth: float | None = None
     """Where the first gold fact stands in the document, 0 to 1; None when unknown."""
+    gold_present: bool | None = None
+    """Whether a gold answer stands, as words, in what was left of the document; None where answers
+    are not meant to be copied."""

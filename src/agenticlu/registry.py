@@ -10,10 +10,9 @@ from agenticlu.errors import ConfigError, did_you_mean, missing_dependency
 
 EXTRA_OF_PACKAGE = {
     "bm25s": "data",
-    "datasets": "train",
+    "datasets": "hub",
     "fsspec": "data",
     "huggingface_hub": "data",
-    "matplotlib": "report",
     "peft": "train",
     "pyarrow": "data",
     "ray": "ray",

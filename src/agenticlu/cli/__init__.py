@@ -16,6 +16,16 @@ from agenticlu.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",
+    "plan": "Say what a search will cost, before it runs.",
+    "generate": "Grow trees of clarifications over a corpus, into a store that loses nothing.",
+    "status": "Say how far a run is, from any process, while it works.",
+    "dataset": "Turn a run's trees into rows for SFT and DPO; import published sets.",
+    "train": "Fine-tune on traces, then on preference pairs, sharing each document's prefix.",
+    "eval": "Evaluate methods on tasks and lengths; score saved predictions.",
+    "report": "Show a run: results, costs, curves and every tree, in one HTML file.",
+    "demo": "Run the whole loop, offline, on the bundled tiny model.",
+    "serve": "Serve a model to any OpenAI-compatible client.",
+    "prompts": "Read the wordings of requests off a data set; check a profile.",
     "doctor": "Say what is installed, which engines answer, and what mends the rest.",
 }
 """Subcommand to its one-line help, so that --help imports none of them."""

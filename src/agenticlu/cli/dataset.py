@@ -28,6 +28,9 @@ def command() -> None:
 @click.option("--pairs-per-node", type=int, default=2, show_default=True)
 @click.option("--max-log-ratio", type=float, default=1.5, show_default=True)
 @click.option("--keep-leaks", is_flag=True, help="Keep clarifications that hold the answer.")
+@click.option(
+    "--drop-closed-book", type=float, help="Drop questions answered blindly at least this often."
+)
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share.")
 @click.option("--license", "licence", help="Licence of the data set; never assumed.")
 @click.option("--push-to-hub", "hub_id", metavar="OWNER/NAME", help="Upload when built.")

@@ -44,7 +44,9 @@ SEARCH_OPTIONS = (
         type=click.Choice(["until-solved", "full", "best-first"]),
         help="Which nodes are expanded.  [default: until-solved]",
     ),
-    click.option("--deepen", type=int, help="Nodes per level that until-solved expands at most."),
+    click.option(
+        "--deepen", type=int, help="Nodes per level that until-solved expands.  [default: 2]"
+    ),
     click.option("--node-budget", type=int, help="Nodes per tree at most (best-first)."),
     click.option("--token-budget", type=int, help="Tokens per tree at most (best-first)."),
     click.option("--threshold", type=float, help="Relevance a piece must reach.  [default: 0.5]"),
@@ -56,6 +58,9 @@ SEARCH_OPTIONS = (
         multiple=True,
         type=click.Choice(["exact", "rouge-l", "llm"]),
         help="May be given several times.  [default: exact]",
+    ),
+    click.option(
+        "--closed-book", type=int, help="Answers sampled without the document.  [default: 0]"
     ),
     click.option("--profile", help="Prompt profile, or a TOML file.  [default: default]"),
     click.option("--seed", type=int, help="[default: 0]"),
@@ -147,6 +152,8 @@ def command() -> None:
 )
 @click.option("--retry-failed", is_flag=True, help="Ask again what failed for good before.")
 @click.option("--seal", help="Folder or URL (fsspec) that gets the sealed segment at the end.")
+@click.option("--ray", "ray_workers", type=int, help="Search with so many Ray workers.")
+@click.option("--ray-address", help="Of a Ray cluster; default: Ray on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def run(
@@ -173,6 +180,8 @@ def run(
     patience: float,
     retry_failed: bool,
     seal: str | None,
+    ray_workers: int | None,
+    ray_address: str | None,
     as_json: bool,
     quiet: bool,
     **flags: Any,
@@ -192,24 +201,32 @@ def run(
         max_tokens=max_tokens,
         retry_failed=retry_failed,
     )
-    summary = asyncio.run(
-        _generate(
-            corpus={
-                "source": corpus,
-                "columns": parse_columns(columns),
-                "split": split,
-                "limit": limit,
-            },
-            out=out,
-            config=config,
-            engine=EngineChoice(model, base_url, api_key_env),
-            tokenizer=tokenizer,
-            judges=JudgeChoice(judge_model, judge_base_url, judge_api_key_env),
-            limits=limits,
-            shard=parse_shard(shard),
-            quiet=quiet,
+    source = {
+        "source": corpus,
+        "columns": parse_columns(columns),
+        "split": split,
+        "limit": limit,
+    }
+    engine = EngineChoice(model, base_url, api_key_env)
+    judge_choice = JudgeChoice(judge_model, judge_base_url, judge_api_key_env)
+    if ray_workers is not None:
+        job = {"engine": engine, "judges": judge_choice, "limits": limits, "tokenizer": tokenizer}
+        summary = _generate_on_ray(source, out, config, job, seal, ray_workers, ray_address)
+        seal = None
+    else:
+        summary = asyncio.run(
+            _generate(
+                corpus=source,
+                out=out,
+                config=config,
+                engine=engine,
+                tokenizer=tokenizer,
+                judges=judge_choice,
+                limits=limits,
+                shard=parse_shard(shard),
+                quiet=quiet,
+            )
         )
-    )
     if seal:
         from agenticlu.search.segments import seal_run
 
@@ -247,27 +264,59 @@ async def _generate(
     with Store(out) as store:
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
         judge_engines = judges.engines()
-        sampler = engine.load()
-        try:
-            with (
-                MetricsWriter(out / "metrics.jsonl") as metrics,
-                Progress("questions", quiet=quiet) as progress,
-            ):
+        with (
+            MetricsWriter(out / "metrics.jsonl") as metrics,
+            Progress("questions", quiet=quiet) as progress,
+        ):
+            sampler = engine.load(limits.requests_in_flight, progress.warn)
+            try:
                 return await run_search(
                     items,
                     sampler,
                     store,
                     config,
                     tokenizer=engine.tokenizer(tokenizer),
-                    judges=build_judges(config.judges, build_panel(judge_engines)),
+                    judges=build_judges(config.judges, build_panel(judge_engines, store)),
                     limits=limits,
                     shard=shard,
                     progress=_listener(progress, metrics),
                 )
-        finally:
-            await sampler.close()
-            for _, one in judge_engines:
-                await one.close()
+            finally:
+                await sampler.close()
+                for _, one in judge_engines:
+                    await one.close()
+
+
+def _generate_on_ray(
+    corpus: dict[str, Any],
+    out: Path,
+    config: SearchConfig,
+    job: dict[str, Any],
+    seal: str | None,
+    workers: int,
+    address: str | None,
+) -> SearchSummary:
+    from agenticlu.config import write_atomically
+    from agenticlu.corpus import load_corpus
+    from agenticlu.search.cluster import Job, search_on_ray
+    from agenticlu.search.run import summarise
+    from agenticlu.store import Store
+
+    if workers < 1:
+        raise UsageError(f"--ray must be at least 1, not {workers}.")
+    if address is not None and seal is None:
+        raise UsageError(
+            "Workers on other machines need a place that all of them see.",
+            hint="Add --seal /shared/segments or a URL.",
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
+    sealed = seal or str((out / "segments").resolve())
+    search_on_ray(
+        load_corpus(**corpus), out, Job(config=config, sealed=sealed, **job), workers, address
+    )
+    with Store(out, writable=False) as store:
+        return summarise(store)
 
 
 def _listener(progress: Progress, metrics: MetricsWriter) -> Any:
@@ -345,3 +394,65 @@ def merge(*, sources: tuple[str, ...], out: Path) -> None:
     click.echo(
         f"{found.sources} parts merged into {out}: {found.questions} questions, {found.trees} trees"
     )
+
+
+@command.command("replay")
+@click.argument("run", type=click.Path(path_type=Path))
+@with_options(*SEARCH_OPTIONS)
+@click.option("--judge-model", multiple=True, help="Model of the judge 'llm'; several vote.")
+@click.option("--judge-base-url", multiple=True, help="Server of the judges.")
+@click.option("--judge-api-key-env", default="OPENAI_API_KEY", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def replay_run(
+    *,
+    run: Path,
+    as_published: bool,
+    config_file: Path | None,
+    judge_model: tuple[str, ...],
+    judge_base_url: tuple[str, ...],
+    judge_api_key_env: str,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Rebuild the trees of RUN from its ledger, with other judges or settings; samples nothing.
+
+    What the ledger lacks under other settings is left out. The rebuilt trees replace the stored
+    ones; running the search again brings the others back.
+    """
+    from agenticlu.search.setup import JudgeChoice
+
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    judges = JudgeChoice(judge_model, judge_base_url, judge_api_key_env)
+    if as_published or config_file is not None:
+        raise UsageError(
+            "A replay changes the run's own settings, one flag at a time.",
+            hint="Leave out --as-published and --config.",
+        )
+    summary = asyncio.run(_replay(run, given, judges))
+    click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else render(summary, run))
+
+
+async def _replay(run: Path, changes: dict[str, Any], judges: Any) -> SearchSummary:
+    from agenticlu.judge import build_judges
+    from agenticlu.search.config import SearchConfig
+    from agenticlu.search.run import load_run, replay
+    from agenticlu.search.setup import build_panel
+    from agenticlu.store import Store
+
+    config, _ = load_run(run)
+    config = SearchConfig.model_validate({**config.model_dump(), **changes})
+    with Store(run) as store:
+        engines = judges.engines()
+        try:
+            panel = build_panel(engines, store)
+            chosen = build_judges(config.judges, panel) if "judges" in changes else None
+            trees, summary = await replay(store, config, chosen, judging=chosen is not None)
+        finally:
+            for _, one in engines:
+                await one.close()
+        for tree in trees:
+            await store.finish_tree(tree)
+        store.put(config=config.model_dump(mode="json"))
+        if chosen is not None:
+            store.put(judges=[judge.name for judge in chosen])
+    return summary

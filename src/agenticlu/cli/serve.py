@@ -29,7 +29,7 @@ import click
 )
 @click.option(
     "--cache-gib",
-    default=2.0,
+    default=1.0,
     show_default=True,
     type=click.FloatRange(0),
     help="Memory for what was read, so that shared prefixes are read once; 0 keeps nothing.",
@@ -69,4 +69,7 @@ def command(
     def ready(url: str) -> None:
         click.echo(f"agenticlu: serving {engine.name} at {url}")
 
-    asyncio.run(run_server(engine, engine.name, listener, ready))
+    try:
+        asyncio.run(run_server(engine, engine.name, listener, ready))
+    except KeyboardInterrupt:
+        click.echo("agenticlu: stopped.", err=True)

@@ -1,0 +1,536 @@
+"""`agenticlu eval`: methods × tasks × lengths; and scoring, judging and tables of saved replies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+from pydantic import Field
+
+from agenticlu.config import Resolved, Settings, resolve
+from agenticlu.errors import AgenticluError, IncompleteRunError, UsageError
+
+if TYPE_CHECKING:
+    from agenticlu.evaluation.methods import Settings as MethodSettings
+    from agenticlu.evaluation.run import EvaluationConfig
+    from agenticlu.evaluation.summary import Summary
+
+TASK_OPTIONS = (
+    "shots",
+    "helmet_data",
+    "helmet_tokenizer",
+    "templates",
+    "chat",
+    "haystack",
+    "words",
+)
+"""Settings that only some tasks look at."""
+
+
+class EvalSettings(Settings):
+    """Settings of `agenticlu eval`; the table [eval] of a configuration file."""
+
+    task: tuple[str, ...] = ("world",)
+    methods: tuple[str, ...] = ("direct", "clarify")
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048)
+    model: str | None = None
+    """A folder in Hugging Face layout, or the name of a served model; None is the bundled one."""
+    base_url: tuple[str, ...] = ()
+    api_key_env: str = "OPENAI_API_KEY"
+    label: str = ""
+    """Name of the model in the tables."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    questions_per_document: Annotated[int, Field(ge=1)] = 4
+    rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    seed: int = 0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    piece_tokens: Annotated[int, Field(ge=8)] | None = None
+    """None: what suits the model, 512 unless its folder says otherwise."""
+    top_k: Annotated[int, Field(ge=1)] = 4
+    retriever: Literal["bm25", "engine"] = "bm25"
+    overlong: Literal["refuse", "fit", "cut-end"] = "refuse"
+    rouge: bool = False
+    metric: str | None = None
+    """Metric shown first where an item has it; None takes each task's own."""
+    concurrency: Annotated[int, Field(ge=1)] = 8
+    profile: str = "default"
+    tokenizer: str | None = None
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Demonstrations of HELMET's tasks; None is HELMET's own number."""
+    helmet_data: str | None = None
+    """Folder that holds HELMET's `data/`, and hub data sets by name."""
+    helmet_tokenizer: str | None = None
+    """Folder of the tokenizer that HELMET counts documents with; None is Llama 2's."""
+    templates: str | None = None
+    """TOML file of other instruction wordings."""
+    chat: bool = False
+    """Send every HELMET prompt in chat form."""
+    haystack: str | None = None
+    """Text file that needles are hidden in; None invents prose."""
+    words: Literal["own", "wonderwords"] = "own"
+    """Word list of the counting tasks."""
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Comma-separated names."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Splits at commas; empty parts are an error."""
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(part.strip() for part in str(value).split(","))
+        if not all(parts):
+            self.fail(f"{value!r} has an empty part.", param, ctx)
+        return tuple(dict.fromkeys(parts))
+
+
+class Lengths(click.ParamType[tuple[int, ...]]):
+    """Comma-separated token counts; `8k` means 8192."""
+
+    name = "tokens"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Reads the numbers."""
+        if isinstance(value, tuple):
+            return value
+        lengths = []
+        for part in str(value).split(","):
+            text = part.strip().lower()
+            number = text[:-1] if text.endswith("k") else text
+            if not number.isdigit() or int(number) < 1:
+                self.fail(f"{part!r} is no length; try 8192 or 8k.", param, ctx)
+            lengths.append(int(number) * (1024 if text.endswith("k") else 1))
+        return tuple(dict.fromkeys(lengths))
+
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.group("eval", invoke_without_command=True, subcommand_metavar="[COMMAND ...]")
+@click.option("--task", type=Names(), help="Tasks (default world); --list shows them.")
+@click.option("--methods", type=Names(), help="Methods (default direct,clarify).")
+@click.option("--lengths", type=Lengths(), help="Tokens, such as 256,1k (default 256 to 2k).")
+@click.option("--model", help="Folder of a model, or the name of a served one.")
+@click.option("--base-url", multiple=True, help="OpenAI-compatible server; several make a pool.")
+@click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
+@click.option("--out", type=FOLDER, help="Folder of results; run again to go on.")
+@click.option("--label", help="Name of the model in the tables.")
+@click.option("--limit", type=int, help="Items per task and length at most.")
+@click.option("--questions-per-document", type=int, help="Of the world task (default 4).")
+@click.option("--rounds", type=int, help="Rounds of clarify at most (default 1).")
+@click.option("--seed", type=int, help="Of items and sampling (default 0).")
+@click.option("--temperature", type=float, help="0 is greedy (default).")
+@click.option("--top-p", type=float, help="Default 1.")
+@click.option(
+    "--max-tokens", type=int, help="Most tokens of an answering reply, all methods (default 256)."
+)
+@click.option("--piece-tokens", type=int, help="Tokens of a paragraph at most.")
+@click.option("--top-k", type=int, help="Pieces that retrieve shows (default 4).")
+@click.option("--retriever", type=click.Choice(["bm25", "engine"]), help="Default bm25.")
+@click.option(
+    "--overlong",
+    type=click.Choice(["refuse", "fit", "cut-end"]),
+    help="Longer than the window: refuse (default); fit: leave out pieces without gold facts; "
+    "cut-end: cut the context's end, as HELMET does (method helmet).",
+)
+@click.option("--rouge", is_flag=True, default=None, help="Compute ROUGE too.")
+@click.option("--metric", help="Metric shown first, such as substring_exact_match.")
+@click.option("--concurrency", type=int, help="Items in flight (default 8).")
+@click.option("--profile", help="Prompt profile.")
+@click.option("--tokenizer", help="Counts lengths; default: the model's own.")
+@click.option("--shots", type=int, help="Demonstrations of HELMET's tasks.")
+@click.option("--helmet-data", metavar="FOLDER", help="Holds HELMET's data/.")
+@click.option("--helmet-tokenizer", metavar="FOLDER", help="In place of Llama 2's.")
+@click.option("--templates", metavar="FILE", help="TOML file of other instruction wordings.")
+@click.option("--chat", is_flag=True, default=None, help="HELMET's prompts in chat form, all.")
+@click.option("--haystack", metavar="FILE", help="Prose to hide needles in.")
+@click.option("--words", type=click.Choice(["own", "wonderwords"]), help="Of counting tasks.")
+@click.option("--as-published", is_flag=True, help="The published arms' settings; see the docs.")
+@click.option("--retry-failed", is_flag=True, help="Run items again that failed before.")
+@click.option("--dry-run", is_flag=True, help="Print requests, tokens and price; ask nothing.")
+@click.option("--price-in", type=float, help="Price of a million prompt tokens, for --dry-run.")
+@click.option("--price-out", type=float, help="Price of a million sampled tokens, for --dry-run.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file with these settings.")
+@click.option("--show-config", is_flag=True, help="Print every setting and its origin.")
+@click.option("--list", "list_names", is_flag=True, help="List tasks and methods.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    as_published: bool,
+    retry_failed: bool,
+    dry_run: bool,
+    price_in: float | None,
+    price_out: float | None,
+    as_json: bool,
+    config_file: str | None,
+    show_config: bool,
+    list_names: bool,
+    **flags: Any,
+) -> None:
+    """Evaluate methods on tasks at several lengths.
+
+    Results go to OUT/predictions.jsonl (one line per finished item), OUT/summary.json,
+    OUT/results.md, OUT/results.csv and, for HELMET's tasks, OUT/helmet/. The same command again
+    goes on where it stopped. The exit code is 9 when items failed.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if list_names:
+        _list_names()
+        return
+    resolved = resolve(
+        EvalSettings,
+        section="eval",
+        flags={key: value or None if key == "base_url" else value for key, value in flags.items()},
+        config_file=config_file,
+    )
+    if show_config:
+        click.echo(resolved.describe())
+        return
+    config, settings = _prepare(resolved, as_published)
+    if dry_run:
+        _print_plan(config, settings, price_in, price_out, as_json)
+        return
+    if out is None:
+        raise UsageError("Where should the results go?", hint="Add --out EVAL (a folder).")
+    summary = asyncio.run(_run(resolved.values, config, settings, out, retry_failed))
+    _print_summary(summary, out, as_json)
+    if summary.num_failed:
+        raise IncompleteRunError(
+            f"{summary.num_failed} of {summary.num_items} items failed; they are listed in "
+            f"{out / 'results.md'}.",
+            hint="Run the same command with --retry-failed.",
+        )
+    if summary.left_out:
+        raise IncompleteRunError(" ".join(summary.left_out), hint="Choose longer lengths.")
+
+
+def _prepare(
+    resolved: Resolved[EvalSettings], as_published: bool
+) -> tuple[EvaluationConfig, MethodSettings]:
+    from agenticlu.documents import DEFAULT_PIECE_TOKENS
+    from agenticlu.engines import BUNDLED_MODEL
+    from agenticlu.evaluation.fingerprint import fingerprint
+    from agenticlu.evaluation.methods import Settings as MethodSettings
+    from agenticlu.evaluation.run import EvaluationConfig, as_published_config, check_config
+    from agenticlu.prompts import load_profile
+    from agenticlu.tokens import load_tokenizer, read_model_hint
+
+    given = resolved.values
+    folder: str | None = None
+    if given.model is not None and Path(given.model).expanduser().is_dir():
+        folder = str(Path(given.model).expanduser())
+    elif given.model is None and not given.base_url:
+        folder = str(BUNDLED_MODEL)
+    try:
+        tokenizer = load_tokenizer(given.tokenizer or folder or given.model)
+    except AgenticluError:
+        if given.tokenizer is not None or folder is not None:
+            raise
+        tokenizer = load_tokenizer(None)
+        click.echo(
+            f"The tokenizer of {given.model!r} is not at hand; lengths are estimated. "
+            "--tokenizer NAME counts them exactly.",
+            err=True,
+        )
+    hint = read_model_hint(folder, "piece_tokens") if folder else None
+    values = given.model_dump()
+    options = {name: values[name] for name in TASK_OPTIONS if values[name] not in (None, False)}
+    same = set(EvaluationConfig.model_fields) & set(values)
+    config = EvaluationConfig(
+        **{
+            **{name: values[name] for name in same},
+            "tasks": given.task,
+            "with_rouge": given.rouge,
+            "piece_tokens": given.piece_tokens or hint or DEFAULT_PIECE_TOKENS,
+            "tokenizer": tokenizer.name,
+            "model_fingerprint": fingerprint(folder, given.model, given.base_url),
+            "options": options,
+        }
+    )
+    if as_published:
+        config = as_published_config(config)
+        click.echo(
+            "As published: one round, temperature 0.6 (prompting arms greedy), up to 1024 tokens "
+            "a turn, HELMET's substring match first.",
+            err=True,
+        )
+    check_config(config)
+    profile = load_profile(given.profile)
+    return config, config.settings(MethodSettings(profile=profile, tokenizer=tokenizer))
+
+
+async def _run(
+    given: EvalSettings,
+    config: EvaluationConfig,
+    settings: MethodSettings,
+    out: Path,
+    retry_failed: bool,
+) -> Summary:
+    from agenticlu.engines import load_engine
+    from agenticlu.evaluation.run import run_evaluation
+
+    engine = load_engine(given.model, given.base_url, given.api_key_env)
+    try:
+        return await run_evaluation(
+            config,
+            engine,
+            settings,
+            out,
+            retry_failed=retry_failed,
+            report=lambda line: click.echo(line, err=True),
+        )
+    finally:
+        await engine.close()
+
+
+def _list_names() -> None:
+    from agenticlu.evaluation.methods import METHODS
+    from agenticlu.evaluation.tasks import TASKS
+
+    click.echo("Methods:")
+    for name, method in METHODS.items():
+        click.echo(f"  {name:26} {method.note}")
+    own = [name for name, module in TASKS.items() if module != "helmet"]
+    theirs = [name for name, module in TASKS.items() if module == "helmet"]
+    click.echo(f"Tasks that need no download:\n  {', '.join(own)}")
+    click.echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(theirs)}")
+
+
+def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
+    if as_json:
+        click.echo(summary.model_dump_json(indent=2))
+        return
+    from agenticlu.evaluation.tables import differences_table, results_table
+
+    click.echo(results_table(summary))
+    if summary.differences:
+        click.echo("\nPaired differences, percentage points:")
+        click.echo(differences_table(summary))
+    click.echo(f"\nWritten: {out / 'summary.json'}, results.md, results.csv, predictions.jsonl")
+
+
+def _print_plan(
+    config: EvaluationConfig,
+    settings: MethodSettings,
+    price_in: float | None,
+    price_out: float | None,
+    as_json: bool,
+) -> None:
+    from agenticlu.evaluation.plan import build_plan, render_plan
+
+    plan = build_plan(config, settings, price_in=price_in, price_out=price_out)
+    click.echo(plan.model_dump_json(indent=2) if as_json else render_plan(plan))
+
+
+@command.command("score")
+@click.argument("file", type=FILE)
+@click.option("--rule", help="Scoring rule of all rows; default: what each row calls for.")
+@click.option("--rouge", is_flag=True, help="Compute ROUGE too.")
+@click.option("--out", type=FILE, help="JSONL of each row's scores.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def score(file: Path, rule: str | None, rouge: bool, out: Path | None, as_json: bool) -> None:
+    """Score saved predictions, without a model.
+
+    FILE is JSONL with `prediction` and `answers` (and perhaps `options`, `id`, `document_id`), a
+    predictions.jsonl of this program, or a result file of HELMET. Rows that cannot be scored are
+    counted and listed, and the exit code is then 9.
+    """
+    from agenticlu.evaluation.predictions import write_atomically
+    from agenticlu.evaluation.rescore import render_scores, score_file
+
+    scored = score_file(file, rule=rule, with_rouge=rouge)
+    if out is not None:
+        write_atomically(out, "".join(f"{row.model_dump_json()}\n" for row in scored.rows))
+    shown = scored.model_dump_json(indent=2, exclude={"rows"})
+    click.echo(shown if as_json else render_scores(scored))
+    if scored.num_unscored:
+        raise IncompleteRunError(
+            f"{scored.num_unscored} of {scored.num_unscored + scored.num_scored} rows could not "
+            "be scored."
+        )
+
+
+@command.command("collect")
+@click.argument("folders", nargs=-1, required=True, type=FOLDER)
+@click.option("--every", is_flag=True, help="Every data set instead of the seven categories.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def collect_results(folders: tuple[Path, ...], every: bool, as_json: bool) -> None:
+    """Put HELMET's result files (ours or its own) into HELMET's table; one folder per model."""
+    from agenticlu.evaluation.helmet.collect import collect, render_collected
+
+    rows = collect(folders)
+    if as_json:
+        click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
+        return
+    click.echo(render_collected(rows, every=every))
+    for row in rows:
+        if row.missing:
+            click.echo(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}", err=True)
+
+
+@command.command("judge")
+@click.argument("file", type=FILE)
+@click.option("--model", help="The judge: a folder, or the name of a served model.")
+@click.option("--base-url", multiple=True, help="OpenAI-compatible server.")
+@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True)
+@click.option("--helmet-data", type=FOLDER, help="Holds HELMET's key points, for summaries.")
+@click.option("--concurrency", type=int, default=8, show_default=True)
+def judge(
+    file: Path,
+    model: str | None,
+    base_url: tuple[str, ...],
+    api_key_env: str,
+    helmet_data: Path | None,
+    concurrency: int,
+) -> None:
+    """Judge the long answers or summaries of a HELMET result file by a model.
+
+    Writes FILE-gpt4eval_o.json beside it. Rows whose verdict cannot be read stay unscored and make
+    the exit code 9.
+    """
+    from agenticlu.engines import load_engine
+    from agenticlu.evaluation.helmet.collect import JUDGED
+    from agenticlu.evaluation.helmet.keypoints import load_key_points
+    from agenticlu.evaluation.judging import Judged, RowJudge, judged_file
+    from agenticlu.evaluation.predictions import write_json
+    from agenticlu.evaluation.rescore import helmet_task
+
+    if not file.is_file():
+        raise UsageError(f"There is no file {str(file)!r}.")
+    result: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    task = helmet_task(file, result.get("args", {}))
+    summaries = task in ("infbench_sum_eng", "multi_lexsum")
+    points = load_key_points(helmet_data or Path(), task) if summaries else {}
+
+    async def run() -> list[Judged]:
+        engine = load_engine(model, base_url, api_key_env)
+        try:
+            judge_ = RowJudge(engine, concurrency=concurrency)
+            if summaries:
+                return await judge_.summaries(result["data"], points)
+            return await judge_.long_answers(result["data"])
+        finally:
+            await engine.close()
+
+    judged = asyncio.run(run())
+    content = judged_file(result, judged, summaries=summaries)
+    path = file.with_name(file.name.removesuffix(".json") + JUDGED)
+    write_json(path, content)
+    name = "gpt-4-f1" if summaries else "gpt-4-score"
+    click.echo(f"{name}: {content['averaged_metrics'].get(name)}; written: {path}")
+    if content["num_unscored"]:
+        raise IncompleteRunError(
+            f"{content['num_unscored']} of {len(judged)} rows have no readable verdict."
+        )
+
+
+@command.command("cite")
+@click.argument("file", type=FILE)
+@click.option("--nli", metavar="FOLDER", help="Inference model; default: the one ALCE uses.")
+@click.option("--lenient", is_flag=True, help="HELMET's rule for ids: [0] and unseen ones pass.")
+def cite(file: Path, nli: str | None, lenient: bool) -> None:
+    """Score the citations of an ALCE result file (ours or HELMET's) by an inference model here.
+
+    Writes FILE.score, as HELMET's eval_alce.py does. Valid ids are those of the passages shown.
+    """
+    from agenticlu.evaluation.helmet import alce
+    from agenticlu.evaluation.predictions import write_json
+    from agenticlu.evaluation.rescore import helmet_task
+
+    if not file.is_file():
+        raise UsageError(f"There is no file {str(file)!r}.")
+    result: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    task = helmet_task(file, result.get("args", {}))
+    if not task.startswith("alce_"):
+        raise UsageError(f"{str(file)!r} holds {task}, not ALCE's data.")
+    shown = None if lenient else alce.num_shown(file.name)
+    entails = alce.T5Entails(nli or alce.NLI_MODEL)
+    score = alce.score_rows(task, result["data"], entails, num_shown=shown)
+    path = file.with_name(file.name + ".score")
+    write_json(path, score)
+    for name in ("citation_rec", "citation_prec"):
+        click.echo(f"{name}: {score[name]:.1f}")
+    click.echo(f"Written: {path}")
+
+
+@command.command("recall")
+@click.argument("run", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def recall(run: Path, as_json: bool) -> None:
+    """Show recall by depth and pass@k of a generation run (agenticlu generate)."""
+    from agenticlu.evaluation.recall import tree_recall
+    from agenticlu.evaluation.tables import percent, render_table
+    from agenticlu.store import Store
+
+    with Store(run, writable=False) as store:
+        found = tree_recall(store.trees())
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+        return
+    rows = [
+        [
+            str(one.depth),
+            percent(one.recall),
+            "–" if one.new_share is None else f"{100 * one.new_share:.1f}",
+        ]
+        for one in found.by_depth
+    ]
+    click.echo(render_table(["depth", "recall %", "solved of the rest %"], rows))
+    samples = [[str(one.k), percent(one.value)] for one in found.pass_at_k]
+    click.echo("\n" + render_table(["k", "pass@k of round 1 %"], samples))
+    click.echo(f"\n{found.num_trees} questions, {found.num_unscored} of them unscored")
+
+
+@command.command("rows")
+@click.option("--task", required=True, help="A generator, such as niah_single_1.")
+@click.option("--lengths", type=Lengths(), required=True, help="One length.")
+@click.option("--limit", type=int, default=100, show_default=True, help="Rows.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--tokenizer", help="Counts lengths.")
+@click.option("--haystack", metavar="FILE", help="Prose to hide needles in.")
+@click.option("--out", type=FILE, required=True, help="JSONL with RULER's columns.")
+def rows_of(
+    task: str,
+    lengths: tuple[int, ...],
+    limit: int,
+    seed: int,
+    tokenizer: str | None,
+    haystack: str | None,
+    out: Path,
+) -> None:
+    """Write a generator's rows as a file that HELMET and RULER read."""
+    from agenticlu.evaluation.predictions import write_atomically
+    from agenticlu.evaluation.tasks import TaskRequest, load_items
+    from agenticlu.tokens import load_tokenizer
+
+    if len(lengths) != 1:
+        raise UsageError("One file holds rows of one length.")
+    options = {"haystack": haystack} if haystack else {}
+    request = TaskRequest(
+        task, lengths[0], load_tokenizer(tokenizer), limit=limit, seed=seed, options=options
+    )
+    lines = []
+    for item in load_items(request):
+        if item.row is None:
+            raise UsageError(f"The rows of {task!r} have no RULER columns.")
+        row = {"context": item.document.text, **item.row}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_atomically(out, "".join(lines))
+    click.echo(f"{len(lines)} rows written to {out}")

@@ -1,0 +1,90 @@
+"""`agenticlu report`: one self-contained HTML page of a run, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import click
+
+from agenticlu.errors import UsageError
+
+
+@click.command()
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of a generation run.")
+@click.option(
+    "--eval", "evaluations", multiple=True, metavar="[LABEL=]DIR",
+    help="Evaluation folder; several are compared. LABEL names its model (base, trained).",
+)  # fmt: skip
+@click.option(
+    "--train", "trainings", multiple=True, metavar="[LABEL=]DIR",
+    help="Training folder, for its curves; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--data", "datasets", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+    help="Data set folder: marks the nodes that became chosen and rejected.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path),
+    help="HTML file to write; summary.json goes beside it. [default: report.html]",
+)  # fmt: skip
+@click.option("--title", help="Name of the report. [default: names of the folders]")
+@click.option(
+    "--trees", "max_trees", type=click.IntRange(min=0), default=500, show_default=True,
+    help="Trees to put into the page; figures are over all of them in any case.",
+)  # fmt: skip
+@click.option(
+    "--json", "as_json", is_flag=True,
+    help="Print the figures as JSON and write no file unless --out is given.",
+)  # fmt: skip
+@click.option("--full", is_flag=True, help="Put trees and documents into the JSON as well.")
+def command(
+    run: Path | None,
+    evaluations: tuple[str, ...],
+    trainings: tuple[str, ...],
+    datasets: tuple[Path, ...],
+    out: Path | None,
+    title: str | None,
+    max_trees: int,
+    as_json: bool,
+    full: bool,
+) -> None:
+    """Show a run: results, costs, training curves, and every tree with its document.
+
+    The page is one file and loads nothing from elsewhere. Needs no model and changes nothing.
+    """
+    from agenticlu.report.page import build_overview, build_report, summary_json
+    from agenticlu.report.sources import load_report
+    from agenticlu.store import write_file
+
+    if out is None and not as_json:
+        out = Path("report.html")
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(
+            f"--out {str(out)!r} lies in a folder that does not exist.",
+            hint=f"mkdir -p {out.parent}",
+        )
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {str(out)!r} is a folder.", hint=f"--out {out / 'report.html'}")
+    data = load_report(
+        run,
+        evaluations,
+        trainings,
+        datasets,
+        title=title,
+        created=datetime.date.today().strftime("%d %B %Y").lstrip("0"),
+    )
+    overview = build_overview(data, max_trees)
+    summary = summary_json(overview, data if full else None)
+    if out is not None:
+        beside = out.with_name("summary.json")
+        if out.suffix == ".json":
+            beside = out
+        else:
+            write_file(out, build_report(data, max_trees).encode())
+        write_file(beside, summary.encode())
+        click.echo(overview.headline, err=True)
+    if as_json:
+        click.echo(summary, nl=False)
+    elif out is not None:
+        click.echo(str(out))

@@ -1,0 +1,115 @@
+"""The words of the synthetic world: names, values, and templates of sentences that state nothing.
+
+All invented or everyday; every name is one word, so that it is one token of the tiny model.
+"""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = _words("""
+    Mira Tomas Ada Bruno Clara Dorin Elsa Felix Greta Hugo Ilsa Jonas Karin Leon Marta Nils Olga
+    Pavel Rosa Stefan Tilda Ulric Vera Walter Yara Zeno Anton Berta Caspar Doris Edgar Flora Georg
+    Helga Ivan Judith Konrad Lydia Moritz Nora Oskar Petra Quentin Ruth Simon Thea Ursula Viktor
+    Wanda Xaver Yvonne Zora Albin Bianca Cyril Dagmar Emil Frida Gustav Hanna Igor Jana Kaspar Lotte
+    Magnus Nadia Otto Paula Rufus Selma Theo Valentin
+""")
+SURNAMES = _words("""
+    Dallow Reed Quill Harrow Marsh Penrose Tindal Voss Ashby Brand Carver Drewe Ellery Farrow Gale
+    Holt Ingram Jessop Kestrel Larkin Morrow Nettle Orwin Pike Quayle Rusk Sorrel Thorne Umber Vance
+    Wick Yardley Zeller Alder Birch Croft Dunmore Easton Fenn Grove Hale Irwin Jarvis Keane Lowell
+    Mercer Norris Oakes Pryor Ramsey Stroud Tully Upton Varley Weller Yates Abbot Bolton Corbin
+    Dyer Elmore Frost Gibbs Hatcher Ives Jolley Kemp Lister Monk Nash Osborn Pratt
+""")
+TOWNS = _words("""
+    Brellin Carrow Dunmark Eastvale Fallowby Grimsey Hollin Inverby Jarrow Kelmont Lindale Marrick
+    Norwell Ostley Pellham Quorn Ravensby Selwick Tarring Ulverby Velden Wexley Yarrowby Zellby
+    Ambley Bexford Corley Denholm Elmsby Farleigh Glenby Haddow
+""")
+TRADES = _words("""
+    baker carpenter doctor farmer gardener judge joiner lawyer mason miller nurse painter potter
+    sailor shepherd smith tailor weaver barber brewer butcher clerk cobbler cooper fisher glazier
+    hunter jeweller librarian printer saddler tanner
+""")
+ANIMALS = _words("""
+    cat dog goat horse parrot rabbit fox goose duck hen donkey pony pigeon falcon raven turtle
+    hedgehog mouse ferret lizard snake sparrow swan toad lamb badger beaver canary peacock squirrel
+""")
+THINGS = _words("""
+    lamp boat clock violin kettle mirror wagon ladder telescope drum flute compass lantern globe
+    sword shield trumpet barrel basket hammer loom piano saddle sledge tent trunk vase whistle
+    wheel bicycle
+""")
+GOODS = _words("""
+    cheese honey silk salt wine glass pottery paper tea leather timber copper wool cider bread soap
+""")
+EVENTS: tuple[str, ...] = (
+    "the Harvest Fair",
+    "the Lantern Dance",
+    "the River Race",
+    "the Winter Derby",
+    "the Spring Parade",
+    "the Summer Contest",
+    "the Kite Festival",
+    "the Chess Cup",
+    "the Singing Prize",
+    "the Moonlight Run",
+    "the Garden Show",
+    "the Archery Match",
+)
+OPENINGS: tuple[str, ...] = (
+    "These days",
+    "As many know,",
+    "It is said that",
+    "By now",
+    "According to the records,",
+)
+"""What a fact's sentence may begin with."""
+SLOTS: dict[str, tuple[str, ...]] = {
+    "way": ("road", "path", "lane", "track", "street"),
+    "state": ("wet", "narrow", "quiet", "dusty", "muddy", "empty", "steep"),
+    "weather": ("rain", "storm", "frost", "snow", "fog", "heat"),
+    "mild": ("cold", "warm", "soft", "sharp", "gentle", "sudden"),
+    "land": ("hills", "fields", "meadows", "woods", "moors", "valleys"),
+    "day": ("morning", "evening", "afternoon", "night"),
+    "place": ("market", "square", "harbour", "station", "library", "bridge", "mill", "chapel"),
+    "mood": ("busy", "calm", "crowded", "silent", "bright", "gloomy"),
+    "crop": ("apples", "pears", "plums", "beans", "onions", "cherries", "potatoes"),
+    "season": ("spring", "summer", "autumn", "winter"),
+    "time": ("noon", "dusk", "dawn", "midnight"),
+    "stuff": ("smoke", "music", "dust", "laughter", "steam"),
+    "count": ("two", "three", "four", "five", "seven", "nine"),
+    "thing": ("benches", "windows", "gates", "carts", "roofs", "walls", "fences"),
+    "age": ("old", "new", "painted", "broken", "wooden", "small"),
+}
+FILLER: tuple[str, ...] = (
+    "the {way} was {state} after the {weather}.",
+    "a {mild} wind came over the {land}.",
+    "in the {day} the {place} was {mood}.",
+    "the bells of the {place} rang at {time}.",
+    "the {crop} were cheap that {season}.",
+    "nobody could say how old the {place} was.",
+    "the {weather} lasted for {count} days.",
+    "at {time} the {place} was {mood} and the {way} was {state}.",
+    "there was {stuff} in the air near the {place}.",
+    "the {age} {thing} by the {place} were counted again.",
+    "all {season} long the {land} looked {mood}.",
+    "people still talk about the {weather} of that {season}.",
+    "the {place} stayed shut for {count} weeks because of the {weather}.",
+    "some of the {crop} were sold before {time}.",
+)
+"""Sentences about nothing in particular; they name nobody and no town."""
+DISTRACTORS: tuple[str, ...] = (
+    "{x} walked past the {place} in the {weather}.",
+    "{x} and {y} met by chance near the {place}.",
+    "{x} once spent the {season} in {town}.",
+    "{x} bought some {crop} at {time}.",
+    "the {age} {thing} were painted by {x}.",
+    "{x} did not like the {weather}.",
+    "{x} wrote a long letter to {y}.",
+    "the {way} to {town} was {state} when {x} came home.",
+)
+"""Sentences that mention people without stating any fact that is asked for."""

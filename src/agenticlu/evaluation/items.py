@@ -1,0 +1,91 @@
+"""What an evaluation asks: one item is one question about one document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agenticlu.records import Document, Piece, Question
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A task's own prompt layout, as HELMET sends it: used by the method `helmet`."""
+
+    template: str
+    """The user part, with fields in braces; the field `context` is the document."""
+    fields: Mapping[str, Any]
+    """Values of the fields, but for the context."""
+    context: str
+    label: str
+    """What the reply is meant to continue, such as `Answer:`."""
+    separator: str
+    """Between the two in completion mode."""
+    chat: bool
+    """Chat mode sends the user part alone; the reply is scored without the label."""
+
+    @property
+    def user(self) -> str:
+        """The user part, demonstrations and context included."""
+        return self.template.format(context=self.context, **self.fields)
+
+    @property
+    def text(self) -> str:
+        """What is sent."""
+        return self.user if self.chat else self.user + self.separator + self.label
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one document."""
+
+    task: str
+    length: int
+    """Nominal document length in tokens."""
+    document: Document
+    question: Question
+    rule: str = "open"
+    """Name of the scoring rule in `agenticlu.evaluation.rules`."""
+    gold_spans: tuple[tuple[int, int], ...] | None = None
+    """Characters of the document that hold the facts needed; None when unknown."""
+    group: str = ""
+    """Items of one group share a long prefix; empty means: those of one document do."""
+    cluster: str = ""
+    """Unit of the bootstrap: items of one cluster are not independent. Empty: the document."""
+    max_tokens: int | None = None
+    """Most tokens of a scored reply that the task itself asks for; None leaves it to the run."""
+    prompt: Prompt | None = None
+    """The task's own layout; None where it has none."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+    """What the scoring rule needs besides the accepted answers."""
+    row: Mapping[str, Any] | None = None
+    """The row for HELMET's result file, without its context; None for tasks of other origin."""
+
+    @property
+    def session(self) -> str:
+        """Name of the prefix shared with other items."""
+        return self.group or self.document.id
+
+    @property
+    def unit(self) -> str:
+        """Cluster for the bootstrap."""
+        return self.cluster or self.document.id
+
+    @property
+    def depth(self) -> float | None:
+        """Where the first gold span starts, from 0 (first character) to 1; None when unknown."""
+        if not self.gold_spans or not self.document.text:
+            return None
+        return min(start for start, _ in self.gold_spans) / len(self.document.text)
+
+
+def gold_pieces(item: Item, pieces: Sequence[Piece]) -> tuple[int, ...] | None:
+    """Returns the pieces that overlap a gold span, ascending, or None where gold is unknown."""
+    if item.gold_spans is None:
+        return None
+    return tuple(
+        piece.index
+        for piece in pieces
+        if any(start < piece.end and piece.start < end for start, end in item.gold_spans)
+    )

@@ -1,0 +1,287 @@
+"""LLM judges for long answers and summaries, with strict schemas.
+
+A reply that is no verdict, lacks a key or is out of range leaves the row *unscored*: it is neither
+0 nor absent. The rubric is HELMET's in substance; the wording is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+
+from agenticlu.engines.base import Engine, Sampling
+from agenticlu.errors import EngineReplyError
+from agenticlu.records import Message, Record, content_seed
+from agenticlu.scoring import parse_output
+
+ATTEMPTS = 3
+LONG_ANSWER_TOKENS = 2048
+SUMMARY_TOKENS = 4096
+
+
+class LongAnswerVerdict(Record):
+    """What a judge finds about an answer to a question."""
+
+    fluency: Literal[0, 1]
+    """1: coherent, complete, without repetition."""
+    correctness: Literal[0, 1, 2, 3]
+    """0 disagrees with every accepted answer, 1 agrees in part, 2 agrees but adds irrelevant
+    matter, 3 agrees and is relevant throughout."""
+
+    @property
+    def score(self) -> float:
+        """In [0, 3]: 0 where the answer is not fluent."""
+        return float(self.fluency * self.correctness)
+
+
+class FluencyVerdict(Record):
+    """Whether a summary reads well."""
+
+    fluency: Literal[0, 1]
+
+
+class RecallVerdict(Record):
+    """How many of the key points a summary supports."""
+
+    recall: Annotated[int, Field(ge=0)]
+
+
+class PrecisionVerdict(Record):
+    """How many of a summary's sentences the expert's summary supports."""
+
+    precision: Annotated[int, Field(ge=0)]
+    sentence_count: Annotated[int, Field(ge=1)]
+
+
+class SummaryVerdict(Record):
+    """The three findings about one summary."""
+
+    fluency: Literal[0, 1]
+    recall: float
+    """Share of key points supported, in [0, 1]."""
+    precision: float
+    """Share of sentences supported, in [0, 1]."""
+
+    @property
+    def f1(self) -> float:
+        """Fluency times the harmonic mean of precision and recall."""
+        total = self.precision + self.recall
+        return self.fluency * 2 * self.precision * self.recall / total if total else 0.0
+
+
+class Judged(Record):
+    """One row's verdict, or why there is none."""
+
+    id: str
+    score: float | None
+    """In [0, 1]; None when unscored."""
+    detail: dict[str, float] = Field(default_factory=dict)
+    problem: str | None = None
+
+
+VerdictT = TypeVar("VerdictT", bound=Record)
+_JSON_LAST = "Write your reasons first. End with one JSON object and nothing after it: "
+_LONG_ANSWER = (
+    "You grade an answer to a question about a text that you do not see. You are given answers "
+    "that are known to be right.\n\n"
+    "fluency: 0 if the answer is incoherent, repeats itself or breaks off; else 1.\n"
+    "correctness: 0 if it agrees with none of the right answers; 1 if it agrees in part; 2 if it "
+    "agrees but also says things that have nothing to do with the question; 3 if it agrees and "
+    "everything in it bears on the question. Length alone costs nothing.\n\n"
+    "Question: {question}\nRight answers: {golds}\nAnswer to grade: {answer}\n\n"
+    + _JSON_LAST
+    + '{{"fluency": 0 or 1, "correctness": 0, 1, 2 or 3}}'
+)
+_FLUENCY = (
+    "Does this summary read well? 0 if it is incoherent, repeats sentences or is gibberish; else "
+    "1. A last sentence that breaks off is forgiven.\n\nSummary:\n{summary}\n\n"
+    + _JSON_LAST
+    + '{{"fluency": 0 or 1}}'
+)
+_RECALL = (
+    "Here are {num} key points and a summary. Count the key points that the summary supports, in "
+    "whatever words.\n\nKey points:\n{points}\n\nSummary:\n{summary}\n\n"
+    + _JSON_LAST
+    + '{{"recall": how many}}'
+)
+_PRECISION = (
+    "Here are an expert's summary and another one of the same text. Count the sentences of the "
+    "other summary, and how many of them the expert's summary supports.\n\n"
+    "Expert's summary:\n{expert}\n\nOther summary:\n{summary}\n\n"
+    + _JSON_LAST
+    + '{{"precision": how many are supported, "sentence_count": how many there are}}'
+)
+
+
+def parse_verdict_of(kind: type[VerdictT], text: str) -> VerdictT | None:
+    """Returns the last JSON object of a reply as a verdict, or None if it is none.
+
+    >>> parse_verdict_of(LongAnswerVerdict, 'So: {"fluency": 1, "correctness": 3}').score
+    3.0
+    >>> parse_verdict_of(LongAnswerVerdict, '{"fluency": 5, "correctness": 3}') is None
+    True
+    """
+    start = text.rfind("{")
+    while start >= 0:
+        try:
+            found, _ = json.JSONDecoder().raw_decode(text[start:])
+        except json.JSONDecodeError:
+            start = text.rfind("{", 0, start)
+            continue
+        try:
+            return kind.model_validate(found)
+        except ValidationError:
+            return None
+    return None
+
+
+class RowJudge:
+    """Asks a model for verdicts.
+
+    Args:
+        engine: The judge.
+        temperature: HELMET judges at 0.1.
+        concurrency: Rows judged at a time.
+    """
+
+    def __init__(self, engine: Engine, *, temperature: float = 0.1, concurrency: int = 8) -> None:
+        self._engine = engine
+        self._temperature = temperature
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def long_answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+        """Judges rows with `question`, `answer` and `output`; scores are thirds."""
+        return list(await asyncio.gather(*(self._long_answer(i, r) for i, r in enumerate(rows))))
+
+    async def summaries(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        key_points: Mapping[str, Sequence[str]],
+    ) -> list[Judged]:
+        """Judges rows with `id`, `answer` (or `summary/long`) and `output` by the key points."""
+        return list(
+            await asyncio.gather(*(self._summary(i, r, key_points) for i, r in enumerate(rows)))
+        )
+
+    async def _long_answer(self, index: int, row: Mapping[str, Any]) -> Judged:
+        golds = row["answer"]
+        text = _LONG_ANSWER.format(
+            question=row["question"],
+            golds=golds if isinstance(golds, str) else " | ".join(golds),
+            answer=parse_output(str(row["output"]).replace("\n", " ")),
+        )
+        verdict, problem = await self._ask(LongAnswerVerdict, text, LONG_ANSWER_TOKENS)
+        name = str(row.get("index", index))
+        if verdict is None:
+            return Judged(id=name, score=None, problem=problem)
+        detail = {"fluency": float(verdict.fluency), "correctness": float(verdict.correctness)}
+        return Judged(id=name, score=verdict.score / 3, detail=detail)
+
+    async def _summary(
+        self, index: int, row: Mapping[str, Any], key_points: Mapping[str, Sequence[str]]
+    ) -> Judged:
+        name = str(row.get("index", index))
+        points = key_points.get(str(row.get("id")))
+        if not points:
+            return Judged(id=name, score=None, problem=f"no key points for id {row.get('id')!r}")
+        summary = str(row["output"])
+        answer = row.get("summary/long") or row["answer"]
+        expert = answer if isinstance(answer, str) else answer[0]
+        listed = "\n".join(f"{i}. {point}" for i, point in enumerate(points, 1))
+        (fluency, first), (recall, second), (precision, third) = await asyncio.gather(
+            self._ask(FluencyVerdict, _FLUENCY.format(summary=summary), SUMMARY_TOKENS),
+            self._ask(
+                RecallVerdict,
+                _RECALL.format(num=len(points), points=listed, summary=summary),
+                SUMMARY_TOKENS,
+                most=len(points),
+            ),
+            self._ask(
+                PrecisionVerdict,
+                _PRECISION.format(expert=expert, summary=summary),
+                SUMMARY_TOKENS,
+            ),
+        )
+        if fluency is None or recall is None or precision is None:
+            return Judged(id=name, score=None, problem=first or second or third)
+        verdict = SummaryVerdict(
+            fluency=fluency.fluency,
+            recall=recall.recall / len(points),
+            precision=precision.precision / precision.sentence_count,
+        )
+        return Judged(
+            id=name,
+            score=verdict.f1,
+            detail={
+                "fluency": float(verdict.fluency),
+                "recall": verdict.recall,
+                "precision": verdict.precision,
+            },
+        )
+
+    async def _ask(
+        self, kind: type[VerdictT], text: str, max_tokens: int, *, most: int | None = None
+    ) -> tuple[VerdictT | None, str | None]:
+        """Returns a verdict in range, or None and why there is none."""
+        problem = "no reply"
+        for attempt in range(ATTEMPTS):
+            sampling = Sampling(
+                temperature=self._temperature,
+                top_p=0.9,
+                max_tokens=max_tokens,
+                seed=content_seed("judge", text, str(attempt)),
+            )
+            async with self._slots:
+                try:
+                    sampled = await self._engine.sample(
+                        [Message(role="user", content=text)], sampling
+                    )
+                except EngineReplyError as error:
+                    problem = error.message
+                    continue
+            reply = sampled.completions[0].text
+            verdict = parse_verdict_of(kind, reply)
+            if verdict is not None and _in_range(verdict, most):
+                return verdict, None
+            problem = f"unreadable verdict: {reply[-200:]}"
+        return None, problem
+
+
+def _in_range(verdict: Record, most: int | None) -> bool:
+    if isinstance(verdict, RecallVerdict):
+        return most is None or verdict.recall <= most
+    if isinstance(verdict, PrecisionVerdict):
+        return verdict.precision <= verdict.sentence_count
+    return True
+
+
+def judged_file(
+    result: Mapping[str, Any], judged: Sequence[Judged], *, summaries: bool
+) -> dict[str, Any]:
+    """Returns a result file's content with verdicts, as HELMET's `-gpt4eval_o.json`.
+
+    Unscored rows are counted under `num_unscored`; means are over the scored ones.
+    """
+    scored = [one for one in judged if one.score is not None]
+    averages = dict(result.get("averaged_metrics", {}))
+    if scored:
+        if summaries:
+            for name in ("recall", "precision", "fluency"):
+                averages[f"gpt-4-{name}"] = sum(one.detail[name] for one in scored) / len(scored)
+            averages["gpt-4-f1"] = sum(one.score or 0 for one in scored) / len(scored)
+        else:
+            averages["gpt-4-score"] = 3 * sum(one.score or 0 for one in scored) / len(scored)
+    rows = [
+        {**row, "gpt-4-scores": one.detail or None}
+        for row, one in zip(result["data"], judged, strict=True)
+    ]
+    return {
+        **result,
+        "data": rows,
+        "averaged_metrics": averages,
+        "num_unscored": len(judged) - len(scored),
+    }

@@ -1,0 +1,405 @@
+"""How an item is answered: each method is a way to run the dialogue, or one request.
+
+All methods of a run share the decoding settings, the limit on a reply that ends in an answer, and
+the document's place at the front of the prompt, so that they also share its keys and values.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import math
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from agenticlu.dialogue import DIRECT, FULL_ROUND, MAX_TOKENS, Dialogue
+from agenticlu.documents import mark, parse_marks, split
+from agenticlu.engines.base import Engine, Sampling
+from agenticlu.errors import DocumentTooLongError, UsageError, did_you_mean
+from agenticlu.evaluation.items import Item, Prompt, gold_pieces
+from agenticlu.prompts import RELEVANCE_CHOICES, Profile, Wording, render_relevance
+from agenticlu.records import Message, Piece, Turn, TurnKind, Usage, content_seed
+from agenticlu.scoring import canonical_tokens
+from agenticlu.tokens import Tokenizer
+
+ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
+"""Turns whose reply ends in the answer."""
+TOKENS_PER_MARKER = 16
+"""Room reckoned for the two markers of a piece when a document is fitted into a window."""
+TURN_RESERVE = 512
+"""Tokens kept free for the question and the requests when a document is fitted into a window."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the methods' table."""
+
+    steps: tuple[TurnKind, ...] = DIRECT
+    """Turns of one round."""
+    several_rounds: bool = False
+    """Whether the run's number of rounds applies; False means one round."""
+    wording: str | None = None
+    """Pool of `methods.toml` that replaces the request of the direct turn."""
+    retrieves: bool = False
+    """Show only the pieces that retrieval found."""
+    regrounds: bool = False
+    """After pointing, show only the pieces pointed to, until the round ends."""
+    layout: bool = False
+    """Send the task's own prompt layout instead of the dialogue."""
+    note: str = ""
+    """What it is, for people."""
+
+
+METHODS: dict[str, Method] = {
+    "direct": Method(note="document and question, one reply"),
+    "clarify": Method(FULL_ROUND, several_rounds=True, note="the agentic dialogue"),
+    "clarify-no-clarification": Method(
+        ("point", "answer", "check"), several_rounds=True, note="ablation: pointback only"
+    ),
+    "clarify-no-pointback": Method(
+        ("clarify", "sub_answer", "answer", "check"),
+        several_rounds=True,
+        note="ablation: clarification only",
+    ),
+    "clarify-reground": Method(
+        FULL_ROUND,
+        several_rounds=True,
+        regrounds=True,
+        note="the dialogue; cited text is shown again, alone, after pointing",
+    ),
+    "retrieve": Method(retrieves=True, note="the pieces that retrieval ranks first, one reply"),
+    "step-by-step": Method(wording="step-by-step", note="numbered steps, then the answer"),
+    "plan-and-solve": Method(wording="plan-and-solve", note="a plan, its execution, the answer"),
+    "fact-and-reflect": Method(wording="fact-and-reflect", note="facts, what follows, the answer"),
+    "helmet": Method(layout=True, note="the task's own prompt layout, as HELMET sends it"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all methods of a run share."""
+
+    profile: Profile
+    tokenizer: Tokenizer
+    rounds: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tokens: int = 256
+    """Most tokens of a reply that ends in an answer, for every method."""
+    turn_tokens: Mapping[TurnKind, int] = field(default_factory=lambda: dict(MAX_TOKENS))
+    """Most tokens of the other replies."""
+    piece_tokens: int = 512
+    top_k: int = 4
+    """Pieces that `retrieve` shows."""
+    retriever: str = "bm25"
+    """bm25, or engine: the model's own relevance verdicts."""
+    overlong: str = "refuse"
+    """refuse: an item longer than the window fails. fit: pieces without gold facts are left out
+    from the middle until it fits. cut-end: as fit, but the method `helmet` cuts the context's end
+    at the nominal length, as HELMET does. A cut item counts as truncated."""
+    context_tokens: int | None = None
+    """The engine's window; None when unknown."""
+
+    greedy_methods: frozenset[str] = frozenset()
+    """Methods that stay greedy whatever the temperature (the published prompting arms did)."""
+
+    def sampling(self, kind: TurnKind, item: Item, method: str = "") -> Sampling:
+        """Returns how a turn is sampled."""
+        limit = self.max_tokens
+        if kind not in ANSWERING:
+            limit = min(self.turn_tokens.get(kind, limit), max(limit, 1))
+        return Sampling(
+            temperature=0.0 if method in self.greedy_methods else self.temperature,
+            top_p=self.top_p,
+            max_tokens=limit,
+            seed=content_seed(str(self.seed), item.question.id, kind),
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of an item."""
+
+    raw: str
+    """The reply that is scored."""
+    turns: tuple[Turn, ...] = ()
+    cited: tuple[int, ...] = ()
+    """Pieces pointed to, or retrieved; ascending."""
+    usage: Usage = field(default_factory=Usage)
+    truncated: bool = False
+
+
+def find_method(name: str) -> Method:
+    """Returns a method by name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in METHODS:
+        raise UsageError(
+            f"There is no method {name!r}. Methods: {', '.join(METHODS)}.",
+            hint=did_you_mean(name, METHODS),
+        )
+    return METHODS[name]
+
+
+class View:
+    """A document's pieces and marked text, computed once for all its items and methods."""
+
+    def __init__(self, item: Item, settings: Settings) -> None:
+        self.document = item.document
+        self._settings = settings
+
+    @functools.cached_property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The document's pieces."""
+        return split(self.document, self._settings.tokenizer, self._settings.piece_tokens)
+
+    @functools.cached_property
+    def marked(self) -> str:
+        """All pieces, marked."""
+        return self.only(None)
+
+    def only(self, indices: Sequence[int] | None) -> str:
+        """Returns the marked view of some pieces; control tokens of the model are neutralised."""
+        controls: tuple[str, ...] = getattr(self._settings.tokenizer, "controls", ())
+        return mark(self.document, self.pieces, indices, controls=controls)
+
+    @functools.cached_property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """Words of each piece, for retrieval."""
+        return tuple(
+            canonical_tokens(self.document.text[piece.start : piece.end]) for piece in self.pieces
+        )
+
+
+async def answer(name: str, item: Item, view: View, engine: Engine, settings: Settings) -> Outcome:
+    """Answers one item by the method of that name.
+
+    Raises:
+        EngineError: The model could not be asked.
+        DocumentTooLongError: The item is longer than the window and may not be cut.
+    """
+    method = find_method(name)
+    if method.layout:
+        return await _answer_layout(item, engine, settings)
+    usage = Usage()
+    shown: tuple[int, ...] | None = None
+    if method.retrieves:
+        shown, usage = await retrieve(item, view, engine, settings)
+    fitted = None if method.retrieves else fit(item, view, settings)
+    outcome = await _run_dialogue(
+        name, item, view, engine, settings, shown if method.retrieves else fitted
+    )
+    return replace(
+        outcome,
+        cited=shown if shown is not None else outcome.cited,
+        usage=usage + outcome.usage,
+        truncated=fitted is not None,
+    )
+
+
+async def _run_dialogue(
+    name: str,
+    item: Item,
+    view: View,
+    engine: Engine,
+    settings: Settings,
+    shown: Sequence[int] | None,
+) -> Outcome:
+    method = find_method(name)
+    text = view.marked if shown is None else view.only(shown)
+    dialogue = Dialogue(
+        profile=_profile(settings.profile, method.wording),
+        document_id=item.document.id,
+        view=text,
+        question=item.question,
+        steps=method.steps,
+        max_rounds=settings.rounds if method.several_rounds else 1,
+    )
+    usage = Usage()
+    cited: set[int] = set()
+    while (request := dialogue.next_request()) is not None:
+        sampled = await engine.sample(
+            request.messages, settings.sampling(request.kind, item, name), session=item.session
+        )
+        usage = usage + sampled.usage
+        turn = request.turn(sampled.completions[0], sampled.usage)
+        dialogue = dialogue.advance(turn)
+        if turn.kind == "point":
+            pointed = parse_marks(turn.reply, len(view.pieces)).valid
+            cited.update(pointed)
+            if method.regrounds and pointed:
+                dialogue = replace(dialogue, view=view.only(sorted(cited)))
+        elif turn.kind == "answer" and method.regrounds:
+            dialogue = replace(dialogue, view=text)
+    answers = [turn for turn in dialogue.turns if turn.kind in ANSWERING]
+    return Outcome(
+        raw=answers[-1].reply, turns=dialogue.turns, cited=tuple(sorted(cited)), usage=usage
+    )
+
+
+async def _answer_layout(item: Item, engine: Engine, settings: Settings) -> Outcome:
+    """Sends the task's own prompt as one user message; no system turn, no dialogue."""
+    if item.prompt is None:
+        raise UsageError(
+            f"The task {item.task!r} has no prompt layout of its own.",
+            hint="The method 'helmet' is for HELMET's tasks; use 'direct' here.",
+        )
+    prompt, truncated = _fit_prompt(item.prompt, item, settings)
+    sampling = settings.sampling("direct", item)
+    if item.max_tokens is not None:
+        sampling = replace(sampling, max_tokens=item.max_tokens)
+    sampled = await engine.sample(
+        [Message(role="user", content=prompt.text)], sampling, session=item.session
+    )
+    completion = sampled.completions[0]
+    turn = Turn(
+        kind="direct",
+        wording="helmet",
+        request="",
+        reply=completion.text,
+        token_ids=completion.token_ids,
+        finish_reason=completion.finish_reason,
+        usage=sampled.usage,
+    )
+    raw = completion.text if prompt.chat else f"{prompt.label} {completion.text}"
+    return Outcome(raw=raw, turns=(turn,), usage=sampled.usage, truncated=truncated)
+
+
+def _fit_prompt(prompt: Prompt, item: Item, settings: Settings) -> tuple[Prompt, bool]:
+    """Returns the prompt, its context cut at the end where it is too long and may be cut.
+
+    HELMET's rule: what exceeds the nominal length less the reply is cut off the context.
+    """
+    limit = item.length if settings.overlong == "cut-end" else settings.context_tokens
+    if limit is None:
+        return prompt, False
+    room = limit - (item.max_tokens or settings.max_tokens)
+    over = settings.tokenizer.count(prompt.text) - room
+    if over <= 0:
+        return prompt, False
+    if settings.overlong == "refuse":
+        raise DocumentTooLongError(
+            f"The prompt takes {over} tokens more than the {room} that the window leaves.",
+            hint="Try --overlong cut-end, which cuts as HELMET does, or a shorter length.",
+        )
+    spans = settings.tokenizer.spans(prompt.context)
+    if over >= len(spans):
+        raise DocumentTooLongError(
+            "Instruction and demonstrations alone fill the window.", hint="Try fewer --shots."
+        )
+    return replace(prompt, context=prompt.context[: spans[len(spans) - over][0]]), True
+
+
+@functools.cache
+def _wordings() -> dict[str, tuple[Wording, ...]]:
+    text = importlib.resources.files(__package__).joinpath("methods.toml").read_text("utf-8")
+    table = tomllib.loads(text)
+    return {
+        name: tuple(Wording.model_validate(entry) for entry in entries)
+        for name, entries in table.items()
+        if isinstance(entries, list)
+    }
+
+
+def wordings_of(method: Method) -> tuple[str, ...]:
+    """Returns the texts of a method's own wordings; empty where it has none."""
+    return tuple(one.text for one in _wordings()[method.wording]) if method.wording else ()
+
+
+def _profile(profile: Profile, wording: str | None) -> Profile:
+    """Returns the profile with the direct request replaced; the system wordings stay."""
+    if wording is None:
+        return profile
+    return profile.model_copy(update={"direct": _wordings()[wording]})
+
+
+def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
+    """Returns the pieces to show when the document is longer than the window, else None.
+
+    Pieces that hold gold facts stay, so do the first and the last ones; others are left out from
+    the middle outwards. What is left keeps its numbers.
+
+    Raises:
+        DocumentTooLongError: The policy is to refuse, or the gold pieces alone are too long.
+    """
+    if settings.context_tokens is None:
+        return None
+    reply_tokens = settings.max_tokens * (settings.rounds + 1)
+    room = settings.context_tokens - reply_tokens - TURN_RESERVE
+    room = max(room, settings.context_tokens // 2)
+    costs = {piece.index: piece.num_tokens + TOKENS_PER_MARKER for piece in view.pieces}
+    over = sum(costs.values()) - room
+    if over <= 0:
+        return None
+    if settings.overlong == "refuse":
+        raise DocumentTooLongError(
+            f"The document takes about {sum(costs.values())} tokens; the window leaves {room}.",
+            hint="Try --overlong fit to leave out pieces without gold facts, or a shorter length.",
+        )
+    gold = set(gold_pieces(item, view.pieces) or ())
+    middle = (len(view.pieces) - 1) / 2
+    kept = set(costs)
+    for index in sorted(costs, key=lambda i: (abs(i - middle), i)):
+        if over <= 0:
+            break
+        if index not in gold:
+            kept.discard(index)
+            over -= costs[index]
+    if over > 0:
+        raise DocumentTooLongError(
+            f"The pieces with gold facts alone do not fit into {room} tokens.",
+            hint="Choose a shorter length.",
+        )
+    return tuple(sorted(kept))
+
+
+async def retrieve(
+    item: Item, view: View, engine: Engine, settings: Settings
+) -> tuple[tuple[int, ...], Usage]:
+    """Returns the best pieces for the question, ascending, and what finding them cost."""
+    usage = Usage()
+    if settings.retriever == "engine":
+        scores = []
+        for piece in view.pieces:
+            text = item.document.text[piece.start : piece.end]
+            messages = render_relevance(
+                settings.profile, item.document.id, text, [item.question.text]
+            )
+            session = f"{item.session}/{piece.index}"
+            weighed = await engine.weigh(messages, RELEVANCE_CHOICES, session=session)
+            usage = usage + weighed.usage
+            found = weighed.probabilities
+            scores.append(found.get("yes", 0.0) + found.get("maybe", 0.0) / 2)
+    else:
+        query = canonical_tokens(" ".join((item.question.text, *item.question.options)))
+        scores = bm25(query, view.words)
+    best = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: settings.top_k]
+    return tuple(sorted(best)), usage
+
+
+def bm25(
+    query: Sequence[str], texts: Sequence[Sequence[str]], *, k1: float = 1.5, b: float = 0.75
+) -> list[float]:
+    """Returns the BM25 score of each text (Robertson's formula with Lucene's non-negative idf).
+
+    >>> [round(score, 2) for score in bm25(["kite"], [["a", "kite"], ["a", "lamp"]])]
+    [0.69, 0.0]
+    """
+    counts = [Counter(text) for text in texts]
+    mean_length = sum(map(len, texts)) / max(len(texts), 1) or 1.0
+    scores = [0.0] * len(texts)
+    for word in dict.fromkeys(query):
+        holding = sum(word in count for count in counts)
+        if not holding:
+            continue
+        idf = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
+        for i, count in enumerate(counts):
+            tf = count[word]
+            norm = k1 * (1 - b + b * len(texts[i]) / mean_length)
+            scores[i] += idf * tf * (k1 + 1) / (tf + norm)
+    return scores

@@ -1,0 +1,446 @@
+"""Predictions in, one documented summary out: cells, differences, costs, effective lengths."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from agenticlu.errors import StoreError
+from agenticlu.evaluation.predictions import failures, write_atomically
+from agenticlu.evaluation.rules import RULES
+from agenticlu.evaluation.statistics import Estimate, estimate
+from agenticlu.records import Prediction, Record, Usage, content_seed
+from agenticlu.scoring import piece_scores
+
+SUMMARY_NAME = "summary.json"
+SUMMARY_VERSION = 1
+BASELINE = "direct"
+EFFECTIVE_SHARE = 0.85
+"""A length is effective while the score keeps this share of the score at the shortest one."""
+SHORT_TOKENS = 1024
+"""Lengths up to here count as short; the best of them is what longer ones are held against."""
+NUM_DEPTH_BINS = 5
+MOST_LISTED_FAILURES = 100
+
+
+class Overhead(Record):
+    """What a method costs, as a multiple of `direct` on the same items."""
+
+    prompt_tokens: float | None = None
+    """None where `direct` has no such cost, or was not run."""
+    uncached_tokens: float | None = None
+    completion_tokens: float | None = None
+    seconds: float | None = None
+
+
+class Cell(Record):
+    """One engine and method on one task at one length."""
+
+    engine: str
+    method: str
+    task: str
+    length: int
+    headline: str
+    """Metric shown first."""
+    metrics: dict[str, Estimate]
+    """Metric to mean and interval over the scored items."""
+    num_scored: int
+    num_failed: int
+    num_truncated: int
+    """Scored items whose document was cut to fit the window."""
+    num_cut_off: int
+    """Scored items whose answering reply ended at the token limit."""
+    usage: Usage
+    """All items together, failed ones not included (what they cost is not known)."""
+    seconds: float
+    """Sum over items of the time from their first request to their last reply."""
+    overhead: Overhead | None = None
+    """Against `direct` of the same engine; None where that was not run."""
+    point_precision: Estimate | None = None
+    """Share of cited pieces that are gold; None where gold or citations do not apply."""
+    point_recall: Estimate | None = None
+    """Share of gold pieces that were cited."""
+    gold_present: float | None = None
+    """Share of the items whose gold answer stands in what was left of the document; None where
+    answers are not meant to be copied."""
+    by_hops: dict[int, Estimate] = Field(default_factory=dict)
+    """Headline metric by the number of facts to combine."""
+    by_depth: dict[str, Estimate] = Field(default_factory=dict)
+    """Headline metric by where the first gold fact stands, in fifths: '0.0-0.2' and so on."""
+
+    @property
+    def score(self) -> Estimate | None:
+        """The headline metric; None when no item was scored."""
+        return self.metrics.get(self.headline)
+
+
+class Difference(Record):
+    """A paired difference on the questions that both sides answered."""
+
+    task: str
+    length: int
+    metric: str
+    baseline_engine: str
+    baseline_method: str
+    engine: str
+    method: str
+    baseline_mean: float
+    mean: float
+    difference: Estimate
+    """Of the second against the first; its interval leaves out 0 when the two really differ."""
+
+
+class EffectiveLength(Record):
+    """How far a score holds as documents grow."""
+
+    engine: str
+    method: str
+    task: str
+    metric: str
+    base_length: int
+    """Length of the score that counts as whole: the best one up to 1024 tokens."""
+    base_score: float
+    effective_length: int | None
+    """Longest length up to which every score keeps 85% of it; None when it is 0 already."""
+
+
+class Failure(Record):
+    """An item without a result."""
+
+    id: str
+    engine: str
+    method: str
+    task: str
+    length: int
+    question_id: str
+    error: str
+
+
+class Summary(Record):
+    """Everything that an evaluation found: the content of `summary.json`."""
+
+    version: int = SUMMARY_VERSION
+    settings: dict[str, Any]
+    """The resolved configuration of the last run into this folder."""
+    cells: tuple[Cell, ...]
+    differences: tuple[Difference, ...]
+    """Against `direct` of the same engine, and against `direct` of the first engine."""
+    effective_lengths: tuple[EffectiveLength, ...]
+    failures: tuple[Failure, ...]
+    """At most 100; `num_failed` counts all."""
+    num_items: int
+    num_failed: int
+    left_out: tuple[str, ...] = ()
+    """Tasks at lengths that their shortest item exceeds, in words."""
+    usage: Usage
+
+    def find(self, task: str, length: int, method: str, engine: str | None = None) -> Cell | None:
+        """Returns a cell, of the first engine that has it unless one is named."""
+        for cell in self.cells:
+            place = (cell.task, cell.length, cell.method)
+            if place == (task, length, method) and engine in (None, cell.engine):
+                return cell
+        return None
+
+
+def summarise(
+    predictions: Iterable[Prediction],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    methods: Sequence[str] = (),
+    metric: str | None = None,
+) -> Summary:
+    """Builds the summary of predictions; the order of engines is that of their first prediction.
+
+    Args:
+        predictions: Any number of engines, methods, tasks and lengths.
+        settings: Kept as they are.
+        methods: Order of the methods; others follow by name.
+        metric: Shown first where items have it; None takes each task's own.
+    """
+    every = list(predictions)
+    engines = list(dict.fromkeys(p.engine for p in every))
+    tasks = list(dict.fromkeys(p.task for p in every))
+    groups: dict[tuple[str, str, str, int], list[Prediction]] = defaultdict(list)
+    for p in every:
+        groups[(p.engine, p.method, p.task, p.length)].append(p)
+
+    def rank(key: tuple[str, str, str, int]) -> tuple[int, int, int, int, str]:
+        engine, method, task, length = key
+        place = methods.index(method) if method in methods else len(methods)
+        return (tasks.index(task), length, engines.index(engine), place, method)
+
+    keys = sorted(groups, key=rank)
+    cells = [
+        _cell(key, groups[key], groups.get((key[0], BASELINE, *key[2:])), metric) for key in keys
+    ]
+    failed = failures(every)
+    return Summary(
+        settings=dict(settings or {}),
+        cells=tuple(cells),
+        differences=tuple(_differences(groups, keys, engines, metric)),
+        effective_lengths=tuple(effective_lengths(cells)),
+        failures=tuple(_failure(p) for p in failed[:MOST_LISTED_FAILURES]),
+        num_items=len(every),
+        num_failed=len(failed),
+        usage=sum((p.usage for p in every), Usage()),
+    )
+
+
+def headline_of(scores: Mapping[str, float], metric: str | None = None) -> str:
+    """Returns the metric shown first for rows with these metrics; `metric` if they have it."""
+    if metric is not None and metric in scores:
+        return metric
+    for rule in RULES.values():
+        if rule.headline in scores and (rule.helmet is None or rule.helmet in scores):
+            return rule.headline
+    return next(iter(scores), "correct")
+
+
+def _metric(name: str) -> Callable[[Prediction], float | None]:
+    return lambda prediction: prediction.scores.get(name)
+
+
+def _unit(prediction: Prediction) -> str:
+    return prediction.unit or prediction.document_id
+
+
+def _scored(predictions: Iterable[Prediction]) -> list[Prediction]:
+    return [p for p in predictions if p.error is None]
+
+
+def _estimates(
+    predictions: Sequence[Prediction], value: Callable[[Prediction], float | None]
+) -> Estimate | None:
+    pairs = [(v, _unit(p)) for p in predictions if (v := value(p)) is not None]
+    seed = content_seed("bootstrap", str(len(pairs)))
+    return estimate([v for v, _ in pairs], [u for _, u in pairs], seed=seed)
+
+
+def _cell(
+    key: tuple[str, str, str, int],
+    predictions: Sequence[Prediction],
+    baseline: Sequence[Prediction] | None,
+    metric: str | None = None,
+) -> Cell:
+    engine, method, task, length = key
+    scored = _scored(predictions)
+    names = list(dict.fromkeys(name for p in scored for name in p.scores))
+    headline = headline_of(scored[0].scores, metric) if scored else metric or "correct"
+    metrics = {}
+    for name in names:
+        if (found := _estimates(scored, _metric(name))) is not None:
+            metrics[name] = found
+    pointing = [p for p in scored if p.gold_pieces and (_points(p) or p.cited)]
+
+    def point(name: str) -> Estimate | None:
+        def value(p: Prediction) -> float | None:
+            if not p.gold_pieces or (name == "point_precision" and not p.cited):
+                return None
+            return piece_scores(p.cited, p.gold_pieces)[name]
+
+        return _estimates(pointing, value)
+
+    by_hops: dict[int, Estimate] = {}
+    for hops in sorted({p.hops for p in scored if p.hops is not None}):
+        group = [p for p in scored if p.hops == hops]
+        if (found := _estimates(group, _metric(headline))) is not None:
+            by_hops[hops] = found
+    return Cell(
+        engine=engine,
+        method=method,
+        task=task,
+        length=length,
+        headline=headline,
+        metrics=metrics,
+        num_scored=len(scored),
+        num_failed=len(predictions) - len(scored),
+        num_truncated=sum(p.truncated for p in scored),
+        num_cut_off=sum(_is_cut_off(p) for p in scored),
+        usage=sum((p.usage for p in scored), Usage()),
+        seconds=round(sum(p.seconds for p in scored), 3),
+        overhead=_overhead(scored, _scored(baseline)) if baseline else None,
+        point_precision=point("point_precision"),
+        point_recall=point("point_recall"),
+        gold_present=_share([p.gold_present for p in scored]),
+        by_hops=by_hops,
+        by_depth=_by_depth(scored, headline),
+    )
+
+
+def _share(values: Sequence[bool | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _points(prediction: Prediction) -> bool:
+    return any(turn.kind == "point" for turn in prediction.turns)
+
+
+def _is_cut_off(prediction: Prediction) -> bool:
+    replies = [turn for turn in prediction.turns if turn.kind in ("direct", "answer")]
+    return bool(replies) and replies[-1].finish_reason == "length"
+
+
+def _by_depth(scored: Sequence[Prediction], headline: str) -> dict[str, Estimate]:
+    bins: dict[int, list[Prediction]] = defaultdict(list)
+    for p in scored:
+        if p.depth is not None:
+            bins[min(int(p.depth * NUM_DEPTH_BINS), NUM_DEPTH_BINS - 1)].append(p)
+    result = {}
+    for i in sorted(bins):
+        name = f"{i / NUM_DEPTH_BINS:.1f}-{(i + 1) / NUM_DEPTH_BINS:.1f}"
+        if (found := _estimates(bins[i], _metric(headline))) is not None:
+            result[name] = found
+    return result
+
+
+def _overhead(scored: Sequence[Prediction], baseline: Sequence[Prediction]) -> Overhead:
+    """Returns the cost as a multiple of the baseline's, on the items that both have."""
+    own = {(p.document_id, p.question_id): p for p in scored}
+    other = {(p.document_id, p.question_id): p for p in baseline}
+    shared = [key for key in own if key in other]
+
+    def ratio(cost: Callable[[Prediction], float]) -> float | None:
+        base = sum(cost(other[key]) for key in shared)
+        return round(sum(cost(own[key]) for key in shared) / base, 4) if base else None
+
+    return Overhead(
+        prompt_tokens=ratio(lambda p: p.usage.prompt_tokens),
+        uncached_tokens=ratio(lambda p: p.usage.prompt_tokens - p.usage.cached_tokens),
+        completion_tokens=ratio(lambda p: p.usage.completion_tokens),
+        seconds=ratio(lambda p: p.seconds),
+    )
+
+
+def _differences(
+    groups: Mapping[tuple[str, str, str, int], Sequence[Prediction]],
+    keys: Sequence[tuple[str, str, str, int]],
+    engines: Sequence[str],
+    metric: str | None = None,
+) -> Iterable[Difference]:
+    for key in keys:
+        engine, method, task, length = key
+        sides = []
+        if method != BASELINE:
+            sides.append(engine)
+        if engine != engines[0]:
+            sides.append(engines[0])
+        for side in sides:
+            baseline = groups.get((side, BASELINE, task, length))
+            if baseline and (found := compare(baseline, groups[key], metric)) is not None:
+                yield found
+
+
+def compare(
+    baseline: Sequence[Prediction], contender: Sequence[Prediction], metric: str | None = None
+) -> Difference | None:
+    """Returns the paired difference on shared questions, or None when they share none."""
+    before = {(p.document_id, p.question_id): p for p in _scored(baseline)}
+    after = {(p.document_id, p.question_id): p for p in _scored(contender)}
+    shared = [key for key in before if key in after]
+    if not shared:
+        return None
+    name = headline_of(after[shared[0]].scores, metric)
+    shared = [key for key in shared if name in before[key].scores and name in after[key].scores]
+    gains = [after[key].scores[name] - before[key].scores[name] for key in shared]
+    units = [_unit(after[key]) for key in shared]
+    seed = content_seed("difference", str(len(gains)))
+    difference = estimate(gains, units, seed=seed, bounds=(-1.0, 1.0))
+    if difference is None:
+        return None
+    one, other = baseline[0], contender[0]
+    return Difference(
+        task=other.task,
+        length=other.length,
+        metric=name,
+        baseline_engine=one.engine,
+        baseline_method=one.method,
+        engine=other.engine,
+        method=other.method,
+        baseline_mean=sum(before[key].scores[name] for key in shared) / len(shared),
+        mean=sum(after[key].scores[name] for key in shared) / len(shared),
+        difference=difference,
+    )
+
+
+def effective_lengths(cells: Iterable[Cell]) -> list[EffectiveLength]:
+    """Returns, per engine, method and task, the length up to which the score holds.
+
+    The base is the best score at lengths up to 1024 tokens, or at the shortest one if all are
+    longer. A length counts only if all shorter ones above the base hold too.
+    """
+    series: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        if cell.score is not None:
+            series[(cell.engine, cell.method, cell.task)].append(cell)
+    result = []
+    for (engine, method, task), found in series.items():
+        found.sort(key=lambda cell: cell.length)
+        short = [cell for cell in found if cell.length <= SHORT_TOKENS] or found[:1]
+        base = max(short, key=lambda cell: cell.score.mean if cell.score else 0.0)
+        base_score = base.score.mean if base.score else 0.0
+        reached = None
+        for cell in found:
+            if cell.length < base.length:
+                continue
+            if not base_score or not cell.score or cell.score.mean < EFFECTIVE_SHARE * base_score:
+                break
+            reached = cell.length
+        result.append(
+            EffectiveLength(
+                engine=engine,
+                method=method,
+                task=task,
+                metric=base.headline,
+                base_length=base.length,
+                base_score=base_score,
+                effective_length=reached,
+            )
+        )
+    return result
+
+
+def _failure(prediction: Prediction) -> Failure:
+    return Failure(
+        id=prediction.id,
+        engine=prediction.engine,
+        method=prediction.method,
+        task=prediction.task,
+        length=prediction.length,
+        question_id=prediction.question_id,
+        error=prediction.error or "",
+    )
+
+
+def save_summary(summary: Summary, out: Path) -> None:
+    """Writes `summary.json`, `results.md` and `results.csv` into a folder."""
+    from agenticlu.evaluation.tables import render_csv, render_markdown
+
+    write_atomically(out / "results.md", render_markdown(summary))
+    write_atomically(out / "results.csv", render_csv(summary))
+    write_atomically(out / SUMMARY_NAME, summary.model_dump_json(indent=2) + "\n")
+
+
+def load_summary(path: str | Path) -> Summary:
+    """Loads a summary from its file or its folder.
+
+    Raises:
+        StoreError: There is none, or it is not ours, or newer than this program.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / SUMMARY_NAME
+    if not path.is_file():
+        raise StoreError(
+            f"There is no summary {str(path)!r}.",
+            hint="Run agenticlu eval first, or go on with it.",
+        )
+    try:
+        return Summary.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise StoreError(f"{str(path)!r} is not a summary of this version: {error}") from error
