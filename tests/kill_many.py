@@ -11,29 +11,50 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "search"))
 
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.pairs import PairPolicy, build_dataset, load_groves
 from agenticlu.search.run import Limits, run_search
 from agenticlu.store import FILE_NAME, Store, load_trees
 
 
-def work(folder: Path, documents: int, latency_s: float) -> None:
-    """Runs the search to its end, or until somebody kills this process."""
+class Doomed(ScriptedEngine):
+    """An engine whose process is killed a while after its first request."""
+
+    doom_s: float | None = None
+
+    async def _begin(self, *arguments: Any) -> Any:
+        if self.doom_s is not None and not self.requests:
+            timer = threading.Timer(self.doom_s, os.kill, (os.getpid(), signal.SIGKILL))
+            timer.daemon = True
+            timer.start()
+        return await super()._begin(*arguments)
+
+
+def work(folder: Path, documents: int, latency_s: float, doom_s: float | None) -> None:
+    """Runs the search to its end, or until it is killed."""
     items = corpus(documents)
-    sampler = engine(items, latency_s=latency_s)
+    sampler = engine(items, kind=Doomed, latency_s=latency_s)
+    sampler.doom_s = doom_s
     limits = Limits(parallel=4, requests_in_flight=8)
     with Store(folder) as store:
+        began = time.monotonic()
         asyncio.run(run_search(items, sampler, store, CONFIG, tokenizer=TOKENIZER, limits=limits))
+        print(time.monotonic() - began)
 
 
 def export(run: Path, out: Path) -> dict[str, bytes]:
@@ -43,10 +64,17 @@ def export(run: Path, out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
 
 
-def start(folder: Path, documents: int, latency_s: float) -> subprocess.Popen[bytes]:
-    """Starts the search in a process of its own."""
+def run(
+    folder: Path, documents: int, latency_s: float, doom_s: float | None = None
+) -> tuple[int, str]:
+    """Runs the search in a process of its own; returns its exit code and what it printed."""
     arguments = ["--work", str(folder), "--documents", str(documents), "--latency", str(latency_s)]
-    return subprocess.Popen([sys.executable, __file__, *arguments])
+    if doom_s is not None:
+        arguments += ["--doom", str(doom_s)]
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, done.stdout
 
 
 def in_flight(folder: Path) -> int:
@@ -65,24 +93,20 @@ def kill_many(root: Path, kills: int, documents: int, latency_s: float, seed: in
     """
     draw = random.Random(seed)
     reference, tried = root / "reference", root / "tried"
-    began = time.monotonic()
-    assert start(reference, documents, latency_s).wait() == 0
-    whole_s = time.monotonic() - began
+    code, printed = run(reference, documents, latency_s)
+    assert code == 0
+    whole_s = float(printed)
     lost = landed = 0
     while landed < kills:
-        process = start(tried, documents, latency_s)
-        # Early in a run at first; later kills need longer to come past what is replayed.
-        delay = draw.uniform(0.2, max(0.4, whole_s * 0.8))
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            landed += 1
-            lost += in_flight(tried)
-            continue
-        break
-    assert start(tried, documents, latency_s).wait() == 0
+        # Small steps, so that so many kills fall into one run.
+        code, _ = run(tried, documents, latency_s, draw.uniform(0, 1.5 * whole_s / kills))
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        landed += 1
+        lost += in_flight(tried)
+    assert landed > kills // 2, f"the run was over after {landed} kills"
+    assert run(tried, documents, latency_s)[0] == 0
     with Store(tried, writable=False) as store:
         counts = store.call_counts()
     with Store(reference, writable=False) as store:
@@ -110,9 +134,10 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--doom", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        work(given.work, given.documents, given.latency)
+        work(given.work, given.documents, given.latency, given.doom)
         return
     with tempfile.TemporaryDirectory() as root:
         print(kill_many(Path(root), given.kills, given.documents, given.latency, given.seed))

@@ -11,7 +11,7 @@ from agenticlu.dialogue import Dialogue
 from agenticlu.documents import mark, split
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import TrainingError
+from agenticlu.errors import StoreError, TrainingError
 from agenticlu.judge import is_correct
 from agenticlu.pairs import (
     PREFERENCE_COLUMNS,
@@ -357,6 +357,21 @@ def test_a_data_set_has_the_published_columns_first_and_loads(tmp_path: Path):
     for counter in (funnel["nodes"], funnel["rows"], funnel["traces"]):
         assert counter.pop("total") == sum(counter.values())
     assert summary.rows["preference"] == {"train": preference.num_rows, "validation": 0}
+
+
+def test_a_full_disk_is_said(tmp_path: Path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "train.parquet.part").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match="cannot be written"):
+        build_dataset(
+            iter([grove(node("a", 1.0), node("b", 0.0, ordinal=1))]),
+            [DOCUMENT.id],
+            tmp_path,
+            PairPolicy(),
+        )
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_questions_that_need_no_document_can_be_dropped(tmp_path: Path):

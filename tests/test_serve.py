@@ -67,7 +67,7 @@ def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
         yield found.group(), process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        assert process.wait(30) == 0, "Ctrl-C is how a server is meant to end"
 
 
 @pytest.fixture(scope="module")

@@ -234,8 +234,9 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monke
         assert counts["intent"] <= 1
 
 
-def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(store_module, "file_system_of", lambda path: "nfs4")
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "cifs"])
+def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatch, kind: str):
+    monkeypatch.setattr(store_module, "file_system_of", lambda path: kind)
     with pytest.raises(StoreError, match="network file system") as caught:
         Store(tmp_path / "run")
     assert "--seal" in (caught.value.hint or "")

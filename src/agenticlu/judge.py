@@ -138,6 +138,23 @@ class LlmJudge:
         return Verdict(judge=self.name, value=None, reason=reason, usage=usage)
 
 
+class RecordedJudge:
+    """Stands for a judge whose verdicts are looked up, not made.
+
+    Args:
+        name: As stored with the verdicts.
+    """
+
+    is_free = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def judge(self, question: Question, answer: str) -> Verdict:
+        """Returns an unscored verdict, for an answer that was never judged."""
+        return Verdict(judge=self.name, value=None, reason="not recorded")
+
+
 def render_judgement(question: Question, answer: str) -> tuple[Message, ...]:
     """Returns the request that an LLM judge sends."""
     golds = " | ".join(question.answers)

@@ -15,6 +15,7 @@ conversation is counted under a reason; the counts sum to the totals.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections import Counter
@@ -27,7 +28,7 @@ from pydantic import Field
 
 from agenticlu.dialogue import Dialogue
 from agenticlu.documents import mark
-from agenticlu.errors import TrainingError, missing_dependency
+from agenticlu.errors import StoreError, TrainingError, missing_dependency
 from agenticlu.judge import continued, is_correct
 from agenticlu.prompts import Profile
 from agenticlu.records import (
@@ -589,15 +590,16 @@ class RowWriter:
         self._columns = tuple(columns)
         self._path = path
         self._part = path.with_name(path.name + ".part")
-        self._part.parent.mkdir(parents=True, exist_ok=True)
         self._schema = _schema(pyarrow, columns)
-        self._writer = pyarrow.parquet.ParquetWriter(
-            self._part,
-            self._schema,
-            compression="zstd",
-            compression_level=9,
-            dictionary_pagesize_limit=PAGE_BYTES,
-        )
+        with _writing(path):
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pyarrow.parquet.ParquetWriter(
+                self._part,
+                self._schema,
+                compression="zstd",
+                compression_level=9,
+                dictionary_pagesize_limit=PAGE_BYTES,
+            )
         self._waiting: list[Mapping[str, Any]] = []
         self._characters = 0
         self.count = 0
@@ -612,21 +614,52 @@ class RowWriter:
             self._flush()
 
     def close(self) -> None:
-        """Writes what is left and gives the file its name."""
+        """Writes what is left and gives the file its name.
+
+        Raises:
+            StoreError: The disk is full or the folder cannot be written.
+        """
         self._flush()
-        self._writer.close()
-        self._part.replace(self._path)
+        with _writing(self._path):
+            self._writer.close()
+            self._part.replace(self._path)
 
     def discard(self) -> None:
         """Leaves nothing behind."""
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()
         self._part.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         if self._waiting:
             table = self._arrow.Table.from_pylist(self._waiting, schema=self._schema)
-            self._writer.write_table(table)
+            with _writing(self._path):
+                self._writer.write_table(table)
             self._waiting, self._characters = [], 0
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error}", hint="Free space, then build again."
+        ) from error
+
+
+def open_writers(folder: Path) -> dict[tuple[str, str], RowWriter]:
+    """Opens the files of a data set folder by (kind, split): all of them or none."""
+    writers: dict[tuple[str, str], RowWriter] = {}
+    try:
+        for kind, columns in (("sft", SFT_COLUMNS), ("preference", PREFERENCE_COLUMNS)):
+            for split in ("train", "validation"):
+                writers[kind, split] = RowWriter(folder / kind / f"{split}.parquet", columns)
+    except StoreError:
+        for writer in writers.values():
+            writer.discard()
+        raise
+    return writers
 
 
 def _needs_no_document(tree: Tree, policy: PairPolicy) -> bool:
@@ -697,11 +730,7 @@ def build_dataset(
     """
     validation = split_documents(document_ids, policy.validation)
     funnel = Funnel()
-    writers = {
-        (kind, split): RowWriter(folder / kind / f"{split}.parquet", columns)
-        for kind, columns in (("sft", SFT_COLUMNS), ("preference", PREFERENCE_COLUMNS))
-        for split in ("train", "validation")
-    }
+    writers = open_writers(folder)
     lengths: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     try:

@@ -47,7 +47,9 @@ APPLICATION_ID = 0x41474C55
 STORE_VERSION = 1
 MAX_BATCH = 256
 """Appends in one commit at most."""
-_REMOTE_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "lustre", "ceph", "fuse")
+_REMOTE_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "beegfs", "gpfs", "afs", "fuse"}
+)
 
 _SCHEMA = """
 CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -706,7 +708,7 @@ class Store:
                 f"The folder {self.folder} cannot be made: {error.strerror}."
             ) from error
         kind = file_system_of(self.folder)
-        if kind is not None and kind.startswith(_REMOTE_FILE_SYSTEMS):
+        if kind is not None and kind.split(".")[0] in _REMOTE_FILE_SYSTEMS:
             raise StoreError(
                 f"{self.folder} is on a network file system ({kind}), where SQLite's locks and "
                 "durability cannot be trusted.",

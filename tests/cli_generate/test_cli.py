@@ -253,6 +253,20 @@ def test_commands_over_a_folder_without_a_run_say_so(tmp_path: Path):
         assert "generate --out" in (done.exception.hint or "")
 
 
+def test_a_replay_judges_and_exports_anew_without_sampling(corpus: str, tmp_path: Path, engine):
+    run = str(tmp_path / "run")
+    call("generate", corpus, "--out", run, *SMALL)
+    asked = len(engine.requests)
+    again = call("generate", "replay", run, "--judge", "rouge-l", "--json")
+    assert again.exit_code == 0, again.output
+    assert len(engine.requests) == asked
+    assert json.loads(again.stdout)["questions"] == 6
+    assert call("dataset", "build", run, "--out", str(tmp_path / "d")).exit_code == 0
+    assert "rouge-l" in (tmp_path / "d" / "README.md").read_text()
+    back = call("generate", "replay", run, "--judge", "exact", "--judge", "llm", "--json")
+    assert isinstance(back.exception, ConfigError), "an LLM judge needs a model"
+
+
 def test_the_published_algorithm_is_one_flag(corpus: str, tmp_path: Path):
     done = call("generate", corpus, "--out", str(tmp_path / "run"), "--as-published", *SMALL)
     assert done.exit_code == 0, done.output

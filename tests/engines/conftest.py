@@ -74,6 +74,12 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="session")
+def biased_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with biases in its attention, which only transformers' own forward pass runs."""
+    return make_checkpoint(tmp_path_factory.mktemp("biased"), seed=3, attention_bias=True)
+
+
 Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 

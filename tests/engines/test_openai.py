@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import OpenAIEngine, label_masses, strip_thinking
+from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.replies import label_masses, strip_thinking
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.errors import (
     BudgetExceededError,
@@ -85,6 +86,23 @@ def test_a_server_that_drops_n_is_asked_for_the_rest_once_each(
     assert len(sample(engine, n=2, temperature=1.0, seed=5).completions) == 2
     assert [body.get("n") for body in endpoint.bodies[4:]] == [None, None]
     assert any("1 of 4" in note for note in engine.findings.notes)
+
+
+def test_long_equal_samples_are_noticed_without_a_probe(serve: Serve, chat_reply: Any) -> None:
+    def answer(body: dict[str, Any], i: int) -> Any:
+        text = f"{body.get('seed')} " + "the mill by the river " * 8
+        return 200, chat_reply(*[text] * body.get("n", 1))
+
+    endpoint = serve(answer)
+    engine = engine_at(endpoint)
+    reply = sample(engine, n=3, temperature=1.0, seed=4)
+    assert len({one.text for one in reply.completions}) == 3
+    assert [body.get("n") for body in endpoint.bodies] == [3, None, None]
+    assert any("3 equal samples" in note for note in engine.findings.notes)
+    # Greedy samples are meant to be equal.
+    greedy = engine_at(endpoint)
+    assert len(sample(greedy, n=3, seed=4).completions) == 3
+    assert greedy.findings.samples_differ
 
 
 def test_weigh_adds_up_the_spellings_of_a_label(serve: Serve, chat_reply: Any) -> None:
@@ -280,6 +298,15 @@ def test_thinking_is_stripped(serve: Serve, chat_reply: Any) -> None:
     completion = sample(engine_at(endpoint)).completions[0]
     assert completion.text == "Ada"
     assert completion.token_ids is None, "ids of the whole are not the ids of the rest"
+
+
+def test_a_proxy_is_not_asked_for_a_local_server(
+    serve: Serve, chat_reply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada")))
+    assert sample(engine_at(endpoint)).completions[0].text == "Ada"
 
 
 def test_one_event_loop_after_another(serve: Serve, chat_reply: Any) -> None:

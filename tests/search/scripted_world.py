@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from agenticlu.corpus import Item, build_item
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.records import Tree, Usage, content_seed
 from agenticlu.search.config import SearchConfig
 from agenticlu.tokens import ApproximateTokenizer
 
+Kind = TypeVar("Kind", bound=ScriptedEngine)
 TOKENIZER = ApproximateTokenizer()
-CONFIG = SearchConfig(branching=3, depth=2, piece_tokens=48, top_k=4)
+CONFIG = SearchConfig(branching=3, depth=2, piece_tokens=48, top_k=4, deepen=None)
 
 
 def corpus(documents: int = 3, questions: int = 2) -> list[Item]:
@@ -66,8 +69,13 @@ def gold_of(request: ScriptedRequest, items: list[Item]) -> str:
 
 
 def engine(
-    items: list[Item], *, right_share: float = 0.08, check: str = "yes", **options: object
-) -> ScriptedEngine:
+    items: list[Item],
+    *,
+    right_share: float = 0.08,
+    check: str = "yes",
+    kind: type[Kind] = ScriptedEngine,  # type: ignore[assignment]
+    **options: object,
+) -> Kind:
     """Answers right for a share of the prompts, by their hash; finds every second piece."""
 
     def reply(request: ScriptedRequest) -> str | None:
@@ -84,4 +92,4 @@ def engine(
     def weights(request: ScriptedRequest) -> str:
         return "yes" if content_seed("weigh", request.key) % 3 == 0 else "no"
 
-    return ScriptedEngine(reply, weights, **options)  # type: ignore[arg-type]
+    return kind(reply, weights, **options)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def test_until_solved_stops_when_an_expansion_is_informative():
 
 
 def test_until_solved_deepens_the_best_of_all_wrong_one_at_a_time():
-    until = growth("until-solved")
+    until = growth("until-solved", deepen=None)
     level = children(ROOT, False, False, False, scores=(0.1, 0.4, 0.2))
     until.tell([ROOT, *level])
     order = []
@@ -74,10 +74,13 @@ def test_until_solved_can_be_kept_narrow():
     assert until.ask() == ()
 
 
-def test_a_right_root_is_still_expanded_once():
+def test_a_right_root_is_expanded_once_and_no_deeper():
     until = growth("until-solved")
-    until.tell([Grown("r", None, 0, (), True, 1.0)])
+    root = Grown("r", None, 0, (), True, 1.0)
+    until.tell([root])
     assert until.ask() == ("r",)
+    until.tell(children(root, False, False))
+    assert until.ask() == ()
 
 
 def test_best_first_takes_the_most_promising_node_anywhere_until_the_budget():
@@ -120,6 +123,19 @@ def test_a_growth_follows_from_what_it_was_told_in_any_order(kind: str):
             rebuilt.tell([node])
         assert rebuilt.ask() == grown.ask()
     assert len(told) > 5
+
+
+@pytest.mark.parametrize("kind", ["full", "until-solved", "best-first"])
+def test_a_node_that_brought_no_child_is_not_asked_for_again(kind: str):
+    grown = growth(kind, deepen=None)
+    level = children(ROOT, False, False)
+    grown.tell([ROOT, *level])
+    asked = []
+    while wanted := grown.ask():
+        asked += wanted
+        for name in wanted:
+            grown.close(name)
+    assert sorted(asked) == ["r0", "r1"]
 
 
 @pytest.mark.parametrize("kind", ["full", "until-solved", "best-first"])

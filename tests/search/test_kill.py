@@ -10,9 +10,9 @@ SCRIPT = Path(__file__).parent.parent / "kill_many.py"
 
 
 def test_kill_9_loses_nothing_but_the_calls_in_flight():
-    command = [sys.executable, str(SCRIPT), "--kills", "3", "--documents", "3", "--seed", "3"]
+    command = [sys.executable, str(SCRIPT), "--kills", "4", "--documents", "2", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "export equal" in done.stdout
     kills = int(done.stdout.split(" kills")[0])
-    assert kills >= 1, "the case must hold a kill"
+    assert kills >= 2, "the case must hold kills"

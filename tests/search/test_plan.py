@@ -54,7 +54,7 @@ def test_other_growths_stay_within_their_plan(tmp_path: Path):
         ({"growth": "full", "branching": 8, "depth": 3}, (73, 73)),
         ({"growth": "full", "branching": 1, "depth": 3}, (3, 3)),
         ({"growth": "full", "depth": 0}, (0, 0)),
-        ({"growth": "until-solved", "branching": 8, "depth": 3}, (1, 73)),
+        ({"growth": "until-solved", "branching": 8, "depth": 3, "deepen": None}, (1, 73)),
         ({"growth": "until-solved", "branching": 8, "depth": 3, "deepen": 2}, (1, 5)),
         ({"growth": "best-first", "branching": 8, "depth": 3, "node_budget": 20}, (1, 3)),
     ],

@@ -19,6 +19,7 @@ from agenticlu.errors import (
 )
 from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
 from agenticlu.search import calls
+from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, replay, run_search, summarise
 from agenticlu.store import Store, load_trees
@@ -57,6 +58,8 @@ def test_growth_stops_at_the_first_right_answer(tmp_path: Path):
             parents = {node.parent for node in right}
             assert len(parents) == 1
             assert last == right[0].depth
+        elif is_correct(tree.nodes[0].verdicts):
+            assert max(node.depth for node in tree.nodes) == 1
         else:
             assert max(node.depth for node in tree.nodes) == CONFIG.depth
 
@@ -299,6 +302,41 @@ def test_votes_of_a_panel_are_stored_and_asked_once(tmp_path: Path):
     assert len(panel[0].requests) == len(distinct)
 
 
+def test_a_ledgered_judge_asks_once_and_its_calls_are_counted(tmp_path: Path):
+    panel = ScriptedEngine(lambda r: '{"verdict": "no"}', name="critic")
+
+    def judges(store: Store):
+        return [ExactJudge(), LlmJudge(LedgeredEngine(store, panel), "critic")]
+
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            summary = asyncio.run(
+                run_search(
+                    ITEMS, engine(ITEMS), store, CONFIG, tokenizer=TOKENIZER, judges=judges(store)
+                )
+            )
+    assert summary.usage["judge"].requests == len(panel.requests) > 0
+    with Store(tmp_path, writable=False) as store:
+        trees, _ = asyncio.run(replay(store))
+        assert trees == list(store.trees())
+        assert [verdict.judge for verdict in trees[0].nodes[0].verdicts] == ["exact", "llm:critic"]
+
+
+def test_questions_that_need_no_document_are_tagged(tmp_path: Path):
+    def reply(request):
+        if "withheld" in request.messages[1].content:
+            knows = request.ordinal < 2 and "book 1" in request.messages[1].content
+            return f"Answer: {gold_of(request, ITEMS) if knows else 'grey'}"
+        return "Answer: grey" if "Answer:" in request.last else None
+
+    sampler = ScriptedEngine(reply)
+    config = CONFIG.model_copy(update={"closed_book": 4, "depth": 1})
+    summary = search(tmp_path, sampler, config)
+    shares = [tree.closed_book for tree in load_trees(tmp_path)]
+    assert shares == [0.0, 0.0, 0.5, 0.5, 0.0, 0.0]
+    assert summary.usage["closed_book"].requests == len(ITEMS)
+
+
 def test_a_truncated_reply_is_kept_with_its_reason(tmp_path: Path):
     def reply(request):
         if "Answer:" in request.last:
@@ -308,6 +346,17 @@ def test_a_truncated_reply_is_kept_with_its_reason(tmp_path: Path):
     search(tmp_path, ScriptedEngine(reply), CONFIG.model_copy(update={"depth": 1}))
     nodes = [node for tree in load_trees(tmp_path) for node in tree.nodes]
     assert {node.turns[-2].finish_reason for node in nodes if node.depth} == {"length"}
+
+
+@pytest.mark.parametrize("growth", ["full", "until-solved", "best-first"])
+def test_a_model_that_asks_nothing_ends_the_tree(tmp_path: Path, growth: str):
+    def reply(request):
+        return "Answer: grey" if "Answer:" in request.last else " "
+
+    config = CONFIG.model_copy(update={"growth": growth})
+    summary = search(tmp_path, ScriptedEngine(reply), config)
+    assert summary.outcomes == {"unsolved": len(ITEMS)}
+    assert summary.nodes == len(ITEMS)
 
 
 def test_siblings_stay_distinct(tmp_path: Path):

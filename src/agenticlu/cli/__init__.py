@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
         except click.UsageError as error:
             hint = did_you_mean(args[0], COMMANDS) if args else None
             if hint:
-                error.message = f"{error.message} {hint}"
+                raise click.UsageError(f"{error.message} {hint}", ctx) from error
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

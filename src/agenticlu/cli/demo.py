@@ -18,11 +18,11 @@ from agenticlu.errors import UsageError
     show_default=True,
     help="Folder of the demo; run again to go on where it stopped.",
 )
-@click.option("--documents", type=int, default=48, show_default=True, help="Training documents.")
+@click.option("--documents", type=int, default=40, show_default=True, help="Training documents.")
 @click.option("--items", type=int, default=60, show_default=True, help="Held-out items a length.")
 @click.option(
     "--lengths",
-    default="256,512,1024,2048",
+    default="256,512,768,1024",
     show_default=True,
     help="Document tokens, shortest first.",
 )
@@ -41,7 +41,7 @@ def command(out: Path, documents: int, items: int, lengths: str, seed: int) -> N
     except ValueError as error:
         raise UsageError(
             f"--lengths takes whole numbers with commas between them, not {lengths!r}.",
-            hint="For example: --lengths 256,512,1024,2048",
+            hint="For example: --lengths 256,512,768,1024",
         ) from error
     settings = Settings(num_documents=documents, num_items=items, lengths=tokens, seed=seed)
 

@@ -40,6 +40,11 @@ SEARCH_OPTIONS = (
         help="How pieces are found.  [default: scan]",
     ),
     click.option(
+        "--view",
+        type=click.Choice(["kept", "document"]),
+        help="Answer over the pieces found, or over the whole document, read once. [default: kept]",
+    ),
+    click.option(
         "--growth",
         type=click.Choice(["until-solved", "full", "best-first"]),
         help="Which nodes are expanded.  [default: until-solved]",

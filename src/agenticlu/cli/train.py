@@ -59,22 +59,27 @@ def _options(function: Any) -> Any:
     return function
 
 
-def _config(stage: str, dataset: str, model: str, out: Path, given: dict[str, Any]) -> TrainConfig:
+def _config(
+    stage: str, dataset: str, model: str | None, out: Path, given: dict[str, Any]
+) -> TrainConfig:
     from agenticlu.training.config import parse_setting, resolve_config
 
     preset, file = given.pop("preset"), given.pop("file")
     changes = dict(parse_setting(text) for text in given.pop("settings"))
     changes |= {key: value for key, value in given.items() if value is not None}
-    changes |= {"dataset": dataset, "model": model, "out": str(out)}
+    changes |= {"dataset": dataset, "out": str(out)} | ({"model": model} if model else {})
     if not Path(dataset).exists():
         raise UsageError(
             f"There is no data set {dataset}.",
             hint="agenticlu dataset build RUN writes one; or give a .parquet or .jsonl file.",
         )
-    return resolve_config(stage, preset=preset, file=file, changes=changes)
+    config = resolve_config(stage, preset=preset, file=file, changes=changes)
+    if not config.model:
+        raise UsageError("No model to start from.", hint="Give --model FOLDER_OR_NAME.")
+    return config
 
 
-def _run(stage: str, dataset: str, model: str, out: Path, given: dict[str, Any]) -> None:
+def _run(stage: str, dataset: str, model: str | None, out: Path, given: dict[str, Any]) -> None:
     as_json, plan_only = given.pop("as_json"), given.pop("plan_only")
     config = _config(stage, dataset, model, out, given)
     from agenticlu.training.loop import plan_run, train
@@ -97,9 +102,9 @@ def _run(stage: str, dataset: str, model: str, out: Path, given: dict[str, Any])
 
 @command.command("sft")
 @_options
-@click.option("--model", required=True, metavar="MODEL", help="Folder or hub name to start from.")
+@click.option("--model", metavar="MODEL", help="Folder or hub name to start from.")
 @click.option("--turns", type=click.Choice(["all", "last"]), help="Which replies are targets.")
-def sft(dataset: str, model: str, out: Path, **given: Any) -> None:
+def sft(dataset: str, model: str | None, out: Path, **given: Any) -> None:
     """Fine-tune on the conversations of DATASET; the loss is on assistant turns only."""
     _run("sft", dataset, model, out, given)
 
@@ -143,13 +148,13 @@ def dpo(
 
 @command.command("plan")
 @_options
-@click.option("--model", required=True, metavar="MODEL", help="Folder or hub name.")
+@click.option("--model", metavar="MODEL", help="Folder or hub name.")
 @click.option("--stage", type=click.Choice(["sft", "dpo"]), default="sft", show_default=True)
 @click.option("--ranks", type=int, help="Number of devices; default: those that run now.")
 @click.option("--memory-gib", type=float, help="Memory of one device; default: this machine's.")
 @click.option("--device", metavar="NAME", help="H200, H100 or A100, for a predicted time.")
 def plan(
-    dataset: str, model: str, out: Path, stage: str, ranks: int | None,
+    dataset: str, model: str | None, out: Path, stage: str, ranks: int | None,
     memory_gib: float | None, device: str | None, **given: Any,
 ) -> None:  # fmt: skip
     """Print what training on DATASET will cost: tokens, sharing, FLOP, memory, time."""

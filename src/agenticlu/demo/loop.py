@@ -21,14 +21,14 @@ from agenticlu.demo.world import World
 from agenticlu.tokens import load_tokenizer
 
 MODEL = Path(__file__).parent / "model"
-LENGTHS = (256, 512, 1024, 2048)
+LENGTHS = (256, 512, 768, 1024)
 
 
 @dataclass(frozen=True)
 class Settings:
     """Sizes of the demo; the defaults fill a few minutes on two cores."""
 
-    num_documents: int = 48
+    num_documents: int = 40
     """Training documents to search, their lengths in turn those of `lengths`."""
     questions_per_document: int = 4
     lengths: tuple[int, ...] = LENGTHS
@@ -36,10 +36,10 @@ class Settings:
     num_items: int = 60
     """Held-out questions per length."""
     branching: int = 4
-    depth: int = 3
+    depth: int = 2
     deepen: int = 2
     """Unsolved nodes that are searched further on each level."""
-    rounds: int = 3
+    rounds: int = 2
     seed: int = 0
 
 
@@ -77,7 +77,8 @@ def build_stages(out: Path, settings: Settings) -> list[Stage]:
             (
                 *("generate", "run", str(out / "corpus.jsonl"), "--model", str(MODEL), *shape),
                 *("--branching", str(settings.branching), "--depth", str(settings.depth)),
-                *("--deepen", str(settings.deepen), "--top-k", "4"),
+                *("--deepen", str(settings.deepen), "--view", "document"),
+                *("--top-k", "2", "--threshold", "0.75"),
                 *("--seed", str(settings.seed), "--out", str(out / "search")),
             ),
             "search/run.sqlite",
@@ -91,6 +92,7 @@ def build_stages(out: Path, settings: Settings) -> list[Stage]:
             "Train: supervised fine-tuning",
             (
                 *("train", "sft", str(out / "data"), "--model", str(MODEL), "--preset", "tiny"),
+                *("--batch", "4", "--lr", "5e-4"),
                 *("--seed", str(settings.seed), "--out", str(out / "sft")),
             ),
             "sft/export",

@@ -16,6 +16,7 @@ them. No model and no tokenizer is needed here: lengths are counted by the calla
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -292,7 +293,7 @@ def split_of(first: str, surname: str) -> Split:
 
 def people_for(tokens: int) -> int:
     """Returns how many people a document has: 3 at 256 tokens, 5 at 512, 8 at 1K, 12 at 2K."""
-    return max(2, min(28, round(3 * (tokens / 256) ** 0.68)))
+    return max(2, min(28, round(3.0 * math.pow(tokens / 256, 0.68))))
 
 
 def draw_people(rng: Random, split: Split, num: int) -> tuple[str, ...]:

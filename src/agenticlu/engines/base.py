@@ -44,6 +44,25 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """One sampled token and its likeliest rivals."""
+
+    token_id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...]
+    """(id, text, log-probability), likeliest first."""
+
+
+@dataclass(frozen=True)
+class Generated(Sampled):
+    """A reply with what a server must tell of it."""
+
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    """Per completion, per token; empty unless asked for."""
+
+
+@dataclass(frozen=True)
 class Weighed:
     """The reply to a `weigh` request."""
 
@@ -51,7 +70,7 @@ class Weighed:
     """Choice to probability, normalised over the choices (sums to 1)."""
     label_mass: float
     """Probability that the model puts on the choices together; low mass means a badly worded
-    prompt. 1.0 when only a parse was possible."""
+    prompt. Where only a parse was possible: 1.0, or 0.0 for a reply that named no choice."""
     usage: Usage
     method: str = "logprobs"
     """'logprobs', or 'parse' where a server gives none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ class ChatFormat:
             )
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = backend
+        self._controls = _control_pattern(backend)
         self._choices: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
         self.system_role = self._takes_system_role()
 
@@ -43,7 +45,9 @@ class ChatFormat:
             messages: Folded first where the template knows no system role.
             prompt: Ends with the opening of the assistant's turn.
         """
-        rows = [{"role": message.role, "content": message.content} for message in messages]
+        rows = [
+            {"role": message.role, "content": self.disarm(message.content)} for message in messages
+        ]
         if not self.system_role and rows and rows[0]["role"] == "system":
             system = rows.pop(0)["content"]
             if rows and rows[0]["role"] == "user":
@@ -54,6 +58,16 @@ class ChatFormat:
             rows, tokenize=False, add_generation_prompt=prompt, **TEMPLATE_OPTIONS
         )
         return text
+
+    def disarm(self, text: str) -> str:
+        """Returns a text in which no control token can be found.
+
+        A document may hold '<|end|>' as plain words; taken for the token, it would end the turn.
+        A space goes behind the first character of such words.
+        """
+        if self._controls is None:
+            return text
+        return self._controls.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Returns the ids of a prompt, up to the opening of the assistant's turn."""
@@ -131,3 +145,14 @@ class ChatFormat:
             return probe in self.tokenizer.apply_chat_template(rows, tokenize=False)
         except TemplateError:
             return False
+
+
+def _control_pattern(backend: Any) -> re.Pattern[str] | None:
+    """Matches the control tokens of a tokenizer; None if it has none that could be written."""
+    added = {} if backend is None else backend.get_added_tokens_decoder()
+    texts = sorted(
+        (token.content for token in added.values() if token.special and len(token.content) > 1),
+        key=len,
+        reverse=True,
+    )
+    return re.compile("|".join(map(re.escape, texts))) if texts else None

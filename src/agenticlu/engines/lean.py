@@ -122,9 +122,7 @@ class LeanForward:
             and not config.attention_bias
             and not config.mlp_bias
             and config.rope_parameters["rope_type"] in ("default", "linear", "llama3")
-            and all(
-                type(m) is torch.nn.Linear for m in model.modules() if hasattr(m, "in_features")
-            )
+            and all(type(one) is torch.nn.Linear for one in linear)
             and sum(p.numel() for p in model.parameters()) <= LEAN_PARAMETERS
         )
 

@@ -9,7 +9,6 @@ reply) and the notes say which setting of the server would mend it.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
 import re
@@ -18,7 +17,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agenticlu.engines.base import Capabilities, Completion, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Capabilities, Sampled, Sampling, Weighed
+from agenticlu.engines.replies import (
+    completion_of,
+    first_logprobs,
+    label_masses,
+    retry_after_s,
+    thinking_of,
+    usage_of,
+    window_of,
+)
 from agenticlu.engines.retry import Admission, RetryPolicy
 from agenticlu.errors import (
     AgenticluError,
@@ -26,21 +34,15 @@ from agenticlu.errors import (
     DocumentTooLongError,
     EngineAuthError,
     EngineBusyError,
-    EngineError,
     EngineReplyError,
     EngineUnreachableError,
     ModelNotFoundError,
     did_you_mean,
     missing_dependency,
 )
-from agenticlu.records import FinishReason, Message, Usage, content_seed
+from agenticlu.records import Message, Usage, content_seed
 from agenticlu.verdicts import parse_verdict
 
-REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "refused",
-}
 TOP_LOGPROBS = 20
 """As many as the protocol allows."""
 CHARACTERS_PER_TOKEN = 3.5
@@ -50,10 +52,12 @@ PARSE_TOKENS = 16
 THINKING_PARSE_TOKENS = 2048
 """The same for a model that thinks aloud first."""
 
+WARM = 0.5
+"""A temperature from which on samples differ unless something is wrong."""
+LONG_TEXT_CHARACTERS = 80
+"""Equal samples of at least this length at a temperature of at least `WARM` are no chance."""
 TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
-_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
-_UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
 _TOO_LONG = re.compile(
     r"context[ _](?:length|window|size)|maximum[ _](?:model|context|input)|max_model_len"
     r"|too many tokens|prompt is too long|exceeds? the (?:available|model)",
@@ -161,18 +165,15 @@ class OpenAIEngine:
         await self._connect()
         if sampling.n == 1 or self._together(sampling):
             first = await self._sample_once(messages, sampling, session)
-            missing = sampling.n - len(first.completions)
-            if missing <= 0:
-                return replace(first, completions=first.completions[: sampling.n])
-            self.findings.samples_n = False
-            self.findings.note(
-                f"{self.name} returned {len(first.completions)} of {sampling.n} samples; samples"
-                " are asked for one by one. A server that takes n (vLLM, SGLang) reads the prompt"
-                " once."
-            )
+            self._notice(first, sampling)
+            if sampling.n > 1 and not self._together(sampling):
+                kept = first.completions if self.findings.samples_differ else first.completions[:1]
+                first = replace(first, completions=kept)
         else:
             first = await self._sample_once(messages, self._single(sampling, 0), session)
-            missing = sampling.n - 1
+        missing = sampling.n - len(first.completions)
+        if missing <= 0:
+            return replace(first, completions=first.completions[: sampling.n])
         rest = [
             self._sample_once(messages, self._single(sampling, sampling.n - missing + k), session)
             for k in range(missing)
@@ -484,6 +485,7 @@ class OpenAIEngine:
                 api_key=os.environ.get(self._api_key_env) or "none",
                 max_retries=0,
                 timeout=self._timeout_s,
+                http_client=self._http_client(),
             )
             self._loop = loop
             self._connecting = asyncio.Lock()
@@ -494,6 +496,12 @@ class OpenAIEngine:
             if self.model is None or not self._connected:
                 await self._find_model()
                 self._connected = True
+
+    def _http_client(self) -> Any:
+        """No proxy for a server on this machine; None takes the SDK's own client."""
+        if urlsplit(self.base_url).hostname not in ("localhost", "127.0.0.1", "::1"):
+            return None
+        return self._openai.DefaultAsyncHttpxClient(trust_env=False)
 
     async def _find_model(self) -> None:
         try:
@@ -531,6 +539,27 @@ class OpenAIEngine:
         differ = self.findings.samples_differ or sampling.temperature == 0
         return self.findings.samples_n and differ
 
+    def _notice(self, reply: Sampled, sampling: Sampling) -> None:
+        """Takes note of samples that are too few, or too long and too equal to be chance."""
+        texts = [one.text for one in reply.completions]
+        if len(texts) < sampling.n:
+            self.findings.samples_n = False
+            self.findings.note(
+                f"{self.name} returned {len(texts)} of {sampling.n} samples; samples are asked for"
+                " one by one. A server that takes n (vLLM, SGLang) reads the prompt once."
+            )
+        elif (
+            sampling.n > 1
+            and sampling.temperature >= WARM
+            and len(set(texts)) == 1
+            and len(texts[0]) >= LONG_TEXT_CHARACTERS
+        ):
+            self.findings.samples_differ = False
+            self.findings.note(
+                f"{self.name} returned {sampling.n} equal samples at temperature"
+                f" {sampling.temperature}; samples are asked for one by one with different seeds."
+            )
+
     def _single(self, sampling: Sampling, ordinal: int) -> Sampling:
         seed = sampling.seed
         if seed is not None and ordinal > 0:
@@ -542,118 +571,3 @@ class OpenAIEngine:
     def _tell(self, text: str) -> None:
         if self._on_event is not None:
             self._on_event(text)
-
-
-def usage_of(reply: Any) -> Usage:
-    """Reads the cost of one request; zeros where the server tells nothing."""
-    usage = getattr(reply, "usage", None)
-    details = getattr(usage, "prompt_tokens_details", None)
-    return Usage(
-        requests=1,
-        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        cached_tokens=getattr(details, "cached_tokens", 0) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
-    )
-
-
-def thinking_of(choice: Any) -> str:
-    """Returns what a model thought aloud before its reply; empty if it did not."""
-    message = choice.message
-    for name in ("reasoning_content", "reasoning"):
-        text = getattr(message, name, None)
-        if isinstance(text, str) and text:
-            return text
-    content = message.content or ""
-    found = _THINKING.match(content)
-    if found is None and "</think" in content:
-        found = _UNOPENED_THINKING.match(content)
-    return found.group() if found else ""
-
-
-def strip_thinking(text: str) -> str:
-    """Returns a reply without what was thought aloud before it.
-
-    >>> strip_thinking("<think>Hm, a mill.</think> Ada")
-    'Ada'
-    """
-    if found := _THINKING.match(text):
-        return text[found.end() :].strip()
-    if "</think" in text and (found := _UNOPENED_THINKING.match(text)):
-        return text[found.end() :].strip()
-    return text.strip()
-
-
-def completion_of(choice: Any) -> Completion:
-    """Reads one sample."""
-    content = choice.message.content or ""
-    refused = getattr(choice.message, "refusal", None)
-    text = strip_thinking(content)
-    ids = getattr(choice, "token_ids", None)
-    whole = text == content.strip()
-    return Completion(
-        text=text or (refused or ""),
-        finish_reason="refused" if refused else REASONS.get(choice.finish_reason, "unknown"),
-        token_ids=tuple(ids) if ids and whole else None,
-    )
-
-
-def first_logprobs(reply: Any) -> list[tuple[str, float]] | None:
-    """Returns (token, log-probability) of the first token's candidates; None if not told."""
-    content = getattr(getattr(reply.choices[0], "logprobs", None), "content", None)
-    if not content:
-        return None
-    first = content[0]
-    candidates = [(one.token, one.logprob) for one in first.top_logprobs or ()]
-    if all(token != first.token for token, _ in candidates):
-        candidates.append((first.token, first.logprob))
-    return candidates
-
-
-def label_masses(
-    candidates: Sequence[tuple[str, float]], choices: Sequence[str]
-) -> dict[str, float]:
-    """Adds up the candidates' probabilities per choice.
-
-    A candidate counts for the choice that it spells, case, white space and punctuation aside, or
-    else for the only choice that it begins.
-
-    >>> masses = label_masses([(" Yes", math.log(0.5)), ("may", math.log(0.25))], ("yes", "maybe"))
-    >>> {choice: round(mass, 2) for choice, mass in masses.items()}
-    {'yes': 0.5, 'maybe': 0.25}
-    """
-    masses = dict.fromkeys(choices, 0.0)
-    for token, logprob in candidates:
-        text = token.replace("Ġ", " ").replace("▁", " ").strip(" \t\n*_`\"'.,:;!?()[]").casefold()
-        if not text:
-            continue
-        spelt = [choice for choice in choices if choice.casefold() == text]
-        begun = [choice for choice in choices if choice.casefold().startswith(text)]
-        owner = spelt or begun
-        if len(owner) == 1:
-            masses[owner[0]] += math.exp(logprob)
-    return masses
-
-
-def window_of(model: Any) -> int | None:
-    """Reads a model's window from its entry in the model list, under the names servers use."""
-    meta = getattr(model, "meta", None)
-    for source in (model, meta):
-        for name in ("max_model_len", "context_length", "max_context_length", "n_ctx"):
-            value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
-            if isinstance(value, int) and value > 0:
-                return value
-    return None
-
-
-def retry_after_s(error: Exception) -> float | None:
-    """Reads the pause that a server asks for; None if it asks for none."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) / scale)
-        except (KeyError, ValueError):
-            continue
-    return None
-
-
-__all__ = ["EngineError", "Findings", "OpenAIEngine"]

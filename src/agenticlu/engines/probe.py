@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from agenticlu.engines.base import Capabilities, Sampling
+from agenticlu.engines.replies import first_logprobs, thinking_of, usage_of
 from agenticlu.errors import EngineReplyError
 from agenticlu.records import Message
 
@@ -42,8 +43,6 @@ async def probe(engine: OpenAIEngine) -> Capabilities:
 
 
 async def _probe_samples(engine: OpenAIEngine) -> None:
-    from agenticlu.engines.openai import thinking_of
-
     sampling = Sampling(temperature=1.0, n=2, max_tokens=24, seed=1)
     prompt = _asked(f"Write a sentence with three of these words: {WORDS}.")
     try:
@@ -86,8 +85,6 @@ async def _probe_samples(engine: OpenAIEngine) -> None:
 
 
 async def _probe_logprobs(engine: OpenAIEngine) -> None:
-    from agenticlu.engines.openai import first_logprobs
-
     sampling = Sampling(max_tokens=1)
     extra = {"logprobs": True, "top_logprobs": 5}
     try:
@@ -132,8 +129,6 @@ async def _probe_token_ids(engine: OpenAIEngine) -> None:
 
 
 async def _probe_cache(engine: OpenAIEngine) -> None:
-    from agenticlu.engines.openai import usage_of
-
     limit = engine.findings.context_tokens
     count = PREFIX_WORDS if limit is None else min(PREFIX_WORDS, limit // 8)
     words = WORDS.split()

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from agenticlu.engines.base import Completion, Engine, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Capabilities, Completion, Engine, Sampled, Sampling, Weighed
 from agenticlu.errors import (
     AgenticluError,
     BudgetExceededError,
@@ -185,6 +185,7 @@ class Caller:
         breaker: Pauses on overload.
         retry_failed: Send calls again that failed for good in an earlier run.
         max_spent_tokens: Computed tokens of this process at most.
+        judging: While replaying, let judges ask their own models.
         before_first: Awaited once before anything is sent; never when nothing has to be.
     """
 
@@ -197,12 +198,17 @@ class Caller:
         breaker: Breaker | None = None,
         retry_failed: bool = False,
         max_spent_tokens: int | None = None,
+        judging: bool = False,
         before_first: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.store = store
         self.engine = engine
+        self.judging = judging
         self.admission = admission or Admission()
         self.breaker = breaker or Breaker()
+        # Calls being written down beside those in flight: a commit never leaves a slot empty.
+        bound = self.admission.max_requests
+        self._staging = Admission(2 * self.admission.max_tokens, bound + max(2, bound // 2))
         self.spent = Usage()
         self.replayed = 0
         """Calls answered from the ledger."""
@@ -281,11 +287,15 @@ class Caller:
             await self.once("before first", self._prepare)
         while True:
             await self.breaker.wait()
-            await self.admission.acquire(tokens)
+            await self._staging.acquire(tokens)
             try:
                 self._check_budget()
                 await self.store.intend(call)
-                reply = await send()
+                await self.admission.acquire(tokens)
+                try:
+                    reply = await send()
+                finally:
+                    self.admission.release(tokens)
             except (EngineBusyError, EngineUnreachableError) as error:
                 overload: AgenticluError | None = error
             except DocumentTooLongError as error:
@@ -302,7 +312,7 @@ class Caller:
                 await self.store.finish(call.key, encode(reply), reply.usage)
                 return reply
             finally:
-                self.admission.release(tokens)
+                self._staging.release(tokens)
             if overload is not None:
                 if not self.breaker.paused:
                     self.admission.shrink()
@@ -324,6 +334,64 @@ class Caller:
                 f"The limit of {limit} engine tokens is reached.",
                 hint="Everything finished is kept; raise --max-tokens and run the same command.",
             )
+
+
+class LedgeredEngine:
+    """A judge's engine behind the ledger: its calls are recorded, bounded and never repeated.
+
+    Args:
+        store: The ledger.
+        engine: Asks the model.
+        breaker: Pauses on overload.
+        max_requests: Requests in flight at most; of its own, so that the search never waits.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        breaker: Breaker | None = None,
+        max_requests: int = 64,
+    ) -> None:
+        self.name = engine.name
+        self._engine = engine
+        admission = Admission(max_requests=max_requests)
+        self._caller = Caller(store, engine, admission=admission, breaker=breaker)
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        return self._engine.usage
+
+    async def sample(
+        self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples, or returns what was sampled before."""
+        key = sample_key(("judge", self.name), messages, sampling, 0)
+        try:
+            return await self._caller.sample(
+                CallId(key, "judge", session or ""), messages, sampling
+            )
+        except CallFailedError as error:
+            raise EngineReplyError(str(error)) from error
+
+    async def weigh(
+        self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
+    ) -> Weighed:
+        """Weighs, or returns what was found before."""
+        key = weigh_key(("judge", self.name), messages, choices)
+        try:
+            return await self._caller.weigh(CallId(key, "judge", session or ""), messages, choices)
+        except CallFailedError as error:
+            raise EngineReplyError(str(error)) from error
+
+    async def capabilities(self) -> Capabilities:
+        """Of the engine."""
+        return await self._engine.capabilities()
+
+    async def close(self) -> None:
+        """Closes the engine."""
+        await self._engine.close()
 
 
 async def together(work: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:

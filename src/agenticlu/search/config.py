@@ -10,6 +10,7 @@ from agenticlu.config import Settings
 
 Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
 Growth = Literal["until-solved", "full", "best-first"]
+View = Literal["kept", "document"]
 
 
 class SearchConfig(Settings):
@@ -21,10 +22,14 @@ class SearchConfig(Settings):
     """Rounds at most (D); 0 only answers directly."""
     piece_tokens: int = Field(default=512, ge=1)
     grounding: Grounding = "scan"
+    view: View = "kept"
+    """What the model reads while it answers. kept: the pieces that grounding found. document: all
+    of it, marked, as at inference; read once and shared by all traces of the document, so that
+    what is searched is what will be asked of the trained model. For documents that fit."""
     growth: Growth = "until-solved"
-    deepen: int | None = Field(default=None, ge=1)
-    """Nodes that `until-solved` expands on one level at most, best first; None: all of them,
-    until one is solved."""
+    deepen: int | None = Field(default=2, ge=1)
+    """Nodes that `until-solved` expands on a level at most, best first, one at a time; None: all
+    of them, until one is solved."""
     node_budget: int | None = Field(default=None, ge=1)
     """Nodes that `best-first` grows per tree at most, the root not counted."""
     token_budget: int | None = Field(default=None, ge=1)
@@ -48,6 +53,8 @@ class SearchConfig(Settings):
     root_check: bool = False
     """Sample a self-check of the direct answer, too, as the published algorithm does; it steers
     nothing."""
+    closed_book: int = Field(default=0, ge=0)
+    """Answers sampled without the document, to tag questions that do not need it."""
     seed: int = 0
     profile: str = "default"
     judges: tuple[str, ...] = ("exact",)

@@ -39,6 +39,10 @@ class Growth(Protocol):
         """Takes in finished nodes: the root, or all children of an expansion."""
         ...
 
+    def close(self, node_id: str) -> None:
+        """Notes that an expansion brought no child at all."""
+        ...
+
     def ask(self) -> tuple[str, ...]:
         """Returns nodes to expand now; empty when the tree is finished."""
         ...
@@ -48,18 +52,23 @@ class _Base:
     def __init__(self, config: SearchConfig) -> None:
         self._config = config
         self._nodes: dict[str, Grown] = {}
+        self._closed: set[str] = set()
 
     def tell(self, nodes: Sequence[Grown]) -> None:
         """Takes in finished nodes."""
         for node in nodes:
             self._nodes[node.id] = node
 
-    def _is_expanded(self, node: Grown) -> bool:
-        return any(other.parent == node.id for other in self._nodes.values())
+    def close(self, node_id: str) -> None:
+        """Notes that an expansion brought no child at all."""
+        self._closed.add(node_id)
+
+    def _expanded(self) -> set[str | None]:
+        return {node.parent for node in self._nodes.values()} | self._closed
 
     def _expandable(self) -> list[Grown]:
         """Returns unexpanded nodes above the last level, in tree order."""
-        expanded = {node.parent for node in self._nodes.values()}
+        expanded = self._expanded()
         nodes = [
             node
             for node in self._nodes.values()
@@ -81,15 +90,17 @@ class UntilSolvedGrowth(_Base):
     """Stops when an expansion held a right answer; spends depth on unsolved questions only.
 
     The root is always expanded once, because a question that is answered at once may still give
-    pairs. After an expansion without a right answer, the nodes of the level are tried one at a
-    time, best first, at most `deepen` of them on each level.
+    pairs; no deeper, as it needs no rounds. After an expansion without a right answer, the nodes of
+    the level are tried one at a time, best first, at most `deepen` of them on each level.
     """
 
     def ask(self) -> tuple[str, ...]:
         """Returns the next node to deepen."""
         if any(node.correct for node in self._nodes.values() if node.depth > 0):
             return ()
-        expanded = {node.parent for node in self._nodes.values()}
+        expanded = self._expanded()
+        if any(node.correct and node.id in expanded for node in self._nodes.values()):
+            return ()
         for level in range(self._config.depth):
             nodes = [node for node in self._nodes.values() if node.depth == level]
             tried = sum(node.id in expanded for node in nodes)

@@ -199,7 +199,7 @@ def build_plan(
                 first=document_id not in seen,
             )
             nodes = expansions * config.branching
-            estimate.judge_calls += num_llm_judges * (1 + nodes)
+            estimate.judge_calls += num_llm_judges * (1 + nodes + config.closed_book)
             seen.add(document_id)
         scenarios.append(estimate)
     return Plan(
@@ -243,16 +243,29 @@ def _add_question(
     kept = max(1.0, len(pieces) * KEPT_SHARE)
     if config.top_k is not None:
         kept = min(kept, config.top_k)
-    view = sizes.system + kept * mean + question_tokens + 20
-    estimate.add("direct", 1, view, 0, REPLY_TOKENS["direct"])
+    shown = tokens if config.view == "document" else kept * mean
+    view = sizes.system + shown + question_tokens + 20
+    # The whole document is the same prefix for all questions and nodes; kept pieces are not.
+    shared = view if config.view == "document" else 0.0
+    known = 0.0 if first else shared
+    estimate.add("direct", 1, view - known, known, REPLY_TOKENS["direct"])
     if config.root_check:
         estimate.add("check", 1, 20, view + REPLY_TOKENS["direct"], REPLY_TOKENS["check"])
+    if config.closed_book:
+        blind = sizes.system + question_tokens + 30
+        estimate.add("closed_book", 1, blind, 0, REPLY_TOKENS["direct"] * config.closed_book)
     # Of an expansion: the clarify request re-reads its node's history from the cache.
     estimate.add(
         "clarify", expansions, 20 * expansions, view * expansions, REPLY_TOKENS["clarify"] * nodes
     )
     grown = REPLY_TOKENS["clarify"] + 50
-    estimate.add("sub_answer", nodes, (view + grown) * nodes, 0, REPLY_TOKENS["sub_answer"] * nodes)
+    estimate.add(
+        "sub_answer",
+        nodes,
+        (view - shared + grown) * nodes,
+        shared * nodes,
+        REPLY_TOKENS["sub_answer"] * nodes,
+    )
     for phase, extra in (("answer", 40 + question_tokens), ("check", 25)):
         if phase == "check" and not config.check:
             continue

@@ -16,7 +16,7 @@ from agenticlu.corpus import Item
 from agenticlu.documents import split
 from agenticlu.engines.base import Engine
 from agenticlu.errors import AgenticluError, DocumentError, StoreError
-from agenticlu.judge import Judge, build_judges, solved_depth
+from agenticlu.judge import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.prompts import Profile, load_profile
 from agenticlu.records import Node, Question, Tree, Usage
 from agenticlu.search.calls import Admission, Breaker, Caller
@@ -218,6 +218,7 @@ async def run_search(
     profile = load_profile(config.profile)
     judges = build_judges(config.judges) if judges is None else judges
     bind(store, config, profile, tokenizer=tokenizer.name)
+    store.put(judges=[judge.name for judge in judges])
 
     async def meet() -> None:
         found = await engine.capabilities()
@@ -244,6 +245,8 @@ async def replay(
     store: Store,
     config: SearchConfig | None = None,
     judges: Sequence[Judge] | None = None,
+    *,
+    judging: bool = False,
 ) -> tuple[list[Tree], SearchSummary]:
     """Rebuilds the trees from the ledger alone; no engine is asked.
 
@@ -252,6 +255,7 @@ async def replay(
         config: Other settings than the run's own, for example another growth or threshold; what
             the ledger lacks is left out.
         judges: Other judges than the run's own.
+        judging: Let those judges ask their models; the store must be open for writing.
 
     Returns:
         Trees in corpus order, as far as they were grown, and their summary.
@@ -259,7 +263,8 @@ async def replay(
     config = config or SearchConfig.model_validate(store.get("config"))
     profile = Profile.model_validate(store.get("profile"))
     if judges is None:
-        judges = build_judges([name for name in config.judges if name != "llm"] or ["exact"])
+        names = store.get("judges") or list(config.judges)
+        judges = [build_judges([n])[0] if n in BUILT_IN else RecordedJudge(n) for n in names]
     kept: list[Tree] = []
 
     class Keep(Listener):
@@ -268,7 +273,15 @@ async def replay(
 
     questions = store.questions()
     order = {question.id: i for i, (question, _) in enumerate(questions)}
-    summary = await _grow_all(questions, Caller(store, None), profile, config, judges, 1, Keep())
+    summary = await _grow_all(
+        questions,
+        Caller(store, None, judging=judging),
+        profile,
+        config,
+        judges,
+        DEFAULT_PARALLEL if judging else 1,
+        Keep(),
+    )
     return sorted(kept, key=lambda tree: order[tree.question.id]), summary
 
 

@@ -40,12 +40,13 @@ class MergeSummary:
     """Rows read, duplicates included."""
 
 
-def seal_run(run: str | Path, target: str) -> str:
+def seal_run(run: str | Path, target: str, *, label: str | None = None) -> str:
     """Writes what a run finished to a folder or URL as one segment.
 
     Args:
         run: Folder of the run; may still be running.
         target: Where segments are gathered, such as /shared/segments or s3://bucket/segments.
+        label: Written into the manifest; see `sealed_labels`.
 
     Returns:
         The segment's address.
@@ -65,8 +66,9 @@ def seal_run(run: str | Path, target: str) -> str:
     data = raw.getvalue()
     digest = hashlib.sha256(data).hexdigest()
     name = f"{target.rstrip('/')}/segment-{digest[:24]}"
-    manifest = {"format": SEGMENT_FORMAT, "version": SEGMENT_VERSION, "rows": rows}
-    manifest |= {"bytes": len(data), "sha256": digest}
+    manifest: dict[str, Any] = {"format": SEGMENT_FORMAT, "version": SEGMENT_VERSION}
+    manifest["rows"] = rows
+    manifest |= {"bytes": len(data), "sha256": digest, "label": label}
     try:
         system, path = fsspec.core.url_to_fs(name)
         system.makedirs(system._parent(path), exist_ok=True)
@@ -79,6 +81,19 @@ def seal_run(run: str | Path, target: str) -> str:
             hint=f"The run itself is whole in {run}; seal it again with the same command.",
         ) from error
     return name + SUFFIX
+
+
+def sealed_labels(target: str) -> set[str]:
+    """Returns the labels of the segments in a folder or under a URL; none where there is none."""
+    fsspec, _ = _packages()
+    try:
+        system, path = fsspec.core.url_to_fs(target)
+        manifests = [p for p in system.ls(path, detail=False) if p.endswith(".json")]
+        return {json.loads(system.cat_file(p)).get("label") or "" for p in manifests} - {""}
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, ImportError) as error:
+        raise StoreError(f"{target} cannot be read: {error}") from error
 
 
 def merge_runs(out: str | Path, sources: Sequence[str]) -> MergeSummary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,9 @@ from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.errors import UsageError
 from agenticlu.judge import LlmJudge
+from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.run import Shard
+from agenticlu.store import Store
 from agenticlu.tokens import Tokenizer, load_tokenizer, read_model_hint
 
 
@@ -22,9 +24,19 @@ class EngineChoice:
     base_url: tuple[str, ...] = ()
     api_key_env: str = "OPENAI_API_KEY"
 
-    def load(self) -> Engine:
-        """Builds the engine."""
-        return load_engine(self.model, self.base_url, self.api_key_env)
+    def load(
+        self, requests_in_flight: int = 256, say: Callable[[str], None] | None = None
+    ) -> Engine:
+        """Builds the engine; a server's is told how much may be asked at once."""
+        if not self.base_url:
+            return load_engine(self.model, self.base_url, self.api_key_env)
+        return load_engine(
+            self.model,
+            self.base_url,
+            self.api_key_env,
+            max_concurrency=requests_in_flight,
+            on_event=say,
+        )
 
     def tokenizer(self, name: str | None = None) -> Tokenizer:
         """Returns the named tokenizer, or the model's own where it lies on this disk."""
@@ -62,9 +74,14 @@ class JudgeChoice:
         ]
 
 
-def build_panel(engines: Sequence[tuple[str, Engine]]) -> tuple[LlmJudge, ...]:
-    """Returns one judge for each engine."""
-    return tuple(LlmJudge(engine, name) for name, engine in engines)
+def build_panel(
+    engines: Sequence[tuple[str, Engine]], store: Store | None = None
+) -> tuple[LlmJudge, ...]:
+    """Returns one judge for each engine; with a store, their calls are recorded in it."""
+    return tuple(
+        LlmJudge(engine if store is None else LedgeredEngine(store, engine), name)
+        for name, engine in engines
+    )
 
 
 def parse_shard(text: str | None) -> Shard | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from agenticlu.dialogue import FULL_ROUND, MAX_TOKENS, Dialogue, Request
@@ -36,6 +36,7 @@ from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
 from agenticlu.search.growth import BestFirstGrowth, Grown, Growth, build_growth
 from agenticlu.store import CallId
 
+WITHHELD = "(The document is withheld.)"
 Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]
 
 
@@ -85,6 +86,7 @@ class TreeSearch:
         self._orders: dict[str, tuple[int, ...]] = {}
         self._incomplete = False
         self._usage = Usage()
+        self._closed_book: float | None = None
         self._steps = FULL_ROUND if config.check else FULL_ROUND[:-1]
 
     @property
@@ -100,24 +102,24 @@ class TreeSearch:
         """
         growth = build_growth(self._config)
         try:
-            root = await self._root()
+            root, self._closed_book = await self._root(), await self._answer_blindly()
         except NotRecordedError:
             return None
-        await self._tell(growth, [root])
+        self._tell(growth, [root])
         while root.status == "done" and (wanted := growth.ask()):
             expansions = await together(self._expand(self._nodes[node_id]) for node_id in wanted)
             if self._incomplete:
                 break
-            for children in expansions:
-                await self._tell(growth, children)
-            if not any(expansions):
-                break
+            for node_id, children in zip(wanted, expansions, strict=True):
+                self._tell(growth, children)
+                if not children:
+                    growth.close(node_id)
         tree = self._tree(growth)
         if self._caller.engine is not None:
             await self._caller.store.finish_tree(tree)
         return tree
 
-    async def _tell(self, growth: Growth, nodes: Sequence[Node]) -> None:
+    def _tell(self, growth: Growth, nodes: Sequence[Node]) -> None:
         for node in nodes:
             self._nodes[node.id] = node
             before = self._orders[node.parent] if node.parent else ()
@@ -125,7 +127,12 @@ class TreeSearch:
         growth.tell([self._grown(node) for node in nodes])
 
     def _grown(self, node: Node) -> Grown:
-        usages = [turn.usage for turn in node.turns if turn.usage]
+        # Siblings share the request that sampled their clarifications: count it with the first.
+        usages = [
+            turn.usage
+            for turn in node.turns
+            if turn.usage and (turn.kind != "clarify" or node.ordinal == 0)
+        ]
         return Grown(
             id=node.id,
             parent=node.parent,
@@ -160,6 +167,34 @@ class TreeSearch:
             node = _failed(node, error)
         await self._store([node])
         return node
+
+    async def _answer_blindly(self) -> float | None:
+        """Returns the share of right answers among those given without the document."""
+        number = self._config.closed_book
+        if number == 0:
+            return None
+        root = Node(id=content_id(self.tree_id, "blind"), parent=None, depth=0, ordinal=0, turns=())
+        dialogue = self._dialogue((), steps=("direct",))
+        request = replace(dialogue, view=WITHHELD).next_request()
+        assert request is not None
+        sampling = Sampling(
+            temperature=1.0,
+            top_p=self._config.top_p,
+            max_tokens=MAX_TOKENS["direct"],
+            n=number,
+            seed=content_seed(root.id),
+        )
+        try:
+            sampled = await self._sample(root, request, sampling, phase="closed_book")
+        except CallFailedError:
+            return None
+        answers = [parse_final_answer(completion.text) for completion in sampled.completions]
+        judged = await together(
+            together([self._judge(judge, answer) for judge in self._judges]) for answer in answers
+        )
+        right = [is_correct(verdicts) for verdicts in judged]
+        scored = [one for one in right if one is not None]
+        return sum(scored) / len(scored) if scored else None
 
     async def _expand(self, parent: Node) -> list[Node]:
         """Samples clarifications from a node and carries each through its round.
@@ -288,7 +323,7 @@ class TreeSearch:
             found = self._caller.store.find_judgement(key)
             if found is not None:
                 return Verdict.model_validate_json(found)
-            if self._caller.engine is None:
+            if self._caller.engine is None and not self._caller.judging:
                 raise NotRecordedError(key)
             verdict = await judge.judge(self.question, answer)
             await self._caller.store.add_judgement(key, judge.name, verdict.model_dump_json())
@@ -305,7 +340,7 @@ class TreeSearch:
         return Dialogue(
             profile=self._profile,
             document_id=self._document_id,
-            view=self._grounder.source.view(kept),
+            view=self._grounder.source.view(None if self._config.view == "document" else kept),
             question=self.question,
             steps=steps or self._steps,
             max_rounds=self._config.depth + 1,
@@ -322,13 +357,18 @@ class TreeSearch:
         return turns
 
     async def _sample(
-        self, node: Node, request: Request, sampling: Sampling, first_ordinal: int = 0
+        self,
+        node: Node,
+        request: Request,
+        sampling: Sampling,
+        first_ordinal: int = 0,
+        phase: str | None = None,
     ) -> Sampled:
         """Asks for a turn; the key says of which node, which turn and which samples."""
         scope = (str(self._config.seed), self._document_id, self.question.id, node.id, request.kind)
         call = CallId(
             key=sample_key(scope, request.messages, sampling, first_ordinal),
-            phase=request.kind,
+            phase=phase or request.kind,
             document_id=self._document_id,
             question_id=self.question.id,
             node_id=node.id,
@@ -366,6 +406,7 @@ class TreeSearch:
                 "nodes": tuple(order),
                 "outcome": outcome_of(order, growth),
                 "usage": self._usage,
+                "closed_book": self._closed_book,
             }
         )
 
@@ -378,7 +419,7 @@ def outcome_of(nodes: Sequence[Node], growth: Growth | None = None) -> Outcome:
     right = [is_correct(node.verdicts) for node in rounds]
     if is_correct(root.verdicts) and right and all(right):
         return "too-easy"
-    if any(right) or (not rounds and is_correct(root.verdicts)):
+    if any(right) or is_correct(root.verdicts):
         return "solved"
     if isinstance(growth, BestFirstGrowth) and growth.over_budget:
         return "budget"

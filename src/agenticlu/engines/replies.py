@@ -1,0 +1,131 @@
+"""Reads the replies of OpenAI-compatible servers, whatever they leave out or add."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from agenticlu.engines.base import Completion
+from agenticlu.records import FinishReason, Usage
+
+REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "refused",
+}
+_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
+_UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
+
+
+def usage_of(reply: Any) -> Usage:
+    """Reads the cost of one request; zeros where the server tells nothing."""
+    usage = getattr(reply, "usage", None)
+    details = getattr(usage, "prompt_tokens_details", None)
+    return Usage(
+        requests=1,
+        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
+        cached_tokens=getattr(details, "cached_tokens", 0) or 0,
+        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
+    )
+
+
+def thinking_of(choice: Any) -> str:
+    """Returns what a model thought aloud before its reply; empty if it did not."""
+    message = choice.message
+    for name in ("reasoning_content", "reasoning"):
+        text = getattr(message, name, None)
+        if isinstance(text, str) and text:
+            return text
+    content = message.content or ""
+    found = _THINKING.match(content)
+    if found is None and "</think" in content:
+        found = _UNOPENED_THINKING.match(content)
+    return found.group() if found else ""
+
+
+def strip_thinking(text: str) -> str:
+    """Returns a reply without what was thought aloud before it.
+
+    >>> strip_thinking("<think>Hm, a mill.</think> Ada")
+    'Ada'
+    """
+    if found := _THINKING.match(text):
+        return text[found.end() :].strip()
+    if "</think" in text and (found := _UNOPENED_THINKING.match(text)):
+        return text[found.end() :].strip()
+    return text.strip()
+
+
+def completion_of(choice: Any) -> Completion:
+    """Reads one sample."""
+    content = choice.message.content or ""
+    refused = getattr(choice.message, "refusal", None)
+    text = strip_thinking(content)
+    ids = getattr(choice, "token_ids", None)
+    whole = text == content.strip()
+    return Completion(
+        text=text or (refused or ""),
+        finish_reason="refused" if refused else REASONS.get(choice.finish_reason, "unknown"),
+        token_ids=tuple(ids) if ids and whole else None,
+    )
+
+
+def first_logprobs(reply: Any) -> list[tuple[str, float]] | None:
+    """Returns (token, log-probability) of the first token's candidates; None if not told."""
+    content = getattr(getattr(reply.choices[0], "logprobs", None), "content", None)
+    if not content:
+        return None
+    first = content[0]
+    candidates = [(one.token, one.logprob) for one in first.top_logprobs or ()]
+    if all(token != first.token for token, _ in candidates):
+        candidates.append((first.token, first.logprob))
+    return candidates
+
+
+def label_masses(
+    candidates: Sequence[tuple[str, float]], choices: Sequence[str]
+) -> dict[str, float]:
+    """Adds up the candidates' probabilities per choice.
+
+    A candidate counts for the choice that it spells, case, white space and punctuation aside, or
+    else for the only choice that it begins.
+
+    >>> masses = label_masses([(" Yes", math.log(0.5)), ("may", math.log(0.25))], ("yes", "maybe"))
+    >>> {choice: round(mass, 2) for choice, mass in masses.items()}
+    {'yes': 0.5, 'maybe': 0.25}
+    """
+    masses = dict.fromkeys(choices, 0.0)
+    for token, logprob in candidates:
+        text = token.replace("Ġ", " ").replace("▁", " ").strip(" \t\n*_`\"'.,:;!?()[]").casefold()
+        if not text:
+            continue
+        spelt = [choice for choice in choices if choice.casefold() == text]
+        begun = [choice for choice in choices if choice.casefold().startswith(text)]
+        owner = spelt or begun
+        if len(owner) == 1:
+            masses[owner[0]] += math.exp(logprob)
+    return masses
+
+
+def window_of(model: Any) -> int | None:
+    """Reads a model's window from its entry in the model list, under the names servers use."""
+    meta = getattr(model, "meta", None)
+    for source in (model, meta):
+        for name in ("max_model_len", "context_length", "max_context_length", "n_ctx"):
+            value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
+
+
+def retry_after_s(error: Exception) -> float | None:
+    """Reads the pause that a server asks for; None if it asks for none."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) / scale)
+        except (KeyError, ValueError):
+            continue
+    return None

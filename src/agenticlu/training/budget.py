@@ -1,0 +1,314 @@
+"""What a run will cost, computed before it starts: tokens, FLOP, memory.
+
+FLOP of a trie = r_lin 2 n_lin tokens + r_att a pairs + 6 n_head edges, with n_lin the matmul
+weights of the layers, n_head those of the head and a = 4 heads head_dim layers (TRAINING 2.6).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+Checkpointing = Literal["none", "full", "keep-attention"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The numbers of an architecture that decide its cost."""
+
+    layers: int
+    hidden: int
+    heads: int
+    groups: int
+    head_dim: int
+    mlp: int
+    vocabulary: int
+    layer_weights: int
+    """Matmul weights of all decoder layers (experts: the active ones)."""
+    total_weights: int
+
+    @classmethod
+    def of(cls, config: Any) -> ModelShape:
+        """Reads a transformers configuration; the weights are counted on the meta device."""
+        import torch
+        from torch import nn
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        head, table = model.get_output_embeddings(), model.get_input_embeddings()
+        linear = sum(
+            module.weight.numel()
+            for module in model.modules()
+            if module.__class__.__name__ in ("Linear", "Conv1D") and module is not head
+        )
+        heads = int(config.num_attention_heads)
+        assert isinstance(table, nn.Embedding)
+        return cls(
+            layers=int(config.num_hidden_layers),
+            hidden=int(config.hidden_size),
+            heads=heads,
+            groups=int(getattr(config, "num_key_value_heads", None) or heads),
+            head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+            mlp=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
+            vocabulary=int(config.vocab_size),
+            layer_weights=linear,
+            total_weights=sum(parameter.numel() for parameter in model.parameters()),
+        )
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the vocabulary projection."""
+        return self.hidden * self.vocabulary
+
+    @property
+    def flop_per_pair(self) -> int:
+        """Forward FLOP of one visible (query, key) pair over all layers."""
+        return 4 * self.heads * self.head_dim * self.layers
+
+    def forward_flop(self, tokens: int, pairs: int, edges: int) -> int:
+        """Returns the FLOP of one forward pass."""
+        return (
+            2 * self.layer_weights * tokens
+            + self.flop_per_pair * pairs
+            + (2 * self.head_weights * edges)
+        )
+
+    def training_flop(
+        self, tokens: int, pairs: int, edges: int, checkpointing: Checkpointing = "none"
+    ) -> int:
+        """Returns the FLOP of forward and backward, recomputation included."""
+        linear = 3 if checkpointing == "none" else 4
+        # The attention backward is 2.5 forwards; the head's logits are computed again.
+        attention = 4.5 if checkpointing == "full" else 3.5
+        return int(
+            linear * 2 * self.layer_weights * tokens
+            + attention * self.flop_per_pair * pairs
+            + 8 * self.head_weights * edges
+        )
+
+    def model_flop(self, tokens: int, pairs: int, edges: int) -> int:
+        """Returns the FLOP that MFU counts: causal, without recomputation."""
+        return 3 * self.forward_flop(tokens, pairs, edges)
+
+
+GIB = 2**30
+# Measured or published speeds of one accelerator in FLOP/s: matmul, attention forward, backward.
+SPEEDS: dict[str, tuple[float, float, float]] = {
+    "H200": (790e12, 640e12, 540e12),
+    "H100": (740e12, 600e12, 500e12),
+    "A100": (250e12, 190e12, 160e12),
+}
+
+
+@dataclass(frozen=True)
+class TrieSizes:
+    """The numbers of one trie that decide its cost."""
+
+    tokens: int
+    pairs: int
+    edges: int
+    levels: int
+    traces: int
+    trace_tokens: int
+    trace_pairs: int
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """The settings that decide how much memory a rank needs."""
+
+    compute_bytes: int
+    """Bytes of a value in the computation: 2 for bf16."""
+    master_bytes: int
+    shards: int
+    """Ranks that share weights, gradients and moments."""
+    context: int
+    checkpointing: Checkpointing = "none"
+    offload: bool = False
+    lora_rank: int = 0
+    moments_bytes: int = 8
+    edge_chunk: int = 2048
+
+
+def lora_weights(shape: ModelShape, rank: int) -> int:
+    """Returns the weights of an adapter of that rank on all linear layers."""
+    q, kv = shape.heads * shape.head_dim, shape.groups * shape.head_dim
+    widths = [
+        (shape.hidden, q), (shape.hidden, kv), (shape.hidden, kv), (q, shape.hidden),
+        (shape.hidden, shape.mlp), (shape.hidden, shape.mlp), (shape.mlp, shape.hidden),
+    ]  # fmt: skip
+    return shape.layers * rank * sum(a + b for a, b in widths)
+
+
+def memory_table(
+    shape: ModelShape, tokens: int, edges: int, settings: MemorySettings
+) -> dict[str, int]:
+    """Returns the bytes of one rank, item by item, for a trie of that many stored tokens."""
+    value, rows = settings.compute_bytes, -(-tokens // settings.context)
+    sharded = settings.shards > 1 or (settings.master_bytes != value and not settings.lora_rank)
+    trained = lora_weights(shape, settings.lora_rank) if settings.lora_rank else shape.total_weights
+    frozen = shape.total_weights if settings.lora_rank else 0
+    q, kv = shape.heads * shape.head_dim, shape.groups * shape.head_dim
+    layer_input = rows * shape.hidden * value
+    attention = rows * (q * value + shape.heads * 4)
+    # Norms (one wide copy each), q, k, v before and after rotation, the four MLP products.
+    inside = rows * (
+        value * (4 * shape.hidden + 3 * q + 4 * kv + 4 * shape.mlp) + 2 * 4 * shape.hidden
+    )
+    table = {
+        "weights": (
+            settings.master_bytes * trained
+            + (settings.master_bytes if settings.shards > 1 else value) * frozen
+        )
+        // settings.shards,
+        "gradients": settings.master_bytes * trained // settings.shards,
+        "optimizer": settings.moments_bytes * trained // settings.shards,
+    }
+    if sharded:
+        layer = shape.layer_weights // max(shape.layers, 1)
+        outside = shape.total_weights - shape.layer_weights
+        table["gathered weights"] = value * (2 * layer + outside)
+    if settings.checkpointing == "none":
+        table["activations"] = shape.layers * (inside + layer_input + attention)
+        table["gradients inside one layer"] = inside // 2
+    else:
+        kept = layer_input + (attention if settings.checkpointing == "keep-attention" else 0)
+        table["layer inputs"] = 2 * kept if settings.offload else shape.layers * kept
+        table["one layer, twice in backward"] = 2 * (inside + attention)
+    table["last hidden state"] = rows * shape.hidden * (2 * value + 4)
+    table["logits of one chunk"] = 3 * 4 * min(settings.edge_chunk, edges) * shape.vocabulary
+    return table
+
+
+def alternatives(settings: MemorySettings, world: int) -> list[tuple[str, MemorySettings]]:
+    """Returns changes that need less memory, the cheapest first."""
+    changes: list[tuple[str, MemorySettings]] = []
+    full = replace(settings, checkpointing="full")
+    if settings.checkpointing != "full":
+        changes.append(("--checkpointing full", full))
+    if not settings.offload:
+        changes.append(("--checkpointing full --set offload=true", replace(full, offload=True)))
+    for context in (2, 4, 8):
+        if context > settings.context and world % context == 0:
+            changes.append(
+                (f"--checkpointing full --context-parallel {context}",
+                 replace(full, context=context))
+            )  # fmt: skip
+    if not settings.lora_rank:
+        lora = replace(full, lora_rank=64, master_bytes=4)
+        changes += [
+            ("--preset lora --checkpointing full", lora),
+            ("--preset lora --checkpointing full --set offload=true", replace(lora, offload=True)),
+        ]
+    changes.append(("a smaller --traces-per-trie, or shorter rows (--max-tokens)", settings))
+    return changes
+
+
+def what_fits(
+    shape: ModelShape,
+    tokens: int,
+    edges: int,
+    settings: MemorySettings,
+    world: int,
+    available: int,
+) -> str:
+    """Returns the first change under which a rank's memory suffices."""
+    for name, changed in alternatives(settings, world):
+        if sum(memory_table(shape, tokens, edges, changed).values()) <= available:
+            return name
+    return alternatives(settings, world)[-1][0]
+
+
+def step_seconds(
+    shape: ModelShape, tries: list[TrieSizes], checkpointing: Checkpointing, device: str
+) -> float | None:
+    """Returns the ceiling-speed time of some tries on one accelerator; None where unknown."""
+    speed = next((value for key, value in SPEEDS.items() if key in device), None)
+    if speed is None:
+        return None
+    matmul, forward, backward = speed
+    linear = 6 if checkpointing == "none" else 8
+    again = 2 if checkpointing == "full" else 1
+    return sum(
+        linear * shape.layer_weights * t.tokens / matmul
+        + 8 * shape.head_weights * t.edges / matmul
+        + shape.flop_per_pair * t.pairs * (again / forward + 2.5 / backward)
+        for t in tries
+    )
+
+
+def host_memory() -> int | None:
+    """Returns the bytes of main memory that are free, where the system says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def forecast(
+    shape: ModelShape,
+    sizes: list[TrieSizes],
+    each: float,
+    settings: MemorySettings,
+    world: int,
+    memory: int | None,
+    device: str,
+) -> dict[str, Any]:
+    """Returns tokens, FLOP, memory and time of a run.
+
+    Args:
+        shape: The model.
+        sizes: Tries of the run, or of a part of it.
+        each: How many tries of the run each of them stands for.
+        settings: What decides the memory of a rank.
+        world: Ranks.
+        memory: Bytes of one rank; None when unknown.
+        device: Name of the accelerator.
+    """
+    largest = max(sizes, key=lambda size: size.tokens)
+    table = memory_table(shape, largest.tokens, largest.edges, settings)
+    needed = sum(table.values())
+    fits = memory is None or needed <= memory
+    traces, stored = sum(s.trace_tokens for s in sizes), sum(s.tokens for s in sizes)
+    edges = sum(s.edges for s in sizes)
+    together = shape.model_flop(stored, sum(s.pairs for s in sizes), edges)
+    separate = shape.model_flop(traces, sum(s.trace_pairs for s in sizes), edges)
+    seconds = step_seconds(shape, sizes, settings.checkpointing, device)
+    would_fit = None
+    if memory is not None and not fits:
+        would_fit = what_fits(shape, largest.tokens, largest.edges, settings, world, memory)
+    return {
+        "tries": round(len(sizes) * each),
+        "tokens_in": round(traces * each),
+        "tokens_stored": round(stored * each),
+        "sharing": traces / stored,
+        "flop_ratio": separate / together,
+        "model_pflop": together * each / 1e15,
+        "largest_trie": asdict(largest),
+        "memory_gib": {name: value / GIB for name, value in table.items()},
+        "memory_total_gib": needed / GIB,
+        "memory_available_gib": None if memory is None else memory / GIB,
+        "fits": fits,
+        "would_fit": would_fit,
+        "hours_at_ceiling": None
+        if seconds is None
+        else seconds * each / 3600 * settings.context / world,
+    }
+
+
+def available_memory(device: Any, world: int) -> int | None:
+    """Returns the bytes one rank may use on a torch device; None where unknown."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.get_device_properties(device).total_memory * 0.94)
+    free = host_memory()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return None if free is None else free // max(local, 1)

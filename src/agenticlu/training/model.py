@@ -1,0 +1,487 @@
+"""The model to be trained: loading, refusing what tries cannot express, edges, probe, export."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from agenticlu.errors import ModelNotFoundError, TrainingError, missing_dependency
+from agenticlu.training import attention
+from agenticlu.training.attention import TreePlan
+from agenticlu.training.budget import ModelShape
+from agenticlu.training.losses import edge_logprobs
+from agenticlu.training.plan import Plan, build_plan
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+
+def resolve_model(name: str) -> str:
+    """Returns a folder or a hub name; a training run's folder stands for its export.
+
+    Raises:
+        ModelNotFoundError: It looks like a path and there is nothing, or no model in it.
+    """
+    path = Path(name)
+    for folder in (path / "export", path):
+        for file in ("adapter_config.json", "config.json"):
+            if (folder / file).is_file() and not (folder / "metrics.jsonl").exists():
+                return str(folder)
+    if path.exists():
+        raise ModelNotFoundError(
+            f"{name} holds no model: there is no config.json in it (nor in {name}/export).",
+            hint="Give a folder in Hugging Face layout, or a finished training run.",
+        )
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ModelNotFoundError(f"There is no model folder {name}.")
+    return name
+
+
+def load_tokenizer(name: str) -> Any:
+    """Loads the tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    with _model_errors(name):
+        return AutoTokenizer.from_pretrained(name)
+
+
+@contextlib.contextmanager
+def _model_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelNotFoundError(
+            f"The model {name} cannot be loaded: {first}",
+            hint="Give a local folder in Hugging Face layout, or a hub name with a connection.",
+        ) from error
+
+
+def stop_ids_of(name: str, tokenizer: Any) -> tuple[int, ...]:
+    """Returns the ids that end a reply, from the generation config and the tokenizer."""
+    from transformers import GenerationConfig
+
+    found: set[int] = set()
+    with contextlib.suppress(OSError, ValueError):
+        eos = GenerationConfig.from_pretrained(name).eos_token_id
+        found |= set(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    return tuple(sorted(found))
+
+
+def base_of(name: str) -> str:
+    """Returns the model that a folder's weights are of: itself, or the base of an adapter."""
+    adapter = Path(name) / "adapter_config.json"
+    if not adapter.is_file():
+        return name
+    return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def model_shape(name: str) -> ModelShape:
+    """Returns the shape of a model without loading its weights."""
+    from transformers import AutoConfig
+
+    with _model_errors(name):
+        config = AutoConfig.from_pretrained(base_of(name))
+    check_architecture(config)
+    return ModelShape.of(config)
+
+
+def load_model(name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """Loads a causal language model with trie attention.
+
+    Raises:
+        ModelNotFoundError: It cannot be found or read.
+        TrainingError: Its architecture cannot be trained on tries; says why.
+    """
+    import transformers.utils.logging
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    attention.register()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    base = base_of(name)
+    with _model_errors(base):
+        config = AutoConfig.from_pretrained(base)
+        check_architecture(config)
+        model = AutoModelForCausalLM.from_pretrained(
+            base, config=config, dtype=dtype, attn_implementation=attention.NAME
+        )
+    if base != name:
+        try:
+            from peft import PeftModel
+        except ModuleNotFoundError as error:
+            raise missing_dependency("peft", "train") from error
+        model = PeftModel.from_pretrained(model, name).merge_and_unload()
+    model.config.use_cache = False
+    result: nn.Module = nn.Module.to(model, device)
+    check_modules(result)
+    return result
+
+
+def check_architecture(config: Any) -> None:
+    """Refuses settings under which a trie's gradients would not be those of separate training.
+
+    Raises:
+        TrainingError: Names the setting and the reason.
+    """
+    name = config.model_type
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, key, None):
+            raise TrainingError(f"{name}: {key} is set; soft-capped scores are not supported.")
+    for key, value in vars(config).items():
+        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float) and value > 0:
+            if "classifier" in key or "summary" in key:
+                continue
+            raise TrainingError(
+                f"{name}: {key} is {value}; shared tokens cannot draw independent masks.",
+                hint=f"Set {key} to 0 in the model's config.json.",
+            )
+    rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
+    if kind in ("dynamic", "longrope"):
+        raise TrainingError(
+            f"{name}: rotary embeddings of type {kind} depend on the length of the row, which in "
+            "a trie is not the length of a trace."
+        )
+    if getattr(config, "output_router_logits", False):
+        raise TrainingError(f"{name}: the router loss counts stored tokens; switch it off.")
+    for key in ("ssm_cfg", "state_size", "linear_num_key_heads"):
+        if getattr(config, key, None):
+            raise TrainingError(f"{name} has recurrent layers, which a trie cannot branch.")
+
+
+def check_modules(model: nn.Module) -> None:
+    """Refuses dropout modules that are switched on.
+
+    Raises:
+        TrainingError: Names the module.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            raise TrainingError(f"{path} has dropout {module.p}; it must be 0 on a trie.")
+
+
+class EdgeModel(nn.Module):
+    """A causal language model that returns log-probabilities of edges instead of logits."""
+
+    def __init__(self, model: nn.Module, *, edge_chunk: int = 2048) -> None:
+        super().__init__()
+        self.model = model
+        self.edge_chunk = edge_chunk
+        config: Any = model.config
+        scaling = getattr(config, "logits_scaling", None)
+        self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / (scaling or 1.0)
+        self.num_layers = int(config.num_hidden_layers)
+
+    def causal_lm(self) -> Any:
+        """Returns the transformers model, without PEFT's wrapper."""
+        model: Any = self.model
+        return model.get_base_model() if hasattr(model, "peft_config") else model
+
+    def hidden_states(self, ids_S: Tensor, positions_S: Tensor, tree_plan: TreePlan) -> Tensor:
+        """Returns the last hidden state of each row."""
+        before = attention.counter.forward_calls
+        output = self.causal_lm().base_model(
+            input_ids=ids_S.unsqueeze(0),
+            position_ids=positions_S.unsqueeze(0),
+            use_cache=False,
+            tree_plan=tree_plan,
+        )
+        calls = attention.counter.forward_calls - before
+        if tree_plan.attend is None and calls != self.num_layers:
+            raise TrainingError(
+                f"The model called trie attention {calls} times in {self.num_layers} layers; some "
+                "layer computes something else, so traces could see each other.",
+                hint="This architecture cannot be trained on tries.",
+            )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def forward(
+        self,
+        ids_S: Tensor,
+        positions_S: Tensor,
+        tree_plan: TreePlan,
+        sources_E: Tensor,
+        targets_E: Tensor,
+    ) -> Tensor:
+        """Returns logp_E."""
+        hidden = self.hidden_states(ids_S, positions_S, tree_plan)
+        head = self.causal_lm().get_output_embeddings()
+        return edge_logprobs(
+            hidden,
+            head.weight,
+            sources_E,
+            targets_E,
+            bias_V=getattr(head, "bias", None),
+            chunk=self.edge_chunk,
+            logit_scale=self.logit_scale,
+        )
+
+    def run(self, plan: Plan, kernel: str) -> Tensor:
+        """Returns logp_E of a plan on this process."""
+        device = next(self.parameters()).device
+        tensors = [
+            torch.from_numpy(array).to(device)
+            for array in (plan.ids_S, plan.positions_S, plan.sources_E, plan.targets_E)
+        ]
+        logp_E: Tensor = self(
+            tensors[0], tensors[1], TreePlan.of(plan, kernel), tensors[2], tensors[3]
+        )
+        return logp_E
+
+
+def head_shape(config: Any) -> tuple[int, int, int]:
+    """Returns (heads, key-value heads, head dim)."""
+    heads = int(config.num_attention_heads)
+    groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return heads, groups, width
+
+
+@torch.no_grad()
+def probe_model(edges: EdgeModel, kernel: str, dtype: torch.dtype) -> float:
+    """Compares a small trie with its traces one by one through the model's own attention.
+
+    Returns:
+        Largest difference per token, in nat.
+
+    Raises:
+        TrainingError: They differ, or a deliberately wrong plan is not noticed.
+    """
+    plan, wrong, traces = _probe_plans(int(edges.causal_lm().config.vocab_size))
+    model = edges.causal_lm()
+    training = model.training
+    model.eval()
+    got = edges.run(plan, kernel).double().cpu().numpy()
+    off = edges.run(wrong, kernel).double().cpu().numpy()
+    expected = np.concatenate([_own_logprobs(model, ids) for ids in traces])
+    model.train(training)
+    difference = float(np.abs(got[plan.edge_of_K] - expected).max())
+    wrong_difference = float(np.abs(off[plan.edge_of_K] - expected).max())
+    # Log-probabilities of unlikely tokens are large numbers, and so are their rounding errors.
+    size = max(1.0, float(np.abs(expected).max()) / 10)
+    tolerance = size * (0.05 if dtype == torch.bfloat16 else 1e-4)
+    kind = type(model).__name__
+    if not difference <= tolerance:
+        raise TrainingError(
+            f"{kind}: a trie gives log-probabilities {difference:.1e} nat off those of its traces "
+            f"one by one (allowed {tolerance:.0e}), so training on tries would not be exact.",
+            hint="This architecture cannot be trained on tries.",
+        )
+    if not wrong_difference > 10 * difference:
+        raise TrainingError(
+            f"{kind}: a wrong plan changes log-probabilities by {wrong_difference:.1e} nat, the "
+            f"right one by {difference:.1e}: the check of trie attention has nothing to catch.",
+        )
+    return difference
+
+
+def _probe_plans(vocabulary: int) -> tuple[Plan, Plan, list[np.ndarray[Any, Any]]]:
+    generator = np.random.default_rng(11)
+    root, middle = (generator.integers(0, vocabulary, n) for n in (24, 9))
+    leaves = [generator.integers(0, vocabulary, n) for n in (8, 5, 6)]
+    traces = [
+        np.concatenate((root, middle, leaves[0])),
+        np.concatenate((root, middle, leaves[1])),
+        np.concatenate((root, leaves[2])),
+    ]
+    masks = [np.arange(len(ids)) > 0 for ids in traces]
+    plan = build_plan(traces, masks)
+    square = (0, plan.num_rows, 0, plan.num_rows, 1)
+    wrong = Plan(**{**_fields(plan), "rectangles": (square,)})
+    return plan, wrong, traces
+
+
+def _fields(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+
+
+def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    device = next(model.parameters()).device
+    row = torch.from_numpy(ids.astype(np.int64)).to(device).unsqueeze(0)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    logits = model(input_ids=row, use_cache=False).logits[0]
+    model.set_attn_implementation(before)
+    logp = logits.double().log_softmax(-1)[:-1].gather(1, row[0, 1:, None]).squeeze(1)
+    result: np.ndarray[Any, Any] = logp.cpu().numpy()
+    return result
+
+
+def stored_dtype(source: str) -> torch.dtype | None:
+    """Returns the dtype in which a model folder is stored, where it says so."""
+    path = Path(source) / "config.json"
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    name = values.get("dtype") or values.get("torch_dtype")
+    found = getattr(torch, str(name), None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
+    "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+    "generation_config.json",
+)  # fmt: skip
+
+
+def add_adapter(
+    model: nn.Module, rank: int, alpha: int, *, seed: int, source: str | None = None
+) -> nn.Module:
+    """Puts a LoRA adapter on all linear layers and freezes the rest.
+
+    Raises:
+        MissingDependencyError: PEFT is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ModuleNotFoundError as error:
+        raise missing_dependency("peft", "train") from error
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    wrapped: Any = get_peft_model(model, config)
+    if source is not None and Path(source).is_dir():  # to be found from any working directory
+        wrapped.peft_config["default"].base_model_name_or_path = str(Path(source).resolve())
+    result: nn.Module = wrapped
+    return result
+
+
+def adapter_off(edges: EdgeModel) -> contextlib.AbstractContextManager[Any]:
+    """Returns a context in which the adapter, if there is one, does nothing."""
+    model: Any = edges.model
+    if hasattr(model, "peft_config"):
+        context: contextlib.AbstractContextManager[Any] = model.disable_adapter()
+        return context
+    return contextlib.nullcontext()
+
+
+def checkpoint_layers(model: nn.Module, mode: str, *, offload: bool) -> None:
+    """Switches activation checkpointing of the decoder layers on.
+
+    full: everything of a layer is computed again in backward. keep-attention: all but the
+    attention. With `offload`, what is kept lies in host memory.
+    """
+    if mode == "none":
+        return
+    kwargs: dict[str, Any] = {"use_reentrant": False}
+    if mode == "keep-attention":
+        kwargs["context_fn"] = _keep_attention
+    target: Any = model
+    target.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs, offload=offload)
+
+
+def _keep_attention() -> Any:
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    kept = torch.ops.agenticlu.tree_attention.default
+
+    def policy(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+        if operator == kept:
+            return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
+
+
+def write_export(
+    edges: EdgeModel,
+    weights: dict[str, Tensor] | None,
+    source: str,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    card: str,
+    merge: tuple[int, int, int] | None = None,
+) -> None:
+    """Writes the trained model in Hugging Face layout; the folder appears whole or not at all.
+
+    Args:
+        edges: The model.
+        weights: Its unsharded state where it is sharded, keys as in `edges`.
+        source: Where the run started; tokenizer and generation settings are taken from there.
+        tokenizer: Saved first, then overwritten by the source's own files.
+        folder: Replaced.
+        dtype: Of the weights written.
+        card: Text of README.md.
+        merge: (rank, alpha, seed) of an adapter to be merged into the weights.
+
+    Raises:
+        TrainingError: The folder cannot be written.
+    """
+    model: Any = edges.model
+    state = edges.state_dict() if weights is None else weights
+    state = {key.removeprefix("model."): value for key, value in state.items()}
+    if merge is not None:
+        model, state = _merged(source, state, merge, dtype)
+    for tied in getattr(edges.causal_lm(), "all_tied_weights_keys", {}):
+        state.pop(tied, None)
+    state = {
+        key: value.detach().to("cpu", dtype) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+    part = folder.with_name(f".{folder.name}.part")
+    config = model.config
+    before = (config.use_cache, config.dtype)
+    config.use_cache, config.dtype = True, dtype
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        model.save_pretrained(part, state_dict=state)
+        tokenizer.save_pretrained(part)
+        for name in COPIED:
+            if (Path(source) / name).is_file():
+                shutil.copyfile(Path(source) / name, part / name)
+        _sampling_on(part / "generation_config.json")
+        (part / "README.md").write_text(card, encoding="utf-8")
+        for file in part.iterdir():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise TrainingError(
+            f"The export cannot be written to {folder}: {error}",
+            hint="Free space and run the same command again; it goes on from the last checkpoint.",
+        ) from error
+    finally:
+        config.use_cache, config.dtype = before
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _merged(
+    source: str, state: dict[str, Tensor], merge: tuple[int, int, int], dtype: torch.dtype
+) -> tuple[Any, dict[str, Tensor]]:
+    from peft import set_peft_model_state_dict
+
+    rank, alpha, seed = merge
+    fresh: Any = load_model(source, dtype, torch.device("cpu"))
+    fresh = add_adapter(fresh, rank, alpha, seed=seed)
+    adapter = {key.replace(".default", ""): value for key, value in state.items() if "lora_" in key}
+    set_peft_model_state_dict(fresh, adapter)
+    whole = fresh.merge_and_unload()
+    return whole, dict(whole.state_dict())
+
+
+def _sampling_on(path: Path) -> None:
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values["do_sample"] = True
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,648 @@
+# ruff: noqa: N815 (shapes live in names)
+"""Many ranks: sharded state (FSDP2) and tries shared by several ranks (context parallelism).
+
+A trie per rank is the default. With context parallelism W ranks share one: each owns some rows,
+runs the model on them with their depths as positions, and attention is computed in one of three
+ways over the same list of rectangles (TRAINING 5):
+
+    ulysses  rows x all heads ⇄ all rows x heads/W; rectangles unchanged
+    gather   own queries against all keys; rectangles clipped to own query rows
+    ring     key/value chunks rotate; rectangles clipped to own rows and to the chunk's rows
+
+Legend: S rows of the trie, N own rows, H query heads, G key heads, D head dim, W ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from agenticlu.errors import TrainingError
+from agenticlu.training.attention import (
+    TreePlan,
+    backward_rectangles,
+    forward_rectangles,
+    tree_attention,
+)
+from agenticlu.training.kernels import load_kernel
+from agenticlu.training.plan import Plan, Rectangle, area_of
+
+Range = tuple[int, int]
+# Newer names of the same collectives, where torch has them.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where this process stands among the others."""
+
+    rank: int
+    world: int
+    device: torch.device
+    context: int
+    """Ranks that share a trie."""
+    context_group: Any = None
+    """Process group of the ranks that share this rank's trie; None when it is alone."""
+    mesh: Any = None
+    """All ranks in one row, for sharded state; None when nothing is sharded."""
+    checkpoint_group: Any = None
+
+    @property
+    def data_ranks(self) -> int:
+        """Tries that run at the same time."""
+        return self.world // self.context
+
+    @property
+    def data_rank(self) -> int:
+        """Which of them is this process's."""
+        return self.rank // self.context
+
+    @property
+    def context_rank(self) -> int:
+        """This process's place among those that share its trie."""
+        return self.rank % self.context
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Returns the sums over all ranks."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        tensor = tensor.to(self.device if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def same(self, value: Any) -> Any:
+        """Returns rank 0's value on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 600.0) -> Ranks:
+    """Joins the process group that torchrun announces; alone without it.
+
+    Args:
+        context: Ranks that share a trie.
+        shard_alone: Make a group even for one process (mixed precision lives in the sharding).
+        timeout_s: A rank that waits longer for another gives up.
+
+    Raises:
+        TrainingError: The number of ranks is not a multiple of `context`.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if world % context:
+        raise TrainingError(
+            f"{world} ranks cannot be divided into groups of --context-parallel {context}.",
+            hint=f"Start a multiple of {context} ranks: torchrun --nproc-per-node {context} ...",
+        )
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if world == 1 and not shard_alone:
+        return Ranks(rank, world, device, context)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if not dist.is_initialized():
+        options: dict[str, Any] = {"timeout": timedelta(seconds=timeout_s)}
+        if world == 1:
+            options |= {
+                "store": dist.TCPStore(  # type: ignore[attr-defined]
+                    "127.0.0.1", 0, 1, is_master=True
+                ),
+                "rank": 0,
+                "world_size": 1,
+            }
+        dist.init_process_group(backend, **options)
+    from torch.distributed.device_mesh import init_device_mesh
+
+    group = None
+    if context > 1:
+        group = init_device_mesh(
+            device.type, (world // context, context), mesh_dim_names=("data", "context")
+        ).get_group("context")
+    return Ranks(
+        rank, world, device, context, group, init_device_mesh(device.type, (world,)),
+        dist.new_group(backend="gloo") if world > 1 else None,
+    )  # fmt: skip
+
+
+def stop_ranks() -> None:
+    """Leaves the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# Sharded state.
+
+
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Returns the decoder layers of a transformers model, in order."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def shard(
+    edges: nn.Module, mesh: Any, *, param_dtype: torch.dtype | None, master: torch.dtype
+) -> None:
+    """Shards every decoder layer, then the whole; gradients are summed, never averaged.
+
+    Weights are kept in `master`, cast to `param_dtype` for computing, and reduced in `master`.
+    Layers are cast and moved one at a time, so a process holds little more than its shards.
+    """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=master)
+    for module in [*decoder_layers(edges), edges]:
+        module.to(dtype=master)
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    for module in edges.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+# Ownership.
+
+
+def own_ranges(plan: Plan, ranks: int, *, piece: int = 64) -> list[list[Range]]:
+    """Returns the rows of each rank, as ascending ranges.
+
+    Long segments are cut in 2W chunks of which rank r owns r and 2W-1-r, so that each has the
+    same area; short ones are dealt, largest first, to the rank with the least area so far.
+    """
+    assert plan.num_rows >= ranks, "fewer rows than ranks"
+    while True:
+        owned = _deal(plan, ranks, piece)
+        if all(owned):
+            return [_joined(ranges) for ranges in owned]
+        assert piece > 1
+        piece //= 4
+
+
+def _deal(plan: Plan, ranks: int, piece: int) -> list[list[Range]]:
+    owned: list[list[Range]] = [[] for _ in range(ranks)]
+    area = [0] * ranks
+
+    def give(rank: int, start: int, end: int, depth: int) -> None:
+        if end > start:
+            owned[rank].append((start, end))
+            area[rank] += (end - start) * (2 * depth + end - start + 1) // 2
+
+    rest = []
+    for segment in plan.segments:
+        rows = segment.end - segment.start
+        if rows < max(2 * ranks * max(piece, 1), 2 * ranks):
+            rest.append(segment)
+            continue
+        cuts = [segment.start + rows * i // (2 * ranks) for i in range(2 * ranks + 1)]
+        for chunk in range(2 * ranks):
+            rank = min(chunk, 2 * ranks - 1 - chunk)
+            give(rank, cuts[chunk], cuts[chunk + 1], segment.depth + cuts[chunk] - segment.start)
+    for segment in sorted(rest, key=lambda s: (-(s.end - s.start) * (s.depth + 1), s.start)):
+        rank = min(range(ranks), key=lambda r: (area[r], r))
+        give(rank, segment.start, segment.end, segment.depth)
+    if not all(owned) and piece <= 1:  # fewer long stretches than ranks: cut rows evenly
+        cuts = [plan.num_rows * i // ranks for i in range(ranks + 1)]
+        return [[(cuts[i], cuts[i + 1])] for i in range(ranks)]
+    return owned
+
+
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    joined: list[Range] = []
+    for start, end in sorted(ranges):
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def rows_in(ranges: Sequence[Range]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Returns the row numbers of some ranges."""
+    return np.concatenate([np.arange(start, end) for start, end in ranges]).astype(np.int64)
+
+
+def clip(
+    rectangles: Sequence[Rectangle], rows: Sequence[Range], keys: Sequence[Range] | None = None
+) -> list[Rectangle]:
+    """Returns the part of the mask that own queries see of some keys, in local coordinates.
+
+    Args:
+        rectangles: The trie's.
+        rows: Own query ranges; local row numbers count through them.
+        keys: Key ranges of a chunk; None keeps the trie's key coordinates.
+
+    >>> clip([(0, 4, 0, 4, 1)], [(2, 4)])
+    [(0, 2, 0, 2, 0), (0, 2, 2, 4, 1)]
+    """
+    clipped: list[Rectangle] = []
+    for q0, q1, k0, k1, causal in rectangles:
+        local = 0
+        for x, y in rows:
+            a, b = max(q0, x), min(q1, y)
+            shift = local - x
+            local += y - x
+            if a >= b:
+                continue
+            pieces = [(a, b, k0, a, 0), (a, b, a, b, 1)] if causal else [(a, b, k0, k1, 0)]
+            for piece in pieces:
+                if piece[3] > piece[2]:
+                    clipped += [
+                        (p[0] + shift, p[1] + shift, *p[2:]) for p in _clip_keys(piece, keys)
+                    ]
+    return clipped
+
+
+def _clip_keys(piece: Rectangle, keys: Sequence[Range] | None) -> list[Rectangle]:
+    if keys is None:
+        return [piece]
+    a, b, k0, k1, causal = piece
+    found: list[Rectangle] = []
+    local = 0
+    for u, v in keys:
+        low, high = max(k0, u), min(k1, v)
+        shift = local - u
+        local += v - u
+        if low >= high:
+            continue
+        if not causal:
+            found.append((a, b, low + shift, high + shift, 0))
+            continue
+        found.append((low, high, low + shift, high + shift, 1))
+        if high < b:
+            found.append((high, b, low + shift, high + shift, 0))
+    return found
+
+
+def _flat(rectangles: Sequence[Rectangle]) -> tuple[int, ...]:
+    return tuple(number for rectangle in rectangles for number in rectangle)
+
+
+# Attention among ranks.
+
+
+class Exchange:
+    """Who owns which rows, and how tensors travel between the ranks of one trie."""
+
+    def __init__(self, plan: Plan, group: Any, kernel: str, device: torch.device) -> None:
+        self.group = group
+        self.kernel = kernel
+        self.size = dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+        self.ranges = own_ranges(plan, self.size)
+        self.counts = [sum(end - start for start, end in ranges) for ranges in self.ranges]
+        self.rectangles = plan.rectangles
+        self.flat = plan.flat_rectangles
+        self.device = device
+        order = np.concatenate([rows_in(ranges) for ranges in self.ranges])
+        self.order = torch.from_numpy(order).to(device)
+        self.inverse = torch.empty_like(self.order)
+        self.inverse[self.order] = torch.arange(len(order), device=device)
+        areas = [sum(map(area_of, clip(plan.rectangles, ranges))) for ranges in self.ranges]
+        assert min(areas) > 0, "every rank must have something to do"
+        assert sum(areas) == plan.area, "the ranks' areas must sum to the plan's"
+
+    @property
+    def own(self) -> int:
+        """Own rows."""
+        return self.counts[self.rank]
+
+    def all_to_all(self, x: Tensor, send: list[int], receive: list[int]) -> Tensor:
+        """Exchanges rows of a flat (rows, width) tensor."""
+        out = x.new_empty((sum(receive), *x.shape[1:]))
+        dist.all_to_all_single(out, x.contiguous(), receive, send, group=self.group)
+        return out
+
+    def rows_to_heads(self, x_NHD: Tensor) -> Tensor:
+        """Own rows of all heads → all rows of own heads, in the trie's order."""
+        rows, heads, width = x_NHD.shape
+        assert rows == self.own
+        assert heads % self.size == 0
+        x = x_NHD.reshape(rows, self.size, heads // self.size, width).transpose(0, 1)
+        received = self.all_to_all(
+            x.reshape(rows * self.size, heads // self.size, width), [rows] * self.size, self.counts
+        )
+        return received.index_select(0, self.inverse)
+
+    def heads_to_rows(self, x_SHD: Tensor) -> Tensor:
+        """The reverse of `rows_to_heads`."""
+        _, heads, width = x_SHD.shape
+        received = self.all_to_all(
+            x_SHD.index_select(0, self.order), self.counts, [self.own] * self.size
+        )
+        x = received.reshape(self.size, self.own, heads, width).transpose(0, 1)
+        return x.reshape(self.own, heads * self.size, width)
+
+    def gather_rows(self, x_NGD: Tensor) -> Tensor:
+        """Own rows → all rows, in the trie's order."""
+        longest = max(self.counts)
+        padded = x_NGD.new_zeros((longest, *x_NGD.shape[1:]))
+        padded[: self.own] = x_NGD
+        gathered = x_NGD.new_empty((self.size * longest, *x_NGD.shape[1:]))
+        _all_gather(gathered, padded, group=self.group)
+        parts = [
+            gathered[rank * longest : rank * longest + count]
+            for rank, count in enumerate(self.counts)
+        ]
+        return torch.cat(parts).index_select(0, self.inverse)
+
+    def scatter_rows(self, x_SGD: Tensor) -> Tensor:
+        """Sums over ranks → own rows: the reverse of `gather_rows`."""
+        longest = max(self.counts)
+        ordered = x_SGD.index_select(0, self.order)
+        padded = x_SGD.new_zeros((self.size * longest, *x_SGD.shape[1:]))
+        start = 0
+        for rank, count in enumerate(self.counts):
+            padded[rank * longest : rank * longest + count] = ordered[start : start + count]
+            start += count
+        own = x_SGD.new_empty((longest, *x_SGD.shape[1:]))
+        _reduce_scatter(own, padded, group=self.group)
+        return own[: self.own]
+
+    def rotate(self, tensors: Sequence[Tensor], rows: int) -> list[Tensor]:
+        """Sends tensors to the next rank and returns the previous rank's, of `rows` rows."""
+        following = dist.get_global_rank(self.group, (self.rank + 1) % self.size)
+        previous = dist.get_global_rank(self.group, (self.rank - 1) % self.size)
+        received = [tensor.new_empty((rows, *tensor.shape[1:])) for tensor in tensors]
+        operations = []
+        for tensor, buffer in zip(tensors, received, strict=True):
+            operations.append(dist.P2POp(dist.isend, tensor.contiguous(), following, self.group))
+            operations.append(dist.P2POp(dist.irecv, buffer, previous, self.group))
+        for work in dist.batch_isend_irecv(operations):
+            work.wait()
+        return received
+
+
+class _RowsToHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.rows_to_heads(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.exchange.heads_to_rows(grads[0]), None
+
+
+class _HeadsToRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, exchange: Exchange) -> Tensor:
+        ctx.exchange = exchange
+        return exchange.heads_to_rows(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return ctx.exchange.rows_to_heads(grads[0]), None
+
+
+class Ulysses:
+    """All-to-all between rows and heads; bit-identical to one rank."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: int | None = None
+    ) -> Tensor:
+        """Returns out_NHD of own rows."""
+        size, groups = self.exchange.size, k.shape[1]
+        if groups % size:  # more ranks than key heads: each head goes to several ranks
+            k, v = (x.repeat_interleave(size // groups, 1) for x in (k, v))
+        swap = _RowsToHeads.apply
+        q_all, k_all, v_all = (swap(x, self.exchange) for x in (q, k, v))  # type: ignore[no-untyped-call]
+        out, _ = tree_attention(
+            q_all, k_all, v_all, self.exchange.flat, scale, self.exchange.kernel
+        )
+        result: Tensor = _HeadsToRows.apply(out, self.exchange)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _GatherAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, form: Gather, scale: float) -> Tensor:
+        ctx.form, ctx.scale = form, scale
+        kernel = load_kernel(form.exchange.kernel)
+        outs, lses = [], []
+        for heads, groups in form.head_groups(q, k):
+            k_all = form.exchange.gather_rows(k[:, groups])
+            v_all = form.exchange.gather_rows(v[:, groups])
+            out, lse = forward_rectangles(q[:, heads], k_all, v_all, form.flat, scale, kernel)
+            outs.append(out)
+            lses.append(lse)
+        out, lse = torch.cat(outs, 1), torch.cat(lses, 0)
+        ctx.save_for_backward(q, k, v, out, lse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        form, kernel = ctx.form, load_kernel(ctx.form.exchange.kernel)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        dqs, dks, dvs = [], [], []
+        for heads, groups in form.head_groups(q, k):
+            k_all = form.exchange.gather_rows(k[:, groups])
+            v_all = form.exchange.gather_rows(v[:, groups])
+            dq, dk, dv = backward_rectangles(
+                grads[0][:, heads], q[:, heads], k_all, v_all, out[:, heads], lse[heads],
+                form.flat, ctx.scale, kernel,
+            )  # fmt: skip
+            dqs.append(dq)
+            dks.append(form.exchange.scatter_rows(dk.to(wide)).to(k.dtype))
+            dvs.append(form.exchange.scatter_rows(dv.to(wide)).to(v.dtype))
+        return torch.cat(dqs, 1), torch.cat(dks, 1), torch.cat(dvs, 1), None, None
+
+
+class Gather:
+    """Own queries against all keys and values, gathered one group of heads at a time."""
+
+    def __init__(self, exchange: Exchange, *, key_heads_at_once: int = 2) -> None:
+        self.exchange = exchange
+        self.key_heads_at_once = key_heads_at_once
+        self.flat = _flat(clip(exchange.rectangles, exchange.ranges[exchange.rank]))
+
+    def head_groups(self, q: Tensor, k: Tensor) -> list[tuple[slice, slice]]:
+        """Returns the slices of query heads and key heads that are computed together."""
+        ratio, step = q.shape[1] // k.shape[1], self.key_heads_at_once
+        return [
+            (slice(g * ratio, (g + step) * ratio), slice(g, g + step))
+            for g in range(0, k.shape[1], step)
+        ]
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: int | None = None
+    ) -> Tensor:
+        """Returns out_NHD of own rows."""
+        result: Tensor = _GatherAttention.apply(q, k, v, self, scale)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _RingAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, form: Ring, scale: float) -> Tensor:
+        exchange, kernel = form.exchange, load_kernel(form.exchange.kernel)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        out, lse = forward_rectangles(q, k, v, form.flat[0], scale, kernel)  # own chunk first
+        total, chunk = out.to(wide), [k, v]
+        for step in range(1, exchange.size):
+            owner = (exchange.rank - step) % exchange.size
+            chunk = exchange.rotate(chunk, exchange.counts[owner])
+            if not form.flat[step]:
+                continue
+            part, part_lse = forward_rectangles(
+                q, chunk[0], chunk[1], form.flat[step], scale, kernel
+            )
+            merged = torch.logaddexp(lse, part_lse)
+            total = total * _weight(lse - merged) + part * _weight(part_lse - merged)
+            lse = merged
+        result = total.to(q.dtype)
+        ctx.save_for_backward(q, k, v, result, lse)
+        ctx.form, ctx.scale = form, scale
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        form, exchange = ctx.form, ctx.form.exchange
+        kernel = load_kernel(exchange.kernel)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        dq = torch.zeros(q.shape, dtype=wide, device=q.device)
+        chunk = [k, v, torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)]
+        for step in range(exchange.size):
+            if step:
+                owner = (exchange.rank - step) % exchange.size
+                chunk = exchange.rotate(chunk, exchange.counts[owner])
+            if form.flat[step]:
+                parts = backward_rectangles(
+                    grads[0], q, chunk[0], chunk[1], out, lse, form.flat[step], ctx.scale, kernel
+                )
+                dq += parts[0]
+                chunk[2] += parts[1]
+                chunk[3] += parts[2]
+        dk, dv = exchange.rotate(chunk[2:], exchange.own)  # the last step home
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
+
+
+def _weight(log_weight_HN: Tensor) -> Tensor:
+    return log_weight_HN.exp().transpose(0, 1).unsqueeze(-1)
+
+
+class Ring:
+    """Keys and values rotate from rank to rank; in backward their gradients travel along."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        own = exchange.ranges[exchange.rank]
+        owners = [(exchange.rank - step) % exchange.size for step in range(exchange.size)]
+        self.flat = [
+            _flat(clip(exchange.rectangles, own, exchange.ranges[owner])) for owner in owners
+        ]
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: int | None = None
+    ) -> Tensor:
+        """Returns out_NHD of own rows."""
+        result: Tensor = _RingAttention.apply(q, k, v, self, scale)  # type: ignore[no-untyped-call]
+        return result
+
+
+MODES = {"ulysses": Ulysses, "gather": Gather, "ring": Ring}
+
+
+def check_heads(mode: str, ranks: int, heads: int, groups: int) -> None:
+    """Refuses a number of ranks that the heads cannot be dealt to.
+
+    Raises:
+        TrainingError: Names what would fit.
+    """
+    if mode != "ulysses" or ranks == 1:
+        return
+    if heads % ranks or (groups % ranks and ranks % groups):
+        fits = [
+            n for n in range(2, heads + 1)
+            if heads % n == 0 and (groups % n == 0 or n % groups == 0)
+        ]  # fmt: skip
+        raise TrainingError(
+            f"Ulysses cannot deal {heads} query and {groups} key heads to {ranks} ranks.",
+            hint=f"Use --context-parallel {' or '.join(map(str, fits)) or '1'}, or "
+            "--context-mode gather or ring.",
+        )
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """A rank's share of a trie: what it feeds the model, and which edges are its."""
+
+    ids_N: Tensor
+    positions_N: Tensor
+    sources_e: Tensor
+    """Own row of each own edge's source."""
+    targets_e: Tensor
+    own_edges: np.ndarray[Any, np.dtype[np.int64]]
+    """Numbers of the own edges in the plan."""
+    tree_plan: TreePlan
+
+
+def rank_plan(plan: Plan, ranks: Ranks, mode: str, kernel: str) -> RankPlan:
+    """Returns this rank's share; the whole trie when it is alone."""
+    device = ranks.device
+
+    def tensor(array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    whole = TreePlan.of(plan, kernel)
+    if ranks.context == 1:
+        return RankPlan(
+            tensor(plan.ids_S), tensor(plan.positions_S), tensor(plan.sources_E),
+            tensor(plan.targets_E), np.arange(len(plan.sources_E)), whole,
+        )  # fmt: skip
+    exchange = Exchange(plan, ranks.context_group, kernel, device)
+    rows = rows_in(exchange.ranges[exchange.rank])
+    local = np.full(plan.num_rows, -1, dtype=np.int64)
+    local[rows] = np.arange(len(rows))
+    own_edges = np.flatnonzero(local[plan.sources_E] >= 0)
+    return RankPlan(
+        tensor(plan.ids_S[rows]),
+        tensor(plan.positions_S[rows]),
+        tensor(local[plan.sources_E[own_edges]]),
+        tensor(plan.targets_E[own_edges]),
+        own_edges,
+        TreePlan(whole.rectangles, kernel, whole.max_depth, MODES[mode](exchange)),
+    )
+
+
+def collect_edges(
+    logp_e: Tensor, share: RankPlan, num_edges: int, ranks: Ranks
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Returns the log-probabilities of all edges of the trie, on every rank that shares it."""
+    own = logp_e.detach().double().cpu()
+    if ranks.context == 1:
+        return np.asarray(own.numpy(), dtype=np.float64)
+    total = torch.zeros(num_edges, dtype=torch.float64)
+    total[torch.from_numpy(share.own_edges)] = own
+    total = total.to(ranks.device)
+    dist.all_reduce(total, group=ranks.context_group)
+    return np.asarray(total.cpu().numpy(), dtype=np.float64)

@@ -1,0 +1,274 @@
+# ruff: noqa: N815 (shapes live in names)
+"""The token trie of traces trained together: layout, mask as rectangles, supervised edges.
+
+Traces that begin with the same tokens share their rows. Segments (unbranched stretches) are laid
+out in depth-first pre-order, so the descendants of a segment [s, e) are exactly the rows [e, t),
+and the attention mask is a short list of rectangles:
+
+    every segment                   a causal square   (s, e, s, e)
+    every segment with descendants  a full rectangle  (e, t, s, e)
+
+They cover each visible (query, key) pair once; a token sees depth + 1 keys, so their area is the
+sum of depth + 1 over the stored tokens. Pure: numpy, no torch.
+
+Legend: S stored tokens (rows), E edges, K (trace, edge) incidences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Rectangle = tuple[int, int, int, int, int]
+"""Query rows [q0, q1), key rows [k0, k1), causal (1, squares only) or full (0)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A maximal stretch of the trie without a branch, stored once."""
+
+    start: int
+    """First row."""
+    end: int
+    """One past the last own row."""
+    last: int
+    """One past the last row of its descendants; equals `end` for a segment without any."""
+    depth: int
+    """Position of its first token in every trace through it."""
+    level: int
+    """Segments above it."""
+    parent: int | None
+    """Index of the segment above; None at the top."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a forward pass needs to know about one trie."""
+
+    ids_S: IntArray
+    positions_S: IntArray
+    """Depth of each row: what rotary embeddings are told."""
+    segments: tuple[Segment, ...]
+    rectangles: tuple[Rectangle, ...]
+    sources_E: IntArray
+    """Row whose hidden state predicts the edge's target."""
+    targets_E: IntArray
+    """Token id predicted."""
+    edge_of_K: IntArray
+    """Incidences, grouped by trace: which edge ..."""
+    trace_of_K: IntArray
+    """... lies on which trace's path and is supervised there."""
+    num_traces: int
+    trace_tokens: int
+    """Sum of the traces' lengths: what separate training would process."""
+    trace_pairs: int
+    """Visible pairs of separate training: sum of n (n + 1) / 2."""
+
+    @property
+    def num_rows(self) -> int:
+        """Stored tokens."""
+        return len(self.ids_S)
+
+    @cached_property
+    def area(self) -> int:
+        """Visible (query, key) pairs, counted over the rectangles."""
+        return sum(area_of(rectangle) for rectangle in self.rectangles)
+
+    @property
+    def depth_levels(self) -> int:
+        """Levels of segments below the top one."""
+        return max((segment.level for segment in self.segments), default=0)
+
+    @cached_property
+    def flat_rectangles(self) -> list[int]:
+        """The rectangles as one list of integers, as the attention operator takes them."""
+        return [number for rectangle in self.rectangles for number in rectangle]
+
+    @cached_property
+    def trace_targets(self) -> IntArray:
+        """Supervised tokens of each trace."""
+        return np.bincount(self.trace_of_K, minlength=self.num_traces).astype(np.int64)
+
+    def edge_weights(self, weight_of_trace: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Returns the weight of each edge: the sum over the traces that supervise it."""
+        return np.bincount(
+            self.edge_of_K, weights=weight_of_trace[self.trace_of_K], minlength=len(self.sources_E)
+        ).astype(np.float64)
+
+
+def area_of(rectangle: Rectangle) -> int:
+    """Returns the number of visible pairs of a rectangle.
+
+    >>> area_of((0, 4, 0, 4, 1)), area_of((4, 6, 0, 4, 0))
+    (10, 8)
+    """
+    q0, q1, k0, k1, causal = rectangle
+    rows, keys = q1 - q0, k1 - k0
+    return rows * (rows + 1) // 2 if causal else rows * keys
+
+
+def common_prefix(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> int:
+    """Returns how many leading tokens two traces share."""
+    length = min(len(a), len(b))
+    different = a[:length] != b[:length]
+    first = int(different.argmax()) if length else 0
+    return first if length and different[first] else length
+
+
+def sort_key(ids: npt.NDArray[np.integer]) -> bytes:
+    """Returns bytes that sort like the sequence of ids."""
+    return ids.astype(">u4").tobytes()
+
+
+class _Builder:
+    """Grows segments in depth-first pre-order over lexicographically sorted traces."""
+
+    def __init__(self, traces: list[npt.NDArray[np.integer]], min_shared: int) -> None:
+        self.traces = traces
+        self.min_shared = max(1, min_shared)
+        self.shared = [0] + [common_prefix(traces[i - 1], traces[i]) for i in range(1, len(traces))]
+        self.open: list[tuple[int, int, int, int, int | None]] = []  # start end depth level parent
+        self.lasts: list[int] = []
+        self.ids: list[npt.NDArray[np.integer]] = []
+        self.rows = 0
+        self.end_segment: list[int | None] = [None] * len(traces)
+
+    def emit(self, trace: int, depth: int, end: int, parent: int | None) -> int:
+        level = 0 if parent is None else self.open[parent][3] + 1
+        index = len(self.open)
+        self.open.append((self.rows, self.rows + end - depth, depth, level, parent))
+        self.lasts.append(0)
+        self.ids.append(self.traces[trace][depth:end])
+        self.rows += end - depth
+        return index
+
+    def grow(self, low: int, high: int, depth: int, parent: int | None) -> None:
+        """Stores traces [low, high), which share their first `depth` tokens, already stored."""
+        length = len(self.traces[low])
+        branch = min(self.shared[low + 1 : high], default=length)
+        ending = low
+        while ending < high and len(self.traces[ending]) == branch:
+            ending += 1
+        everything_ends = ending == high
+        if everything_ends or branch - depth >= self.min_shared:
+            if branch > depth:
+                parent = self.emit(low, depth, branch, parent)
+            segment, depth = parent, branch
+            for trace in range(low, ending):
+                self.end_segment[trace] = segment
+            self.split(ending, high, branch, depth, parent)
+            if segment is not None:
+                self.lasts[segment] = self.rows
+            return
+        # Too short a stretch to be worth a level of its own: every child keeps its own copy.
+        if ending > low:
+            self.grow_identical(low, ending, depth, branch, parent)
+        self.split(ending, high, branch, depth, parent)
+
+    def grow_identical(self, low: int, high: int, depth: int, end: int, parent: int | None) -> None:
+        segment = self.emit(low, depth, end, parent) if end > depth else parent
+        for trace in range(low, high):
+            self.end_segment[trace] = segment
+        if segment is not None:
+            self.lasts[segment] = self.rows
+
+    def split(self, low: int, high: int, branch: int, depth: int, parent: int | None) -> None:
+        start = low
+        for trace in range(low + 1, high + 1):
+            if trace == high or self.shared[trace] <= branch:
+                if start < trace:
+                    self.grow(start, trace, depth, parent)
+                start = trace
+
+
+def build_plan(
+    traces: Sequence[npt.NDArray[np.integer]],
+    masks: Sequence[BoolArray],
+    *,
+    min_shared: int = 1,
+) -> Plan:
+    """Builds the trie of some traces.
+
+    Args:
+        traces: Token ids of each trace.
+        masks: True where the token is a supervised target; the first token never is.
+        min_shared: Shared stretches below the top that are shorter than this are stored once per
+            branch instead (still exact; fewer, larger rectangles). 1 shares everything.
+
+    Returns:
+        The plan; traces keep their numbers.
+    """
+    assert traces
+    assert len(traces) == len(masks)
+    assert all(len(ids) == len(mask) > 0 for ids, mask in zip(traces, masks, strict=True))
+    assert not any(mask[0] for mask in masks), "the first token of a trace has no source"
+    order = sorted(range(len(traces)), key=lambda number: sort_key(traces[number]))
+    builder = _Builder([traces[number] for number in order], min_shared)
+    builder.grow(0, len(order), 0, None)
+
+    segments = tuple(
+        Segment(start, end, last, depth, level, parent)
+        for (start, end, depth, level, parent), last in zip(
+            builder.open, builder.lasts, strict=True
+        )
+    )
+    ids_S = np.concatenate(builder.ids).astype(np.int64)
+    positions_S = np.concatenate(
+        [np.arange(s.depth, s.depth + s.end - s.start) for s in segments]
+    ).astype(np.int64)
+    before_S = np.arange(-1, len(ids_S) - 1, dtype=np.int64)
+    for segment in segments:
+        before_S[segment.start] = -1 if segment.parent is None else segments[segment.parent].end - 1
+
+    supervised: list[IntArray] = [np.empty(0, np.int64)] * len(traces)
+    for place, number in enumerate(order):
+        rows = _rows_of(segments, builder.end_segment[place])
+        supervised[number] = rows[masks[number]]
+    rows_K = np.concatenate(supervised)
+    rows_E, edge_of_K = np.unique(rows_K, return_inverse=True)
+    lengths = [len(ids) for ids in traces]
+    return Plan(
+        ids_S=ids_S,
+        positions_S=positions_S,
+        segments=segments,
+        rectangles=rectangles_of(segments),
+        sources_E=before_S[rows_E],
+        targets_E=ids_S[rows_E],
+        edge_of_K=edge_of_K.astype(np.int64).reshape(-1),
+        trace_of_K=np.repeat(np.arange(len(traces)), [len(rows) for rows in supervised]),
+        num_traces=len(traces),
+        trace_tokens=sum(lengths),
+        trace_pairs=sum(n * (n + 1) // 2 for n in lengths),
+    )
+
+
+def _rows_of(segments: Sequence[Segment], segment: int | None) -> IntArray:
+    chain: list[Segment] = []
+    while segment is not None:
+        chain.append(segments[segment])
+        segment = chain[-1].parent
+    return np.concatenate([np.arange(s.start, s.end) for s in reversed(chain)])
+
+
+def rectangles_of(segments: Sequence[Segment]) -> tuple[Rectangle, ...]:
+    """Returns the mask of a trie: all causal squares, then the full rectangles level by level.
+
+    >>> rectangles_of([Segment(0, 4, 8, 0, 0, None), Segment(4, 6, 6, 4, 1, 0),
+    ...                Segment(6, 8, 8, 4, 1, 0)])
+    ((0, 4, 0, 4, 1), (4, 6, 4, 6, 1), (6, 8, 6, 8, 1), (4, 8, 0, 4, 0))
+    """
+    squares = [(s.start, s.end, s.start, s.end, 1) for s in segments]
+    parents = sorted((s for s in segments if s.last > s.end), key=lambda s: (s.level, s.start))
+    return (*squares, *((s.end, s.last, s.start, s.end, 0) for s in parents))
+
+
+def dummy_plan(token: int = 0, num_rows: int = 64) -> Plan:
+    """Returns a trie without edges, to fill an empty place among lockstep ranks."""
+    ids = np.full(num_rows, token, dtype=np.int64)
+    return build_plan([ids], [np.zeros(num_rows, dtype=np.bool_)])

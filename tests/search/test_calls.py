@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from agenticlu.engines.base import Completion, Sampled, Sampling, Weighed
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.errors import BudgetExceededError, EngineBusyError
+from agenticlu.records import Message, Usage
+from agenticlu.search import calls
+from agenticlu.search.calls import (
+    Admission,
+    Breaker,
+    Caller,
+    CallFailedError,
+    decode_sampled,
+    decode_weighed,
+    encode_sampled,
+    encode_weighed,
+    sample_key,
+    together,
+)
+from agenticlu.store import CallId, Store
+
+MESSAGES = (Message(role="user", content="word " * 400),)
+
+
+def call(key: str) -> CallId:
+    return CallId(key, "answer", "d")
+
+
+def test_the_key_holds_the_ordinal_and_the_whole_sampling():
+    sampling = Sampling(temperature=1.0, n=2, seed=1)
+    other = Sampling(temperature=1.0, n=2, seed=2)
+    keys = {
+        sample_key(("d",), MESSAGES, sampling, 0),
+        sample_key(("d",), MESSAGES, sampling, 2),
+        sample_key(("d",), MESSAGES, other, 0),
+        sample_key(("e",), MESSAGES, sampling, 0),
+        sample_key(("d",), (*MESSAGES, *MESSAGES), sampling, 0),
+    }
+    assert len(keys) == 5
+    assert sample_key(("d",), MESSAGES, sampling, 0) in keys
+
+
+def test_replies_come_back_from_json_as_they_were():
+    usage = Usage(requests=1)
+    sampled = Sampled((Completion("é", "length", (1, 2)), Completion("", "stop", None)), usage)
+    assert decode_sampled(json.loads(json.dumps(encode_sampled(sampled))), usage) == sampled
+    weighed = Weighed({"yes": 0.25, "no": 0.75}, 0.5, usage, "parse")
+    assert decode_weighed(json.loads(json.dumps(encode_weighed(weighed))), usage) == weighed
+
+
+def test_admission_bounds_tokens_and_requests_in_order():
+    async def work() -> list[str]:
+        admission = Admission(max_tokens=100, max_requests=3)
+        order: list[str] = []
+
+        async def take(name: str, tokens: int) -> None:
+            await admission.acquire(tokens)
+            order.append(name)
+            assert admission.tokens <= 100 or admission.requests == 1
+            assert admission.requests <= 3
+            await asyncio.sleep(0)
+            admission.release(tokens)
+
+        await asyncio.gather(take("a", 60), take("b", 60), take("huge", 500), take("c", 10))
+        assert admission.tokens == admission.requests == 0
+        return order
+
+    assert asyncio.run(work()) == ["a", "b", "huge", "c"]
+
+
+def test_a_cancelled_waiter_gives_its_place_back():
+    async def work() -> None:
+        admission = Admission(max_requests=1)
+        await admission.acquire(1)
+        waiting = asyncio.create_task(admission.acquire(1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        admission.release(1)
+        await asyncio.wait_for(admission.acquire(1), 1)
+
+    asyncio.run(work())
+
+
+def test_overload_halves_what_is_in_flight_and_success_raises_it_slowly():
+    admission = Admission(max_requests=64)
+    admission.requests = 40
+    admission.shrink()
+    assert admission.limit_requests == 20
+    for _ in range(20):
+        admission.grow()
+    assert 20.5 < admission.limit_requests < 22
+    for _ in range(5000):
+        admission.grow()
+    assert admission.limit_requests == 64
+
+
+def test_many_failures_at_once_are_one_overload(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    engine = ScriptedEngine(faults=lambda r: EngineBusyError("429") if r.call < 8 else None)
+
+    async def work(store: Store) -> float:
+        caller = Caller(store, engine, admission=Admission(max_requests=8))
+        await together([caller.sample(call(f"k{i}"), MESSAGES, Sampling(seed=i)) for i in range(8)])
+        return caller.admission.limit_requests
+
+    with Store(tmp_path) as store:
+        assert asyncio.run(work(store)) > 3
+        assert store.call_counts()["done"] == 8
+
+
+def test_patience_ends_with_the_engines_own_error():
+    async def work() -> None:
+        breaker = Breaker(patience_s=0.0)
+        await breaker.trouble(EngineBusyError("still busy"))
+
+    with pytest.raises(EngineBusyError, match="still busy"):
+        asyncio.run(work())
+
+
+def test_a_limit_on_tokens_stops_before_the_next_call(tmp_path: Path):
+    engine = ScriptedEngine()
+
+    async def work(store: Store) -> None:
+        caller = Caller(store, engine, max_spent_tokens=1)
+        await caller.sample(call("a"), MESSAGES, Sampling())
+        with pytest.raises(BudgetExceededError):
+            await caller.sample(call("b"), MESSAGES, Sampling())
+        await caller.sample(call("a"), MESSAGES, Sampling())
+
+    with Store(tmp_path) as store:
+        asyncio.run(work(store))
+    assert len(engine.requests) == 1
+
+
+def test_together_finishes_the_others_when_one_call_failed():
+    done: list[int] = []
+
+    async def fail() -> None:
+        raise CallFailedError("no")
+
+    async def work(number: int) -> None:
+        await asyncio.sleep(0.001 * number)
+        done.append(number)
+
+    async def all_of_them() -> None:
+        await together([work(1), fail(), work(3)])
+
+    with pytest.raises(CallFailedError):
+        asyncio.run(all_of_them())
+    assert done == [1, 3]
+
+
+def test_together_ends_the_others_on_any_other_error():
+    done: list[int] = []
+
+    async def fail() -> None:
+        raise BudgetExceededError("spent")
+
+    async def work() -> None:
+        await asyncio.sleep(5)
+        done.append(1)
+
+    async def all_of_them() -> None:
+        await together([work(), fail()])
+
+    with pytest.raises(BudgetExceededError):
+        asyncio.run(all_of_them())
+    assert done == []
+
+
+def test_work_wanted_by_many_at_once_is_done_once(tmp_path: Path):
+    async def work(store: Store) -> int:
+        caller = Caller(store, ScriptedEngine())
+        times = 0
+
+        async def once() -> int:
+            nonlocal times
+            times += 1
+            await asyncio.sleep(0)
+            return times
+
+        assert await together([caller.once("k", once) for _ in range(5)]) == [1] * 5
+        return await caller.once("k", once)
+
+    with Store(tmp_path) as store:
+        assert asyncio.run(work(store)) == 2

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenticlu.corpus import load_rows
+from agenticlu.errors import DocumentError, TrainingError
+from agenticlu.prompts import load_profile
+from agenticlu.published import (
+    extract_profile,
+    import_published,
+    parse_row,
+    render_profile,
+    split_opening,
+)
+
+FILLER = " ".join(f"Sentence {i} of a long tale." for i in range(2000))
+REQUESTS = ("Ask something about {q}, will you.", "Name the marks.", "Say it.", "Now: {q}")
+
+
+def published(book: int, asked: str, place: int, **changes: Any) -> dict[str, Any]:
+    """A row that asks for assistant turn `place` of a conversation with a base answer."""
+    document = f"<para 0> Book {book}. {FILLER} </para 0><para 1> The end. </para 1>"
+    prompt = [
+        {"role": "system", "content": "You read with care."},
+        {"role": "user", "content": f"{document}\n\n{asked}"},
+        {"role": "assistant", "content": "A base answer."},
+    ]
+    for number in range(place):
+        text = REQUESTS[number % 4].replace("{q}", asked)
+        prompt.append({"role": "user", "content": text})
+        prompt.append({"role": "assistant", "content": f"Reply {number}."})
+    text = REQUESTS[place % 4].replace("{q}", asked)
+    prompt.append({"role": "user", "content": text})
+    return {
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": f"good {place}"}],
+        "rejected": [{"role": "assistant", "content": f"bad {place}"}],
+        "score_chosen": 1.5,
+        "score_rejected": 0.25,
+        **changes,
+    }
+
+
+ROWS = [published(book, f"Who did deed {book}?", place) for book in range(12) for place in range(8)]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+def test_a_row_tells_its_document_question_turn_and_depth():
+    rows = [parse_row(row) for row in ROWS[:8]]
+    found = [(row.turn_kind, row.depth) for row in rows if not isinstance(row, str)]
+    kinds = ["clarify", "point", "sub_answer", "answer"]
+    assert found == [(kind, depth) for depth in (1, 2) for kind in kinds]
+    assert {row.question for row in rows if not isinstance(row, str)} == {"Who did deed 0?"}
+    assert len({row.document_id for row in rows if not isinstance(row, str)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"prompt": []}, "prompt does not end in a request"),
+        ({"chosen": ROWS[0]["rejected"]}, "chosen equals rejected"),
+        ({"chosen": [*ROWS[0]["chosen"]] * 2}, "not exactly one reply"),
+        ({"rejected": [{"role": "assistant", "content": " "}]}, "empty reply"),
+        ({"score_chosen": None}, "not in the published schema"),
+        ({"prompt": [{"role": "user", "content": "Hello?"}]}, "no marked document"),
+    ],
+)
+def test_a_useless_row_has_a_reason(changes, reason):
+    assert parse_row({**ROWS[0], **changes}) == reason
+
+
+def test_an_import_is_split_by_document_and_keeps_every_row(tmp_path: Path):
+    import pyarrow.parquet
+
+    bad = {**ROWS[0], "chosen": ROWS[0]["rejected"]}
+    summary = import_published(
+        write(tmp_path / "p.jsonl", [*ROWS, bad]), tmp_path / "out", validation=0.3
+    )
+    assert sum(summary.rows.values()) == len(ROWS)
+    assert min(summary.rows.values()) > 0
+    assert summary.documents == 12
+    assert dict(summary.refused) == {"chosen equals rejected": 1}
+    parts = {
+        part: pyarrow.parquet.read_table(tmp_path / "out" / "preference" / f"{part}.parquet")
+        for part in ("train", "validation")
+    }
+    names = {part: set(table["document_id"].to_pylist()) for part, table in parts.items()}
+    assert not names["train"] & names["validation"]
+    first = parts["train"].to_pylist()[0]
+    original = next(row for row in ROWS if row["prompt"] == first["prompt"])
+    assert {key: first[key] for key in original} == original
+    sft = pyarrow.parquet.read_table(tmp_path / "out" / "sft" / "train.parquet").to_pylist()
+    assert {row["messages"][-1]["content"] for row in sft} == {"good 3", "good 7"}
+
+
+def test_a_document_is_stored_once_however_many_rows_repeat_it(tmp_path: Path):
+    rows = [row for row in ROWS if "Book 1." in row["prompt"][1]["content"]] * 10
+    import_published(write(tmp_path / "p.jsonl", rows), tmp_path / "out", validation=0)
+    size = (tmp_path / "out" / "preference" / "train.parquet").stat().st_size
+    assert (tmp_path / "p.jsonl").stat().st_size > 60 * len(FILLER)
+    assert size < 2 * len(FILLER)
+
+
+def test_json_arrays_and_parquet_are_read_alike(tmp_path: Path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "p.json").write_text(json.dumps(ROWS[:4]))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS[:4]), tmp_path / "p.parquet")
+    for name in ("p.json", "p.parquet"):
+        assert list(load_rows(str(tmp_path / name))) == ROWS[:4]
+
+
+def test_a_source_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path: Path):
+    source = write(tmp_path / "p.jsonl", [{"text": "hello"}])
+    with pytest.raises(TrainingError, match="1 not in the published schema"):
+        import_published(source, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.parquet*"))
+
+
+def test_wordings_are_read_off_and_drive_the_dialogue(tmp_path: Path):
+    profile, found = extract_profile(ROWS, "published")
+    assert found["clarify"] == found["clarify_again"] == found["point"] == found["system"] == 1
+    assert profile.clarify[0].text == "Ask something about {question}, will you."
+    assert profile.answer[0].text == "Now: {question}"
+    assert profile.point[0].text == "Name the marks."
+    assert profile.check == load_profile().check
+    path = tmp_path / "profile.toml"
+    path.write_text(render_profile(profile), encoding="utf-8")
+    assert load_profile(str(path)) == profile
+
+
+def test_our_own_rows_give_back_the_profile_they_were_made_with():
+    from agenticlu.dialogue import Dialogue
+    from agenticlu.records import Question, Turn
+
+    default = load_profile()
+    rows = []
+    for number in range(40):
+        dialogue = Dialogue(
+            profile=default,
+            document_id=f"d{number}",
+            view="<para 0> Text. </para 0>",
+            question=Question(id=f"q{number}", text=f"Who is number {number}?"),
+            max_rounds=2,
+        )
+        while (request := dialogue.next_request()) is not None:
+            rows.append(
+                {
+                    **ROWS[0],
+                    "prompt": [message.model_dump() for message in request.messages],
+                    "turn_kind": request.kind,
+                    "depth": dialogue.round + 1,
+                }
+            )
+            turn = Turn(kind=request.kind, wording="w", request=request.text, reply="no")
+            dialogue = dialogue.advance(turn)
+    profile, _ = extract_profile(rows, "ours")
+    for kind in ("system", "clarify", "clarify_again", "point", "sub_answer", "answer", "check"):
+        found = {wording.text for wording in getattr(profile, kind)}
+        assert found == {wording.text for wording in getattr(default, kind)}, kind
+
+
+def test_odd_texts_survive_toml(tmp_path: Path):
+    row = json.loads(json.dumps(ROWS[0]))
+    odd = 'Say "it"\\ \n\twith \u2028 é \x7f {question} ]]'
+    row["prompt"][0]["content"] = odd
+    profile, _ = extract_profile([row], "odd")
+    path = tmp_path / "odd.toml"
+    path.write_text(render_profile(profile), encoding="utf-8")
+    assert load_profile(str(path)).system[0].text == odd
+
+
+def test_nothing_to_read_off_is_an_error():
+    with pytest.raises(DocumentError, match="No wording"):
+        extract_profile([{"text": "x"}], "none")
+
+
+def test_an_opening_without_marks_has_no_document():
+    assert split_opening("Just a question?") == ("", "Just a question?")

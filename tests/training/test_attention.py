@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from agenticlu.errors import TrainingError
+from agenticlu.training import attention
+from agenticlu.training.attention import TreePlan
+from agenticlu.training.groups import group_ranges, run_groups
+from agenticlu.training.losses import sft_edge_weights
+from agenticlu.training.model import (
+    EdgeModel,
+    check_architecture,
+    check_modules,
+    checkpoint_layers,
+    probe_model,
+)
+from agenticlu.training.plan import Plan, build_plan
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def worst(got, expected) -> float:
+    """Largest difference, relative to the largest gradient entry."""
+    size = max(float(g.abs().max()) for g in expected.values())
+    return max(float((got[n] - expected[n]).abs().max()) for n in expected) / size
+
+
+def backward_plan(edges: EdgeModel, plan: Plan, traces: int) -> float:
+    logp = edges.run(plan, "cpu")
+    weights = sft_edge_weights(plan, "per-trace", num_traces=traces, num_targets=0)
+    loss = -(logp * torch.from_numpy(weights).to(logp)).sum()
+    loss.backward()
+    return float(loss)
+
+
+def separate(model, sample) -> float:
+    """Mean over traces of the mean loss of a trace, the model's own attention and logits."""
+    model.set_attn_implementation("sdpa")
+    total = 0.0
+    for ids, mask in zip(sample.traces, sample.masks, strict=True):
+        row = torch.from_numpy(ids)[None]
+        logp = model(input_ids=row, use_cache=False).logits[0].log_softmax(-1)
+        places = np.flatnonzero(mask)
+        loss = -logp[places - 1, row[0, places]].mean() / len(sample.traces)
+        loss.backward()
+        total += float(loss)
+    model.set_attn_implementation(attention.NAME)
+    return total
+
+
+def one_square(plan: Plan) -> Plan:
+    fields = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+    return Plan(**{**fields, "rectangles": ((0, plan.num_rows, 0, plan.num_rows, 1),)})
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "tolerance"),
+    [("gpt2", torch.float64, 1e-12), ("llama", torch.float32, 2e-6)],
+)
+def test_trie_gradients_are_those_of_separate_traces(tries, make_model, family, dtype, tolerance):
+    model = make_model(family).to(dtype)
+    edges = EdgeModel(model)
+    for seed in range(4):
+        sample = tries(seed)
+        expected_loss = separate(model, sample)
+        expected = gradients(model)
+        for min_shared in (1, 5):
+            plan = build_plan(sample.traces, sample.masks, min_shared=min_shared)
+            loss = backward_plan(edges, plan, len(sample.traces))
+            assert loss == pytest.approx(expected_loss, rel=1e-6)
+            assert worst(gradients(model), expected) < tolerance
+        backward_plan(edges, one_square(plan), len(sample.traces))
+        assert worst(gradients(model), expected) > 1e-2, "a wrong mask must be noticed"
+
+
+def test_branches_do_not_see_each_other(make_model) -> None:
+    edges = EdgeModel(make_model("llama"))
+    root, tail = np.arange(10), np.arange(20, 26)
+    traces = [np.concatenate((root, tail)), np.concatenate((root, tail + 10))]
+    plan = build_plan(traces, [np.zeros(16, bool)] * 2)
+
+    def hidden(ids: np.ndarray) -> torch.Tensor:
+        tree_plan = TreePlan.of(plan, "cpu")
+        positions = torch.from_numpy(plan.positions_S)
+        return edges.hidden_states(torch.from_numpy(ids), positions, tree_plan).detach()
+
+    before = hidden(plan.ids_S)
+    changed = plan.ids_S.copy()
+    changed[12] += 1  # in the first branch
+    after = hidden(changed)
+    assert torch.equal(before[16:], after[16:])
+    assert torch.equal(before[:12], after[:12])
+    assert not torch.equal(before[12:16], after[12:16])
+    changed = plan.ids_S.copy()
+    changed[3] += 1  # shared
+    moved = (hidden(changed) - before).abs().amax(1)
+    assert (moved[3:] > 0).all()
+    assert (moved[:3] == 0).all()
+
+
+def test_one_trace_is_bit_equal_to_the_models_own_attention(make_model, tries) -> None:
+    model = make_model("llama")
+    edges, ids = EdgeModel(model), tries(0).traces[0]
+    plan = build_plan([ids], [np.arange(len(ids)) > 0])
+    with torch.no_grad():
+        positions = torch.from_numpy(plan.positions_S)
+        row = torch.from_numpy(plan.ids_S)
+        ours = edges.hidden_states(row, positions, TreePlan.of(plan, "cpu"))
+        model.set_attn_implementation("sdpa")
+        theirs = model.model(input_ids=row[None], use_cache=False).last_hidden_state[0]
+        model.set_attn_implementation(attention.NAME)
+    assert torch.equal(ours, theirs)
+    sample = tries(0)
+    two = build_plan(sample.traces[:2], sample.masks[:2])
+    calls = [len(attention.group_calls(tuple(p.flat_rectangles), False)) for p in (plan, two)]
+    assert calls[0] == 1 < calls[1], "two traces must take the merging path"
+
+
+@pytest.mark.parametrize("mode", ["full", "keep-attention"])
+def test_checkpointing_changes_nothing_but_the_calls(tries, make_model, mode, monkeypatch) -> None:
+    sample = tries(2)
+    plan = build_plan(sample.traces, sample.masks)
+    plain_model = make_model("llama")
+    model = copy.deepcopy(plain_model)
+    checkpoint_layers(model, mode, offload=False)
+    results, calls = [], []
+    for each in (plain_model, model):
+        before = attention.counter.forward_calls
+        backward_plan(EdgeModel(each), plan, plan.num_traces)
+        calls.append((attention.counter.forward_calls - before) / 2)
+        results.append(gradients(each))
+    assert calls == [1, 2 if mode == "full" else 1]
+    assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_groups_of_leaves_equal_one_pass(tries, make_model, checkpointing) -> None:
+    model = make_model("gpt2").double()
+    edges = EdgeModel(model)
+    sample = tries(3, num_traces=9)
+    plan = build_plan(sample.traces, sample.masks)
+    backward_plan(edges, plan, plan.num_traces)
+    expected = gradients(model)
+    checkpoint_layers(model, checkpointing, offload=False)
+    weights = sft_edge_weights(plan, "per-trace", num_traces=plan.num_traces, num_targets=0)
+    limit = plan.segments[0].end + 14
+    groups = run_groups(edges, plan, "cpu", limit, lambda logp: weights)
+    assert groups == len(group_ranges(plan, limit)) > 1
+    assert worst(gradients(model), expected) < 1e-12
+
+
+def test_the_probe_accepts_llama_and_catches_a_wrong_scale(make_model) -> None:
+    edges = EdgeModel(make_model("llama"))
+    assert probe_model(edges, "cpu", torch.float32) < 1e-4
+    edges.logit_scale = 0.5
+    with pytest.raises(TrainingError, match=r"one by one"):
+        probe_model(edges, "cpu", torch.float32)
+
+
+def call_attention(**changes):
+    plan = build_plan([np.arange(6)], [np.zeros(6, bool)])
+    q = torch.randn(1, 2, 6, 8)
+    given = {"tree_plan": TreePlan.of(plan, "cpu"), **changes}
+    return attention.attention_forward(torch.nn.Identity(), q, q, q, None, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tree_plan": None}, "did not hand the trie's plan"),
+        ({"softcap": 30.0}, "soft-capped"),
+        ({"s_aux": torch.zeros(2)}, "sink logits"),
+        ({"sliding_window": 5}, "window of 5 tokens"),
+        ({"dropout": 0.1}, "dropout"),
+    ],
+)
+def test_what_a_trie_cannot_express_is_refused(changes, message) -> None:
+    out, _ = call_attention()
+    assert out.shape == (1, 6, 2, 8)
+    call_attention(sliding_window=6)
+    with pytest.raises(TrainingError, match=message):
+        call_attention(**changes)
+
+
+def test_architectures_are_refused_by_name(make_model) -> None:
+    from transformers import Gemma2Config, LlamaConfig
+
+    check_architecture(LlamaConfig())
+    with pytest.raises(TrainingError, match=r"gemma2: .*softcap"):
+        check_architecture(Gemma2Config())
+    with pytest.raises(TrainingError, match=r"attention_dropout is 0.1"):
+        check_architecture(LlamaConfig(attention_dropout=0.1))
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    with pytest.raises(TrainingError, match=r"dynamic"):
+        check_architecture(LlamaConfig(rope_parameters=dynamic))
+    model = make_model("llama")
+    check_modules(model)
+    model.extra = torch.nn.Dropout(0.1)
+    with pytest.raises(TrainingError, match=r"extra has dropout"):
+        check_modules(model)
+
+
+def test_a_model_class_that_drops_keywords_is_refused() -> None:
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    attention.register()
+    config = StableLmConfig(
+        vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, use_cache=False,
+    )  # fmt: skip
+    model = StableLmForCausalLM(config)
+    model.set_attn_implementation(attention.NAME)
+    with pytest.raises(TrainingError, match=r"drops keyword arguments|cannot be trained on tries"):
+        probe_model(EdgeModel(model), "cpu", torch.float32)
+
+
+def test_counted_flop_equal_the_planners(make_model, tries) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from agenticlu.training.budget import ModelShape
+
+    model = make_model("llama")
+    shape = ModelShape.of(model.config)
+    ratios = []
+    for traces in (2, 7):
+        sample = tries(5, num_traces=traces)
+        plan = build_plan(sample.traces, sample.masks)
+        edges = EdgeModel(model)
+        with FlopCounterMode(display=False) as counted:
+            backward_plan(edges, plan, plan.num_traces)
+        sizes = (plan.num_rows, plan.area, len(plan.sources_E))
+        assert counted.get_total_flops() == shape.training_flop(*sizes)
+        ratios.append(shape.training_flop(*sizes) / plan.num_rows)
+    assert ratios[0] != ratios[1]

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from agenticlu.errors import TrainingError
+from agenticlu.training.encode import (
+    Encoder,
+    EncodeReport,
+    encode_rows,
+    find_rows,
+    group_by_document,
+    iterate_rows,
+    load_units,
+)
+
+TALK = [
+    {"role": "system", "content": "Read the document."},
+    {"role": "user", "content": "Mara keeps the lamp. Question: who keeps the lamp?"},
+    {"role": "assistant", "content": "Which lamp is meant?"},
+    {"role": "user", "content": "So, who?"},
+    {"role": "assistant", "content": "Answer: Mara"},
+]
+
+
+def targets_of(tokenizer, trace) -> list[str]:
+    ids = trace.ids
+    return [tokenizer.decode(ids[start:end].tolist()) for start, end in trace.spans]
+
+
+def test_targets_are_exactly_the_assistant_turns(tokenizer) -> None:
+    trace = Encoder(tokenizer).encode(TALK)
+    end = tokenizer.eos_token
+    shown = [text.strip() for text in targets_of(tokenizer, trace)]
+    assert shown == [f"Which lamp is meant?{end}", f"Answer: Mara{end}"]
+    whole = tokenizer.apply_chat_template(TALK, tokenize=False)
+    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert trace.ids.tolist() == ids[: len(trace)]
+    assert (trace.ids == tokenizer.bos_token_id).sum() == 1
+    assert trace.num_targets == trace.mask.sum() < len(trace) / 2
+    last = Encoder(tokenizer, turns="last").encode(TALK)
+    assert [text.strip() for text in targets_of(tokenizer, last)] == [f"Answer: Mara{end}"]
+
+
+def test_parts_are_tokenised_as_the_prompt_and_what_follows(tokenizer) -> None:
+    encoder = Encoder(tokenizer)
+    trace = encoder.encode(TALK)
+    prompt = tokenizer.apply_chat_template(TALK[:2], tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert trace.ids[: trace.spans[0][0]].tolist() == ids
+    fallback = Encoder(tokenizer)
+    fallback._checks_left, fallback._piecewise = 0, False
+    assert np.array_equal(fallback.encode(TALK).ids, trace.ids)
+
+
+def test_ids_that_the_engine_sampled_are_kept(tokenizer) -> None:
+    plain = Encoder(tokenizer).encode(TALK)
+    start, end = plain.spans[0]
+    own = plain.ids[start : end - 1].tolist()  # without the end of the turn
+    text = tokenizer.decode(own)
+    spelled = [i for c in text for i in tokenizer.encode(c, add_special_tokens=False)]
+    assert tokenizer.decode(spelled) == text
+    assert len(spelled) > len(own)
+    encoder = Encoder(tokenizer)
+    talk = copy.deepcopy(TALK)
+    talk[2]["token_ids"] = spelled
+    trace = encoder.encode(talk)
+    first = trace.ids[slice(*trace.spans[0])].tolist()
+    assert first == [*spelled, tokenizer.eos_token_id]
+    assert trace.ids[trace.spans[0][1] :].tolist() == plain.ids[end:].tolist()
+    talk[2]["token_ids"] = [*spelled, *own]
+    assert np.array_equal(encoder.encode(talk).ids, plain.ids)
+    assert encoder.retokenised == 1
+
+
+def test_a_document_is_tokenised_once(tokenizer) -> None:
+    encoder = Encoder(tokenizer)
+    other = [*TALK[:2], {"role": "assistant", "content": "The old one."}]
+    a, b = encoder.encode(TALK), encoder.encode(other)
+    shared = [piece for piece in a.pieces if any(piece is other for other in b.pieces)]
+    assert max(map(len, shared)) >= 10
+
+
+class Template:
+    """The tokenizer with another chat template."""
+
+    def __new__(cls, tokenizer, template):
+        changed = copy.deepcopy(tokenizer)
+        changed.chat_template = template
+        return changed
+
+
+def test_a_template_that_rewrites_history_is_refused(tokenizer) -> None:
+    forgetful = Template(
+        tokenizer,
+        "{% for m in messages %}{% if m.role != 'assistant' or loop.last %}"
+        "<|{{m.role}}|> {{m.content}}<|end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}",
+    )
+    with pytest.raises(TrainingError, match=r"not prefix-stable"):
+        Encoder(forgetful).encode(TALK)
+    assert Encoder(forgetful, turns="last").encode(TALK).num_targets > 0
+
+
+def test_a_template_that_hides_replies_is_refused(tokenizer) -> None:
+    silent = Template(
+        tokenizer,
+        "{% for m in messages if m.role != 'assistant' %}<|user|> {{m.content}}<|end|>{% endfor %}",
+    )
+    with pytest.raises(TrainingError, match=r"leaves no target"):
+        Encoder(silent).encode(TALK)
+    with pytest.raises(TrainingError, match=r"no chat template"):
+        Encoder(Template(tokenizer, None))
+
+
+def test_a_second_bos_is_refused(tokenizer) -> None:
+    talk = copy.deepcopy(TALK)
+    talk[1]["content"] += tokenizer.bos_token
+    with pytest.raises(TrainingError, match=r"begin-of-text"):
+        Encoder(tokenizer).encode(talk)
+
+
+def units_of(tokenizer, rows, stage, **settings):
+    report = EncodeReport()
+    settings = {"max_tokens": 1000, **settings}
+    encoder = Encoder(tokenizer)
+    return list(encode_rows(iter(rows), encoder, stage, report=report, **settings)), report
+
+
+def test_bad_rows_are_dropped_with_a_count_and_their_ids(tokenizer) -> None:
+    empty = [*TALK[:2], {"role": "assistant", "content": "  "}]
+    rows = [
+        {"id": "good", "messages": TALK},
+        {"id": "long", "messages": [TALK[0], {**TALK[1], "content": "lamp " * 500}, TALK[2]]},
+        {"id": "empty", "messages": empty},
+        {"id": "none", "messages": TALK[:2]},
+    ]
+    units, report = units_of(tokenizer, rows, "sft", max_tokens=200)
+    assert [unit.id for unit in units] == ["good"]
+    assert [row for row, _ in report.dropped] == ["long", "empty", "none"]
+    assert report.reasons == {"longer than 200 tokens": 1, "with an empty reply": 2}
+    assert "3 dropped" in report.summary()
+    with pytest.raises(TrainingError, match=r"Row long is longer than 200 tokens"):
+        units_of(tokenizer, rows, "sft", max_tokens=200, refuse_bad_rows=True)
+
+
+def reply(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def test_a_row_may_name_its_targets(tokenizer) -> None:
+    units, _ = units_of(tokenizer, [{"messages": TALK, "targets": [4]}], "sft")
+    (trace,) = units[0].traces
+    assert [text.split("<")[0].strip() for text in targets_of(tokenizer, trace)] == ["Answer: Mara"]
+    both, _ = units_of(tokenizer, [{"messages": TALK, "targets": None}], "sft")
+    assert len(both[0].traces[0].spans) == 2
+    with pytest.raises(TrainingError, match=r"targets name message 7, but there are 5"):
+        units_of(tokenizer, [{"messages": TALK, "targets": [7]}], "sft")
+
+
+def test_pairs_in_every_published_form(tokenizer) -> None:
+    prompt = TALK[:2]
+    forms = [
+        {"prompt": prompt, "chosen": reply("Mara"), "rejected": reply("Ilse")},
+        {"prompt": prompt, "chosen": [*prompt, *reply("Mara")],
+         "rejected": [*prompt, *reply("Ilse")]},
+        {"chosen": [*prompt, *reply("Mara")], "rejected": [*prompt, *reply("Ilse")]},
+    ]  # fmt: skip
+    units, _ = units_of(tokenizer, forms, "dpo")
+    first = units[0].traces
+    for unit in units:
+        assert [t.ids.tolist() for t in unit.traces] == [t.ids.tolist() for t in first]
+        assert [t.spans for t in unit.traces] == [t.spans for t in first]
+    shown = [targets_of(tokenizer, trace)[0] for trace in first]
+    assert [text.replace(tokenizer.eos_token, "").strip() for text in shown] == ["Mara", "Ilse"]
+
+
+def test_earlier_turns_of_a_pair_are_context(tokenizer) -> None:
+    row = {"prompt": TALK[:4], "chosen": reply("Mara"), "rejected": reply("Ilse")}
+    units, _ = units_of(tokenizer, [row], "dpo")
+    assert all(len(trace.spans) == 1 for trace in units[0].traces)
+
+
+def test_pairs_with_different_prompts_are_refused(tokenizer) -> None:
+    other = [TALK[0], {"role": "user", "content": "Something else?"}]
+    row = {"chosen": [*TALK[:2], *reply("Mara")], "rejected": [*other, *reply("Ilse")]}
+    with pytest.raises(TrainingError, match=r"do not answer the same prompt"):
+        units_of(tokenizer, [row], "dpo")
+    same = {"prompt": TALK[:2], "chosen": reply("Mara"), "rejected": reply("Mara")}
+    _, report = units_of(tokenizer, [same], "dpo")
+    assert report.reasons == {"with chosen equal to rejected": 1}
+
+
+def test_malformed_rows_and_files_say_where(tokenizer, tmp_path) -> None:
+    with pytest.raises(TrainingError, match=r"no column 'messages'.*Found: text"):
+        units_of(tokenizer, [{"text": "x"}], "sft")
+    with pytest.raises(TrainingError, match=r"no column 'rejected'"):
+        units_of(tokenizer, [{"chosen": reply("x")}], "dpo")
+    broken = tmp_path / "train.jsonl"
+    broken.write_text('{"messages": []}\n{"mess')
+    with pytest.raises(TrainingError, match=r"train\.jsonl, line 2"):
+        list(iterate_rows(broken))
+    parquet = tmp_path / "train.parquet"
+    parquet.write_bytes(b"PAR1 torn")
+    with pytest.raises(TrainingError, match=r"not a readable Parquet file"):
+        list(iterate_rows(parquet))
+    with pytest.raises(TrainingError, match=r"holds no train rows"):
+        load_units(tmp_path / "nowhere", Encoder(tokenizer), "sft", "train", max_tokens=9)
+
+
+def test_parquet_and_jsonl_give_the_same_units(tokenizer, rows, tmp_path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    lines = (rows / "preference" / "train.jsonl").read_text().splitlines()
+    (tmp_path / "preference").mkdir()
+    table = pyarrow.Table.from_pylist([json.loads(line) for line in lines])
+    pyarrow.parquet.write_table(table, tmp_path / "preference" / "train.parquet")
+    encoder = Encoder(tokenizer)
+    a, _ = load_units(rows, encoder, "dpo", "train", max_tokens=4000)
+    b, _ = load_units(tmp_path, encoder, "dpo", "train", max_tokens=4000)
+    assert [t.digest() for u in a for t in u.traces] == [t.digest() for u in b for t in u.traces]
+    assert find_rows(tmp_path, "dpo", "validation") == []
+
+
+def test_rows_without_document_ids_are_grouped_by_what_they_share(tokenizer, rows) -> None:
+    units, _ = load_units(rows, Encoder(tokenizer), "sft", "train", max_tokens=4000)
+    named = group_by_document(units)
+    nameless = [type(u)(u.id, None, u.traces) for u in units]
+    assert sorted(map(sorted, group_by_document(nameless))) == sorted(map(sorted, named))
+    assert len(named) == 3

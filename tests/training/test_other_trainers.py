@@ -1,0 +1,52 @@
+"""The same rows in TRL and in OpenRLHF's format."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agenticlu.training.encode import Encoder, load_units
+from agenticlu.training.interchange import openrlhf_pair
+
+
+def test_rows_load_in_trl_with_our_ids(rows, model_folder, tokenizer, tmp_path) -> None:
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("trl")
+    from transformers import AutoModelForCausalLM
+    from trl import DPOConfig, DPOTrainer
+
+    loaded = datasets.load_dataset(
+        "json", data_files=str(rows / "preference" / "train.jsonl"), split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    settings = DPOConfig(
+        output_dir=str(tmp_path / "out"), bf16=False, gradient_checkpointing=False, use_cpu=True,
+        max_length=None, report_to=[],
+    )  # fmt: skip
+    trainer = DPOTrainer(
+        AutoModelForCausalLM.from_pretrained(model_folder), args=settings,
+        train_dataset=loaded.select_columns(["prompt", "chosen", "rejected"]),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    units, _ = load_units(rows, Encoder(tokenizer), "dpo", "train", max_tokens=4000)
+    assert len(trainer.train_dataset) == len(units)
+    for unit, row in zip(units, trainer.train_dataset, strict=True):
+        for trace, side in zip(unit.traces, ("chosen_ids", "rejected_ids"), strict=True):
+            theirs = row["prompt_ids"] + row[side]
+            ours = trace.ids.tolist()
+            assert theirs[: len(ours)] == ours
+            assert len(row["prompt_ids"]) == trace.spans[0][0]
+
+
+def test_rows_become_openrlhfs_format(rows, tokenizer) -> None:
+    line = (rows / "preference" / "train.jsonl").read_text().splitlines()[0]
+    row = json.loads(line)
+    prompt, chosen, rejected = openrlhf_pair(
+        tokenizer, row["prompt"], row["chosen"], row["rejected"]
+    )
+    units, _ = load_units(rows, Encoder(tokenizer), "dpo", "train", max_tokens=4000)
+    for text, trace in zip((chosen, rejected), units[0].traces, strict=True):
+        ids = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
+        assert ids[: len(trace)] == trace.ids.tolist()
+    assert chosen != rejected
