@@ -260,7 +260,7 @@ class Run:
         choice = attention.choose_kernel(
             config.attention_kernel, heads, groups, width, self.dtype, self.device
         )
-        self.kernel = choice.name
+        self.kernel, self.kernels_rejected = choice.name, dict(choice.rejected)
         for name, reason in choice.rejected:
             self.progress.say(f"attention kernel {name} not used: {reason}")
         self.shape = ModelShape.of(model.config)  # of what is really loaded
@@ -606,7 +606,7 @@ class Run:
         log = MetricsLog(self.out / "metrics.jsonl", keep_steps=done or None)
         log.mirror_to(config.log_to, self.out, config.model_dump())
         log.write("resume" if done else "start", stage=config.stage, kernel=self.kernel,
-                  rows=len(self.units), steps=len(self.schedule), probe_nat=self.probe_nat,
+                  kernels_rejected=self.kernels_rejected, rows=len(self.units), steps=len(self.schedule), probe_nat=self.probe_nat,
                   world=self.ranks.world, step=done)  # fmt: skip
         return log
 
