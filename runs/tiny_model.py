@@ -90,18 +90,6 @@ CURRICULUM = (
         long_share=0.15,
         decay_to=0.02,
     ),
-    Stage(
-        "reach",
-        steps=190,
-        mix=TALKING,
-        size=640,
-        rows=9,
-        people=(3, 7),
-        stretch=1000,
-        rate=0.3,
-        long_share=0.9,
-        decay_to=0.02,
-    ),
 )
 
 

@@ -12,5 +12,4 @@ train() {
 train --stages pairs facts talking
 train --stages pointing --resume "$points/talking.pt"
 train --stages longer --resume "$points/pointing.pt"
-train --stages reach --resume "$points/longer.pt"
 python runs/tiny_model/curves.py runs/tiny_model/log.jsonl runs/tiny_model/curves.svg

@@ -42,7 +42,7 @@ def draw(log: Path, out: Path) -> None:
             axes.axvline(x, color="0.7", linewidth=0.8, linestyle=":")
     axes.set(xlabel="million tokens", ylabel="right replies (%)", ylim=(0, 101))
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, loc="lower right", ncols=2)
+    figure.legend(fontsize=8, loc="outside right center")
     figure.savefig(out, metadata={"Date": None})
 
 

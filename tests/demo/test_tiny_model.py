@@ -123,6 +123,59 @@ def chat() -> Chat:
     return Chat()
 
 
+def test_training_forward_gives_the_logits_of_transformers(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[2] / "runs" / "tiny_model"
+    if not folder.is_dir():
+        pytest.skip("the training script is not part of an installed package")
+    monkeypatch.syspath_prepend(str(folder))
+    network = pytest.importorskip("network")
+    torch = chat.torch
+    shape = network.Shape(vocab=TOKENIZER.get_vocab_size())
+    ours = network.Network(shape)
+    theirs = chat.model.state_dict()
+    for name, weight in network.llama_names(ours).items():
+        assert weight.shape == theirs[name].shape
+    named = {id(p): p for p in ours.parameters()}
+    assert len(named) == len(network.llama_names(ours))
+    load_from_llama(ours, theirs, torch)
+    document = "Mira Dallow lives in Brellin. Tomas Reed lives in Carrow. "
+    asked = encode("<|bos|><|user|> " + document)
+    branches = [encode("Mira Dallow lives in"), encode("Tomas Reed keeps a dog")]
+    ids = asked + branches[0] + branches[1]
+    n, a, b = len(asked), len(branches[0]), len(branches[1])
+    positions = [*range(n), *range(n, n + a), *range(n, n + b)]
+    segments = [0] * n + [1] * a + [2] * b
+    with torch.no_grad():
+        tree = ours(
+            torch.tensor([ids]),
+            torch.tensor([positions]),
+            network.build_mask(torch.tensor([segments])),
+            torch.arange(len(ids)),
+        )
+        for branch, rows in ((branches[0], slice(n, n + a)), (branches[1], slice(n + a, None))):
+            alone = chat.model(torch.tensor([asked + branch])).logits[0, n:]
+            assert torch.allclose(tree[rows], alone, atol=2e-3)
+            assert alone.std() > 1  # not vacuous
+
+
+def load_from_llama(ours: Any, theirs: dict[str, Any], torch: Any) -> None:
+    """Copies weights by the names that the training script exports them under."""
+    places = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
+    places |= {"o": "self_attn.o_proj", "gate": "mlp.gate_proj", "up": "mlp.up_proj"}
+    places |= {"down": "mlp.down_proj"}
+    with torch.no_grad():
+        ours.embed.weight.copy_(theirs["model.embed_tokens.weight"])
+        ours.norm.copy_(theirs["model.norm.weight"])
+        for i, block in enumerate(ours.blocks):
+            layer = f"model.layers.{i}."
+            for place, name in places.items():
+                getattr(block, place).weight.copy_(theirs[f"{layer}{name}.weight"])
+            block.norm_attention.copy_(theirs[f"{layer}input_layernorm.weight"])
+            block.norm_feed.copy_(theirs[f"{layer}post_attention_layernorm.weight"])
+
+
 def test_template_is_prefix_stable_and_keeps_sampled_ids(chat: Chat) -> None:
     said = "Mira Dallow lives in Brellin. Answer: Brellin"
     messages = [

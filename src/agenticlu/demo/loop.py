@@ -92,7 +92,8 @@ def build_stages(out: Path, settings: Settings) -> list[Stage]:
             "Train: supervised fine-tuning",
             (
                 *("train", "sft", str(out / "data"), "--model", str(MODEL), "--preset", "tiny"),
-                *("--batch", "4", "--lr", "5e-4"),
+                # One thread: two wait for each other on matrices this small when cores are busy.
+                *("--batch", "4", "--lr", "5e-4", "--threads", "1"),
                 *("--seed", str(settings.seed), "--out", str(out / "sft")),
             ),
             "sft/export",
@@ -101,7 +102,8 @@ def build_stages(out: Path, settings: Settings) -> list[Stage]:
             "Train: preference optimisation (DPO), from the fine-tuned weights",
             (
                 *("train", "dpo", str(out / "data"), "--sft", str(out / "sft")),
-                *("--preset", "tiny", "--seed", str(settings.seed), "--out", str(out / "dpo")),
+                *("--preset", "tiny", "--batch", "8", "--threads", "1"),
+                *("--seed", str(settings.seed), "--out", str(out / "dpo")),
             ),
             "dpo/export",
         ),

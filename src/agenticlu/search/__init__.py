@@ -7,9 +7,11 @@ grounding   which pieces bear on a text: five ways
 clarifications   near-duplicates among samples
 growth      which node to expand next: ask / tell
 tree        one question, from root to outcome
-run         a corpus into a store
-replay      the same trees again, from the ledger alone
+run         a corpus into a store; the same trees again, from the ledger alone
 plan        what a run will cost, beforehand
 segments    sealed parts of runs, and their merge
+cluster     the same over many machines, by Ray
+status      how far a run is, from its file
+setup       from what a person typed to engine, tokenizer, judges
 ```
 """

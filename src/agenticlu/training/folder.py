@@ -61,7 +61,7 @@ def finished_summary(config: TrainConfig) -> dict[str, Any] | None:
         TrainingError: It holds another finished run.
     """
     out = Path(config.out)
-    if not (out / "summary.json").is_file():
+    if not (out / "summary.json").is_file() or not (out / "export").is_dir():
         return None
     before = json.loads((out / "config.json").read_text(encoding="utf-8"))
     now = config.model_dump(mode="json")

@@ -605,9 +605,17 @@ class Run:
         write_text(self.out / "dropped.jsonl", dropped)
         log = MetricsLog(self.out / "metrics.jsonl", keep_steps=done or None)
         log.mirror_to(config.log_to, self.out, config.model_dump())
-        log.write("resume" if done else "start", stage=config.stage, kernel=self.kernel,
-                  kernels_rejected=self.kernels_rejected, rows=len(self.units), steps=len(self.schedule), probe_nat=self.probe_nat,
-                  world=self.ranks.world, step=done)  # fmt: skip
+        log.write(
+            "resume" if done else "start",
+            stage=config.stage,
+            kernel=self.kernel,
+            kernels_rejected=self.kernels_rejected,
+            rows=len(self.units),
+            steps=len(self.schedule),
+            probe_nat=self.probe_nat,
+            world=self.ranks.world,
+            step=done,
+        )
         return log
 
     def run(self) -> dict[str, Any]:
