@@ -1,6 +1,6 @@
 """Whether a search keeps a server busy, and how much memory its process takes.
 
-    python benchmarks/scheduling.py --calls 10000
+    python benchmarks/scheduling.py --calls 10000 [--json FILE]
 
 Starts a server process with 50 ms latency and no model (benchmarks/slow_server.py) and runs a
 search against it with 64 requests in flight. The first table line is over HTTP; the second has the
@@ -110,12 +110,18 @@ class Watched(ScriptedEngine):
         return busy / window, weighted / window
 
 
+def figure(name: str, value: float, unit: str) -> dict[str, Any]:
+    """Returns one figure of the JSON file; none of them has a target."""
+    return {"name": name, "value": value, "unit": unit, "target": None, "met": None}
+
+
 def main() -> None:
     """Parses arguments, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--latency", type=float, default=0.05)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     given = parser.parse_args()
     items = build_corpus(max(1, given.calls // CALLS_PER_QUESTION))
     process, address = start_server(given.latency)
@@ -135,6 +141,13 @@ def main() -> None:
         f"{stats['busy_share']:.1%} of the time, mean {stats['mean_in_flight']:.1f} of "
         f"{given.in_flight} in flight, peak memory {memory:.0f} MB"
     )
+    found = [
+        figure("over HTTP: calls", calls, "calls"),
+        figure("over HTTP: time", round(seconds, 2), "s"),
+        figure("over HTTP: server busy", round(stats["busy_share"], 4), "share of time"),
+        figure("over HTTP: mean in flight", round(stats["mean_in_flight"], 2), "requests"),
+        figure("over HTTP: peak memory", round(memory), "MB"),
+    ]
     watched = Watched(given.latency)
     calls, seconds = search(watched, items, given.in_flight)
     busy, mean = watched.stats()
@@ -144,6 +157,15 @@ def main() -> None:
         f"{busy:.1%} of the time, mean {mean:.1f} of {given.in_flight} in flight, peak memory "
         f"{memory:.0f} MB"
     )
+    found += [
+        figure("in process: calls", calls, "calls"),
+        figure("in process: time", round(seconds, 2), "s"),
+        figure("in process: engine busy", round(busy, 4), "share of time"),
+        figure("in process: mean in flight", round(mean, 2), "requests"),
+        figure("in process: peak memory", round(memory), "MB"),
+    ]
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

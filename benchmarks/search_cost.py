@@ -1,6 +1,6 @@
 """What tree search costs: the published algorithm against every mode of this one, in one run.
 
-    python benchmarks/search_cost.py --documents 2 --questions 2 --tokens 1024
+    python benchmarks/search_cost.py --documents 2 --questions 2 --tokens 1024 [--json FILE]
 
 The same documents, questions, model, branching and depth for all. Engine tokens are prompt tokens
 that had to be computed plus sampled tokens, judges aside. The published code runs its engine
@@ -26,8 +26,9 @@ from agenticlu.search.run import SearchSummary, run_search
 from agenticlu.store import Store
 from agenticlu.tokens import load_tokenizer, read_model_hint
 
+DEFAULT = "default (scan, until-solved)"
 MODES: dict[str, dict[str, object]] = {
-    "default (scan, until-solved)": {},
+    DEFAULT: {},
     "scan, full tree": {"growth": "full"},
     "scan-many": {"grounding": "scan-many"},
     "shortlist": {"grounding": "shortlist", "shortlist_k": 8},
@@ -38,13 +39,15 @@ MODES: dict[str, dict[str, object]] = {
 }
 SHIPPED = "as published, no prefix cache"
 PUBLISHED = "as published, prefix cache"
+LEAST_TIMES_FEWER = 20.0
+"""Target of the default's tokens per solved question against `SHIPPED`, at no lower recall."""
 
 
 def build_corpus(model: str, documents: int, questions: int, tokens: int, seed: int) -> list[Item]:
     """Writes documents of the world with their questions."""
     count = load_tokenizer(model).count
     world = World(seed)
-    items = []
+    items: list[Item] = []
     for index in range(documents):
         document = world.document("train", index, tokens, count, num_questions=questions)
         for question in document.questions:
@@ -116,6 +119,56 @@ def render(lines: list[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def list_figures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the content of the JSON file: every figure by mode, then the default's targets."""
+    units = {
+        "solved": "questions",
+        "questions": "questions",
+        "gold_recall": "share of gold pieces",
+        "requests": "requests",
+        "computed_tokens": "tokens",
+        "cached_tokens": "tokens",
+        "tokens_per_question": "tokens",
+        "tokens_per_solved": "tokens",
+        "seconds": "s",
+    }
+    found: list[dict[str, Any]] = [
+        {"name": f"{line['mode']}: {key}", "value": line[key], "unit": unit}
+        | {"target": None, "met": None}
+        for line in lines
+        for key, unit in units.items()
+    ]
+    by_mode = {line["mode"]: line for line in lines}
+    ours, shipped = by_mode.get(DEFAULT), by_mode[SHIPPED]
+    if ours is None:
+        return found
+    recall, floor = (line["solved"] / line["questions"] for line in (ours, shipped))
+    ratio = None  # also where the published way solves nothing, and any answer is cheaper
+    if ours["tokens_per_solved"] and shipped["tokens_per_solved"]:
+        ratio = shipped["tokens_per_solved"] / ours["tokens_per_solved"]
+    found.append(
+        {
+            "name": f"{DEFAULT}: times fewer tokens per solved question than {SHIPPED}",
+            "value": None if ratio is None else round(ratio, 2),
+            "unit": "times",
+            "target": LEAST_TIMES_FEWER,
+            "met": ours["solved"] > 0
+            and recall >= floor
+            and (ratio is None or ratio >= LEAST_TIMES_FEWER),
+        }
+    )
+    found.append(
+        {
+            "name": f"{DEFAULT}: recall, at least that of {SHIPPED}",
+            "value": round(recall, 4),
+            "unit": "share of questions",
+            "target": round(floor, 4),
+            "met": recall >= floor,
+        }
+    )
+    return found
+
+
 def main() -> None:
     """Parses arguments, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -129,7 +182,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--only", action="append", help="Names of modes; may be repeated.")
-    parser.add_argument("--out", type=Path, help="JSON file.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     given = parser.parse_args()
     items = build_corpus(given.model, given.documents, given.questions, given.tokens, given.seed)
     shape: dict[str, object] = {
@@ -150,8 +203,8 @@ def main() -> None:
         lines.append(describe(name, summary, seconds))
         print(json.dumps(lines[-1]), flush=True)
     print(render(lines))
-    if given.out:
-        given.out.write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
+    if given.json:
+        given.json.write_text(json.dumps(list_figures(lines), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long the report takes to show a large tree in a real browser.
 
-    python benchmarks/viewer.py [--trees N] [--repeats N] [--json]
+    python benchmarks/viewer.py [--trees N] [--repeats N] [--json FILE]
 
 Builds a page with full trees of 585 nodes (8 samples a round, 3 rounds) over a document of about
 16K tokens, opens one of them by its address in headless Chromium, and prints: the time from the
@@ -32,6 +32,11 @@ from agenticlu.report.page import build_report
 from agenticlu.report.sample import sample_report
 
 TARGET_S = 2.0
+UNITS = {
+    "ready_or_cpu_s": "s", "ready_s": "s", "ready_s_worst": "s", "opened_s": "s",
+    "browser_cpu_s": "s", "build_s": "s", "page_mb": "MB", "nodes": "nodes",
+    "trees_in_page": "trees", "document_tokens": "tokens", "load": "processes", "cores": "cores",
+}  # fmt: skip
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -55,7 +60,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trees", type=int, default=8, help="trees in the page")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args()
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((found for name in names if (found := shutil.which(name))), None)
@@ -93,14 +98,24 @@ def main() -> int:
         "browser_cpu_s": round(min(whole_s) - min(empty_s), 2),
         "load": round(os.getloadavg()[0], 1),
         "cores": len(os.sched_getaffinity(0)),
+        "ready_or_cpu_s": round(min(min(ready_s), min(whole_s) - min(empty_s)), 3),
         "target_s": TARGET_S,
         "met": min(min(ready_s), min(whole_s) - min(empty_s)) < TARGET_S,
     }
+    for name, value in result.items():
+        print(f"{name:24} {value}")
     if options.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:24} {value}")
+        figures = [
+            {
+                "name": name,
+                "value": result[name],
+                "unit": unit,
+                "target": TARGET_S if name == "ready_or_cpu_s" else None,
+                "met": result["met"] if name == "ready_or_cpu_s" else None,
+            }
+            for name, unit in UNITS.items()
+        ]
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 0 if result["met"] else 1
 
 

@@ -119,6 +119,37 @@ def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> No
     assert found.settings == {"seed": 1}
 
 
+def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) -> None:
+    from agenticlu.evaluation.summary import save_summary, summarise
+
+    def at(length: int, right: int) -> list[Prediction]:
+        return [
+            item.model_copy(update={"length": length, "depth": (i % 4) / 5 + 0.1})
+            for i, item in enumerate(predictions("base", "direct", right))
+        ]
+
+    folder = write_predictions(tmp_path / "eval", at(512, 8) + at(2048, 4))
+    summary = summarise(at(512, 8) + at(2048, 4))
+    save_summary(summary, folder)
+    data = load_report(evaluations=(str(folder),))
+    cell = summary.find("world", 2048, "direct")
+    (row,) = [row for row in data.results if row.length == 2048]
+    assert cell is not None
+    assert {name: (m.mean, m.low, m.high, m.n) for name, m in row.by_depth.items()} == {
+        name: (e.mean, e.low, e.high, e.n) for name, e in cell.by_depth.items()
+    }
+    page = build_report(data)
+    assert "(2,048 tokens); a point is 2 questions" in page
+    assert "direct, first fact at 20–40% of the document: 50%" in page  # all right at 512
+    assert ">60–80<" in page
+    assert "80–100" not in page  # no question there
+
+
+def test_unknown_depths_leave_the_chart_out(tmp_path: Path) -> None:
+    folder = write_predictions(tmp_path / "eval", predictions("base", "direct", 2))
+    assert "Accuracy by depth" not in build_report(load_report(evaluations=(str(folder),)))
+
+
 def test_two_folders_are_compared_by_their_labels(tmp_path: Path) -> None:
     before = write_predictions(tmp_path / "one", predictions("models/x", "direct", 2))
     after = write_predictions(tmp_path / "two", predictions("models/y/export", "clarify", 6))

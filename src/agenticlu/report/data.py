@@ -50,6 +50,9 @@ class ResultRow(Record):
     """Share of cited pieces that are gold; None where gold or citations do not apply."""
     point_recall: Measure | None = None
     """Share of gold pieces that were cited."""
+    by_depth: dict[str, Measure] = Field(default_factory=dict)
+    """Score by where the first gold fact stands, in fifths of the document: '0.0-0.2' and so on;
+    empty where that is not known."""
 
     @property
     def computed_tokens_per_item(self) -> float:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from agenticlu.records import Document, Node, Piece, Tree, Turn
 from agenticlu.report import figures, plots
-from agenticlu.report.data import REPORT_VERSION, Curve, ReportData, ResultRow, Stage
+from agenticlu.report.data import REPORT_VERSION, Curve, Measure, ReportData, ResultRow, Stage
 from agenticlu.report.figures import Overview
 from agenticlu.report.secrets import redact, redact_text
 
@@ -150,6 +150,7 @@ def build_report(data: ReportData, max_trees: int = MAX_TREES) -> str:
                 "pointing": _pointing(overview.results, task),
                 "charts": [
                     _length_chart(overview.results, task, systems, methods),
+                    *_depth_chart(overview.results, task, systems, methods),
                     *_tradeoff_chart(overview.results, task, systems, methods),
                 ],
             }
@@ -401,7 +402,7 @@ def _length_chart(
                 y=row.score.mean,
                 low=row.score.low,
                 high=row.score.high,
-                note=f"{name} at {row.length:,} tokens: {_measured(row)}",
+                note=f"{name} at {row.length:,} tokens: {_measured(row.score)}",
             )
             for row in cells
             if row is not None and row.score.n
@@ -427,12 +428,91 @@ def _length_chart(
     )
 
 
-def _measured(row: ResultRow) -> str:
-    text = figures.percent(row.score.mean)
-    if row.score.low is not None and row.score.high is not None:
-        text += f" (95% interval {figures.percent(row.score.low)} to "
-        text += f"{figures.percent(row.score.high)})"
-    return f"{text}, n = {row.score.n}"
+def _depth_chart(
+    rows: Sequence[ResultRow], task: str, systems: Sequence[str], methods: Sequence[str]
+) -> list[Chart]:
+    """Draws the longest length only: intervals of several lengths cannot be pooled.
+
+    The lengths ask about the same units, so their items are not independent.
+    """
+    known = [row for row in rows if row.task == task and any(m.n for m in row.by_depth.values())]
+    if not known:
+        return []
+    length = max(row.length for row in known)
+    known = [row for row in known if row.length == length]
+    fifths = sorted({fifth for row in known for fifth in row.by_depth}, key=_start)
+    series = []
+    for row in known:
+        name = _named(row.system, row.method, systems)
+        points = tuple(
+            plots.Point(
+                x=float(i),
+                y=found.mean,
+                low=found.low,
+                high=found.high,
+                note=f"{name}, first fact at {_percents(fifth)} of the document: "
+                f"{_measured(found)}",
+            )
+            for i, fifth in enumerate(fifths)
+            if (found := row.by_depth.get(fifth)) is not None and found.n
+        )
+        strong = _stands_out(row.system, row.method, systems, methods)
+        style = _style(row.system, row.method, systems, methods)
+        series.append(plots.Series(name, style, points, strong))
+    sizes = [m.n for row in known for m in row.by_depth.values() if m.n]
+    questions = f"{min(sizes):,}" + (f" to {max(sizes):,}" if max(sizes) > min(sizes) else "")
+    return [
+        Chart(
+            title="Accuracy by depth",
+            caption="Share of right answers by where the first gold fact stands, in fifths of the "
+            f"document. Only the longest documents with known places ({length:,} tokens); "
+            f"a point is {questions} question{'' if max(sizes) == 1 else 's'}; bands are 95% "
+            "intervals.",
+            svg=Markup(
+                plots.line_chart(
+                    series,
+                    title="Accuracy by depth",
+                    x_label="place of the first gold fact, % of the document",
+                    y_label="accuracy",
+                    x_ticks=[
+                        (float(i), _percents(fifth).rstrip("%")) for i, fifth in enumerate(fifths)
+                    ],
+                    y_range=(0.0, 1.0),
+                    y_percent=True,
+                )
+            ),
+            legend=tuple((Markup(plots.key(one.style)), one.name) for one in series),
+        )
+    ]
+
+
+def _start(fifth: str) -> tuple[float, str]:
+    """Returns the order of a name such as '0.2-0.4'; one that is no range comes last."""
+    try:
+        return float(fifth.partition("-")[0]), fifth
+    except ValueError:
+        return math.inf, fifth
+
+
+def _percents(fifth: str) -> str:
+    """Returns a range of shares in percent.
+
+    >>> _percents("0.2-0.4")
+    '20–40%'
+    """
+    try:
+        low, high = (float(end) for end in fifth.split("-"))
+    except ValueError:
+        return fifth
+    return f"{100 * low:.0f}–{100 * high:.0f}%"
+
+
+def _measured(found: Measure) -> str:
+    text = figures.percent(found.mean)
+    if found.low is not None and found.high is not None:
+        text += f" (95% interval {figures.percent(found.low)} to "
+        text += f"{figures.percent(found.high)})"
+    return f"{text}, n = {found.n}"
 
 
 def _search_charts(overview: Overview) -> list[Chart]:
@@ -580,7 +660,7 @@ def _tradeoff_chart(
                 x=row.computed_tokens_per_item,
                 y=row.score.mean,
                 note=f"{name} at {row.length:,} tokens: {row.computed_tokens_per_item:,.0f} "
-                f"computed tokens a question, {_measured(row)}",
+                f"computed tokens a question, {_measured(row.score)}",
             )
             for row in cells
             if row is not None

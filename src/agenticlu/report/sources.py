@@ -61,6 +61,7 @@ class _Cell(_Loose):
     seconds: float = 0.0
     point_precision: _Estimate | None = None
     point_recall: _Estimate | None = None
+    by_depth: dict[str, _Estimate] = {}
 
 
 class _Difference(_Loose):
@@ -440,6 +441,7 @@ def _row(cell: _Cell, system: str) -> ResultRow:
         seconds=cell.seconds,
         point_precision=cell.point_precision.measure() if cell.point_precision else None,
         point_recall=cell.point_recall.measure() if cell.point_recall else None,
+        by_depth={fifth: found.measure() for fifth, found in cell.by_depth.items()},
     )
 
 
