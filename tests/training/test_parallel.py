@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -150,6 +151,27 @@ def check_training(rows, model_folder: Path, one: Path, two: Path, settings: dic
     assert difference(resumed, a) < 1e-6 < difference(start_weights, a)
 
 
+def interrupt_after(step: int, finished: Path, out: Path) -> None:
+    """Copies a finished run as it stood after a step."""
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "export")
+    (out / "summary.json").unlink()
+    for path in (out / "checkpoints").glob("step-*"):
+        if path.name != f"step-{step}":
+            shutil.rmtree(path)
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [x for x in lines if json.loads(x).get("step", 0) <= step and '"done"' not in x]
+    (out / "metrics.jsonl").write_text("".join(kept))
+
+
+def check_going_on(one: Path, more: Path) -> None:
+    """What one process began, two finished, with the weights of one."""
+    a, b = (load_file(path / "export" / "model.safetensors") for path in (one, more))
+    resumes = [json.loads(x) for x in (more / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in resumes if x["event"] == "resume"] == [2]
+    assert difference(b, a) < 1e-6
+
+
 def test_two_ranks(rows, model_folder, make_model, tokenizer, tmp_path) -> None:
     """Attention and gradients in every mode, training, resharding, and a rank that dies.
 
@@ -161,9 +183,11 @@ def test_two_ranks(rows, model_folder, make_model, tokenizer, tmp_path) -> None:
     texts, expected = gradient_tasks(rows, folder, tmp_path)
     # A large epsilon keeps AdamW from blowing rounding errors of tiny gradients up to full steps.
     settings = {"clip": 0.5, "save_every": 1, "lr": 1e-2, "adam_eps": 1e-2}
-    one, two, endless = (tmp_path / name for name in ("one", "two", "endless"))
+    one, two, more, endless = (tmp_path / name for name in ("one", "two", "more", "endless"))
     train(config_of("sft", rows, model_folder, one, **settings))
     texts.append(config_of("sft", rows, model_folder, two, **settings).model_dump_json())
+    interrupt_after(2, one, more)
+    texts.append(config_of("sft", rows, model_folder, more, **settings).model_dump_json())
     texts.append(config_of("sft", rows, model_folder, endless, epochs=4000).model_dump_json())
     processes = start(2, str(tmp_path), "attention", *texts)
     try:
@@ -173,6 +197,8 @@ def test_two_ranks(rows, model_folder, make_model, tokenizer, tmp_path) -> None:
             assert difference(got, gradient) < 1e-12, texts[number - 1]
         wait_for(tmp_path / f"done-{len(expected) + 1}", processes)
         check_training(rows, model_folder, one, two, settings)
+        wait_for(tmp_path / f"done-{len(expected) + 2}", processes)
+        check_going_on(one, more)
         wait_for(endless / "metrics.jsonl", processes)
         processes[1].kill()
         killed = time.monotonic()
