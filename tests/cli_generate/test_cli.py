@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from agenticlu.cli import group
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import (
+    AgenticluError,
     ConfigError,
     DocumentError,
     IncompleteRunError,
@@ -283,3 +284,13 @@ def test_the_published_algorithm_is_one_flag(corpus: str, tmp_path: Path):
 def test_help_names_the_subcommands():
     assert "merge" in call("generate", "--help").output
     assert "--branching" in call("generate", "run", "--help").output
+
+
+@pytest.mark.parametrize("text", [None, "not JSON\n"])
+def test_a_wrong_corpus_leaves_nothing_behind(tmp_path: Path, text: str | None) -> None:
+    corpus, out = tmp_path / "corpus.jsonl", tmp_path / "run"
+    if text is not None:
+        corpus.write_text(text)
+    with pytest.raises(AgenticluError):
+        group.main(["generate", str(corpus), "--out", str(out)], standalone_mode=False)
+    assert not out.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -266,6 +267,8 @@ async def _generate(
     from agenticlu.store import Store
 
     items = load_corpus(**corpus)
+    # Its first row is read before anything is written: a wrong path leaves no folder behind.
+    items = itertools.chain(list(itertools.islice(items, 1)), items)
     with Store(out) as store:
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
         judge_engines = judges.engines()
