@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -242,11 +243,55 @@ def test_other_refusals_carry_the_servers_words(serve: Serve) -> None:
     assert len(endpoint.bodies) == 1
 
 
-@pytest.mark.parametrize("body", [{"choices": []}, "<html>hello</html>", {"object": "x"}])
+@pytest.fixture(params=["aiohttp", "httpx2"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to a server: with aiohttp, and where it is not installed."""
+    if request.param == "httpx2":
+
+        def missing(**options: Any) -> None:
+            raise RuntimeError("not installed")
+
+        monkeypatch.setattr("openai.DefaultAioHttpClient", missing)
+    return str(request.param)
+
+
+def test_a_lost_connection_is_no_timeout(transport: str) -> None:
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async def ask() -> None:
+        async with await asyncio.start_server(drop, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            engine = OpenAIEngine(f"http://127.0.0.1:{port}/v1", "m", retry=QUICK)
+            client = type(engine._http_client()).__mro__[1].__name__
+            assert ("Aiohttp" in client) == (transport == "aiohttp"), client
+            with pytest.raises(EngineUnreachableError):
+                await engine.sample(ASKED, Sampling())
+            await engine.close()
+
+    asyncio.run(ask())
+
+
+def test_a_server_that_hangs_is_busy(transport: str, serve: Serve) -> None:
+    def hang(body: dict[str, Any], i: int) -> Any:
+        time.sleep(0.5)
+        return 200, {}
+
+    with pytest.raises(EngineBusyError, match="did not answer within"):
+        sample(engine_at(serve(hang), timeout_s=0.1, retry=RetryPolicy(attempts=1)))
+
+
+@pytest.mark.parametrize(
+    "body", [{"choices": []}, "<html>hello</html>", {"object": "x"}, '{"choices": [{"mess', "[]"]
+)
 def test_a_reply_of_another_form_is_told(serve: Serve, body: Any) -> None:
     endpoint = serve(lambda _, i: (200, body))
     with pytest.raises(EngineReplyError):
         sample(engine_at(endpoint))
+    labelled = serve(lambda _, i: (200, str(body), {"content-type": "application/json"}))
+    with pytest.raises(EngineReplyError):
+        sample(engine_at(labelled))
 
 
 def test_the_length_field_follows_the_servers_wish(serve: Serve, chat_reply: Any) -> None:

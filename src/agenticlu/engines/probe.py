@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from agenticlu.engines.base import Capabilities, Sampling
-from agenticlu.engines.replies import first_logprobs, thinking_of, usage_of
+from agenticlu.engines.replies import content_of, first_logprobs, thinking_of, usage_of
 from agenticlu.errors import EngineReplyError
 from agenticlu.records import Message
 
@@ -53,9 +53,9 @@ async def _probe_samples(engine: OpenAIEngine) -> None:
             f"{engine.name} refuses n > 1: samples are asked for one by one. ({error.message})"
         )
         return
-    if any(thinking_of(choice) for choice in reply.choices):
+    if any(thinking_of(choice) for choice in reply["choices"]):
         engine.findings.thinks = True
-    texts = [choice.message.content or "" for choice in reply.choices]
+    texts = [content_of(choice) for choice in reply["choices"]]
     if len(texts) < 2:
         engine.findings.samples_n = False
         engine.findings.note(
@@ -77,7 +77,7 @@ async def _probe_samples(engine: OpenAIEngine) -> None:
             for seed in (11, 12)
         )
     )
-    if first.choices[0].message.content == second.choices[0].message.content:
+    if content_of(first["choices"][0]) == content_of(second["choices"][0]):
         engine.findings.note(
             f"{engine.name} returns the same text for different seeds at temperature 1: it does"
             " not sample at all, and a search over it cannot branch."
@@ -110,7 +110,7 @@ async def _probe_seed(engine: OpenAIEngine) -> None:
     prompt = _asked(f"Choose four of these words: {WORDS}.")
     first = await engine.ask(prompt, sampling)
     second = await engine.ask(prompt, sampling)
-    same = first.choices[0].message.content == second.choices[0].message.content
+    same = content_of(first["choices"][0]) == content_of(second["choices"][0])
     engine.findings.seed_repeats = same
     if not same:
         engine.findings.note(
@@ -120,12 +120,12 @@ async def _probe_seed(engine: OpenAIEngine) -> None:
 
 
 async def _probe_token_ids(engine: OpenAIEngine) -> None:
-    extra = {"extra_body": {"return_token_ids": True}}
+    extra = {"return_token_ids": True}
     try:
         reply = await engine.ask(_asked("Say yes."), Sampling(max_tokens=2), extra=extra)
     except EngineReplyError:
         return
-    engine.findings.token_ids = bool(getattr(reply.choices[0], "token_ids", None))
+    engine.findings.token_ids = bool(reply["choices"][0].get("token_ids"))
 
 
 async def _probe_cache(engine: OpenAIEngine) -> None:

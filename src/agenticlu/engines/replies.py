@@ -1,4 +1,8 @@
-"""Reads the replies of OpenAI-compatible servers, whatever they leave out or add."""
+"""Reads the replies of OpenAI-compatible servers, whatever they leave out or add.
+
+Replies are JSON objects as the server sent them; `check_reply` vouches for the little that the
+other functions rely on.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +23,47 @@ _THINKING = re.compile(r"^\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTA
 _UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
 
 
-def usage_of(reply: Any) -> Usage:
-    """Reads the cost of one request; zeros where the server tells nothing."""
-    usage = getattr(reply, "usage", None)
-    details = getattr(usage, "prompt_tokens_details", None)
-    return Usage(
-        requests=1,
-        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        cached_tokens=getattr(details, "cached_tokens", 0) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
+Json = dict[str, Any]
+
+
+def check_reply(reply: Any) -> bool:
+    """Whether this is a chat completion: an object with at least one choice that has a message.
+
+    >>> check_reply({"choices": [{"message": {"content": "Ada"}}]}), check_reply({"choices": "x"})
+    (True, False)
+    """
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
     )
 
 
-def thinking_of(choice: Any) -> str:
+def usage_of(reply: Json) -> Usage:
+    """Reads the cost of one request; zeros where the server tells nothing."""
+    usage = reply.get("usage") or {}
+    details = usage.get("prompt_tokens_details") or {}
+    return Usage(
+        requests=1,
+        prompt_tokens=usage.get("prompt_tokens") or 0,
+        cached_tokens=details.get("cached_tokens") or 0,
+        completion_tokens=usage.get("completion_tokens") or 0,
+    )
+
+
+def content_of(choice: Json) -> str:
+    """Returns the text of one sample as it stands."""
+    return choice["message"].get("content") or ""
+
+
+def thinking_of(choice: Json) -> str:
     """Returns what a model thought aloud before its reply; empty if it did not."""
-    message = choice.message
     for name in ("reasoning_content", "reasoning"):
-        text = getattr(message, name, None)
+        text = choice["message"].get(name)
         if isinstance(text, str) and text:
             return text
-    content = message.content or ""
+    content = content_of(choice)
     found = _THINKING.match(content)
     if found is None and "</think" in content:
         found = _UNOPENED_THINKING.match(content)
@@ -58,29 +83,30 @@ def strip_thinking(text: str) -> str:
     return text.strip()
 
 
-def completion_of(choice: Any) -> Completion:
+def completion_of(choice: Json) -> Completion:
     """Reads one sample."""
-    content = choice.message.content or ""
-    refused = getattr(choice.message, "refusal", None)
+    content = content_of(choice)
+    refused = choice["message"].get("refusal")
     text = strip_thinking(content)
-    ids = getattr(choice, "token_ids", None)
+    ids = choice.get("token_ids")
     whole = text == content.strip()
+    reason = REASONS.get(choice.get("finish_reason") or "", "unknown")
     return Completion(
         text=text or (refused or ""),
-        finish_reason="refused" if refused else REASONS.get(choice.finish_reason, "unknown"),
+        finish_reason="refused" if refused else reason,
         token_ids=tuple(ids) if ids and whole else None,
     )
 
 
-def first_logprobs(reply: Any) -> list[tuple[str, float]] | None:
+def first_logprobs(reply: Json) -> list[tuple[str, float]] | None:
     """Returns (token, log-probability) of the first token's candidates; None if not told."""
-    content = getattr(getattr(reply.choices[0], "logprobs", None), "content", None)
+    content = (reply["choices"][0].get("logprobs") or {}).get("content")
     if not content:
         return None
     first = content[0]
-    candidates = [(one.token, one.logprob) for one in first.top_logprobs or ()]
-    if all(token != first.token for token, _ in candidates):
-        candidates.append((first.token, first.logprob))
+    candidates = [(one["token"], one["logprob"]) for one in first.get("top_logprobs") or ()]
+    if all(token != first["token"] for token, _ in candidates):
+        candidates.append((first["token"], first["logprob"]))
     return candidates
 
 
