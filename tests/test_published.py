@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from agenticlu.corpus import load_rows
+from agenticlu.dialogue import Dialogue
+from agenticlu.engines.base import Completion
 from agenticlu.errors import DocumentError, TrainingError
 from agenticlu.prompts import load_profile
 from agenticlu.published import (
@@ -16,6 +18,7 @@ from agenticlu.published import (
     render_profile,
     split_opening,
 )
+from agenticlu.records import Question, Turn
 
 FILLER = " ".join(f"Sentence {i} of a long tale." for i in range(2000))
 REQUESTS = ("Ask something about {q}, will you.", "Name the marks.", "Say it.", "Now: {q}")
@@ -136,12 +139,46 @@ def test_wordings_are_read_off_and_drive_the_dialogue(tmp_path: Path):
     path = tmp_path / "profile.toml"
     path.write_text(render_profile(profile), encoding="utf-8")
     assert load_profile(str(path)) == profile
+    assert profile.layout == "published"
+
+
+def test_a_profile_read_off_sends_what_the_data_set_taught():
+    """The conversation, message by message, is that of the rows: base answer in, self-check out."""
+    profile, _ = extract_profile(ROWS, "published")
+    rows = [published(3, "Who did deed 3?", place) for place in range(8)]
+    view, asked = split_opening(rows[0]["prompt"][1]["content"])
+    dialogue = Dialogue(
+        profile=profile,
+        document_id="d",
+        view=view,
+        question=Question(id="q", text=asked),
+        max_rounds=2,
+    )
+    sent = []
+    replies = iter(["A base answer.", *(f"Reply {number}." for number in range(8))])
+    while (request := dialogue.next_request()) is not None:
+        sent.append((request.kind, [message.model_dump() for message in request.messages]))
+        reply = "no" if request.kind == "check" else next(replies)
+        dialogue = dialogue.advance(request.turn(Completion(reply, "stop")))
+    kinds = [kind for kind, _ in sent]
+    assert kinds == ["direct", *("clarify", "point", "sub_answer", "answer", "check") * 2]
+    assert (dialogue.round, dialogue.rounds_begun) == (2, 2)
+    taught = [messages for kind, messages in sent if kind not in ("direct", "check")]
+    assert taught == [row["prompt"] for row in rows]
+    assert sent[0][1] == rows[0]["prompt"][:2]
+    base = Dialogue(
+        profile=profile,
+        document_id="d",
+        view=view,
+        question=Question(id="q", text=asked),
+        steps=("direct",),
+    )
+    first = base.next_request()
+    assert first is not None
+    assert [message.model_dump() for message in first.messages] == rows[0]["prompt"][:2]
 
 
 def test_our_own_rows_give_back_the_profile_they_were_made_with():
-    from agenticlu.dialogue import Dialogue
-    from agenticlu.records import Question, Turn
-
     default = load_profile()
     rows = []
     for number in range(40):
@@ -167,6 +204,7 @@ def test_our_own_rows_give_back_the_profile_they_were_made_with():
     for kind in ("system", "clarify", "clarify_again", "point", "sub_answer", "answer", "check"):
         found = {wording.text for wording in getattr(profile, kind)}
         assert found == {wording.text for wording in getattr(default, kind)}, kind
+    assert profile.layout == "own"
 
 
 def test_odd_texts_survive_toml(tmp_path: Path):

@@ -219,8 +219,8 @@ def estimate(
     opening = count_messages(first.messages, tokenizer)
     prompt = cached = completion = before = 0
     length = opening
-    for turn in range(rounds * len(FULL_ROUND)):
-        kind = FULL_ROUND[turn % len(FULL_ROUND)]
+    kinds = (*dialogue.opening, *FULL_ROUND * rounds)
+    for turn, kind in enumerate(kinds):
         if turn:
             length += tokenizer.count(getattr(profile, kind)[0].text) + TEMPLATE_TOKENS
             length += tokenizer.count(question.text) if kind == "answer" else 0
@@ -233,7 +233,7 @@ def estimate(
     return Estimate(
         document_tokens=tokenizer.count(view),
         num_pieces=len(pieces),
-        requests=rounds * len(FULL_ROUND),
+        requests=len(kinds),
         prompt_tokens=prompt,
         cached_tokens=cached,
         completion_tokens=completion,
@@ -308,9 +308,8 @@ class _Asking:
             dialogue = dialogue.advance(turn)
             marks = self._marks(turn) if turn.kind == "point" else None
             self.on_event(
-                Event("turn", 1 + (len(dialogue.turns) - 1) // len(dialogue.steps), turn,
-                      marks.valid if marks else ())
-            )  # fmt: skip
+                Event("turn", max(1, dialogue.rounds_begun), turn, marks.valid if marks else ())
+            )
             if turn.kind == "clarify" and self.kept is not None:
                 await self._scan(neutralise(turn.reply, self.controls), dialogue.round + 1)
                 dialogue = replace(dialogue, view=self._view(self.kept))
@@ -524,7 +523,7 @@ class _Asking:
             supported=bool(answer) and (bool(cited) or verdict == "yes"),
             checked=None if verdict is None else verdict == "yes",
             citations=citations,
-            rounds=-(-len(dialogue.turns) // len(dialogue.steps)),
+            rounds=dialogue.rounds_begun,
             turns=dialogue.turns,
             num_pieces=len(self.pieces),
             shown_pieces=self.kept,

@@ -10,6 +10,10 @@ A round is clarify → point back → sub-answer → answer → self-check (the 
 
 The document stands before the question, and the system wording depends on the document alone, so
 all traces of one document share one token prefix.
+
+A profile in the published layout (REFERENCE: EvanZhuang/AgenticLU's data set) puts a base answer
+before the rounds, in reply to document and question alone, and keeps self-checks out of what later
+turns see.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from agenticlu.verdicts import parse_verdict
 
 FULL_ROUND: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer", "check")
 DIRECT: tuple[TurnKind, ...] = ("direct",)
+OPENING = "opening"
+"""Id of the request that is document and question alone."""
 MAX_TOKENS: dict[TurnKind, int] = {
     "direct": 256,
     "clarify": 128,
@@ -73,7 +79,8 @@ class Dialogue:
             that grounding kept.
         question: Open or multiple choice.
         steps: Turn kinds of one round, in order. Leaving out `clarify` and `sub_answer`, or
-            `point`, gives the paper's ablations; `DIRECT` is the plain answer.
+            `point`, gives the paper's ablations; `DIRECT` is the plain answer, and needs no
+            opening in any layout.
         max_rounds: Rounds at most.
         turns: Finished turns.
     """
@@ -87,9 +94,19 @@ class Dialogue:
     turns: tuple[Turn, ...] = ()
 
     @property
+    def opening(self) -> tuple[TurnKind, ...]:
+        """Turns before the first round: the base answer where the layout has one."""
+        return opening_of(self.profile) if "direct" not in self.steps else ()
+
+    @property
     def round(self) -> int:
         """Rounds finished."""
-        return len(self.turns) // len(self.steps)
+        return max(0, len(self.turns) - len(self.opening)) // len(self.steps)
+
+    @property
+    def rounds_begun(self) -> int:
+        """Rounds of which at least one turn is finished."""
+        return -(-max(0, len(self.turns) - len(self.opening)) // len(self.steps))
 
     @property
     def satisfied(self) -> bool:
@@ -104,16 +121,19 @@ class Dialogue:
         """Returns what to ask next, or None when the conversation is over."""
         if self.round >= self.max_rounds or self.satisfied:
             return None
-        kind = self.steps[len(self.turns) % len(self.steps)]
-        pool = "clarify_again" if kind == "clarify" and self.round > 0 else kind
-        wording = self.profile.draw(pool, self.document_id, self.question.id, str(self.round))
-        text = wording.text.replace("{question}", self._asked())
-        messages = (*self.messages(), Message(role="user", content=self._opened(text, self.turns)))
-        return Request(kind=kind, wording=wording.id, text=text, messages=messages)
+        kind = self._next_kind()
+        if kind == "direct" and self.profile.layout == "published":
+            wording, text = OPENING, ""
+        else:
+            pool = "clarify_again" if kind == "clarify" and self.round > 0 else kind
+            drawn = self.profile.draw(pool, self.document_id, self.question.id, str(self.round))
+            wording, text = drawn.id, drawn.text.replace("{question}", self._asked())
+        asked = Message(role="user", content=self._opened(text, self.turns))
+        return Request(kind, wording, text, (*self.messages(), asked))
 
     def advance(self, turn: Turn) -> Dialogue:
         """Returns the state after a finished turn."""
-        expected = self.steps[len(self.turns) % len(self.steps)]
+        expected = self._next_kind()
         assert turn.kind == expected, f"expected a {expected} turn, got {turn.kind}"
         return replace(self, turns=(*self.turns, turn))
 
@@ -122,10 +142,16 @@ class Dialogue:
         system = self.profile.draw("system", self.document_id)
         messages = [Message(role="system", content=system.text)]
         for i, turn in enumerate(self.turns):
+            if turn.kind == "check" and self.profile.layout == "published":
+                continue
             request = self._opened(turn.request, self.turns[:i])
             messages.append(Message(role="user", content=request))
             messages.append(Message(role="assistant", content=turn.reply))
         return tuple(messages)
+
+    def _next_kind(self) -> TurnKind:
+        number = len(self.turns) - len(self.opening)
+        return self.opening[number] if number < 0 else self.steps[number % len(self.steps)]
 
     def _asked(self) -> str:
         if not self.question.options:
@@ -136,7 +162,14 @@ class Dialogue:
         """Puts document and question in front of the first request."""
         if before:
             return request
+        if self.profile.layout == "published":
+            return "\n\n".join(part for part in (self.view, self._asked().strip(), request) if part)
         return f"{self.view}\n\nQuestion: {self._asked()}\n\n{request}"
+
+
+def opening_of(profile: Profile) -> tuple[TurnKind, ...]:
+    """Returns the turns that stand before the first round in a profile's layout."""
+    return DIRECT if profile.layout == "published" else ()
 
 
 def render_options(options: Sequence[str]) -> str:

@@ -20,9 +20,11 @@ from agenticlu.engines.base import Engine, Sampling
 from agenticlu.errors import ConfigError, EngineReplyError, did_you_mean
 from agenticlu.records import (
     Message,
+    Node,
     Question,
     Tree,
     Turn,
+    TurnKind,
     Usage,
     Verdict,
     content_id,
@@ -254,6 +256,23 @@ def solved_depth(tree: Tree) -> int | None:
     """Returns the depth of the first right answer; None when there is none."""
     depths = [node.depth for node in tree.nodes if is_correct(node.verdicts)]
     return min(depths, default=None)
+
+
+def history_of(path: Sequence[Node], opening: Sequence[TurnKind] = ()) -> tuple[Turn, ...]:
+    """Returns the turns along a path as the next round sees them.
+
+    Args:
+        path: Nodes from the root on.
+        opening: Kinds of the root's turns that stand before the first round; see
+            `dialogue.opening_of`.
+    """
+    turns: list[Turn] = []
+    for node in path:
+        if node.parent is None:
+            turns += [turn for turn in node.turns if turn.kind in opening]
+        else:
+            turns += continued(node.turns)
+    return tuple(turns)
 
 
 def continued(turns: Sequence[Turn]) -> tuple[Turn, ...]:

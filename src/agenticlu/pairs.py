@@ -26,10 +26,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agenticlu.dialogue import Dialogue
+from agenticlu.dialogue import Dialogue, opening_of
 from agenticlu.documents import mark
 from agenticlu.errors import StoreError, TrainingError, missing_dependency
-from agenticlu.judge import continued, is_correct
+from agenticlu.judge import history_of, is_correct
 from agenticlu.prompts import Profile
 from agenticlu.records import (
     Document,
@@ -119,8 +119,7 @@ class Grove:
 
     def history(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds up to and with `node`, as its children saw them."""
-        path = self.tree.path(node.id)
-        return tuple(turn for step in path if step.parent for turn in continued(step.turns))
+        return history_of(self.tree.path(node.id), opening_of(self.profile))
 
     def before(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds before `node`."""
@@ -156,12 +155,15 @@ def build_trace(grove: Grove, funnel: Funnel | None = None) -> dict[str, Any] | 
     if node is None:
         return None
     turns = list(node.turns)
-    if turns[-1].kind == "check" and parse_verdict(turns[-1].reply, ("yes", "no")) != "yes":
+    if turns[-1].kind == "check" and (
+        grove.profile.layout == "published"
+        or parse_verdict(turns[-1].reply, ("yes", "no")) != "yes"
+    ):
         turns.pop()
     messages = grove.render((*grove.before(node), *turns))
     return {
         "messages": [message.model_dump() for message in messages],
-        "targets": _targets(grove.tree, node, len(messages)),
+        "targets": _targets(grove, node, len(messages)),
         "score": node.score,
         "depth": node.depth,
         "has_check": turns[-1].kind == "check",
@@ -170,17 +172,21 @@ def build_trace(grove: Grove, funnel: Funnel | None = None) -> dict[str, Any] | 
     }
 
 
-def _targets(tree: Tree, node: Node, num_messages: int) -> list[int]:
+def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
     """Returns the indices of the messages to learn: all replies but wrong ones on the way.
 
     An early round may have answered wrongly: that answer stays in the conversation as what came
     before and is no target. Its self-check says "no" and is one, unless the answer was right.
     """
     targets: list[int] = []
-    index = 2  # after the system message and the first request
-    for step in tree.path(node.id)[1:]:
+    path = grove.tree.path(node.id)
+    # After the system message, the opening and the first request.
+    index = 2 + 2 * len(history_of(path[:1], opening_of(grove.profile)))
+    for step in path[1:]:
         right, is_last = bool(is_correct(step.verdicts)), step.id == node.id
         for turn in step.turns:
+            if turn.kind == "check" and grove.profile.layout == "published":
+                continue
             misleads = not is_last and turn.kind == ("check" if right else "answer")
             if index < num_messages and not misleads:
                 targets.append(index)
@@ -417,7 +423,8 @@ def build_rows(
     rows: list[dict[str, Any]] = []
     before = list(grove.before(best))
     for turn in best.turns:
-        if turn.kind in policy.turns:
+        aside = turn.kind == "check" and grove.profile.layout == "published"
+        if turn.kind in policy.turns and not aside:
             other = replies.get(turn.kind)
             reason = _row_flaw(turn, other, policy)
             funnel.rows[reason or "row"] += 1

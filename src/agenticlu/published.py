@@ -20,7 +20,7 @@ from typing import Any
 from agenticlu.corpus import load_rows
 from agenticlu.errors import DocumentError, TrainingError
 from agenticlu.pairs import open_writers
-from agenticlu.prompts import Profile, Wording, load_profile
+from agenticlu.prompts import KINDS, Layout, Profile, Wording, load_profile
 from agenticlu.records import TurnKind, content_id, content_seed
 
 LEVEL: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
@@ -174,18 +174,21 @@ def extract_profile(
 
     Returns:
         A profile with the wordings found, the commonest first, completed from the default one for
-        kinds that the data set does not have; and the number found of each kind.
+        kinds that the data set does not have, in the layout of most of its conversations; and the
+        number found of each kind.
 
     Raises:
         DocumentError: No wording was found.
     """
     found: dict[str, Counter[str]] = {}
+    layouts: Counter[Layout] = Counter()
     for number, raw in enumerate(rows):
         if limit is not None and number >= limit:
             break
         row = parse_row(raw)
         if not isinstance(row, str):
-            for kind, text in _wordings(raw, row):
+            layouts[_layout(row)] += 1
+            for kind, text in _wordings(row):
                 found.setdefault(kind, Counter())[text] += 1
     pools: dict[str, tuple[Wording, ...]] = {}
     for kind, counter in found.items():
@@ -202,17 +205,20 @@ def extract_profile(
         )
     if "clarify_again" not in pools and "clarify" in pools:
         pools["clarify_again"] = pools["clarify"]
-    default = load_profile()
-    profile = default.model_copy(update={"name": name, "version": 1, **pools})
+    layout = layouts.most_common(1)[0][0]
+    changes = {"name": name, "version": 1, "layout": layout, **pools}
+    profile = load_profile().model_copy(update=changes)
     return profile, {kind: len(pool) for kind, pool in sorted(pools.items())}
 
 
 def render_profile(profile: Profile) -> str:
     """Returns a profile as TOML."""
-    lines = [f"name = {_quoted(profile.name)}", f"version = {profile.version}"]
-    for kind in Profile.model_fields:
-        if kind in ("name", "version"):
-            continue
+    lines = [
+        f"name = {_quoted(profile.name)}",
+        f"version = {profile.version}",
+        f"layout = {_quoted(profile.layout)}",
+    ]
+    for kind in KINDS:
         for wording in getattr(profile, kind):
             lines += ["", f"[[{kind}]]", f"id = {_quoted(wording.id)}"]
             lines.append(f"text = {_quoted(wording.text)}")
@@ -238,21 +244,26 @@ def _place(row: Mapping[str, Any], prompt: Sequence[Mapping[str, str]]) -> tuple
     return LEVEL[(answered - 1) % len(LEVEL)], (answered - 1) // len(LEVEL) + 1
 
 
-def _wordings(raw: Mapping[str, Any], row: PublishedRow) -> Iterator[tuple[str, str]]:
+def _layout(row: PublishedRow) -> Layout:
+    """Tells whether document and question open the conversation alone."""
+    first = next(message["content"] for message in row.prompt if message["role"] == "user")
+    rest = first[len(row.document) :].strip().removeprefix("Question:").strip()
+    return "published" if rest == row.question else "own"
+
+
+def _wordings(row: PublishedRow) -> Iterator[tuple[str, str]]:
     """Yields (kind, wording) of every request in a prompt."""
-    ours = raw.get("turn_kind") in ROUND
     requests = []
     for message in row.prompt:
         if message["role"] == "system":
             yield "system", message["content"]
         elif message["role"] == "user":
             requests.append(message["content"])
-    if ours:
-        opening = requests[0][len(row.document) :].strip().split("\n\n", 1)
-        requests[0] = opening[1] if len(opening) > 1 else ""
+    if _layout(row) == "own":
+        requests[0] = requests[0][len(row.document) :].strip().split("\n\n", 1)[1]
+        kinds = ROUND
     else:
-        requests = requests[1:]
-    kinds = ROUND if ours else LEVEL
+        requests, kinds = requests[1:], LEVEL
     for number, request in enumerate(requests):
         kind: str = kinds[number % len(kinds)]
         if kind == "clarify" and number >= len(kinds):

@@ -18,6 +18,9 @@ from agenticlu.errors import (
     StoreError,
 )
 from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
+from agenticlu.pairs import build_trace, load_groves
+from agenticlu.prompts import load_profile
+from agenticlu.published import render_profile
 from agenticlu.search import calls
 from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
@@ -62,6 +65,39 @@ def test_growth_stops_at_the_first_right_answer(tmp_path: Path):
             assert max(node.depth for node in tree.nodes) == 1
         else:
             assert max(node.depth for node in tree.nodes) == CONFIG.depth
+
+
+def test_a_tree_in_the_published_layout_keeps_its_base_answer(tmp_path: Path):
+    profile = load_profile().model_copy(update={"name": "taught", "layout": "published"})
+    words = tmp_path / "words.toml"
+    words.write_text(render_profile(profile), encoding="utf-8")
+    config = CONFIG.model_copy(update={"profile": str(words), "growth": "full", "depth": 2})
+    search(tmp_path / "run", engine(ITEMS), config)
+    deep = 0
+    with Store(tmp_path / "run", writable=False) as store:
+        groves = list(load_groves(store))
+    for grove in groves:
+        root = grove.tree.nodes[0]
+        assert root.turns[0].request == "", "document and question alone"
+        for node in grove.tree.nodes[1:]:
+            turns = grove.history(node)
+            assert turns[0] == root.turns[0]
+            told = [message.content for message in grove.render(turns)]
+            assert told[1].endswith(f"\n\n{grove.tree.question.text}")
+            assert told[2] == root.turns[0].reply
+            checks = [turn.reply for turn in turns if turn.kind == "check"]
+            assert len(checks) == node.depth
+            assert len(told) == 3 + 8 * node.depth, "self-checks leave no trace"
+            deep += node.depth == 2
+        trace = build_trace(grove)
+        if trace is not None:
+            targets = [trace["messages"][index] for index in trace["targets"]]
+            assert all(message["role"] == "assistant" for message in targets)
+            assert trace["targets"][0] > 2, "the base answer is not learned"
+            last = grove.tree.path(trace["node_id"])[-1].turns
+            answers = [turn.reply for turn in last if turn.kind == "answer"]
+            assert targets[-1]["content"] == answers[0] == trace["messages"][-1]["content"]
+    assert deep
 
 
 def test_running_again_asks_nothing(tmp_path: Path):

@@ -11,6 +11,7 @@ import importlib.resources
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -30,6 +31,8 @@ KINDS = (
 )
 """Kinds of wording a profile must have."""
 
+Layout = Literal["own", "published"]
+
 RELEVANCE_CHOICES = ("yes", "maybe", "no")
 
 
@@ -45,6 +48,11 @@ class Profile(Record):
 
     name: str
     version: int
+    layout: Layout = "own"
+    """How a conversation is put together. own: document, question and the first request open it
+    together, and each round ends in its self-check. published: document and question open it
+    alone and the reply to them, the base answer, stays in it; the self-check is asked aside and
+    leaves no trace. The latter is the layout of the published data set."""
     system: tuple[Wording, ...]
     direct: tuple[Wording, ...]
     clarify: tuple[Wording, ...]

@@ -105,7 +105,7 @@ def search_on_ray(
     if started:
         ray.init(address=address, log_to_driver=False, include_dashboard=False)
     try:
-        actor = ray.remote(max_restarts=-1, max_task_retries=3)(Worker)
+        actor: Any = ray.remote(max_restarts=-1, max_task_retries=3)(Worker)
         workers = [actor.remote(job) for _ in range(num_workers)]
         done = sealed_labels(job.sealed)
         running: dict[Any, int] = {}

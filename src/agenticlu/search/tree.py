@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agenticlu.dialogue import FULL_ROUND, MAX_TOKENS, Dialogue, Request
+from agenticlu.dialogue import FULL_ROUND, MAX_TOKENS, Dialogue, Request, opening_of
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
-from agenticlu.judge import Judge, combine, continued, is_correct, judgement_key
+from agenticlu.judge import Judge, combine, history_of, is_correct, judgement_key
 from agenticlu.prompts import Profile
 from agenticlu.records import (
     Node,
@@ -349,12 +349,10 @@ class TreeSearch:
 
     def _history(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds that lead to a node, as its children see them."""
-        turns: tuple[Turn, ...] = ()
-        step: Node | None = node
-        while step is not None and step.parent is not None:
-            turns = (*continued(step.turns), *turns)
-            step = self._nodes.get(step.parent)
-        return turns
+        path = [node]
+        while (parent := path[-1].parent) is not None:
+            path.append(self._nodes[parent])
+        return history_of(path[::-1], opening_of(self._profile))
 
     async def _sample(
         self,
