@@ -12,6 +12,7 @@ AgenticluError                 exit 1   anything below, or unclassified
 │   ├── ModelNotFoundError     exit 5   the server or disk has no such model
 │   ├── EngineBusyError        exit 5   rate limit or overload outlasted the retries
 │   └── EngineReplyError       exit 5   the reply could not be understood
+│       └── EngineRefusedError exit 5   the request was understood and refused
 ├── StoreError                 exit 6   torn, foreign, newer or locked run file; full disk
 ├── MissingDependencyError     exit 7   an extra is not installed
 ├── TrainingError              exit 8   no targets, does not fit, foreign checkpoint
@@ -91,9 +92,19 @@ class ModelNotFoundError(EngineError):
 class EngineBusyError(EngineError):
     """Rate limits, overload or time-outs outlasted the retries."""
 
+    is_fault = False
+    """Whether the server failed at this very request (a status of 500, say), rather than having no
+    room for it."""
+    retry_after_s: float | None = None
+    """The pause that the server asked for; None if it asked for none."""
+
 
 class EngineReplyError(EngineError):
     """The server's reply could not be understood, or it refused the request."""
+
+
+class EngineRefusedError(EngineReplyError):
+    """The server understood the request and refuses it, as it will the next time."""
 
 
 class StoreError(AgenticluError):

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import socket
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.replies import label_masses, strip_thinking
+from agenticlu.engines.replies import label_masses, retry_after_s, strip_thinking
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.errors import (
     BudgetExceededError,
     DocumentTooLongError,
     EngineAuthError,
     EngineBusyError,
+    EngineRefusedError,
     EngineReplyError,
     EngineUnreachableError,
     ModelNotFoundError,
@@ -163,7 +168,7 @@ def test_overload_is_retried_and_then_told(serve: Serve, chat_reply: Any) -> Non
     told: list[str] = []
     engine = engine_at(endpoint, on_event=told.append)
     assert sample(engine).completions[0].text == "Ada"
-    assert len(told) == 3
+    assert len(told) == 1, "one word for many waits"
     assert engine.admission.limit < 16
     assert engine.usage.requests == 1
     always = serve(lambda body, i: (503, {"error": {"message": "overloaded"}}))
@@ -178,6 +183,48 @@ def test_too_long_a_pause_is_not_waited_for(serve: Serve) -> None:
         sample(engine_at(endpoint))
     assert "9000 s" in (caught.value.hint or "")
     assert len(endpoint.bodies) == 1
+
+
+def test_a_date_to_come_back_at_is_read() -> None:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    for headers, least, most in (
+        ({"retry-after": soon}, 80, 91),
+        ({"retry-after": "Fri, 01 Jan 2010 00:00:00 GMT"}, 0, 0),
+        ({"retry-after-ms": "1500"}, 1.5, 1.5),
+        ({"retry-after": "soon"}, None, None),
+    ):
+        error = SimpleNamespace(response=SimpleNamespace(headers=headers))
+        asked = retry_after_s(error)  # type: ignore[arg-type]
+        assert (asked is None and least is None) or least <= asked <= most
+
+
+@pytest.mark.parametrize("place", ["reply", "error"])
+def test_half_a_character_becomes_a_whole_one(serve: Serve, chat_reply: Any, place: str) -> None:
+    text = '"Ada \\ud83d."'
+    body = json.dumps(chat_reply("@")).replace('"@"', text)
+    if place == "error":
+        body = f'{{"error": {{"message": {text}}}}}'
+    status = 200 if place == "reply" else 422
+    endpoint = serve(lambda _, i: (status, body, {"content-type": "application/json"}))
+    if place == "reply":
+        assert sample(engine_at(endpoint)).completions[0].text == "Ada \ufffd."
+    else:
+        with pytest.raises(EngineRefusedError) as caught:
+            sample(engine_at(endpoint))
+        assert "Ada \ufffd." in caught.value.message
+
+
+def test_one_unreadable_reply_does_not_end_the_weighing(serve: Serve, chat_reply: Any) -> None:
+    told = logprobs(("yes", 0.75), ("no", 0.25))
+    endpoint = serve(
+        lambda _, i: (200, {"choices": "none"} if i < 2 else chat_reply("yes", logprobs=told))
+    )
+    engine = engine_at(endpoint)
+    with pytest.raises(EngineReplyError):
+        run(engine, lambda: engine.weigh(ASKED, ("yes", "no")))
+    assert engine.findings.logprobs, "nothing was refused"
+    weighed = run(engine, lambda: engine.weigh(ASKED, ("yes", "no")))
+    assert weighed.method != "parse"
 
 
 def test_no_server(serve: Serve) -> None:

@@ -14,6 +14,7 @@ from agenticlu.engines.retry import RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import (
     EngineAuthError,
+    EngineBusyError,
     EngineUnreachableError,
 )
 from agenticlu.records import Message
@@ -127,6 +128,38 @@ def test_requests_without_a_session_take_turns() -> None:
     assert Counter(asyncio.run(scenario())) == {"r0": 2, "r1": 2, "r2": 2}
 
 
+def test_a_request_that_no_replica_takes_closes_none(
+    serve: Callable[..., Any], chat_reply: Any
+) -> None:
+    def answer(body: dict[str, Any], i: int) -> Any:
+        if "poison" in body["messages"][0]["content"]:
+            return 500, {"error": {"message": "boom"}}
+        return 200, chat_reply("fine")
+
+    endpoints = [serve(answer) for _ in range(3)]
+    told: list[str] = []
+    pool = PoolEngine.of(
+        [one.url for one in endpoints],
+        "m",
+        retry=RetryPolicy(attempts=1),
+        rest_s=30.0,
+        on_event=told.append,
+    )
+    poison = (Message(role="user", content="poison"),)
+
+    async def scenario() -> list[str]:
+        try:
+            with pytest.raises(EngineBusyError, match="boom"):
+                await pool.sample(poison, Sampling(), session="s")
+            return [await where(pool, f"s{i}") for i in range(9)]
+        finally:
+            await pool.close()
+
+    assert asyncio.run(scenario()) == ["fine"] * 9
+    assert not any("left alone" in text for text in told)
+    assert all(one.bodies for one in endpoints), "each replica must have been tried"
+
+
 def test_usage_is_the_sum() -> None:
     pool, engines, _ = make_pool()
 
@@ -156,7 +189,7 @@ def test_real_servers_the_session_travels_and_a_death_is_survived(
 
     found = asyncio.run(scenario())
     assert set(found) == {"r0", "r1"}
-    assert len(broken.bodies) == quick.attempts
+    assert len(broken.bodies) == 2 * quick.attempts, "two sessions, and it is left alone"
     sessions = [{h["x-session-id"] for h in one.headers} for one in endpoints]
     assert not sessions[0] & sessions[1]
     assert len(sessions[0] | sessions[1]) == 12

@@ -28,6 +28,7 @@ from agenticlu.engines.replies import (
     thinking_of,
     usage_of,
     window_of,
+    without_halves,
 )
 from agenticlu.engines.retry import Admission, RetryPolicy
 from agenticlu.errors import (
@@ -36,6 +37,7 @@ from agenticlu.errors import (
     DocumentTooLongError,
     EngineAuthError,
     EngineBusyError,
+    EngineRefusedError,
     EngineReplyError,
     EngineUnreachableError,
     ModelNotFoundError,
@@ -54,6 +56,10 @@ PARSE_TOKENS = 16
 THINKING_PARSE_TOKENS = 2048
 """The same for a model that thinks aloud first."""
 
+ALIVE_S = 5.0
+"""How long a server may take to say that it is there."""
+TELL_EVERY_S = 5.0
+"""Waits are told at most this often."""
 WARM = 0.5
 """A temperature from which on samples differ unless something is wrong."""
 LONG_TEXT_CHARACTERS = 80
@@ -140,6 +146,8 @@ class OpenAIEngine:
         self._max_total_tokens = max_total_tokens
         self._reserved_tokens = 0
         self._on_event = on_event
+        self._told_at = -TELL_EVERY_S
+        self._untold = 0
         self._random = random.Random()
         self._usage = Usage()
         self._answered = False
@@ -204,7 +212,7 @@ class OpenAIEngine:
                 reply = await self._ask(messages, sampling, session, body)
                 spent = usage_of(reply)
                 found = first_logprobs(reply)
-            except EngineReplyError:
+            except EngineRefusedError:
                 found = None  # refused the field; if it refuses all else too, the parse says so
             if found is None:
                 self.findings.logprobs = False
@@ -228,6 +236,17 @@ class OpenAIEngine:
             await self._connect()
             self._capabilities = await probe(self)
         return self._capabilities
+
+    async def answers(self) -> bool:
+        """Whether the server answers at all, asked for nothing but its list of models."""
+        try:
+            await self._connect()
+            await self._client.models.list(timeout=ALIVE_S)
+        except self._openai.APIStatusError as error:
+            return bool(error.status_code < 500)
+        except (self._openai.APIError, AgenticluError):
+            return False
+        return True
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -413,7 +432,8 @@ class OpenAIEngine:
             if status in (429, 503):
                 self.admission.back_off()
             told = EngineBusyError(f"{where} is busy or failing (status {status}): {text}")
-            asked = retry_after_s(error)
+            told.is_fault = status not in (408, 425, 429, 503)
+            told.retry_after_s = asked = retry_after_s(error)
             if asked is not None and asked > self._retry.most_retry_after_s:
                 told.hint = f"It asks to come back in {asked:.0f} s."
                 return told, False
@@ -422,7 +442,7 @@ class OpenAIEngine:
             return told, more
         if isinstance(error, self._openai.APIResponseValidationError):
             return EngineReplyError(f"{where} sent a reply that is not of the API's form."), more
-        return EngineReplyError(f"{where} refused the request (status {status}): {text}"), False
+        return EngineRefusedError(f"{where} refused the request (status {status}): {text}"), False
 
     def _auth_error(self, where: str, status: int) -> EngineAuthError:
         if os.environ.get(self._api_key_env):
@@ -464,6 +484,7 @@ class OpenAIEngine:
         return self._scrub(str(getattr(error, "message", error)))
 
     def _scrub(self, text: str) -> str:
+        text = without_halves(text)
         key = os.environ.get(self._api_key_env)
         if key:
             text = text.replace(key, "[key]")
@@ -581,8 +602,18 @@ class OpenAIEngine:
         return replace(sampling, n=1, seed=seed)
 
     def _tell(self, text: str) -> None:
-        if self._on_event is not None:
-            self._on_event(text)
+        """Tells of a wait, but not of each: many requests meet the same trouble."""
+        if self._on_event is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at < TELL_EVERY_S:
+            self._untold += 1
+            return
+        more = (
+            f" ({self._untold} more requests waited since the last word.)" if self._untold else ""
+        )
+        self._told_at, self._untold = now, 0
+        self._on_event(text + more)
 
 
 def _timed_out(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
 The requests of a session go to one replica, so that its prefix cache hits: the replica with the
 highest hash of (session, address), which moves few sessions when a replica comes or goes
 (rendezvous hashing). A replica that fails is left alone for a while and its sessions go to their
-next best; when none is left the pool pauses, says so, and tries again.
+next best; when none is left the pool pauses, says so, and tries again. One session's request that
+fails on a replica which is there is tried on the next and closes none: it may be the request.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from agenticlu.engines.base import Capabilities, Engine, Sampled, Sampling, Weighed
@@ -41,6 +42,14 @@ class Replica:
     """Requests lost in a row."""
     closed_until: float = 0.0
     """Time of the event loop until which it gets nothing; 0 while it is well."""
+    suspects: set[str] = field(default_factory=set)
+    """Sessions that it failed since its last answer."""
+
+    async def is_well(self, session: str | None) -> bool:
+        """Whether a failure may be the request's own: only this session's, and the server is up."""
+        self.suspects.add(session or f"request {len(self.suspects)}")
+        ask = getattr(self.engine, "answers", None)
+        return len(self.suspects) == 1 and ask is not None and await ask()
 
 
 class PoolEngine:
@@ -166,6 +175,8 @@ class PoolEngine:
                     f"The replicas serve different models: {', '.join(sorted(names))}.",
                     hint="Choose one with --model.",
                 )
+            if names:
+                self.name = names.pop()
             windows = [one.context_tokens for one in known if one.context_tokens is not None]
             self._capabilities = Capabilities(
                 samples_n=all(one.samples_n for one in known),
@@ -200,17 +211,19 @@ class PoolEngine:
         ranked = self.ranked(session)
         last: EngineError | None = None
         while True:
-            for replica in ranked:
-                if replica.closed_until > loop.time():
-                    continue
+            open_replicas = [one for one in ranked if one.closed_until <= loop.time()]
+            for replica in open_replicas:
                 try:
                     reply = await ask(replica.engine)
                 except MOVABLE as error:
                     last = error
-                    self._note_failure(replica, error)
+                    if not (_may_be_the_request(error) and await replica.is_well(session)):
+                        self._note_failure(replica, error)
                     continue
                 self._note_answer(replica)
                 return reply
+            if last is not None and any(one.closed_until <= loop.time() for one in open_replicas):
+                raise last  # no replica takes this request, but they work
             now = loop.time()
             if now >= give_up:
                 break
@@ -238,9 +251,15 @@ class PoolEngine:
         if replica.failures:
             self._tell(f"{replica.key} answers again.")
         replica.failures = 0
+        replica.suspects.clear()
         self.name = replica.engine.name
         replica.closed_until = 0.0
 
     def _tell(self, text: str) -> None:
         if self._on_event is not None:
             self._on_event(text)
+
+
+def _may_be_the_request(error: EngineError) -> bool:
+    """Whether the cause may lie in the request: a lost connection, an error in the server."""
+    return not isinstance(error, EngineBusyError) or error.is_fault

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agenticlu.engines.base import Capabilities, Sampling
 from agenticlu.engines.replies import content_of, first_logprobs, thinking_of, usage_of
-from agenticlu.errors import EngineReplyError
+from agenticlu.errors import EngineRefusedError
 from agenticlu.records import Message
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def _probe_samples(engine: OpenAIEngine) -> None:
     prompt = _asked(f"Write a sentence with three of these words: {WORDS}.")
     try:
         reply = await engine.ask(prompt, sampling)
-    except EngineReplyError as error:
+    except EngineRefusedError as error:
         engine.findings.samples_n = False
         engine.findings.note(
             f"{engine.name} refuses n > 1: samples are asked for one by one. ({error.message})"
@@ -90,7 +90,7 @@ async def _probe_logprobs(engine: OpenAIEngine) -> None:
     try:
         reply = await engine.ask(_asked("Is water wet? Reply yes or no."), sampling, extra=extra)
         found = first_logprobs(reply)
-    except EngineReplyError:
+    except EngineRefusedError:
         found = None
     engine.findings.logprobs = found is not None
     if found is None:
@@ -123,7 +123,7 @@ async def _probe_token_ids(engine: OpenAIEngine) -> None:
     extra = {"return_token_ids": True}
     try:
         reply = await engine.ask(_asked("Say yes."), Sampling(max_tokens=2), extra=extra)
-    except EngineReplyError:
+    except EngineRefusedError:
         return
     engine.findings.token_ids = bool(reply["choices"][0].get("token_ids"))
 

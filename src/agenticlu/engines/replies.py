@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from agenticlu.engines.base import Completion
 from agenticlu.records import FinishReason, Usage
 
+_HALVES = re.compile("[\ud800-\udfff]")
 REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -54,7 +57,16 @@ def usage_of(reply: Json) -> Usage:
 
 def content_of(choice: Json) -> str:
     """Returns the text of one sample as it stands."""
-    return choice["message"].get("content") or ""
+    return without_halves(choice["message"].get("content") or "")
+
+
+def without_halves(text: str) -> str:
+    r"""Returns a text without halves of characters, which no file can hold.
+
+    >>> without_halves("a" + chr(0xD83D))
+    'a\ufffd'
+    """
+    return _HALVES.sub("\ufffd", text)
 
 
 def thinking_of(choice: Json) -> str:
@@ -147,11 +159,18 @@ def window_of(model: Any) -> int | None:
 
 
 def retry_after_s(error: Exception) -> float | None:
-    """Reads the pause that a server asks for; None if it asks for none."""
+    """Reads the pause that a server asks for, in seconds or as a date; None if it asks for none."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        text = headers.get(name, "")
         try:
-            return max(0.0, float(headers[name]) / scale)
-        except (KeyError, ValueError):
+            return max(0.0, float(text) / scale)
+        except ValueError:
+            pass
+        try:
+            date = parsedate_to_datetime(text)
+        except ValueError:
             continue
+        now = datetime.now(date.tzinfo)
+        return max(0.0, (date - now).total_seconds())
     return None
