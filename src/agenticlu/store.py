@@ -220,7 +220,7 @@ class _Writer(threading.Thread):
                         connection.execute(sql, parameters)
                 connection.execute("COMMIT")
                 self.commits += 1
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, whoever waits must be told
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 self._failure = _store_error(self._path, error)
@@ -529,13 +529,18 @@ class Store:
         ]
         await self.append(statements)
 
-    async def finish_tree(self, tree: Tree) -> None:
-        """Commits that a tree will grow no further, replacing what was stored of it."""
+    async def finish_tree(self, tree: Tree, *, finished: bool = True) -> None:
+        """Commits that a tree will grow no further, replacing what was stored of it.
+
+        Args:
+            tree: The tree.
+            finished: False where it lacks nodes; the search goes on with it.
+        """
         header = tree.model_copy(update={"nodes": ()}).model_dump_json()
         statements: list[Statement] = [
             (
-                "INSERT OR REPLACE INTO tree VALUES (?, ?, 'done', ?)",
-                (tree.id, tree.question.id, header),
+                "INSERT OR REPLACE INTO tree VALUES (?, ?, ?, ?)",
+                (tree.id, tree.question.id, "done" if finished else "growing", header),
             ),
             ("DELETE FROM node WHERE tree_id = ?", (tree.id,)),
         ]
@@ -845,7 +850,7 @@ def _setting(name: str, value: Any) -> Statement:
     return "INSERT OR REPLACE INTO run VALUES (?, ?)", (name, json.dumps(value, sort_keys=True))
 
 
-def _store_error(path: Path, error: sqlite3.Error) -> StoreError:
+def _store_error(path: Path, error: Exception) -> StoreError:
     code = getattr(error, "sqlite_errorcode", None)
     if code == sqlite3.SQLITE_FULL:
         return StoreError(

@@ -459,7 +459,7 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any) -> SearchSumm
             for _, one in engines:
                 await one.close()
         for tree in trees:
-            await store.finish_tree(tree)
+            await store.finish_tree(tree, finished=tree.id not in summary.incomplete)
         store.put(config=config.model_dump(mode="json"))
         if chosen is not None:
             store.put(judges=[judge.name for judge in chosen])

@@ -3,7 +3,8 @@
 `Caller` answers from the ledger what was already asked. Everything else waits for its share of the
 prompt tokens in flight, is written down as intended, sent, and written down as done. A rate limit,
 a time-out or a dead server is never held against a call: the breaker pauses the run, halves the
-tokens in flight and tries again, until `patience_s` is over.
+tokens in flight and tries again, until `patience_s` is over. A request that the server fails at
+while it answers others waits alone, and is given up after a few times: it stops nobody else.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from agenticlu.engines.base import Capabilities, Completion, Engine, Sampled, Sampling, Weighed
 from agenticlu.errors import (
@@ -22,6 +25,7 @@ from agenticlu.errors import (
     BudgetExceededError,
     DocumentTooLongError,
     EngineBusyError,
+    EngineError,
     EngineReplyError,
     EngineUnreachableError,
 )
@@ -34,6 +38,10 @@ CHARACTERS_PER_TOKEN = 4
 """For admission only, where a rough estimate is enough."""
 REPLY_ATTEMPTS = 3
 """Times a request is sent whose reply cannot be understood."""
+OWN_ATTEMPTS = 5
+"""Times that a server may fail at one request while it answers others."""
+LEAST_SHRUNK_FROM = 8
+"""Requests in flight below which an overload tells nothing about how many are too many."""
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 
@@ -62,10 +70,11 @@ class Admission:
         self.tokens = 0
         self.requests = 0
         self.most_requests = 0
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def acquire(self, tokens: int) -> None:
         """Waits for room, first come first served."""
+        self._drop_cancelled()
         if not self._waiting and self._fits(tokens):
             self._take(tokens)
             return
@@ -76,8 +85,6 @@ class Admission:
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
                 self.release(tokens)
-            else:
-                self._waiting = [entry for entry in self._waiting if entry[1] is not future]
             raise
 
     def release(self, tokens: int) -> None:
@@ -93,19 +100,21 @@ class Admission:
 
     def shrink(self) -> None:
         """Halves the bound after an overload."""
-        self.limit_requests = max(1.0, min(self.limit_requests, self.requests) / 2)
+        used = max(self.requests, LEAST_SHRUNK_FROM)
+        self.limit_requests = max(1.0, min(self.limit_requests, used) / 2)
         self.limit_tokens = max(1.0, self.limit_tokens / 2)
 
     def _admit(self) -> None:
-        admitted = 0
-        for tokens, future in self._waiting:
-            if not self._fits(tokens):
-                break
-            admitted += 1
-            if not future.done():
-                self._take(tokens)
-                future.set_result(None)
-        del self._waiting[:admitted]
+        self._drop_cancelled()
+        while self._waiting and self._fits(self._waiting[0][0]):
+            tokens, future = self._waiting.popleft()
+            self._take(tokens)
+            future.set_result(None)
+            self._drop_cancelled()
+
+    def _drop_cancelled(self) -> None:
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
 
     def _fits(self, tokens: int) -> bool:
         if self.requests == 0:
@@ -134,6 +143,7 @@ class Breaker:
         self._open = asyncio.Event()
         self._open.set()
         self._troubled_since: float | None = None
+        self._last_success = -math.inf
         self._pause_s = FIRST_PAUSE_S
 
     @property
@@ -152,22 +162,28 @@ class Breaker:
                 f"the engine answers again after {time.monotonic() - self._troubled_since:.0f} s"
             )
         self._troubled_since = None
+        self._last_success = time.monotonic()
         self._pause_s = FIRST_PAUSE_S
 
+    def succeeded_since(self, moment: float) -> bool:
+        """Whether the engine has answered anybody since a moment of the monotonic clock."""
+        return self._last_success > moment
+
     async def trouble(self, error: AgenticluError) -> None:
-        """Pauses, or gives up by raising the error when patience is over."""
+        """Pauses, as long as the engine asks for, or raises the error when patience is over."""
         now = time.monotonic()
         if self._troubled_since is None:
             self._troubled_since = now
-        if now - self._troubled_since + self._pause_s > self.patience_s:
+        pause_s = max(self._pause_s, getattr(error, "retry_after_s", None) or 0.0)
+        if now - self._troubled_since + pause_s > self.patience_s:
             raise error
         if self.paused:
             await self._open.wait()
             return
         self._open.clear()
-        self._say(f"paused for {self._pause_s:.0f} s: {error.message}")
+        self._say(f"paused for {pause_s:.0f} s: {error.message}")
         try:
-            await asyncio.sleep(self._pause_s)
+            await asyncio.sleep(pause_s)
         finally:
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._open.set()
@@ -184,7 +200,8 @@ class Caller:
         admission: Bounds what is in flight.
         breaker: Pauses on overload.
         retry_failed: Send calls again that failed for good in an earlier run.
-        max_spent_tokens: Computed tokens of this process at most.
+        max_spent_tokens: Computed tokens of this process, about: calls in flight are counted at
+            the mean of those finished.
         judging: While replaying, let judges ask their own models.
         before_first: Awaited once before anything is sent; never when nothing has to be.
     """
@@ -210,10 +227,13 @@ class Caller:
         bound = self.admission.max_requests
         self._staging = Admission(2 * self.admission.max_tokens, bound + max(2, bound // 2))
         self.spent = Usage()
+        self.gate = asyncio.Semaphore(2 * bound)
+        """Holds back the making of requests that could not be sent yet anyway."""
         self.replayed = 0
         """Calls answered from the ledger."""
         self._retry_failed = retry_failed
         self._max_spent_tokens = max_spent_tokens
+        self._finished = 0
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._before_first = before_first
         self._ready = before_first is None
@@ -230,8 +250,7 @@ class Caller:
         async def send() -> Sampled:
             return await engine.sample(messages, sampling, session=call.document_id)
 
-        sampled: Sampled = await self._send(call, messages, send, encode_sampled)
-        return sampled
+        return await self.once(call.key, lambda: self._send(call, messages, send, encode_sampled))
 
     async def weigh(
         self, call: CallId, messages: Sequence[Message], choices: Sequence[str]
@@ -245,7 +264,9 @@ class Caller:
         async def send() -> Weighed:
             return await engine.weigh(messages, choices, session=call.document_id)
 
-        weighed: Weighed = await self._send(call, messages, send, encode_weighed)
+        weighed = await self.once(
+            call.key, lambda: self._send(call, messages, send, encode_weighed)
+        )
         return decode_weighed(encode_weighed(weighed), weighed.usage)
 
     async def once(self, key: str, work: Callable[[], Awaitable[Reply]]) -> Reply:
@@ -257,6 +278,13 @@ class Caller:
             task.add_done_callback(lambda _: self._running.pop(key, None))
         result: Reply = await asyncio.shield(task)
         return result
+
+    async def cancel(self) -> None:
+        """Ends what is still under way; what was sent counts as in flight when the run goes on."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def _recorded(self, key: str) -> tuple[Any, Usage] | None:
         found = self.store.find_call(key)
@@ -278,11 +306,11 @@ class Caller:
         self,
         call: CallId,
         messages: Sequence[Message],
-        send: Callable[[], Awaitable[Any]],
-        encode: Callable[[Any], Any],
-    ) -> Any:
+        send: Callable[[], Awaitable[Reply]],
+        encode: Callable[[Reply], Any],
+    ) -> Reply:
         tokens = sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN
-        attempts = 0
+        attempts = own_faults = 0
         if not self._ready:
             await self.once("before first", self._prepare)
         while True:
@@ -292,12 +320,13 @@ class Caller:
                 self._check_budget()
                 await self.store.intend(call)
                 await self.admission.acquire(tokens)
+                began = time.monotonic()
                 try:
                     reply = await send()
                 finally:
                     self.admission.release(tokens)
             except (EngineBusyError, EngineUnreachableError) as error:
-                overload: AgenticluError | None = error
+                overload: EngineError | None = error
             except DocumentTooLongError as error:
                 await self._give_up(call, error)
             except EngineReplyError as error:
@@ -308,28 +337,40 @@ class Caller:
             else:
                 self.admission.grow()
                 self.breaker.success()
-                self.spent = self.spent + reply.usage
-                await self.store.finish(call.key, encode(reply), reply.usage)
+                usage: Usage = reply.usage  # type: ignore[attr-defined]
+                self.spent = self.spent + usage
+                self._finished += 1
+                await self.store.finish(call.key, encode(reply), usage)
                 return reply
             finally:
                 self._staging.release(tokens)
-            if overload is not None:
-                if not self.breaker.paused:
-                    self.admission.shrink()
-                await self.breaker.trouble(overload)
+            if overload is None:
+                continue
+            if _is_own(overload) and self.breaker.succeeded_since(began):
+                own_faults += 1
+                if own_faults >= OWN_ATTEMPTS:
+                    await self._give_up(call, overload)
+                await asyncio.sleep(min(FIRST_PAUSE_S * 2**own_faults, LONGEST_PAUSE_S))
+                continue
+            if not self.breaker.paused:
+                self.admission.shrink()
+            await self.breaker.trouble(overload)
 
     async def _prepare(self) -> None:
         assert self._before_first is not None
         await self._before_first()
         self._ready = True
 
-    async def _give_up(self, call: CallId, error: AgenticluError) -> None:
+    async def _give_up(self, call: CallId, error: AgenticluError) -> NoReturn:
         await self.store.fail(call.key, error.message)
         raise CallFailedError(error.message) from error
 
     def _check_budget(self) -> None:
         limit = self._max_spent_tokens
-        if limit is not None and self.spent.computed_tokens >= limit:
+        if limit is None:
+            return
+        mean = self.spent.computed_tokens / max(1, self._finished)
+        if self.spent.computed_tokens + mean * self.admission.requests >= limit:
             raise BudgetExceededError(
                 f"The limit of {limit} engine tokens is reached.",
                 hint="Everything finished is kept; raise --max-tokens and run the same command.",
@@ -394,20 +435,55 @@ class LedgeredEngine:
         await self._engine.close()
 
 
-async def together(work: Iterable[Coroutine[Any, Any, Reply]]) -> list[Reply]:
+def _is_own(error: EngineError) -> bool:
+    """Whether a failure may be due to the request, not to load: an inner error, a lost line."""
+    return not isinstance(error, EngineBusyError) or error.is_fault
+
+
+async def together(
+    work: Iterable[Coroutine[Any, Any, Reply]], gate: asyncio.Semaphore | None = None
+) -> list[Reply]:
     """Runs coroutines side by side and returns their results in order.
 
     Where one meets a call that failed, the others are finished first, because what they ask is
     kept; any other error ends them all.
+
+    Args:
+        work: Coroutines; taken one by one, so that a generator makes each when its turn comes.
+        gate: Bounds how many there are at a time, over all that share it. Only for work that
+            does not itself wait at the gate.
     """
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks: list[asyncio.Task[Reply]] = []
+    ended = False
+
+    def leave(task: asyncio.Task[Reply]) -> None:
+        nonlocal ended
+        assert gate is not None
+        gate.release()
+        tolerated = (CallFailedError, NotRecordedError)
+        if task.cancelled() or not isinstance(task.exception(), (type(None), *tolerated)):
+            ended = True
+
     try:
-        for task in asyncio.as_completed(tasks):
+        coroutines = iter(work)
+        while not ended:
+            if gate is not None:
+                await gate.acquire()
+            one = next(coroutines, None)
+            if one is None:
+                if gate is not None:
+                    gate.release()
+                break
+            task = asyncio.create_task(one)
+            tasks.append(task)
+            if gate is not None:
+                task.add_done_callback(leave)
+        for done in asyncio.as_completed(tasks):
             with contextlib.suppress(CallFailedError, NotRecordedError):
-                await task
+                await done
     except BaseException:
-        for one in tasks:
-            one.cancel()
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
     return [task.result() for task in tasks]

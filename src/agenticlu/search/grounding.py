@@ -158,18 +158,17 @@ class Grounder:
         sampling = Sampling(
             temperature=0.2, top_p=0.95, max_tokens=PUBLISHED_VERDICT_TOKENS, seed=self._config.seed
         )
-        calls = []
-        for index in range(len(self.source.pieces)):
+        keys: list[str] = []
+
+        async def ask(index: int) -> str | None:
             messages = self._render_published(index, text)
-            key_of_call = sample_key((*self._scope, owner), messages, sampling, 0)
-            calls.append((self._call(key_of_call), messages))
-        found = await together(
-            self._caller.sample(call, messages, sampling)
-            for index, (call, messages) in enumerate(calls)
-        )
-        verdicts = [parse_verdict(sampled.completions[0].text) for sampled in found]
+            call = self._call(sample_key((*self._scope, owner), messages, sampling, 0))
+            keys.append(call.key)
+            sampled = await self._caller.sample(call, messages, sampling)
+            return parse_verdict(sampled.completions[0].text)
+
+        verdicts = await together(map(ask, range(len(self.source.pieces))), self._caller.gate)
         scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in verdicts]
-        keys = [call.key for call, _ in calls]
         unparsed = verdicts.count(None)
         return await self._finish(
             Fold(key, self.source.document.id, keys, scores=tuple(scores), unparsed=unparsed)
@@ -207,17 +206,17 @@ class Grounder:
 
     async def _scan_many(self, texts: Sequence[str], keys: Mapping[str, str]) -> None:
         sampling = Sampling(max_tokens=LINE_TOKENS * len(texts), seed=self._config.seed)
-        calls = []
-        for index in range(len(self.source.pieces)):
+        shared: list[str] = []
+
+        async def ask(index: int) -> tuple[str | None, ...]:
             messages = self._render_many(index, texts)
-            calls.append((self._call(sample_key(self._scope, messages, sampling, 0)), messages))
-        found = await together(
-            self._caller.sample(call, messages, sampling)
-            for index, (call, messages) in enumerate(calls)
-        )
-        lines = [parse_lines(sampled.completions[0].text, len(texts)) for sampled in found]
+            call = self._call(sample_key(self._scope, messages, sampling, 0))
+            shared.append(call.key)
+            sampled = await self._caller.sample(call, messages, sampling)
+            return parse_lines(sampled.completions[0].text, len(texts))
+
+        lines = await together(map(ask, range(len(self.source.pieces))), self._caller.gate)
         folds = []
-        shared = [call.key for call, _ in calls]
         for number, text in enumerate(texts):
             said = [line[number] for line in lines]
             scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in said]
@@ -233,15 +232,15 @@ class Grounder:
         self, text: str, indices: Sequence[int], scores: list[float | None]
     ) -> list[str]:
         """Scores pieces in place; returns the keys of the calls."""
-        calls = [self._weigh_call(index, text) for index in indices]
-        found = await together(
-            self._caller.weigh(call, messages, RELEVANCE_CHOICES)
-            for index, (call, messages) in zip(indices, calls, strict=True)
-        )
-        for index, weighed in zip(indices, found, strict=True):
+
+        async def ask(index: int) -> str:
+            call, messages = self._weigh_call(index, text)
+            weighed = await self._caller.weigh(call, messages, RELEVANCE_CHOICES)
             p = weighed.probabilities
             scores[index] = round(p.get("yes", 0.0) + p.get("maybe", 0.0) / 2, SCORE_DIGITS)
-        return [call.key for call, _ in calls]
+            return call.key
+
+        return await together(map(ask, indices), self._caller.gate)
 
     async def _finish(self, fold: Fold) -> GroundingRecord:
         store = self._caller.store
@@ -307,13 +306,17 @@ class Shortlister:
         self._num_pieces = len(source.pieces)
         texts = [source.text(index) for index in range(self._num_pieces)]
         tokens = bm25s.tokenize(texts, stopwords=None, show_progress=False)
-        self._index = bm25s.BM25()
-        self._index.index(tokens, show_progress=False)
+        self._index = bm25s.BM25() if tokens.vocab else None
+        if self._index is not None:
+            self._index.index(tokens, show_progress=False)
 
     def pick(self, text: str, k: int) -> tuple[int, ...]:
-        """Returns the `k` best pieces, ascending; all of them when there are no more."""
-        if k >= self._num_pieces:
-            return tuple(range(self._num_pieces))
+        """Returns the `k` best pieces, ascending; all of them when there are no more.
+
+        In a document without a word of two letters, where BM25 finds nothing to go by, the first.
+        """
+        if k >= self._num_pieces or self._index is None:
+            return tuple(range(min(k, self._num_pieces)))
         query = self._bm25s.tokenize([text], stopwords=None, show_progress=False)
         found, _ = self._index.retrieve(query, k=k, show_progress=False)
         return tuple(sorted(int(index) for index in found[0]))

@@ -22,12 +22,15 @@ from agenticlu.records import Node, Question, Tree, Usage
 from agenticlu.search.calls import Admission, Breaker, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
+from agenticlu.search.slots import Slots
 from agenticlu.search.tree import TreeSearch
 from agenticlu.store import Store, as_mapping
 from agenticlu.tokens import Tokenizer
 
 DEFAULT_PARALLEL = 16
 """Questions that grow at the same time."""
+OPEN_PER_SLOT = 4
+"""Questions begun for each that may be at work; the others wait for their judges."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class SearchSummary:
     unscored_nodes: int = 0
     shortfall: int = 0
     """Clarifications wanted and not found."""
+    incomplete: set[str] = field(default_factory=set)
+    """Ids of trees of which a replay did not find everything."""
     gold_recall: float | None = None
     """Share of gold pieces that grounding kept somewhere in the tree; None when gold is unknown."""
     usage: dict[str, Usage] = field(default_factory=dict)
@@ -93,6 +98,7 @@ class SearchSummary:
             "failed_nodes": self.failed_nodes,
             "unscored_nodes": self.unscored_nodes,
             "clarification_shortfall": self.shortfall,
+            "incomplete_trees": len(self.incomplete),
             "gold_recall": None if self.gold_recall is None else round(self.gold_recall, 4),
             "tokens": as_mapping(total),
             "tokens_by_phase": {name: as_mapping(usage) for name, usage in self.usage.items()},
@@ -122,7 +128,7 @@ class Limits:
     """What bounds a run from outside; changes no result."""
 
     parallel: int = DEFAULT_PARALLEL
-    """Questions that grow at the same time."""
+    """Questions that grow at the same time; those that wait for a judge do not count."""
     prompt_tokens_in_flight: int = 400_000
     requests_in_flight: int = 256
     patience_s: float = 900.0
@@ -169,18 +175,22 @@ def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) 
     wanted["profile"] = profile.label
     wanted.update(settings)
     bound = store.get("bound") or {}
-    for name, value in wanted.items():
-        if name in bound and bound[name] != value:
-            raise StoreError(
-                f"{store.folder} was started with {name} = {bound[name]!r}, not {value!r}; its "
-                "calls would not be found again.",
-                hint="Use the same value, or give --out another folder.",
-            )
+    for name in wanted.keys() & bound.keys():
+        _refuse_other(store, name, bound[name], wanted[name])
     store.put(
         bound={**bound, **wanted},
         config=config.model_dump(mode="json"),
         profile=profile.model_dump(mode="json"),
     )
+
+
+def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
+    if own != wanted:
+        raise StoreError(
+            f"{store.folder} was started with {name} = {own!r}, not {wanted!r}; its calls would "
+            "not be found again.",
+            hint="Use the same value, or give --out another folder.",
+        )
 
 
 async def run_search(
@@ -259,9 +269,15 @@ async def replay(
 
     Returns:
         Trees in corpus order, as far as they were grown, and their summary.
+
+    Raises:
+        StoreError: The settings are such that none of the recorded calls could be found.
     """
     config = config or SearchConfig.model_validate(store.get("config"))
     profile = Profile.model_validate(store.get("profile"))
+    own = SearchConfig.model_validate(store.get("config"))
+    for name in BOUND_SETTINGS:
+        _refuse_other(store, name, getattr(own, name), getattr(config, name))
     if judges is None:
         names = store.get("judges") or list(config.judges)
         judges = [build_judges([n])[0] if n in BUILT_IN else RecordedJudge(n) for n in names]
@@ -302,15 +318,29 @@ async def _grow_all(
     waiting = iter(_by_document(questions))
     golds: list[float] = []
 
+    slots = Slots(max(1, parallel))
+
     async def work() -> None:
-        for question, document_id in waiting:
+        while True:
+            await slots.enter()
+            entry = next(waiting, None)
+            if entry is None:
+                return
+            question, document_id = entry
             if document_id not in grounders:
                 source = Source(
                     caller.store.document(document_id), caller.store.pieces(document_id)
                 )
                 grounders[document_id] = Grounder(source, profile, config, caller)
             search = TreeSearch(
-                question, grounders[document_id], profile, config, caller, judges, progress.node
+                question,
+                grounders[document_id],
+                profile,
+                config,
+                caller,
+                judges,
+                progress.node,
+                slots,
             )
             tree = await search.grow()
             left[document_id] -= 1
@@ -319,15 +349,19 @@ async def _grow_all(
             if tree is not None:
                 _add(summary, tree, golds)
                 summary.shortfall += sum(s.wanted - s.found for s in search.shortfalls)
+                if not search.is_complete:
+                    summary.incomplete.add(tree.id)
                 progress.tree(tree)
 
-    tasks = [asyncio.create_task(work()) for _ in range(max(1, min(parallel, len(questions))))]
+    most_open = min(OPEN_PER_SLOT * slots.limit, len(questions))
+    tasks = [asyncio.create_task(work()) for _ in range(most_open)]
     try:
         await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await caller.cancel()
         raise
     summary.gold_recall = sum(golds) / len(golds) if golds else None
     summary.usage = caller.store.usage_by_phase()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -34,6 +35,7 @@ from agenticlu.search.clarifications import merge_near_duplicates
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
 from agenticlu.search.growth import BestFirstGrowth, Grown, Growth, build_growth
+from agenticlu.search.slots import Activity, Slots
 from agenticlu.store import CallId
 
 WITHHELD = "(The document is withheld.)"
@@ -71,6 +73,7 @@ class TreeSearch:
         caller: Caller,
         judges: Sequence[Judge],
         on_node: Callable[[Node], None] | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self.question = question
         self.shortfalls: list[Shortfall] = []
@@ -81,6 +84,7 @@ class TreeSearch:
         self._caller = caller
         self._judges = judges
         self._on_node = on_node or (lambda node: None)
+        self._activity = Activity(slots)
         self.tree_id = content_id("tree", self._document_id, question.id, str(config.seed))
         self._nodes: dict[str, Node] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
@@ -102,18 +106,19 @@ class TreeSearch:
         """
         growth = build_growth(self._config)
         try:
-            root, self._closed_book = await self._root(), await self._answer_blindly()
+            with self._activity.work():
+                root, self._closed_book = await self._root(), await self._answer_blindly()
         except NotRecordedError:
             return None
         self._tell(growth, [root])
         while root.status == "done" and (wanted := growth.ask()):
             expansions = await together(self._expand(self._nodes[node_id]) for node_id in wanted)
-            if self._incomplete:
-                break
             for node_id, children in zip(wanted, expansions, strict=True):
                 self._tell(growth, children)
                 if not children:
                     growth.close(node_id)
+            if self._incomplete:
+                break
         tree = self._tree(growth)
         if self._caller.engine is not None:
             await self._caller.store.finish_tree(tree)
@@ -202,12 +207,14 @@ class TreeSearch:
         When replaying meets a call that was not recorded, what is missing is left out.
         """
         try:
-            dialogue = self._dialogue(parent.kept, self._history(parent))
-            request = dialogue.next_request()
-            assert request is not None
-            asked = await self._clarify(parent, request)
-            texts = [completion.text for _, completion, _ in asked]
-            grounded = await self._grounder.ground(texts, parent.id)
+            with self._activity.work():
+                dialogue = self._dialogue(parent.kept, self._history(parent))
+                request = dialogue.next_request()
+                assert request is not None
+                asked = await self._clarify(parent, request)
+                texts = [completion.text for _, completion, _ in asked]
+                grounded = await self._grounder.ground(texts, parent.id)
+                self._activity.change(len(asked))  # the children's, until each is done
         except NotRecordedError:
             self._incomplete = True
             return []
@@ -283,36 +290,52 @@ class TreeSearch:
             return None
         except CallFailedError as error:
             node = _failed(node.model_copy(update={"turns": dialogue.turns[-2:]}), error)
+        finally:
+            self._activity.change(-1)
         await self._store([node])
         return node
 
     async def _answer(self, node: Node, dialogue: Dialogue) -> Node:
-        """Samples what is left of a round and judges the answer."""
+        """Samples what is left of a round and judges the answer, beside the self-check."""
         before = len(dialogue.turns) - len(node.turns) - (1 if node.turns else 0)
         rounds = dialogue.round
-        while dialogue.round == rounds:
-            request = dialogue.next_request()
-            assert request is not None
-            sampling = Sampling(
-                temperature=self._config.answer_temperature,
-                top_p=self._config.top_p if self._config.answer_temperature else 1.0,
-                max_tokens=MAX_TOKENS[request.kind],
-                seed=content_seed(node.id, request.kind),
-            )
-            sampled = await self._sample(node, request, sampling)
-            dialogue = dialogue.advance(request.turn(sampled.completions[0], sampled.usage))
-        turns = dialogue.turns[before:]
-        reply = next(turn.reply for turn in turns if turn.kind in ("direct", "answer"))
-        answer = parse_final_answer(reply)
-        judged = await together(self._judge(judge, answer) for judge in self._judges)
+        judging: list[asyncio.Task[Verdict]] = []
+        try:
+            while dialogue.round == rounds:
+                request = dialogue.next_request()
+                assert request is not None
+                turn = await self._take_turn(node, request)
+                dialogue = dialogue.advance(turn)
+                if turn.kind in ("direct", "answer"):
+                    answer = parse_final_answer(turn.reply)
+                    judging = [
+                        asyncio.create_task(self._judge(judge, answer)) for judge in self._judges
+                    ]
+            with self._activity.rest():
+                judged = await asyncio.gather(*judging)
+        except BaseException:
+            for task in judging:
+                task.cancel()
+            await asyncio.gather(*judging, return_exceptions=True)
+            raise
         return node.model_copy(
             update={
-                "turns": turns,
+                "turns": dialogue.turns[before:],
                 "answer": answer,
                 "verdicts": tuple(judged),
                 "score": combine(judged),
             }
         )
+
+    async def _take_turn(self, node: Node, request: Request) -> Turn:
+        sampling = Sampling(
+            temperature=self._config.answer_temperature,
+            top_p=self._config.top_p if self._config.answer_temperature else 1.0,
+            max_tokens=MAX_TOKENS[request.kind],
+            seed=content_seed(node.id, request.kind),
+        )
+        sampled = await self._sample(node, request, sampling)
+        return request.turn(sampled.completions[0], sampled.usage)
 
     async def _judge(self, judge: Judge, answer: str) -> Verdict:
         if judge.is_free:
