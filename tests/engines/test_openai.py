@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import socket
 import time
@@ -99,6 +100,19 @@ def test_a_text_is_continued_by_the_route_for_it(serve: Serve, chat_reply: Any) 
         "stop": ["END"],
     }
     assert endpoint.headers[1]["x-session-id"] == "doc"
+
+
+def test_half_a_character_is_no_reason_to_fall(serve: Serve, chat_reply: Any) -> None:
+    half = "a\ud83d"
+    told = [json.dumps(reply) for reply in (chat_reply(half), plain_reply(half))]
+    endpoint = serve(lambda body, i: (200, told[0]), plain=lambda body, i: (200, told[1]))
+    engine = engine_at(endpoint)
+
+    async def both() -> list[Any]:
+        return [await engine.sample(ASKED, Sampling()), await engine.complete("x", Sampling())]
+
+    for reply in run(engine, both):
+        assert reply.completions[0].text == "a\ufffd"
 
 
 def test_a_server_without_the_route_for_text_says_so(serve: Serve, chat_reply: Any) -> None:

@@ -547,7 +547,8 @@ def test_score_command_on_plain_rows(tmp_path: Path) -> None:
     assert scored.metrics["word_match"].mean == 0.5
     result = CliRunner().invoke(command, ["score", str(path), "--out", str(tmp_path / "rows")])
     assert type(result.exception).__name__ == "IncompleteRunError"
-    assert "row 3: no gold answer" in result.output
+    assert "line 4: no gold answer" in result.output
+    assert "line 5 (x): no prediction" in result.output
     assert len((tmp_path / "rows").read_text().splitlines()) == 5
 
 

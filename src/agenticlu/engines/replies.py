@@ -19,6 +19,7 @@ REASONS: dict[str, FinishReason] = {
     "length": "length",
     "content_filter": "refused",
 }
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _THINKING = re.compile(r"^\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
 _UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
 
@@ -61,7 +62,12 @@ def usage_of(reply: Json) -> Usage:
 
 def content_of(choice: Json) -> str:
     """Returns the text of one sample as it stands."""
-    return choice["message"].get("content") or ""
+    return _whole(choice["message"].get("content") or "")
+
+
+def _whole(text: str) -> str:
+    """Replaces halves of surrogate pairs, which JSON may escape and no file can hold."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def thinking_of(choice: Json) -> str:
@@ -109,7 +115,7 @@ def continuation_of(choice: Json) -> Completion:
     """Reads one sample of a continued text; its white space is part of it."""
     ids = choice.get("token_ids")
     return Completion(
-        text=choice["text"],
+        text=_whole(choice["text"]),
         finish_reason=REASONS.get(choice.get("finish_reason") or "", "unknown"),
         token_ids=tuple(ids) if ids else None,
     )

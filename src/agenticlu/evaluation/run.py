@@ -517,6 +517,8 @@ class _Runner:
             options=item.question.options,
             unit=item.unit,
             depth=item.depth,
+            rule=item.rule,
+            reference=rules.stored_reference(item),
         )
 
     def _tell(self) -> None:
