@@ -190,6 +190,52 @@ def test_stream_adds_up_to_the_reply(url: str) -> None:
     assert len(chunks) > 8, "it must come in parts"
 
 
+def test_a_text_is_continued_as_in_process(url: str, local: HFEngine) -> None:
+    remote = OpenAIEngine(url)
+    text = f"{DOCUMENT}\nThe mill was built by"
+    drawn = Sampling(temperature=0.9, max_tokens=8, n=2, seed=4)
+
+    async def both(engine: Any) -> list[Any]:
+        greedy = Sampling(max_tokens=12)
+        return [await engine.complete(text, greedy), await engine.complete(text, drawn)]
+
+    here, there = run(both(local)), run(both(remote))
+    for one, other in zip(here, there, strict=True):
+        assert [c.text for c in one.completions] == [c.text for c in other.completions]
+        assert one.usage.prompt_tokens == other.usage.prompt_tokens
+    assert here[0].completions[0].text.startswith(" "), "white space must be kept"
+    # No chat template: nothing but the text's own tokens.
+    assert here[0].usage.prompt_tokens == len(local.chat.encode_text(text))
+    status, body = post(f"{url}/completions", {"prompt": text, "max_tokens": 12, "temperature": 0})
+    assert (status, body["object"]) == (200, "text_completion")
+    assert body["choices"][0]["text"] == here[0].completions[0].text
+    asked = {"prompt": [text], "max_tokens": 12, "temperature": 0, "stream": True}
+    _, streamed = post(f"{url}/completions", asked)
+    events = [line[6:] for line in streamed.split("\n\n") if line.startswith("data: ")]
+    parts = [json.loads(event)["choices"][0]["text"] for event in events[:-1]]
+    assert "".join(parts) == here[0].completions[0].text
+    assert len(parts) > 4, "it must come in parts"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": [1, 2]}, "prompt"),
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"messages": []}, "messages"),
+        ({"prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a", "logprobs": 3}, "logprobs"),
+        ({"prompt": "a", "max_completion_tokens": 3}, "max_completion_tokens"),
+    ],
+)
+def test_what_a_continuation_cannot_have_is_named(body: dict[str, Any], param: str) -> None:
+    assert parse_request({"prompt": "a"}, plain=True).sampling.max_tokens == 16
+    with pytest.raises(RequestError) as caught:
+        parse_request(body, plain=True)
+    assert caught.value.param == param
+
+
 def test_tokenize_and_health(url: str, local: HFEngine) -> None:
     root = url.removesuffix("/v1")
     status, body = post(f"{root}/tokenize", {"prompt": "Ada Larkin"})
@@ -263,8 +309,8 @@ def test_neutral_values_and_parts_are_taken() -> None:
             "stop": "END",
         }
     )
-    assert [m.role for m in asked.messages] == ["system", "user"]
-    assert asked.messages[1].content == "Who?"
+    assert [m.role for m in asked.asked if isinstance(m, Message)] == ["system", "user"]
+    assert asked.asked[1] == Message(role="user", content="Who?")
     assert asked.sampling == Sampling(temperature=1.0, max_tokens=9, stop=("END",))
 
 

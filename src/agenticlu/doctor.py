@@ -269,5 +269,6 @@ def describe(abilities: Capabilities) -> tuple[str, ...]:
         f"{'yes' if abilities.samples_n else 'no; each is asked for by itself'}",
         f"log-probabilities: {'yes' if abilities.logprobs else 'no; verdicts are parsed'}",
         f"token ids: {'yes' if abilities.token_ids else 'no; text is tokenised again'}",
+        f"continues plain text: {'yes' if abilities.completes else 'no; HELMET runs as chat'}",
         f"says how much was cached: {'yes' if abilities.reports_cached_tokens else 'no'}",
     )

@@ -7,7 +7,7 @@ up when an old reader would misread a new file.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -281,3 +281,7 @@ class Prediction(Record):
     gold_present: bool | None = None
     """Whether a gold answer stands, as words, in what was left of the document; None where answers
     are not meant to be copied."""
+    rule: str | None = None
+    """Name of the scoring rule; None in files of older versions."""
+    reference: dict[str, Any] = {}
+    """What the rule needs besides `gold` and `options`; never passages."""

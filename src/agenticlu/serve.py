@@ -1,7 +1,8 @@
 """An OpenAI-compatible server over any engine.
 
-Routes: POST /v1/chat/completions, GET /v1/models, POST /tokenize, GET /health. What it does not
-support it refuses by name; nothing is dropped in silence.
+Routes: POST /v1/chat/completions, POST /v1/completions, GET /v1/models, POST /tokenize, GET
+/health. What it does not support it refuses by name; nothing is dropped in silence. A text to
+continue is read without the chat template, and control tokens in it are read as words.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-from agenticlu.engines.base import Completion, Engine, Sampled, Sampling
+from agenticlu.engines.base import Asked, Completion, Engine, Sampled, Sampling
 from agenticlu.errors import (
     AgenticluError,
     DocumentError,
@@ -28,6 +29,8 @@ from agenticlu.records import Message, Role, Usage, content_id
 
 DEFAULT_MAX_TOKENS = 1024
 """Of a reply whose request names no limit, if the window has as much left."""
+DEFAULT_PLAIN_TOKENS = 16
+"""Of a continued text whose request names no limit, as in OpenAI's API."""
 MOST_SAMPLES = 256
 """Of one request."""
 FIELDS = frozenset(
@@ -49,6 +52,22 @@ FIELDS = frozenset(
     }
 )
 """Fields with an effect."""
+PLAIN_FIELDS = frozenset(
+    {
+        "model",
+        "prompt",
+        "n",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "stop",
+        "seed",
+        "stream",
+        "stream_options",
+        "return_token_ids",
+    }
+)
+"""Likewise where a text is continued."""
 IDLE_FIELDS = frozenset({"user", "metadata", "store", "safety_identifier", "service_tier"})
 """Fields that by their meaning change no reply."""
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
@@ -65,6 +84,14 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "modalities": (None, ["text"]),
 }
 """Fields that are taken only with a value that asks for nothing."""
+NEUTRAL_PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
+    **NEUTRAL_VALUES,
+    "logprobs": (None,),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "best_of": (None, 1),
+}
+"""Likewise where a text is continued."""
 ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
@@ -83,7 +110,7 @@ class DetailedEngine(Protocol):
 
     async def generate(
         self,
-        messages: Sequence[Message],
+        asked: Asked,
         sampling: Sampling,
         *,
         top_logprobs: int | None = None,
@@ -94,10 +121,11 @@ class DetailedEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class ChatRequest:
+class CompletionRequest:
     """A request that was understood."""
 
-    messages: tuple[Message, ...]
+    asked: tuple[Message, ...] | str
+    """A conversation, or a text to continue."""
     sampling: Sampling
     max_tokens_given: bool
     top_logprobs: int | None
@@ -114,40 +142,44 @@ class RequestError(UsageError):
         self.param = param
 
 
-def parse_request(body: Any) -> ChatRequest:
-    """Reads a chat completion request.
+def parse_request(body: Any, *, plain: bool = False) -> CompletionRequest:
+    """Reads a request for a chat completion, or for the continuation of a text.
+
+    Args:
+        body: From the client.
+        plain: Whether a text is to be continued.
 
     Raises:
         RequestError: It is malformed, or asks for what the server does not do.
     """
     if not isinstance(body, dict):
         raise RequestError("The body must be a JSON object.", None)
-    _refuse_unsupported(body)
-    max_tokens = _number(body, "max_completion_tokens", int, 1, None)
-    if max_tokens is None:
-        max_tokens = _number(body, "max_tokens", int, 1, None)
+    _refuse_unsupported(body, plain)
+    max_tokens = _number(body, "max_tokens", int, 1, None)
+    if not plain:
+        max_tokens = _number(body, "max_completion_tokens", int, 1, None) or max_tokens
     stop = body.get("stop") or ()
     stop = (stop,) if isinstance(stop, str) else tuple(stop)
     if not all(isinstance(one, str) and one for one in stop):
         raise RequestError("'stop' must be a text or a list of texts.", "stop")
-    top_logprobs = _number(body, "top_logprobs", int, 0, 20)
+    top_logprobs = None if plain else _number(body, "top_logprobs", int, 0, 20)
     if top_logprobs and not body.get("logprobs"):
         raise RequestError("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
     temperature = _number(body, "temperature", float, 0.0, 10.0)
     top_p = _number(body, "top_p", float, 0.0, 1.0)
     if top_p == 0.0:
         raise RequestError("'top_p' must be above 0.", "top_p")
-    return ChatRequest(
-        messages=_parse_messages(body.get("messages")),
+    return CompletionRequest(
+        asked=_parse_prompt(body.get("prompt")) if plain else _parse_messages(body.get("messages")),
         sampling=Sampling(
             temperature=1.0 if temperature is None else temperature,
             top_p=1.0 if top_p is None else top_p,
-            max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
+            max_tokens=max_tokens or (DEFAULT_PLAIN_TOKENS if plain else DEFAULT_MAX_TOKENS),
             n=_number(body, "n", int, 1, MOST_SAMPLES) or 1,
             stop=stop,
             seed=_number(body, "seed", int, None, None),
         ),
-        max_tokens_given=max_tokens is not None,
+        max_tokens_given=max_tokens is not None or plain,
         top_logprobs=(top_logprobs or 0) if body.get("logprobs") else None,
         stream=bool(body.get("stream")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
@@ -155,13 +187,15 @@ def parse_request(body: Any) -> ChatRequest:
     )
 
 
-def _refuse_unsupported(body: Mapping[str, Any]) -> None:
+def _refuse_unsupported(body: Mapping[str, Any], plain: bool) -> None:
+    fields = PLAIN_FIELDS if plain else FIELDS
+    neutral = NEUTRAL_PLAIN_VALUES if plain else NEUTRAL_VALUES
     for field, value in body.items():
-        if field in FIELDS or field in IDLE_FIELDS:
+        if field in fields or field in IDLE_FIELDS:
             continue
-        if field not in NEUTRAL_VALUES:
-            raise RequestError(f"Unknown field {field!r}.", field, hint=did_you_mean(field, FIELDS))
-        if value not in NEUTRAL_VALUES[field]:
+        if field not in neutral:
+            raise RequestError(f"Unknown field {field!r}.", field, hint=did_you_mean(field, fields))
+        if value not in neutral[field]:
             raise RequestError(f"This server does not support {field!r}.", field)
 
 
@@ -178,6 +212,15 @@ def _number(
         noun = "a number" if kind is float else "a whole number"
         raise RequestError(f"{field!r} must be {noun}{bounds}, not {value!r}.", field)
     return kind(value)
+
+
+def _parse_prompt(given: Any) -> str:
+    """Reads the text to continue; a list may hold one."""
+    if isinstance(given, list) and len(given) == 1:
+        given = given[0]
+    if not isinstance(given, str) or not given:
+        raise RequestError("'prompt' must be one text that is not empty.", "prompt")
+    return given
 
 
 def _parse_messages(given: Any) -> tuple[Message, ...]:
@@ -277,7 +320,8 @@ class ChatServer:
 
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", self.complete, methods=["POST"]),
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/completions", self.complete, methods=["POST"]),
                 Route("/v1/models", self.list_models),
                 Route("/tokenize", self.tokenize, methods=["POST"]),
                 Route("/health", self.health),
@@ -316,13 +360,20 @@ class ChatServer:
             return _json_error(error)
         return _json({"count": len(ids), "tokens": ids, "max_model_len": engine.context_tokens})
 
-    async def complete(self, request: Any) -> Any:
+    async def chat(self, request: Any) -> Any:
         """POST /v1/chat/completions."""
+        return await self._answer(request, plain=False)
+
+    async def complete(self, request: Any) -> Any:
+        """POST /v1/completions."""
+        return await self._answer(request, plain=True)
+
+    async def _answer(self, request: Any, *, plain: bool) -> Any:
         from starlette.responses import StreamingResponse
 
         try:
             body = await _read_json(request)
-            asked = parse_request(body)
+            asked = parse_request(body, plain=plain)
             if body.get("model") not in (None, self.model):
                 raise ModelNotFoundError(
                     f"There is no model {body['model']!r}. This server has {self.model!r}."
@@ -332,7 +383,8 @@ class ChatServer:
                 raise RequestError("This engine gives no log-probabilities.", "logprobs")
             session = request.headers.get("x-session-id")
             self._replies += 1
-            reply_id = f"chatcmpl-{content_id(self.model, str(self._created), str(self._replies))}"
+            number = content_id(self.model, str(self._created), str(self._replies))
+            reply_id = f"{'cmpl' if plain else 'chatcmpl'}-{number}"
             if asked.stream:
                 events = self._stream(asked, reply_id, session)
                 first = await anext(events)  # an error before it still has its own status
@@ -343,43 +395,50 @@ class ChatServer:
             return _json_error(error)
         return _json(self._render(asked, reply, reply_id))
 
-    def _with_limit(self, asked: ChatRequest) -> ChatRequest:
-        """Gives a request without a limit what is left of the window."""
+    def _with_limit(self, asked: CompletionRequest) -> CompletionRequest:
+        """Gives a conversation without a limit what is left of the window."""
         engine = self.engine
         if asked.max_tokens_given or not isinstance(engine, DetailedEngine):
             return asked
         if engine.context_tokens is None:
             return asked
-        left = engine.context_tokens - len(engine.chat.encode(asked.messages))
+        left = engine.context_tokens - len(engine.chat.encode(asked.asked))
         limit = max(1, min(DEFAULT_MAX_TOKENS, left))
         return replace(asked, sampling=replace(asked.sampling, max_tokens=limit))
 
     async def _sample(
         self,
-        asked: ChatRequest,
+        asked: CompletionRequest,
         session: str | None,
         on_token: Callable[[int, int], None] | None = None,
     ) -> Sampled:
         if isinstance(self.engine, DetailedEngine):
             reply: Sampled = await self.engine.generate(
-                asked.messages,
+                asked.asked,
                 asked.sampling,
                 top_logprobs=asked.top_logprobs,
                 on_token=on_token,
             )
             return reply
-        return await self.engine.sample(asked.messages, asked.sampling, session=session)
+        if isinstance(asked.asked, str):
+            return await self.engine.complete(asked.asked, asked.sampling, session=session)
+        return await self.engine.sample(asked.asked, asked.sampling, session=session)
 
-    def _render(self, asked: ChatRequest, reply: Sampled, reply_id: str) -> dict[str, Any]:
+    def _render(self, asked: CompletionRequest, reply: Sampled, reply_id: str) -> dict[str, Any]:
+        def said(text: str) -> dict[str, Any]:
+            if isinstance(asked.asked, str):
+                return {"text": text}
+            return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
         return {
             "id": reply_id,
-            "object": "chat.completion",
+            "object": "text_completion" if isinstance(asked.asked, str) else "chat.completion",
             "created": int(time.time()),
             "model": self.model,
             "choices": [
                 {
                     "index": i,
-                    "message": {"role": "assistant", "content": one.text, "refusal": None},
+                    **said(one.text),
                     "finish_reason": FINISH[one.finish_reason],
                     "logprobs": self._logprobs(asked, reply, i),
                     **self._ids(asked, one),
@@ -389,27 +448,31 @@ class ChatServer:
             "usage": render_usage(reply.usage),
         }
 
-    def _logprobs(self, asked: ChatRequest, reply: Sampled, index: int) -> dict[str, Any] | None:
+    def _logprobs(
+        self, asked: CompletionRequest, reply: Sampled, index: int
+    ) -> dict[str, Any] | None:
         if asked.top_logprobs is None:
             return None
         tokens: Sequence[Any] = getattr(reply, "logprobs", ())[index]
         return render_logprobs(tokens, asked.top_logprobs)
 
-    def _ids(self, asked: ChatRequest, completion: Completion) -> dict[str, Any]:
+    def _ids(self, asked: CompletionRequest, completion: Completion) -> dict[str, Any]:
         if not asked.token_ids or completion.token_ids is None:
             return {}
         return {"token_ids": list(completion.token_ids)}
 
     async def _stream(
-        self, asked: ChatRequest, reply_id: str, session: str | None
+        self, asked: CompletionRequest, reply_id: str, session: str | None
     ) -> AsyncIterator[str]:
         """Yields server-sent events: text as it comes, then reasons, usage and the end."""
         arrived: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         tokens: list[list[int]] = [[] for _ in range(asked.sampling.n)]
         sent = [""] * asked.sampling.n
+        plain = isinstance(asked.asked, str)
+        nothing: dict[str, Any] = {"text": ""} if plain else {"delta": {}}
         head = {
             "id": reply_id,
-            "object": "chat.completion.chunk",
+            "object": "text_completion" if plain else "chat.completion.chunk",
             "created": int(time.time()),
             "model": self.model,
         }
@@ -418,8 +481,8 @@ class ChatServer:
             return f"data: {json.dumps({**head, 'choices': choices, **more})}\n\n"
 
         def delta(index: int, text: str) -> str:
-            choice = {"index": index, "delta": {"content": text}, "finish_reason": None}
-            return event([choice])
+            said = {"text": text} if plain else {"delta": {"content": text}}
+            return event([{"index": index, **said, "finish_reason": None}])
 
         work = asyncio.ensure_future(
             self._sample(
@@ -430,7 +493,7 @@ class ChatServer:
         try:
             opened = False
             while (news := await arrived.get()) is not None:
-                if not opened:
+                if not opened and not plain:
                     opened = True
                     for index in range(asked.sampling.n):
                         opening = {"role": "assistant", "content": ""}
@@ -438,7 +501,8 @@ class ChatServer:
                 index, token = news
                 tokens[index].append(token)
                 assert isinstance(self.engine, DetailedEngine)
-                text = safe_text(self.engine.chat.decode(tokens[index]), asked.sampling.stop)
+                text = self.engine.chat.decode(tokens[index])
+                text = safe_text(text, asked.sampling.stop, strip=not plain)
                 if len(text) > len(sent[index]):
                     yield delta(index, text[len(sent[index]) :])
                     sent[index] = text
@@ -448,7 +512,7 @@ class ChatServer:
                     yield delta(index, one.text[len(sent[index]) :])
                 choice = {
                     "index": index,
-                    "delta": {},
+                    **nothing,
                     "finish_reason": FINISH[one.finish_reason],
                     "logprobs": self._logprobs(asked, reply, index),
                     **self._ids(asked, one),
@@ -461,15 +525,16 @@ class ChatServer:
             work.cancel()
 
 
-def safe_text(text: str, stops: Sequence[str]) -> str:
+def safe_text(text: str, stops: Sequence[str], *, strip: bool = True) -> str:
     """Returns the part of an unfinished reply that can no longer change.
 
-    White space at the ends, half a character and what may turn into a stop text are held back.
+    Half a character and what may turn into a stop text are held back, and white space at the ends
+    where replies are stripped of it.
 
-    >>> safe_text("  The mill EN", ["END"])
-    'The mill'
+    >>> safe_text("  The mill EN", ["END"]), safe_text("  The mill EN", ["END"], strip=False)
+    ('The mill', '  The mill ')
     """
-    text = text.lstrip()
+    text = text.lstrip() if strip else text
     for stop in stops:
         if (at := text.find(stop)) >= 0:
             text = text[:at]
@@ -477,7 +542,8 @@ def safe_text(text: str, stops: Sequence[str]) -> str:
             if text.endswith(stop[:length]):
                 text = text[:-length]
                 break
-    return text.rstrip("\ufffd").rstrip()
+    text = text.rstrip("\ufffd")
+    return text.rstrip() if strip else text
 
 
 def build_app(engine: Engine, model: str) -> Any:

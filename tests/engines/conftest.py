@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import threading
@@ -85,11 +86,13 @@ Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 @dataclass
 class Endpoint:
-    """A server on loopback whose chat completions come from a function."""
+    """A server on loopback whose completions come from a function."""
 
     answer: Callable[[dict[str, Any], int], Answer]
     """Given the body and the number of the request: status, body and perhaps headers."""
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "m", "object": "model"}])
+    plain: Callable[[dict[str, Any], int], Answer] | None = None
+    """Answers the route for plain text; None: there is no such route."""
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -103,7 +106,10 @@ class Endpoint:
         from starlette.responses import JSONResponse, Response
         from starlette.routing import Route
 
-        async def complete(request: Any) -> Any:
+        def route(function: Callable[[dict[str, Any], int], Answer]) -> Any:
+            return functools.partial(complete, function=function)
+
+        async def complete(request: Any, function: Callable[[dict[str, Any], int], Answer]) -> Any:
             self.running += 1
             self.most_running = max(self.most_running, self.running)
             try:
@@ -112,7 +118,7 @@ class Endpoint:
                 self.bodies.append(asked)
                 self.headers.append(dict(request.headers))
                 await asyncio.sleep(0.002)
-                status, body, *more = self.answer(asked, number)
+                status, body, *more = function(asked, number)
             finally:
                 self.running -= 1
             headers = more[0] if more else {}
@@ -125,12 +131,13 @@ class Endpoint:
                 return JSONResponse({"error": {"message": "no such route"}}, 404)
             return JSONResponse({"object": "list", "data": self.models})
 
-        return Starlette(
-            routes=[
-                Route("/v1/chat/completions", complete, methods=["POST"]),
-                Route("/v1/models", models),
-            ]
-        )
+        routes = [
+            Route("/v1/chat/completions", route(self.answer), methods=["POST"]),
+            Route("/v1/models", models),
+        ]
+        if self.plain is not None:
+            routes.append(Route("/v1/completions", route(self.plain), methods=["POST"]))
+        return Starlette(routes=routes)
 
 
 def reply(*texts: str, prompt: int = 10, cached: int = 0, **choice: Any) -> dict[str, Any]:

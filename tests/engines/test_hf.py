@@ -522,11 +522,88 @@ def test_system_turn_is_folded_where_the_template_has_none() -> None:
     assert with_system.render(ask("Who?")).startswith("[system]A careful")
 
 
-def test_a_tokenizer_without_template_is_refused() -> None:
+def test_a_tokenizer_without_template_cannot_talk() -> None:
     from agenticlu.engines.chat import ChatFormat
 
     with pytest.raises(EngineError, match="no chat template"):
-        ChatFormat(StubTokenizer(None), "some model")
+        ChatFormat(StubTokenizer(None), "some model").render(ask("Who?"))
+
+
+@pytest.fixture(scope="module")
+def base_model(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model without a chat template; its tokenizer puts a start token first."""
+    import shutil
+
+    from tokenizers import Tokenizer, processors
+
+    copy = tmp_path_factory.mktemp("base")
+    shutil.copytree(random_model, copy, dirs_exist_ok=True)
+    (copy / "chat_template.jinja").unlink()
+    tokenizer = Tokenizer.from_file(str(copy / "tokenizer.json"))
+    start = tokenizer.token_to_id("<|bos|>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", start)]
+    )
+    tokenizer.save(str(copy / "tokenizer.json"))
+    return copy
+
+
+def test_a_text_is_continued_as_transformers_continues_it(base_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    engine = HFEngine(base_model)
+    text = f"{DOCUMENT}The mill was built by"
+    reply = run(engine, engine.complete(text, Sampling(max_tokens=12)))[0]
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    assert ids[0, :2].tolist() != [1, 1], "one start token, not two"
+    assert ids[0, 0] == 1
+    said = model.generate(ids, do_sample=False, max_new_tokens=12)[0, ids.shape[1] :].tolist()
+    said = said[: said.index(2)] if 2 in said else said
+    assert list(reply.completions[0].token_ids or ()) == said
+    assert reply.completions[0].text == tokenizer.decode(said, skip_special_tokens=True)
+    assert reply.usage.prompt_tokens == ids.shape[1]
+    assert len(said) > 3, "the case must generate something"
+
+
+def test_a_text_to_continue_is_plain_text(base_model: Path, random_model: Path) -> None:
+    base, other = HFEngine(base_model), HFEngine(random_model)
+    assert base.chat.encode_plain("Who?") == [1, *base.chat.encode_text("Who?")]
+    assert other.chat.encode_plain("Who?") == other.chat.encode_text("Who?")
+    # A control token in a document is words, so there is still one start token.
+    assert base.chat.encode_plain("<|bos|>Who?<|end|>").count(1) == 1
+    assert 2 not in base.chat.encode_plain("<|bos|>Who?<|end|>")
+    with pytest.raises(UsageError, match="no token"):
+        run(other, other.complete("", Sampling()))
+    with pytest.raises(EngineError, match="no chat template"):
+        run(base, base.sample(ask("Who?"), Sampling()))
+
+
+@pytest.mark.parametrize("starts", [True, False])
+@pytest.mark.parametrize("given", [{}, {"add_bos_token": True}, {"add_bos_token": False}])
+def test_start_tokens_are_those_of_transformers(
+    tmp_path: Path, random_model: Path, base_model: Path, starts: bool, given: dict[str, bool]
+) -> None:
+    import json
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from agenticlu.engines.bare import load_bare
+
+    folder = tmp_path / "m"
+    shutil.copytree(random_model, folder)
+    if starts:
+        shutil.copy(base_model / "tokenizer.json", folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | given))
+    bare = load_bare(folder)
+    assert bare is not None, "the case must take the short way"
+    expected = AutoTokenizer.from_pretrained(folder)("Who?")["input_ids"]
+    assert bare.tokenizer("Who?")["input_ids"] == expected
+    assert (expected[0] == 1) == starts
 
 
 def test_a_torn_checkpoint_is_told(tmp_path: Path, random_model: Path) -> None:

@@ -78,6 +78,71 @@ def test_request_carries_the_sampling_and_the_session(serve: Serve, chat_reply: 
     assert endpoint.headers[0]["x-session-id"] == "doc"
 
 
+def plain_reply(*texts: str) -> dict[str, Any]:
+    choices = [{"index": i, "text": text, "finish_reason": "stop"} for i, text in enumerate(texts)]
+    return {"object": "text_completion", "choices": choices, "usage": {"prompt_tokens": 7}}
+
+
+def test_a_text_is_continued_by_the_route_for_it(serve: Serve, chat_reply: Any) -> None:
+    def answer(body: dict[str, Any], i: int) -> Any:
+        return (503, {}) if i == 0 else (200, plain_reply("\n5", " five"))
+
+    endpoint = serve(lambda body, i: (200, chat_reply("no")), plain=answer)
+    engine = engine_at(endpoint)
+    sampling = Sampling(n=2, temperature=0.5, max_tokens=5, seed=3, stop=("END",))
+    reply = run(engine, lambda: engine.complete("label:", sampling, session="doc"))
+    assert [one.text for one in reply.completions] == ["\n5", " five"]
+    assert (reply.usage.prompt_tokens, engine.usage.prompt_tokens) == (7, 7)
+    assert len(endpoint.bodies) == 2, "asked again after the failure"
+    assert endpoint.bodies[1] == {
+        "model": "m",
+        "prompt": "label:",
+        "temperature": 0.5,
+        "max_tokens": 5,
+        "n": 2,
+        "seed": 3,
+        "stop": ["END"],
+    }
+    assert endpoint.headers[1]["x-session-id"] == "doc"
+
+
+def test_half_a_character_is_no_reason_to_fall(serve: Serve, chat_reply: Any) -> None:
+    half = "a\ud83d"
+    told = [json.dumps(reply) for reply in (chat_reply(half), plain_reply(half))]
+    endpoint = serve(lambda body, i: (200, told[0]), plain=lambda body, i: (200, told[1]))
+    engine = engine_at(endpoint)
+
+    async def both() -> list[Any]:
+        return [await engine.sample(ASKED, Sampling()), await engine.complete("x", Sampling())]
+
+    for reply in run(engine, both):
+        assert reply.completions[0].text == "a\ufffd"
+
+
+def test_a_server_without_the_route_for_text_says_so(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada")))
+    engine = engine_at(endpoint)
+    with pytest.raises(EngineReplyError, match="continues no plain text") as caught:
+        run(engine, lambda: engine.complete("label:", Sampling()))
+    assert "--chat" in (caught.value.hint or "")
+    other = engine_at(endpoint, "other")
+    other._connected = True  # as if the list had been right before
+    with pytest.raises(ModelNotFoundError, match="other"):
+        run(other, lambda: other.complete("label:", Sampling()))
+    chatty = engine_at(serve(Pretender(chat_reply), plain=lambda body, i: (200, chat_reply("x"))))
+    with pytest.raises(EngineReplyError, match="without a text"):
+        run(chatty, lambda: chatty.complete("label:", Sampling()))
+
+
+@pytest.mark.parametrize("completes", [True, False])
+def test_the_probe_finds_the_route_for_text(serve: Serve, chat_reply: Any, completes: bool) -> None:
+    plain = (lambda body, i: (200, plain_reply(" three"))) if completes else None
+    engine = engine_at(serve(Pretender(chat_reply), plain=plain))
+    found = run(engine, engine.capabilities)
+    assert found.completes == completes
+    assert found.notes == ()
+
+
 def test_a_server_that_drops_n_is_asked_for_the_rest_once_each(
     serve: Serve, chat_reply: Any
 ) -> None:

@@ -58,6 +58,22 @@ def test_a_session_stays_and_sessions_spread() -> None:
     assert len(set(first)) == 3
 
 
+def test_texts_are_continued_where_their_session_is() -> None:
+    pool, engines, _ = make_pool()
+
+    async def scenario() -> tuple[str, str]:
+        reply = await pool.complete("Once", Sampling(), session="s3")
+        return reply.completions[0].text, await where(pool, "s3")
+
+    text, there = asyncio.run(scenario())
+    assert text == there
+    for engine in engines:
+        engine.name = "same"
+    assert asyncio.run(make_pool(1)[0].capabilities()).completes
+    engines[1]._completes = False  # one that cannot is enough: sessions may move to it
+    assert not asyncio.run(pool.capabilities()).completes
+
+
 def test_only_a_dead_replicas_sessions_move_and_they_come_back() -> None:
     pool, engines, told = make_pool(rest_s=0.05)
 

@@ -7,8 +7,9 @@ import pytest
 
 from agenticlu.engines.base import Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import DocumentTooLongError, EngineBusyError
+from agenticlu.errors import DocumentTooLongError, EngineBusyError, EngineReplyError
 from agenticlu.records import Message
+from agenticlu.tokens import ApproximateTokenizer
 
 SYSTEM = Message(role="system", content="Read with care.")
 
@@ -138,3 +139,15 @@ def test_request_key_ignores_the_seed_of_a_greedy_request() -> None:
 
     assert key(seed=1) == key(seed=2)
     assert key(seed=1, temperature=0.5) != key(seed=2, temperature=0.5)
+
+
+def test_a_text_is_continued_with_its_white_space() -> None:
+    engine = ScriptedEngine({"label": "\n5 \n"}, tokenizer=ApproximateTokenizer())
+    reply = asyncio.run(engine.complete("text\nlabel:", Sampling(n=2)))
+    assert [one.text for one in reply.completions] == ["\n5 \n"] * 2
+    assert engine.requests[0].plain
+    told = asyncio.run(engine.sample(ask("label"), Sampling()))
+    assert told.completions[0].text == "5"
+    silent = ScriptedEngine(completes=False)
+    with pytest.raises(EngineReplyError):
+        asyncio.run(silent.complete("x", Sampling()))

@@ -52,6 +52,8 @@ def test_items_fit_score_and_differ(task: str) -> None:
             right = f"Answer: {item.reference['letter']}"
         elif item.rule == "label":
             right = f"label: {right}"
+        elif item.rule == "set_f1":
+            right = f"Final Answer: {right}"
         headline = rules.RULES[item.rule].headline
         assert rules.score(item, right)[headline] == 1.0
         assert rules.score(item, "no idea at all")[headline] == 0.0

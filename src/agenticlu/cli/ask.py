@@ -162,7 +162,7 @@ def _read_questions(path: str) -> list[Mapping[str, Any]]:
     except UnicodeDecodeError as error:
         raise UsageError(f"The questions {path!r} are not UTF-8 (byte {error.start}).") from error
     rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.lstrip().startswith("{"):
             rows.append(_read_row(line, number))
         elif line.strip():

@@ -24,7 +24,6 @@ TASK_OPTIONS = (
     "helmet_data",
     "helmet_tokenizer",
     "templates",
-    "chat",
     "haystack",
     "words",
 )
@@ -69,8 +68,8 @@ class EvalSettings(Settings):
     """Folder of the tokenizer that HELMET counts documents with; None is Llama 2's."""
     templates: str | None = None
     """TOML file of other instruction wordings."""
-    chat: bool = False
-    """Send every HELMET prompt in chat form."""
+    chat: bool | None = None
+    """Prompt layouts sent as chat, or as plain text to continue; None: each as HELMET sends it."""
     haystack: str | None = None
     """Text file that needles are hidden in; None invents prose."""
     words: Literal["own", "wonderwords"] = "own"
@@ -155,7 +154,11 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--helmet-data", metavar="FOLDER", help="Holds HELMET's data/.")
 @click.option("--helmet-tokenizer", metavar="FOLDER", help="In place of Llama 2's.")
 @click.option("--templates", metavar="FILE", help="TOML file of other instruction wordings.")
-@click.option("--chat", is_flag=True, default=None, help="HELMET's prompts in chat form, all.")
+@click.option(
+    "--chat/--no-chat",
+    default=None,
+    help="HELMET's prompts as chat, or as plain text to continue, all (default: as HELMET does).",
+)
 @click.option("--haystack", metavar="FILE", help="Prose to hide needles in.")
 @click.option("--words", type=click.Choice(["own", "wonderwords"]), help="Of counting tasks.")
 @click.option("--as-published", is_flag=True, help="The published arms' settings; see the docs.")
@@ -323,6 +326,8 @@ def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
     if summary.differences:
         click.echo("\nPaired differences, percentage points:")
         click.echo(differences_table(summary))
+    for note in summary.notes:
+        click.echo(f"\nNote: {note}")
     click.echo(f"\nWritten: {out / 'summary.json'}, results.md, results.csv, predictions.jsonl")
 
 

@@ -57,6 +57,11 @@ class BareTokenizer:
         )
         return text
 
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        """Returns the ids of a text, with what tokenizer.json adds to any text."""
+        ids: list[int] = self.backend_tokenizer.encode(text).ids
+        return {"input_ids": ids}
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Returns the text of ids."""
         text: str = self.backend_tokenizer.decode(

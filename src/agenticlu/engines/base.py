@@ -24,12 +24,16 @@ class Sampling:
     """Of the request; sample k of n uses a seed derived from it where the engine allows."""
 
 
+Asked = Sequence[Message] | str
+"""What is sampled from: a conversation, or a plain text to continue."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled reply."""
 
     text: str
-    """White space at both ends stripped."""
+    """White space at both ends stripped; of a continued text as sampled."""
     finish_reason: FinishReason = "unknown"
     token_ids: tuple[int, ...] | None = None
     """As sampled, without the end token; None where the engine does not tell."""
@@ -84,6 +88,8 @@ class Capabilities:
     logprobs: bool = True
     token_ids: bool = False
     reports_cached_tokens: bool = True
+    completes: bool = True
+    """Whether plain text can be continued, without a chat template."""
     context_tokens: int | None = None
     """Longest prompt plus completion; None when unknown."""
     notes: tuple[str, ...] = field(default=())
@@ -115,6 +121,21 @@ class Engine(Protocol):
             sampling: How.
             session: Requests of one session share a prefix: pools keep them on one replica,
                 in-process engines keep their cache.
+        """
+        ...
+
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples `sampling.n` continuations of a plain text, white space kept.
+
+        No chat template; before the text stands what the model's tokenizer puts before any text
+        (one start token, or nothing). Control tokens in the text are read as words.
+
+        Args:
+            text: To be continued.
+            sampling: How.
+            session: As in `sample`.
         """
         ...
 

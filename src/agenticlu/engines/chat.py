@@ -1,4 +1,4 @@
-"""Conversations to token ids and back, by the model's own chat template."""
+"""Conversations and plain texts to token ids and back, by the model's own rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from agenticlu.errors import EngineError
+from agenticlu.errors import EngineError, UsageError
 from agenticlu.records import Message, content_id
 
 TEMPLATE_OPTIONS = {"date_string": "26 Jul 2024", "enable_thinking": False}
@@ -17,26 +17,18 @@ class ChatFormat:
     """The tokenizer and the chat template of one model.
 
     Args:
-        tokenizer: A tokenizer of transformers.
+        tokenizer: A tokenizer of transformers; without a chat template it only continues text.
         source: Named in errors.
-
-    Raises:
-        EngineError: The tokenizer has no chat template.
     """
 
     def __init__(self, tokenizer: Any, source: str) -> None:
         self.tokenizer = tokenizer
-        if not tokenizer.chat_template:
-            raise EngineError(
-                f"The tokenizer of {source!r} has no chat template, so it cannot hold a"
-                " conversation.",
-                hint="Use an instruction-tuned checkpoint, or add chat_template.jinja to it.",
-            )
+        self._source = source
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = backend
         self._controls = _control_pattern(backend)
         self._choices: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
-        self.system_role = self._takes_system_role()
+        self.system_role = bool(tokenizer.chat_template) and self._takes_system_role()
 
     def render(self, messages: Sequence[Message], *, prompt: bool = True) -> str:
         """Renders a conversation as the template does.
@@ -44,7 +36,16 @@ class ChatFormat:
         Args:
             messages: Folded first where the template knows no system role.
             prompt: Ends with the opening of the assistant's turn.
+
+        Raises:
+            EngineError: The tokenizer has no chat template.
         """
+        if not self.tokenizer.chat_template:
+            raise EngineError(
+                f"The tokenizer of {self._source!r} has no chat template, so it cannot hold a"
+                " conversation.",
+                hint="Use an instruction-tuned checkpoint, or add chat_template.jinja to it.",
+            )
         rows = [
             {"role": message.role, "content": self.disarm(message.content)} for message in messages
         ]
@@ -72,6 +73,17 @@ class ChatFormat:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Returns the ids of a prompt, up to the opening of the assistant's turn."""
         return self.encode_text(self.render(messages))
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Returns the ids of a text to continue, with the start token if the tokenizer adds one.
+
+        Raises:
+            UsageError: There are none.
+        """
+        ids = list(self.tokenizer(self.disarm(text))["input_ids"])
+        if not ids:
+            raise UsageError("There is no text to continue: it has no token.")
+        return ids
 
     def encode_text(self, text: str) -> list[int]:
         """Returns the ids of a text; nothing is added."""

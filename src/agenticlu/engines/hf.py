@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenticlu.engines.base import Capabilities, Generated, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Asked, Capabilities, Generated, Sampled, Sampling, Weighed
 from agenticlu.errors import UsageError, missing_dependency
 from agenticlu.records import Message, Usage
 
@@ -110,18 +110,29 @@ class HFEngine:
         """
         return await self.generate(messages, sampling)
 
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Continues a plain text.
+
+        Raises:
+            DocumentTooLongError: Text and continuation exceed the model's window.
+            UsageError: The text is empty.
+        """
+        return await self.generate(text, sampling)
+
     async def generate(
         self,
-        messages: Sequence[Message],
+        asked: Asked,
         sampling: Sampling,
         *,
         top_logprobs: int | None = None,
         on_token: Callable[[int, int], None] | None = None,
     ) -> Generated:
-        """Like `sample`, with log-probabilities and news of every token.
+        """Like `sample` or `complete`, with log-probabilities and news of every token.
 
         Args:
-            messages: The conversation.
+            asked: The conversation, or the text to continue.
             sampling: How.
             top_logprobs: How many rivals to report per token; None reports nothing.
             on_token: Called in the event loop with (ordinal, token id) of every token that is no
@@ -132,7 +143,7 @@ class HFEngine:
                 f"n and max_tokens are at least 1, not {sampling.n} and {sampling.max_tokens}."
             )
         result: Generated = await self._submit(
-            messages, sampling, (), top_logprobs=top_logprobs, on_token=on_token
+            asked, sampling, (), top_logprobs=top_logprobs, on_token=on_token
         )
         return result
 
@@ -162,7 +173,7 @@ class HFEngine:
 
     async def _submit(
         self,
-        messages: Sequence[Message],
+        asked: Asked,
         sampling: Sampling | None,
         choices: tuple[str, ...],
         **rest: Any,
@@ -171,7 +182,7 @@ class HFEngine:
 
         loop = asyncio.get_running_loop()
         job = Job(
-            messages=tuple(messages),
+            asked=asked if isinstance(asked, str) else tuple(asked),
             sampling=sampling,
             choices=choices,
             call=next(self._calls),

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agenticlu.engines.base import Capabilities, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Asked, Capabilities, Sampled, Sampling, Weighed
 from agenticlu.engines.replies import (
     check_reply,
     completion_of,
+    continuation_of,
     first_logprobs,
     label_masses,
     retry_after_s,
@@ -64,6 +65,8 @@ WARM = 0.5
 """A temperature from which on samples differ unless something is wrong."""
 LONG_TEXT_CHARACTERS = 80
 """Equal samples of at least this length at a temperature of at least `WARM` are no chance."""
+CHAT_ROUTE = "/chat/completions"
+PLAIN_ROUTE = "/completions"
 TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
 _TOO_LONG = re.compile(
@@ -81,6 +84,8 @@ class Findings:
     samples_differ: bool = True
     logprobs: bool = True
     token_ids: bool = False
+    completes: bool | None = None
+    """Whether there is a route for plain text; None while not known."""
     cached_tokens: bool | None = None
     """None while not known."""
     seed_repeats: bool | None = None
@@ -172,20 +177,34 @@ class OpenAIEngine:
             DocumentTooLongError: The server says that the prompt exceeds the model's window.
             BudgetExceededError: The spend limit is reached.
         """
+        return await self._sample(messages, sampling, session)
+
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples continuations of a plain text, by the server's route for completions.
+
+        Raises:
+            EngineReplyError: The server has no such route.
+            EngineError: As `sample`.
+        """
+        return await self._sample(text, sampling, session)
+
+    async def _sample(self, asked: Asked, sampling: Sampling, session: str | None) -> Sampled:
         await self._connect()
         if sampling.n == 1 or self._together(sampling):
-            first = await self._sample_once(messages, sampling, session)
+            first = await self._sample_once(asked, sampling, session)
             self._notice(first, sampling)
             if sampling.n > 1 and not self._together(sampling):
                 kept = first.completions if self.findings.samples_differ else first.completions[:1]
                 first = replace(first, completions=kept)
         else:
-            first = await self._sample_once(messages, self._single(sampling, 0), session)
+            first = await self._sample_once(asked, self._single(sampling, 0), session)
         missing = sampling.n - len(first.completions)
         if missing <= 0:
             return replace(first, completions=first.completions[: sampling.n])
         rest = [
-            self._sample_once(messages, self._single(sampling, sampling.n - missing + k), session)
+            self._sample_once(asked, self._single(sampling, sampling.n - missing + k), session)
             for k in range(missing)
         ]
         parts = [first, *await asyncio.gather(*rest)]
@@ -256,7 +275,7 @@ class OpenAIEngine:
 
     async def ask(
         self,
-        messages: Sequence[Message],
+        asked: Asked,
         sampling: Sampling,
         *,
         session: str | None = None,
@@ -264,15 +283,16 @@ class OpenAIEngine:
     ) -> Any:
         """Sends one request as it is and returns the server's reply; for probes."""
         await self._connect()
-        return await self._ask(messages, sampling, session, dict(extra or {}))
+        return await self._ask(asked, sampling, session, dict(extra or {}))
 
     # One request.
 
-    async def _sample_once(
-        self, messages: Sequence[Message], sampling: Sampling, session: str | None
-    ) -> Sampled:
+    async def _sample_once(self, asked: Asked, sampling: Sampling, session: str | None) -> Sampled:
         extra = {"return_token_ids": True} if self.findings.token_ids else {}
-        reply = await self._ask(messages, sampling, session, extra)
+        reply = await self._ask(asked, sampling, session, extra)
+        if isinstance(asked, str):
+            continued = tuple(continuation_of(choice) for choice in reply["choices"])
+            return Sampled(continued, usage_of(reply))
         completions = tuple(completion_of(choice) for choice in reply["choices"])
         if any(thinking_of(choice) for choice in reply["choices"]):
             self.findings.thinks = True
@@ -302,20 +322,22 @@ class OpenAIEngine:
 
     async def _ask(
         self,
-        messages: Sequence[Message],
+        asked: Asked,
         sampling: Sampling,
         session: str | None,
         extra: dict[str, Any],
     ) -> Any:
         """Sends one request, again where that helps, and counts its cost."""
-        characters = sum(len(message.content) for message in messages)
-        prompt_tokens = int(characters / CHARACTERS_PER_TOKEN) + 8 * len(messages)
+        parts = [asked] if isinstance(asked, str) else [message.content for message in asked]
+        prompt_tokens = int(sum(map(len, parts)) / CHARACTERS_PER_TOKEN) + 8 * len(parts)
         reserved = prompt_tokens + sampling.n * sampling.max_tokens
         self._check_budget(reserved)
         self._reserved_tokens += reserved
         try:
             reply = await self._retried(
-                lambda: self._send(messages, sampling, session, extra), prompt_tokens
+                lambda: self._send(asked, sampling, session, extra),
+                prompt_tokens,
+                plain=isinstance(asked, str),
             )
         finally:
             self._reserved_tokens -= reserved
@@ -324,17 +346,18 @@ class OpenAIEngine:
 
     async def _send(
         self,
-        messages: Sequence[Message],
+        asked: Asked,
         sampling: Sampling,
         session: str | None,
         extra: dict[str, Any],
     ) -> Any:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
-            "temperature": sampling.temperature,
-            self.findings.length_field: sampling.max_tokens,
-        }
+        plain = isinstance(asked, str)
+        body: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature}
+        if isinstance(asked, str):
+            body |= {"prompt": asked, "max_tokens": sampling.max_tokens}
+        else:
+            body["messages"] = [{"role": m.role, "content": m.content} for m in asked]
+            body[self.findings.length_field] = sampling.max_tokens
         if sampling.n != 1:
             body["n"] = sampling.n
         if sampling.top_p != 1.0:
@@ -348,20 +371,26 @@ class OpenAIEngine:
         # which costs more than all the rest of a call.
         try:
             reply = await self._client.post(
-                "/chat/completions", cast_to=object, body=body | extra, options={"headers": headers}
+                PLAIN_ROUTE if plain else CHAT_ROUTE,
+                cast_to=object,
+                body=body | extra,
+                options={"headers": headers},
             )
             if isinstance(reply, str):  # not labelled as JSON
                 reply = json.loads(reply)
         except json.JSONDecodeError:
             reply = None
-        if not check_reply(reply):
+        if not check_reply(reply, plain=plain):
             raise EngineReplyError(
-                f"{self.name} at {self.base_url} replied without a message.",
+                f"{self.name} at {self.base_url} replied without a "
+                f"{'text' if plain else 'message'}.",
                 hint="Is the address that of an OpenAI-compatible API? It often ends in /v1.",
             )
         return reply
 
-    async def _retried(self, send: Callable[[], Any], prompt_tokens: int) -> Any:
+    async def _retried(
+        self, send: Callable[[], Any], prompt_tokens: int, *, plain: bool = False
+    ) -> Any:
         attempt = 0
         while True:
             try:
@@ -373,7 +402,7 @@ class OpenAIEngine:
             except self._openai.APIError as error:
                 if self._adapt(error):
                     continue
-                told, again = await self._explain(error, attempt)
+                told, again = await self._explain(error, attempt, plain)
                 asked_s = retry_after_s(error)
             except EngineReplyError as error:
                 told, again, asked_s = error, attempt < 1, None
@@ -400,7 +429,9 @@ class OpenAIEngine:
             return True
         return False
 
-    async def _explain(self, error: Exception, attempt: int) -> tuple[AgenticluError, bool]:
+    async def _explain(
+        self, error: Exception, attempt: int, plain: bool
+    ) -> tuple[AgenticluError, bool]:
         """Returns our error for the server's, and whether to ask again."""
         more = attempt + 1 < self._retry.attempts
         where = f"{self.name} at {self.base_url}"
@@ -423,8 +454,8 @@ class OpenAIEngine:
         text = self._server_text(error)
         if status in (401, 403):
             return self._auth_error(where, status), False
-        if status == 404:
-            return await self._not_found(text), False
+        if status == 404 or (plain and status in (405, 501)):
+            return await self._not_found(text, status, plain), False
         code = str(getattr(error, "code", None))
         if status in (400, 413, 422) and (code in TOO_LONG_CODES or _TOO_LONG.search(text)):
             return DocumentTooLongError(f"{where} refused the prompt as too long: {text}"), False
@@ -453,10 +484,18 @@ class OpenAIEngine:
             hint=f"export {self._api_key_env}=...",
         )
 
-    async def _not_found(self, text: str) -> AgenticluError:
+    async def _not_found(self, text: str, status: int, plain: bool) -> AgenticluError:
         try:
             served = await self._list_models()
         except self._openai.APIError:
+            served = None
+        if plain and (served is None or self.model in served):
+            return EngineReplyError(
+                f"{self.base_url} continues no plain text with {self.model!r} (status {status} "
+                f"from {PLAIN_ROUTE}): {text}",
+                hint="Send it as chat; in agenticlu eval: --chat.",
+            )
+        if served is None:
             return EngineReplyError(
                 f"{self.base_url} has no chat completions (status 404): {text}",
                 hint="Is the address that of an OpenAI-compatible API? It often ends in /v1.",

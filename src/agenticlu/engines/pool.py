@@ -130,6 +130,18 @@ class PoolEngine:
             session, lambda engine: engine.sample(messages, sampling, session=session)
         )
 
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Continues a text on the session's replica.
+
+        Raises:
+            EngineError: As the replicas' engines do.
+        """
+        return await self._on_some(
+            session, lambda engine: engine.complete(text, sampling, session=session)
+        )
+
     async def weigh(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
     ) -> Weighed:
@@ -183,6 +195,7 @@ class PoolEngine:
                 logprobs=all(one.logprobs for one in known),
                 token_ids=all(one.token_ids for one in known),
                 reports_cached_tokens=all(one.reports_cached_tokens for one in known),
+                completes=all(one.completes for one in known),
                 context_tokens=min(windows) if windows else None,
                 notes=tuple(notes),
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from agenticlu.engines.base import Capabilities, Sampling
 from agenticlu.engines.replies import content_of, first_logprobs, thinking_of, usage_of
-from agenticlu.errors import EngineRefusedError
+from agenticlu.errors import EngineRefusedError, EngineReplyError
 from agenticlu.records import Message
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ async def probe(engine: OpenAIEngine) -> Capabilities:
         EngineError: The endpoint does not answer at all.
     """
     await _probe_samples(engine)
-    await asyncio.gather(_probe_logprobs(engine), _probe_seed(engine), _probe_token_ids(engine))
+    await asyncio.gather(
+        _probe_logprobs(engine),
+        _probe_seed(engine),
+        _probe_token_ids(engine),
+        _probe_completions(engine),
+    )
     await _probe_cache(engine)
     found = engine.findings
     return Capabilities(
@@ -37,6 +42,7 @@ async def probe(engine: OpenAIEngine) -> Capabilities:
         logprobs=found.logprobs,
         token_ids=found.token_ids,
         reports_cached_tokens=bool(found.cached_tokens),
+        completes=bool(found.completes),
         context_tokens=found.context_tokens,
         notes=tuple(found.notes),
     )
@@ -126,6 +132,15 @@ async def _probe_token_ids(engine: OpenAIEngine) -> None:
     except EngineRefusedError:
         return
     engine.findings.token_ids = bool(reply["choices"][0].get("token_ids"))
+
+
+async def _probe_completions(engine: OpenAIEngine) -> None:
+    try:
+        await engine.ask("One, two,", Sampling(max_tokens=2))
+    except EngineReplyError:
+        engine.findings.completes = False
+    else:
+        engine.findings.completes = True
 
 
 async def _probe_cache(engine: OpenAIEngine) -> None:

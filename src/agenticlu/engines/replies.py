@@ -29,17 +29,24 @@ _UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
 Json = dict[str, Any]
 
 
-def check_reply(reply: Any) -> bool:
+def check_reply(reply: Any, *, plain: bool = False) -> bool:
     """Whether this is a chat completion: an object with at least one choice that has a message.
+
+    Args:
+        reply: From the server.
+        plain: Whether a text was continued: the choices then have a text.
 
     >>> check_reply({"choices": [{"message": {"content": "Ada"}}]}), check_reply({"choices": "x"})
     (True, False)
+    >>> check_reply({"choices": [{"text": " Ada"}]}, plain=True)
+    True
     """
+    name, kind = ("text", str) if plain else ("message", dict)
     choices = reply.get("choices") if isinstance(reply, dict) else None
     return (
         isinstance(choices, list)
         and bool(choices)
-        and all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices)
+        and all(isinstance(c, dict) and isinstance(c.get(name), kind) for c in choices)
     )
 
 
@@ -107,6 +114,16 @@ def completion_of(choice: Json) -> Completion:
         text=text or (refused or ""),
         finish_reason="refused" if refused else reason,
         token_ids=tuple(ids) if ids and whole else None,
+    )
+
+
+def continuation_of(choice: Json) -> Completion:
+    """Reads one sample of a continued text; its white space is part of it."""
+    ids = choice.get("token_ids")
+    return Completion(
+        text=without_halves(choice["text"]),
+        finish_reason=REASONS.get(choice.get("finish_reason") or "", "unknown"),
+        token_ids=tuple(ids) if ids else None,
     )
 
 

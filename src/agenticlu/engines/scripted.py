@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from agenticlu.engines.base import Capabilities, Completion, Sampled, Sampling, Weighed
-from agenticlu.errors import DocumentTooLongError
+from agenticlu.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.records import Message, Usage, content_id, content_seed
 
 
@@ -41,6 +41,8 @@ class ScriptedRequest:
     """Number of the request over the engine's life, from 0."""
     ordinal: int = 0
     """Which of the request's samples is wanted."""
+    plain: bool = False
+    """Whether a plain text is to be continued: the only message holds it."""
 
     @property
     def last(self) -> str:
@@ -59,6 +61,8 @@ class ScriptedRequest:
         A greedy request depends on the prompt alone, as with a real model.
         """
         parts = [f"{message.role}:{message.content}" for message in self.messages]
+        if self.plain:
+            parts = [self.last]
         if self.sampling is not None and self.sampling.temperature > 0:
             parts += [f"seed={self.sampling.seed}", f"ordinal={self.ordinal}"]
         return content_id(*parts)
@@ -89,6 +93,7 @@ class ScriptedEngine:
         faults: Errors to raise: by number of the call, or by a callable.
         latency_s: Seconds each request takes, or a callable that says so.
         logprobs: False plays a server without log-probabilities: `weigh` is parsed from a reply.
+        completes: False plays a server without a route for plain text.
         context_tokens: Longest prompt; None for no limit.
         name: Shown and stored.
     """
@@ -102,6 +107,7 @@ class ScriptedEngine:
         faults: Faults | None = None,
         latency_s: float | Callable[[ScriptedRequest], float] = 0.0,
         logprobs: bool = True,
+        completes: bool = True,
         context_tokens: int | None = None,
         name: str = "scripted",
     ) -> None:
@@ -114,6 +120,7 @@ class ScriptedEngine:
         self._faults = faults
         self._latency = latency_s
         self._logprobs = logprobs
+        self._completes = completes
         self._context_tokens = context_tokens
         self._usage = Usage()
         self._prefixes: dict[str | None, set[int]] = {}
@@ -128,9 +135,22 @@ class ScriptedEngine:
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
         """Plays `sampling.n` replies."""
-        request = await self._begin(messages, sampling, (), session)
+        return await self._play(await self._begin(messages, sampling, (), session), sampling)
+
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Plays `sampling.n` continuations of a text; their white space is kept."""
+        if not self._completes:
+            raise EngineReplyError(f"{self.name} continues no plain text.")
+        messages = (Message(role="user", content=text),)
+        request = await self._begin(messages, sampling, (), session, plain=True)
+        return await self._play(request, sampling)
+
+    async def _play(self, request: ScriptedRequest, sampling: Sampling) -> Sampled:
         completions = tuple(
-            self._cut(self._reply(request, ordinal), sampling) for ordinal in range(sampling.n)
+            self._cut(self._reply(request, ordinal), sampling, request.plain)
+            for ordinal in range(sampling.n)
         )
         sampled_tokens = sum(len(self._words(one.text)) for one in completions)
         usage = self._count(request, [one.text for one in completions], sampled_tokens)
@@ -156,7 +176,11 @@ class ScriptedEngine:
 
     async def capabilities(self) -> Capabilities:
         """What the script was set to play."""
-        return Capabilities(logprobs=self._logprobs, context_tokens=self._context_tokens)
+        return Capabilities(
+            logprobs=self._logprobs,
+            completes=self._completes,
+            context_tokens=self._context_tokens,
+        )
 
     async def close(self) -> None:
         """Forgets the simulated cache."""
@@ -168,8 +192,11 @@ class ScriptedEngine:
         sampling: Sampling | None,
         choices: tuple[str, ...],
         session: str | None,
+        *,
+        plain: bool = False,
     ) -> ScriptedRequest:
-        request = ScriptedRequest(tuple(messages), sampling, choices, session, len(self.requests))
+        call = len(self.requests)
+        request = ScriptedRequest(tuple(messages), sampling, choices, session, call, plain=plain)
         self.requests.append(request)
         self._running += 1
         self.most_concurrent = max(self.most_concurrent, self._running)
@@ -191,18 +218,11 @@ class ScriptedEngine:
         return self._faults.get(request.call)
 
     def _reply(self, request: ScriptedRequest, ordinal: int) -> Completion:
-        wanted = ScriptedRequest(
-            request.messages,
-            request.sampling,
-            request.choices,
-            request.session,
-            request.call,
-            ordinal,
-        )
+        wanted = replace(request, ordinal=ordinal)
         reply = self._scripted(wanted)
         if reply is None:
             reply = f"Reply {wanted.key}."
-        return reply if isinstance(reply, Completion) else Completion(reply.strip(), "stop")
+        return reply if isinstance(reply, Completion) else Completion(reply, "stop")
 
     def _scripted(self, request: ScriptedRequest) -> Reply | None:
         if self._replies is None:
@@ -237,7 +257,7 @@ class ScriptedEngine:
             }
         return {choice: float(weights.get(choice, 0.0)) for choice in request.choices}
 
-    def _cut(self, completion: Completion, sampling: Sampling) -> Completion:
+    def _cut(self, completion: Completion, sampling: Sampling, plain: bool) -> Completion:
         text = completion.text
         ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
         if ends:
@@ -245,8 +265,11 @@ class ScriptedEngine:
         words = self._words(text)
         if len(words) > sampling.max_tokens:
             end = words[sampling.max_tokens - 1][1] if sampling.max_tokens else 0
-            return Completion(text[:end].strip(), "length")
-        return Completion(text.strip(), completion.finish_reason, completion.token_ids)
+            completion = Completion(text[:end], "length")
+            text = completion.text
+        return Completion(
+            text if plain else text.strip(), completion.finish_reason, completion.token_ids
+        )
 
     def _words(self, text: str) -> list[tuple[int, int]]:
         if self._tokenizer is not None:
@@ -272,6 +295,8 @@ class ScriptedEngine:
     ) -> Usage:
         """Counts a request; what was read and written is cached for the session's next one."""
         prompt = [*self._tokens(request.messages), "<assistant>"]
+        if request.plain:
+            prompt = ["<start>", *prompt[1:-2]]
         if self._context_tokens is not None and len(prompt) > self._context_tokens:
             raise DocumentTooLongError(
                 f"The prompt has {len(prompt)} tokens; {self.name} takes {self._context_tokens}."

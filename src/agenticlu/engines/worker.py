@@ -53,7 +53,8 @@ class Draft:
 class Job:
     """One request on its way through the worker."""
 
-    messages: tuple[Message, ...]
+    asked: tuple[Message, ...] | str
+    """A conversation, or a plain text to continue."""
     sampling: Sampling | None
     """None for `weigh`."""
     choices: tuple[str, ...]
@@ -227,7 +228,10 @@ class Worker:
         return jobs
 
     def _encode(self, job: Job) -> list[int]:
-        ids = self._chat.encode(job.messages)
+        if isinstance(job.asked, str):
+            ids = self._chat.encode_plain(job.asked)
+        else:
+            ids = self._chat.encode(job.asked)
         if job.sampling is None:
             self._chat.first_tokens(job.choices)
         reply = 1 if job.sampling is None else job.sampling.max_tokens
@@ -378,7 +382,9 @@ class Worker:
             text = text[: min(ends)]
             while tokens and len(self._chat.decode(tokens[:-1])) >= len(text):
                 tokens.pop()
-        return Completion(text.strip(), draft.reason, tuple(tokens))
+        if not isinstance(draft.job.asked, str):
+            text = text.strip()
+        return Completion(text, draft.reason, tuple(tokens))
 
     def _fail(self, error: BaseException, waiting: list[Job], drafts: list[Draft]) -> None:
         """Hands an error to everyone under way; nothing half-computed stays in the cache."""

@@ -18,6 +18,7 @@ from agenticlu.dialogue import DIRECT, FULL_ROUND, MAX_TOKENS, Dialogue
 from agenticlu.documents import mark, parse_marks, split
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.errors import DocumentTooLongError, UsageError, did_you_mean
+from agenticlu.evaluation.framing import CHAT_TOKENS
 from agenticlu.evaluation.items import Item, Prompt, gold_pieces
 from agenticlu.prompts import RELEVANCE_CHOICES, Profile, Wording, render_relevance
 from agenticlu.records import Message, Piece, Turn, TurnKind, Usage, content_seed
@@ -102,7 +103,8 @@ class Settings:
     at the nominal length, as HELMET does. A cut item counts as truncated."""
     context_tokens: int | None = None
     """The engine's window; None when unknown."""
-
+    framing_tokens: int = CHAT_TOKENS
+    """What chat template or start token add to a prompt of the method `helmet`."""
     greedy_methods: frozenset[str] = frozenset()
     """Methods that stay greedy whatever the temperature (the published prompting arms did)."""
 
@@ -129,7 +131,13 @@ class Outcome:
     cited: tuple[int, ...] = ()
     """Pieces pointed to, or retrieved; ascending."""
     usage: Usage = field(default_factory=Usage)
-    truncated: bool = False
+    left: str | None = None
+    """What was left of the document where it was cut to fit; None: all of it."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the document was cut to fit."""
+        return self.left is not None
 
 
 def find_method(name: str) -> Method:
@@ -168,6 +176,11 @@ class View:
         controls: tuple[str, ...] = getattr(self._settings.tokenizer, "controls", ())
         return mark(self.document, self.pieces, indices, controls=controls)
 
+    def text_of(self, indices: Sequence[int]) -> str:
+        """Returns the text of some pieces, unmarked."""
+        text = self.document.text
+        return "".join(text[self.pieces[i].start : self.pieces[i].end] for i in indices)
+
     @functools.cached_property
     def words(self) -> tuple[tuple[str, ...], ...]:
         """Words of each piece, for retrieval."""
@@ -185,7 +198,7 @@ async def answer(name: str, item: Item, view: View, engine: Engine, settings: Se
     """
     method = find_method(name)
     if method.layout:
-        return await _answer_layout(item, engine, settings)
+        return await _answer_layout(item, view, engine, settings)
     usage = Usage()
     shown: tuple[int, ...] | None = None
     if method.retrieves:
@@ -198,7 +211,7 @@ async def answer(name: str, item: Item, view: View, engine: Engine, settings: Se
         outcome,
         cited=shown if shown is not None else outcome.cited,
         usage=usage + outcome.usage,
-        truncated=fitted is not None,
+        left=None if fitted is None else view.text_of(fitted),
     )
 
 
@@ -242,20 +255,22 @@ async def _run_dialogue(
     )
 
 
-async def _answer_layout(item: Item, engine: Engine, settings: Settings) -> Outcome:
-    """Sends the task's own prompt as one user message; no system turn, no dialogue."""
+async def _answer_layout(item: Item, view: View, engine: Engine, settings: Settings) -> Outcome:
+    """Sends the task's own prompt: as one user message, or as a text that the reply continues."""
     if item.prompt is None:
         raise UsageError(
             f"The task {item.task!r} has no prompt layout of its own.",
             hint="The method 'helmet' is for HELMET's tasks; use 'direct' here.",
         )
-    prompt, truncated = _fit_prompt(item.prompt, item, settings)
+    prompt = _fit_prompt(item.prompt, item, view, settings)
     sampling = settings.sampling("direct", item)
     if item.max_tokens is not None:
         sampling = replace(sampling, max_tokens=item.max_tokens)
-    sampled = await engine.sample(
-        [Message(role="user", content=prompt.text)], sampling, session=item.session
-    )
+    if prompt.chat:
+        messages = [Message(role="user", content=prompt.text)]
+        sampled = await engine.sample(messages, sampling, session=item.session)
+    else:
+        sampled = await engine.complete(prompt.text, sampling, session=item.session)
     completion = sampled.completions[0]
     turn = Turn(
         kind="direct",
@@ -266,33 +281,50 @@ async def _answer_layout(item: Item, engine: Engine, settings: Settings) -> Outc
         finish_reason=completion.finish_reason,
         usage=sampled.usage,
     )
-    raw = completion.text if prompt.chat else f"{prompt.label} {completion.text}"
-    return Outcome(raw=raw, turns=(turn,), usage=sampled.usage, truncated=truncated)
+    # As in HELMET, parsers see the label and what continues it, white space included.
+    raw = completion.text if prompt.chat else prompt.label + completion.text
+    left = None if prompt is item.prompt else prompt.context
+    return Outcome(raw=raw, turns=(turn,), usage=sampled.usage, left=left)
 
 
-def _fit_prompt(prompt: Prompt, item: Item, settings: Settings) -> tuple[Prompt, bool]:
-    """Returns the prompt, its context cut at the end where it is too long and may be cut.
+def _fit_prompt(prompt: Prompt, item: Item, view: View, settings: Settings) -> Prompt:
+    """Returns the prompt, its context cut where it is too long and may be cut.
 
-    HELMET's rule: what exceeds the nominal length less the reply is cut off the context.
+    Raises:
+        DocumentTooLongError: It may not, or what must stay is too long alone.
     """
     limit = item.length if settings.overlong == "cut-end" else settings.context_tokens
     if limit is None:
-        return prompt, False
-    room = limit - (item.max_tokens or settings.max_tokens)
+        return prompt
+    room = limit - (item.max_tokens or settings.max_tokens) - settings.framing_tokens
     over = settings.tokenizer.count(prompt.text) - room
     if over <= 0:
-        return prompt, False
+        return prompt
     if settings.overlong == "refuse":
         raise DocumentTooLongError(
             f"The prompt takes {over} tokens more than the {room} that the window leaves.",
-            hint="Try --overlong cut-end, which cuts as HELMET does, or a shorter length.",
+            hint="Try --overlong fit, which leaves out pieces without gold facts, or a shorter "
+            "length.",
         )
-    spans = settings.tokenizer.spans(prompt.context)
+    if settings.overlong == "cut-end":
+        return replace(prompt, context=_cut_end(prompt.context, over, settings))
+    costs = {piece.index: piece.num_tokens for piece in view.pieces}
+    excess = over
+    while excess > 0:  # where pieces are joined anew, a token may be added
+        fitted = replace(prompt, context=view.text_of(leave_out(item, view, costs, over)))
+        excess = settings.tokenizer.count(fitted.text) - room
+        over += excess
+    return fitted
+
+
+def _cut_end(context: str, over: int, settings: Settings) -> str:
+    """Returns the context without its last `over` tokens: HELMET's rule."""
+    spans = settings.tokenizer.spans(context)
     if over >= len(spans):
         raise DocumentTooLongError(
             "Instruction and demonstrations alone fill the window.", hint="Try fewer --shots."
         )
-    return replace(prompt, context=prompt.context[: spans[len(spans) - over][0]]), True
+    return context[: spans[len(spans) - over][0]]
 
 
 @functools.cache
@@ -341,6 +373,17 @@ def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
             f"The document takes about {sum(costs.values())} tokens; the window leaves {room}.",
             hint="Try --overlong fit to leave out pieces without gold facts, or a shorter length.",
         )
+    return leave_out(item, view, costs, over)
+
+
+def leave_out(item: Item, view: View, costs: Mapping[int, int], over: int) -> tuple[int, ...]:
+    """Returns the pieces that stay when those left out cost at least `over` tokens, ascending.
+
+    Pieces go from the middle outwards; those with gold facts stay, where they are known.
+
+    Raises:
+        DocumentTooLongError: Without the others it is still too long.
+    """
     gold = set(gold_pieces(item, view.pieces) or ())
     middle = (len(view.pieces) - 1) / 2
     kept = set(costs)
@@ -352,8 +395,8 @@ def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
             over -= costs[index]
     if over > 0:
         raise DocumentTooLongError(
-            f"The pieces with gold facts alone do not fit into {room} tokens.",
-            hint="Choose a shorter length.",
+            f"Without all but the pieces with gold facts it is still {over} tokens too long.",
+            hint="Choose a shorter length, or fewer --shots.",
         )
     return tuple(sorted(kept))
 

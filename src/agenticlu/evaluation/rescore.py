@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from agenticlu.errors import ConfigError, UsageError, did_you_mean
+from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.saved import (
+    ROW_HINT,
+    Result,
+    Row,
+    checked_row,
+    parse_json_lines,
+    parse_result,
+    read_text,
+)
 from agenticlu.evaluation.statistics import Estimate, estimate
 from agenticlu.evaluation.tables import percent, render_table
 from agenticlu.records import Document, Prediction, Question, Record, content_seed
@@ -24,7 +34,18 @@ from agenticlu.scoring import ranking_cuts
 REPLY_KEYS = ("prediction", "output", "raw", "response", "completion", "generated", "answer")
 GOLD_KEYS = ("answers", "golds", "gold", "references", "reference", "target", "targets", "answer")
 UNIT_KEYS = ("unit", "cluster", "document_id", "qid", "question_id")
+MOST_LISTED = 10
 _NOWHERE = Document.of("", "rescoring")
+
+
+class _QaPair(BaseModel):
+    """A part of ALCE's question, as its files have it; more columns are left aside."""
+
+    short_answers: tuple[str, ...]
+
+
+_QREL = TypeAdapter(list[tuple[str, int]])
+_QA_PAIRS = TypeAdapter(list[_QaPair])
 
 
 @dataclass(frozen=True)
@@ -32,17 +53,22 @@ class Reply:
     """One prediction with what it is scored against."""
 
     id: str
-    item: Item | None
+    place: str
+    """Where it stands in the file, such as 'line 3'; of our own predictions, in the run."""
+    item: Item | None = None
     """None when there is nothing to score it against."""
-    text: str | None
+    text: str | None = None
     """None when there is no prediction."""
     problem: str | None = None
+    """Why it cannot be scored; None when it can."""
 
 
 class ScoredRow(Record):
     """One row of the result."""
 
     id: str
+    place: str
+    """Where it stands in the file, such as 'line 3'."""
     scores: dict[str, float] = Field(default_factory=dict)
     problem: str | None = None
     """Why it was not scored; None when it was."""
@@ -61,29 +87,28 @@ class ScoredFile(Record):
 
 
 def score_file(path: Path, *, rule: str | None = None, with_rouge: bool = False) -> ScoredFile:
-    """Scores a file; rows without prediction or gold are counted, never scored 0.
+    """Scores a file; rows without prediction, or without what their rule needs, are counted.
 
     Args:
         path: JSONL of `prediction` and `answers` (and perhaps `options`, `id`, `document_id`), a
             `predictions.jsonl` of ours, or HELMET's result JSON.
         rule: Scoring rule for all rows; None takes what each row calls for.
         with_rouge: Compute ROUGE too.
+
+    Raises:
+        UsageError: There is no such file, nothing in it, or no such rule.
+        ConfigError: It is of another form.
     """
-    if rule is not None and rule not in rules.RULES:
-        raise UsageError(
-            f"There is no scoring rule {rule!r}. Rules: {', '.join(rules.RULES)}.",
-            hint=did_you_mean(rule, rules.RULES),
-        )
+    if rule is not None:
+        rules.find_rule(rule)
     kind, replies = read_replies(path, rule)
     rows = []
     clusters: list[str] = []
     for reply in replies:
-        if reply.item is None or reply.text is None:
-            rows.append(ScoredRow(id=reply.id, problem=reply.problem or "nothing to score"))
-            continue
-        scores = rules.score(reply.item, reply.text, with_rouge=with_rouge)
-        rows.append(ScoredRow(id=reply.id, scores=scores))
-        clusters.append(reply.item.unit or reply.id)
+        row, cluster = _scored(reply, with_rouge)
+        rows.append(row)
+        if cluster is not None:
+            clusters.append(cluster)
     scored = [row for row in rows if row.problem is None]
     metrics = {}
     for name in dict.fromkeys(name for row in scored for name in row.scores):
@@ -107,49 +132,54 @@ def score_file(path: Path, *, rule: str | None = None, with_rouge: bool = False)
     )
 
 
+def _scored(reply: Reply, with_rouge: bool) -> tuple[ScoredRow, str | None]:
+    """Returns a row's scores with its cluster, or why there are none."""
+    problem = reply.problem
+    if reply.item is not None and reply.text is not None and problem is None:
+        try:
+            item = rules.readied(reply.item)
+        except UsageError as error:
+            problem = error.message
+        else:
+            scores = rules.score(item, reply.text, with_rouge=with_rouge)
+            return ScoredRow(id=reply.id, place=reply.place, scores=scores), item.unit or reply.id
+    problem = problem or "nothing to score"
+    return ScoredRow(id=reply.id, place=reply.place, problem=problem), None
+
+
 def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]:
-    """Reads a file of predictions and tells which kind it is."""
-    if not path.is_file():
-        raise UsageError(f"There is no file {str(path)!r}.")
-    head = path.read_text(encoding="utf-8-sig", errors="replace")
-    if not head.strip():
-        raise UsageError(f"The file {str(path)!r} is empty.")
+    """Reads a file of predictions and tells which kind it is.
+
+    Raises:
+        UsageError: There is no such file, or nothing in it.
+        ConfigError: It is of another form.
+    """
+    text = read_text(path)
     try:
-        whole = json.loads(head)
+        whole = json.loads(text)
     except json.JSONDecodeError:
         whole = None
-    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
-        return "helmet", _from_helmet(path, whole, rule)
+    if isinstance(whole, dict) and "data" in whole:
+        return "helmet", _from_helmet(parse_result(path, whole), rule)
     if isinstance(whole, list):
-        return "jsonl", [_from_row(i, row, rule) for i, row in enumerate(whole)]
-    rows = _json_lines(path, head)
+        rows = [
+            (number, checked_row(row, f"{path}: row {number}"))
+            for number, row in enumerate(whole, start=1)
+        ]
+        if not rows:
+            raise ConfigError(f"{str(path)!r} holds no rows.", hint=ROW_HINT)
+        return "jsonl", [_from_row(f"row {number}", row, rule) for number, row in rows]
+    first = text.lstrip().split("\n", 1)[0]
     try:
-        Prediction.model_validate(rows[0])
+        Prediction.model_validate_json(first)
     except ValidationError:
-        return "jsonl", [_from_row(i, row, rule) for i, row in enumerate(rows)]
+        rows = parse_json_lines(path, text)
+        return "jsonl", [_from_row(f"line {number}", row, rule) for number, row in rows]
     found = read_predictions(path)
     return "predictions", [_from_prediction(p, rule) for p in found.values()]
 
 
-def _json_lines(path: Path, text: str) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"{path}, line {number}, is not JSON: {error.msg}.",
-                hint='Each line is an object such as {"prediction": "...", "answers": ["..."]}.',
-            ) from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}, line {number}, is no JSON object.")
-        rows.append(row)
-    return rows
-
-
-def _first(row: Mapping[str, Any], keys: Iterable[str], *, but: str | None = None) -> str | None:
+def _first(row: Row, keys: Iterable[str], *, but: str | None = None) -> str | None:
     return next((key for key in keys if key in row and key != but), None)
 
 
@@ -161,60 +191,99 @@ def _texts(value: Any) -> tuple[str, ...]:
     return () if value is None else (str(value),)
 
 
-def _from_row(index: int, row: Mapping[str, Any], rule: str | None) -> Reply:
-    name = str(row.get("id", index))
+def _from_row(place: str, row: Row, rule: str | None) -> Reply:
+    name = str(row.get("id", place))
     said = _first(row, REPLY_KEYS)
-    known = _first(row, GOLD_KEYS, but=said)
     if said is None or not isinstance(row[said], str):
-        return Reply(name, None, None, f"no prediction (one of {', '.join(REPLY_KEYS)})")
+        problem = f"no prediction (one of {', '.join(REPLY_KEYS)})"
+        return Reply(name, place, problem=problem)
+    known = _first(row, GOLD_KEYS, but=said)
     golds = _texts(row[known]) if known else ()
-    if not golds:
-        return Reply(name, None, row[said], f"no gold answer (one of {', '.join(GOLD_KEYS)})")
     options = _texts(row.get("options") or row.get("choices") or ())
+    chosen = rule or row.get("rule") or ("choice" if options else "open")
+    if chosen not in rules.RULES:
+        return Reply(name, place, problem=f"there is no scoring rule {chosen!r}")
+    if not golds and rules.RULES[chosen].needs_answers:
+        return Reply(name, place, problem=f"no gold answer (one of {', '.join(GOLD_KEYS)})")
     unit = _first(row, UNIT_KEYS)
-    item = _item(golds, options, rule, str(row[unit]) if unit else f"row {index}", row)
-    return Reply(name, item, row[said])
+    item = _item(chosen, row, golds, options, unit=str(row[unit]) if unit else place)
+    return Reply(name, place, item, row[said])
 
 
-def _letter(golds: Sequence[str], options: Sequence[str]) -> str | None:
-    for i, option in enumerate(options):
-        letter = chr(ord("A") + i)
-        if any(gold in (option, letter, f"{letter}. {option}") for gold in golds):
-            return letter
-    return None
+def letter_of(golds: Sequence[str], options: Sequence[str]) -> str | None:
+    """Returns the letter of the right option: given with its letter, by its text, or by its letter.
+
+    >>> letter_of(["A"], ["B", "A"]), letter_of(["b"], ["red", "blue"])
+    ('B', 'B')
+    """
+    letters = {chr(ord("A") + i): option for i, option in enumerate(options)}
+    for spelt in ("{letter}. {option}", "{option}", "{letter}"):
+        for letter, option in letters.items():
+            if spelt.format(letter=letter, option=option) in golds:
+                return letter
+    return next((letter for letter in letters if letter.lower() in golds), None)
 
 
 def _item(
+    rule: str,
+    row: Row,
     golds: tuple[str, ...],
     options: tuple[str, ...],
-    rule: str | None,
+    *,
     unit: str,
-    row: Mapping[str, Any],
+    cuts: tuple[int, ...] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Item:
-    letter = row.get("letter") or _letter(golds, options)
-    reference = {**row.get("reference", {})} if isinstance(row.get("reference"), dict) else {}
-    if options and letter:
-        reference["letter"] = letter
+    """Builds the item behind a row, with whatever its columns give a rule to score by."""
+    reference = _reference(row, cuts) | dict(more or {})
+    letter = row.get("letter", letter_of(golds, options))
+    if options and letter is not None and "letter" not in reference:
+        reference["letter"] = letter.upper() if isinstance(letter, str) else letter
     return Item(
         task="file",
         length=0,
         document=_NOWHERE,
         question=Question(id="", text=str(row.get("question", "")), answers=golds, options=options),
-        rule=rule or ("choice" if options and letter else str(row.get("rule", "open"))),
+        rule=rule,
         cluster=unit,
         reference=reference,
     )
 
 
+def _reference(row: Row, cuts: tuple[int, ...] | None = None) -> dict[str, Any]:
+    """Returns what a row has for rules that need more than answers, HELMET's columns included.
+
+    What is of another form is left out, so that the rule says what it lacks.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(row.get("qrel"), list):
+        with contextlib.suppress(ValidationError):
+            labels = dict(_QREL.validate_python(row["qrel"]))
+            found |= {"labels": labels, "cuts": cuts or ranking_cuts(len(labels))}
+    if isinstance(row.get("qa_pairs"), list):
+        with contextlib.suppress(ValidationError):
+            pairs = _QA_PAIRS.validate_python(row["qa_pairs"])
+            found["groups"] = [pair.short_answers for pair in pairs]
+    elif isinstance(row.get("answers"), list):
+        found["groups"] = row["answers"]
+    own = row.get("reference")
+    return found | own if isinstance(own, dict) else found
+
+
 def _from_prediction(prediction: Prediction, rule: str | None) -> Reply:
+    place = f"{prediction.task}, {prediction.length} tokens, {prediction.method}"
     if prediction.error is not None:
-        return Reply(prediction.id, None, None, f"failed: {prediction.error}")
-    if rule is None and "word_recall" in prediction.scores:
-        rule = "all_of"
+        return Reply(prediction.id, place, problem=f"failed: {prediction.error}")
+    chosen = rule or prediction.rule
+    if chosen is None:
+        problem = "written by an older version, without its rule; give one by --rule"
+        return Reply(prediction.id, place, problem=problem)
+    if chosen not in rules.RULES:
+        return Reply(prediction.id, place, problem=f"there is no scoring rule {chosen!r}")
+    row = {"question": prediction.question, "reference": prediction.reference}
     unit = prediction.unit or prediction.document_id
-    row = {"question": prediction.question}
-    item = _item(prediction.gold, prediction.options, rule, unit, row)
-    return Reply(prediction.id, item, prediction.raw)
+    item = _item(chosen, row, prediction.gold, prediction.options, unit=unit)
+    return Reply(prediction.id, place, item, prediction.raw)
 
 
 def helmet_task(path: Path, args: Mapping[str, Any]) -> str:
@@ -223,9 +292,10 @@ def helmet_task(path: Path, args: Mapping[str, Any]) -> str:
     Raises:
         UsageError: It is none that is known here.
     """
-    options = args.get("dataset_options") or {}
-    given = args.get("datasets") or options.get("datasets") or path.name
-    name = given if isinstance(given, str) else given[0]
+    options = args.get("dataset_options")
+    given = args.get("datasets") or (options.get("datasets") if isinstance(options, dict) else None)
+    given = given[0] if isinstance(given, list) and given else given
+    name = given if isinstance(given, str) and given else path.name
     aliases = {"kilt_popqa_3": "popqa", "kilt_nq": "nq", "kilt_hotpotqa": "hotpotqa"}
     aliases["kilt_triviaqa"] = "triviaqa"
     for task in sorted(SPECS, key=len, reverse=True):
@@ -236,73 +306,60 @@ def helmet_task(path: Path, args: Mapping[str, Any]) -> str:
             return task
     raise UsageError(
         f"{str(path)!r}: {name!r} is none of HELMET's data sets known here.",
-        hint="Give the scoring rule by --rule, for example --rule open.",
+        hint="agenticlu eval score takes a rule by --rule, for example --rule open.",
     )
 
 
-def _from_helmet(path: Path, whole: Mapping[str, Any], rule: str | None) -> list[Reply]:
-    rows: list[dict[str, Any]] = whole["data"]
-    task = helmet_task(path, whole.get("args", {})) if rule is None else ""
+def _from_helmet(result: Result, rule: str | None) -> list[Reply]:
+    try:
+        task = helmet_task(result.path, result.args)
+    except UsageError:
+        if rule is None:
+            raise
+        task = None
+    first = result.rows[0].get("qrel")
+    cuts = ranking_cuts(len(first)) if isinstance(first, list) else None
     replies = []
-    for index, row in enumerate(rows):
-        name = str(row.get("index", index))
+    for number, row in enumerate(result.rows, start=1):
+        name, place = str(row.get("index", number - 1)), f"row {number}"
         output = row.get("output")
         if not isinstance(output, str):
-            replies.append(Reply(name, None, None, "no output"))
+            replies.append(Reply(name, place, problem="no output"))
             continue
-        item = helmet_item(task, row, index, rows) if rule is None else None
-        if item is None:
-            golds = _texts(row.get("answer"))
-            item = _item(golds, (), rule, str(index), {}) if golds else None
-        replies.append(Reply(name, item, output, None if item else "no answer"))
+        golds = _texts(row.get("answer"))
+        options: tuple[str, ...] = ()
+        if isinstance(row.get("options"), str):
+            lines = re.split(r"^[A-Z]\. ", row["options"], flags=re.MULTILINE)[1:]
+            options = tuple(line.removesuffix("\n") for line in lines)
+        elif isinstance(row.get("options"), list):
+            options = _texts(row["options"])
+        unit = next((str(row[key]) for key in ("qid", "question") if row.get(key)), str(number))
+        chosen = rule or rule_of(task or "")
+        more = {"prefix": PREFIXES[task]} if task in PREFIXES else {}
+        item = _item(chosen, row, golds, options, unit=unit, cuts=cuts, more=more)
+        replies.append(Reply(name, place, item, output))
     return replies
 
 
-def helmet_item(
-    task: str, row: Mapping[str, Any], index: int, rows: Sequence[Mapping[str, Any]]
-) -> Item | None:
-    """Returns the item behind a row of a HELMET result file; None without an answer."""
+PREFIXES = {"json_kv": "corresponding value:", "multi_lexsum": "Summary:"}
+"""Labels that HELMET parses instead of `Answer:`."""
+
+
+def rule_of(task: str) -> str:
+    """Returns the scoring rule of a HELMET task."""
+    named = {
+        "infbench_choice_eng": "choice",
+        "infbench_sum_eng": "summary",
+        "multi_lexsum": "summary",
+        "infbench_qa_eng": "long_answer",
+        "alce_asqa": "string_em",
+        "alce_qampari": "qampari",
+    }
+    by_family = {"msmarco": "ranking", "icl": "label"}
     family = SPECS[task].family
-    golds = _texts(row.get("answer"))
-    rule, reference, options = "open", dict[str, Any](), tuple[str, ...]()
-    if family == "msmarco":
-        labels = {name: int(label) for name, label in row["qrel"]}
-        rule = "ranking"
-        reference = {"labels": labels, "cuts": ranking_cuts(len(rows[0]["qrel"]))}
-    elif family == "ruler" and "qa_" not in task:
-        rule = "all_of"
-    elif family == "icl":
-        rule = "label"
-    elif task == "infbench_choice_eng":
-        lines = re.split(r"^[A-Z]\. ", str(row["options"]), flags=re.MULTILINE)[1:]
-        options = tuple(line.removesuffix("\n") for line in lines)
-        rule, reference = "choice", {"letter": golds[0]}
-    elif task in ("infbench_sum_eng", "multi_lexsum"):
-        rule = "summary"
-        reference = {"prefix": "Summary:" if task == "multi_lexsum" else "Answer:"}
-    elif task == "infbench_qa_eng":
-        rule = "long_answer"
-    elif family == "json_kv":
-        reference = {"prefix": "corresponding value:"}
-    elif task == "alce_asqa":
-        rule = "string_em"
-        reference = {"groups": [pair["short_answers"] for pair in row["qa_pairs"]]}
-        golds = golds or ("",)
-    elif task == "alce_qampari":
-        rule, reference = "qampari", {"groups": row["answers"]}
-        golds = golds or ("",)
-    if not golds:
-        return None
-    unit = next((str(row[key]) for key in ("qid", "question") if row.get(key)), str(index))
-    return Item(
-        task=task,
-        length=0,
-        document=_NOWHERE,
-        question=Question(id="", text=str(row.get("question", "")), answers=golds, options=options),
-        rule=rule,
-        cluster=unit,
-        reference=reference,
-    )
+    if family == "ruler":
+        return "open" if "qa_" in task else "all_of"
+    return named.get(task) or by_family.get(family, "open")
 
 
 def render_scores(scored: ScoredFile) -> str:
@@ -314,5 +371,10 @@ def render_scores(scored: ScoredFile) -> str:
         f"{scored.path} ({scored.kind}): {scored.num_scored} scored, {len(unscored)} not",
         table,
     ]
-    lines += [f"  row {row.id}: {row.problem}" for row in unscored[:10]]
+    lines += [
+        f"  {row.place}{f' ({row.id})' if row.id != row.place else ''}: {row.problem}"
+        for row in unscored[:MOST_LISTED]
+    ]
+    if len(unscored) > MOST_LISTED:
+        lines.append(f"  ... and {len(unscored) - MOST_LISTED} more; --out FILE lists all.")
     return "\n".join(lines)

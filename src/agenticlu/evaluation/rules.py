@@ -1,7 +1,11 @@
 """Scoring rules by name: from one raw reply to metrics in [0, 1].
 
 Each rule gives HELMET's figures under HELMET's names and a corrected one, `correct` or another
-name of ours, beside them. ROUGE is computed only when asked for.
+name of ours, beside them. ROUGE is computed when asked for, and by the rules whose figure it is
+(`summary`, `long_answer`).
+
+A rule says what it needs of an item's reference, so that a row from outside that lacks it, or a
+saved prediction, can be told from one that can be scored.
 """
 
 from __future__ import annotations
@@ -9,13 +13,26 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from agenticlu import scoring
 from agenticlu.errors import UsageError, did_you_mean
 from agenticlu.evaluation.items import Item
 
 Metrics = dict[str, float]
+_FINAL_LIST = re.compile(r"Final Answer:[*_\s]*\[([^\[\]]*)\]", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Need:
+    """A part of an item's reference."""
+
+    kind: TypeAdapter[Any]
+    words: str
+    """What it is, for people."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +45,12 @@ class Rule:
     """Metric shown first."""
     helmet: str | None = None
     """HELMET's own headline metric, where it has one for such rows."""
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    """Keys of the reference without which it cannot score."""
+    takes: Mapping[str, Need] = field(default_factory=dict)
+    """Keys that it looks at where they are."""
+    needs_answers: bool = True
+    """Whether it scores against the accepted answers."""
 
 
 def _open(item: Item, raw: str, with_rouge: bool) -> Metrics:
@@ -89,7 +112,7 @@ def _summary(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _long_answer(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    return {**_open(item, raw, with_rouge), **_unicode(raw, item.question.answers)}
+    return {**_open(item, raw, True), **_unicode(raw, item.question.answers)}
 
 
 def _string_em(item: Item, raw: str, with_rouge: bool) -> Metrics:
@@ -108,12 +131,16 @@ def _qampari(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _set_f1(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """The last `[a, b]` of the reply against a set; an empty gold wants an empty list."""
+    """GraphWalks' rule: the last `Final Answer: [a, b]` against a set, and nothing else.
+
+    A reply without it names no set and scores 0. Where the right set is empty, a reply that names
+    an empty one scores 1, and so does an empty reply; `correct` wants the set in writing.
+    """
     golds = set(item.reference["nodes"])
-    lists = re.findall(r"\[([^\[\]]*)\]", raw)
-    said = {part.strip().strip("'\"") for part in lists[-1].split(",")} - {""} if lists else None
+    lists = _FINAL_LIST.findall(raw)
+    said = {part.strip().strip("'\"`") for part in lists[-1].split(",")} - {""} if lists else None
     if said is None:
-        return {"set_f1": 0.0, "correct": 0.0}
+        return {"set_f1": float(not golds and not raw.strip()), "correct": 0.0}
     if not golds or not said:
         value = float(golds == said)
     else:
@@ -123,11 +150,14 @@ def _set_f1(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """BABILong's rule: in the first sentence, the target is the only label not in the question."""
-    labels: tuple[str, ...] = item.reference["labels"]
+    """BABILong's rule: in the first sentence, the target is the only label not in the question.
+
+    A sentence ends at a full stop alone; of it counts what stands before a mark of an example.
+    """
+    labels = [str(label).lower() for label in item.reference["labels"]]
     target = item.question.answers[0].lower()
     asked = item.question.text.lower()
-    first = re.split(r"[.\n]", raw.strip().lower(), maxsplit=1)[0]
+    first = raw.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
     said = {label for label in labels if label in first and label not in asked}
     final = scoring.matches(scoring.parse_final_answer(raw), item.question.answers)
     return {"babilong": float(said == {target}), "correct": float(final)}
@@ -144,28 +174,110 @@ def _recite(item: Item, raw: str, with_rouge: bool) -> Metrics:
     return {"mrcr": ratio, "correct": float(said.strip() == wanted.strip())}
 
 
+_TEXTS = Annotated[tuple[str, ...], Field(min_length=1)]
+_PREFIX = {"prefix": Need(TypeAdapter(str), "the answer's label")}
+_GROUPS = {
+    "groups": Need(
+        TypeAdapter(Annotated[tuple[_TEXTS, ...], Field(min_length=1)]),
+        "lists of equivalent answers; in HELMET's files from qa_pairs or answers",
+    )
+}
+
 RULES: dict[str, Rule] = {
-    "open": Rule(_open, "correct", "substring_exact_match"),
-    "long_answer": Rule(_long_answer, "correct", "rougeL_f1"),
-    "choice": Rule(_choice, "correct", "exact_match"),
+    "open": Rule(_open, "correct", "substring_exact_match", takes=_PREFIX),
+    "long_answer": Rule(_long_answer, "correct", "rougeL_f1", takes=_PREFIX),
+    "choice": Rule(
+        _choice,
+        "correct",
+        "exact_match",
+        needs={"letter": Need(TypeAdapter(str), "the right option's letter, with options")},
+        needs_answers=False,
+    ),
     "all_of": Rule(_all_of, "word_recall", "ruler_recall"),
     "label": Rule(_label, "correct", "exact_match"),
-    "ranking": Rule(_ranking, "NDCG@10", "NDCG@10"),
-    "summary": Rule(_summary, "rougeLsum_f1", "rougeLsum_f1"),
-    "string_em": Rule(_string_em, "str_em", "str_em"),
-    "qampari": Rule(_qampari, "qampari_rec_top5", "qampari_rec_top5"),
-    "set_f1": Rule(_set_f1, "set_f1"),
-    "only_label": Rule(_only_label, "babilong"),
-    "recite": Rule(_recite, "mrcr"),
+    "ranking": Rule(
+        _ranking,
+        "NDCG@10",
+        "NDCG@10",
+        needs={
+            "labels": Need(TypeAdapter(dict[str, int]), "passage ids to labels; HELMET's qrel"),
+            "cuts": Need(TypeAdapter(tuple[int, ...]), "the ranks to measure at"),
+        },
+        needs_answers=False,
+    ),
+    "summary": Rule(_summary, "rougeLsum_f1", "rougeLsum_f1", takes=_PREFIX),
+    "string_em": Rule(_string_em, "str_em", "str_em", needs=_GROUPS, needs_answers=False),
+    "qampari": Rule(
+        _qampari, "qampari_rec_top5", "qampari_rec_top5", needs=_GROUPS, needs_answers=False
+    ),
+    "set_f1": Rule(
+        _set_f1,
+        "set_f1",
+        needs={"nodes": Need(TypeAdapter(tuple[str, ...]), "the right set")},
+        needs_answers=False,
+    ),
+    "only_label": Rule(
+        _only_label,
+        "babilong",
+        needs={"labels": Need(TypeAdapter(_TEXTS), "all labels there are")},
+    ),
+    "recite": Rule(
+        _recite,
+        "mrcr",
+        needs={"prefix": Need(TypeAdapter(str), "what the reply starts with")},
+    ),
 }
+
+
+def find_rule(name: str) -> Rule:
+    """Returns a rule by name.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in RULES:
+        raise UsageError(
+            f"There is no scoring rule {name!r}. Rules: {', '.join(RULES)}.",
+            hint=did_you_mean(name, RULES),
+        )
+    return RULES[name]
+
+
+def stored_reference(item: Item) -> dict[str, Any]:
+    """Returns the part of an item's reference that its rule looks at: never a passage."""
+    rule = find_rule(item.rule)
+    return {key: item.reference[key] for key in (*rule.needs, *rule.takes) if key in item.reference}
+
+
+def readied(item: Item) -> Item:
+    """Returns an item from outside with what its rule needs, checked and in the right types.
+
+    Raises:
+        UsageError: It lacks something, or has something else in its place.
+    """
+    rule = find_rule(item.rule)
+    if rule.needs_answers and not item.question.answers:
+        raise UsageError(f"the rule {item.rule} needs a gold answer")
+    reference: dict[str, Any] = {}
+    for key, need in {**rule.needs, **rule.takes}.items():
+        if key in item.reference:
+            try:
+                reference[key] = need.kind.validate_python(item.reference[key])
+            except ValidationError:
+                raise UsageError(f"{key!r} cannot be read as {need.words}") from None
+        elif key in rule.needs:
+            raise UsageError(f"the rule {item.rule} needs {key!r} ({need.words})")
+    if item.rule == "choice":
+        letters = [chr(ord("A") + i) for i in range(len(item.question.options))]
+        if not letters:
+            raise UsageError("the rule choice needs options")
+        if reference["letter"] not in letters:
+            known = f"{letters[0]} to {letters[-1]}"
+            raise UsageError(f"the letter {reference['letter']!r} is none of {known}")
+    return replace(item, reference=reference)
 
 
 def score(item: Item, raw: str, *, with_rouge: bool = False) -> Metrics:
     """Scores one raw reply by the item's rule; all values are floats in [0, 1]."""
-    if item.rule not in RULES:
-        raise UsageError(
-            f"There is no scoring rule {item.rule!r}. Rules: {', '.join(RULES)}.",
-            hint=did_you_mean(item.rule, RULES),
-        )
-    metrics = RULES[item.rule].score(item, raw, with_rouge)
+    metrics = find_rule(item.rule).score(item, raw, with_rouge)
     return {name: float(value) for name, value in metrics.items()}

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from agenticlu.errors import (
     UsageError,
 )
 from agenticlu.evaluation import rules
+from agenticlu.evaluation.framing import measure_framing
 from agenticlu.evaluation.helmet.results import result_args, write_result
 from agenticlu.evaluation.items import Item, gold_pieces
 from agenticlu.evaluation.methods import (
@@ -105,6 +106,9 @@ class EvaluationConfig(Record):
     """Name or path of the prompt profile."""
     tokenizer: str = ""
     """Name of the tokenizer that lengths are counted with."""
+    chat: bool | None = None
+    """Prompt layouts sent as chat (True), as texts to continue (False), or each as its task has
+    it (None)."""
     metric: str | None = None
     """Metric shown first where an item has it; None takes each task's own."""
     as_published: bool = False
@@ -118,6 +122,7 @@ class EvaluationConfig(Record):
             profile=base.profile,
             tokenizer=base.tokenizer,
             context_tokens=base.context_tokens,
+            framing_tokens=base.framing_tokens,
             turn_tokens=dict.fromkeys(MAX_TOKENS, self.max_tokens)
             if self.as_published
             else base.turn_tokens,
@@ -158,7 +163,7 @@ def job_id(item: Item, method: str, config: EvaluationConfig, settings: Settings
     if found.retrieves:
         extra = (*extra, config.top_k, config.retriever)
     if found.layout and item.prompt is not None:
-        extra = (*extra, item.prompt.user, item.prompt.chat, item.max_tokens)
+        extra = (*extra, item.prompt.text, item.prompt.chat, item.max_tokens)
     return content_id(
         config.label,
         config.model_fingerprint,
@@ -193,8 +198,8 @@ def check_config(config: EvaluationConfig) -> None:
 
 
 def items_of(config: EvaluationConfig, task: str, length: int, settings: Settings) -> list[Item]:
-    """Returns the items of one task at one length."""
-    return load_items(
+    """Returns the items of one task at one length, their layouts in the form that is wanted."""
+    items = load_items(
         TaskRequest(
             task=task,
             length=length,
@@ -205,6 +210,14 @@ def items_of(config: EvaluationConfig, task: str, length: int, settings: Setting
             options=config.options,
         )
     )
+    return items if config.chat is None else [in_form(item, chat=config.chat) for item in items]
+
+
+def in_form(item: Item, *, chat: bool) -> Item:
+    """Returns an item whose layout, where it has one, is sent as chat or as a text to continue."""
+    if item.prompt is None or item.prompt.chat == chat:
+        return item
+    return replace(item, prompt=replace(item.prompt, chat=chat))
 
 
 async def run_evaluation(
@@ -234,8 +247,9 @@ async def run_evaluation(
         config = config.model_copy(update={"label": engine.name})
     if settings.context_tokens is None:
         capabilities = await engine.capabilities()
-        settings = Settings(**{**vars(settings), "context_tokens": capabilities.context_tokens})
+        settings = replace(settings, context_tokens=capabilities.context_tokens)
     settings = config.settings(settings)
+    layouts = _Layouts(config, engine, settings, report)
     out.mkdir(parents=True, exist_ok=True)
     path = out / FILE_NAME
     done = read_predictions(path) if path.is_file() else {}
@@ -251,6 +265,7 @@ async def run_evaluation(
                     report(f"{error.message} Left out.")
                     left_out.append(error.message)
                     continue
+                items = await layouts.sendable(items)
                 jobs = [
                     Job(job_id(item, method, config, settings), method, item)
                     for item in items
@@ -263,7 +278,8 @@ async def run_evaluation(
                 left = [job for job in jobs if _is_left(done.get(job.id), retry_failed)]
                 report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
                 if left:
-                    runner = _Runner(config, engine, settings, writer, done, report)
+                    framed = await layouts.framed(left)
+                    runner = _Runner(config, engine, framed, writer, done, report)
                     await runner.run(left)
                 if find_task(task) == "helmet":
                     _write_helmet(task, length, jobs, done, config, out)
@@ -281,9 +297,56 @@ async def run_evaluation(
         config.model_dump(mode="json"),
         methods=tuple(METHODS),
         metric=config.metric,
-    ).model_copy(update={"left_out": tuple(left_out)})
+    ).model_copy(update={"left_out": tuple(left_out), "notes": tuple(layouts.notes)})
     save_summary(summary, out)
     return summary
+
+
+class _Layouts:
+    """Finds out what the engine makes of prompt layouts, when the first one is to be sent."""
+
+    def __init__(
+        self, config: EvaluationConfig, engine: Engine, settings: Settings, report: Report
+    ) -> None:
+        self.notes: list[str] = []
+        """What a reader of the figures should know."""
+        self._used = any(find_method(method).layout for method in config.methods)
+        self._wanted = config.chat
+        self._engine = engine
+        self._settings = settings
+        self._report = report
+        self._framing: dict[bool, int] = {}
+
+    async def sendable(self, items: Sequence[Item]) -> list[Item]:
+        """Returns the items, as chat where the engine continues no plain text.
+
+        Raises:
+            UsageError: It does not, and nothing but plain text was wanted.
+        """
+        plain = any(item.prompt is not None and not item.prompt.chat for item in items)
+        if not self._used or not plain or (await self._engine.capabilities()).completes:
+            return list(items)
+        told = f"{self._engine.name} continues no plain text"
+        if self._wanted is False:
+            raise UsageError(f"{told}, and --no-chat wants nothing else.", hint="Try --chat.")
+        note = f"{told}: what HELMET sends as plain text is sent, scored and named as chat."
+        if note not in self.notes:
+            self.notes.append(note)
+            self._report(note)
+        return [in_form(item, chat=True) for item in items]
+
+    async def framed(self, jobs: Sequence[Job]) -> Settings:
+        """Returns the settings with what a prompt of these jobs costs beside its text."""
+        sent = [job.item.prompt for job in jobs if find_method(job.method).layout]
+        bounded = self._settings.overlong == "cut-end" or self._settings.context_tokens is not None
+        if not sent or sent[0] is None or not bounded:
+            return self._settings
+        chat = sent[0].chat
+        if chat not in self._framing:
+            self._framing[chat] = await measure_framing(
+                self._engine, self._settings.tokenizer, chat=chat
+            )
+        return replace(self._settings, framing_tokens=self._framing[chat])
 
 
 def _write_helmet(
@@ -308,12 +371,16 @@ def _write_helmet(
             output_dir=str(folder),
             limit=config.limit,
             shots=config.options.get("shots"),
-            chat=method != "helmet" or bool(config.options.get("chat")),
+            chat=not find_method(method).layout or _is_chat(rows[0][0]),
             temperature=config.temperature,
             top_p=config.top_p,
             max_tokens=None if method == "helmet" else config.max_tokens,
         )
         write_result(folder, task, args, rows)
+
+
+def _is_chat(item: Item) -> bool:
+    return item.prompt is not None and item.prompt.chat
 
 
 def current(done: dict[str, Prediction], selected: Sequence[str]) -> list[Prediction]:
@@ -426,7 +493,7 @@ class _Runner:
                 "usage": outcome.usage,
                 "seconds": round(time.monotonic() - started, 4),
                 "truncated": outcome.truncated,
-                "gold_present": is_gold_present(item),
+                "gold_present": is_gold_present(item, outcome.left),
             }
         )
 
@@ -450,6 +517,8 @@ class _Runner:
             options=item.question.options,
             unit=item.unit,
             depth=item.depth,
+            rule=item.rule,
+            reference=rules.stored_reference(item),
         )
 
     def _tell(self) -> None:
@@ -461,11 +530,15 @@ class _Runner:
         self._report(f"  {self._num_finished} of {self._total} items{failed}, {seconds:.0f} s")
 
 
-def is_gold_present(item: Item) -> bool | None:
+def is_gold_present(item: Item, left: str | None = None) -> bool | None:
     """Returns whether a gold answer stands as words in the document, for answers in open text.
 
-    Long documents are cut to the length under test before they are asked about; where the answer
-    was cut away, a low score says nothing about the model.
+    Long documents are cut to the length under test before they are asked about, and again where
+    they do not fit; where the answer was cut away, a low score says nothing about the model.
+
+    Args:
+        item: Question and document.
+        left: What was left of the document; None: all of it.
     """
     if item.rule not in ("open", "long_answer"):
         return None
@@ -473,7 +546,8 @@ def is_gold_present(item: Item) -> bool | None:
     if not golds:
         return None
     pattern = "|".join(re.escape(gold) for gold in golds)
-    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", item.document.text, re.IGNORECASE)
+    text = item.document.text if left is None else left
+    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
     return found is not None
 
 

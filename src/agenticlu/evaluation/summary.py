@@ -136,6 +136,8 @@ class Summary(Record):
     num_failed: int
     left_out: tuple[str, ...] = ()
     """Tasks at lengths that their shortest item exceeds, in words."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures should know, such as a fall-back."""
     usage: Usage
 
     def find(self, task: str, length: int, method: str, engine: str | None = None) -> Cell | None:

@@ -80,6 +80,8 @@ def render_markdown(summary: Summary) -> str:
         parts.append(effective_table(summary))
     if summary.left_out:
         parts += ["", "## Left out", "", *[f"- {line}" for line in summary.left_out]]
+    if summary.notes:
+        parts += ["", "## Notes", "", *[f"- {line}" for line in summary.notes]]
     if summary.failures:
         parts += ["", f"## Failed items: {summary.num_failed}", ""]
         parts += [

@@ -250,7 +250,21 @@ class Caller:
         async def send() -> Sampled:
             return await engine.sample(messages, sampling, session=call.document_id)
 
-        return await self.once(call.key, lambda: self._send(call, messages, send, encode_sampled))
+        return await self.once(
+            call.key, lambda: self._send(call, _characters(messages), send, encode_sampled)
+        )
+
+    async def complete(self, call: CallId, text: str, sampling: Sampling) -> Sampled:
+        """Continues a plain text, or returns what was sampled before under this key."""
+        recorded = self._recorded(call.key)
+        if recorded is not None:
+            return decode_sampled(recorded[0], recorded[1])
+        engine = self._engine(call)
+
+        async def send() -> Sampled:
+            return await engine.complete(text, sampling, session=call.document_id)
+
+        return await self.once(call.key, lambda: self._send(call, len(text), send, encode_sampled))
 
     async def weigh(
         self, call: CallId, messages: Sequence[Message], choices: Sequence[str]
@@ -265,7 +279,7 @@ class Caller:
             return await engine.weigh(messages, choices, session=call.document_id)
 
         weighed = await self.once(
-            call.key, lambda: self._send(call, messages, send, encode_weighed)
+            call.key, lambda: self._send(call, _characters(messages), send, encode_weighed)
         )
         return decode_weighed(encode_weighed(weighed), weighed.usage)
 
@@ -305,11 +319,11 @@ class Caller:
     async def _send(
         self,
         call: CallId,
-        messages: Sequence[Message],
+        characters: int,
         send: Callable[[], Awaitable[Reply]],
         encode: Callable[[Reply], Any],
     ) -> Reply:
-        tokens = sum(len(message.content) for message in messages) // CHARACTERS_PER_TOKEN
+        tokens = characters // CHARACTERS_PER_TOKEN
         attempts = own_faults = 0
         if not self._ready:
             await self.once("before first", self._prepare)
@@ -416,6 +430,16 @@ class LedgeredEngine:
         except CallFailedError as error:
             raise EngineReplyError(str(error)) from error
 
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Continues a plain text, or returns what was sampled before."""
+        key = complete_key(("judge", self.name), text, sampling)
+        try:
+            return await self._caller.complete(CallId(key, "judge", session or ""), text, sampling)
+        except CallFailedError as error:
+            raise EngineReplyError(str(error)) from error
+
     async def weigh(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
     ) -> Weighed:
@@ -489,6 +513,10 @@ async def together(
     return [task.result() for task in tasks]
 
 
+def _characters(messages: Sequence[Message]) -> int:
+    return sum(len(message.content) for message in messages)
+
+
 def prompt_hash(messages: Sequence[Message]) -> str:
     """Returns a hash of a conversation."""
     return content_id(*(f"{m.role}\x1e{m.content}" for m in messages), length=32)
@@ -500,6 +528,12 @@ def sample_key(
     """Returns the content key of a sampled call, the first sample's ordinal included."""
     how = json.dumps(asdict(sampling), sort_keys=True)
     return content_id("sample", *scope, prompt_hash(messages), how, str(first_ordinal), length=32)
+
+
+def complete_key(scope: Sequence[str], text: str, sampling: Sampling) -> str:
+    """Returns the content key of a continued text."""
+    how = json.dumps(asdict(sampling), sort_keys=True)
+    return content_id("complete", *scope, text, how, length=32)
 
 
 def weigh_key(scope: Sequence[str], messages: Sequence[Message], choices: Sequence[str]) -> str:

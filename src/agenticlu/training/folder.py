@@ -81,7 +81,8 @@ def finished_summary(config: TrainConfig) -> dict[str, Any] | None:
 
 def summarise(metrics: Path) -> dict[str, Any]:
     """Returns what a run did, from its log: also what happened before a resume."""
-    events = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = metrics.read_text(encoding="utf-8").split("\n")
+    events = [json.loads(line) for line in lines if line]
     steps = [event for event in events if event["event"] == "step"]
     stored = sum(event["stored_tokens"] for event in steps)
     traces = sum(event["trace_tokens"] for event in steps)

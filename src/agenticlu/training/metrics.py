@@ -25,7 +25,7 @@ class MetricsLog:
         self.path = path
         kept: list[str] = []
         if keep_steps is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
+            for line in path.read_text(encoding="utf-8").split("\n"):
                 try:
                     event = json.loads(line)
                 except json.JSONDecodeError:

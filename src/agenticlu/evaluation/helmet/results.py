@@ -174,7 +174,7 @@ def result_args(
         temperature=temperature,
         top_p=top_p,
         generation_max_length=max_tokens or spec.gen_tokens,
-        use_chat_template=spec.chat or chat,
+        use_chat_template=chat,
     )
 
 

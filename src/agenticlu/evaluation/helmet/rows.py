@@ -63,8 +63,6 @@ class Wanted:
     """Folder of another tokenizer in place of Llama 2's."""
     seed: int = sampling.SEED
     """Other seeds give other rows and demonstrations: not HELMET's."""
-    chat: bool = False
-    """Send every task in chat form, as HELMET's script for served models does."""
     natural_labels: bool = False
     """In-context learning: keep the labels' names instead of renaming them to numbers."""
     balanced: bool = True

@@ -30,7 +30,6 @@ def wanted_of(request: TaskRequest) -> Wanted:
         shots=options.get("shots"),
         templates=options.get("templates"),
         tokenizer=options.get("helmet_tokenizer"),
-        chat=bool(options.get("chat", False)),
     )
 
 
@@ -55,7 +54,6 @@ def _item(wanted: Wanted, loaded: Loaded, index: int, row: Row) -> Item:
     key = str(row.get("_key", ""))
     document = Document.of(row["context"], f"helmet:{wanted.name}:{wanted.length}:{index}")
     asked = loaded.template.ask.format(**row)
-    chat = spec.chat or wanted.chat
     kept = {k: v for k, v in row.items() if k not in LEFT_OUT and not k.startswith("_")}
     return Item(
         task=wanted.name,
@@ -72,7 +70,7 @@ def _item(wanted: Wanted, loaded: Loaded, index: int, row: Row) -> Item:
         group=content_id(wanted.name, key) if key else "",
         cluster=content_id(wanted.name, key) if key else str(row.get("_document") or ""),
         max_tokens=spec.gen_tokens,
-        prompt=build_prompt(loaded.template, row, chat=chat),
+        prompt=build_prompt(loaded.template, row, chat=spec.chat),
         reference=reference,
         row={**kept, "index": index},
     )

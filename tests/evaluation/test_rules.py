@@ -1,0 +1,157 @@
+"""Scoring rules of single replies."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from agenticlu import scoring
+from agenticlu.errors import UsageError
+from agenticlu.evaluation import rules
+from agenticlu.evaluation.items import Item
+from agenticlu.records import Document, Question
+
+
+def item(rule: str, *answers: str, question: str = "?", **reference: Any) -> Item:
+    options = reference.pop("options", ())
+    return Item(
+        task="t",
+        length=0,
+        document=Document.of("A passage.", "t"),
+        question=Question(id="q", text=question, answers=answers, options=options),
+        rule=rule,
+        reference=reference,
+    )
+
+
+# --- BABILong ---------------------------------------------------------------------------------
+
+PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        ("bedroom", 1),
+        ("The Bedroom.", 1),
+        ("Answer:\nbedroom", 1),  # a line end ends no sentence
+        ("\n\nbedroom\nnot the office", 0),
+        ("bedroom. Before, the office.", 1),
+        ("bedroom <context> the office", 1),
+        ("bedroom <EXAMPLE> the office", 1),
+        ("She left the garden for the bedroom.", 1),  # the question names the garden
+        ("office", 0),
+        (". bedroom", 0),
+        ("", 0),
+    ],
+)
+def test_first_sentence_names_the_only_label(reply: str, value: int) -> None:
+    asked = item("only_label", "bedroom", question="Where from the garden?", labels=PLACES)
+    assert rules.score(asked, reply)["babilong"] == value
+    assert rules.score(asked, "Answer:\nbedroom")["correct"] == 1.0
+
+
+# --- GraphWalks -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reply", "value", "correct"),
+    [
+        (["a", "b"], "Final Answer: [a, b]", 1, 1),
+        (["a", "b"], "Final Answer: [b]", 2 / 3, 0),
+        (["a"], "**Final Answer:** ['a']", 1, 1),
+        (["a"], "Final Answer: [b]\nNo. Final Answer: [a]", 1, 1),
+        (["a"], "Final Answer: [a] where [b] is a citation", 1, 1),  # only the form counts
+        (["a"], "The nodes are [a].", 0, 0),
+        (["a"], "Final Answer: a", 0, 0),
+        (["a"], "Final Answer: []", 0, 0),
+        ([], "Final Answer: []", 1, 1),
+        ([], "Final Answer: [ ]", 1, 1),
+        ([], "", 1, 0),  # an empty reply on an empty set, as published; it states nothing
+        ([], " \n", 1, 0),
+        ([], "There is none.", 0, 0),
+        ([], "Final Answer: [a]", 0, 0),
+        (["a"], "", 0, 0),
+    ],
+)
+def test_final_list_against_a_set(
+    nodes: list[str], reply: str, value: float, correct: float
+) -> None:
+    assert rules.score(item("set_f1", nodes=nodes), reply) == {"set_f1": value, "correct": correct}
+
+
+# --- ROUGE on demand --------------------------------------------------------------------------
+
+
+def test_rouge_is_computed_by_the_rules_whose_figure_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*given: Any) -> Any:
+        raise AssertionError("nobody asked for ROUGE")
+
+    cases = {
+        "open": item("open", "a"),
+        "choice": item("choice", "red", letter="A", options=("red", "blue")),
+        "label": item("label", "3"),
+        "all_of": item("all_of", "1", "2"),
+        "ranking": item("ranking", "1", labels={"1": 1}, cuts=(1, 5)),
+        "string_em": item("string_em", groups=[["a"]]),
+        "qampari": item("qampari", groups=[["a"]]),
+        "set_f1": item("set_f1", nodes=["a"]),
+        "only_label": item("only_label", "office", labels=PLACES),
+        "recite": item("recite", "xy", prefix="x"),
+    }
+    assert set(rules.RULES) - set(cases) == {"summary", "long_answer"}
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "_rouge", refuse)
+        for one in cases.values():
+            assert not [name for name in rules.score(one, "a") if "rouge" in name]
+    for name in ("summary", "long_answer"):
+        scores = rules.score(item(name, "a blue kite"), "the blue kite")
+        assert scores["rougeL_f1"] == pytest.approx(2 / 3)
+        assert "unicode_rougeLsum_f1" in scores
+    assert "rougeL_f1" in rules.score(cases["open"], "a", with_rouge=True)
+
+
+def test_without_the_package_what_needs_no_rouge_is_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("rouge_score")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    assert rules.score(item("open", "kite"), "kite")["correct"] == 1.0
+
+
+# --- what a row must have ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (item("open"), "needs a gold answer"),
+        (item("choice", "red", options=("red", "blue")), "needs 'letter'"),
+        (item("choice", "red", letter="C", options=("red", "blue")), "'C' is none of A to B"),
+        (item("choice", "red", letter="A"), "needs options"),
+        (item("choice", "red", letter=3, options=("red",)), "cannot be read"),
+        (item("ranking", "1"), "needs 'labels'"),
+        (item("ranking", labels={"1": "high"}, cuts=(1,)), "'labels' cannot be read"),
+        (item("string_em"), "needs 'groups'"),
+        (item("qampari", groups=[]), "'groups' cannot be read"),
+        (item("qampari", groups=[[]]), "'groups' cannot be read"),
+        (item("qampari", groups=["a"]), "'groups' cannot be read"),
+        (item("set_f1"), "needs 'nodes'"),
+        (item("only_label", "office"), "needs 'labels'"),
+        (item("recite", "xy"), "needs 'prefix'"),
+        (item("nothing", "a"), "no scoring rule 'nothing'"),
+    ],
+)
+def test_what_a_row_lacks_is_told(asked: Item, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        rules.readied(asked)
+
+
+def test_a_readied_row_has_the_right_types_and_nothing_else() -> None:
+    asked = item("ranking", "1", labels={"1": "2"}, cuts=[1], passages=[{"text": "long"}])
+    assert rules.readied(asked).reference == {"labels": {"1": 2}, "cuts": (1,)}
+    assert rules.stored_reference(asked) == {"labels": {"1": "2"}, "cuts": [1]}
