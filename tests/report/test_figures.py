@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from agenticlu import judge
 from agenticlu.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.report import figures
 from agenticlu.report.data import ReportData
@@ -39,6 +40,37 @@ def test_recall_counts_a_tree_at_its_least_solved_depth_and_leaves_unscored_tree
     counts = figures.count(ReportData(trees=tuple(trees)))
     assert (counts.unscored_trees, counts.unscored_nodes, counts.failed_nodes) == (2, 1, 1)
     assert figures.recall_by_depth(trees[3:]) == ()
+
+
+NEARLY = (
+    # Verdicts and the score that they combine to; the score alone would say the opposite.
+    ((("exact", 0.0), ("rouge-l", 0.1), ("llm:a", 1.0)), 0.37, "right"),
+    ((("exact", 0.0), ("rouge-l", 1.0)), 0.5, "wrong"),
+    ((("exact", 0.0), ("llm:a", None)), 0.9, "unscored"),
+)
+
+
+@pytest.mark.parametrize(("found", "score", "state"), NEARLY)
+def test_the_judges_decide_what_is_right_as_in_the_data_set(
+    found: tuple[tuple[str, float | None], ...], score: float, state: str
+) -> None:
+    verdicts = tuple(Verdict(judge=name, value=value) for name, value in found)
+    root = node("r", None, 0, 0.0, verdicts=(Verdict(judge="exact", value=0.0),))
+    judged = tree("t", root, node("a", "r", 1, score, verdicts=verdicts))
+    assert figures.node_state(judged.nodes[1]) == state
+    depth = 1 if state == "right" else None
+    assert figures.solved_depth(judged) == depth == judge.solved_depth(judged)
+    assert figures.tree_entries([judged], ())[0].solved_depth == depth
+    assert figures.recall_by_depth([judged])[-1].recall.mean == float(state == "right")
+    counts = figures.count(ReportData(trees=(judged,)))
+    assert (counts.right_nodes, counts.wrong_nodes, counts.unscored_nodes) == (
+        state == "right", 1 + (state == "wrong"), state == "unscored",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("score", "state"), [(0.5, "right"), (0.49, "wrong"), (None, "unscored")])
+def test_the_score_decides_only_where_no_verdict_is_kept(score: float | None, state: str) -> None:
+    assert figures.node_state(node("a", None, 0, score)) == state
 
 
 def test_interval_is_wider_when_answers_of_one_document_stand_or_fall_together() -> None:
@@ -108,7 +140,8 @@ def test_judges_disagree_only_across_the_line(
     values: tuple[float | None, ...], expected: bool
 ) -> None:
     verdicts = tuple(Verdict(judge=str(i), value=value) for i, value in enumerate(values))
-    assert figures.disagrees(node("a", None, 0, 1.0, verdicts=verdicts)) is expected
+    judged = node("a", None, 0, 1.0, verdicts=verdicts)
+    assert figures.count(ReportData(trees=(tree("t", judged),))).disagreements == expected
 
 
 def prediction(system: str, method: str, i: int, score: float, **more: object) -> Prediction:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import Field
 
+from agenticlu import judge
 from agenticlu.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage, content_seed
 from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
 
 RIGHT = 0.5
-"""A node or an answer counts as right from this score on."""
+"""An answer counts as right from this score on, where no verdicts are kept."""
 Z95 = 1.959964
 NUM_RESAMPLES = 2000
 
@@ -99,24 +100,28 @@ class Overview(Record):
     errors: tuple[str, ...]
 
 
+def is_right(node: Node) -> bool | None:
+    """Whether a node's answer counts as right, as the data set has it; None when unscored.
+
+    The judges decide. The score, which only orders answers, decides where no verdict is kept.
+    """
+    if node.verdicts:
+        return judge.is_correct(node.verdicts)
+    return None if node.score is None else node.score >= RIGHT
+
+
 def node_state(node: Node) -> str:
     """Returns 'failed', 'unscored', 'right' or 'wrong'."""
     if node.status == "failed":
         return "failed"
-    if node.score is None:
-        return "unscored"
-    return "right" if node.score >= RIGHT else "wrong"
-
-
-def disagrees(node: Node) -> bool:
-    """Whether two judges stand on different sides; an unscored verdict takes no side."""
-    sides = {verdict.value >= RIGHT for verdict in node.verdicts if verdict.value is not None}
-    return len(sides) > 1
+    return {None: "unscored", True: "right", False: "wrong"}[is_right(node)]
 
 
 def solved_depth(tree: Tree) -> int | None:
     """Returns the least depth of a right node, or None."""
-    return min((node.depth for node in tree.nodes if node_state(node) == "right"), default=None)
+    by_score = [n.depth for n in tree.nodes if not n.verdicts and node_state(n) == "right"]
+    depths = (judge.solved_depth(tree), *by_score)
+    return min((depth for depth in depths if depth is not None), default=None)
 
 
 def is_scored(tree: Tree) -> bool:
@@ -271,7 +276,9 @@ def count(data: ReportData) -> Counts:
         unscored_nodes=states["unscored"],
         failed_nodes=states["failed"],
         unscored_trees=sum(not is_scored(tree) for tree in data.trees),
-        disagreements=sum(disagrees(node) for tree in data.trees for node in tree.nodes),
+        disagreements=sum(
+            judge.disagrees(node.verdicts) for tree in data.trees for node in tree.nodes
+        ),
         outcomes=dict(sorted(Counter(tree.outcome for tree in data.trees).items())),
         evaluated=sum(row.score.n for row in data.results),
         evaluation_failed=sum(row.num_failed for row in data.results),
@@ -298,7 +305,7 @@ def tree_entries(trees: Sequence[Tree], pairs: Sequence[Pair]) -> tuple[TreeEntr
                 nodes=len(tree.nodes),
                 failed=states["failed"],
                 unscored=states["unscored"],
-                disagreements=sum(disagrees(node) for node in tree.nodes),
+                disagreements=sum(judge.disagrees(node.verdicts) for node in tree.nodes),
                 pairs=per_tree[tree.id],
                 hops=tree.question.hops,
                 computed_tokens=tree.usage.computed_tokens,

@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from agenticlu import judge
 from agenticlu.records import Document, Node, Piece, Tree, Turn
 from agenticlu.report import figures, plots
 from agenticlu.report.data import REPORT_VERSION, Curve, Measure, ReportData, ResultRow, Stage
@@ -236,7 +237,7 @@ def compact_tree(tree: Tree) -> dict[str, Any]:
             "depth": node.depth,
             "ordinal": node.ordinal,
             "state": figures.node_state(node),
-            "split": figures.disagrees(node),
+            "split": judge.disagrees(node.verdicts),
             "kept": list(node.kept),
             "relevance": None
             if node.relevance is None
