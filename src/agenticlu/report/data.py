@@ -12,7 +12,7 @@ from pydantic import Field
 from agenticlu.records import Document, Pair, Piece, Record, Tree, Usage
 
 REPORT_VERSION = 1
-"""Goes up when a reader of an older `summary.json` would misread a new one."""
+"""Goes up when a reader of an older report's JSON would misread a new one."""
 
 
 class Measure(Record):

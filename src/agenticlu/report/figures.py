@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -81,8 +82,10 @@ class TreeEntry(Record):
 
 
 class Overview(Record):
-    """The figures of a report: what `summary.json` holds and the page shows above its trees."""
+    """The figures of a report: what its JSON holds and the page shows above its trees."""
 
+    format: Literal["agenticlu report"] = "agenticlu report"
+    """Comes first, so that a report's file is told from another's."""
     version: int
     title: str
     created: str | None

@@ -29,6 +29,8 @@ from agenticlu.report.secrets import redact, redact_text
 
 MAX_TREES = 500
 """Trees in a page unless told otherwise; the figures are always over all of them."""
+MARKS = (b'<meta name="generator" content="agenticlu">', b'"format": "agenticlu report"')
+"""What the beginning of a page, and of its figures, is known by."""
 _DIGITS = string.digits + string.ascii_lowercase
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 MAIN_QUANTITIES = ("loss", "accuracy", "margin", "ordered", "likely")
@@ -175,7 +177,7 @@ def build_report(data: ReportData, max_trees: int = MAX_TREES) -> str:
 
 
 def summary_json(overview: Overview, data: ReportData | None = None) -> str:
-    """Returns `summary.json`: the figures of the page, and with `data` its trees and documents."""
+    """Returns the figures of the page as JSON, and with `data` its trees and documents."""
     values = overview.model_dump(mode="json")
     if data is not None:
         values["records"] = {
