@@ -24,13 +24,14 @@ def sample() -> ReportData:
 def run(sample: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generation run in a real store; its last tree is not finished."""
     folder = tmp_path_factory.mktemp("run")
+    spent = {"ground": 500, "direct": 300, "closed_book": 40, "judge": 20}
 
     async def fill(store: Store) -> None:
         for tree in sample.trees[:-1]:
             await store.finish_tree(tree)
         last = sample.trees[-1]
         await store.put_nodes(last, last.nodes[:3])
-        for phase, tokens in (("ground", 500), ("direct", 300), ("judge", 20)):
+        for phase, tokens in spent.items():
             call = CallId(key=phase, phase=phase, document_id=sample.documents[0].id)
             await store.intend(call)
             await store.finish(
@@ -81,6 +82,7 @@ def test_a_run_is_read_back_whole(run: Path, sample: ReportData) -> None:
     assert data.pieces == sample.pieces
     assert {(s.group, s.name): s.usage.prompt_tokens for s in data.stages} == {
         ("search", "direct answer"): 300,
+        ("search", "answers without the document"): 40,
         ("search", "grounding"): 500,
         ("judges", "judges"): 20,
     }

@@ -25,6 +25,7 @@ from agenticlu.report.data import Curve, Gain, Measure, ReportData, ResultRow, S
 PHASE_NAMES: dict[str, str] = {
     "ground": "grounding",
     "judge": "judges",
+    "closed_book": "answers without the document",
     **{str(kind): name for kind, name in figures.KIND_NAMES.items()},
 }
 """Phase in the ledger of calls to the name of the stage."""
@@ -202,7 +203,7 @@ def load_generation(run: Path) -> Generation:
         spent = store.usage_by_phase()
         settings = store.get("config") or _load_config(run)
         calls, counts = store.call_counts(), store.tree_counts()
-    order = ("direct", "clarify", "ground", "point", "sub_answer", "answer", "check")
+    order = ("direct", "closed_book", "clarify", "ground", "point", "sub_answer", "answer", "check")
     stages = [
         Stage(group="search", name=PHASE_NAMES.get(phase, phase), usage=spent[phase])
         for phase in sorted(spent, key=lambda p: order.index(p) if p in order else len(order))
