@@ -121,6 +121,23 @@ def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> No
     assert found.settings == {"seed": 1}
 
 
+def test_predictions_without_a_summary_give_the_evaluations_own_intervals(tmp_path: Path) -> None:
+    from agenticlu.evaluation.summary import summarise
+
+    items = predictions("base", "direct", 2) + predictions("trained", "clarify", 7)
+    found = load_evaluation(None, write_predictions(tmp_path / "eval", items))
+    summary = summarise(items)
+    for row, cell in zip(found.rows, summary.cells, strict=True):
+        assert cell.score is not None
+        assert (row.score.low, row.score.high) == (cell.score.low, cell.score.high)
+        assert row.score.low is not None
+        assert row.score.low < row.score.mean
+    (gain,), (theirs,) = found.gains, summary.differences[-1:]
+    assert (gain.difference.low, gain.difference.high) == (
+        theirs.difference.low, theirs.difference.high,
+    )  # fmt: skip
+
+
 def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) -> None:
     from agenticlu.evaluation.summary import save_summary, summarise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -11,13 +10,12 @@ from typing import Literal
 from pydantic import Field
 
 from agenticlu import judge
+from agenticlu.evaluation.statistics import Estimate, estimate
 from agenticlu.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage, content_seed
 from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
 
 RIGHT = 0.5
 """An answer counts as right from this score on, where no verdicts are kept."""
-Z95 = 1.959964
-NUM_RESAMPLES = 2000
 
 KIND_NAMES: dict[TurnKind, str] = {
     "direct": "direct answer",
@@ -133,68 +131,28 @@ def is_scored(tree: Tree) -> bool:
 
 
 def measure(values: Sequence[tuple[str, float]]) -> Measure:
-    """Returns the mean of (cluster, value in [0, 1]) with a 95% interval.
-
-    Wilson's interval with the sample size that the spread between clusters leaves (Kish's
-    effective size, never above the true one), so questions that share a document do not count as
-    independent.
+    """Returns the mean of (cluster, value in [0, 1]) with a 95% interval, as an evaluation has it.
 
     >>> measure([("a", 1.0), ("b", 1.0), ("c", 0.0), ("d", 1.0)]).mean
     0.75
     """
-    n = len(values)
-    if n == 0:
-        return Measure(mean=0.0, n=0)
-    mean = sum(value for _, value in values) / n
-    residuals: dict[str, float] = {}
-    for cluster, value in values:
-        residuals[cluster] = residuals.get(cluster, 0.0) + value - mean
-    num_clusters = len(residuals)
-    spread = mean * (1 - mean)
-    size = float(num_clusters)
-    if num_clusters > 1 and spread > 0:
-        variance = sum(r * r for r in residuals.values()) / n**2 * num_clusters / (num_clusters - 1)
-        size = min(float(n), spread / variance) if variance > 0 else float(n)
-    low, high = wilson(mean, size)
-    return Measure(mean=mean, low=low, high=high, n=n)
-
-
-def wilson(mean: float, n: float) -> tuple[float, float]:
-    """Returns Wilson's 95% score interval of a proportion.
-
-    >>> [round(end, 3) for end in wilson(1.0, 10)]
-    [0.722, 1.0]
-    """
-    z2 = Z95 * Z95
-    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(max(0.0, mean * (1 - mean) / n + z2 / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    seed = content_seed("bootstrap", str(len(values)))
+    return _measure(
+        estimate([value for _, value in values], [unit for unit, _ in values], seed=seed)
+    )
 
 
 def paired_difference(pairs: Sequence[tuple[str, float, float]]) -> Measure:
-    """Returns the mean of contender - baseline over (cluster, baseline, contender).
+    """Returns the mean of contender - baseline over (cluster, baseline, contender)."""
+    gains = [after - before for _, before, after in pairs]
+    seed = content_seed("difference", str(len(gains)))
+    return _measure(estimate(gains, [unit for unit, _, _ in pairs], seed=seed, bounds=(-1.0, 1.0)))
 
-    The interval is a percentile bootstrap over clusters, seeded by the data.
-    """
-    sums: dict[str, tuple[float, int]] = {}
-    for cluster, before, after in pairs:
-        total, count = sums.get(cluster, (0.0, 0))
-        sums[cluster] = (total + after - before, count + 1)
-    n = len(pairs)
-    if n == 0:
+
+def _measure(found: Estimate | None) -> Measure:
+    if found is None:
         return Measure(mean=0.0, n=0)
-    mean = sum(total for total, _ in sums.values()) / n
-    if len(sums) < 2:
-        return Measure(mean=mean, n=n)
-    clusters = [sums[key] for key in sorted(sums)]
-    rng = random.Random(content_seed("paired", str(n), f"{mean:.9f}"))
-    means = []
-    for _ in range(NUM_RESAMPLES):
-        drawn = rng.choices(clusters, k=len(clusters))
-        means.append(sum(total for total, _ in drawn) / sum(count for _, count in drawn))
-    means.sort()
-    last = NUM_RESAMPLES - 1
-    return Measure(mean=mean, low=means[round(0.025 * last)], high=means[round(0.975 * last)], n=n)
+    return Measure(mean=found.mean, low=found.low, high=found.high, n=found.n)
 
 
 def recall_by_depth(trees: Sequence[Tree]) -> tuple[DepthFigure, ...]:
