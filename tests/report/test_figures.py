@@ -208,6 +208,46 @@ def test_failed_items_are_counted_and_in_no_mean() -> None:
     assert (row.score.mean, row.score.n, row.num_failed) == (1.0, 3, 1)
 
 
+def request(prompt: int, cached: int, sampled: int) -> Turn:
+    usage = Usage(requests=1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=sampled)
+    return Turn(kind="answer", wording="w", request="?", reply="!", usage=usage)
+
+
+def asked(*turns: Turn, beside: Usage | None = None) -> Prediction:
+    spent = sum((turn.usage for turn in turns if turn.usage), beside or Usage())
+    return prediction("base", "clarify", 0, 1.0, turns=turns, usage=spent)
+
+
+def test_cost_alone_does_not_depend_on_who_read_the_document_before() -> None:
+    first = asked(request(1000, 0, 10), request(1050, 1010, 20), request(1100, 1070, 5))
+    after = asked(request(1000, 990, 10), request(1050, 1040, 20), request(1100, 1070, 5))
+    assert first.usage.computed_tokens == 1000 + 40 + 30 + 35
+    assert after.usage.computed_tokens < 100
+    # The document once, then what the turns add: in the end every token of the conversation once.
+    assert figures.lone_tokens(first) == figures.lone_tokens(after) == 1100 + 5
+    assert figures.lone_tokens_per_item([first, after]) == 1105
+
+
+def test_cost_alone_counts_what_an_item_reads_again() -> None:
+    uncached = asked(request(1000, 0, 10), request(1050, 0, 20))
+    assert figures.lone_tokens(uncached) == 1000 + 10 + 1050 + 20
+    # The second request shows the cited pieces alone; the third the whole document again, of
+    # which the first has left 1010 tokens in the cache.
+    reground = asked(request(1000, 0, 10), request(300, 40, 20), request(1090, 1010, 5))
+    assert figures.lone_tokens(reground) == 1010 + 260 + 20 + 80 + 5
+    scan = Usage(requests=8, prompt_tokens=800, cached_tokens=700, completion_tokens=8)
+    assert figures.lone_tokens(asked(request(100, 90, 5), beside=scan)) == 808 + 105
+
+
+def test_cost_alone_of_several_requests_without_their_turns_is_not_known() -> None:
+    one = asked(beside=Usage(requests=1, prompt_tokens=100, cached_tokens=90, completion_tokens=5))
+    many = asked(beside=Usage(requests=2, prompt_tokens=200, cached_tokens=90))
+    assert figures.lone_tokens(one) == 105
+    assert figures.lone_tokens(many) is None
+    assert figures.lone_tokens_per_item([one, many]) is None
+    assert figures.lone_tokens_per_item([]) is None
+
+
 def test_headline_says_something_true_whatever_is_missing() -> None:
     whole = sample_report(num_trees=8)
     depths = figures.recall_by_depth(whole.trees)

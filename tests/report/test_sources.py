@@ -164,6 +164,32 @@ def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) ->
     assert "80–100" not in page  # no question there
 
 
+def test_cost_alone_is_read_from_the_predictions_behind_a_cell(tmp_path: Path) -> None:
+    from agenticlu.evaluation.summary import save_summary, summarise
+
+    def reused(usage: Usage) -> Usage:
+        return usage.model_copy(update={"cached_tokens": 990})
+
+    first = predictions("base", "direct", 2)
+    later = [
+        item.model_copy(update={"usage": reused(item.usage)})
+        for item in predictions("base", "retrieve", 2)
+    ]
+    folder = write_predictions(tmp_path / "eval", first + later)
+    save_summary(summarise(first + later), folder)
+    rows = load_evaluation(None, folder).rows
+    assert [row.computed_tokens_per_item for row in rows] == [1000, 10]
+    assert [row.lone_tokens_per_item for row in rows] == [1000, 1000]
+    page = build_report(load_report(evaluations=(str(folder),)))
+    assert "1,000 tokens a question asked alone (10 as run)" in page
+    # Of another run's predictions in the folder nobody knows which are behind the cell.
+    stray = later[0].model_copy(update={"id": "of another run"})
+    write_predictions(folder, [*first, *later, stray])
+    data = load_report(evaluations=(str(folder),))
+    assert [row.lone_tokens_per_item for row in data.results] == [1000, None]
+    assert "1 of 2 cells are left out" in build_report(data)
+
+
 def test_unknown_depths_leave_the_chart_out(tmp_path: Path) -> None:
     folder = write_predictions(tmp_path / "eval", predictions("base", "direct", 2))
     assert "Accuracy by depth" not in build_report(load_report(evaluations=(str(folder),)))

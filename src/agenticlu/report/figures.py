@@ -312,10 +312,35 @@ def result_rows(
                 num_failed=len(items) - len(scored),
                 num_truncated=sum(p.truncated for p in scored),
                 usage=sum((p.usage for p in scored), Usage()),
+                lone_tokens_per_item=lone_tokens_per_item(scored),
                 seconds=sum(p.seconds for p in scored),
             )
         )
     return tuple(rows)
+
+
+def lone_tokens(prediction: Prediction) -> int | None:
+    """Returns the tokens computed for a prediction that shares nothing with other items.
+
+    That is the whole prompt of its first request; of every later one what the item's own earlier
+    requests have not left in the cache; and all that is sampled. An item asked after another one on
+    the same document reports less, because it reuses the other's reading. Requests that are not
+    turns (retrieval by the model) count in full. None for several requests without their turns.
+    """
+    spent = [turn.usage for turn in prediction.turns if turn.usage is not None]
+    if not spent and prediction.usage.requests > 1:
+        return None
+    own = reused = 0
+    for usage in spent:
+        reused += min(usage.cached_tokens, own)
+        own = max(own, usage.prompt_tokens + usage.completion_tokens)
+    return prediction.usage.prompt_tokens - reused + prediction.usage.completion_tokens
+
+
+def lone_tokens_per_item(predictions: Sequence[Prediction]) -> float | None:
+    """Returns the mean of `lone_tokens`; None where one is not known, or there is none."""
+    known = [tokens for p in predictions if (tokens := lone_tokens(p)) is not None]
+    return sum(known) / len(known) if known and len(known) == len(predictions) else None
 
 
 def in_words(system: str, method: str) -> str:

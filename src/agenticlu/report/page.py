@@ -639,6 +639,11 @@ def _cost_charts(overview: Overview, *groups: str) -> list[Chart]:
     caption = "Tokens: prompt tokens computed, prompt tokens reused from a cache, tokens sampled."
     if groups == ("training",):
         caption = "Tokens computed, and tokens that sharing a document's prefix saved (as cached)."
+    if groups == ("evaluation",):
+        caption += (
+            " As run: a method that comes after another on the same document reuses its reading, "
+            "so these bars say what was paid, not which method is cheaper."
+        )
     return [
         Chart(
             title=title,
@@ -652,34 +657,45 @@ def _cost_charts(overview: Overview, *groups: str) -> list[Chart]:
 def _tradeoff_chart(
     rows: Sequence[ResultRow], task: str, systems: Sequence[str], methods: Sequence[str]
 ) -> list[Chart]:
-    priced = [row for row in rows if row.score.n and row.usage.computed_tokens > 0]
-    if not any(row.task == task for row in priced):
+    mine = [row for row in rows if row.task == task and row.score.n]
+    priced = [row for row in mine if row.lone_tokens_per_item]
+    if not priced:
         return []
     series = []
     for (system, method), cells in _table(priced, task)["lines"]:
         name = _named(system, method, systems)
         points = tuple(
             plots.Point(
-                x=row.computed_tokens_per_item,
+                x=row.lone_tokens_per_item,
                 y=row.score.mean,
-                note=f"{name} at {row.length:,} tokens: {row.computed_tokens_per_item:,.0f} "
-                f"computed tokens a question, {_measured(row.score)}",
+                note=f"{name} at {row.length:,} tokens: {row.lone_tokens_per_item:,.0f} tokens a "
+                f"question asked alone ({row.computed_tokens_per_item:,.0f} as run), "
+                f"{_measured(row.score)}",
             )
             for row in cells
-            if row is not None
+            if row is not None and row.lone_tokens_per_item
         )
         strong = _stands_out(system, method, systems, methods)
         style = _style(system, method, systems, methods)
         series.append(plots.Series(name, style, points, strong))
+    caption = (
+        "Tokens computed for a question that is asked alone: its document read once, then what "
+        "each turn adds, then the replies. In the run itself questions and methods on one document "
+        "shared its reading, so they computed less. One point per length; lines run from the "
+        "shortest documents to the longest."
+    )
+    if len(priced) < len(mine):
+        left = len(mine) - len(priced)
+        caption += f" {left} of {len(mine)} cells are left out: no predictions tell their turns."
     return [
         Chart(
             title="Cost against accuracy",
-            caption="One point per length; lines run from the shortest documents to the longest.",
+            caption=caption,
             svg=Markup(
                 plots.line_chart(
                     series,
                     title="Cost against accuracy",
-                    x_label="computed tokens per question",
+                    x_label="tokens computed per question, asked alone",
                     y_label="accuracy",
                     y_range=(0.0, 1.0),
                     y_percent=True,

@@ -273,7 +273,7 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
         )
     return Evaluation(
         systems=systems,
-        rows=tuple(_row(cell, names[cell.engine]) for cell in summary.cells),
+        rows=tuple(_row(cell, names[cell.engine], by_engine) for cell in summary.cells),
         gains=_summary_gains(summary, names),
         predictions=predictions,
         settings=summary.settings or _load_config(folder),
@@ -426,7 +426,7 @@ def _read_summary(path: Path) -> _Summary:
         ) from error
 
 
-def _row(cell: _Cell, system: str) -> ResultRow:
+def _row(cell: _Cell, system: str, predictions: Mapping[str, Sequence[Prediction]]) -> ResultRow:
     score = cell.metrics.get(cell.headline)
     return ResultRow(
         system=system,
@@ -439,11 +439,24 @@ def _row(cell: _Cell, system: str) -> ResultRow:
         num_truncated=cell.num_truncated,
         num_cut_off=cell.num_cut_off,
         usage=cell.usage,
+        lone_tokens_per_item=_lone_tokens_per_item(cell, predictions.get(cell.engine, ())),
         seconds=cell.seconds,
         point_precision=cell.point_precision.measure() if cell.point_precision else None,
         point_recall=cell.point_recall.measure() if cell.point_recall else None,
         by_depth={fifth: found.measure() for fifth, found in cell.by_depth.items()},
     )
+
+
+def _lone_tokens_per_item(cell: _Cell, predictions: Sequence[Prediction]) -> float | None:
+    """Returns the mean cost of an item asked alone, from the predictions behind a cell.
+
+    A folder may hold predictions of the same cell under other settings: then nobody knows.
+    """
+    place = (cell.method, cell.task, cell.length)
+    scored = [p for p in predictions if (p.method, p.task, p.length) == place and p.error is None]
+    if sum((p.usage for p in scored), Usage()) == cell.usage:
+        return figures.lone_tokens_per_item(scored)
+    return None
 
 
 def _summary_gains(summary: _Summary, names: Mapping[str, str]) -> tuple[Gain, ...]:
