@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -16,15 +16,6 @@ from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report
 from agenticlu.report.sample import sample_report
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium here: apt-get install chromium (the gate does)"
-)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--virtual-time-budget=5000",
-)  # fmt: skip
 Opener = Callable[[str], str]
 
 
@@ -34,24 +25,21 @@ def data() -> ReportData:
 
 
 @pytest.fixture(scope="module")
-def open_page(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Opener:
-    """Returns a function from a fragment to the page's DOM once its script has run.
-
-    A browser takes seconds to start, so a fragment is opened once.
-    """
-    folder = tmp_path_factory.mktemp("page")
-    path = folder / "report.html"
+def address(data: ReportData, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path: Path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(build_report(data), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture(scope="module")
+def open_page(address: str, page: Any) -> Opener:
+    """Returns a function from a fragment to the page's DOM once its script has run."""
 
     @functools.cache
     def dump(fragment: str) -> str:
-        assert BROWSER is not None
-        command = [
-            BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--window-size=1440,1200",
-            "--dump-dom", f"{path.as_uri()}{fragment}",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-        dom = done.stdout.decode("utf-8")
+        page.resize(1440, 1200)
+        page.open(address + fragment)
+        dom: str = page.run("document.documentElement.outerHTML")
         return re.sub(r"<script.*?</script>", "", dom, flags=re.DOTALL)
 
     return dump
