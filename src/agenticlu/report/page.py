@@ -31,6 +31,10 @@ MAX_TREES = 500
 """Trees in a page unless told otherwise; the figures are always over all of them."""
 MARKS = (b'<meta name="generator" content="agenticlu">', b'"format": "agenticlu report"')
 """What the beginning of a page, and of its figures, is known by."""
+VIEWER_PARTS = (
+    "elements", "trees", "address", "picker", "drawing", "node", "document", "comparison", "viewer",
+)  # fmt: skip
+"""Script files of the viewer, each using those before it."""
 _DIGITS = string.digits + string.ascii_lowercase
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 MAIN_QUANTITIES = ("loss", "accuracy", "margin", "ordered", "likely")
@@ -134,7 +138,7 @@ def build_report(data: ReportData, max_trees: int = MAX_TREES) -> str:
             blocks.append(
                 (f"document-{document.id}", script_json(compact_document(document, pieces)))
             )
-    css, script = _asset("report.css"), _asset("report.js")
+    css, script = _asset("report.css"), _viewer()
     template = _environment().from_string(_asset("page.html.j2"))
     systems = list(dict.fromkeys(row.system for row in overview.results))
     methods = list(dict.fromkeys(row.method for row in overview.results))
@@ -315,6 +319,15 @@ def _two_digits(score: float) -> str:
 
 def _asset(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _viewer() -> str:
+    """Returns the script of the tree viewer: its parts in one scope, run where there are trees."""
+    parts = "\n".join(_asset(f"viewer/{name}.js") for name in VIEWER_PARTS)
+    return (
+        '"use strict";\nconst root = document.getElementById("viewer");\n'
+        f"if (root) (() => {{\n{parts}}})();\n"
+    )
 
 
 def _hash(script: str) -> str:
