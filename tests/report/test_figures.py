@@ -6,6 +6,7 @@ from agenticlu import judge
 from agenticlu.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.report import figures
 from agenticlu.report.data import ReportData
+from agenticlu.report.page import build_report
 from agenticlu.report.sample import sample_report
 
 
@@ -171,6 +172,21 @@ def test_gain_is_over_the_questions_that_both_sides_scored() -> None:
     sentence = figures.headline(ReportData(gains=(gain,)), ())
     assert "trained model with clarifications" in sentence
     assert "+78 points (95% interval +" in sentence
+
+
+def test_a_metric_that_is_no_share_of_right_answers_is_not_called_one() -> None:
+    scores = {"rougeL_f1": 0.4}
+    before = [prediction("base", "direct", i, 0.0, scores=scores) for i in range(4)]
+    after = [prediction("trained", "clarify", i, 0.0, scores=scores) for i in range(4)]
+    gains = figures.main_gains({"base": before, "trained": after})
+    rows = figures.result_rows(before, "base")
+    for data in (ReportData(gains=gains), ReportData(results=rows)):
+        sentence = figures.headline(data, ())
+        assert "mean rougeL_f1 of 40%" in sentence
+        assert "right" not in sentence
+    page = build_report(ReportData(results=rows))
+    assert "Mean rougeL_f1; bands are 95% intervals" in page
+    assert "world: mean rougeL_f1 in percent, with" in page
 
 
 def test_changes_name_the_questions_behind_the_gain() -> None:

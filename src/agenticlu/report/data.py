@@ -72,6 +72,7 @@ class Gain(Record):
     """System and method in words, such as 'base model answering directly'."""
     contender: str
     """The same of the other side, such as 'trained model with clarifications'."""
+    metric: str = "correct"
     baseline_mean: float
     contender_mean: float
     difference: Measure

@@ -280,6 +280,19 @@ METRICS = ("correct", "match", "accuracy", "exact_match")
 METHOD_WORDS = {"direct": "answering directly", "clarify": "with clarifications"}
 
 
+SHARES = (*METRICS, "word_match", "substring_exact_match", "babilong", "str_hit")
+"""Metrics that are 1 for a right answer and 0 for another."""
+
+
+def quantity(metric: str) -> str:
+    """Returns what the mean of a metric is.
+
+    >>> quantity("correct"), quantity("rougeL_f1")
+    ('Share of right answers', 'Mean rougeL_f1')
+    """
+    return "Share of right answers" if metric in SHARES else f"Mean {metric}"
+
+
 def primary_metric(predictions: Iterable[Prediction]) -> str:
     """Returns the metric that the predictions share: the best known one, else the first by name."""
     names = {name for prediction in predictions for name in prediction.scores}
@@ -384,6 +397,7 @@ def main_gains(systems: Mapping[str, Sequence[Prediction]]) -> tuple[Gain, ...]:
                 length=length,
                 baseline=in_words(base, "direct"),
                 contender=in_words(last, "clarify"),
+                metric=metric,
                 baseline_mean=sum(value for _, value, _ in values) / len(values),
                 contender_mean=sum(value for _, _, value in values) / len(values),
                 difference=paired_difference(values),
@@ -474,12 +488,13 @@ def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
     """Says in one sentence what came out, with its interval."""
     if data.gains:
         gain = data.gains[0]
-        points = 100 * gain.difference.mean
-        sentence = (
-            f"At {gain.length:,} tokens, the {gain.contender} is right on "
-            f"{percent(gain.contender_mean)} of the questions, the {gain.baseline} on "
-            f"{percent(gain.baseline_mean)}: {signed(points)} points"
-        )
+        before, after = percent(gain.baseline_mean), percent(gain.contender_mean)
+        sentence = f"At {gain.length:,} tokens, the {gain.contender} "
+        if gain.metric in SHARES:
+            sentence += f"is right on {after} of the questions, the {gain.baseline} on {before}"
+        else:
+            sentence += f"reaches a mean {gain.metric} of {after}, the {gain.baseline} {before}"
+        sentence += f": {signed(100 * gain.difference.mean)} points"
         low, high = gain.difference.low, gain.difference.high
         if low is not None and high is not None:
             sentence += f" (95% interval {signed(100 * low)} to {signed(100 * high)})"
@@ -496,8 +511,9 @@ def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
         return sentence + "."
     if data.results:
         best = max(data.results, key=lambda row: row.length)
+        verb = "is right on" if best.metric in SHARES else f"reaches a mean {best.metric} of"
         return (
-            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} is right on "
+            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} {verb} "
             f"{percent(best.score.mean)} of {best.score.n:,} questions."
         )
     if data.curves:

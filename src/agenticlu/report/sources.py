@@ -68,6 +68,7 @@ class _Cell(_Loose):
 class _Difference(_Loose):
     task: str
     length: int
+    metric: str
     baseline_engine: str
     baseline_method: str
     engine: str
@@ -471,6 +472,7 @@ def _summary_gains(summary: _Summary, names: Mapping[str, str]) -> tuple[Gain, .
             length=d.length,
             baseline=figures.in_words(names[d.baseline_engine], d.baseline_method),
             contender=figures.in_words(names[d.engine], d.method),
+            metric=d.metric,
             baseline_mean=d.baseline_mean,
             contender_mean=d.mean,
             difference=d.difference.measure(),
