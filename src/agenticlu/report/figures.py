@@ -69,6 +69,8 @@ class TreeEntry(Record):
     """Least depth of a right node; None when there is none."""
     depth: int
     nodes: int
+    right: int
+    wrong: int
     failed: int
     unscored: int
     disagreements: int
@@ -264,6 +266,8 @@ def tree_entries(trees: Sequence[Tree], pairs: Sequence[Pair]) -> tuple[TreeEntr
                 solved_depth=solved_depth(tree),
                 depth=max((node.depth for node in tree.nodes), default=0),
                 nodes=len(tree.nodes),
+                right=states["right"],
+                wrong=states["wrong"],
                 failed=states["failed"],
                 unscored=states["unscored"],
                 disagreements=sum(judge.disagrees(node.verdicts) for node in tree.nodes),
@@ -511,10 +515,14 @@ def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
         return sentence + "."
     if data.results:
         best = max(data.results, key=lambda row: row.length)
-        verb = "is right on" if best.metric in SHARES else f"reaches a mean {best.metric} of"
+        mean = percent(best.score.mean)
+        is_share = best.metric in SHARES
+        found = (
+            f"is right on {mean} of" if is_share else f"reaches a mean {best.metric} of {mean} over"
+        )
         return (
-            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} {verb} "
-            f"{percent(best.score.mean)} of {best.score.n:,} questions."
+            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} {found} "
+            f"{best.score.n:,} questions."
         )
     if data.curves:
         runs = sorted({curve.run for curve in data.curves})

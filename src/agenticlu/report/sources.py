@@ -68,7 +68,7 @@ class _Cell(_Loose):
 class _Difference(_Loose):
     task: str
     length: int
-    metric: str
+    metric: str = "correct"
     baseline_engine: str
     baseline_method: str
     engine: str

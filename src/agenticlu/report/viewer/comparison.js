@@ -27,23 +27,36 @@ function difference(left, right) {
   }
   return sides.map((parts) => parts.map(([text, tag]) => (tag ? h(tag, {}, text) : text)));
 }
-function renderComparison(tree, chosen, rejected) {
-  const pair = (pairsOf.get(tree.id) || []).find((one) => one.chosen === chosen.id && one.rejected === rejected.id);
-  const kinds = [...new Set([...chosen.turns, ...rejected.turns].map((turn) => turn.kind))];
+function renderTurns(left, right) {
+  const kinds = [...new Set([...left.turns, ...right.turns].map((turn) => turn.kind))];
   const reply = (node, kind) => node.turns.filter((turn) => turn.kind === kind).map((turn) => turn.reply).join("\n");
-  const head = (name, node) => h("div", {}, h("h4", {}, `${name}: ${roundName(node)} `, badge(node)),
+  return kinds.map((kind) => {
+    const [one, other] = [reply(left, kind), reply(right, kind)];
+    const name = h("div", { class: "kind" }, KINDS[kind] || kind);
+    if (one === other) return [name, h("div", { class: "same" }, `${one} (the same in both)`)];
+    return [name, difference(one, other).map((parts) => h("div", { class: "side" }, parts.length ? parts : "(no such turn)"))];
+  });
+}
+// Rows of a path pair are made where the two paths part: there they are compared.
+function renderComparison(tree, one, other) {
+  const pair = (pairsOf.get(tree.id) || []).find(({ chosen, rejected }) => chosen === one.id && rejected === other.id);
+  const parted = pair && pair.kind === "path" ? parting(one, other) : null;
+  const [left, right] = parted || [one, other];
+  const head = (name, node) => h("div", {}, h("h4", {}, `${name}${roundName(node)} `, badge(node)),
     h("p", { class: "request" }, `Passages ${node.kept.length ? node.kept.join(", ") : "none"} · answer: ${node.answer || "none"}`));
+  const earlier = left !== one || right !== other;
   return h("article", { class: "compare panel", id: "comparison", "aria-label": "Comparison" },
     h("div", { class: "compare-head" },
       h("h3", {}, pair ? `Chosen and rejected (${pair.kind} pair)` : "Two samples side by side"),
-      h("button", { class: "small", type: "button", onclick: () => go(tree.id, chosen.id) }, "Close")),
-    h("div", { class: "sides" }, head(pair ? "Chosen" : "Better", chosen), head(pair ? "Rejected" : "Other", rejected),
-      kinds.map((kind) => {
-        const [left, right] = [reply(chosen, kind), reply(rejected, kind)];
-        const name = h("div", { class: "kind" }, KINDS[kind] || kind);
-        if (left === right) return [name, h("div", { class: "same" }, `${left} (the same in both)`)];
-        const [one, two] = difference(left, right);
-        return [name, h("div", { class: "side" }, one.length ? one : "(no such turn)"),
-          h("div", { class: "side" }, two.length ? two : "(no such turn)")];
-      })));
+      h("button", { class: "small", type: "button", "data-hold": "compare", onclick: () => go(tree.id, one.id) }, "Close")),
+    h("div", { class: "sides" },
+      head(pair ? "Chosen: " : "", one), head(pair ? "Rejected: " : "", other),
+      earlier ? [
+        h("p", { class: "note" }, "Compared where their paths part, as in the rows of the data set:"),
+        head("", left), head("", right),
+      ] : null,
+      renderTurns(left, right)),
+    earlier ? h("details", { class: "earlier" },
+      h("summary", {}, "The two nodes themselves, side by side"),
+      h("div", { class: "sides" }, renderTurns(one, other))) : null);
 }

@@ -1,5 +1,7 @@
 // The document of a tree, with its passages marked.
+const MOST_BARS = 160; // bars in the strip above the text; of a longer document, some passages share one
 let textBox = null;
+let onlyMarked = false;
 // Heights of passages out of sight are guesses until they are drawn: aim again once they are.
 function jumpTo(index, again = 2) {
   const box = textBox;
@@ -11,19 +13,19 @@ function jumpTo(index, again = 2) {
 }
 function showPiece(index) {
   const hidden = textBox && textBox.querySelector(`[data-piece="${index}"]`);
-  if (hidden && getComputedStyle(hidden).display === "none") textBox.classList.remove("only");
+  if (hidden && getComputedStyle(hidden).display === "none") root.querySelector(".source input").click();
   const piece = jumpTo(index);
   if (!piece) return;
-  if (window.innerWidth <= 860) textBox.scrollIntoView({ block: "center" });
+  if (window.innerWidth <= NARROW) textBox.scrollIntoView({ block: "center" });
   piece.classList.remove("found");
   void piece.offsetWidth;
   piece.classList.add("found");
 }
 function highlighted(text, answers) {
-  const wanted = answers.filter((answer) => answer.trim().length > 1)
+  const wanted = answers.map((answer) => answer.trim()).filter(Boolean).sort((a, b) => b.length - a.length)
     .map((answer) => answer.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   if (!wanted.length) return [text];
-  return text.split(new RegExp(`(${wanted.join("|")})`, "i"))
+  return text.split(new RegExp(`(?<![\\p{L}\\p{N}])(${wanted.join("|")})(?![\\p{L}\\p{N}])`, "iu"))
     .map((part, i) => (i % 2 ? h("mark", { title: "a gold answer" }, part) : part));
 }
 function renderDocument(tree, node) {
@@ -45,20 +47,33 @@ function renderDocument(tree, node) {
     relevance(index) === null ? null : `relevance ${relevance(index).toFixed(2)}`,
   ].filter(Boolean).join(", ");
   const only = h("input", {
-    type: "checkbox", onchange: (event) => textBox.classList.toggle("only", event.target.checked),
+    type: "checkbox", onchange: () => {
+      onlyMarked = only.checked;
+      textBox.classList.toggle("only", onlyMarked);
+    },
   });
+  only.checked = onlyMarked;
+  const height = (index) => relevance(index) ?? (kept.has(index) ? 1 : 0);
+  const size = Math.ceil(pieces.length / MOST_BARS);
+  const bars = [];
+  for (let i = 0; i < pieces.length; i += size) {
+    const indices = pieces.slice(i, i + size).map(([index]) => index);
+    // Of several passages the one to look at stands for them: a kept one, a gold one, the likeliest.
+    const rank = (index) => 4 * kept.has(index) + 2 * gold.has(index) + height(index);
+    const index = indices.reduce((best, one) => (rank(one) > rank(best) ? one : best));
+    bars.push([index, indices.some((one) => kept.has(one)), indices.some((one) => gold.has(one))]);
+  }
   const strip = h("div", { class: "strip", role: "group", "aria-label": "Relevance of each passage" },
-    pieces.map(([index]) => {
-      const share = relevance(index) ?? (kept.has(index) ? 1 : 0);
+    bars.map(([index, isKept, isGold]) => {
       const bar = h("i", {});
-      bar.style.height = `${Math.round(100 * share)}%`;
+      bar.style.height = `${Math.round(100 * height(index))}%`;
       return h("button", {
-        type: "button", tabindex: kept.has(index) || gold.has(index) ? 0 : -1, title: told(index), "aria-label": told(index),
-        class: [kept.has(index) ? "kept" : "", gold.has(index) ? "gold" : ""].join(" ").trim() || null,
+        type: "button", tabindex: isKept || isGold ? 0 : -1, title: told(index), "aria-label": told(index),
+        class: [isKept ? "kept" : "", isGold ? "gold" : ""].join(" ").trim() || null,
         onclick: () => showPiece(index),
       }, bar);
     }));
-  textBox = h("div", { class: "text", tabindex: 0, role: "region", "aria-label": "Text of the document" },
+  textBox = h("div", { class: onlyMarked ? "text only" : "text", tabindex: 0, role: "region", "aria-label": "Text of the document" },
     pieces.map(([index, from, to, , page]) => {
       const marked = kept.has(index) || gold.has(index);
       const text = slice(from, to).trim();

@@ -1,4 +1,5 @@
 // A tree as a drawing.
+let refocus = false; // whether the drawing is in use, so that it gets the focus when drawn again
 // Nodes stand in rows by depth. Where the leaves would not fit side by side they are stacked
 // under their parent, so that 512 of them take 64 columns.
 function place(tree, room) {
@@ -53,7 +54,7 @@ function place(tree, room) {
   };
 }
 
-function shape(state, radius, partial) {
+function shape(state, radius) {
   const body = state === "failed"
     ? s("rect", {
       class: "shape", x: -radius * 0.9, y: -radius * 0.9, width: radius * 1.8, height: radius * 1.8, rx: 1.5,
@@ -61,21 +62,38 @@ function shape(state, radius, partial) {
     : s("circle", { class: "shape", r: radius });
   return [body, s("path", {
     class: "glyph", d: GLYPHS[state], transform: `scale(${radius})`, "vector-effect": "non-scaling-stroke",
-    "stroke-dasharray": partial ? "2 2" : null,
   })];
 }
-const roundName = (node) => (node.depth === 0 ? "Direct answer" : `Round ${node.depth}, sample ${node.ordinal + 1}`);
-const describe = (node) => {
+const pairMark = (radius) => s("circle", { class: "pairdot", cx: radius * 0.8, cy: -radius * 0.8, r: radius * 0.38 });
+const splitMark = (radius) => s("path", {
+  class: "splitmark", d: "M0 -1L1 0L0 1L-1 0Z", transform: `translate(${-radius * 0.85} ${-radius * 0.85}) scale(${radius * 0.5})`,
+});
+// A sample's number among its siblings, behind its parent's: 3.1 is the first below the third.
+const sampleNumber = (node) => pathTo(node).slice(1).map((one) => one.ordinal + 1).join(".");
+const roundName = (node) => (node.depth === 0 ? "Direct answer" : `Round ${node.depth}, sample ${sampleNumber(node)}`);
+function describe(node) {
   const score = node.score === null ? "" : `, score ${node.score.toFixed(2)}`;
-  const kept = node.kept.length ? `, ${node.kept.length} passages kept` : "";
-  return `${roundName(node)}: ${STATES[node.state]}${score}${kept}${node.split ? ", judges disagree" : ""}`;
-};
+  const kept = node.kept.length ? `, ${node.kept.length} passage${node.kept.length === 1 ? "" : "s"} kept` : "";
+  const reason = node.failure ? `, ${clip(node.failure, 160)}` : "";
+  return `${roundName(node)}: ${STATES[node.state]}${reason}${score}${kept}${node.split ? ", judges disagree" : ""}`;
+}
 
+// What the shapes and marks of this tree mean.
+function renderCues(tree) {
+  const cue = (drawing, name) => h("li", {}, s("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, drawing), name);
+  const key = (...names) => names.map((name) => [h("kbd", {}, name), " "]);
+  return h("ul", { class: "cues" },
+    Object.keys(STATES).map((state) => cue(s("g", { class: `node ${state}` }, shape(state, 6.2)), STATES[state])),
+    pairsOf.has(tree.id) ? cue(s("g", { class: "node", transform: "translate(-5 5)" }, pairMark(6.2)), "in a pair") : null,
+    tree.nodes.some((one) => one.split) ? cue(s("g", { class: "node", transform: "translate(5 5)" }, splitMark(6.2)), "judges disagree") : null,
+    h("li", { class: "keys" }, key("←↑↓→"), "nodes ", key("j", "k"), "trees ", key("c"), "compare ", key("/"), "search"));
+}
+
+let picking = false; // whether the next node clicked is compared instead of opened
 function draw(tree, node, against, room) {
   const plan = place(tree, room);
   const byId = new Map(tree.nodes.map((one) => [one.id, one]));
-  const path = new Set();
-  for (let one = node; one; one = byId.get(one.parent)) path.add(one.id);
+  const [path, rivals] = [new Set(pathTo(node)), new Set(against ? pathTo(against) : [])];
   const paired = new Set((pairsOf.get(tree.id) || []).flatMap((pair) => [pair.chosen, pair.rejected]));
   const svg = s("svg", {
     class: "tree", width: Math.round(plan.width), height: Math.round(plan.height), role: "tree",
@@ -96,9 +114,9 @@ function draw(tree, node, against, room) {
     const line = to.stacked || from.x === to.x
       ? `M${from.x} ${from.y}V${to.y}`
       : `M${from.x} ${from.y}C${from.x} ${middle} ${to.x} ${middle} ${to.x} ${to.y}`;
-    const on = path.has(one.id);
-    const edge = s("path", { class: on ? "edge on" : "edge", d: line });
-    if (on) over.push(edge); else edges.append(edge);
+    const css = path.has(one) ? " on" : rivals.has(one) ? " off" : "";
+    const edge = s("path", { class: `edge${css}`, d: line });
+    if (css) over.push(edge); else edges.append(edge);
   }
   edges.append(...over);
   svg.append(edges);
@@ -114,15 +132,14 @@ function draw(tree, node, against, room) {
     s("title", {}, describe(one)),
     s("circle", { class: "ring", r: plan.radius + 3, "pointer-events": "all" }),
     shape(one.state, plan.radius),
-    paired.has(one.id)
-      ? s("circle", { class: "pairdot", cx: plan.radius * 0.8, cy: -plan.radius * 0.8, r: plan.radius * 0.38 })
-      : null));
+    paired.has(one.id) ? pairMark(plan.radius) : null,
+    one.split ? splitMark(plan.radius) : null));
   }
   svg.addEventListener("click", (event) => {
     const hit = event.target.closest("[data-node]");
     if (!hit) return;
     refocus = true;
-    if (event.shiftKey && hit.dataset.node !== node.id) go(tree.id, node.id, hit.dataset.node);
+    if ((event.shiftKey || picking) && hit.dataset.node !== node.id) go(tree.id, node.id, hit.dataset.node);
     else go(tree.id, hit.dataset.node);
   });
   svg.addEventListener("keydown", (event) => {

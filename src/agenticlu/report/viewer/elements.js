@@ -1,6 +1,7 @@
 // Elements, numbers and names.
 const SVG = "http://www.w3.org/2000/svg";
 const LIST_STEP = 200;
+const NARROW = 860; // where the style sheet turns to one column, in pixels
 const KINDS = {
   direct: "Direct answer", clarify: "Clarification", point: "Points back", sub_answer: "Sub-answer",
   answer: "Answer", check: "Self-check",

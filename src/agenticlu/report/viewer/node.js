@@ -26,56 +26,97 @@ function replyParts(text, numPieces) {
 function renderTurn(turn, numPieces) {
   return h("div", { class: `turn ${turn.kind}` },
     h("h4", {}, KINDS[turn.kind] || turn.kind,
-      h("span", { title: turn.usage ? `Tokens: ${usageText(turn.usage)}` : null }, turn.usage ? `${short(turn.usage[0])} + ${short(turn.usage[1])} cached + ${short(turn.usage[2])}` : "from grounding")),
+      h("span", { title: turn.usage ? `Tokens: ${usageText(turn.usage)}${turn.kind === "clarify" ? ", shared by the samples of this round" : ""}` : null },
+        turn.usage ? `${short(turn.usage[0])} computed · ${short(turn.usage[1])} cached · ${short(turn.usage[2])} sampled` : "from grounding")),
     h("p", { class: "request" }, turn.request),
     h("div", { class: "reply" }, replyParts(turn.reply, numPieces)),
     turn.finish === "length" ? h("p", { class: "request" }, "Cut at the token limit.") : null,
     turn.finish === "refused" ? h("p", { class: "request" }, "The model refused.") : null);
 }
-const badge = (node) => h("span", { class: `badge ${node.state}` }, STATES[node.state]
-  + (node.score === null ? "" : ` · ${node.score.toFixed(2)}`));
+const badge = (node) => h("span", {
+  class: `badge ${node.state}`, title: node.score === null ? null : "The judges decide; the score orders answers.",
+}, STATES[node.state] + (node.score === null ? "" : ` · score ${node.score.toFixed(2)}`));
 
+// What a node is best compared with: its partner in a pair, else a sibling judged otherwise.
 function rival(tree, node) {
   for (const pair of pairsOf.get(tree.id) || []) {
-    if (pair.chosen === node.id) return [node.id, pair.rejected, "pair"];
-    if (pair.rejected === node.id) return [pair.chosen, node.id, "pair"];
+    if (pair.chosen === node.id || pair.rejected === node.id) {
+      return [pair.chosen, pair.rejected, "Compare the chosen and the rejected"];
+    }
   }
-  const others = tree.nodes.filter((one) => one.id !== node.id && one.parent === node.parent
-    && one.score !== null && node.score !== null && one.score !== node.score);
+  const wanted = { right: "wrong", wrong: "right" }[node.state];
+  const others = tree.nodes.filter((one) => one.parent === node.parent && one.state === wanted);
   if (!others.length) return null;
   const far = others.reduce((a, b) => (Math.abs(b.score - node.score) > Math.abs(a.score - node.score) ? b : a));
-  return far.score < node.score ? [node.id, far.id, "siblings"] : [far.id, node.id, "siblings"];
+  return [node.id, far.id, `Compare with a ${wanted} sibling`];
 }
-
-function renderDetail(tree, node, numPieces) {
-  const byId = new Map(tree.nodes.map((one) => [one.id, one]));
-  const before = [];
-  for (let one = byId.get(node.parent); one; one = byId.get(one.parent)) before.unshift(one);
-  const cost = sumUsage(node.turns);
+function renderVerdicts(node) {
+  const found = (value) => {
+    if (value !== null && value > 0 && value < 1) return value.toFixed(2);
+    const state = value === null ? "unscored" : value ? "right" : "wrong";
+    return h("span", { class: `badge ${state}` }, state);
+  };
+  const reasoned = node.verdicts.some(([, , reason]) => reason);
+  return h("table", { class: "verdicts" },
+    h("thead", {}, h("tr", {}, ["Judge", "Verdict", reasoned ? "Reason" : ""].map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, node.verdicts.map(([judge, value, reason]) => h("tr", {},
+      h("td", {}, judge), h("td", {}, found(value)), h("td", {}, explanation(reason))))));
+}
+// Models reply with an object, the explanation in it.
+function explanation(reason) {
+  try {
+    return JSON.parse(reason).explanation || reason;
+  } catch {
+    return reason;
+  }
+}
+const passageButtons = (indices, css = "para") => indices.map((index) => [h("button", {
+  class: css, type: "button", "aria-label": `Show passage ${index}`, onclick: () => showPiece(index),
+}, `¶ ${index}`), " "]);
+function renderFacts(tree, node) {
+  const rows = [
+    ["Answer", node.answer || "none"],
+    ["Passages", node.kept.length ? passageButtons(node.kept) : "none kept"],
+  ];
+  if (tree.gold && tree.gold.length) {
+    const found = tree.gold.filter((index) => node.kept.includes(index)).length;
+    rows.push(["Gold", [passageButtons(tree.gold, "para gold"), node.depth ? `${found} of ${tree.gold.length} kept` : null]]);
+  }
+  rows.push(["Tokens", usageText(sumUsage(node.turns))]);
+  return h("dl", { class: "pairs" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+}
+function renderButtons(tree, node) {
   const two = rival(tree, node);
+  const pick = h("button", {
+    class: "small", type: "button", "aria-pressed": "false",
+    onclick: () => {
+      picking = !picking;
+      pick.setAttribute("aria-pressed", picking);
+      if (picking) root.querySelector(".canvas").scrollIntoView({ block: "nearest" });
+    },
+  }, "Compare with the node I choose next");
+  return h("div", { class: "buttons" },
+    two ? h("button", { class: "small", type: "button", "data-hold": "compare", onclick: () => go(tree.id, two[0], two[1]) }, two[2]) : null,
+    tree.nodes.length > 1 ? pick : null);
+}
+function renderOpening(tree) {
+  const options = tree.options.map((option, i) => `\n${String.fromCharCode(65 + i)}. ${option}`).join("");
+  return h("details", { class: "earlier" }, h("summary", {}, "How the conversation opens"),
+    h("p", { class: "request" }, tree.system),
+    h("p", { class: "request" }, "The marked document follows, then:"),
+    h("p", { class: "request" }, `Question: ${tree.question}${options}`));
+}
+function renderDetail(tree, node, numPieces) {
+  const before = pathTo(node).slice(1, -1);
   return h("article", { class: `detail panel ${node.state}`, id: "node-detail", "data-node": node.id, "aria-label": describe(node) },
     h("div", { class: "detail-head" }, h("h3", {}, roundName(node)), badge(node),
       node.split ? h("span", { class: "badge plain" }, "judges disagree") : null),
-    h("dl", { class: "pairs" },
-      h("dt", {}, "Answer"), h("dd", {}, node.answer || "none"),
-      h("dt", {}, "Passages"), h("dd", {}, node.kept.length
-        ? node.kept.map((index) => [h("button", {
-          class: "para", type: "button", "aria-label": `Show passage ${index}`, onclick: () => showPiece(index),
-        }, `¶ ${index}`), " "]) : "none kept"),
-      h("dt", {}, "Tokens"), h("dd", {}, usageText(cost))),
+    renderFacts(tree, node),
     node.failure ? h("p", { class: "failure" }, `Failed: ${node.failure}`) : null,
-    node.verdicts.length ? h("table", { class: "verdicts" },
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Judge"), h("th", { scope: "col" }, "Verdict"), h("th", { scope: "col" }, "Reason"))),
-      h("tbody", {}, node.verdicts.map(([judge, value, reason]) => h("tr", {},
-        h("td", {}, judge), h("td", { class: "num" }, value === null ? "unscored" : value.toFixed(2)), h("td", {}, reason))))) : null,
-    two ? h("div", { class: "buttons" }, h("button", {
-      class: "small", type: "button", onclick: () => go(tree.id, two[0], two[1]),
-    }, two[2] === "pair" ? "Compare the chosen and the rejected" : "Compare with the most different sibling")) : null,
-    h("details", { class: "earlier" }, h("summary", {}, "How the conversation opens"),
-      h("p", { class: "request" }, tree.system),
-      h("p", { class: "request" }, "The marked document follows, then:"),
-      h("p", { class: "request" }, `Question: ${tree.question}${tree.options.map((o, i) => `\n${String.fromCharCode(65 + i)}. ${o}`).join("")}`)),
-    before.filter((one) => one.depth > 0).map((one) => h("details", { class: "earlier" },
+    node.verdicts.length ? renderVerdicts(node) : null,
+    renderButtons(tree, node),
+    renderOpening(tree),
+    before.map((one) => h("details", { class: "earlier" },
       h("summary", {}, `Round ${one.depth}: ${clip((one.turns[0] || { reply: "" }).reply, 80)} `, badge(one)),
       one.turns.map((turn) => renderTurn(turn, numPieces)))),
     node.turns.map((turn) => renderTurn(turn, numPieces)));

@@ -13,8 +13,10 @@ const trees = new Map();
 function treeOf(id) {
   if (!trees.has(id)) {
     const tree = block(`tree-${id}`);
+    const byId = new Map((tree ? tree.nodes : []).map((node) => [node.id, node]));
     for (const node of tree ? tree.nodes : []) {
       node.parent ??= null;
+      node.above = byId.get(node.parent) || null;
       node.score ??= null;
       node.turns = node.turns.map(([index, reply, computed, cached, sampled, finish]) => ({
         kind: tree.requests[index][0], request: tree.requests[index][2], reply, finish: finish || "stop",
@@ -24,6 +26,15 @@ function treeOf(id) {
     trees.set(id, tree);
   }
   return trees.get(id);
+}
+
+// From the root to a node, both included.
+const pathTo = (node) => (node.above ? [...pathTo(node.above), node] : [node]);
+// The first nodes in which two paths differ; null where one path holds the other.
+function parting(one, other) {
+  const [left, right] = [pathTo(one), pathTo(other)];
+  const at = left.findIndex((node, i) => node !== right[i]);
+  return at < 0 || !right[at] ? null : [left[at], right[at]];
 }
 
 const data = block("report-data");
