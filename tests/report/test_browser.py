@@ -13,7 +13,7 @@ import pytest
 
 from agenticlu.records import Node, Pair, Question, Tree, Turn
 from agenticlu.report.data import ReportData
-from agenticlu.report.figures import TreeEntry, tree_entries
+from agenticlu.report.figures import TreeEntry, node_state, tree_entries
 from agenticlu.report.page import build_report
 from agenticlu.report.sample import sample_report
 
@@ -234,6 +234,28 @@ def test_keys_go_through_trees_nodes_and_the_list(
     page.type("/")
     page.press("Escape")
     assert listed(page) == [tree.id for tree in data.trees]
+
+
+def test_with_a_filter_on_nodes_a_tree_opens_at_one_and_a_key_goes_to_the_next(
+    data: ReportData, address: str, page: Any
+) -> None:
+    page.open(f"{address}#filter=unscored")
+    tree = next(tree for tree in data.trees if tree.id == listed(page)[0])
+    unscored = [node.id for node in tree.nodes if node_state(node) == "unscored"]
+    following = next(
+        tree for tree in data.trees
+        if sum(node_state(node) == "unscored" for node in tree.nodes) > 1
+    )  # fmt: skip
+    assert selected(page) == unscored[0]
+    page.open(f"{address}#tree={following.id}&filter=unscored")
+    unscored = [node.id for node in following.nodes if node_state(node) == "unscored"]
+    seen = [selected(page)]
+    for _ in unscored:
+        page.type("n")
+        seen.append(selected(page))
+    assert seen == [*unscored, unscored[0]]
+    page.type("p")
+    assert selected(page) == unscored[-1]
 
 
 def test_shift_and_a_click_compares_and_so_does_choosing_without_a_keyboard(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from agenticlu.records import Usage
 from agenticlu.report import figures, plots
-from agenticlu.report.data import Curve, Measure, ResultRow, Stage
+from agenticlu.report.data import Curve, Measure, ResultRow
 from agenticlu.report.figures import Overview
 
 MAIN_QUANTITIES = ("loss", "accuracy", "margin", "ordered", "likely")
@@ -388,19 +389,25 @@ COST_TITLES = {
 
 
 def _cost_charts(overview: Overview, *groups: str) -> list[Chart]:
-    bars = [_bar(stage) for stage in overview.stages if stage.group in groups]
-    if not bars:
+    stages = [stage for stage in overview.stages if stage.group in groups]
+    if not stages:
         return []
-    names = ("computed", "cached", "sampled")
     title = COST_TITLES[groups[0]]
-    caption = "Tokens: prompt tokens computed, prompt tokens reused from a cache, tokens sampled."
+    names = [part.name for part in _parts(stages[0].usage)]
     if groups == ("training",):
+        names.remove("sampled")
         caption = "Tokens computed, and tokens that sharing a document's prefix saved (as cached)."
+    else:
+        caption = "Tokens: prompt tokens computed, reused from a cache, and tokens sampled."
+    if len(stages) > 1:
+        total = sum((stage.usage for stage in stages), Usage())
+        caption += f" In all {_bar('', total, names)[2]}."
     if groups == ("evaluation",):
         caption += (
             " As run: a method that comes after another on the same document reuses its reading, "
             "so these bars say what was paid, not which method is cheaper."
         )
+    bars = [_bar(stage.name, stage.usage, names) for stage in stages]
     return [
         Chart(
             title=title,
@@ -411,14 +418,17 @@ def _cost_charts(overview: Overview, *groups: str) -> list[Chart]:
     ]
 
 
-def _bar(stage: Stage) -> tuple[str, list[plots.Segment], str]:
-    usage = stage.usage
-    parts = [
+def _parts(usage: Usage) -> list[plots.Segment]:
+    return [
         plots.Segment("computed", usage.prompt_tokens - usage.cached_tokens),
         plots.Segment("cached", usage.cached_tokens),
         plots.Segment("sampled", usage.completion_tokens),
     ]
-    return stage.name, parts, " + ".join(plots.short_number(part.value) for part in parts)
+
+
+def _bar(name: str, usage: Usage, names: Sequence[str]) -> tuple[str, list[plots.Segment], str]:
+    parts = [part for part in _parts(usage) if part.name in names]
+    return name, parts, " + ".join(plots.short_number(part.value) for part in parts)
 
 
 def _curve_charts(curves: Sequence[Curve]) -> list[Chart]:

@@ -211,11 +211,12 @@ def _tasks(rows: Sequence[ResultRow]) -> list[str]:
 def _result(overview: Overview, task: str, cast: Cast) -> dict[str, Any]:
     """Returns what the page shows of one task."""
     rows = [row for row in overview.results if row.task == task]
+    pointing = [row for row in rows if row.point_recall is not None]
     return {
         "table": _table(rows),
         "gains": [gain for gain in overview.gains if gain.task == task],
         "changes": [one for one in overview.changes if one.task == task],
-        "pointing": [row for row in rows if row.point_recall is not None],
+        "pointing": _table(pointing) if pointing else None,
         "charts": result_charts(rows, cast),
     }
 

@@ -24,5 +24,9 @@ function addressOf(tree, node, against) {
 }
 const listAddress = () => addressOf(null); // the part that says what is listed
 // Opening something is a step that the browser's Back undoes; changing the list is not.
-const go = (tree, node, against) => { location.hash = addressOf(tree, node, against); };
+function go(tree, node = null, against = null) {
+  Object.assign(view, { tree, node, against });
+  if (addressOf(tree, node, against) !== location.hash) history.pushState(null, "", addressOf(tree, node, against));
+  open();
+}
 const keepAddress = () => history.replaceState(null, "", addressOf(view.tree, view.node, view.against));

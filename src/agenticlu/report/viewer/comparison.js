@@ -27,14 +27,15 @@ function difference(left, right) {
   }
   return sides.map((parts) => parts.map(([text, tag]) => (tag ? h(tag, {}, text) : text)));
 }
-function renderTurns(left, right) {
+function renderTurns(left, right, names) {
   const kinds = [...new Set([...left.turns, ...right.turns].map((turn) => turn.kind))];
-  const reply = (node, kind) => node.turns.filter((turn) => turn.kind === kind).map((turn) => turn.reply).join("\n");
+  const reply = (node, kind) => node.turns.filter((turn) => turn.kind === kind)
+    .map((turn) => turn.reply.replace(/<para\s*(\d+)\s*>/gi, "¶$1").replace(/<\/para>/gi, "")).join("\n");
   return kinds.map((kind) => {
     const [one, other] = [reply(left, kind), reply(right, kind)];
     const name = h("div", { class: "kind" }, KINDS[kind] || kind);
     if (one === other) return [name, h("div", { class: "same" }, `${one} (the same in both)`)];
-    return [name, difference(one, other).map((parts) => h("div", { class: "side" }, parts.length ? parts : "(no such turn)"))];
+    return [name, difference(one, other).map((parts, i) => h("div", { class: "side", "data-side": names[i] }, parts.length ? parts : "(no such turn)"))];
   });
 }
 // Rows of a path pair are made where the two paths part: there they are compared.
@@ -42,6 +43,7 @@ function renderComparison(tree, one, other) {
   const pair = (pairsOf.get(tree.id) || []).find(({ chosen, rejected }) => chosen === one.id && rejected === other.id);
   const parted = pair && pair.kind === "path" ? parting(one, other) : null;
   const [left, right] = parted || [one, other];
+  const names = pair ? ["Chosen", "Rejected"] : [roundName(left), roundName(right)];
   const head = (name, node) => h("div", {}, h("h4", {}, `${name}${roundName(node)} `, badge(node)),
     h("p", { class: "request" }, `Passages ${node.kept.length ? node.kept.join(", ") : "none"} · answer: ${node.answer || "none"}`));
   const earlier = left !== one || right !== other;
@@ -55,8 +57,8 @@ function renderComparison(tree, one, other) {
         h("p", { class: "note" }, "Compared where their paths part, as in the rows of the data set:"),
         head("", left), head("", right),
       ] : null,
-      renderTurns(left, right)),
+      renderTurns(left, right, names)),
     earlier ? h("details", { class: "earlier" },
       h("summary", {}, "The two nodes themselves, side by side"),
-      h("div", { class: "sides" }, renderTurns(one, other))) : null);
+      h("div", { class: "sides" }, renderTurns(one, other, names))) : null);
 }

@@ -86,7 +86,7 @@ function renderCues(tree) {
     Object.keys(STATES).map((state) => cue(s("g", { class: `node ${state}` }, shape(state, 6.2)), STATES[state])),
     pairsOf.has(tree.id) ? cue(s("g", { class: "node", transform: "translate(-5 5)" }, pairMark(6.2)), "in a pair") : null,
     tree.nodes.some((one) => one.split) ? cue(s("g", { class: "node", transform: "translate(5 5)" }, splitMark(6.2)), "judges disagree") : null,
-    h("li", { class: "keys" }, key("←↑↓→"), "nodes ", key("j", "k"), "trees ", key("c"), "compare ", key("/"), "search"));
+    h("li", { class: "keys" }, key("←↑↓→"), "nodes ", key("j", "k"), "trees ", key("n", "p"), "nodes to look at ", key("c"), "compare ", key("/"), "search"));
 }
 
 let picking = false; // whether the next node clicked is compared instead of opened

@@ -23,6 +23,18 @@ const GROUPS = [
   name,
   filters: filters.map(([id, label, test]) => ({ id, label, test })).filter(({ test }) => entries.some(test)),
 })).filter(({ filters }) => filters.length);
+// What a filter on nodes looks for, by its id.
+const NODE_TESTS = {
+  unscored: (node) => node.state === "unscored",
+  failed: (node) => node.state === "failed",
+  disagree: (node) => node.split,
+};
+// Nodes that the filters in use look for; without any, all that need a look.
+function wantedNodes(tree) {
+  const on = Object.keys(NODE_TESTS).filter((id) => view.filter.has(id));
+  const tests = (on.length ? on : Object.keys(NODE_TESTS)).map((id) => NODE_TESTS[id]);
+  return tree.nodes.filter((node) => tests.some((test) => test(node)));
+}
 const SORTS = {
   "": ["run order", null],
   tokens: ["most tokens", (e) => e.computed_tokens],
@@ -70,7 +82,8 @@ for (const group of GROUPS) {
     }, filter.label, h("span", {})));
   }
 }
-const filters = h("div", { class: "filters" }, GROUPS.map((group) => h("div", {
+const filtersLine = h("summary", {});
+const filters = h("details", { class: "filters", open: window.innerWidth > NARROW }, filtersLine, GROUPS.map((group) => h("div", {
   class: "chips", role: "group", "aria-label": `Filter: ${group.name}`,
 }, h("b", {}, group.name), h("div", {}, group.filters.map(({ id }) => chips.get(id))))));
 const sorter = h("select", {
@@ -128,6 +141,7 @@ function renderList() {
   countLine.textContent = narrowed
     ? `${whole(found.length)} of ${whole(entries.length)} trees` : `${whole(entries.length)} tree${entries.length === 1 ? "" : "s"}`;
   clear.hidden = !narrowed;
+  filtersLine.textContent = view.filter.size ? `Filters: ${view.filter.size} on` : "Filters";
   if (search.value.trim() !== view.q.trim()) search.value = view.q;
   sorter.value = SORTS[view.sort] ? view.sort : "";
   renderChips();

@@ -10,7 +10,9 @@ let arriving = false; // whether a tree was chosen in the list, which may stand 
 let last = null;
 
 function pickNode(tree, wanted) {
+  const isSought = Object.keys(NODE_TESTS).some((id) => view.filter.has(id));
   return tree.nodes.find((one) => one.id === wanted)
+    || (isSought && wantedNodes(tree)[0])
     || tree.nodes.find((one) => one.state === "right" && one.depth > 0)
     || tree.nodes[0];
 }
@@ -84,10 +86,12 @@ function open() {
   const piece = node.kept.length ? node.kept[0] : (tree.gold || [])[0];
   if (piece !== undefined) jumpTo(piece);
   markCurrent();
+  const compared = against && (!last || last.against !== against.id || last.node !== node.id);
+  if (compared && last) document.getElementById("comparison").scrollIntoView({ block: "nearest" });
   const above = last && isNew && stage.getBoundingClientRect().top < 0;
   if (above || (arriving && window.innerWidth <= NARROW)) stage.scrollIntoView();
   arriving = false;
-  last = { tree: tree.id, node: node.id };
+  last = { tree: tree.id, node: node.id, against: against && against.id };
   // For benchmarks: this opening alone, and since the page began to load; both laid out.
   const now = performance.now();
   root.dataset.openMs = (now - began).toFixed(1);
@@ -150,6 +154,12 @@ window.addEventListener("keydown", (event) => {
   } else if (event.key === "j" || event.key === "k") {
     const next = neighbour(last.tree, event.key === "j" ? 1 : -1);
     if (next) go(next.id);
+  } else if (event.key === "n" || event.key === "p") {
+    const tree = treeOf(last.tree);
+    const found = wantedNodes(tree).map((one) => tree.nodes.indexOf(one));
+    const at = tree.nodes.findIndex((one) => one.id === last.node);
+    const next = event.key === "n" ? found.find((i) => i > at) ?? found[0] : found.findLast((i) => i < at) ?? found.at(-1);
+    if (next !== undefined) go(tree.id, tree.nodes[next].id);
   } else if (event.key === "c" || (event.key === "Escape" && view.against)) {
     const tree = treeOf(last.tree);
     const two = view.against ? [last.node] : rival(tree, tree.nodes.find((one) => one.id === last.node));
