@@ -258,6 +258,24 @@ def test_with_a_filter_on_nodes_a_tree_opens_at_one_and_a_key_goes_to_the_next(
     assert selected(page) == unscored[-1]
 
 
+def test_counts_lead_to_their_trees_and_sections_leave_the_view_alone(
+    data: ReportData, address: str, page: Any
+) -> None:
+    page.resize(1440, 1000)
+    page.open(address)
+    page.click('.facts a[href="#filter=unscored"]')
+    unscored = [entry.id for entry in tree_entries(data.trees, data.pairs) if entry.unscored]
+    assert listed(page) == unscored != [tree.id for tree in data.trees]
+    page.click(f'.list [data-tree="{unscored[1]}"]')
+    page.click('nav a[href="#details"]')
+    current = "document.querySelector('.list [aria-current=true]').dataset.tree"
+    assert page.run(current) == unscored[1]
+    assert listed(page) == unscored
+    page.run("history.go(-2)")
+    page.wait(f"{current} === '{unscored[0]}'")
+    assert listed(page) == unscored
+
+
 def test_shift_and_a_click_compares_and_so_does_choosing_without_a_keyboard(
     data: ReportData, address: str, page: Any
 ) -> None:
