@@ -35,11 +35,11 @@ def test_writes_page_and_summary_with_the_same_headline(evaluation: Path, tmp_pa
     )
     assert done.exit_code == 0
     assert done.stdout.strip() == str(out)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "report.json").read_text())
     assert "+50 points" in summary["headline"]
     assert summary["headline"].split(" (")[0] in out.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "eval", "report.html", "summary.json",
+        "eval", "report.html", "report.json",
     ]  # fmt: skip
 
 
@@ -70,3 +70,34 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
             ["--eval", str(evaluation), "--out", str(tmp_path / out)],
             catch_exceptions=False,
         )
+
+
+@pytest.mark.parametrize("out", ["summary.html", "summary.json", "notes.html"])
+def test_a_file_of_another_kind_is_not_overwritten(
+    evaluation: Path, tmp_path: Path, out: str
+) -> None:
+    foreign = {"summary.json": '{"version": 1, "build": {}}', "notes.html": "<title>mine</title>"}
+    for name, text in foreign.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match="is no report"):
+        CliRunner().invoke(
+            command,
+            ["--eval", str(evaluation), "--out", str(tmp_path / out)],
+            catch_exceptions=False,
+        )
+    for name, text in foreign.items():
+        assert (tmp_path / name).read_text() == text
+
+
+def test_a_report_is_written_again_and_a_summary_beside_it_stays(
+    evaluation: Path, tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.json"
+    summary.write_text('{"version": 1, "build": {}}')
+    out = tmp_path / "report.html"
+    for _ in range(2):
+        done = CliRunner().invoke(
+            command, ["--eval", str(evaluation), "--out", str(out)], catch_exceptions=False
+        )
+        assert done.exit_code == 0
+    assert summary.read_text() == '{"version": 1, "build": {}}'

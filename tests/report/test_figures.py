@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from agenticlu import judge
 from agenticlu.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.report import figures
 from agenticlu.report.data import ReportData
+from agenticlu.report.page import build_report
 from agenticlu.report.sample import sample_report
 
 
@@ -41,6 +43,37 @@ def test_recall_counts_a_tree_at_its_least_solved_depth_and_leaves_unscored_tree
     assert figures.recall_by_depth(trees[3:]) == ()
 
 
+NEARLY = (
+    # Verdicts and the score that they combine to; the score alone would say the opposite.
+    ((("exact", 0.0), ("rouge-l", 0.1), ("llm:a", 1.0)), 0.37, "right"),
+    ((("exact", 0.0), ("rouge-l", 1.0)), 0.5, "wrong"),
+    ((("exact", 0.0), ("llm:a", None)), 0.9, "unscored"),
+)
+
+
+@pytest.mark.parametrize(("found", "score", "state"), NEARLY)
+def test_the_judges_decide_what_is_right_as_in_the_data_set(
+    found: tuple[tuple[str, float | None], ...], score: float, state: str
+) -> None:
+    verdicts = tuple(Verdict(judge=name, value=value) for name, value in found)
+    root = node("r", None, 0, 0.0, verdicts=(Verdict(judge="exact", value=0.0),))
+    judged = tree("t", root, node("a", "r", 1, score, verdicts=verdicts))
+    assert figures.node_state(judged.nodes[1]) == state
+    depth = 1 if state == "right" else None
+    assert figures.solved_depth(judged) == depth == judge.solved_depth(judged)
+    assert figures.tree_entries([judged], ())[0].solved_depth == depth
+    assert figures.recall_by_depth([judged])[-1].recall.mean == float(state == "right")
+    counts = figures.count(ReportData(trees=(judged,)))
+    assert (counts.right_nodes, counts.wrong_nodes, counts.unscored_nodes) == (
+        state == "right", 1 + (state == "wrong"), state == "unscored",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("score", "state"), [(0.5, "right"), (0.49, "wrong"), (None, "unscored")])
+def test_the_score_decides_only_where_no_verdict_is_kept(score: float | None, state: str) -> None:
+    assert figures.node_state(node("a", None, 0, score)) == state
+
+
 def test_interval_is_wider_when_answers_of_one_document_stand_or_fall_together() -> None:
     alone = figures.measure([(str(i), float(i < 30)) for i in range(60)])
     together = figures.measure([(str(i // 6), float(i < 30)) for i in range(60)])
@@ -48,7 +81,6 @@ def test_interval_is_wider_when_answers_of_one_document_stand_or_fall_together()
     assert alone.low is not None
     assert together.low is not None
     assert together.low < alone.low - 0.1
-    assert alone.low == pytest.approx(figures.wilson(0.5, 60)[0], abs=0.01)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -108,7 +140,8 @@ def test_judges_disagree_only_across_the_line(
     values: tuple[float | None, ...], expected: bool
 ) -> None:
     verdicts = tuple(Verdict(judge=str(i), value=value) for i, value in enumerate(values))
-    assert figures.disagrees(node("a", None, 0, 1.0, verdicts=verdicts)) is expected
+    judged = node("a", None, 0, 1.0, verdicts=verdicts)
+    assert figures.count(ReportData(trees=(tree("t", judged),))).disagreements == expected
 
 
 def prediction(system: str, method: str, i: int, score: float, **more: object) -> Prediction:
@@ -139,6 +172,21 @@ def test_gain_is_over_the_questions_that_both_sides_scored() -> None:
     sentence = figures.headline(ReportData(gains=(gain,)), ())
     assert "trained model with clarifications" in sentence
     assert "+78 points (95% interval +" in sentence
+
+
+def test_a_metric_that_is_no_share_of_right_answers_is_not_called_one() -> None:
+    scores = {"rougeL_f1": 0.4}
+    before = [prediction("base", "direct", i, 0.0, scores=scores) for i in range(4)]
+    after = [prediction("trained", "clarify", i, 0.0, scores=scores) for i in range(4)]
+    gains = figures.main_gains({"base": before, "trained": after})
+    rows = figures.result_rows(before, "base")
+    for data in (ReportData(gains=gains), ReportData(results=rows)):
+        sentence = figures.headline(data, ())
+        assert "mean rougeL_f1 of 40%" in sentence
+        assert "right" not in sentence
+    page = build_report(ReportData(results=rows))
+    assert "Mean rougeL_f1; bands are 95% intervals" in page
+    assert "world: mean rougeL_f1 in percent, with" in page
 
 
 def test_changes_name_the_questions_behind_the_gain() -> None:
@@ -174,6 +222,46 @@ def test_failed_items_are_counted_and_in_no_mean() -> None:
     items[3] = prediction("base", "direct", 3, 0.0, error="refused", scores={})
     (row,) = figures.result_rows(items, "base")
     assert (row.score.mean, row.score.n, row.num_failed) == (1.0, 3, 1)
+
+
+def request(prompt: int, cached: int, sampled: int) -> Turn:
+    usage = Usage(requests=1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=sampled)
+    return Turn(kind="answer", wording="w", request="?", reply="!", usage=usage)
+
+
+def asked(*turns: Turn, beside: Usage | None = None) -> Prediction:
+    spent = sum((turn.usage for turn in turns if turn.usage), beside or Usage())
+    return prediction("base", "clarify", 0, 1.0, turns=turns, usage=spent)
+
+
+def test_cost_alone_does_not_depend_on_who_read_the_document_before() -> None:
+    first = asked(request(1000, 0, 10), request(1050, 1010, 20), request(1100, 1070, 5))
+    after = asked(request(1000, 990, 10), request(1050, 1040, 20), request(1100, 1070, 5))
+    assert first.usage.computed_tokens == 1000 + 40 + 30 + 35
+    assert after.usage.computed_tokens < 100
+    # The document once, then what the turns add: in the end every token of the conversation once.
+    assert figures.lone_tokens(first) == figures.lone_tokens(after) == 1100 + 5
+    assert figures.lone_tokens_per_item([first, after]) == 1105
+
+
+def test_cost_alone_counts_what_an_item_reads_again() -> None:
+    uncached = asked(request(1000, 0, 10), request(1050, 0, 20))
+    assert figures.lone_tokens(uncached) == 1000 + 10 + 1050 + 20
+    # The second request shows the cited pieces alone; the third the whole document again, of
+    # which the first has left 1010 tokens in the cache.
+    reground = asked(request(1000, 0, 10), request(300, 40, 20), request(1090, 1010, 5))
+    assert figures.lone_tokens(reground) == 1010 + 260 + 20 + 80 + 5
+    scan = Usage(requests=8, prompt_tokens=800, cached_tokens=700, completion_tokens=8)
+    assert figures.lone_tokens(asked(request(100, 90, 5), beside=scan)) == 808 + 105
+
+
+def test_cost_alone_of_several_requests_without_their_turns_is_not_known() -> None:
+    one = asked(beside=Usage(requests=1, prompt_tokens=100, cached_tokens=90, completion_tokens=5))
+    many = asked(beside=Usage(requests=2, prompt_tokens=200, cached_tokens=90))
+    assert figures.lone_tokens(one) == 105
+    assert figures.lone_tokens(many) is None
+    assert figures.lone_tokens_per_item([one, many]) is None
+    assert figures.lone_tokens_per_item([]) is None
 
 
 def test_headline_says_something_true_whatever_is_missing() -> None:

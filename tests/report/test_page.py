@@ -185,7 +185,7 @@ def test_failed_and_unscored_are_shown_as_such() -> None:
     page = build_report(data)
     assert overview.counts.failed_nodes > 0
     assert overview.counts.unscored_nodes > 0
-    assert f"<dd>{overview.counts.unscored_nodes:,}</dd>" in page
+    assert f'<a href="#filter=unscored">{overview.counts.unscored_nodes:,}</a>' in page
     assert "1 failed</em>" in page
     assert "no reply within 60 s" in page
 

@@ -24,13 +24,14 @@ def sample() -> ReportData:
 def run(sample: ReportData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generation run in a real store; its last tree is not finished."""
     folder = tmp_path_factory.mktemp("run")
+    spent = {"ground": 500, "direct": 300, "closed_book": 40, "judge": 20}
 
     async def fill(store: Store) -> None:
         for tree in sample.trees[:-1]:
             await store.finish_tree(tree)
         last = sample.trees[-1]
         await store.put_nodes(last, last.nodes[:3])
-        for phase, tokens in (("ground", 500), ("direct", 300), ("judge", 20)):
+        for phase, tokens in spent.items():
             call = CallId(key=phase, phase=phase, document_id=sample.documents[0].id)
             await store.intend(call)
             await store.finish(
@@ -81,6 +82,7 @@ def test_a_run_is_read_back_whole(run: Path, sample: ReportData) -> None:
     assert data.pieces == sample.pieces
     assert {(s.group, s.name): s.usage.prompt_tokens for s in data.stages} == {
         ("search", "direct answer"): 300,
+        ("search", "answers without the document"): 40,
         ("search", "grounding"): 500,
         ("judges", "judges"): 20,
     }
@@ -119,6 +121,23 @@ def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> No
     assert found.settings == {"seed": 1}
 
 
+def test_predictions_without_a_summary_give_the_evaluations_own_intervals(tmp_path: Path) -> None:
+    from agenticlu.evaluation.summary import summarise
+
+    items = predictions("base", "direct", 2) + predictions("trained", "clarify", 7)
+    found = load_evaluation(None, write_predictions(tmp_path / "eval", items))
+    summary = summarise(items)
+    for row, cell in zip(found.rows, summary.cells, strict=True):
+        assert cell.score is not None
+        assert (row.score.low, row.score.high) == (cell.score.low, cell.score.high)
+        assert row.score.low is not None
+        assert row.score.low < row.score.mean
+    (gain,), (theirs,) = found.gains, summary.differences[-1:]
+    assert (gain.difference.low, gain.difference.high) == (
+        theirs.difference.low, theirs.difference.high,
+    )  # fmt: skip
+
+
 def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) -> None:
     from agenticlu.evaluation.summary import save_summary, summarise
 
@@ -143,6 +162,32 @@ def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) ->
     assert "direct, first fact at 20–40% of the document: 50%" in page  # all right at 512
     assert ">60–80<" in page
     assert "80–100" not in page  # no question there
+
+
+def test_cost_alone_is_read_from_the_predictions_behind_a_cell(tmp_path: Path) -> None:
+    from agenticlu.evaluation.summary import save_summary, summarise
+
+    def reused(usage: Usage) -> Usage:
+        return usage.model_copy(update={"cached_tokens": 990})
+
+    first = predictions("base", "direct", 2)
+    later = [
+        item.model_copy(update={"usage": reused(item.usage)})
+        for item in predictions("base", "retrieve", 2)
+    ]
+    folder = write_predictions(tmp_path / "eval", first + later)
+    save_summary(summarise(first + later), folder)
+    rows = load_evaluation(None, folder).rows
+    assert [row.computed_tokens_per_item for row in rows] == [1000, 10]
+    assert [row.lone_tokens_per_item for row in rows] == [1000, 1000]
+    page = build_report(load_report(evaluations=(str(folder),)))
+    assert "1,000 tokens a question asked alone (10 as run)" in page
+    # Of another run's predictions in the folder nobody knows which are behind the cell.
+    stray = later[0].model_copy(update={"id": "of another run"})
+    write_predictions(folder, [*first, *later, stray])
+    data = load_report(evaluations=(str(folder),))
+    assert [row.lone_tokens_per_item for row in data.results] == [1000, None]
+    assert "1 of 2 cells are left out" in build_report(data)
 
 
 def test_unknown_depths_leave_the_chart_out(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from agenticlu.errors import UsageError
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path),
-    help="HTML file to write; summary.json goes beside it. [default: report.html]",
+    help="HTML file to write; its figures go beside it as .json. [default: report.html]",
 )  # fmt: skip
 @click.option("--title", help="Name of the report. [default: names of the folders]")
 @click.option(
@@ -66,6 +66,9 @@ def command(
         )
     if out is not None and out.is_dir():
         raise UsageError(f"--out {str(out)!r} is a folder.", hint=f"--out {out / 'report.html'}")
+    written = () if out is None else tuple(dict.fromkeys((out, out.with_suffix(".json"))))
+    for path in written:
+        _check_own(path)
     data = load_report(
         run,
         evaluations,
@@ -77,14 +80,26 @@ def command(
     overview = build_overview(data, max_trees)
     summary = summary_json(overview, data if full else None)
     if out is not None:
-        beside = out.with_name("summary.json")
-        if out.suffix == ".json":
-            beside = out
-        else:
+        if out.suffix != ".json":
             write_file(out, build_report(data, max_trees).encode())
-        write_file(beside, summary.encode())
+        write_file(out.with_suffix(".json"), summary.encode())
         click.echo(overview.headline, err=True)
     if as_json:
         click.echo(summary, nl=False)
     elif out is not None:
         click.echo(str(out))
+
+
+def _check_own(path: Path) -> None:
+    """Raises UsageError where a file stands that no report wrote, such as a data set's summary."""
+    from agenticlu.report.page import MARKS
+
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head and not any(mark in head for mark in MARKS):
+        raise UsageError(
+            f"{str(path)!r} exists and is no report; --out would overwrite it.",
+            hint=f"--out {path.with_name('report.html')}, or any name that is free.",
+        )

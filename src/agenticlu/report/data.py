@@ -12,7 +12,7 @@ from pydantic import Field
 from agenticlu.records import Document, Pair, Piece, Record, Tree, Usage
 
 REPORT_VERSION = 1
-"""Goes up when a reader of an older `summary.json` would misread a new one."""
+"""Goes up when a reader of an older report's JSON would misread a new one."""
 
 
 class Measure(Record):
@@ -43,7 +43,10 @@ class ResultRow(Record):
     num_cut_off: int = 0
     """Scored items whose reply ended at the token limit."""
     usage: Usage = Usage()
-    """Cost of all scored items together."""
+    """Cost of all scored items together, as run: items share what they read of a document."""
+    lone_tokens_per_item: float | None = None
+    """Mean cost of a scored item that is asked alone, in tokens computed: the same in whatever
+    order items and methods run. None where the predictions do not say."""
     seconds: float = 0.0
     """Time of all scored items together."""
     point_precision: Measure | None = None
@@ -56,7 +59,7 @@ class ResultRow(Record):
 
     @property
     def computed_tokens_per_item(self) -> float:
-        """Mean cost of a scored item; 0 when none was scored."""
+        """Mean cost of a scored item as run; 0 when none was scored."""
         return self.usage.computed_tokens / self.score.n if self.score.n else 0.0
 
 
@@ -69,6 +72,7 @@ class Gain(Record):
     """System and method in words, such as 'base model answering directly'."""
     contender: str
     """The same of the other side, such as 'trained model with clarifications'."""
+    metric: str = "correct"
     baseline_mean: float
     contender_mean: float
     difference: Measure

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
+from agenticlu import judge
+from agenticlu.evaluation.statistics import Estimate, estimate
 from agenticlu.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage, content_seed
 from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
 
 RIGHT = 0.5
-"""A node or an answer counts as right from this score on."""
-Z95 = 1.959964
-NUM_RESAMPLES = 2000
+"""An answer counts as right from this score on, where no verdicts are kept."""
 
 KIND_NAMES: dict[TurnKind, str] = {
     "direct": "direct answer",
@@ -69,6 +69,8 @@ class TreeEntry(Record):
     """Least depth of a right node; None when there is none."""
     depth: int
     nodes: int
+    right: int
+    wrong: int
     failed: int
     unscored: int
     disagreements: int
@@ -80,8 +82,10 @@ class TreeEntry(Record):
 
 
 class Overview(Record):
-    """The figures of a report: what `summary.json` holds and the page shows above its trees."""
+    """The figures of a report: what its JSON holds and the page shows above its trees."""
 
+    format: Literal["agenticlu report"] = "agenticlu report"
+    """Comes first, so that a report's file is told from another's."""
     version: int
     title: str
     created: str | None
@@ -99,24 +103,28 @@ class Overview(Record):
     errors: tuple[str, ...]
 
 
+def is_right(node: Node) -> bool | None:
+    """Whether a node's answer counts as right, as the data set has it; None when unscored.
+
+    The judges decide. The score, which only orders answers, decides where no verdict is kept.
+    """
+    if node.verdicts:
+        return judge.is_correct(node.verdicts)
+    return None if node.score is None else node.score >= RIGHT
+
+
 def node_state(node: Node) -> str:
     """Returns 'failed', 'unscored', 'right' or 'wrong'."""
     if node.status == "failed":
         return "failed"
-    if node.score is None:
-        return "unscored"
-    return "right" if node.score >= RIGHT else "wrong"
-
-
-def disagrees(node: Node) -> bool:
-    """Whether two judges stand on different sides; an unscored verdict takes no side."""
-    sides = {verdict.value >= RIGHT for verdict in node.verdicts if verdict.value is not None}
-    return len(sides) > 1
+    return {None: "unscored", True: "right", False: "wrong"}[is_right(node)]
 
 
 def solved_depth(tree: Tree) -> int | None:
     """Returns the least depth of a right node, or None."""
-    return min((node.depth for node in tree.nodes if node_state(node) == "right"), default=None)
+    by_score = [n.depth for n in tree.nodes if not n.verdicts and node_state(n) == "right"]
+    depths = (judge.solved_depth(tree), *by_score)
+    return min((depth for depth in depths if depth is not None), default=None)
 
 
 def is_scored(tree: Tree) -> bool:
@@ -125,68 +133,28 @@ def is_scored(tree: Tree) -> bool:
 
 
 def measure(values: Sequence[tuple[str, float]]) -> Measure:
-    """Returns the mean of (cluster, value in [0, 1]) with a 95% interval.
-
-    Wilson's interval with the sample size that the spread between clusters leaves (Kish's
-    effective size, never above the true one), so questions that share a document do not count as
-    independent.
+    """Returns the mean of (cluster, value in [0, 1]) with a 95% interval, as an evaluation has it.
 
     >>> measure([("a", 1.0), ("b", 1.0), ("c", 0.0), ("d", 1.0)]).mean
     0.75
     """
-    n = len(values)
-    if n == 0:
-        return Measure(mean=0.0, n=0)
-    mean = sum(value for _, value in values) / n
-    residuals: dict[str, float] = {}
-    for cluster, value in values:
-        residuals[cluster] = residuals.get(cluster, 0.0) + value - mean
-    num_clusters = len(residuals)
-    spread = mean * (1 - mean)
-    size = float(num_clusters)
-    if num_clusters > 1 and spread > 0:
-        variance = sum(r * r for r in residuals.values()) / n**2 * num_clusters / (num_clusters - 1)
-        size = min(float(n), spread / variance) if variance > 0 else float(n)
-    low, high = wilson(mean, size)
-    return Measure(mean=mean, low=low, high=high, n=n)
-
-
-def wilson(mean: float, n: float) -> tuple[float, float]:
-    """Returns Wilson's 95% score interval of a proportion.
-
-    >>> [round(end, 3) for end in wilson(1.0, 10)]
-    [0.722, 1.0]
-    """
-    z2 = Z95 * Z95
-    centre = (mean + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(max(0.0, mean * (1 - mean) / n + z2 / (4 * n * n)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    seed = content_seed("bootstrap", str(len(values)))
+    return _measure(
+        estimate([value for _, value in values], [unit for unit, _ in values], seed=seed)
+    )
 
 
 def paired_difference(pairs: Sequence[tuple[str, float, float]]) -> Measure:
-    """Returns the mean of contender - baseline over (cluster, baseline, contender).
+    """Returns the mean of contender - baseline over (cluster, baseline, contender)."""
+    gains = [after - before for _, before, after in pairs]
+    seed = content_seed("difference", str(len(gains)))
+    return _measure(estimate(gains, [unit for unit, _, _ in pairs], seed=seed, bounds=(-1.0, 1.0)))
 
-    The interval is a percentile bootstrap over clusters, seeded by the data.
-    """
-    sums: dict[str, tuple[float, int]] = {}
-    for cluster, before, after in pairs:
-        total, count = sums.get(cluster, (0.0, 0))
-        sums[cluster] = (total + after - before, count + 1)
-    n = len(pairs)
-    if n == 0:
+
+def _measure(found: Estimate | None) -> Measure:
+    if found is None:
         return Measure(mean=0.0, n=0)
-    mean = sum(total for total, _ in sums.values()) / n
-    if len(sums) < 2:
-        return Measure(mean=mean, n=n)
-    clusters = [sums[key] for key in sorted(sums)]
-    rng = random.Random(content_seed("paired", str(n), f"{mean:.9f}"))
-    means = []
-    for _ in range(NUM_RESAMPLES):
-        drawn = rng.choices(clusters, k=len(clusters))
-        means.append(sum(total for total, _ in drawn) / sum(count for _, count in drawn))
-    means.sort()
-    last = NUM_RESAMPLES - 1
-    return Measure(mean=mean, low=means[round(0.025 * last)], high=means[round(0.975 * last)], n=n)
+    return Measure(mean=found.mean, low=found.low, high=found.high, n=found.n)
 
 
 def recall_by_depth(trees: Sequence[Tree]) -> tuple[DepthFigure, ...]:
@@ -271,7 +239,9 @@ def count(data: ReportData) -> Counts:
         unscored_nodes=states["unscored"],
         failed_nodes=states["failed"],
         unscored_trees=sum(not is_scored(tree) for tree in data.trees),
-        disagreements=sum(disagrees(node) for tree in data.trees for node in tree.nodes),
+        disagreements=sum(
+            judge.disagrees(node.verdicts) for tree in data.trees for node in tree.nodes
+        ),
         outcomes=dict(sorted(Counter(tree.outcome for tree in data.trees).items())),
         evaluated=sum(row.score.n for row in data.results),
         evaluation_failed=sum(row.num_failed for row in data.results),
@@ -296,9 +266,11 @@ def tree_entries(trees: Sequence[Tree], pairs: Sequence[Pair]) -> tuple[TreeEntr
                 solved_depth=solved_depth(tree),
                 depth=max((node.depth for node in tree.nodes), default=0),
                 nodes=len(tree.nodes),
+                right=states["right"],
+                wrong=states["wrong"],
                 failed=states["failed"],
                 unscored=states["unscored"],
-                disagreements=sum(disagrees(node) for node in tree.nodes),
+                disagreements=sum(judge.disagrees(node.verdicts) for node in tree.nodes),
                 pairs=per_tree[tree.id],
                 hops=tree.question.hops,
                 computed_tokens=tree.usage.computed_tokens,
@@ -310,6 +282,19 @@ def tree_entries(trees: Sequence[Tree], pairs: Sequence[Pair]) -> tuple[TreeEntr
 METRICS = ("correct", "match", "accuracy", "exact_match")
 """Which score of a prediction is shown when nothing else is said: the first that it has."""
 METHOD_WORDS = {"direct": "answering directly", "clarify": "with clarifications"}
+
+
+SHARES = (*METRICS, "word_match", "substring_exact_match", "babilong", "str_hit")
+"""Metrics that are 1 for a right answer and 0 for another."""
+
+
+def quantity(metric: str) -> str:
+    """Returns what the mean of a metric is.
+
+    >>> quantity("correct"), quantity("rougeL_f1")
+    ('Share of right answers', 'Mean rougeL_f1')
+    """
+    return "Share of right answers" if metric in SHARES else f"Mean {metric}"
 
 
 def primary_metric(predictions: Iterable[Prediction]) -> str:
@@ -344,10 +329,35 @@ def result_rows(
                 num_failed=len(items) - len(scored),
                 num_truncated=sum(p.truncated for p in scored),
                 usage=sum((p.usage for p in scored), Usage()),
+                lone_tokens_per_item=lone_tokens_per_item(scored),
                 seconds=sum(p.seconds for p in scored),
             )
         )
     return tuple(rows)
+
+
+def lone_tokens(prediction: Prediction) -> int | None:
+    """Returns the tokens computed for a prediction that shares nothing with other items.
+
+    That is the whole prompt of its first request; of every later one what the item's own earlier
+    requests have not left in the cache; and all that is sampled. An item asked after another one on
+    the same document reports less, because it reuses the other's reading. Requests that are not
+    turns (retrieval by the model) count in full. None for several requests without their turns.
+    """
+    spent = [turn.usage for turn in prediction.turns if turn.usage is not None]
+    if not spent and prediction.usage.requests > 1:
+        return None
+    own = reused = 0
+    for usage in spent:
+        reused += min(usage.cached_tokens, own)
+        own = max(own, usage.prompt_tokens + usage.completion_tokens)
+    return prediction.usage.prompt_tokens - reused + prediction.usage.completion_tokens
+
+
+def lone_tokens_per_item(predictions: Sequence[Prediction]) -> float | None:
+    """Returns the mean of `lone_tokens`; None where one is not known, or there is none."""
+    known = [tokens for p in predictions if (tokens := lone_tokens(p)) is not None]
+    return sum(known) / len(known) if known and len(known) == len(predictions) else None
 
 
 def in_words(system: str, method: str) -> str:
@@ -391,6 +401,7 @@ def main_gains(systems: Mapping[str, Sequence[Prediction]]) -> tuple[Gain, ...]:
                 length=length,
                 baseline=in_words(base, "direct"),
                 contender=in_words(last, "clarify"),
+                metric=metric,
                 baseline_mean=sum(value for _, value, _ in values) / len(values),
                 contender_mean=sum(value for _, _, value in values) / len(values),
                 difference=paired_difference(values),
@@ -481,12 +492,13 @@ def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
     """Says in one sentence what came out, with its interval."""
     if data.gains:
         gain = data.gains[0]
-        points = 100 * gain.difference.mean
-        sentence = (
-            f"At {gain.length:,} tokens, the {gain.contender} is right on "
-            f"{percent(gain.contender_mean)} of the questions, the {gain.baseline} on "
-            f"{percent(gain.baseline_mean)}: {signed(points)} points"
-        )
+        before, after = percent(gain.baseline_mean), percent(gain.contender_mean)
+        sentence = f"At {gain.length:,} tokens, the {gain.contender} "
+        if gain.metric in SHARES:
+            sentence += f"is right on {after} of the questions, the {gain.baseline} on {before}"
+        else:
+            sentence += f"reaches a mean {gain.metric} of {after}, the {gain.baseline} {before}"
+        sentence += f": {signed(100 * gain.difference.mean)} points"
         low, high = gain.difference.low, gain.difference.high
         if low is not None and high is not None:
             sentence += f" (95% interval {signed(100 * low)} to {signed(100 * high)})"
@@ -503,9 +515,14 @@ def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
         return sentence + "."
     if data.results:
         best = max(data.results, key=lambda row: row.length)
+        mean = percent(best.score.mean)
+        is_share = best.metric in SHARES
+        found = (
+            f"is right on {mean} of" if is_share else f"reaches a mean {best.metric} of {mean} over"
+        )
         return (
-            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} is right on "
-            f"{percent(best.score.mean)} of {best.score.n:,} questions."
+            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} {found} "
+            f"{best.score.n:,} questions."
         )
     if data.curves:
         runs = sorted({curve.run for curve in data.curves})

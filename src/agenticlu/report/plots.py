@@ -331,11 +331,19 @@ def _ticks(
     return ticks
 
 
-def _log_ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Returns 1, 2, 5 times powers of ten (or powers only, when there are many) around the data."""
+def _log_ticks(low: float, high: float, most: int = 7) -> list[tuple[float, str]]:
+    """Returns round values around the data: 1, 2, 5 times powers of ten, fewer where too many.
+
+    >>> [text for _, text in _log_ticks(8_000, 132_000)]
+    ['5K', '10K', '20K', '50K', '100K', '200K']
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = (1, 2, 5) if last - first <= 2 else (1,)
-    every = [k * 10.0**e for e in range(first, last + 1) for k in steps]
-    start = max((v for v in every if v <= low), default=every[0])
-    end = min((v for v in every if v >= high), default=every[-1])
-    return [(v, short_number(v)) for v in every if start <= v <= end]
+    ticks: list[float] = []
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        every = [k * 10.0**e for e in range(first, last + 1) for k in steps]
+        start = max((v for v in every if v <= low), default=every[0])
+        end = min((v for v in every if v >= high), default=every[-1])
+        ticks = [v for v in every if start <= v <= end]
+        if len(ticks) <= most:
+            break
+    return [(v, short_number(v)) for v in ticks]

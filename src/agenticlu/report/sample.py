@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from agenticlu.judge import combine, is_correct
 from agenticlu.records import (
     Document,
     Node,
@@ -298,17 +299,7 @@ def _node(
                   "yes" if right else rng.choice(("yes", "no")), 20),
         )  # fmt: skip
         relevances = relevance
-    verdicts = [
-        Verdict(judge="match", value=1.0 if right else 0.0, reason="normalised exact match")
-    ]
-    draw = rng.random()
-    if draw < 0.06:
-        verdicts = [Verdict(judge="llm", value=None, reason="no verdict in: 'Hard to say.'")]
-    elif draw < 0.3:
-        value = float(right) if draw > 0.12 else 1.0 - float(right)
-        reason = "names the same town as the reference" if value else "names another town"
-        verdicts.append(Verdict(judge="llm", value=value, reason=reason))
-    known = [verdict.value for verdict in verdicts if verdict.value is not None]
+    verdicts = _verdicts(rng, right)
     return Node(
         id=content_id(tree_id, "" if parent is None else parent.id, str(ordinal)),
         parent=None if parent is None else parent.id,
@@ -318,10 +309,27 @@ def _node(
         kept=kept,
         relevance=relevances,
         answer=said,
-        verdicts=tuple(verdicts),
-        score=float(right) if known else None,
+        verdicts=verdicts,
+        score=combine(verdicts),
         seed=rng.randrange(1 << 31),
     )
+
+
+def _verdicts(rng: random.Random, right: bool) -> tuple[Verdict, ...]:
+    """Returns what judges find, now and then at odds with each other or with nothing to say."""
+    exact = Verdict(judge="exact", value=float(right))
+    draw = rng.random()
+    if draw < 0.06:
+        return (Verdict(judge="llm:grader", value=None, reason="unreadable: Hard to say."),)
+    if draw < 0.12:
+        if right:
+            reason = "names another town"
+            return exact, Verdict(judge="llm:grader", value=0.0, reason=reason)
+        return exact, Verdict(judge="rouge-l", value=0.62)
+    if draw < 0.3:
+        reason = "names the same town as the reference" if right else "names another town"
+        return exact, Verdict(judge="llm:grader", value=float(right), reason=reason)
+    return (exact,)
 
 
 def _turn(rng: random.Random, kind: str, request: str, reply: str, prompt: int | None) -> Turn:
@@ -347,25 +355,24 @@ def _turn(rng: random.Random, kind: str, request: str, reply: str, prompt: int |
 def _pairs(tree: Tree) -> list[Pair]:
     pairs = []
     for parent in tree.nodes:
-        scored = [node for node in tree.children(parent.id) if node.score is not None]
-        best = max(scored, key=lambda node: node.score or 0.0, default=None)
-        worst = min(scored, key=lambda node: node.score or 0.0, default=None)
+        children = tree.children(parent.id)
+        best = next((node for node in children if is_correct(node.verdicts)), None)
+        worst = next((node for node in children if is_correct(node.verdicts) is False), None)
         if best is None or worst is None or best.score is None or worst.score is None:
             continue
-        if best.score > worst.score:
-            pairs.append(
-                Pair(
-                    id=content_id("pair", best.id, worst.id),
-                    tree_id=tree.id,
-                    document_id=tree.document_id,
-                    question_id=tree.question.id,
-                    kind="step",
-                    chosen=best.id,
-                    rejected=worst.id,
-                    score_chosen=best.score,
-                    score_rejected=worst.score,
-                )
+        pairs.append(
+            Pair(
+                id=content_id("pair", best.id, worst.id),
+                tree_id=tree.id,
+                document_id=tree.document_id,
+                question_id=tree.question.id,
+                kind="step",
+                chosen=best.id,
+                rejected=worst.id,
+                score_chosen=best.score,
+                score_rejected=worst.score,
             )
+        )
     return pairs
 
 

@@ -25,6 +25,7 @@ from agenticlu.report.data import Curve, Gain, Measure, ReportData, ResultRow, S
 PHASE_NAMES: dict[str, str] = {
     "ground": "grounding",
     "judge": "judges",
+    "closed_book": "answers without the document",
     **{str(kind): name for kind, name in figures.KIND_NAMES.items()},
 }
 """Phase in the ledger of calls to the name of the stage."""
@@ -67,6 +68,7 @@ class _Cell(_Loose):
 class _Difference(_Loose):
     task: str
     length: int
+    metric: str = "correct"
     baseline_engine: str
     baseline_method: str
     engine: str
@@ -202,7 +204,7 @@ def load_generation(run: Path) -> Generation:
         spent = store.usage_by_phase()
         settings = store.get("config") or _load_config(run)
         calls, counts = store.call_counts(), store.tree_counts()
-    order = ("direct", "clarify", "ground", "point", "sub_answer", "answer", "check")
+    order = ("direct", "closed_book", "clarify", "ground", "point", "sub_answer", "answer", "check")
     stages = [
         Stage(group="search", name=PHASE_NAMES.get(phase, phase), usage=spent[phase])
         for phase in sorted(spent, key=lambda p: order.index(p) if p in order else len(order))
@@ -272,7 +274,7 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
         )
     return Evaluation(
         systems=systems,
-        rows=tuple(_row(cell, names[cell.engine]) for cell in summary.cells),
+        rows=tuple(_row(cell, names[cell.engine], by_engine) for cell in summary.cells),
         gains=_summary_gains(summary, names),
         predictions=predictions,
         settings=summary.settings or _load_config(folder),
@@ -425,7 +427,7 @@ def _read_summary(path: Path) -> _Summary:
         ) from error
 
 
-def _row(cell: _Cell, system: str) -> ResultRow:
+def _row(cell: _Cell, system: str, predictions: Mapping[str, Sequence[Prediction]]) -> ResultRow:
     score = cell.metrics.get(cell.headline)
     return ResultRow(
         system=system,
@@ -438,11 +440,24 @@ def _row(cell: _Cell, system: str) -> ResultRow:
         num_truncated=cell.num_truncated,
         num_cut_off=cell.num_cut_off,
         usage=cell.usage,
+        lone_tokens_per_item=_lone_tokens_per_item(cell, predictions.get(cell.engine, ())),
         seconds=cell.seconds,
         point_precision=cell.point_precision.measure() if cell.point_precision else None,
         point_recall=cell.point_recall.measure() if cell.point_recall else None,
         by_depth={fifth: found.measure() for fifth, found in cell.by_depth.items()},
     )
+
+
+def _lone_tokens_per_item(cell: _Cell, predictions: Sequence[Prediction]) -> float | None:
+    """Returns the mean cost of an item asked alone, from the predictions behind a cell.
+
+    A folder may hold predictions of the same cell under other settings: then nobody knows.
+    """
+    place = (cell.method, cell.task, cell.length)
+    scored = [p for p in predictions if (p.method, p.task, p.length) == place and p.error is None]
+    if sum((p.usage for p in scored), Usage()) == cell.usage:
+        return figures.lone_tokens_per_item(scored)
+    return None
 
 
 def _summary_gains(summary: _Summary, names: Mapping[str, str]) -> tuple[Gain, ...]:
@@ -457,6 +472,7 @@ def _summary_gains(summary: _Summary, names: Mapping[str, str]) -> tuple[Gain, .
             length=d.length,
             baseline=figures.in_words(names[d.baseline_engine], d.baseline_method),
             contender=figures.in_words(names[d.engine], d.method),
+            metric=d.metric,
             baseline_mean=d.baseline_mean,
             contender_mean=d.mean,
             difference=d.difference.measure(),
