@@ -11,8 +11,6 @@ A verdict that cannot be read is *unscored* (`value=None`), never 0.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,12 +29,15 @@ from agenticlu.records import (
     content_seed,
 )
 from agenticlu.scoring import matches, parse_choice, unicode_rouge
-from agenticlu.verdicts import parse_verdict
+from agenticlu.verdicts import parse_judgement, parse_verdict
 
 LLM_PREFIX = "llm:"
 ROUGE_CORRECT = 0.5
 """With ROUGE-L as the only judge, an answer at least this close counts as right."""
 JUDGE_ATTEMPTS = 3
+JUDGE_TOKENS = 256
+LONG_JUDGE_TOKENS = 2048
+"""Of a reply that is asked for again because it was cut off: a model that thinks first, mostly."""
 PROMPT_VERSION = 1
 NEXT_ROUND_CHECK = "no"
 """What the self-check of a round reads when another round follows it."""
@@ -49,7 +50,6 @@ _REQUEST = (
     "Question: {question}\nAccepted answers: {golds}\nCandidate answer: {answer}\n\n"
     'Reply with one JSON object: {{"explanation": "one short sentence", "verdict": "yes" or "no"}}'
 )
-_OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
 
 class Judge(Protocol):
@@ -121,9 +121,13 @@ class LlmJudge:
             return Verdict(judge=self.name, value=0.0, reason="empty answer")
         messages = render_judgement(question, answer)
         usage, reason = Usage(), "no verdict"
+        max_tokens = JUDGE_TOKENS
         for attempt in range(self._attempts):
-            seed = content_seed(self.name, question.text, answer, str(attempt))
-            sampling = Sampling(temperature=0.0 if attempt == 0 else 0.7, max_tokens=256, seed=seed)
+            sampling = Sampling(
+                temperature=0.0 if attempt == 0 else 0.7,
+                max_tokens=max_tokens,
+                seed=content_seed(self.name, question.text, answer, str(attempt)),
+            )
             try:
                 sampled = await self._engine.sample(messages, sampling)
             except EngineReplyError as error:
@@ -131,12 +135,14 @@ class LlmJudge:
                 continue
             usage = usage + sampled.usage
             completion = sampled.completions[0]
-            value = parse_judgement(completion.text)
+            value = parse_judgement(completion.text, completion.finish_reason)
             if value is not None:
                 return Verdict(
                     judge=self.name, value=value, reason=completion.text[:500], usage=usage
                 )
-            reason = f"unreadable: {completion.text[:200]}"
+            cut = completion.finish_reason == "length"
+            max_tokens = LONG_JUDGE_TOKENS if cut else max_tokens
+            reason = f"{'cut off' if cut else 'unreadable'}: {completion.text[:200]}"
         return Verdict(judge=self.name, value=None, reason=reason, usage=usage)
 
 
@@ -162,32 +168,6 @@ def render_judgement(question: Question, answer: str) -> tuple[Message, ...]:
     golds = " | ".join(question.answers)
     asked = _REQUEST.format(question=question.text, golds=golds, answer=answer)
     return (Message(role="system", content=_SYSTEM), Message(role="user", content=asked))
-
-
-def parse_judgement(text: str) -> float | None:
-    """Returns 1.0, 0.0, or None when the reply settles nothing.
-
-    >>> parse_judgement('{"explanation": "It is not known.", "verdict": "yes"}')
-    1.0
-    >>> parse_judgement("I know that notebook.") is None
-    True
-    """
-    verdict: str | None = None
-    found = _OBJECT.search(text)
-    if found:
-        try:
-            data = json.loads(found.group())
-        except json.JSONDecodeError:
-            data = None
-        if isinstance(data, dict):
-            value = data.get("verdict")
-            if isinstance(value, bool):
-                return float(value)
-            verdict = parse_verdict(str(value), ("yes", "no")) if value is not None else None
-            return None if verdict is None else float(verdict == "yes")
-    match = re.search(r"verdict\W{1,6}(yes|no)\b", text, re.IGNORECASE)
-    verdict = match.group(1).lower() if match else parse_verdict(text, ("yes", "no"))
-    return None if verdict is None else float(verdict == "yes")
 
 
 def judgement_key(judge: str, question: Question, answer: str) -> str:
