@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -55,6 +56,14 @@ def test_an_unreadable_verdict_is_asked_again_and_then_unscored():
     verdict = judge(LlmJudge(stubborn, "m"), "Brellin")
     assert (verdict.value, len(stubborn.requests)) == (None, 3)
     assert "hm" in verdict.reason
+
+
+def test_a_form_is_wished_for_once():
+    engine = ScriptedEngine(lambda request: "hm")
+    judge(LlmJudge(engine, "m"), "Brellin")
+    first, *others = [request.sampling.schema for request in engine.requests]
+    assert json.loads(first)["properties"]["verdict"]["enum"] == ["yes", "no"]
+    assert others == [None, None]
 
 
 def test_a_verdict_that_was_cut_off_is_asked_for_again_at_length():

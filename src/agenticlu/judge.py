@@ -11,6 +11,7 @@ A verdict that cannot be read is *unscored* (`value=None`), never 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -41,6 +42,17 @@ LONG_JUDGE_TOKENS = 2048
 PROMPT_VERSION = 1
 NEXT_ROUND_CHECK = "no"
 """What the self-check of a round reads when another round follows it."""
+_SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "explanation": {"type": "string"},
+            "verdict": {"type": "string", "enum": ["yes", "no"]},
+        },
+        "required": ["explanation", "verdict"],
+        "additionalProperties": False,
+    }
+)
 _SYSTEM = (
     "You grade answers. You are given a question, the accepted answers, and one candidate answer. "
     "The candidate is right if it means the same as an accepted answer, in whatever words; it is "
@@ -127,6 +139,8 @@ class LlmJudge:
                 temperature=0.0 if attempt == 0 else 0.7,
                 max_tokens=max_tokens,
                 seed=content_seed(self.name, question.text, answer, str(attempt)),
+                # Should holding the model to the form be what went wrong: once is enough.
+                schema=_SCHEMA if attempt == 0 else None,
             )
             try:
                 sampled = await self._engine.sample(messages, sampling)

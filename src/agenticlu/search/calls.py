@@ -422,7 +422,10 @@ def sample_key(
     scope: Sequence[str], messages: Sequence[Message], sampling: Sampling, first_ordinal: int
 ) -> str:
     """Returns the content key of a sampled call, the first sample's ordinal included."""
-    how = json.dumps(asdict(sampling), sort_keys=True)
+    fields = asdict(sampling)
+    if fields["schema"] is None:
+        del fields["schema"]  # calls without one keep the keys that they had before there was any
+    how = json.dumps(fields, sort_keys=True)
     return content_id("sample", *scope, prompt_hash(messages), how, str(first_ordinal), length=32)
 
 
