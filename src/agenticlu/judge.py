@@ -35,6 +35,8 @@ from agenticlu.verdicts import parse_judgement, parse_verdict
 LLM_PREFIX = "llm:"
 ROUGE_CORRECT = 0.5
 """With ROUGE-L as the only judge, an answer at least this close counts as right."""
+SPARED = "not asked: an exact match is right"
+"""Reason of a verdict without a value that nobody had to give."""
 JUDGE_ATTEMPTS = 3
 JUDGE_TOKENS = 256
 LONG_JUDGE_TOKENS = 2048
@@ -74,6 +76,14 @@ class Judge(Protocol):
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns a verdict; raises only engine errors."""
+        ...
+
+
+class Recorded(Protocol):
+    """Knows the calls of an earlier run."""
+
+    def holds(self, messages: Sequence[Message], sampling: Sampling) -> bool:
+        """Whether a call was answered before."""
         ...
 
 
@@ -118,14 +128,24 @@ class LlmJudge:
         engine: Asks the model.
         name: Told apart in a panel; the verdicts' `judge` is 'llm:NAME'.
         attempts: Times to ask when the verdict cannot be read.
+        recorded: Knows which calls were answered before. Such an answer is read once more, but is
+            no attempt: what could not be read is asked for anew, with other seeds.
     """
 
     is_free = False
 
-    def __init__(self, engine: Engine, name: str, attempts: int = JUDGE_ATTEMPTS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        attempts: int = JUDGE_ATTEMPTS,
+        *,
+        recorded: Recorded | None = None,
+    ) -> None:
         self.name = f"{LLM_PREFIX}{name}"
         self._engine = engine
         self._attempts = attempts
+        self._recorded = recorded
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns 1.0 or 0.0; unscored when no reply could be read."""
@@ -134,7 +154,8 @@ class LlmJudge:
         messages = render_judgement(question, answer)
         usage, reason = Usage(), "no verdict"
         max_tokens = JUDGE_TOKENS
-        for attempt in range(self._attempts):
+        attempt = made = 0
+        while made < self._attempts:
             sampling = Sampling(
                 temperature=0.0 if attempt == 0 else 0.7,
                 max_tokens=max_tokens,
@@ -142,6 +163,8 @@ class LlmJudge:
                 # Should holding the model to the form be what went wrong: once is enough.
                 schema=_SCHEMA if attempt == 0 else None,
             )
+            known = self._recorded is not None and self._recorded.holds(messages, sampling)
+            attempt, made = attempt + 1, made + (not known)
             try:
                 sampled = await self._engine.sample(messages, sampling)
             except EngineReplyError as error:
@@ -175,6 +198,12 @@ class RecordedJudge:
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns an unscored verdict, for an answer that was never judged."""
         return Verdict(judge=self.name, value=None, reason="not recorded")
+
+
+async def is_settled(judges: Sequence[Judge], question: Question, answer: str) -> bool:
+    """Whether an exact judge is among these and finds the answer right: no model need be asked."""
+    found = [await one.judge(question, answer) for one in judges if one.name == ExactJudge.name]
+    return any(verdict.value == 1.0 for verdict in found)
 
 
 def render_judgement(question: Question, answer: str) -> tuple[Message, ...]:
