@@ -77,6 +77,26 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return install
 
 
+def test_a_timeout_reaches_the_server_alone(
+    run: Run, town: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def load(*args: Any, **options: Any) -> ScriptedEngine:
+        given.append(options.get("timeout_s"))
+        return ScriptedEngine(ROUND)
+
+    monkeypatch.setattr(agenticlu.engines, "load_engine", load)
+    served = ("--base-url", "http://a/v1", "--model", "m", "--timeout", "7.5")
+    assert run("ask", town, ASKED, *served)[0] == 0
+    assert run("ask", town, ASKED, "--timeout", "7.5")[0] == 0
+    short = ("--lengths", "256", "--limit", "1", "--methods", "direct", "--piece-tokens", "64")
+    assert run("eval", *short, *served, "--out", "e")[0] == 0
+    assert given == [7.5, None, 7.5]
+    code, _, err = run("ask", town, ASKED, *served[:-1], "0")
+    assert (code, "timeout" in err) == (3, True)
+
+
 # --- The group ------------------------------------------------------------------------------------
 
 

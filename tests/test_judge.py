@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import ConfigError
 from agenticlu.judge import (
@@ -16,36 +18,10 @@ from agenticlu.judge import (
     disagrees,
     is_correct,
     judgement_key,
-    parse_judgement,
 )
 from agenticlu.records import Question, Turn, Verdict
 
 QUESTION = Question(id="q", text="Which town?", answers=("Brellin", "the town of Brellin"))
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ('{"explanation": "same town", "verdict": "yes"}', 1.0),
-        ('{"explanation": "No such town is known", "verdict": "no"}', 0.0),
-        ('```json\n{"verdict": "Yes."}\n```', 1.0),
-        ('Sure! {"verdict": true}', 1.0),
-        ('{"verdict": false, "explanation": "yes and no"}', 0.0),
-        ('{"verdict": "perhaps"}', None),
-        ('{"explanation": "yes"}', None),
-        ('{"explanation": "It is the same, "verdict": "yes"}', 1.0),
-        ('{"explanation": "cut off in the mid', None),
-        ("yes", 1.0),
-        ("No.", 0.0),
-        ("verdict: no", 0.0),
-        ("I know that notebook.", None),
-        ("", None),
-        ("[]", None),
-        ('{"verdict": null}', None),
-    ],
-)
-def test_structured_verdicts(text: str, value: float | None):
-    assert parse_judgement(text) == value
 
 
 def judge(one, answer: str, question: Question = QUESTION) -> Verdict:
@@ -80,6 +56,26 @@ def test_an_unreadable_verdict_is_asked_again_and_then_unscored():
     verdict = judge(LlmJudge(stubborn, "m"), "Brellin")
     assert (verdict.value, len(stubborn.requests)) == (None, 3)
     assert "hm" in verdict.reason
+
+
+def test_a_form_is_wished_for_once():
+    engine = ScriptedEngine(lambda request: "hm")
+    judge(LlmJudge(engine, "m"), "Brellin")
+    first, *others = [request.sampling.schema for request in engine.requests]
+    assert json.loads(first)["properties"]["verdict"]["enum"] == ["yes", "no"]
+    assert others == [None, None]
+
+
+def test_a_verdict_that_was_cut_off_is_asked_for_again_at_length():
+    whole = '{"explanation": "the candidate says no", "verdict": "yes"}'
+
+    def reply(request):
+        short = request.sampling.max_tokens < 1000
+        return Completion(whole[:45], "length") if short else whole
+
+    engine = ScriptedEngine(reply)
+    verdict = judge(LlmJudge(engine, "m"), "Brellin")
+    assert (verdict.value, len(engine.requests)) == (1.0, 2)
 
 
 def test_an_empty_answer_is_wrong_without_asking():

@@ -41,7 +41,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
             by_depth[depth] = by_depth.get(depth, 0) + 1
         for node in tree.nodes:
             nodes += 1
-            if len(node.verdicts) > 1:
+            if sum(verdict.value is not None for verdict in node.verdicts) > 1:
                 judged += 1
                 disagreeing += disagrees(node.verdicts)
     recall: dict[str, float] = {}

@@ -12,7 +12,6 @@ A verdict that cannot be read is *unscored* (`value=None`), never 0.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -31,15 +30,31 @@ from agenticlu.records import (
     content_seed,
 )
 from agenticlu.scoring import matches, parse_choice, unicode_rouge
-from agenticlu.verdicts import parse_verdict
+from agenticlu.verdicts import parse_judgement, parse_verdict
 
 LLM_PREFIX = "llm:"
 ROUGE_CORRECT = 0.5
 """With ROUGE-L as the only judge, an answer at least this close counts as right."""
+SPARED = "not asked: an exact match is right"
+"""Reason of a verdict without a value that nobody had to give."""
 JUDGE_ATTEMPTS = 3
+JUDGE_TOKENS = 256
+LONG_JUDGE_TOKENS = 2048
+"""Of a reply that is asked for again because it was cut off: a model that thinks first, mostly."""
 PROMPT_VERSION = 1
 NEXT_ROUND_CHECK = "no"
 """What the self-check of a round reads when another round follows it."""
+_SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "explanation": {"type": "string"},
+            "verdict": {"type": "string", "enum": ["yes", "no"]},
+        },
+        "required": ["explanation", "verdict"],
+        "additionalProperties": False,
+    }
+)
 _SYSTEM = (
     "You grade answers. You are given a question, the accepted answers, and one candidate answer. "
     "The candidate is right if it means the same as an accepted answer, in whatever words; it is "
@@ -49,7 +64,6 @@ _REQUEST = (
     "Question: {question}\nAccepted answers: {golds}\nCandidate answer: {answer}\n\n"
     'Reply with one JSON object: {{"explanation": "one short sentence", "verdict": "yes" or "no"}}'
 )
-_OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 
 
 class Judge(Protocol):
@@ -62,6 +76,14 @@ class Judge(Protocol):
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns a verdict; raises only engine errors."""
+        ...
+
+
+class Recorded(Protocol):
+    """Knows the calls of an earlier run."""
+
+    def holds(self, messages: Sequence[Message], sampling: Sampling) -> bool:
+        """Whether a call was answered before."""
         ...
 
 
@@ -106,14 +128,24 @@ class LlmJudge:
         engine: Asks the model.
         name: Told apart in a panel; the verdicts' `judge` is 'llm:NAME'.
         attempts: Times to ask when the verdict cannot be read.
+        recorded: Knows which calls were answered before. Such an answer is read once more, but is
+            no attempt: what could not be read is asked for anew, with other seeds.
     """
 
     is_free = False
 
-    def __init__(self, engine: Engine, name: str, attempts: int = JUDGE_ATTEMPTS) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        attempts: int = JUDGE_ATTEMPTS,
+        *,
+        recorded: Recorded | None = None,
+    ) -> None:
         self.name = f"{LLM_PREFIX}{name}"
         self._engine = engine
         self._attempts = attempts
+        self._recorded = recorded
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns 1.0 or 0.0; unscored when no reply could be read."""
@@ -121,9 +153,18 @@ class LlmJudge:
             return Verdict(judge=self.name, value=0.0, reason="empty answer")
         messages = render_judgement(question, answer)
         usage, reason = Usage(), "no verdict"
-        for attempt in range(self._attempts):
-            seed = content_seed(self.name, question.text, answer, str(attempt))
-            sampling = Sampling(temperature=0.0 if attempt == 0 else 0.7, max_tokens=256, seed=seed)
+        max_tokens = JUDGE_TOKENS
+        attempt = made = 0
+        while made < self._attempts:
+            sampling = Sampling(
+                temperature=0.0 if attempt == 0 else 0.7,
+                max_tokens=max_tokens,
+                seed=content_seed(self.name, question.text, answer, str(attempt)),
+                # Should holding the model to the form be what went wrong: once is enough.
+                schema=_SCHEMA if attempt == 0 else None,
+            )
+            known = self._recorded is not None and self._recorded.holds(messages, sampling)
+            attempt, made = attempt + 1, made + (not known)
             try:
                 sampled = await self._engine.sample(messages, sampling)
             except EngineReplyError as error:
@@ -131,12 +172,14 @@ class LlmJudge:
                 continue
             usage = usage + sampled.usage
             completion = sampled.completions[0]
-            value = parse_judgement(completion.text)
+            value = parse_judgement(completion.text, completion.finish_reason)
             if value is not None:
                 return Verdict(
                     judge=self.name, value=value, reason=completion.text[:500], usage=usage
                 )
-            reason = f"unreadable: {completion.text[:200]}"
+            cut = completion.finish_reason == "length"
+            max_tokens = LONG_JUDGE_TOKENS if cut else max_tokens
+            reason = f"{'cut off' if cut else 'unreadable'}: {completion.text[:200]}"
         return Verdict(judge=self.name, value=None, reason=reason, usage=usage)
 
 
@@ -157,37 +200,17 @@ class RecordedJudge:
         return Verdict(judge=self.name, value=None, reason="not recorded")
 
 
+async def is_settled(judges: Sequence[Judge], question: Question, answer: str) -> bool:
+    """Whether an exact judge is among these and finds the answer right: no model need be asked."""
+    found = [await one.judge(question, answer) for one in judges if one.name == ExactJudge.name]
+    return any(verdict.value == 1.0 for verdict in found)
+
+
 def render_judgement(question: Question, answer: str) -> tuple[Message, ...]:
     """Returns the request that an LLM judge sends."""
     golds = " | ".join(question.answers)
     asked = _REQUEST.format(question=question.text, golds=golds, answer=answer)
     return (Message(role="system", content=_SYSTEM), Message(role="user", content=asked))
-
-
-def parse_judgement(text: str) -> float | None:
-    """Returns 1.0, 0.0, or None when the reply settles nothing.
-
-    >>> parse_judgement('{"explanation": "It is not known.", "verdict": "yes"}')
-    1.0
-    >>> parse_judgement("I know that notebook.") is None
-    True
-    """
-    verdict: str | None = None
-    found = _OBJECT.search(text)
-    if found:
-        try:
-            data = json.loads(found.group())
-        except json.JSONDecodeError:
-            data = None
-        if isinstance(data, dict):
-            value = data.get("verdict")
-            if isinstance(value, bool):
-                return float(value)
-            verdict = parse_verdict(str(value), ("yes", "no")) if value is not None else None
-            return None if verdict is None else float(verdict == "yes")
-    match = re.search(r"verdict\W{1,6}(yes|no)\b", text, re.IGNORECASE)
-    verdict = match.group(1).lower() if match else parse_verdict(text, ("yes", "no"))
-    return None if verdict is None else float(verdict == "yes")
 
 
 def judgement_key(judge: str, question: Question, answer: str) -> str:

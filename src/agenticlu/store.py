@@ -87,6 +87,8 @@ CREATE INDEX node_tree ON node (tree_id);
 TABLES = ("document", "question", "call", "grounding", "judgement", "tree", "node")
 """Tables whose rows are merged by key."""
 
+_SCORED = "json_extract(judgement.record, '$.value') IS NOT NULL"
+
 Statement = tuple[str, tuple[Any, ...]]
 
 
@@ -497,15 +499,22 @@ class Store:
             ]
         await self.append(statements)
 
-    def find_judgement(self, key: str) -> str | None:
-        """Returns a stored verdict as JSON, or None."""
-        row = self._one("SELECT record FROM judgement WHERE key = ?", (key,))
+    def find_judgement(self, key: str, *, only_scored: bool = False) -> str | None:
+        """Returns a stored verdict as JSON, or None; perhaps only one with a value."""
+        scored = f" AND {_SCORED}" if only_scored else ""
+        row = self._one(f"SELECT record FROM judgement WHERE key = ?{scored}", (key,))
         return None if row is None else str(row[0])
 
     async def add_judgement(self, key: str, judge: str, record: str) -> None:
-        """Commits a verdict."""
+        """Commits a verdict; one with a value stays, one without gives way."""
         await self.append(
-            [("INSERT OR IGNORE INTO judgement VALUES (?, ?, ?)", (key, judge, record))]
+            [
+                (
+                    "INSERT INTO judgement VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                    f"record = excluded.record WHERE NOT {_SCORED}",
+                    (key, judge, record),
+                )
+            ]
         )
 
     # -- trees ---------------------------------------------------------------------------------

@@ -1,10 +1,17 @@
-"""Reads a one-word verdict out of what a model wrote, or says that there is none."""
+"""Reads a one-word verdict out of what a model wrote, or says that there is none.
+
+`parse_verdict` reads the short replies of the dialogue and of grounding, `parse_judgement` those of
+a judge, which are JSON where the judge did as it was told. A judge's prose is read more narrowly:
+it is about answers, and *no difference* or *its answer is yes* are no verdicts there.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 _LABEL = re.compile(
     r"(?:\b(?:final\s+)?(?:answer|verdict)\b\s*(?:is\b)?|\\boxed\s*\{)\s*(?:[:：=–—]|-(?=\s))?\s*"
@@ -131,3 +138,174 @@ def _translated(plain: str, choices: dict[str, str]) -> str | None:
     if choice is None and (value := re.fullmatch(r"\w+\s*:\s*(true|false)\s*\}?", plain)):
         choice = "yes" if value[1] == "true" else "no"
     return choice if choice in choices else None
+
+
+_JUDGED = r"(?:verdict|judge?ment)"
+_BEGUN = re.compile(r"\{\s*(?P<quote>[\"']?)\w+(?P=quote)\s*:")
+"""An object begins; braces of prose are followed by something else."""
+_TOKEN = re.compile(
+    r"\s+|(?P<mark>[{}\[\]:,])|(?P<double>\"(?:\\.|[^\"\\])*\")|(?P<single>'(?:\\.|[^'\\])*')"
+    r"|(?P<number>-?\d+(?:\.\d+)?(?!\w))|(?P<word>[^\W\d]\w*)",
+    re.DOTALL,
+)
+_DECODER = json.JSONDecoder(
+    strict=False, object_pairs_hook=lambda pairs: {key.strip().lower(): v for key, v in pairs}
+)
+_LITERALS = {"true": "true", "false": "false", "none": "null", "null": "null"}
+_RIGHT = frozenset({"yes", "y", "true", "correct", "right", "1"})
+_WRONG = frozenset({"no", "n", "false", "incorrect", "wrong", "0"})
+_OWN_LINE = re.compile(
+    rf"(?:^[^\w\n]*(?:final\s+|my\s+)?(?:answer|{_JUDGED})|\b{_JUDGED})\b(?:\s*is\b)?\s*[:=–—-]?\s*"
+    r"(yes|no)\b(?!\s+\w)",
+    re.MULTILINE,
+)
+_FIRST = re.compile(r"yes\b|no\b(?!\s*\w)")
+"""A *no* that goes on without a stop is mostly another one: 'No difference: right.'"""
+
+
+def parse_judgement(text: str, finish_reason: str = "unknown") -> float | None:
+    """Returns a judge's verdict as 1.0 or 0.0, or None when the reply settles nothing.
+
+    Thinking is taken away, then the last whole object with a verdict is read; single quotes, bare
+    keys and trailing commas are forgiven. A reply that begins an object without closing it was cut
+    off, or repeats the template: it is read only where a complete verdict stands at its very end.
+    Prose must begin with the verdict or label it, and must have ended by itself.
+
+    Args:
+        text: What the judge wrote.
+        finish_reason: Why it ended; 'length' says that it was cut off.
+
+    >>> parse_judgement('{"explanation": "It is not known.", "verdict": "yes"}')
+    1.0
+    >>> parse_judgement('{"explanation": "It is a yes/no question.", "verdict": ') is None
+    True
+    """
+    if finish_reason == "refused":
+        return None
+    said = _ZERO_WIDTH.sub("", strip_thinking(text))
+    begun = _BEGUN.search(said)
+    if begun is None:  # perhaps in wide characters, or with curly quotes
+        plain = re.sub("[“”„]", '"', unicodedata.normalize("NFKC", said))
+        if begun := _BEGUN.search(plain):
+            said = plain
+    cut = finish_reason == "length"
+    if begun is None:
+        return None if cut else _read_prose(said)
+    objects, broken = _whole_objects(said)
+    if broken:
+        return _verdict_at_the_end(said, begun["quote"])
+    verdicts = [_value_of(one) for one in objects if _holds_verdict(one)]
+    # A model that was cut off had gone on to questions of its own: then none is surely ours.
+    if not verdicts or (cut and len(set(verdicts)) > 1):
+        return None
+    return verdicts[-1]
+
+
+def _whole_objects(text: str) -> tuple[list[dict[str, Any]], bool]:
+    """Returns the objects in a text, and whether one is broken or was never closed."""
+    objects: list[dict[str, Any]] = []
+    at = 0
+    while begun := _BEGUN.search(text, at):
+        read = _read_object(text, begun.start())
+        if read is None:
+            return objects, True
+        found, at = read
+        objects.append(found)
+    return objects, False
+
+
+def _read_object(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """Returns the object that begins here and where it ends, or None."""
+    try:
+        found, end = _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        repaired = _repair(text, start)
+        if repaired is None:
+            return None
+        try:
+            found, end = _DECODER.decode(repaired[0]), repaired[1]
+        except (ValueError, RecursionError):
+            return None
+    assert isinstance(found, dict)
+    return found, end
+
+
+def _repair(text: str, start: int) -> tuple[str, int] | None:
+    """Returns an object as JSON, without single quotes, bare words and trailing commas."""
+    parts: list[str] = []
+    depth, at = 0, start
+    while match := _TOKEN.match(text, at):
+        at = match.end()
+        if match["single"]:
+            inner = match["single"][1:-1].replace("\\'", "'")
+            parts.append('"' + re.sub(r'(?<!\\)"', r"\"", inner) + '"')
+        elif match["word"]:
+            parts.append(_LITERALS.get(match["word"].lower(), json.dumps(match["word"])))
+        elif match["mark"]:
+            depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(match["mark"], 0)
+            if match["mark"] in "}]" and parts[-1] == ",":
+                parts.pop()
+            parts.append(match["mark"])
+            if depth == 0:
+                return "".join(parts), at
+        elif match.group().strip():
+            parts.append(match.group())
+    return None
+
+
+def _holds_verdict(found: dict[str, Any]) -> bool:
+    return any(re.fullmatch(_JUDGED, key) for key in found) or any(
+        isinstance(value, dict) and _holds_verdict(value) for value in found.values()
+    )
+
+
+def _value_of(found: dict[str, Any]) -> float | None:
+    for key, value in found.items():
+        if re.fullmatch(_JUDGED, key):
+            return _read_value(value)
+    inner = [value for value in found.values() if isinstance(value, dict) and _holds_verdict(value)]
+    return _value_of(inner[0]) if len(inner) == 1 else None
+
+
+def _read_value(value: Any) -> float | None:
+    if isinstance(value, bool | int | float):
+        return float(value) if value in (0, 1) else None
+    return _read_prose(value) if isinstance(value, str) else None
+
+
+def _verdict_at_the_end(text: str, quote: str) -> float | None:
+    """Reads a complete verdict at the end of an object that is not whole.
+
+    Args:
+        text: The reply.
+        quote: What the object quotes with: a verdict that it merely tells of uses another.
+    """
+    closed = text.count("{") <= text.count("}")
+    if not (closed or quote):
+        return None  # without a quote, nothing says that the word is whole
+    end = r"\s*,?\s*\}+[\s`]*$" if closed else r"[\s,`]*$"
+    verdict = rf"(?<!\\){quote}{_JUDGED}{quote}\s*:\s*{quote}(yes|no)\.?{quote}"
+    found = re.search(verdict + end, text, re.IGNORECASE)
+    return None if found is None else float(found[1].lower() == "yes")
+
+
+def _read_prose(text: str) -> float | None:
+    """Reads a verdict that a text begins with, labels, or consists of."""
+    choices = {"yes": "yes", "no": "no"}
+    plain = _without_choice_lists(_plain(text), choices, _word_pattern(choices))
+    whole = plain.strip(" \t\n.!,;:")
+    if whole in _RIGHT or whole in _WRONG:
+        return float(whole in _RIGHT)
+    labelled = _OWN_LINE.findall(plain)
+    if labelled:
+        return float(labelled[-1] == "yes")
+    words = re.findall(r"\w+", plain)
+    if len(set(words)) > 1 and set(words) <= {"yes", "no", "and"}:
+        return None
+    corrections = list(_CORRECTION.finditer(plain))
+    if corrections and (after := _FIRST.match(plain, corrections[-1].end())):
+        return float(after.group() == "yes")
+    if first := _FIRST.match(plain):
+        return float(first.group() == "yes")
+    translated = _translated(plain, choices)
+    return None if translated is None else float(translated == "yes")

@@ -217,6 +217,10 @@ def test_shards_are_sealed_and_merged(corpus: str, tmp_path: Path):
         (("CORPUS", "--out", "run", "--column", "q=x"), ConfigError, "no field"),
         (("CORPUS", "--out", "run", "--branching", "0"), ConfigError, "branching"),
         (("CORPUS", "--out", "run", "--judge", "llm"), ConfigError, "needs a model"),
+        (("CORPUS", "--out", "run", "--judge-model", "m"), UsageError, "would not be asked"),
+        (("CORPUS", "--out", "run", "--timeout", "0"), UsageError, "--timeout"),
+        (("replay", "run", "--retry-failed"), UsageError, "none is named"),
+        (("replay", "run", "--judge-model", "m"), UsageError, "would not be asked"),
         (("CORPUS", "--out", "run", "--profile", "defalt"), ConfigError, "no profile"),
         (("CORPUS", "--out", "run", "--config", "none.toml"), ConfigError, "none.toml"),
     ],
@@ -266,6 +270,23 @@ def test_a_replay_judges_and_exports_anew_without_sampling(corpus: str, tmp_path
     assert "rouge-l" in (tmp_path / "d" / "README.md").read_text()
     back = call("generate", "replay", run, "--judge", "exact", "--judge", "llm", "--json")
     assert isinstance(back.exception, ConfigError), "an LLM judge needs a model"
+
+
+def test_a_replay_asks_judges_again_where_they_gave_no_verdict(
+    corpus: str, tmp_path: Path, engine, monkeypatch
+):
+    run = str(tmp_path / "run")
+    call("generate", corpus, "--out", run, *SMALL, "--depth", "1")
+    judge = ScriptedEngine(lambda request: "hm", name="critic")
+    monkeypatch.setattr(setup, "load_engine", lambda *args, **options: judge)
+    given = ("generate", "replay", run, "--judge", "exact", "--judge", "llm", "--json")
+    named = (*given, "--judge-model", "critic")
+    unscored = json.loads(call(*named).stdout)["unscored_nodes"]
+    assert unscored > 0
+    judge._replies = lambda request: '{"explanation": "x", "verdict": "no"}'
+    assert json.loads(call(*named).stdout)["unscored_nodes"] == unscored
+    again = call(*named, "--retry-failed", "--timeout", "5", "--patience", "1")
+    assert json.loads(again.stdout)["unscored_nodes"] == 0
 
 
 def test_the_published_algorithm_is_one_flag(corpus: str, tmp_path: Path):

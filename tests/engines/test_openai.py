@@ -355,6 +355,44 @@ def test_other_refusals_carry_the_servers_words(serve: Serve) -> None:
     assert len(endpoint.bodies) == 1
 
 
+SCHEMA = '{"type": "object"}'
+
+
+def test_a_schema_is_sent_where_the_server_takes_one(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("{}")))
+    engine = engine_at(endpoint)
+    sample(engine, schema=SCHEMA)
+    sample(engine)
+    form = endpoint.bodies[0]["response_format"]
+    assert (form["type"], form["json_schema"]["schema"]) == ("json_schema", {"type": "object"})
+    assert "response_format" not in endpoint.bodies[1]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_that_refuses_a_schema_is_asked_without(
+    serve: Serve, chat_reply: Any, status: int
+) -> None:
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if "response_format" in body:
+            return status, {"error": {"message": "extra field"}}
+        return 200, chat_reply("plain")
+
+    endpoint, said = serve(answer), list[str]()
+    engine = engine_at(endpoint, on_event=said.append)
+    for _ in range(2):
+        assert sample(engine, schema=SCHEMA).completions[0].text == "plain"
+    assert ["response_format" in body for body in endpoint.bodies] == [True, False, False]
+    assert said == list(engine.findings.notes) == [said[0]]
+    assert "takes no schema" in said[0]
+
+
+def test_another_refusal_does_not_speak_against_schemas(serve: Serve) -> None:
+    engine = engine_at(serve(lambda body, i: (400, {"error": {"message": "bad stop"}})))
+    with pytest.raises(EngineReplyError, match="bad stop"):
+        sample(engine, schema=SCHEMA)
+    assert engine.findings.takes_schema
+
+
 @pytest.fixture(params=["aiohttp", "httpx2"])
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to a server: with aiohttp, and where it is not installed."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,16 @@ def test_the_key_holds_the_ordinal_and_the_whole_sampling():
         sample_key(("d",), MESSAGES, other, 0),
         sample_key(("e",), MESSAGES, sampling, 0),
         sample_key(("d",), (*MESSAGES, *MESSAGES), sampling, 0),
+        sample_key(("d",), MESSAGES, replace(sampling, schema="{}"), 0),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert sample_key(("d",), MESSAGES, sampling, 0) in keys
+
+
+def test_keys_stay_what_they_are():
+    """A call is found by its key in runs of years ago: a new setting must not change the rest."""
+    sampling = Sampling(temperature=1.0, n=2, seed=1)
+    assert sample_key(("d",), MESSAGES, sampling, 0) == "67e53c310e17cb4451ddb979cef67264"
 
 
 def test_replies_come_back_from_json_as_they_were():

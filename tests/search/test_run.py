@@ -322,7 +322,8 @@ def test_votes_of_a_panel_are_stored_and_asked_once(tmp_path: Path):
 
     panel = [ScriptedEngine(verdict), ScriptedEngine(verdict), ScriptedEngine(lambda r: "hm")]
     judges = [ExactJudge(), *(LlmJudge(one, f"m{i}") for i, one in enumerate(panel))]
-    summary = search(tmp_path, engine(ITEMS), judges=judges)
+    config = CONFIG.model_copy(update={"judge_all": True})
+    summary = search(tmp_path, engine(ITEMS), config, judges=judges)
     trees = load_trees(tmp_path)
     names = ["exact", "llm:m0", "llm:m1", "llm:m2"]
     nodes = [node for tree in trees for node in tree.nodes]

@@ -60,6 +60,8 @@ class AskSettings(Settings):
     spans: bool = False
     max_total_tokens: Annotated[int, Field(ge=1)] | None = None
     """Prompt and sampled tokens of one question at most; None for no limit."""
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    """Seconds that one request to a server may take."""
 
 
 @click.command("ask")
@@ -84,6 +86,7 @@ class AskSettings(Settings):
 @click.option("--temperature", type=float, help="0 is greedy (default).")
 @click.option("--spans", is_flag=True, default=None, help="Read a too long document piecewise.")
 @click.option("--max-total-tokens", type=int, help="Tokens that a question may cost at most.")
+@click.option("--timeout", type=float, help="Seconds of a request to a server (default 600).")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost; ask nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No inner steps on standard error.")
@@ -280,7 +283,10 @@ class _Job:
             self.tell(WORLD_ONLY)
         progress = Progress("questions", len(self.rows), quiet=self.quiet or not self.many)
         # Endpoints tell when they wait ("429, waiting 12 s"); a model in process never does.
-        options = {"on_event": progress.say if self.many else self.tell}
+        options = {
+            "on_event": progress.say if self.many else self.tell,
+            "timeout_s": self.settings.timeout,
+        }
         engine = load_engine(
             self.settings.model,
             self.settings.base_url,

@@ -58,6 +58,8 @@ class EvalSettings(Settings):
     metric: str | None = None
     """Metric shown first where an item has it; None takes each task's own."""
     concurrency: Annotated[int, Field(ge=1)] = 8
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    """Seconds that one request to a server may take."""
     profile: str = "default"
     tokenizer: str | None = None
     shots: Annotated[int, Field(ge=0)] | None = None
@@ -148,6 +150,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--rouge", is_flag=True, default=None, help="Compute ROUGE too.")
 @click.option("--metric", help="Metric shown first, such as substring_exact_match.")
 @click.option("--concurrency", type=int, help="Items in flight (default 8).")
+@click.option("--timeout", type=float, help="Seconds of a request to a server (default 600).")
 @click.option("--profile", help="Prompt profile.")
 @click.option("--tokenizer", help="Counts lengths; default: the model's own.")
 @click.option("--shots", type=int, help="Demonstrations of HELMET's tasks.")
@@ -289,7 +292,8 @@ async def _run(
     from agenticlu.engines import load_engine
     from agenticlu.evaluation.run import run_evaluation
 
-    engine = load_engine(given.model, given.base_url, given.api_key_env)
+    options = {"timeout_s": given.timeout} if given.base_url else {}
+    engine = load_engine(given.model, given.base_url, given.api_key_env, **options)
     try:
         return await run_evaluation(
             config,

@@ -66,6 +66,9 @@ SEARCH_OPTIONS = (
         help="May be given several times.  [default: exact]",
     ),
     click.option(
+        "--judge-all", is_flag=True, default=None, help="Ask models about exact matches, too."
+    ),
+    click.option(
         "--closed-book", type=int, help="Answers sampled without the document.  [default: 0]"
     ),
     click.option("--profile", help="Prompt profile, or a TOML file.  [default: default]"),
@@ -78,6 +81,13 @@ ENGINE_OPTIONS = (
     click.option("--base-url", multiple=True, help="Server; several make a pool."),
     click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True),
     click.option("--tokenizer", help="Folder or hub id; default: the model's own."),
+)
+TIMEOUT_OPTION = click.option(
+    "--timeout",
+    type=float,
+    default=600.0,
+    show_default=True,
+    help="Seconds that one request to a server may take, a judge's too.",
 )
 CORPUS_OPTIONS = (
     click.option("--limit", type=int, help="Questions at most."),
@@ -157,6 +167,7 @@ def command() -> None:
     "--patience", type=float, default=900.0, show_default=True, help="Seconds without an engine."
 )
 @click.option("--retry-failed", is_flag=True, help="Ask again what failed for good before.")
+@TIMEOUT_OPTION
 @click.option("--seal", help="Folder or URL (fsspec) that gets the sealed segment at the end.")
 @click.option("--ray", "ray_workers", type=int, help="Search with so many Ray workers.")
 @click.option("--ray-address", help="Of a Ray cluster; default: Ray on this machine.")
@@ -185,6 +196,7 @@ def run(
     max_tokens: int | None,
     patience: float,
     retry_failed: bool,
+    timeout: float,
     seal: str | None,
     ray_workers: int | None,
     ray_address: str | None,
@@ -194,11 +206,18 @@ def run(
 ) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
     from agenticlu.search.run import Limits
-    from agenticlu.search.setup import EngineChoice, JudgeChoice, parse_columns, parse_shard
+    from agenticlu.search.setup import (
+        EngineChoice,
+        JudgeChoice,
+        check_judges,
+        parse_columns,
+        parse_shard,
+    )
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, not {limit}.")
     config = resolve_config(as_published, config_file, flags, model, base_url)
+    check_judges(judge_model, config.judges)
     limits = Limits(
         parallel=parallel,
         prompt_tokens_in_flight=tokens_in_flight,
@@ -213,8 +232,8 @@ def run(
         "split": split,
         "limit": limit,
     }
-    engine = EngineChoice(model, base_url, api_key_env)
-    judge_choice = JudgeChoice(judge_model, judge_base_url, judge_api_key_env)
+    engine = EngineChoice(model, base_url, api_key_env, timeout)
+    judge_choice = JudgeChoice(judge_model, judge_base_url, judge_api_key_env, timeout)
     if ray_workers is not None:
         job = {"engine": engine, "judges": judge_choice, "limits": limits, "tokenizer": tokenizer}
         summary = _generate_on_ray(source, out, config, job, seal, ray_workers, ray_address)
@@ -271,12 +290,14 @@ async def _generate(
     items = itertools.chain(list(itertools.islice(items, 1)), items)
     with Store(out) as store:
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
-        judge_engines = judges.engines()
         with (
             MetricsWriter(out / "metrics.jsonl") as metrics,
             Progress("questions", quiet=quiet) as progress,
         ):
+            listener = _listener(progress, metrics)
             sampler = engine.load(limits.requests_in_flight, progress.warn)
+            judge_engines = judges.engines(progress.warn)
+            panel = build_panel(judge_engines, store, limits=limits, say=listener.say)
             try:
                 return await run_search(
                     items,
@@ -284,10 +305,10 @@ async def _generate(
                     store,
                     config,
                     tokenizer=engine.tokenizer(tokenizer),
-                    judges=build_judges(config.judges, build_panel(judge_engines, store)),
+                    judges=build_judges(config.judges, panel),
                     limits=limits,
                     shard=shard,
-                    progress=_listener(progress, metrics),
+                    progress=listener,
                 )
             finally:
                 await sampler.close()
@@ -379,6 +400,7 @@ def render(summary: SearchSummary, out: Path) -> str:
         lines.append(f"  gold pieces found: {summary.gold_recall:.1%}")
     lines.append(
         f"{summary.nodes} nodes ({summary.failed_nodes} failed, {summary.unscored_nodes} unscored)"
+        + (": --retry-failed asks the judges again" if summary.unscored_nodes else "")
     )
     lines.append(f"{'phase':>12} {'requests':>10} {'computed':>10} {'cached':>10} {'sampled':>10}")
     for name, usage in (*summary.usage.items(), ("total", summary.total)):
@@ -410,6 +432,11 @@ def merge(*, sources: tuple[str, ...], out: Path) -> None:
 @click.option("--judge-model", multiple=True, help="Model of the judge 'llm'; several vote.")
 @click.option("--judge-base-url", multiple=True, help="Server of the judges.")
 @click.option("--judge-api-key-env", default="OPENAI_API_KEY", show_default=True)
+@click.option(
+    "--patience", type=float, default=900.0, show_default=True, help="Seconds without a judge."
+)
+@click.option("--retry-failed", is_flag=True, help="Ask judges again that gave no verdict before.")
+@TIMEOUT_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def replay_run(
     *,
@@ -419,6 +446,9 @@ def replay_run(
     judge_model: tuple[str, ...],
     judge_base_url: tuple[str, ...],
     judge_api_key_env: str,
+    patience: float,
+    retry_failed: bool,
+    timeout: float,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -427,34 +457,51 @@ def replay_run(
     What the ledger lacks under other settings is left out. The rebuilt trees replace the stored
     ones; running the search again brings the others back.
     """
-    from agenticlu.search.setup import JudgeChoice
+    from agenticlu.search.run import Limits
+    from agenticlu.search.setup import JudgeChoice, check_judges
 
     given = {name: value for name, value in flags.items() if value not in (None, ())}
-    judges = JudgeChoice(judge_model, judge_base_url, judge_api_key_env)
+    judges = JudgeChoice(judge_model, judge_base_url, judge_api_key_env, timeout)
+    limits = Limits(patience_s=patience, retry_failed=retry_failed)
+    check_judges(judge_model, given.get("judges", ("those of the run",)))
+    if retry_failed and "llm" not in given.get("judges", ()):
+        raise UsageError(
+            "A replay asks nobody again but judges that are models, and none is named.",
+            hint="Add --judge llm --judge-model NAME to --retry-failed.",
+        )
     if as_published or config_file is not None:
         raise UsageError(
             "A replay changes the run's own settings, one flag at a time.",
             hint="Leave out --as-published and --config.",
         )
-    summary = asyncio.run(_replay(run, given, judges))
+    summary = asyncio.run(_replay(run, given, judges, limits))
     click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else render(summary, run))
 
 
-async def _replay(run: Path, changes: dict[str, Any], judges: Any) -> SearchSummary:
+async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) -> SearchSummary:
     from agenticlu.judge import build_judges
     from agenticlu.search.config import SearchConfig
     from agenticlu.search.run import load_run, replay
     from agenticlu.search.setup import build_panel
     from agenticlu.store import Store
 
+    def tell(text: str) -> None:
+        click.echo(text, err=True)
+
     config, _ = load_run(run)
     config = SearchConfig.model_validate({**config.model_dump(), **changes})
     with Store(run) as store:
-        engines = judges.engines()
+        engines = judges.engines(tell)
         try:
-            panel = build_panel(engines, store)
+            panel = build_panel(engines, store, limits=limits, say=tell)
             chosen = build_judges(config.judges, panel) if "judges" in changes else None
-            trees, summary = await replay(store, config, chosen, judging=chosen is not None)
+            trees, summary = await replay(
+                store,
+                config,
+                chosen,
+                judging=chosen is not None,
+                retry_failed=limits.retry_failed,
+            )
         finally:
             for _, one in engines:
                 await one.close()

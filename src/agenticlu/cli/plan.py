@@ -46,10 +46,11 @@ def command(
     """Count requests, tokens, judge calls, price and time of a search over CORPUS."""
     from agenticlu.corpus import load_corpus
     from agenticlu.search.plan import Prices, build_plan, render
-    from agenticlu.search.setup import EngineChoice, parse_columns, parse_shard
+    from agenticlu.search.setup import EngineChoice, check_judges, parse_columns, parse_shard
     from agenticlu.search.status import load_rate
 
     config = resolve_config(as_published, config_file, flags, model)
+    check_judges(judge_model, config.judges)
     plan = build_plan(
         load_corpus(corpus, columns=parse_columns(columns), split=split, limit=limit),
         EngineChoice(model).tokenizer(tokenizer),

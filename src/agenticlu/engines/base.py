@@ -22,6 +22,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     """Of the request; sample k of n uses a seed derived from it where the engine allows."""
+    schema: str | None = None
+    """JSON schema, as JSON, that replies should follow. A wish: engines and servers that cannot
+    hold a model to it answer as without it."""
 
 
 Asked = Sequence[Message] | str

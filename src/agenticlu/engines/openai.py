@@ -93,6 +93,7 @@ class Findings:
     context_tokens: int | None = None
     length_field: str = "max_tokens"
     sends_seed: bool = True
+    takes_schema: bool = True
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
@@ -288,15 +289,40 @@ class OpenAIEngine:
     # One request.
 
     async def _sample_once(self, asked: Asked, sampling: Sampling, session: str | None) -> Sampled:
-        extra = {"return_token_ids": True} if self.findings.token_ids else {}
-        reply = await self._ask(asked, sampling, session, extra)
+        extra: dict[str, Any] = {"return_token_ids": True} if self.findings.token_ids else {}
         if isinstance(asked, str):
+            reply = await self._ask(asked, sampling, session, extra)
             continued = tuple(continuation_of(choice) for choice in reply["choices"])
             return Sampled(continued, usage_of(reply))
+        if sampling.schema is not None and self.findings.takes_schema:
+            reply = await self._ask_with_schema(asked, sampling, session, extra)
+        else:
+            reply = await self._ask(asked, sampling, session, extra)
         completions = tuple(completion_of(choice) for choice in reply["choices"])
         if any(thinking_of(choice) for choice in reply["choices"]):
             self.findings.thinks = True
         return Sampled(completions, usage_of(reply))
+
+    async def _ask_with_schema(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        session: str | None,
+        extra: dict[str, Any],
+    ) -> Any:
+        assert sampling.schema is not None
+        wanted = {"name": "reply", "strict": True, "schema": json.loads(sampling.schema)}
+        form = {"response_format": {"type": "json_schema", "json_schema": wanted}}
+        try:
+            return await self._ask(messages, sampling, session, extra | form)
+        except EngineReplyError:
+            # Perhaps it refused the field; if it refuses all else too, this says so.
+            reply = await self._ask(messages, sampling, session, extra)
+        self.findings.takes_schema = False
+        text = f"{self.name} takes no schema for replies; they are asked for in words alone."
+        self.findings.note(text)
+        self._tell(text)
+        return reply
 
     async def _weigh_by_parse(
         self,

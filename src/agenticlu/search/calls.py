@@ -231,7 +231,9 @@ class Caller:
         """Holds back the making of requests that could not be sent yet anyway."""
         self.replayed = 0
         """Calls answered from the ledger."""
-        self._retry_failed = retry_failed
+        self.judged: set[str] = set()
+        """Keys of judgements that this process made: not even failed ones are made again."""
+        self.retry_failed = retry_failed
         self._max_spent_tokens = max_spent_tokens
         self._finished = 0
         self._running: dict[str, asyncio.Task[Any]] = {}
@@ -305,7 +307,7 @@ class Caller:
         if found is None:
             return None
         if found.state == "failed":
-            if self._retry_failed and self.engine is not None:
+            if self.retry_failed and self.engine is not None:
                 return None
             raise CallFailedError(found.failure)
         self.replayed += 1
@@ -399,6 +401,7 @@ class LedgeredEngine:
         engine: Asks the model.
         breaker: Pauses on overload.
         max_requests: Requests in flight at most; of its own, so that the search never waits.
+        retry_failed: Send calls again that failed for good in an earlier run.
     """
 
     def __init__(
@@ -407,22 +410,34 @@ class LedgeredEngine:
         engine: Engine,
         breaker: Breaker | None = None,
         max_requests: int = 64,
+        *,
+        retry_failed: bool = False,
     ) -> None:
         self.name = engine.name
         self._engine = engine
         admission = Admission(max_requests=max_requests)
-        self._caller = Caller(store, engine, admission=admission, breaker=breaker)
+        self._caller = Caller(
+            store, engine, admission=admission, breaker=breaker, retry_failed=retry_failed
+        )
 
     @property
     def usage(self) -> Usage:
         """Total so far."""
         return self._engine.usage
 
+    def holds(self, messages: Sequence[Message], sampling: Sampling) -> bool:
+        """Whether a call was answered before, so that asking costs nothing."""
+        found = self._caller.store.find_call(self._key(messages, sampling))
+        return found is not None and found.state == "done"
+
+    def _key(self, messages: Sequence[Message], sampling: Sampling) -> str:
+        return sample_key(("judge", self.name), messages, sampling, 0)
+
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
         """Samples, or returns what was sampled before."""
-        key = sample_key(("judge", self.name), messages, sampling, 0)
+        key = self._key(messages, sampling)
         try:
             return await self._caller.sample(
                 CallId(key, "judge", session or ""), messages, sampling
@@ -526,7 +541,10 @@ def sample_key(
     scope: Sequence[str], messages: Sequence[Message], sampling: Sampling, first_ordinal: int
 ) -> str:
     """Returns the content key of a sampled call, the first sample's ordinal included."""
-    how = json.dumps(asdict(sampling), sort_keys=True)
+    fields = asdict(sampling)
+    if fields["schema"] is None:
+        del fields["schema"]  # calls without one keep the keys that they had before there was any
+    how = json.dumps(fields, sort_keys=True)
     return content_id("sample", *scope, prompt_hash(messages), how, str(first_ordinal), length=32)
 
 

@@ -66,7 +66,7 @@ class Worker:
         root = Path(self._job.scratch or tempfile.gettempdir()) / "agenticlu-workers"
         folder = root / content_id(self._job.sealed, label)
         with Store(folder) as store:
-            panel = build_panel(self._judges, store)
+            panel = build_panel(self._judges, store, limits=self._job.limits)
             await run_search(
                 items,
                 self._engine,

@@ -58,6 +58,8 @@ class SearchConfig(Settings):
     seed: int = 0
     profile: str = "default"
     judges: tuple[str, ...] = ("exact",)
+    judge_all: bool = False
+    """Ask judges that cost something about exact matches, too, which are right without them."""
 
     @classmethod
     def as_published(cls, **changes: object) -> SearchConfig:

@@ -257,6 +257,7 @@ async def replay(
     judges: Sequence[Judge] | None = None,
     *,
     judging: bool = False,
+    retry_failed: bool = False,
 ) -> tuple[list[Tree], SearchSummary]:
     """Rebuilds the trees from the ledger alone; no engine is asked.
 
@@ -266,6 +267,7 @@ async def replay(
             the ledger lacks is left out.
         judges: Other judges than the run's own.
         judging: Let those judges ask their models; the store must be open for writing.
+        retry_failed: Let them ask again where a verdict could not be had before.
 
     Returns:
         Trees in corpus order, as far as they were grown, and their summary.
@@ -291,7 +293,7 @@ async def replay(
     order = {question.id: i for i, (question, _) in enumerate(questions)}
     summary = await _grow_all(
         questions,
-        Caller(store, None, judging=judging),
+        Caller(store, None, judging=judging, retry_failed=retry_failed),
         profile,
         config,
         judges,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.errors import UsageError
 from agenticlu.judge import LlmJudge
-from agenticlu.search.calls import LedgeredEngine
-from agenticlu.search.run import Shard
+from agenticlu.search.calls import Breaker, LedgeredEngine
+from agenticlu.search.run import Limits, Shard
 from agenticlu.store import Store
 from agenticlu.tokens import Tokenizer, load_tokenizer, read_model_hint
+
+DEFAULT_TIMEOUT_S = 600.0
+JUDGE_REQUESTS = 64
+"""Requests to a judge in flight at most; of its own, so that the search never waits for it."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class EngineChoice:
     model: str | None = None
     base_url: tuple[str, ...] = ()
     api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """Of one request to a server."""
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout_s)
 
     def load(
         self, requests_in_flight: int = 256, say: Callable[[str], None] | None = None
@@ -35,6 +45,7 @@ class EngineChoice:
             self.base_url,
             self.api_key_env,
             max_concurrency=requests_in_flight,
+            timeout_s=self.timeout_s,
             on_event=say,
         )
 
@@ -62,26 +73,82 @@ class JudgeChoice:
     models: tuple[str, ...] = ()
     base_url: tuple[str, ...] = ()
     api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    """Of one request to a server."""
 
-    def engines(self) -> list[tuple[str, Engine]]:
-        """Builds one engine for each model, named as the model."""
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout_s)
+
+    def engines(self, say: Callable[[str], None] | None = None) -> list[tuple[str, Engine]]:
+        """Builds one engine for each model, named as the model; each says when it waits."""
         if not self.models:
             return []
         if not self.base_url:
             return [(Path(model).name, load_engine(model)) for model in self.models]
         return [
-            (model, load_engine(model, self.base_url, self.api_key_env)) for model in self.models
+            (
+                model,
+                load_engine(
+                    model,
+                    self.base_url,
+                    self.api_key_env,
+                    max_concurrency=JUDGE_REQUESTS,
+                    timeout_s=self.timeout_s,
+                    on_event=say,
+                ),
+            )
+            for model in self.models
         ]
 
 
+def check_judges(models: Sequence[str], judges: Sequence[str]) -> None:
+    """Refuses models of judges that would never be asked."""
+    if models and "llm" not in judges:
+        raise UsageError(
+            f"--judge-model {models[0]} would not be asked: the judges are {', '.join(judges)}.",
+            hint="Add --judge llm, and --judge exact to keep that one.",
+        )
+
+
 def build_panel(
-    engines: Sequence[tuple[str, Engine]], store: Store | None = None
+    engines: Sequence[tuple[str, Engine]],
+    store: Store | None = None,
+    *,
+    limits: Limits | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[LlmJudge, ...]:
-    """Returns one judge for each engine; with a store, their calls are recorded in it."""
-    return tuple(
-        LlmJudge(engine if store is None else LedgeredEngine(store, engine), name)
-        for name, engine in engines
-    )
+    """Returns one judge for each engine.
+
+    Args:
+        engines: Names and engines.
+        store: Records the judges' calls; None asks without a record.
+        limits: How long a judge's server may be away, and whether to ask again what failed.
+        say: Told in words when a judge pauses.
+    """
+    if store is None:
+        return tuple(LlmJudge(engine, name) for name, engine in engines)
+    limits = limits or Limits()
+    panel = []
+    for name, engine in engines:
+        breaker = Breaker(limits.patience_s, _prefixed(f"judge {name}: ", say))
+        recorded = LedgeredEngine(
+            store, engine, breaker, JUDGE_REQUESTS, retry_failed=limits.retry_failed
+        )
+        panel.append(LlmJudge(recorded, name, recorded=recorded if limits.retry_failed else None))
+    return tuple(panel)
+
+
+def _prefixed(prefix: str, say: Callable[[str], None] | None) -> Callable[[str], None] | None:
+    return None if say is None else lambda text: say(prefix + text)
+
+
+def check_timeout(seconds: float) -> None:
+    """Refuses a time-out that is none."""
+    if not 0 < seconds < math.inf:
+        raise UsageError(
+            f"--timeout must be a number of seconds above 0, not {seconds:g}.",
+            hint=f"Leave it out for {DEFAULT_TIMEOUT_S:.0f} s.",
+        )
 
 
 def parse_shard(text: str | None) -> Shard | None:

@@ -10,7 +10,15 @@ from typing import Literal
 from agenticlu.dialogue import FULL_ROUND, MAX_TOKENS, Dialogue, Request, opening_of
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
-from agenticlu.judge import Judge, combine, history_of, is_correct, judgement_key
+from agenticlu.judge import (
+    SPARED,
+    Judge,
+    combine,
+    history_of,
+    is_correct,
+    is_settled,
+    judgement_key,
+)
 from agenticlu.prompts import Profile
 from agenticlu.records import (
     Node,
@@ -247,9 +255,10 @@ class TreeSearch:
                 for i, completion in enumerate(sampled.completions)
             ]
             texts = [completion.text for _, completion, _ in samples]
-            if not self._config.merge:
-                return [sample for sample in samples if sample[1].text]
-            distinct = merge_near_duplicates(texts)[:wanted]
+            if self._config.merge:
+                distinct = merge_near_duplicates(texts)[:wanted]
+            else:
+                distinct = tuple(i for i, text in enumerate(texts) if text.strip())
             if len(distinct) >= wanted:
                 break
         if len(distinct) < wanted:
@@ -341,14 +350,21 @@ class TreeSearch:
         if judge.is_free:
             return await judge.judge(self.question, answer)
         key = judgement_key(judge.name, self.question, answer)
+        judging = self._caller.engine is not None or self._caller.judging
+        if not self._config.judge_all and await is_settled(self._judges, self.question, answer):
+            found = self._caller.store.find_judgement(key)
+            spared = Verdict(judge=judge.name, value=None, reason=SPARED)
+            return spared if found is None else Verdict.model_validate_json(found)
 
         async def work() -> Verdict:
-            found = self._caller.store.find_judgement(key)
+            again = judging and self._caller.retry_failed and key not in self._caller.judged
+            found = self._caller.store.find_judgement(key, only_scored=again)
             if found is not None:
                 return Verdict.model_validate_json(found)
-            if self._caller.engine is None and not self._caller.judging:
+            if not judging:
                 raise NotRecordedError(key)
             verdict = await judge.judge(self.question, answer)
+            self._caller.judged.add(key)
             await self._caller.store.add_judgement(key, judge.name, verdict.model_dump_json())
             return verdict
 
