@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.corpus import load_corpus
+from agenticlu import corpus
+from agenticlu.corpus import load_corpus, load_rows, own_id
 from agenticlu.errors import ConfigError, DocumentError
 from agenticlu.records import Piece
 
@@ -49,6 +50,7 @@ def test_ids_follow_from_content(tmp_path: Path):
         (["a", "a", " b "], ("a", "b")),
         ({"text": ["x"], "answer_start": [1]}, ("x",)),
         ([{"text": "x", "tokens": ["x"]}], ("x",)),
+        ([None, "x", {"text": None}], ("x",)),
     ],
 )
 def test_answers_come_in_many_shapes(tmp_path: Path, value, answers):
@@ -102,6 +104,24 @@ def test_parquet_files_and_folders(tmp_path: Path):
         ('{"context": "t", "question": "?", "answers": []}\n', "no accepted answer"),
         ('{"context": " ", "question": "?", "answers": ["x"]}\n', "no text, or empty"),
         ('{"context": 5, "question": "?", "answers": ["x"]}\n', "no text, or empty"),
+        ('{"context": "t", "question": "?", "answers": {"text": null}}\n', "no accepted answer"),
+        ('{"context": "t", "question": "?", "answers": [null]}\n', "no accepted answer"),
+        ('{"context": "t", "question": "?", "answers": [["x"]]}\n', "answers hold what is no text"),
+        ('{"context": "t", "question": "?", "answers": "x", "hops": "two"}\n', "hops is no whole"),
+        ('{"context": "t", "question": "?", "answers": "x", "hops": 1.5}\n', "hops is no whole"),
+        ('{"context": "t", "question": "?", "answers": "x", "hops": -1}\n', "hops is below 0"),
+        ('{"context": "t", "question": "?", "answers": "x", "options": "ab"}\n', "are no list"),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "gold_spans": 3}\n',
+            "gold_spans are no",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0]]}\n',
+            "gold_spans are",
+        ),
+        ('{"context": "t", "question": "?", "answers": "x", "gold_spans": ["01"]}\n', "gold_spans"),
+        ('{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0, 9]]}\n', "end <= 1"),
+        ('{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0, null]]}\n', "spans"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: str, words: str):
@@ -121,3 +141,110 @@ def test_what_is_not_there_is_said(tmp_path: Path):
     pytest.importorskip("pyarrow")
     with pytest.raises(DocumentError, match="no readable Parquet"):
         list(load_corpus(str(tmp_path / "bad.parquet")))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_json_arrays_are_read_entry_by_entry(tmp_path: Path, monkeypatch, size: int):
+    """Whatever is read at a time, the entries are those that `json` finds."""
+    monkeypatch.setattr(corpus, "ARRAY_CHARACTERS", size)
+    rows = [{"a": "x, ] } \\" + chr(233), "b": [1, {"c": None}]}, {}, {"long": "y" * 300}]
+    path = tmp_path / "a.json"
+    for text in (json.dumps(rows), json.dumps(rows, indent=2) + "\n", "[]", " [ ]\n"):
+        path.write_text(text, encoding="utf-8")
+        assert list(load_rows(str(path))) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "Entry 1 of .* is no object"),
+        ('[{"a": 1}, 12]', "Entry 2 of .* is no object"),
+        ('[{"a": 1}', "Entry 1 of .* is not JSON"),
+        ('[{"a": 1}, ]', "Entry 2 of .* is not JSON"),
+        ('[{"a": 1} {"b": 2}]', "Entry 1 of .* is not JSON"),
+        ('[{"a": 1}, {"b": ', "Entry 2 of .* is not JSON"),
+        ('[{"a": 1}] {}', "follows the array"),
+    ],
+)
+def test_a_bad_entry_of_an_array_is_named(tmp_path: Path, text: str, words: str):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DocumentError, match=words):
+        list(load_rows(str(tmp_path / "a.json")))
+
+
+def test_a_large_array_is_not_held_whole(tmp_path: Path):
+    import tracemalloc
+
+    path = tmp_path / "a.json"
+    row = json.dumps({"context": "x" * 20_000, "question": "?"})
+    path.write_text(f"[{', '.join([row] * 1000)}]")
+    tracemalloc.start()
+    count = sum(1 for _ in load_rows(str(path)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 1000
+    assert peak < path.stat().st_size / 2
+
+
+def layout(root: Path, *names: str) -> str:
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        arrow.parquet.write_table(arrow.Table.from_pylist([{"name": name}]), root / name)
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "found"),
+    [
+        (("default/train/0000.parquet", "default/test/0000.parquet"), "train", (0,)),
+        (("default/train/0000.parquet", "default/test/0000.parquet"), "test", (1,)),
+        (
+            ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"),
+            "train",
+            (0, 1),
+        ),
+        (("train_clean-0.parquet", "test.parquet"), "train_clean", (0,)),
+        (("0000.parquet", "0001.parquet"), "train", (0, 1)),
+        (("trainer.parquet",), "train", (0,)),
+    ],
+)
+def test_a_split_is_told_by_files_and_folders(tmp_path: Path, names, split, found):
+    rows = list(load_rows(layout(tmp_path, *names), split))
+    assert [row["name"] for row in rows] == [names[i] for i in found]
+
+
+@pytest.mark.parametrize(
+    ("names", "split"),
+    [
+        (("default/train/0000.parquet",), "test"),
+        (("default/test/0000.parquet", "0000.parquet"), "train"),
+        (("0000.parquet",), "test"),
+        (("training.parquet",), "train"),
+    ],
+)
+def test_a_split_that_is_not_there_is_an_error(tmp_path: Path, names, split):
+    with pytest.raises(DocumentError, match=f"has no split '{split}'") as caught:
+        list(load_rows(layout(tmp_path, *names), split))
+    assert "--split" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["data/x.json", "data/x.jsonl", "data/x.csv", "data/x.parquet"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpus, "_load_hub", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(DocumentError, match="There is no corpus"):
+        list(load_rows(name))
+    with pytest.raises(pytest.fail.Exception):
+        list(load_rows("owner/name-v1.5"))
+
+
+def test_the_corpus_s_own_id_survives_odd_names(tmp_path: Path):
+    (tmp_path / "a#b").mkdir()
+    source = write(
+        tmp_path / "a#b" / "c.jsonl", {**LINE, "document_id": "x#1"}, {**LINE, "context": "other"}
+    )
+    first, second = load_corpus(source)
+    assert own_id(first.document) == "x#1"
+    assert own_id(second.document) is None

@@ -8,10 +8,12 @@ One line holds a `context`, a `question` and its `answers`. Other names are mapp
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TextIO
 
 from agenticlu.errors import ConfigError, DocumentError, did_you_mean, missing_dependency
 from agenticlu.records import Document, Piece, Question, content_id
@@ -33,7 +35,26 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "answers": ("answers", "answer", "gold", "target", "output"),
 }
 """Names tried in order when no column map is given."""
-LAYOUTS = ("narrativeqa",)
+FILE_ENDINGS = (
+    ".jsonl",
+    ".json",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".gz",
+    ".zst",
+    ".zip",
+    ".arrow",
+)
+"""Endings that make a missing `folder/name` a file, not the id of a hub data set."""
+SPLIT_NAMES = (
+    *("train", "training", "validation", "valid", "val", "dev", "test", "testing"),
+    *("eval", "evaluation"),
+)
+"""Words in the path of a file that name its split."""
+ARRAY_CHARACTERS = 1 << 20
+"""Characters of a JSON array that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,13 @@ def build_item(
         row = _from_narrativeqa(row)
     context = _text(_value(row, "context", columns, position, source), "context", position, source)
     asked = _text(_value(row, "question", columns, position, source), "question", position, source)
-    answers = _answers(_value(row, "answers", columns, position, source))
+    try:
+        answers = _answers(_value(row, "answers", columns, position, source))
+    except ValueError as error:
+        raise DocumentError(
+            f"Line {position + 1} of {source}: {error}.",
+            hint="Give a text or a list of texts.",
+        ) from error
     if not answers:
         raise DocumentError(
             f"Line {position + 1} of {source} has no accepted answer.",
@@ -127,39 +154,50 @@ def build_item(
     given = _optional(row, "document_id", columns)
     document = (documents or {}).get(context)
     if document is None:
-        document = Document.of(context, source=f"{source}#{given}" if given else source)
+        # A number sign parts the source from the corpus's own id, so it stands nowhere else.
+        plain = source.replace("#", "%23")
+        document = Document.of(context, source=plain if given in (None, "") else f"{plain}#{given}")
         if documents is not None:
             documents.clear()
             documents[context] = document
-    own_id = _optional(row, "id", columns)
-    hops = _optional(row, "hops", columns)
-    spans = _optional(row, "gold_spans", columns)
+    given_id = _optional(row, "id", columns)
+    try:
+        options = tuple(_texts(_optional(row, "options", columns) or (), "options"))
+        hops = _whole(_optional(row, "hops", columns), "hops")
+        spans = _spans(_optional(row, "gold_spans", columns), len(context))
+    except ValueError as error:
+        raise DocumentError(f"Line {position + 1} of {source}: {error}.") from error
     question = Question(
-        id=str(own_id) if own_id is not None else content_id(document.id, asked, *answers),
+        id=str(given_id) if given_id is not None else content_id(document.id, asked, *answers),
         text=asked.strip(),
         answers=answers,
-        options=tuple(str(option) for option in _optional(row, "options", columns) or ()),
-        hops=None if hops is None else int(hops),
+        options=options,
+        hops=hops,
     )
-    return Item(
-        position=position,
-        document=document,
-        question=question,
-        gold_spans=None if spans is None else tuple((int(a), int(b)) for a, b in spans),
-    )
+    return Item(position=position, document=document, question=question, gold_spans=spans)
+
+
+def own_id(document: Document) -> str | None:
+    """Returns the id that the corpus gives a document, or None.
+
+    >>> own_id(Document.of("text", source="books.jsonl#moby-dick"))
+    'moby-dick'
+    """
+    return document.source.partition("#")[2] or None
 
 
 _LINE_HINT = 'A line looks like {"context": "...", "question": "...", "answers": ["..."]}'
 
 
 def load_rows(source: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
-    """Yields the rows of a JSONL, JSON or Parquet file, a folder of Parquet, or a hub data set."""
+    """Yields the rows of a JSONL, JSON or Parquet file, a folder of Parquet, or a hub data set.
+
+    Raises:
+        DocumentError: There is no such source, it has no such split, or a row cannot be read.
+    """
     path = Path(source)
     if path.is_dir():
-        files = sorted(path.rglob(f"*{split}*.parquet")) or sorted(path.rglob("*.parquet"))
-        if not files:
-            raise DocumentError(f"The folder {source} holds no Parquet file.")
-        for file in files:
+        for file in find_split(path, split):
             yield from _load_parquet(file)
     elif path.is_file():
         if path.suffix == ".parquet":
@@ -175,6 +213,40 @@ def load_rows(source: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
             f"There is no corpus {source!r}.",
             hint="Give a .jsonl or .parquet file, a folder of Parquet files, or owner/name.",
         )
+
+
+def find_split(folder: Path, split: str) -> list[Path]:
+    """Returns the Parquet files of a split, told by the names of files and folders.
+
+    Files whose path names no split at all are the train split, as hub data sets have it.
+
+    Raises:
+        DocumentError: There is no file, or all of them belong to other splits.
+    """
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise DocumentError(f"The folder {folder} holds no Parquet file.")
+    named = {file: _split_words(file.relative_to(folder)) for file in files}
+    found = [file for file in files if split.lower() in named[file]]
+    if found:
+        return found
+    unnamed = [file for file in files if not named[file] & set(SPLIT_NAMES)]
+    if split == "train" and len(unnamed) == len(files):
+        return unnamed
+    others = sorted(set().union(*named.values()) & set(SPLIT_NAMES)) or ["train"]
+    raise DocumentError(
+        f"The folder {folder} has no split {split!r}; its files are of: {', '.join(others)}.",
+        hint=f"For example --split {others[0]}, or give one file.",
+    )
+
+
+def _split_words(path: PurePath) -> set[str]:
+    """Returns what may name a split in a path: its words, and what stands before shard numbers."""
+    words = set(re.split(r"[^A-Za-z0-9]+", path.as_posix().lower()))
+    whole = {
+        re.sub(r"(?:-\d+(?:-of-\d+)?)?(?:\.parquet)?$", "", part.lower()) for part in path.parts
+    }
+    return words | whole
 
 
 def _load_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -198,12 +270,74 @@ def _starts_array(path: Path) -> bool:
         return file.read(64).lstrip().startswith(b"[")
 
 
+class _ArrayReader:
+    """Reads a JSON array value by value, holding no more than one value and what was read ahead."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._decoder = json.JSONDecoder()
+        self._text = ""
+        self._at = 0
+
+    def next_character(self) -> str:
+        """Skips white space; returns the character that follows, "" at the end of the file."""
+        while True:
+            while self._text[self._at : self._at + 1].isspace():
+                self._at += 1
+            if self._at < len(self._text) or not self._read():
+                return self._text[self._at : self._at + 1]
+
+    def take(self, character: str) -> None:
+        """Moves over a character that must stand here."""
+        if self.next_character() != character:
+            raise json.JSONDecodeError(f"Expecting {character!r}", self._text, self._at)
+        self._at += 1
+
+    def value(self) -> Any:
+        """Returns the value that begins here."""
+        self.next_character()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError:
+                if not self._read():
+                    raise
+                continue
+            if end < len(self._text) or not self._read():  # at the edge a number might go on
+                self._at = end
+                return value
+
+    def _read(self) -> bool:
+        # As much again as is held, so that a long value is not read in quadratic time.
+        chunk = self._file.read(max(ARRAY_CHARACTERS, len(self._text) - self._at))
+        if chunk:
+            self._text, self._at = self._text[self._at :] + chunk, 0
+        return bool(chunk)
+
+
 def _load_array(path: Path) -> Iterator[Mapping[str, Any]]:
+    number = 0
     try:
-        rows = json.loads(path.read_bytes())
+        with path.open(encoding="utf-8-sig") as file:
+            reader = _ArrayReader(file)
+            reader.take("[")
+            while number or reader.next_character() != "]":
+                number += 1
+                row = reader.value()
+                if not isinstance(row, dict):
+                    raise DocumentError(f"Entry {number} of {path} is no object.", hint=_LINE_HINT)
+                yield row
+                if reader.next_character() == "]":
+                    break
+                reader.take(",")
+            reader.take("]")
+            if reader.next_character():
+                raise DocumentError(f"Something follows the array of {path}.")
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DocumentError(f"{path} is not JSON ({error}).", hint=_LINE_HINT) from error
-    yield from rows
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error.reason
+        raise DocumentError(
+            f"Entry {number} of {path} is not JSON ({reason}).", hint=_LINE_HINT
+        ) from error
 
 
 def _load_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -235,8 +369,8 @@ def _load_hub(name: str, split: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _looks_like_hub_id(source: str) -> bool:
-    owner, _, name = source.partition("/")
-    return bool(owner and name) and "/" not in name and not source.endswith((".jsonl", ".parquet"))
+    found = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
+    return bool(found) and PurePath(source).suffix.lower() not in FILE_ENDINGS
 
 
 def _value(
@@ -269,11 +403,60 @@ def _text(value: Any, field: str, position: int, source: str) -> str:
 def _answers(value: Any) -> tuple[str, ...]:
     """Returns the accepted answers of a text, a list of texts, or SQuAD's {'text': [...]}."""
     if isinstance(value, Mapping):
-        value = value.get("text", ())
+        value = value.get("text")
     if isinstance(value, (str, int, float)):
         value = [value]
-    texts = [item.get("text", "") if isinstance(item, Mapping) else item for item in value]
-    return tuple(dict.fromkeys(str(text).strip() for text in texts if str(text).strip()))
+    texts = _texts(() if value is None else value, "answers")
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+
+
+def _texts(value: Any, field: str) -> list[str]:
+    """Returns a list of texts; absent ones (null, NaN) are left out."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"its {field} are no list, but {value!r}"[:200])
+    texts = []
+    for item in value:
+        text = item.get("text") if isinstance(item, Mapping) else item
+        if text is None or (isinstance(text, float) and math.isnan(text)):
+            continue
+        if not isinstance(text, (str, int, float)):
+            raise ValueError(f"its {field} hold what is no text: {text!r}"[:200])
+        texts.append(str(text))
+    return texts
+
+
+def _whole(value: Any, field: str) -> int | None:
+    """Returns a count; absent ones are None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:
+        raise ValueError(f"its {field} is no whole number, but {value!r}"[:200])
+    if value < 0:
+        raise ValueError(f"its {field} is below 0: {value!r}")
+    return int(value)
+
+
+def _spans(value: Any, length: int) -> tuple[tuple[int, int], ...] | None:
+    """Returns character spans, each inside the document."""
+    if value is None:
+        return None
+    wrong = ValueError(
+        f"its gold_spans are no list of [start, end] with 0 <= start < end <= {length} "
+        f"(characters of the context): {value!r}"[:300]
+    )
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise wrong
+    spans = []
+    for span in value:
+        if isinstance(span, str) or not isinstance(span, Sequence) or len(span) != 2:
+            raise wrong
+        if any(isinstance(end, bool) or not isinstance(end, int) for end in span):
+            raise wrong
+        if not 0 <= span[0] < span[1] <= length:
+            raise wrong
+        spans.append((span[0], span[1]))
+    return tuple(spans)
 
 
 def _is_narrativeqa(row: Mapping[str, Any]) -> bool:
