@@ -63,6 +63,7 @@ const nameOf = (group, filter) => `${group.name} ${filter.label}`;
 function changeList() {
   shown = LIST_STEP;
   renderList();
+  refreshSteps();
   clearTimeout(changeList.later);
   changeList.later = setTimeout(keepAddress, 150); // browsers limit how often an address may change
 }
