@@ -183,6 +183,11 @@ def test_filters_of_one_group_widen_and_those_of_several_groups_narrow(
     sizes = [len(step) for step in steps]
     assert sizes[0] > sizes[1] > sizes[2] > 0, "a step that changes nothing proves nothing"
     assert sizes[2] < sizes[3] > sizes[4] > 0
+    place = "document.querySelector('.step span').textContent"
+    assert page.run(place) == "not in the list"
+    page.click(".step button[aria-label^=Next]")
+    assert page.run("location.hash").startswith(f"#tree={steps[-1][0]}&")
+    assert page.run(place) == f"1 of {sizes[4]}"
     # The address alone brings the same list back, and the chips and words behind it.
     page.wait("location.hash.includes('disagree')")
     sent = page.run("location.href")

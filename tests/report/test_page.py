@@ -3,12 +3,19 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from importlib import resources
 
 import pytest
 
 from agenticlu.records import Document, Node, Piece, Question, Tree, Turn
 from agenticlu.report.data import Curve, ReportData
-from agenticlu.report.page import build_overview, build_report, choose_trees, summary_json
+from agenticlu.report.page import (
+    VIEWER_PARTS,
+    build_overview,
+    build_report,
+    choose_trees,
+    summary_json,
+)
 from agenticlu.report.sample import sample_report
 
 
@@ -91,6 +98,11 @@ def test_the_policy_admits_exactly_the_script_that_is_there() -> None:
     script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)[-1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page
+
+
+def test_every_part_of_the_viewer_is_in_the_page() -> None:
+    parts = resources.files("agenticlu.report") / "viewer"
+    assert sorted(one.name for one in parts.iterdir()) == sorted(f"{n}.js" for n in VIEWER_PARTS)
 
 
 def test_equal_data_gives_an_equal_page() -> None:

@@ -2,10 +2,12 @@
 // has filters on, one of them, and holds every word that is searched for.
 const someDepths = [...new Set(entries.map((e) => e.solved_depth).filter((d) => d !== null))].sort((a, b) => a - b);
 const someHops = [...new Set(entries.map((e) => e.hops).filter(Boolean))].sort((a, b) => a - b);
+const isScored = (e) => e.right + e.wrong > 0;
 const GROUPS = [
   ["Solved", [
     ...someDepths.map((depth) => [`depth-${depth}`, depth ? `depth ${depth}` : "directly", (e) => e.solved_depth === depth]),
-    ["unsolved", "never", (e) => e.solved_depth === null],
+    ["unsolved", "never", (e) => e.solved_depth === null && isScored(e)],
+    ["unknown", "no score", (e) => !isScored(e)],
   ]],
   ["Nodes", [
     ["unscored", "unscored", (e) => e.unscored > 0],
@@ -63,6 +65,7 @@ const nameOf = (group, filter) => `${group.name} ${filter.label}`;
 function changeList() {
   shown = LIST_STEP;
   renderList();
+  refreshSteps();
   clearTimeout(changeList.later);
   changeList.later = setTimeout(keepAddress, 150); // browsers limit how often an address may change
 }
@@ -110,7 +113,7 @@ function renderChips() {
   }
 }
 function outcomeBadge(entry) {
-  const unknown = !entry.right && !entry.wrong && entry.outcome === "unsolved";
+  const unknown = !isScored(entry) && entry.outcome === "unsolved";
   const [css, text] = unknown ? ["unscored", "no score yet"] : OUTCOMES[entry.outcome] || ["plain", entry.outcome];
   const depth = entry.outcome === "solved" && entry.solved_depth !== null
     ? ` ${entry.solved_depth ? `at depth ${entry.solved_depth}` : "directly"}` : "";

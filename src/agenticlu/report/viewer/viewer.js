@@ -16,25 +16,32 @@ function pickNode(tree, wanted) {
     || tree.nodes.find((one) => one.state === "right" && one.depth > 0)
     || tree.nodes[0];
 }
-function renderAsked(entry, tree, canvas) {
+// Where the open tree stands in the list, and the ways to the next ones.
+function renderSteps(id) {
   const found = matching().filter((one) => one.embedded);
-  const at = found.findIndex((one) => one.id === tree.id);
+  const at = found.findIndex((one) => one.id === id);
   const shift = (step, name, text) => {
-    const to = neighbour(tree.id, step);
+    const to = neighbour(id, step);
     return h("button", {
       type: "button", disabled: !to, "aria-label": name, title: name, "data-hold": name, onclick: () => to && go(to.id),
     }, text);
   };
+  return h("div", { class: "step" },
+    h("span", {}, at < 0 ? "not in the list" : `${whole(at + 1)} of ${whole(found.length)}`),
+    shift(-1, "Previous tree (k)", "↑"), shift(1, "Next tree (j)", "↓"));
+}
+function refreshSteps() {
+  const steps = stage.querySelector(".step");
+  if (steps) steps.replaceWith(renderSteps(view.tree));
+}
+function renderAsked(entry, tree, canvas) {
   const rows = [
     ["Gold answer", tree.answers.join(" / ") || "unknown"],
     ["Outcome", outcomeBadge(entry)],
     ["Whole tree", `${whole(tree.nodes.length)} nodes; tokens: ${usageText(tree.usage)}`],
   ];
   return h("section", { class: "asked panel", "aria-label": "Question and tree" },
-    h("div", { class: "asked-row" }, h("h3", {}, tree.question),
-      h("div", { class: "step" },
-        h("span", {}, at < 0 ? "not in the list" : `${whole(at + 1)} of ${whole(found.length)}`),
-        shift(-1, "Previous tree (k)", "↑"), shift(1, "Next tree (j)", "↓"))),
+    h("div", { class: "asked-row" }, h("h3", {}, tree.question), renderSteps(tree.id)),
     h("dl", { class: "pairs" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
     h("div", { class: "drawing" }, canvas, renderCues(tree)));
 }
