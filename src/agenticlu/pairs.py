@@ -271,7 +271,11 @@ def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list
     for node in (*chosen, *rejected):
         fates[node.id] = "not an extreme" if chosen and rejected else "one-sided tree"
     for best in chosen:
-        apart = [node for node in rejected if not _is_ancestor(grove.tree, node, best)]
+        apart = [
+            node
+            for node in rejected
+            if not _is_ancestor(grove.tree, node, best) and not _is_ancestor(grove.tree, best, node)
+        ]
         worst = _reject(grove, best, apart, rounds, policy)
         if worst is not None:
             fates[best.id], fates[worst.id] = "chosen", "rejected"

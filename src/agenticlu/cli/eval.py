@@ -257,7 +257,11 @@ def _prepare(
         )
     hint = read_model_hint(folder, "piece_tokens") if folder else None
     values = given.model_dump()
-    options = {name: values[name] for name in TASK_OPTIONS if values[name] not in (None, False)}
+    options = {
+        name: values[name]
+        for name in TASK_OPTIONS
+        if values[name] is not None and values[name] is not False
+    }
     same = set(EvaluationConfig.model_fields) & set(values)
     config = EvaluationConfig(
         **{

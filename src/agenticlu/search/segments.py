@@ -26,7 +26,7 @@ SEGMENT_VERSION = 1
 SUFFIX = ".jsonl.zst"
 BATCH_ROWS = 500
 _TABLES = ("document", "question", "call", "grounding", "judgement")
-_SETTINGS = ("bound", "config", "profile")
+_SETTINGS = ("bound", "config", "profile", "judges")
 
 
 @dataclass(frozen=True)
