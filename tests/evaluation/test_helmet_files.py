@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from agenticlu.cli.eval import command
+from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.alce import score_rows
@@ -302,3 +306,20 @@ def test_key_points_without_their_column_are_named(tmp_path: Path) -> None:
     write(path, [{"id": 1}])
     with pytest.raises(ConfigError, match="'keypoints'"):
         load_key_points(tmp_path, "infbench_sum_eng")
+
+
+# --- what fits --------------------------------------------------------------------------------
+
+
+def test_dry_run_tells_what_does_not_fit() -> None:
+    arguments = ["--dry-run", "--task", "cwe,niah_single_1", "--lengths", "512,2k", "--limit", "2"]
+    arguments += ["--model", str(BUNDLED_MODEL), "--methods", "direct"]
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 0, result.output
+    assert "cwe does not fit into 512 tokens. Left out." in result.output
+    shown = [line.split("|")[1:3] for line in result.output.splitlines() if "| direct" in line]
+    cells = [(task.strip(), int(length)) for task, length in shown]
+    assert cells == [("cwe", 2048), ("niah_single_1", 512), ("niah_single_1", 2048)]
+    result = CliRunner().invoke(command, [*arguments, "--json"])
+    assert len(json.loads(result.output)["left_out"]) == 1
+    assert math.isclose(json.loads(result.output)["rows"][0]["num_items"], 2)
