@@ -298,8 +298,6 @@ def test_icl_examples_and_renamed_labels(root: Path) -> None:
         text, label = block.split("\nlabel: ")
         assert label == str(renamed[train[text]])
     assert len({block.split("label: ")[1] for block in shown[:6]}) == 6  # one round, every label
-    natural = load_rows(wanted(root, "icl_trec_coarse", natural_labels=True)).rows[0]
-    assert natural["answer"] in {"ABBR", "ENTY", "DESC", "HUM", "LOC", "NUM"}
 
 
 def test_ruler_label_restates_the_question(root: Path) -> None:
@@ -335,6 +333,10 @@ def test_too_few_demonstrations_are_an_error(root: Path) -> None:
         ("alce_asqa", 8192, "alce_asqa_30"),
         ("kilt_popqa_3", 8192, "kilt_popqa_3"),
         ("multi_lexsum", 16384, "multi_lexsum_15684"),
+        ("alce_qampari_nocite", 131072, "alce_qampari_nocite_700"),
+        ("icl_nlu_natural_label", 8192, "icl_nlu_510shot_balance_natural_label"),
+        ("icl_banking77_unbalanced", 4096, "icl_banking77_180shot"),
+        ("icl_trec_coarse", 262144, "icl_trec_coarse_13200shot_balance"),
     ],
 )
 def test_names_carry_helmets_numbers(name: str, length: int, expected: str) -> None:
@@ -355,13 +357,44 @@ def test_own_wordings_replace_ours_key_by_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[klit]\nuser = 'x'", "klit"), ("[kilt]\nusr = 'x'", "usr"), ("[kilt", "TOML")],
+    [
+        ("[klit]\nuser = 'x'", "klit"),
+        ("[kilt]\nusr = 'x'", "usr"),
+        ("[kilt]\nswitch = 'x'", "no key 'switch'"),
+        ("[kilt", "TOML"),
+        ("kilt = 'x'", "must be a table"),
+        ("[kilt]\nuser = 5", "must be a text"),
+        ("[kilt]\nlabel = ['Answer:']", "must be a text"),
+        ("[kilt]\nuser = '{demos}{context}{query}'", r"unknown field \{query\}"),
+        ("[kilt]\nuser = '{demos}{context}{question}{}'", r"unknown field \{\}"),
+        ("[kilt]\nuser = '{demos}{context}{question.text}'", "unknown field"),
+        ("[kilt]\nuser = '{demos}{context}{question} {'", "cannot be filled in"),
+        ("[kilt]\nuser = '{demos}{question}'", r"lacks \{context\}"),
+        ("[kilt]\nuser = '{context}'", r"lacks \{demos\}, \{question\}"),
+        ("[kilt]\nask = '{context}{question}'", r"unknown field \{context\}"),
+        ("[niah]\nlabel = 'The {num_v} is'", r"unknown field \{num_v\}"),
+    ],
 )
 def test_wrong_templates_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_templates(str(path))
+
+
+def test_templates_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_bytes("[kilt]\nuser = 'Grüße'".encode("latin-1"))
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_templates(str(path))
+    with pytest.raises(ConfigError, match="Cannot read"):
+        load_templates(str(tmp_path / "absent.toml"))
+
+
+def test_every_bundled_template_could_be_given_as_ones_own(tmp_path: Path) -> None:
+    """Wordings that fill the same fields, such as HELMET's, pass the checks."""
+    bundled = Path(load_rows.__code__.co_filename).with_name("templates.toml")
+    assert load_templates(str(bundled)) == load_templates()
 
 
 # --- runs and result files --------------------------------------------------------------------

@@ -5,33 +5,55 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
-from agenticlu.errors import UsageError
+from agenticlu.corpus import load_corpus
+from agenticlu.engines import BUNDLED_MODEL
+from agenticlu.errors import MissingDependencyError, UsageError
 from agenticlu.evaluation import rules
-from agenticlu.evaluation.items import Item, gold_pieces
-from agenticlu.evaluation.tasks import TASKS, TaskRequest, load_items, vocabulary
-from agenticlu.evaluation.tasks.fitting import largest_fit
+from agenticlu.evaluation.helmet.rows import Wanted, load_rows
+from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, file_of, scale_of
+from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
+from agenticlu.evaluation.tasks import TASKS, TaskRequest, load_items, needles, vocabulary
+from agenticlu.evaluation.tasks.counting import is_decided, zipf_counts
+from agenticlu.evaluation.tasks.fitting import Fitter, largest_fit
 from agenticlu.evaluation.tasks.graphs import distances
-from agenticlu.evaluation.tasks.stories import PLACES
+from agenticlu.evaluation.tasks.stories import MIN_NOISE_TOKENS, PEOPLE, PLACES, THINGS
 from agenticlu.records import Piece
-from agenticlu.tokens import ApproximateTokenizer
+from agenticlu.tokens import ApproximateTokenizer, Tokenizer, load_tokenizer
 
 TOKENIZER = ApproximateTokenizer()
+TINY = load_tokenizer(str(BUNDLED_MODEL))
 GENERATORS = [name for name, module in TASKS.items() if module != "helmet"]
+TEXT_ALONE = ("world", "world-choice", "babi_qa1", "babi_qa2", "babi_qa3")
+"""Their length is the text's; that of the others has room for question, answer and reply."""
 
 
-def items(task: str, length: int = 2048, limit: int = 6, **options: object) -> list[Item]:
-    return load_items(TaskRequest(task, length, TOKENIZER, limit=limit, options=options))
+def items(
+    task: str, length: int = 2048, limit: int = 6, tokenizer: Tokenizer = TOKENIZER, **options: Any
+) -> list[Item]:
+    return load_items(TaskRequest(task, length, tokenizer, limit=limit, options=options))
+
+
+def used_tokens(item: Item, tokenizer: Tokenizer) -> int:
+    """Tokens of text, question, answer and reply; of the text alone where that is the rule."""
+    if item.task in TEXT_ALONE:
+        return tokenizer.count(item.document.text)
+    shown = f"{item.document.text}\n\n{item.question.text}"
+    text = shown if item.prompt is None else item.prompt.text
+    used = tokenizer.count(f"{text} {', '.join(item.question.answers)}")
+    return used + (item.max_tokens or 0)
 
 
 @pytest.mark.parametrize("task", GENERATORS)
@@ -40,11 +62,7 @@ def test_items_fit_score_and_differ(task: str) -> None:
     assert len(found) == 6
     assert len({item.question.id for item in found}) == 6
     for item in found:
-        assert TOKENIZER.count(item.document.text) <= 2048
-        if item.prompt is not None and task not in ("key_values", "icl_like"):
-            gold = ", ".join(item.question.answers)
-            used = TOKENIZER.count(f"{item.prompt.text} {gold}") + (item.max_tokens or 0)
-            assert used <= 2048
+        assert used_tokens(item, TOKENIZER) <= 2048
         right = " ".join(item.question.answers[:1])
         if item.rule == "all_of":
             right = ", ".join(item.question.answers)
@@ -56,7 +74,41 @@ def test_items_fit_score_and_differ(task: str) -> None:
             right = f"Final Answer: {right}"
         headline = rules.RULES[item.rule].headline
         assert rules.score(item, right)[headline] == 1.0
-        assert rules.score(item, "no idea at all")[headline] == 0.0
+        assert rules.score(item, "xyzzy")[headline] == 0.0
+
+
+SHORTEST_TINY = {
+    **dict.fromkeys(("world", "world-choice", "babi_qa1", "babi_qa2", "oolong_like"), 256),
+    **dict.fromkeys(("niah_single_1", "niah_single_2", "niah_single_3"), 512),
+    **dict.fromkeys(("niah_multikey_2", "fwe", "babi_qa3", "icl_like"), 512),
+    **dict.fromkeys(("graph_walk", "graph_parents"), 512),
+    **dict.fromkeys(("niah_multikey_1", "niah_multikey_3", "niah_multivalue"), 1024),
+    **dict.fromkeys(("niah_multiquery", "vt", "key_values", "mrcr_2", "mrcr_4"), 1024),
+    **dict.fromkeys(("mrcr_8", "cwe"), 2048),
+}
+"""Shortest of 256, 512, ... that a task fits under the bundled model's tokenizer."""
+
+
+@pytest.mark.parametrize("task", GENERATORS)
+def test_short_lengths_work_where_they_can(task: str) -> None:
+    """Under the bundled model's tokenizer most words cost many tokens, instructions too."""
+    shortest = SHORTEST_TINY[task]
+    for item in items(task, shortest, tokenizer=TINY, limit=3):
+        assert used_tokens(item, TINY) <= shortest
+        assert item.document.text
+    if shortest > 256:
+        with pytest.raises(DoesNotFitError):  # the first row that does not fit ends it
+            items(task, shortest // 2, tokenizer=TINY, limit=100)
+
+
+@pytest.mark.parametrize("task", GENERATORS)
+def test_rows_carry_the_seed_of_every_draw(task: str) -> None:
+    request = TaskRequest(task, 1500, TOKENIZER, limit=8, seed=3)
+    for index, item in enumerate(load_items(request)):
+        assert item.row is not None
+        number = index // 6 if task == "key_values" else index  # six rows ask about one object
+        expected = 3 if task.startswith("world") else request.seed_of(number)
+        assert item.row["seed"] == expected
 
 
 @pytest.mark.parametrize("task", GENERATORS)
@@ -118,6 +170,36 @@ def test_largest_fit_is_what_growing_step_by_step_finds() -> None:
         assert largest_fit(lambda n, limit=limit: n <= limit, step) == grown
 
 
+class Sizes:
+    """Rows that are as long as their size, and a little longer from row to row."""
+
+    def __init__(self, room: int, **settings: Any) -> None:
+        request = TaskRequest("sizes", room, TOKENIZER)
+        self.fitter = Fitter[int](request, **settings)
+
+    def row(self, longer: int = 0) -> int:
+        return self.fitter.row(lambda size: size, lambda size: size + longer)
+
+
+def test_rows_shrink_in_steps_and_at_the_small_end_in_units() -> None:
+    sizes = Sizes(130, step=25)
+    assert [sizes.row(longer) for longer in (0, 5, 6, 0, 110, 129)] == [125, 125, 100, 125, 20, 1]
+    with pytest.raises(DoesNotFitError):
+        sizes.row(130)
+    assert Sizes(20, step=25).row() == 20  # one step is too long
+    assert Sizes(130, step=25, most=110).row() == 110  # there is no more
+    assert Sizes(130, step=10, start=42).row() == 122  # grows from its start
+    assert Sizes(30, step=10, start=42).row() == 22  # and shrinks below it
+    assert Sizes(1, step=10, start=42).row() == 1
+    refused = Sizes(130, step=25, usable=lambda size: size < 60 or size == 125)
+    assert [refused.row(longer) for longer in (0, 6)] == [125, 50]
+    small = Sizes(49, step=25, usable=lambda size: size in (31, 12))
+    assert small.row() == 31  # steps are refused: units are tried
+    assert small.row(20) == 12
+    with pytest.raises(DoesNotFitError):
+        Sizes(9, step=25, least=10).row()
+
+
 def test_needle_variants() -> None:
     one = items("niah_single_1")[0]
     lines = one.document.text.split("\n")
@@ -161,10 +243,141 @@ def test_chain_is_assigned_in_order() -> None:
 
 def test_common_words_stand_ten_times_as_often() -> None:
     item = items("cwe", length=8192)[0]
-    counts = Counter(re.findall(r"\d+\. (\w+)", item.document.text))
+    counts = Counter(re.split(r" ?\d+\. ", item.document.text)[1:])
     assert {count for word, count in counts.items() if word in item.question.answers} == {30}
     assert {count for word, count in counts.items() if word not in item.question.answers} == {3}
     assert len(item.question.answers) == 10
+
+
+def test_common_words_end_where_the_word_list_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "words", lambda source: tuple(map(str, range(100, 145))))
+    item = items("cwe", length=8192, limit=1)[0]
+    assert len(set(re.split(r" ?\d+\. ", item.document.text)[1:])) == 45
+    assert used_tokens(item, TOKENIZER) < 6000  # the guard: more words would have fitted
+
+
+def test_ruler_words_are_those_of_wonderwords() -> None:
+    assert len(vocabulary.words("wonderwords")) == 8166
+    assert [len(vocabulary.wonderwords(kind)) for kind in ("noun", "adjective")] == [6782, 910]
+    assert sum(" " in word for word in vocabulary.words("wonderwords")) == 6
+    before = random.getstate()
+    found = items("cwe", limit=2)
+    words = {word for item in found for word in item.question.answers}
+    assert words <= set(vocabulary.words("wonderwords"))
+    assert not words & set(vocabulary.words("own"))
+    assert random.getstate() == before  # only the row's own generator is drawn from
+
+
+@pytest.mark.parametrize("task", [task for task in GENERATORS if task.startswith("niah")])
+def test_word_lists_reach_every_key(task: str) -> None:
+    def keys(**options: Any) -> set[str]:
+        found = items(task, limit=2, **options)
+        told = " ".join(item.document.text for item in found)
+        return set(re.findall(r"to remember for (.*?) is: ", told))
+
+    if task == "niah_multikey_3":
+        assert all(len(key) == 36 for key in keys())
+        return
+    own = {f"{a}-{b}" for a in vocabulary.adjectives() for b in vocabulary.nouns()}
+    assert keys(words="own") <= own
+    assert not keys() <= own
+    pairs = {tuple(key.rpartition("-")[::2]) for key in keys()}
+    adjectives = set(vocabulary.wonderwords("adjective"))
+    assert all(any(key.startswith(f"{a}-") for a in adjectives) for key in keys())
+    assert pairs
+
+
+def test_words_are_never_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wonderwords", None)
+    vocabulary.wonderwords.cache_clear()
+    vocabulary.words.cache_clear()
+    with pytest.raises(MissingDependencyError, match="wonderwords") as caught:
+        items("niah_single_1")
+    assert "agenticlu[evaluate]" in (caught.value.hint or "")
+    assert "--words own" in (caught.value.hint or "")
+    with pytest.raises(MissingDependencyError):
+        items("cwe")
+    assert items("cwe", words="own")
+    with pytest.raises(UsageError, match=r"Word lists: wonderwords, own\."):
+        items("cwe", words="wonder")
+
+
+def test_drawing_more_than_there_is_ends() -> None:
+    assert sorted(vocabulary.distinct(lambda rng: str(rng.randrange(9)), Random(0), 9)) == list(
+        "012345678"
+    )
+    with pytest.raises(UsageError, match="10 different values are wanted, but there are only 9"):
+        vocabulary.distinct(lambda rng: str(rng.randrange(9)), Random(0), 10)
+
+
+def test_more_needles_than_keys_still_leave_the_asked_one_alone() -> None:
+    options = {"words": "own"}
+    build = needles.build_of(TaskRequest("niah_multikey_2", 2**20, TOKENIZER, options=options))
+    num = len(vocabulary.adjectives()) * len(vocabulary.nouns())
+    row = build(Random(1), 12 * num).row
+    keys = re.findall(r"to remember for (.*?) is: ", row["context"])
+    assert len(keys) == 12 * num + 1
+    assert keys.count(row["query"]) == 1
+    assert len(set(keys)) == num  # the guard: every other key occurs
+
+
+def test_prose_has_the_words_wanted() -> None:
+    build = needles.build_of(TaskRequest("niah_single_2", 4096, TOKENIZER))
+    made = build(Random(1), 500)
+    assert len(made.row["context"].replace(made.golds[0], "").split()) == 500
+
+
+@pytest.mark.parametrize("length", [256, 320, 400, 512, 1024])
+def test_frequent_words_are_told_apart(length: int) -> None:
+    for tokenizer in (TOKENIZER, TINY):
+        try:
+            found = items("fwe", length, limit=4, tokenizer=tokenizer)
+        except DoesNotFitError:
+            assert tokenizer is TINY
+            assert length < 512
+            continue
+        for item in found:
+            counts = [n for _, n in Counter(item.document.text.split()).most_common(5)]
+            assert counts[3] >= 1
+            assert counts[3] > (counts[4] if len(counts) > 4 else 0)
+
+
+@pytest.mark.parametrize("length", [1024, 4096])
+def test_frequent_words_grow_from_a_sixth_by_a_thirty_second(length: int) -> None:
+    def counts(steps: int) -> list[int]:
+        return zipf_counts(length // 6 + steps * (length // 32), length // 50)
+
+    for tokenizer in (TOKENIZER, TINY):
+        for item in items("fwe", length, limit=2, tokenizer=tokenizer):
+            found = [n for _, n in Counter(item.document.text.split()).most_common()]
+            (steps,) = (k for k in range(-8, 40) if [n for n in counts(k) if n] == found)
+            per_word = tokenizer.count(item.document.text) / sum(found)
+            one_step = per_word * (sum(counts(steps + 1)) - sum(found))
+            assert used_tokens(item, tokenizer) + 1.2 * one_step > length  # no more would fit
+
+
+def test_sizes_that_leave_the_third_word_undecided_are_refused() -> None:
+    refused = [n for n in range(200) if not is_decided(zipf_counts(n, 10))]
+    assert refused == [*range(27), *range(42, 53)]
+    assert is_decided(zipf_counts(45, 4))  # no fifth word that could be as frequent
+
+
+def test_worked_example_of_chains_is_short_and_renamed_from_row_to_row() -> None:
+    for tokenizer in (TOKENIZER, TINY):
+        for length in (1024, 4096):
+            shown = []
+            for item in items("vt", length, limit=4, tokenizer=tokenizer):
+                assert item.prompt is not None
+                example = item.prompt.fields["example"]
+                assert example.endswith("\n\n")
+                assert tokenizer.count(example.removesuffix("\n\n")) <= 500
+                shown.append(example)
+            assert len(set(shown)) == 4
+            masked = {re.sub(r"\b[A-Z]{3}\b|\d{5}", "?", text) for text in shown}
+            assert len(masked) == 1
+            if length == 4096:
+                one_more = tokenizer.count(f" {vocabulary.FILLER_LINE}")
+                assert tokenizer.count(shown[0]) > 480 - one_more  # the guard: it fills its room
 
 
 def test_frequent_words_follow_the_law() -> None:
@@ -189,6 +402,63 @@ def test_key_values_ask_six_places_of_one_object() -> None:
     assert depths == sorted(depths)
     assert depths[0] < 0.05
     assert depths[-1] > 0.95
+
+
+def test_key_values_have_as_many_pairs_of_the_ladder_as_fit() -> None:
+    found = items("key_values", length=4096, limit=12, tokenizer=TINY)
+    assert all(used_tokens(item, TINY) <= 4096 for item in found)
+    sizes = [item.row["num_kvs"] for item in found if item.row]
+    assert sizes[0] < 50
+    assert sizes[:6] == [sizes[0]] * 6
+    assert len({item.document.id for item in found}) == 2
+    more = items("key_values", length=4096, limit=1, tokenizer=TINY, shots=12)[0]
+    assert more.prompt is not None
+    assert more.prompt.user.count("Corresponding value: ") == 12
+    assert more.row is not None
+    assert more.row["num_kvs"] < sizes[0]  # the demonstrations take their place
+    with pytest.raises(UsageError, match="60 demonstrations") as caught:
+        items("key_values", length=4096, shots=60)
+    assert caught.value.hint == "Try --shots 49."
+
+
+def test_noise_says_nothing_of_the_story(tmp_path: Path) -> None:
+    path = tmp_path / "prose.txt"
+    told = " ".join(f"Nobody knows what was once in the old {p} of the mill." for p in PLACES)
+    mixed = f"The jonquils by the water had been planted in long and even rows. {told} "
+    path.write_text(mixed + "Jon has been here before, as they all say of him. Short one." * 3)
+    for options in ({}, {"haystack": str(path)}):
+        for item in items("babi_qa2", length=1024, limit=4, **options):
+            noise = [
+                sentence
+                for sentence in item.document.text.split(". ")
+                if not re.search(r"went to the|picked up the", sentence)
+            ]
+            assert len(noise) > 10
+            for word in (*PLACES, *THINGS):
+                assert not any(word in sentence.lower() for sentence in noise)
+            assert not any(re.search(rf"\b{name}\b", " ".join(noise)) for name in PEOPLE)
+            assert all(TOKENIZER.count(f" {sentence}.") >= MIN_NOISE_TOKENS for sentence in noise)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Too short. All of it. ", "No sentence of the haystack"),
+        (b"The kitchen is told of in this sentence of more than ten tokens.", "No sentence of"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        ("Grüße aus der Mühle.".encode("latin-1"), "is not UTF-8 text"),
+    ],
+)
+def test_unfit_haystacks_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "prose.txt"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        items("babi_qa1", haystack=str(path))
+    assert "--haystack" in (caught.value.hint or "")
+    if message.startswith("is "):
+        with pytest.raises(UsageError, match=message):
+            items("niah_single_2", haystack=str(path))
 
 
 @pytest.mark.parametrize("task", ["babi_qa1", "babi_qa2", "babi_qa3"])
@@ -283,13 +553,77 @@ def test_gold_pieces_overlap_the_spans() -> None:
     assert gold_pieces(item, pieces) == (0, 1)
 
 
-def test_rows_command_writes_columns_that_ruler_has(tmp_path: Path) -> None:
-    out = tmp_path / "validation_1024.jsonl"
-    arguments = ["rows", "--task", "niah_multivalue", "--lengths", "1k", "--limit", "3"]
-    result = CliRunner().invoke(command, [*arguments, "--out", str(out)])
+def write_rows(task: str, path: Path, *more: str, length: int = 4096, limit: int = 7) -> None:
+    arguments = ["rows", "--task", task, "--lengths", str(length), "--limit", str(limit), *more]
+    result = CliRunner().invoke(command, [*arguments, "--out", str(path)])
     assert result.exit_code == 0, result.output
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(rows) == 3
-    for row in rows:
+
+
+IN_HELMET = {
+    **{f"niah_single_{i}": f"ruler_niah_s_{i}" for i in (1, 2, 3)},
+    **{f"niah_multikey_{i}": f"ruler_niah_mk_{i}" for i in (1, 2, 3)},
+    "niah_multivalue": "ruler_niah_mv",
+    "niah_multiquery": "ruler_niah_mq",
+    "vt": "ruler_vt",
+    "cwe": "ruler_cwe",
+    "fwe": "ruler_fwe",
+    "key_values": "json_kv",
+}
+
+
+@pytest.mark.parametrize("task", IN_HELMET)
+def test_rows_read_back_give_the_same_prompts(task: str, tmp_path: Path) -> None:
+    name = IN_HELMET[task]
+    write_rows(task, tmp_path / file_of(SPECS[name], 4096))
+    made = {item.prompt.text for item in items(task, 4096, limit=7) if item.prompt}
+    options = {"helmet_data": str(tmp_path)}
+    read = load_items(TaskRequest(name, 4096, TOKENIZER, options=options))
+    assert {item.prompt.text for item in read if item.prompt} == made
+    assert len(made) == 7
+    rows = load_rows(Wanted(name, 4096, tmp_path)).rows
+    assert all(row["seed"] >= 0 for row in rows)
+
+
+def test_rows_command_writes_columns_that_helmet_has(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows("niah_multivalue", path, length=1024)
+    for row in map(json.loads, path.read_text().splitlines()):
         assert {"index", "context", "query", "answer", "type_needle_v", "length"} <= set(row)
         assert all(answer in row["context"] for answer in row["answer"])
+    write_rows("key_values", path, length=1024)
+    for row in map(json.loads, path.read_text().splitlines()):
+        assert {"context", "question", "answer", "num_kvs", "depth", "id"} <= set(row)
+        assert all(len(pair) == 2 for pair in row["demos"])
+        assert isinstance(row["answer"], str)
+    write_rows("vt", path, length=1024)
+    assert not json.loads(path.read_text().splitlines()[0])["example"].endswith("\n")
+
+
+@pytest.mark.parametrize("task", [task for task in GENERATORS if task not in IN_HELMET])
+def test_other_rows_are_a_corpus(task: str, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    write_rows(task, path, length=1500)
+    for read, made in zip(load_corpus(str(path)), items(task, 1500, limit=7), strict=True):
+        assert read.document.text == made.document.text
+        assert read.question.answers == made.question.answers
+        assert read.question.options == made.question.options
+        assert read.gold_spans == made.gold_spans
+
+
+def test_rows_command_takes_the_options_of_its_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows("cwe", path, "--words", "own", limit=1)
+    answers = json.loads(path.read_text())["answer"]
+    assert set(answers) <= set(vocabulary.words("own"))
+    arguments = ["rows", "--task", "kilt_nq", "--lengths", "8k", "--out", str(path)]
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, UsageError)
+    assert "HELMET's own files" in result.exception.message
+
+
+def test_ladder_doubles_beyond_its_end() -> None:
+    assert scale_of(SPECS["json_kv"], 262144) == 3600
+    assert file_of(SPECS["kilt_nq"], 524288) == "data/kilt/nq-dev-multikilt_1000_k4000_dep6.jsonl"
+    for length in (0, 1000, LENGTHS[-1] * 3):
+        with pytest.raises(UsageError, match="HELMET has no files"):
+            scale_of(SPECS["json_kv"], length)

@@ -74,8 +74,9 @@ class EvalSettings(Settings):
     """Prompt layouts sent as chat, or as plain text to continue; None: each as HELMET sends it."""
     haystack: str | None = None
     """Text file that needles are hidden in; None invents prose."""
-    words: Literal["own", "wonderwords"] = "own"
-    """Word list of the counting tasks."""
+    words: Literal["wonderwords", "own"] = "wonderwords"
+    """Where RULER's tasks take keys and counted words from: the package that RULER takes them from
+    (extra `evaluate`), or lists of our own."""
 
 
 class Names(click.ParamType[tuple[str, ...]]):
@@ -118,6 +119,7 @@ class Lengths(click.ParamType[tuple[int, ...]]):
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+WORDS = click.Choice(["wonderwords", "own"])
 
 
 @click.group("eval", invoke_without_command=True, subcommand_metavar="[COMMAND ...]")
@@ -163,7 +165,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="HELMET's prompts as chat, or as plain text to continue, all (default: as HELMET does).",
 )
 @click.option("--haystack", metavar="FILE", help="Prose to hide needles in.")
-@click.option("--words", type=click.Choice(["own", "wonderwords"]), help="Of counting tasks.")
+@click.option(
+    "--words", type=WORDS, help="Of needles' keys and counted words (default wonderwords)."
+)
 @click.option("--as-published", is_flag=True, help="The published arms' settings; see the docs.")
 @click.option("--retry-failed", is_flag=True, help="Run items again that failed before.")
 @click.option("--dry-run", is_flag=True, help="Print requests, tokens and price; ask nothing.")
@@ -514,36 +518,50 @@ def recall(run: Path, as_json: bool) -> None:
 @command.command("rows")
 @click.option("--task", required=True, help="A generator, such as niah_single_1.")
 @click.option("--lengths", type=Lengths(), required=True, help="One length.")
-@click.option("--limit", type=int, default=100, show_default=True, help="Rows.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--tokenizer", help="Counts lengths.")
+@click.option("--shots", type=click.IntRange(min=0), help="Demonstrations that must fit too.")
+@click.option("--templates", metavar="FILE", help="TOML file of other instruction wordings.")
 @click.option("--haystack", metavar="FILE", help="Prose to hide needles in.")
-@click.option("--out", type=FILE, required=True, help="JSONL with RULER's columns.")
+@click.option("--words", type=WORDS, help="Of keys and counted words (default wonderwords).")
+@click.option("--out", type=FILE, required=True, help="JSONL of the rows.")
 def rows_of(
     task: str,
     lengths: tuple[int, ...],
     limit: int,
     seed: int,
     tokenizer: str | None,
-    haystack: str | None,
     out: Path,
+    **options: Any,
 ) -> None:
-    """Write a generator's rows as a file that HELMET and RULER read."""
+    """Write a generator's rows, each with the seed that it follows from.
+
+    Rows of RULER's tasks and of key_values have the columns that HELMET reads; those of the others
+    have a corpus's: context, question, answers.
+    """
     from agenticlu.evaluation.predictions import write_atomically
-    from agenticlu.evaluation.tasks import TaskRequest, load_items
+    from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
     from agenticlu.tokens import load_tokenizer
 
     if len(lengths) != 1:
-        raise UsageError("One file holds rows of one length.")
-    options = {"haystack": haystack} if haystack else {}
+        raise UsageError("One file holds rows of one length.", hint="Give one, such as 8k.")
+    if find_task(task) == "helmet":
+        raise UsageError(
+            f"The rows of {task!r} are in HELMET's own files.",
+            hint="agenticlu eval --list shows the tasks that need no download.",
+        )
     request = TaskRequest(
-        task, lengths[0], load_tokenizer(tokenizer), limit=limit, seed=seed, options=options
+        task,
+        lengths[0],
+        load_tokenizer(tokenizer),
+        limit=limit,
+        seed=seed,
+        options={name: value for name, value in options.items() if value is not None},
     )
     lines = []
     for item in load_items(request):
-        if item.row is None:
-            raise UsageError(f"The rows of {task!r} have no RULER columns.")
-        row = {"context": item.document.text, **item.row}
+        row = {"context": item.document.text, **(item.row or {})}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomically(out, "".join(lines))
     click.echo(f"{len(lines)} rows written to {out}")

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from agenticlu.errors import UsageError
 from agenticlu.records import Document, Piece, Question
+
+
+class DoesNotFitError(UsageError):
+    """The shortest item of a task is longer than the length wanted."""
+
+    def __init__(self, task: str, length: int) -> None:
+        super().__init__(
+            f"{task} does not fit into {length} tokens.", hint="Choose a longer length for it."
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,8 @@ class Item:
     reference: Mapping[str, Any] = field(default_factory=dict)
     """What the scoring rule needs besides the accepted answers."""
     row: Mapping[str, Any] | None = None
-    """The row for HELMET's result file, without its context; None for tasks of other origin."""
+    """The row's other columns than its context: HELMET's own, for its result file, or a
+    generator's, with the seed that every draw follows from."""
 
     @property
     def session(self) -> str:

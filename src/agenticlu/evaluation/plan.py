@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.methods import Settings, View, find_method
 from agenticlu.evaluation.run import EvaluationConfig, items_of
 from agenticlu.evaluation.tables import render_table
@@ -39,6 +39,8 @@ class Plan(Record):
     rows: tuple[PlanRow, ...]
     price: float | None = None
     """Of all prompt and sampled tokens, no discount for cached ones; None: no price known."""
+    left_out: tuple[str, ...] = ()
+    """Tasks whose shortest item is longer than a length, one sentence each."""
 
     def total(self, name: str) -> int:
         """Returns the sum of a column."""
@@ -61,9 +63,14 @@ def build_plan(
         price_out: Price of a million sampled tokens.
     """
     rows = []
+    left_out = []
     for task in config.tasks:
         for length in config.lengths:
-            items = items_of(config, task, length, settings)
+            try:
+                items = items_of(config, task, length, settings)
+            except DoesNotFitError as error:
+                left_out.append(error.message)
+                continue
             sizes = _sizes(items, settings)
             read: set[str] = set()
             for name in config.methods:
@@ -106,7 +113,7 @@ def build_plan(
                         completion_tokens=row["sampled"],
                     )
                 )
-    plan = Plan(rows=tuple(rows))
+    plan = Plan(rows=tuple(rows), left_out=tuple(left_out))
     if price_in is None and price_out is None:
         return plan
     price = plan.total("prompt_tokens") * (price_in or 0) / 1e6
@@ -154,4 +161,5 @@ def render_plan(plan: Plan) -> str:
     rows.append(["total", "", "", *[f"{plan.total(name):,}" for name in columns]])
     header = ["task", "length", "method", "items", "requests ≤", "prompt", "uncached", "sampled ≤"]
     price = "unknown (give --price-in and --price-out)" if plan.price is None else f"{plan.price}"
-    return f"{render_table(header, rows)}\n\nPrice at most: {price}"
+    lines = [render_table(header, rows), "", f"Price at most: {price}"]
+    return "\n".join([*lines, *[f"{sentence} Left out." for sentence in plan.left_out]])

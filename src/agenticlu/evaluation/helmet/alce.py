@@ -61,7 +61,7 @@ def score_rows(
     raw = [scoring.clean_alce(row["output"]) for row in rows]
     plain = [scoring.remove_citations(text) for text in raw]
     result: dict[str, Any] = {"length": float(np.mean([len(text.split()) for text in plain]))}
-    if task == "alce_qampari":
+    if task.startswith("alce_qampari"):
         found = [
             scoring.qampari_scores(text, row["answers"])
             for text, row in zip(plain, rows, strict=True)
@@ -112,7 +112,7 @@ def citation_averages(
     recalls, precisions = [], []
     positions: dict[str, int] = {}
     for output, row in zip(outputs, rows, strict=True):
-        if task == "alce_qampari":
+        if task.startswith("alce_qampari"):
             parts = output.rstrip().rstrip(".").rstrip(",").split(",")
             sentences = [f"{row['question']} {part.strip()}" for part in parts]
         else:

@@ -23,6 +23,8 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     "narrativeqa": ("gpt-4-score",),
     "nq": ("substring_exact_match",),
     "msmarco_rerank_psg": ("NDCG@10",),
+    "alce_asqa_nocite": ("str_em",),
+    "alce_qampari_nocite": ("qampari_rec_top5",),
     "alce_asqa": ("str_em", "citation_rec", "citation_prec"),
     "alce_qampari": ("qampari_rec_top5", "citation_rec", "citation_prec"),
     "infbench_qa": ("rougeL_f1",),
@@ -138,9 +140,10 @@ def _read(path: Path) -> tuple[str, int, Mapping[str, Any]] | None:
     length = re.search(r"_in(\d+)_size", path.name)
     if length is None or path.name.endswith(JUDGED):
         return None
-    name = next((name for name in HEADLINES if name in path.name[: length.start()]), None)
-    if name is None:
-        return None
+    stem = path.name[: length.start()]
+    name = next((name for name in HEADLINES if name in stem), None)
+    if name is None or "natural_label" in stem or re.search(r"\dshot(?!_balance)", stem):
+        return None  # other forms of in-context learning are no part of HELMET's table
     judged = path.with_name(path.name.removesuffix(".json") + JUDGED)
     score = path.with_name(path.name + ".score")
     chosen = judged if judged.is_file() else score if score.is_file() else path

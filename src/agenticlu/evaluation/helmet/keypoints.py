@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agenticlu.errors import ConfigError
 from agenticlu.evaluation.helmet.sources import read_rows
 
 FILES = {
@@ -17,6 +18,10 @@ def load_key_points(root: Path, task: str) -> dict[str, tuple[str, ...]]:
 
     Raises:
         UsageError: The file is not below `root`.
+        ConfigError: A row of it has no id or no key points.
     """
     path, column = FILES[task]
-    return {str(row["id"]): tuple(row[column]) for row in read_rows(root / path)}
+    rows = read_rows(root / path)
+    if not all({"id", column} <= set(row) for row in rows):
+        raise ConfigError(f"A row of {str(root / path)!r} lacks the column 'id' or {column!r}.")
+    return {str(row["id"]): tuple(row[column]) for row in rows}

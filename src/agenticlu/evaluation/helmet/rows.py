@@ -7,14 +7,13 @@ and `context`, `question`, `answer` and the demonstrations.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
-from agenticlu.errors import UsageError
+from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.layout import (
     Template,
@@ -24,12 +23,22 @@ from agenticlu.evaluation.helmet.layout import (
     render_kilt,
     render_msmarco,
 )
-from agenticlu.evaluation.helmet.sources import label_names, load_llama2, load_split, read_rows
-from agenticlu.evaluation.helmet.specs import SPECS, Spec, file_of, kept_tokens, scale_of
+from agenticlu.evaluation.helmet.sources import (
+    INFINITEBENCH,
+    OMISSION,
+    Llama2,
+    label_names,
+    load_llama2,
+    load_split,
+    read_rows,
+)
+from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, Spec, file_of, kept_tokens, scale_of
+from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.records import content_seed
-from agenticlu.scoring import ranking_cuts
+from agenticlu.scoring import ranking_cuts, remove_citations
 
 Row = dict[str, Any]
+T = TypeVar("T")
 POPULARITY = 3.0
 """PopQA rows of subjects below ten to this power of page views are kept."""
 MIN_NARRATIVE_TOKENS = 131072
@@ -63,10 +72,6 @@ class Wanted:
     """Folder of another tokenizer in place of Llama 2's."""
     seed: int = sampling.SEED
     """Other seeds give other rows and demonstrations: not HELMET's."""
-    natural_labels: bool = False
-    """In-context learning: keep the labels' names instead of renaming them to numbers."""
-    balanced: bool = True
-    """In-context learning: every label equally often among the examples."""
 
     @property
     def spec(self) -> Spec:
@@ -107,7 +112,7 @@ def load_rows(wanted: Wanted) -> Loaded:
     return LOADERS[wanted.spec.family](wanted)
 
 
-def _enough(found: list[Row], shots: int, what: str) -> list[Row]:
+def _enough(found: Sequence[T], shots: int, what: str) -> Sequence[T]:
     if len(found) < shots:
         raise UsageError(
             f"{what}: only {len(found)} demonstrations can be drawn, {shots} are wanted.",
@@ -122,10 +127,10 @@ def load_kilt(wanted: Wanted) -> Loaded:
     demos = read_rows(wanted.root / wanted.spec.demo_file) if wanted.num_shots else []
     popqa = "popqa" in wanted.name
     if popqa:
-        rows = [row for row in rows if math.log10(row["s_pop"]) < POPULARITY]
-        demos = [row for row in demos if math.log10(row["s_pop"]) < POPULARITY]
-    if not rows:
-        raise UsageError(f"{wanted.file()} has no rows of popularity below {POPULARITY}.")
+        rows = [row for row in rows if row["s_pop"] < 10**POPULARITY]
+        demos = [row for row in demos if row["s_pop"] < 10**POPULARITY]
+        if not rows:
+            raise UsageError(f"{wanted.file()} has no subject of popularity below {POPULARITY}.")
     key = "id" if "id" in rows[0] else "question"
     keys = sampling.sample_keys([row[key] for row in rows], wanted.num_rows, wanted.seed)
     cache: dict[object, str] = {}
@@ -164,22 +169,15 @@ def load_kilt(wanted: Wanted) -> Loaded:
 def load_json_kv(wanted: Wanted) -> Loaded:
     """Recall: the first rows of the permutation; demonstrations are the row's own."""
     rows = sampling.shuffled(read_rows(wanted.file()), wanted.seed)[: wanted.num_rows]
-    shots = wanted.num_shots
-    return Loaded(
-        [
-            {
-                **row,
-                "demos": "\n\n".join(
-                    f"Key: {key}\nCorresponding value: {value}"
-                    for key, value in row["demos"][:shots]
-                )
-                + ("\n\n" if shots else ""),
-                "k": row["num_kvs"],
-            }
-            for row in rows
-        ],
-        wanted.template("json_kv"),
-    )
+    for row in rows:
+        _enough(row["demos"], wanted.num_shots, f"{wanted.name}, row {row.get('id')}")
+    return Loaded([json_kv_row(row, wanted.num_shots) for row in rows], wanted.template("json_kv"))
+
+
+def json_kv_row(row: Mapping[str, Any], shots: int) -> Row:
+    """Returns a key-value row with the columns that its template needs."""
+    demos = [f"Key: {key}\nCorresponding value: {value}\n\n" for key, value in row["demos"][:shots]]
+    return {**row, "demos": "".join(demos), "k": row["num_kvs"]}
 
 
 def load_ruler(wanted: Wanted) -> Loaded:
@@ -228,8 +226,9 @@ def load_msmarco(wanted: Wanted) -> Loaded:
             pool = demos if many else [d for d in demos if d["qid"] != row["qid"]]
             pool = sampling.shuffled(pool, sampling.text_seed(row["qid"]))
             drawn = sampling.first_per_key(pool, lambda d: d["qid"], wanted.num_shots)
+            titled = "title" in row["ctxs"][0]
             cache[row["qid"]] = "".join(
-                f"{render_msmarco(d['ctxs'])}\n\nQuery: {d['query']}\nRanking: "
+                f"{render_msmarco(d['ctxs'], titled=titled)}\n\nQuery: {d['query']}\nRanking: "
                 f"{ranking_of(d['ctxs'])}\n\n"
                 for d in _enough(drawn, wanted.num_shots, wanted.name)
             )
@@ -239,7 +238,7 @@ def load_msmarco(wanted: Wanted) -> Loaded:
         [
             {
                 **{name: value for name, value in row.items() if name != "query"},
-                "context": render_msmarco(row["ctxs"]),
+                "context": render_msmarco(row["ctxs"], titled="title" in row["ctxs"][0]),
                 "question": row["query"],
                 "demos": demos_of(row),
                 "answer": ranking_of(row["ctxs"]),
@@ -258,7 +257,16 @@ def load_alce(wanted: Wanted) -> Loaded:
     rows = read_rows(wanted.file())
     prompts = _alce_prompts(wanted)
     num_docs = scale_of(wanted.spec, wanted.length)
+    longest = max(len(row["docs"]) for row in rows)
+    if wanted.length > LENGTHS[-1] and longest < num_docs:
+        raise UsageError(
+            f"{wanted.name} at {wanted.length} shows {num_docs} passages, but no question of "
+            f"{str(wanted.file())!r} has more than {longest}.",
+            hint="Choose a shorter length for it.",
+        )
+    _enough(prompts["demos"], wanted.num_shots, wanted.name)
     rng = Random(wanted.seed)
+    drawn = [rng.sample(prompts["demos"], wanted.num_shots) for _ in rows]
     close = "\n" if "qampari" in wanted.name else "\n\n"
     instruction = prompts["instruction"]
     doc_prompt = prompts.get("doc_prompt", "Document [{ID}](Title: {title}): {text}")
@@ -270,34 +278,61 @@ def load_alce(wanted: Wanted) -> Loaded:
     def passages(docs: list[Row]) -> str:
         return "\n\n".join(doc_prompt.format(**doc, ID=i) for i, doc in enumerate(docs, 1))
 
-    rendered = []
-    for row in rows:
-        drawn = rng.sample(prompts["demos"], wanted.num_shots)
-        demo_text = "\n\n\n".join(
-            demo_prompt.format(**d, instruction=instruction, context=passages(d["docs"]))
-            for d in drawn
-        )
-        rendered.append(
+    def demo_text(demos: list[Row]) -> str:
+        shown = [
+            demo_prompt.format(**demo, instruction=instruction, context=passages(demo["docs"]))
+            for demo in demos
+        ]
+        return "\n\n\n".join(shown) + ("\n\n\n" if shown else "")
+
+    kept = sampling.shuffled(list(zip(rows, drawn, strict=True)), wanted.seed)[: wanted.num_rows]
+    return Loaded(
+        [
             {
                 **row,
                 "context": passages(row["docs"][:num_docs]),
-                "demo_text": demo_text + ("\n\n\n" if wanted.num_shots else ""),
+                "demo_text": demo_text(demos),
                 "instruction": instruction,
             }
-        )
-    kept = sampling.shuffled(rendered, wanted.seed)[: wanted.num_rows]
-    return Loaded(kept, wanted.template("alce"))
+            for row, demos in kept
+        ],
+        wanted.template("alce"),
+    )
 
 
 def _alce_prompts(wanted: Wanted) -> dict[str, Any]:
-    """Returns HELMET's own prompt file if it is there, else ours."""
+    """Returns HELMET's own prompt file if it is there, else ours.
+
+    Raises:
+        ConfigError: The file is none.
+    """
     path = wanted.root / wanted.spec.demo_file
     if path.is_file():
-        prompts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            prompts = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"Cannot read the prompts {str(path)!r}: {error}.") from error
+        if not isinstance(prompts, dict) or not {"instruction", "demos"} <= set(prompts):
+            raise ConfigError(f"{str(path)!r} must hold an object of 'instruction' and 'demos'.")
         return prompts
     bundled = Path(__file__).with_name("alce_demos.json")
-    demos = json.loads(bundled.read_text(encoding="utf-8"))[wanted.name.removeprefix("alce_")]
+    kind = wanted.name.removeprefix("alce_").removesuffix("_nocite")
+    demos = json.loads(bundled.read_text(encoding="utf-8"))[kind]
+    if wanted.name.endswith("_nocite"):
+        demos = [{**demo, "answer": remove_citations(demo["answer"])} for demo in demos]
     return {"instruction": wanted.template(wanted.name).instruction, "demos": demos}
+
+
+def _kept(wanted: Wanted, llama: Llama2) -> int:
+    """Returns how many tokens of a document are kept.
+
+    Raises:
+        DoesNotFitError: They are no more than the omission marker's.
+    """
+    kept = kept_tokens(wanted.name, wanted.length)
+    if kept <= llama.count(OMISSION):
+        raise DoesNotFitError(wanted.name, wanted.length)
+    return kept
 
 
 def load_narrativeqa(wanted: Wanted) -> Loaded:
@@ -307,6 +342,7 @@ def load_narrativeqa(wanted: Wanted) -> Loaded:
     the row's content.
     """
     llama = load_llama2(wanted.root, wanted.tokenizer)
+    kept = _kept(wanted, llama)
     template = wanted.template("narrativeqa")
     test = sampling.shuffled(load_split(wanted.root, "narrativeqa", "test"), wanted.seed)
     train = load_split(wanted.root, "narrativeqa", "train") if wanted.num_shots else []
@@ -318,18 +354,19 @@ def load_narrativeqa(wanted: Wanted) -> Loaded:
             continue
         question = row["question"]["text"]
         seed = content_seed("narrativeqa", row["document"].get("id", ""), question)
-        drawn = sampling.shuffled(train, seed)[: wanted.num_shots]
+        drawn = _enough(
+            sampling.shuffled(train, seed)[: wanted.num_shots], wanted.num_shots, wanted.name
+        )
         demos = [
             f"Question: {d['question']['text']}\nAnswer: {d['answers'][0]['text']}" for d in drawn
         ]
         rows.append(
             {
-                "context": llama.cut(
-                    row["document"]["text"], kept_tokens("narrativeqa", wanted.length)
-                ),
+                "context": llama.cut(row["document"]["text"], kept),
                 "question": question,
                 "answer": [answer["text"] for answer in row["answers"]],
                 "demo": block(demos, template.switch),
+                "seed": seed,
                 "_document": row["document"].get("id"),
             }
         )
@@ -341,10 +378,9 @@ def load_infbench(wanted: Wanted) -> Loaded:
     kind = wanted.name.removeprefix("infbench_").removesuffix("_eng")
     template = wanted.template(f"infbench_{kind}")
     llama = load_llama2(wanted.root, wanted.tokenizer)
-    name = "xinrongzhang2022/infinitebench"
-    kept = kept_tokens(wanted.name, wanted.length)
+    kept = _kept(wanted, llama)
     every: list[Row] = []
-    for row in load_split(wanted.root, name, f"longbook_{kind}_eng"):
+    for row in load_split(wanted.root, INFINITEBENCH, f"longbook_{kind}_eng"):
         made = {**row, "question": row["input"]}
         if kind == "choice":
             letter = chr(ord("A") + row["options"].index(row["answer"][0]))
@@ -358,8 +394,8 @@ def load_infbench(wanted: Wanted) -> Loaded:
     def demos_of(row: Row) -> str:
         others = [other for other in every if other["id"] != row["id"]]
         drawn = sampling.shuffled(others, wanted.seed)[: wanted.num_shots]
-        _enough(drawn, wanted.num_shots, wanted.name)
-        return block([_book_demo(kind, d) for d in drawn], template.switch)
+        shown = _enough(drawn, wanted.num_shots, wanted.name)
+        return block([_book_demo(kind, d) for d in shown], template.switch)
 
     rest = [row for row in every if llama.count(row["context"]) >= MIN_BOOK_TOKENS]
     rows = sampling.shuffled(rest, wanted.seed)[: wanted.num_rows]
@@ -379,7 +415,7 @@ def load_multi_lexsum(wanted: Wanted) -> Loaded:
     template = wanted.template("multi_lexsum")
     llama = load_llama2(wanted.root, wanted.tokenizer)
     name, config = "allenai/multi_lexsum", "v20230518"
-    kept = kept_tokens(wanted.name, wanted.length)
+    kept = _kept(wanted, llama)
 
     def summarised(split: str) -> list[Row]:
         rows = load_split(wanted.root, name, split, config)
@@ -391,8 +427,11 @@ def load_multi_lexsum(wanted: Wanted) -> Loaded:
         context = "\n\n".join(row["sources"])
         if llama.count(context) < MIN_BOOK_TOKENS:
             continue
-        drawn = sampling.shuffled(train, content_seed("lexsum", str(row["id"])))
-        shown = "\n\n".join(f"Summary: {d['summary/short']}" for d in drawn[: wanted.num_shots])
+        seed = content_seed("lexsum", str(row["id"]))
+        drawn = _enough(
+            sampling.shuffled(train, seed)[: wanted.num_shots], wanted.num_shots, wanted.name
+        )
+        shown = "\n\n".join(f"Summary: {d['summary/short']}" for d in drawn)
         demo = f"Example summaries:\n\n{shown}\n\n{template.switch}\n" if wanted.num_shots else ""
         rest.append(
             {
@@ -401,6 +440,7 @@ def load_multi_lexsum(wanted: Wanted) -> Loaded:
                 "demo": demo,
                 "answer": row["summary/short"],
                 "question": "",
+                "seed": seed,
             }
         )
     if len(rest) > wanted.num_rows:
@@ -410,7 +450,8 @@ def load_multi_lexsum(wanted: Wanted) -> Loaded:
 
 def load_icl(wanted: Wanted) -> Loaded:
     """In-context learning: balanced examples per row, labels renamed by the row's own seed."""
-    name, config, test_split, text, label, num_labels = ICL_SETS[wanted.name]
+    spec = wanted.spec
+    name, config, test_split, text, label, num_labels = ICL_SETS[spec.scale]
     if test_split:
         train = load_split(wanted.root, name, "train", config)
         test = load_split(wanted.root, name, test_split, config)
@@ -420,13 +461,14 @@ def load_icl(wanted: Wanted) -> Loaded:
     if len(test) > wanted.num_rows:
         test = sampling.shuffled(test, wanted.seed)
         test = sampling.balance(test, lambda row: row[label], wanted.num_rows, wanted.seed)
-    shots = scale_of(wanted.spec, wanted.length)
-    names = label_names(wanted.root, name, label, train) if wanted.natural_labels else []
+    shots = scale_of(spec, wanted.length)
+    names = label_names(wanted.root, name, label, config) if spec.natural_labels else []
+    by_label = sampling.group(train, lambda row: row[label])
     rows = []
     for row in test:
         seed = (sampling.text_seed(row[text]) + wanted.seed) % 2**31
-        if wanted.balanced:
-            drawn = sampling.balance(train, lambda r: r[label], shots, seed)
+        if spec.balanced:
+            drawn = sampling.balance_groups(by_label, shots, seed)
         else:
             drawn = sampling.choose_unbalanced(train, shots, seed)
         mapping: list[Any] = names or list(sampling.renamed_labels(num_labels, seed))
@@ -466,16 +508,17 @@ def load_qasper(wanted: Wanted) -> Loaded:
     rows = sampling.shuffled(merged("validation"), wanted.seed)[: wanted.num_rows]
     train = merged("train") if wanted.num_shots else []
     llama = load_llama2(wanted.root, wanted.tokenizer)
-    kept = kept_tokens("qasper", wanted.length)
+    kept = _kept(wanted, llama)
     loaded = []
     for row in rows:
-        drawn = sampling.shuffled(train, content_seed("qasper", str(row["id"])))
-        demos = [
-            f"Question: {d['question']}\nAnswer: {d['answer'][0]}"
-            for d in drawn[: wanted.num_shots]
-        ]
+        seed = content_seed("qasper", str(row["id"]))
+        drawn = _enough(
+            sampling.shuffled(train, seed)[: wanted.num_shots], wanted.num_shots, wanted.name
+        )
+        demos = [f"Question: {d['question']}\nAnswer: {d['answer'][0]}" for d in drawn]
         context = llama.cut(row["context"], kept)
-        loaded.append({**row, "context": context, "demo": block(demos, template.switch)})
+        demo = block(demos, template.switch)
+        loaded.append({**row, "context": context, "demo": demo, "seed": seed})
     return Loaded(loaded, template)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -59,16 +59,26 @@ def first_per_key(rows: Sequence[T], key: Callable[[T], object], num: int) -> li
     return kept
 
 
-def balance(rows: Sequence[T], label: Callable[[T], object], num: int, seed: int) -> list[T]:
-    """Returns `num` rows in rounds that hold every label once, each round shuffled.
-
-    Draws come from a generator of its own; labels are taken in order of first appearance, and rows
-    of a label repeat only when it has fewer rows than there are rounds.
-    """
-    rng = Random(seed)
+def group(rows: Iterable[T], label: Callable[[T], object]) -> dict[object, list[T]]:
+    """Returns the rows of each label; labels are in order of first appearance."""
     by_label: dict[object, list[T]] = {}
     for row in rows:
         by_label.setdefault(label(row), []).append(row)
+    return by_label
+
+
+def balance(rows: Iterable[T], label: Callable[[T], object], num: int, seed: int) -> list[T]:
+    """Returns `num` rows in rounds that hold every label once."""
+    return balance_groups(group(rows, label), num, seed)
+
+
+def balance_groups(by_label: Mapping[object, list[T]], num: int, seed: int) -> list[T]:
+    """Returns `num` rows in rounds that hold every label once, each round shuffled.
+
+    Draws come from a generator of its own; rows of a label repeat only when it has fewer rows than
+    there are rounds.
+    """
+    rng = Random(seed)
     num_rounds = math.ceil(num / len(by_label))
     rounds: list[list[T]] = [[] for _ in range(num_rounds)]
     for found in by_label.values():

@@ -48,6 +48,10 @@ class Spec:
     demo_file: str = ""
     scale: str = ""
     """Row of the ladder; empty where the length itself, or tokens kept, do the scaling."""
+    balanced: bool = True
+    """In-context learning: every label equally often among the examples."""
+    natural_labels: bool = False
+    """In-context learning: the labels keep their names instead of being renamed to numbers."""
 
 
 def _kilt(name: str, depths: int, split: str = "dev") -> Spec:
@@ -75,16 +79,35 @@ def _ruler(folder: str, tokens: int, *, recall: bool = False, shots: int = 0) ->
     )
 
 
-def _icl(name: str) -> Spec:
+def _icl(name: str, *, balanced: bool = True, natural_labels: bool = False) -> Spec:
     return Spec(
         family="icl",
-        category="ICL",
+        category="ICL" if balanced and not natural_labels else "",
         headline="exact_match",
         gen_tokens=20,
         shots=0,
         rows=500,
         scale=f"icl_{name}",
+        balanced=balanced,
+        natural_labels=natural_labels,
     )
+
+
+def _alce(name: str, headline: str, *, cited: bool = True) -> Spec:
+    return Spec(
+        family="alce",
+        category="Cite" if cited else "",
+        headline=headline,
+        gen_tokens=300 if cited else 600,
+        shots=2 if cited else 0,
+        chat=True,
+        file=f"data/alce/{name}_eval_gtr_top2000.json",
+        demo_file=f"prompts/{name}_{'revised' if cited else 'nocite'}.json",
+        scale="alce",
+    )
+
+
+ICL_NAMES = ("trec_coarse", "trec_fine", "banking77", "clinic150", "nlu")
 
 
 SPECS: dict[str, Spec] = {
@@ -112,36 +135,14 @@ SPECS: dict[str, Spec] = {
         demo_file="data/msmarco/test_reranking_data_k10_dep3.jsonl",
         scale="msmarco",
     ),
-    "alce_asqa": Spec(
-        family="alce",
-        category="Cite",
-        headline="str_em",
-        gen_tokens=300,
-        chat=True,
-        file="data/alce/asqa_eval_gtr_top2000.json",
-        demo_file="prompts/asqa_revised.json",
-        scale="alce",
-    ),
-    "alce_qampari": Spec(
-        family="alce",
-        category="Cite",
-        headline="qampari_rec_top5",
-        gen_tokens=300,
-        chat=True,
-        file="data/alce/qampari_eval_gtr_top2000.json",
-        demo_file="prompts/qampari_revised.json",
-        scale="alce",
-    ),
+    "alce_asqa": _alce("asqa", "str_em"),
+    "alce_qampari": _alce("qampari", "qampari_rec_top5"),
     "narrativeqa": Spec("narrativeqa", "LongQA", "gpt-4-score", 100, chat=True),
     "infbench_qa_eng": Spec("infbench", "LongQA", "rougeL_f1", 10, chat=True),
     "infbench_choice_eng": Spec("infbench", "LongQA", "exact_match", 10, chat=True),
     "infbench_sum_eng": Spec("infbench", "Summ", "gpt-4-f1", 1200, chat=True),
     "multi_lexsum": Spec("multi_lexsum", "Summ", "gpt-4-f1", 400, chat=True),
-    "icl_trec_coarse": _icl("trec_coarse"),
-    "icl_trec_fine": _icl("trec_fine"),
-    "icl_banking77": _icl("banking77"),
-    "icl_clinic150": _icl("clinic150"),
-    "icl_nlu": _icl("nlu"),
+    **{f"icl_{name}": _icl(name) for name in ICL_NAMES},
     **{
         f"ruler_niah_{short}": _ruler(f"niah_{long}", tokens)
         for short, long, tokens in (
@@ -156,22 +157,43 @@ SPECS: dict[str, Spec] = {
         f"ruler_{name}": _ruler(name, 100 if name == "cwe" else 50)
         for name in ("cwe", "fwe", "vt", "qa_1", "qa_2")
     },
+    "alce_asqa_nocite": _alce("asqa", "str_em", cited=False),
+    "alce_qampari_nocite": _alce("qampari", "qampari_rec_top5", cited=False),
+    **{f"icl_{name}_natural_label": _icl(name, natural_labels=True) for name in ICL_NAMES},
+    **{f"icl_{name}_unbalanced": _icl(name, balanced=False) for name in ICL_NAMES},
+    **{
+        f"icl_{name}_unbalanced_natural_label": _icl(name, balanced=False, natural_labels=True)
+        for name in ICL_NAMES
+    },
     "qasper": Spec("qasper", "", "f1", 100, chat=True),
 }
 """Task to its facts (HELMET's own names, without the numbers that depend on the length)."""
 
 
+def has_scale(length: int) -> bool:
+    """Returns whether the ladder has a length: one of `LENGTHS`, or the last one doubled."""
+    doubled, rest = divmod(length, LENGTHS[-1])
+    return length in LENGTHS or (rest == 0 and doubled > 0 and doubled & (doubled - 1) == 0)
+
+
 def scale_of(spec: Spec, length: int) -> int:
     """Returns how many passages, pairs or shots a length has.
+
+    Beyond the ladder, where HELMET's own configurations have only key-value objects (3,600 pairs
+    at 262144), the number doubles with the length.
 
     Raises:
         UsageError: The ladder has no such length.
     """
-    if length not in LENGTHS:
+    if not has_scale(length):
         raise UsageError(
-            f"HELMET has no files for length {length}. Lengths: {', '.join(map(str, LENGTHS))}."
+            f"HELMET has no files for length {length}. Lengths: {', '.join(map(str, LENGTHS))}, "
+            "and from there on each the double of the one before.",
         )
-    return _LADDER[spec.scale][LENGTHS.index(length)]
+    rungs = _LADDER[spec.scale]
+    if length in LENGTHS:
+        return rungs[LENGTHS.index(length)]
+    return rungs[-1] * (length // LENGTHS[-1])
 
 
 def kept_tokens(name: str, length: int) -> int:
@@ -184,10 +206,14 @@ def dataset_name(name: str, length: int) -> str:
 
     >>> dataset_name("icl_trec_fine", 65536), dataset_name("narrativeqa", 8192)
     ('icl_trec_fine_3200shot_balance', 'narrativeqa_7892')
+    >>> dataset_name("icl_nlu_unbalanced_natural_label", 8192)
+    'icl_nlu_510shot_natural_label'
     """
     spec = SPECS[name]
     if spec.family == "icl":
-        return f"{name}_{scale_of(spec, length)}shot_balance"
+        balance = "_balance" if spec.balanced else ""
+        natural = "_natural_label" if spec.natural_labels else ""
+        return f"{spec.scale}_{scale_of(spec, length)}shot{balance}{natural}"
     if spec.family == "alce":
         return f"{name}_{scale_of(spec, length)}"
     return f"{name}_{kept_tokens(name, length)}" if name in _KEPT or name == "qasper" else name

@@ -14,6 +14,7 @@ from typing import Any
 from agenticlu.errors import UsageError, did_you_mean
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
+from agenticlu.records import content_seed
 from agenticlu.tokens import Tokenizer
 
 TASKS: dict[str, str] = {
@@ -66,17 +67,12 @@ class TaskRequest:
         """Items that a generator makes."""
         return DEFAULT_ITEMS if self.limit is None else self.limit
 
+    def seed_of(self, index: int) -> int:
+        """Returns the seed that every draw of a generator's row follows from."""
+        return content_seed(self.task, str(self.seed), str(self.length), str(index))
+
 
 DEFAULT_ITEMS = 100
-
-
-class DoesNotFitError(UsageError):
-    """The shortest item of a task is longer than the length wanted."""
-
-    def __init__(self, task: str, length: int) -> None:
-        super().__init__(
-            f"{task} does not fit into {length} tokens.", hint="Choose a longer length for it."
-        )
 
 
 def load_items(request: TaskRequest) -> list[Item]:

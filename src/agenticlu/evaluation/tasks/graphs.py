@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from random import Random
 
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.tasks import DoesNotFitError, TaskRequest, vocabulary
-from agenticlu.evaluation.tasks.fitting import largest_fit
-from agenticlu.records import Document, Question, content_id, content_seed
+from agenticlu.evaluation.tasks import TaskRequest, vocabulary
+from agenticlu.evaluation.tasks.fitting import Fitter
+from agenticlu.evaluation.tasks.questions import Asked, fitted_items
 
 OUT_DEGREE = 2
 MOST_STEPS = 3
@@ -19,19 +19,28 @@ MOST_STEPS = 3
 
 def load(request: TaskRequest) -> Iterator[Item]:
     """Yields `num_items` rows of `graph_walk` or `graph_parents`."""
-    count = request.tokenizer.count
+    ask = _parents if request.task == "graph_parents" else _walk
 
-    def size(num_nodes: int) -> int:
-        return count("\n".join(_lines(_edges(Random(0), num_nodes))))
+    def build(rng: Random, num_nodes: int) -> Asked:
+        edges = _edges(rng, num_nodes)
+        asked, golds, evidence = ask(rng, edges)
+        text = "\n".join(_lines(edges))
+        return Asked(
+            text,
+            f"The document lists the edges of a graph. {asked} "
+            "End with Final Answer: [a, b, ...], or Final Answer: [] if there is none.",
+            f"[{', '.join(golds)}]",
+            tuple((text.index(line), text.index(line) + len(line)) for line in _lines(evidence)),
+            {"nodes": golds},
+        )
 
-    num_nodes = largest_fit(lambda n: size(n) <= request.length, 4)
-    if num_nodes < 4:
-        raise DoesNotFitError(request.task, request.length)
-    for index in range(request.num_items):
-        yield _item(request, index, num_nodes)
+    fitter = Fitter[Asked](request, step=4, least=4)
+    yield from fitted_items(request, build, fitter, 200, "set_f1")
 
 
 Edge = tuple[str, str]
+Task = tuple[str, list[str], list[Edge]]
+"""What is asked, the nodes that answer it, and the edges that show it."""
 
 
 def _edges(rng: Random, num_nodes: int) -> list[Edge]:
@@ -64,39 +73,17 @@ def _note(found: dict[str, int], node: str, distance: int) -> bool:
     return True
 
 
-def _item(request: TaskRequest, index: int, num_nodes: int) -> Item:
-    seed = content_seed(request.task, str(request.seed), str(request.length), str(index))
-    rng = Random(seed)
-    edges = _edges(rng, num_nodes)
-    while request.tokenizer.count("\n".join(_lines(edges))) > request.length:
-        edges.pop()
+def _parents(rng: Random, edges: list[Edge]) -> Task:
     node = rng.choice(edges)[rng.randrange(2)]
-    if request.task == "graph_parents":
-        golds = sorted({a for a, b in edges if b == node})
-        asked = f"Which nodes have an edge that leads straight to {node}?"
-        gold_edges = [(a, b) for a, b in edges if b == node]
-    else:
-        steps = rng.randint(1, MOST_STEPS)
-        found = distances(edges, node)
-        golds = sorted(name for name, far in found.items() if far == steps)
-        asked = f"Which nodes are exactly {steps} steps from {node}, going along the edges?"
-        gold_edges = [(a, b) for a, b in edges if found.get(a, steps) < steps]
-    text = "\n".join(_lines(edges))
-    spans = tuple(
-        (start, start + len(line)) for line in _lines(gold_edges) for start in [text.index(line)]
-    )
-    return Item(
-        task=request.task,
-        length=request.length,
-        document=Document.of(text, f"{request.task}:{request.seed}:{index}"),
-        question=Question(
-            id=content_id(request.task, str(seed)),
-            text=f"The document lists the edges of a graph. {asked} "
-            "End with Final Answer: [a, b, ...], or Final Answer: [] if there is none.",
-            answers=(f"[{', '.join(golds)}]",),
-        ),
-        rule="set_f1",
-        gold_spans=spans or None,
-        max_tokens=200,
-        reference={"nodes": golds},
-    )
+    evidence = [(a, b) for a, b in edges if b == node]
+    asked = f"Which nodes have an edge that leads straight to {node}?"
+    return asked, sorted({a for a, _ in evidence}), evidence
+
+
+def _walk(rng: Random, edges: list[Edge]) -> Task:
+    node = rng.choice(edges)[rng.randrange(2)]
+    steps = rng.randint(1, MOST_STEPS)
+    found = distances(edges, node)
+    golds = sorted(name for name, far in found.items() if far == steps)
+    asked = f"Which nodes are exactly {steps} steps from {node}, going along the edges?"
+    return asked, golds, [(a, b) for a, b in edges if found.get(a, steps) < steps]

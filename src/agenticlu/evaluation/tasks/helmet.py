@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from agenticlu.errors import ConfigError
 from agenticlu.evaluation.helmet.layout import build_prompt
 from agenticlu.evaluation.helmet.rows import Loaded, Row, Wanted, load_rows
 from agenticlu.evaluation.helmet.specs import scale_of
@@ -37,10 +38,20 @@ def load(request: TaskRequest) -> Iterator[Item]:
     """Yields a task's items; rows of one question together, the deepest gold first.
 
     The limit counts questions where a question has several rows, as HELMET counts.
+
+    Raises:
+        ConfigError: A row lacks a column that the task needs.
     """
     wanted = wanted_of(request)
-    loaded = load_rows(wanted)
-    items = [_item(wanted, loaded, i, row) for i, row in enumerate(loaded.rows)]
+    try:
+        loaded = load_rows(wanted)
+        items = [_item(wanted, loaded, i, row) for i, row in enumerate(loaded.rows)]
+    except KeyError as error:
+        where = str(wanted.file()) if wanted.spec.file else "its data set"
+        raise ConfigError(
+            f"{wanted.name}: a row of {where} lacks the column {error}.",
+            hint="docs/evaluation.md says where to get HELMET's files.",
+        ) from error
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(item.session, []).append(item)

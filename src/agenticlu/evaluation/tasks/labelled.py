@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
 from agenticlu.evaluation.helmet.layout import build_prompt, load_templates
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.tasks import DoesNotFitError, TaskRequest, vocabulary
-from agenticlu.records import Document, Question, content_id, content_seed
+from agenticlu.evaluation.tasks import TaskRequest, vocabulary
+from agenticlu.evaluation.tasks.fitting import Fitter
+from agenticlu.evaluation.tasks.questions import Asked, fitted_items, item_of
 
 NUM_LABELS = 4
+GEN_TOKENS = 20
 _VERBS = ("carries", "hides", "sells", "mends")
 
 
 def load(request: TaskRequest) -> Iterator[Item]:
     """Yields `num_items` rows of `icl_like` or `oolong_like`."""
-    for index in range(request.num_items):
-        yield _item(request, index)
+    if request.task == "icl_like":
+        yield from _examples(request)
+    else:
+        fitter = Fitter[Asked](request, step=1)
+        yield from fitted_items(request, _count_labels, fitter, GEN_TOKENS, "open")
 
 
 def _line(rng: Random, group: int) -> str:
@@ -27,48 +33,51 @@ def _line(rng: Random, group: int) -> str:
     return f"The {rng.choice(vocabulary.adjectives())} {one} {_VERBS[group]} the {other}."
 
 
-def _item(request: TaskRequest, index: int) -> Item:
-    seed = content_seed(request.task, str(request.seed), str(request.length), str(index))
-    rng = Random(seed)
-    names = [str(n) for n in rng.sample(range(10, 100), NUM_LABELS)]
-    blocks: list[str] = []
-    groups: list[int] = []
-    room, count = request.length - 64, request.tokenizer.count
-    while True:
-        order = rng.sample(range(NUM_LABELS), NUM_LABELS)
-        if request.task == "oolong_like":
-            order = [rng.choice(order)]
-        made = [f"{_line(rng, group)}\nlabel: {names[group]}" for group in order]
-        room -= sum(count(f"{block}\n\n") for block in made)
-        if room < 0:
-            break
-        blocks += made
-        groups += order
-    if not blocks:
-        raise DoesNotFitError(request.task, request.length)
-    text = "\n\n".join(blocks)
-    document = Document.of(text, f"{request.task}:{request.seed}:{index}")
-    name = content_id(request.task, str(seed))
-    if request.task == "oolong_like":
-        asked = rng.choice(sorted(set(groups)))
-        question = f"How many of the lines above have the label {names[asked]}?"
-        answers = (str(Counter(groups)[asked]),)
-        return Item(
-            task=request.task,
-            length=request.length,
-            document=document,
-            question=Question(id=name, text=question, answers=answers),
-            max_tokens=20,
-        )
-    group = rng.randrange(NUM_LABELS)
-    row = {"context": text, "question": _line(rng, group)}
-    template = load_templates(request.options.get("templates"))["icl"]
-    return Item(
-        task=request.task,
-        length=request.length,
-        document=document,
-        question=Question(id=name, text=template.ask.format(**row), answers=(names[group],)),
-        rule="label",
-        prompt=build_prompt(template, row, chat=False),
-        max_tokens=20,
+def _names(rng: Random) -> list[str]:
+    return [str(number) for number in rng.sample(range(10, 100), NUM_LABELS)]
+
+
+def _count_labels(rng: Random, num_lines: int) -> Asked:
+    names = _names(rng)
+    groups = [rng.randrange(NUM_LABELS) for _ in range(num_lines)]
+    text = "\n\n".join(f"{_line(rng, group)}\nlabel: {names[group]}" for group in groups)
+    asked = rng.choice(sorted(set(groups)))
+    question = f"How many of the lines above have the label {names[asked]}?"
+    return Asked(text, question, str(Counter(groups)[asked]))
+
+
+def _learn_labels(rng: Random, num_rounds: int) -> Asked:
+    """Every round of examples shows each label once."""
+    names = _names(rng)
+    rounds = [rng.sample(range(NUM_LABELS), NUM_LABELS) for _ in range(num_rounds)]
+    text = "\n\n".join(
+        f"{_line(rng, group)}\nlabel: {names[group]}" for order in rounds for group in order
     )
+    group = rng.randrange(NUM_LABELS)
+    return Asked(text, _line(rng, group), names[group])
+
+
+def _examples(request: TaskRequest) -> Iterator[Item]:
+    template = load_templates(request.options.get("templates"))["icl"]
+    fitter = Fitter[Asked](request, step=1)
+
+    def tokens(asked: Asked) -> int:
+        row = {"context": asked.text, "question": asked.question}
+        prompt = build_prompt(template, row, chat=False).text
+        return request.tokenizer.count(f"{prompt} {asked.answer}") + GEN_TOKENS
+
+    for index in range(request.num_items):
+        seed = request.seed_of(index)
+
+        def sized(size: int, seed: int = seed) -> Asked:
+            return _learn_labels(Random(seed), size)
+
+        asked = fitter.row(sized, tokens)
+        row = {"context": asked.text, "question": asked.question}
+        item = item_of(request, index, asked, "label", GEN_TOKENS)
+        asked_text = template.ask.format(**row)
+        yield replace(
+            item,
+            question=item.question.model_copy(update={"text": asked_text}),
+            prompt=build_prompt(template, row, chat=False),
+        )

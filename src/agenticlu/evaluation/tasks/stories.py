@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from random import Random
 
-from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.tasks import DoesNotFitError, TaskRequest, vocabulary
-from agenticlu.records import Document, Question, content_id, content_seed
+from agenticlu.errors import UsageError
+from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.tasks import TaskRequest, vocabulary
+from agenticlu.evaluation.tasks.questions import Asked, item_of
 
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 PEOPLE = ("Mara", "Jon", "Sandor", "Dana")
 THINGS = ("apple", "kettle", "lantern")
 MIN_NOISE_TOKENS = 10
 NUM_MOVES = {"babi_qa1": 6, "babi_qa2": 8, "babi_qa3": 10}
+_TOLD = re.compile(
+    rf"{'|'.join((*PLACES, *THINGS))}|\b(?:{'|'.join(PEOPLE)})\b", flags=re.IGNORECASE
+)
+"""What the stories are about; noise must not speak of it."""
+MOST_UNSUITABLE = 100
+"""Invented sentences in a row, none of them noise, after which no more are tried."""
 
 
 def load(request: TaskRequest) -> Iterator[Item]:
@@ -23,21 +31,13 @@ def load(request: TaskRequest) -> Iterator[Item]:
 
 
 def _item(request: TaskRequest, index: int) -> Item:
-    seed = content_seed(request.task, str(request.seed), str(request.length), str(index))
-    rng = Random(seed)
+    rng = Random(request.seed_of(index))
     facts, question, answer, golds = _STORIES[request.task](rng, NUM_MOVES[request.task])
     count = request.tokenizer.count
     room = request.length - sum(count(f" {fact}") for fact in facts)
     if room < 0:
         raise DoesNotFitError(request.task, request.length)
-    noise: list[str] = []
-    for sentence in vocabulary.sentences(rng, request.options.get("haystack")):
-        cost = count(f" {sentence}")
-        if cost > room:
-            break
-        if cost >= MIN_NOISE_TOKENS:
-            noise.append(sentence)
-            room -= cost
+    noise = _noise(request, rng, room)
     gaps = sorted(rng.randrange(len(noise) + 1) for _ in facts)
     lines: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -52,16 +52,37 @@ def _item(request: TaskRequest, index: int) -> Item:
         if i < len(noise):
             lines.append(noise[i])
             length += len(noise[i]) + 1
-    return Item(
-        task=request.task,
-        length=request.length,
-        document=Document.of(" ".join(lines), f"{request.task}:{request.seed}:{index}"),
-        question=Question(id=content_id(request.task, str(seed)), text=question, answers=(answer,)),
-        rule="only_label",
-        gold_spans=tuple(spans),
-        max_tokens=50,
-        reference={"labels": PLACES},
-    )
+    asked = Asked(" ".join(lines), question, answer, tuple(spans), {"labels": PLACES})
+    return item_of(request, index, asked, "only_label", 50)
+
+
+def _noise(request: TaskRequest, rng: Random, room: int) -> list[str]:
+    """Returns sentences of `room` tokens at most, each of ten or more, none about the story.
+
+    Raises:
+        UsageError: A haystack of one's own has no such sentence.
+    """
+    path = request.options.get("haystack")
+    patience = len(vocabulary.prose_of(path)) if path else MOST_UNSUITABLE
+    noise: list[str] = []
+    unsuitable = 0
+    for sentence in vocabulary.sentences(rng, path):
+        cost = request.tokenizer.count(f" {sentence}")
+        if MIN_NOISE_TOKENS <= cost <= room and not _TOLD.search(sentence):
+            noise.append(sentence)
+            room -= cost
+            unsuitable = 0
+            continue
+        unsuitable += 1
+        if unsuitable >= patience or (noise and cost > room):
+            break
+    if path and not noise and room >= MIN_NOISE_TOKENS:
+        raise UsageError(
+            f"No sentence of the haystack {path!r} can be noise: of {MIN_NOISE_TOKENS} to {room} "
+            "tokens, and without the story's people, places and things.",
+            hint="Give another file, or leave --haystack out for invented noise.",
+        )
+    return noise
 
 
 Story = tuple[list[str], str, str, set[int]]

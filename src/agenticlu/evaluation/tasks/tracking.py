@@ -5,60 +5,100 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 
-from agenticlu.evaluation.helmet.layout import Template, load_templates
-from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.helmet.layout import Template
+from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
-from agenticlu.evaluation.tasks.fitting import Fitter, Made
+from agenticlu.evaluation.tasks.fitting import Fitter
+from agenticlu.evaluation.tasks.ruler import Made, ruler_items, template_of
+from agenticlu.records import content_seed
 
 HOPS = 4
-EXAMPLE_LINES = 6
-GEN_TOKENS = 50
+EXAMPLE_TOKENS = 500
+"""Of the worked example at most. At lengths below 4096 it may take a quarter of the length, or else
+has no filler lines."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A text of filler lines in which names are assigned one after the other."""
+
+    text: str
+    names: list[str]
+    value: str
+    assignments: list[str]
 
 
 def load(request: TaskRequest) -> Iterator[Item]:
     """Yields `num_items` rows."""
-    template = load_templates(request.options.get("templates"))["vt"]
+    example = Example(request, template_of(request))
 
-    def build(rng: Random, size: int) -> Made:
-        return _row(rng, size, template)
+    def build(rng: Random, num_lines: int) -> Made:
+        shown = example.text(rng.getrandbits(32))
+        chain = _chain(rng, rng, num_lines, 5)
+        row = {
+            "context": chain.text,
+            "query": chain.value,
+            "num_v": HOPS + 1,
+            "example": shown,
+            "answer": chain.names,
+        }
+        return Made(row, tuple(chain.assignments))
 
-    step = 10 if request.length >= 4096 else 2
-    gen_tokens = min(GEN_TOKENS, request.length // 4)
-    fitter = Fitter(request, build, step=step, gen_tokens=gen_tokens)
-    for index in range(request.num_items):
-        yield fitter.item(index)
+    fitter = Fitter[Made](request, step=10)
+    yield from ruler_items(request, build, fitter, 50)
 
 
-def _chain(rng: Random, num_lines: int, letters: int) -> tuple[str, list[str], str, list[str]]:
-    """Returns text, names, value and the assignments of one chain."""
+def _chain(places_rng: Random, names_rng: Random, num_lines: int, letters: int) -> Chain:
+    """Draws where the assignments stand from one generator, names and value from another."""
 
     def name(source: Random) -> str:
         return "".join(source.choices(string.ascii_uppercase, k=letters))
 
-    names = vocabulary.distinct(name, rng, HOPS + 1)
-    value = str(rng.randint(10000, 99998))
-    chain = [f"VAR {names[0]} = {value}"]
-    chain += [f"VAR {new} = VAR {old} " for old, new in itertools.pairwise(names)]
+    names = vocabulary.distinct(name, names_rng, HOPS + 1)
+    value = str(names_rng.randint(10000, 99998))
+    assignments = [f"VAR {names[0]} = {value}"]
+    assignments += [f"VAR {new} = VAR {old} " for old, new in itertools.pairwise(names)]
+    places = sorted(places_rng.randrange(num_lines + 1) for _ in assignments)
     lines = [vocabulary.FILLER_LINE] * num_lines
-    places = sorted(rng.randrange(num_lines + 1) for _ in chain)
-    for place, assignment in reversed(list(zip(places, chain, strict=True))):
+    for place, assignment in reversed(list(zip(places, assignments, strict=True))):
         lines.insert(place, assignment)
-    return " ".join(lines), names, value, chain
+    return Chain(" ".join(lines), names, value, assignments)
 
 
-def _row(rng: Random, num_lines: int, template: Template) -> Made:
-    context, names, value, chain = _chain(rng, num_lines, 5)
-    text, other, number, _ = _chain(rng, EXAMPLE_LINES, 3)
-    fields = {"query": number, "num_v": HOPS + 1, "example": ""}
-    shown = template.user.format(context=text, **fields)
-    example = f"{shown}{template.separator}{template.label.format(**fields)} {' '.join(other)}"
-    row = {
-        "context": context,
-        "query": value,
-        "num_v": HOPS + 1,
-        "example": example,
-        "answer": names,
-    }
-    return Made(row, tuple(chain))
+class Example:
+    """The worked example: one text for all rows, with other names and another value in each.
+
+    Args:
+        request: Its length and tokenizer bound the example.
+        template: Its wording.
+    """
+
+    def __init__(self, request: TaskRequest, template: Template) -> None:
+        self._request = request
+        self._template = template
+        self._places_seed = content_seed("vt example", str(request.seed), str(request.length))
+        short = request.length < 4096
+        room = min(EXAMPLE_TOKENS, request.length // 4) if short else EXAMPLE_TOKENS
+        self._fitter = Fitter[str](request, step=1, least=0, room=room)
+
+    def text(self, seed: int) -> str:
+        """Returns the example with the names that follow from a seed."""
+
+        def build(num_lines: int) -> str:
+            chain = _chain(Random(self._places_seed), Random(seed), num_lines, 3)
+            fields = {"query": chain.value, "num_v": HOPS + 1, "example": ""}
+            shown = self._template.user.format(context=chain.text, **fields)
+            label = self._template.label.format(**fields)
+            return f"{shown}{self._template.separator}{label} {' '.join(chain.names)}"
+
+        count = self._request.tokenizer.count
+        try:
+            return self._fitter.row(build, count)
+        except DoesNotFitError:
+            bare = build(0)
+            if count(bare) > EXAMPLE_TOKENS:
+                raise
+            return bare

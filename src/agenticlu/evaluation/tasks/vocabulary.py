@@ -1,16 +1,17 @@
-"""Words and plain prose for the generators, made up so that nothing has to be downloaded."""
+"""Words and prose for the generators: RULER's word lists, our own, a file's sentences."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from agenticlu.errors import UsageError, missing_dependency
+from agenticlu.errors import MissingDependencyError, UsageError, did_you_mean
 
 FILLER_LINE = "The hill is green. The lake is still. The wind is low. A door is shut. So it stays."
 """The line that simple haystacks repeat."""
@@ -32,44 +33,72 @@ _VERBS = "passed held found kept mended sold lifted washed carried painted hid b
 _PLACES = "mill square bridge shore tower stable wood inn school road"
 
 
+WORD_SOURCES = ("wonderwords", "own")
+"""Where keys and counted words come from: the package that RULER takes them from, or lists here."""
+
+
 @functools.cache
 def adjectives() -> tuple[str, ...]:
-    """Returns adjectives for keys."""
+    """Returns adjectives of our own."""
     return tuple(_ADJECTIVES.split())
 
 
 @functools.cache
 def nouns() -> tuple[str, ...]:
-    """Returns nouns for keys."""
+    """Returns nouns of our own."""
     return tuple(_NOUNS.split())
 
 
-@functools.cache
-def words(source: str = "own") -> tuple[str, ...]:
-    """Returns distinct words: invented ones, or those of the package wonderwords as RULER has them.
+def source_of(options: Mapping[str, Any]) -> str:
+    """Returns the source of words that a task's options name, RULER's by default.
 
     Raises:
         UsageError: There is no such source.
+    """
+    source = str(options.get("words") or WORD_SOURCES[0])
+    if source not in WORD_SOURCES:
+        raise UsageError(
+            f"There is no word list {source!r}. Word lists: {', '.join(WORD_SOURCES)}.",
+            hint=did_you_mean(source, WORD_SOURCES),
+        )
+    return source
+
+
+@functools.cache
+def wonderwords(kind: str) -> tuple[str, ...]:
+    """Returns the distinct words of one kind (noun, adjective, verb) of the package wonderwords.
+
+    Raises:
         MissingDependencyError: wonderwords is not installed.
     """
-    if source == "own":
-        onsets, vowels = tuple("bdfgklmnprstvz"), "aeiou"
-        syllables = [onset + vowel for onset, vowel in product(onsets, vowels)]
-        ends = ("n", "l", "r", "sh", "m")
-        return tuple(a + b + end for a, b in product(syllables, syllables) for end in ends)
-    if source != "wonderwords":
-        raise UsageError(f"There is no word list {source!r}; use own or wonderwords.")
     try:
-        wonder = importlib.import_module("wonderwords")
+        package = importlib.import_module("wonderwords")
     except ModuleNotFoundError as error:
-        raise missing_dependency("wonderwords", "evaluate") from error
-    generator = wonder.random_word.RandomWord()
-    lists = [generator.filter(include_categories=[kind]) for kind in ("noun", "adjective", "verb")]
-    return tuple(sorted({word for found in lists for word in found if " " not in word}))
+        raise MissingDependencyError(
+            "The words of RULER's tasks come from the package 'wonderwords', which is not "
+            "installed.",
+            hint="pip install 'agenticlu[evaluate]', or take other words by --words own",
+        ) from error
+    lists = package.RandomWord(enhanced_prefixes=False)
+    return tuple(sorted(set(lists.filter(include_categories=[kind]))))
 
 
-def key_name(rng: Random) -> str:
-    """Returns a key such as `humble-anchor`."""
+@functools.cache
+def words(source: str) -> tuple[str, ...]:
+    """Returns distinct words to count: those of wonderwords, of all kinds, or invented ones."""
+    if source == "wonderwords":
+        kinds = ("noun", "adjective", "verb")
+        return tuple(sorted({word for kind in kinds for word in wonderwords(kind)}))
+    onsets, vowels = tuple("bdfgklmnprstvz"), "aeiou"
+    syllables = [onset + vowel for onset, vowel in product(onsets, vowels)]
+    ends = ("n", "l", "r", "sh", "m")
+    return tuple(a + b + end for a, b in product(syllables, syllables) for end in ends)
+
+
+def key_name(rng: Random, source: str) -> str:
+    """Returns a key of an adjective and a noun, such as `humble-anchor`."""
+    if source == "wonderwords":
+        return f"{rng.choice(wonderwords('adjective'))}-{rng.choice(wonderwords('noun'))}"
     return f"{rng.choice(adjectives())}-{rng.choice(nouns())}"
 
 
@@ -87,22 +116,44 @@ def uuid(rng: Random) -> str:
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
 
 
-def distinct(draw_one: object, rng: Random, num: int) -> list[str]:
-    """Returns `num` different values of a drawing function."""
-    assert callable(draw_one)
+def distinct(draw_one: Callable[[Random], str], rng: Random, num: int) -> list[str]:
+    """Returns `num` different values of a drawing function.
+
+    Raises:
+        UsageError: It has no more: a hundred times as many draws as values brought no new one.
+    """
     found: dict[str, None] = {}
+    repeats = 0
     while len(found) < num:
+        before = len(found)
         found[draw_one(rng)] = None
+        repeats = 0 if len(found) > before else repeats + 1
+        if repeats > 100 * before:
+            raise UsageError(f"{num} different values are wanted, but there are only {before}.")
     return list(found)
 
 
 @functools.lru_cache(maxsize=4)
 def prose_of(path: str) -> tuple[str, ...]:
-    """Returns the sentences of a local text file."""
+    """Returns the sentences of a local text file.
+
+    Raises:
+        UsageError: There is no such file, or it cannot be read, is no text or is empty.
+    """
+    hint = "Give a file of plain text in UTF-8, or leave --haystack out for invented prose."
     if not Path(path).is_file():
-        raise UsageError(f"There is no haystack file {path!r}.")
-    text = " ".join(Path(path).read_text(encoding="utf-8").split())
-    return tuple(part.strip() for part in re.split(r"(?<=[.!?])\s+", text) if part.strip())
+        raise UsageError(f"There is no haystack file {path!r}.", hint=hint)
+    try:
+        text = " ".join(Path(path).read_text(encoding="utf-8-sig").split())
+    except OSError as error:
+        message = f"Cannot read the haystack file {path!r}: {error.strerror}."
+        raise UsageError(message, hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The haystack file {path!r} is not UTF-8 text.", hint=hint) from error
+    found = tuple(part for part in re.split(r"(?<=[.!?])\s+", text) if part)
+    if not found:
+        raise UsageError(f"The haystack file {path!r} is empty.", hint=hint)
+    return found
 
 
 def sentences(rng: Random, path: str | None = None) -> Iterator[str]:

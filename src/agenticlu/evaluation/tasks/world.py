@@ -29,11 +29,15 @@ def load(request: TaskRequest) -> Iterator[Item]:
             if wanted == 0:
                 return
             wanted -= 1
-            yield _item(request, document, made, question)
+            yield _item(request, document, index, made, question)
 
 
 def _item(
-    request: TaskRequest, document: Document, made: WorldDocument, question: WorldQuestion
+    request: TaskRequest,
+    document: Document,
+    index: int,
+    made: WorldDocument,
+    question: WorldQuestion,
 ) -> Item:
     spans = tuple((hop.fact.start, hop.fact.end) for hop in question.hops)
     options: tuple[str, ...] = ()
@@ -56,4 +60,15 @@ def _item(
         rule="choice" if options else "open",
         gold_spans=spans,
         reference=reference,
+        row={
+            "document": index,
+            "id": question.id,
+            "question": question.text,
+            "answers": question.answers,
+            "options": options,
+            "gold_spans": spans,
+            "hops": len(question.hops),
+            "length": request.length,
+            "seed": request.seed,
+        },
     )
