@@ -234,6 +234,16 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monke
         assert counts["intent"] <= 1
 
 
+@pytest.mark.timeout(20)
+def test_what_cannot_be_written_is_said_and_nobody_waits_for_ever(tmp_path: Path):
+    with Store(tmp_path) as store:
+        unwritable = ("INSERT INTO run VALUES (?, ?)", ("half", chr(0xD83D)))
+        with pytest.raises(StoreError):
+            asyncio.run(store.append([unwritable]))
+        with pytest.raises(StoreError):
+            asyncio.run(store.fail("k", "later"))
+
+
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "cifs"])
 def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatch, kind: str):
     monkeypatch.setattr(store_module, "file_system_of", lambda path: kind)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agenticlu.engines.base import Completion, Sampled, Sampling, Weighed
-from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import BudgetExceededError, EngineBusyError
 from agenticlu.records import Message, Usage
 from agenticlu.search import calls
@@ -199,3 +199,120 @@ def test_work_wanted_by_many_at_once_is_done_once(tmp_path: Path):
 
     with Store(tmp_path) as store:
         assert asyncio.run(work(store)) == 2
+
+
+def poisoned(request: ScriptedRequest) -> BaseException | None:
+    """The server fails at one request, and at nothing else."""
+    if request.sampling is None or request.sampling.seed != 0:
+        return None
+    error = EngineBusyError("inner error")
+    error.is_fault = True
+    return error
+
+
+def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    said: list[str] = []
+    engine = ScriptedEngine(faults=poisoned, latency_s=0.002)
+
+    async def work(store: Store) -> None:
+        caller = Caller(store, engine, breaker=Breaker(60, said.append))
+
+        async def others() -> None:
+            for seed in range(1, 200):
+                await caller.sample(call(f"k{seed}"), MESSAGES, Sampling(seed=seed))
+
+        with pytest.raises(CallFailedError, match="inner error"):
+            await together([caller.sample(call("k0"), MESSAGES, Sampling(seed=0)), others()])
+
+    with Store(tmp_path) as store:
+        asyncio.run(work(store))
+        counts = store.call_counts()
+        assert (counts["failed"], counts["done"], counts["intent"]) == (1, 199, 0)
+    sent = [r for r in engine.requests if r.sampling and r.sampling.seed == 0]
+    assert calls.OWN_ATTEMPTS <= len(sent) <= calls.OWN_ATTEMPTS + 2
+
+
+def test_the_pause_is_as_long_as_the_server_asked_for():
+    error = EngineBusyError("later")
+    error.retry_after_s = 0.2
+    said: list[str] = []
+
+    async def work() -> float:
+        breaker = Breaker(patience_s=60.0, say=said.append)
+        breaker._pause_s = 0.001
+        began = asyncio.get_running_loop().time()
+        await breaker.trouble(error)
+        paused = asyncio.get_running_loop().time() - began
+        error.retry_after_s = 61.0
+        with pytest.raises(EngineBusyError):
+            await breaker.trouble(error)
+        return paused
+
+    assert asyncio.run(work()) > 0.19
+
+
+def test_a_call_wanted_twice_at_once_is_sent_once(tmp_path: Path):
+    engine = ScriptedEngine(latency_s=0.01)
+
+    async def work(store: Store) -> None:
+        caller = Caller(store, engine)
+        sampled = await together(
+            [caller.sample(call("same"), MESSAGES, Sampling()) for _ in range(3)]
+        )
+        assert sampled[0] == sampled[1] == sampled[2]
+
+    with Store(tmp_path) as store:
+        asyncio.run(work(store))
+    assert len(engine.requests) == 1
+
+
+def test_what_is_under_way_ends_with_the_run(tmp_path: Path):
+    engine = ScriptedEngine(latency_s=30.0)
+
+    async def work(store: Store) -> None:
+        caller = Caller(store, engine)
+        waiting = asyncio.create_task(caller.sample(call("a"), MESSAGES, Sampling()))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await caller.cancel()
+        assert len(asyncio.all_tasks()) <= 2, "this one, and the waiter if it is not yet reaped"
+
+    with Store(tmp_path) as store:
+        asyncio.run(asyncio.wait_for(work(store), 5))
+
+
+def test_a_gate_bounds_the_tasks_that_are_made():
+    made = most = 0
+
+    async def one(number: int) -> int:
+        nonlocal made, most
+        made += 1
+        most = max(most, made)
+        await asyncio.sleep(0.0001)
+        made -= 1
+        return number
+
+    async def work() -> list[list[int]]:
+        gate = asyncio.Semaphore(5)
+        return await together(together((one(i) for i in range(50)), gate) for _ in range(4))
+
+    assert asyncio.run(work()) == [list(range(50))] * 4
+    assert most == 5
+
+
+def test_a_gate_does_not_go_on_feeding_after_the_end():
+    made: list[int] = []
+
+    async def one(number: int) -> None:
+        made.append(number)
+        if number == 3:
+            raise BudgetExceededError("spent")
+        await asyncio.sleep(0)
+
+    async def work() -> None:
+        await together((one(i) for i in range(1000)), asyncio.Semaphore(2))
+
+    with pytest.raises(BudgetExceededError):
+        asyncio.run(work())
+    assert len(made) < 20

@@ -10,10 +10,10 @@ from agenticlu.documents import split
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import EngineReplyError
 from agenticlu.prompts import load_profile, render_relevance
-from agenticlu.records import content_id
+from agenticlu.records import Document, content_id
 from agenticlu.search.calls import Caller, CallFailedError
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.grounding import Grounder, Source, keep, parse_lines
+from agenticlu.search.grounding import Grounder, Shortlister, Source, keep, parse_lines
 from agenticlu.store import Store
 
 (ITEM,) = corpus(documents=1, questions=1)
@@ -111,6 +111,15 @@ def test_shortlist_scans_only_what_bm25_picked(tmp_path: Path):
     assert usage.requests == 3 * len(TEXTS)
     assert found[0].kept == (GOLD,)
     assert found[0].relevance is None, "a piece that was not looked at has no score"
+
+
+def test_a_shortlist_of_a_document_without_words_is_its_first_pieces():
+    pytest.importorskip("bm25s")
+    document = Document.of(" ".join(str(i % 10) for i in range(200)), "digits")
+    source = Source(document, split(document, TOKENIZER, 16))
+    assert len(source.pieces) > 4
+    assert Shortlister(source).pick("What is 7?", 3) == (0, 1, 2)
+    assert len(Shortlister(source).pick("What?", 99)) == len(source.pieces)
 
 
 def test_point_reads_the_marked_document_once_per_text(tmp_path: Path):

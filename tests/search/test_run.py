@@ -136,6 +136,54 @@ def test_replaying_half_a_run_leaves_out_what_is_missing(tmp_path: Path):
         )
 
 
+def test_a_replay_keeps_the_recorded_part_of_a_level(tmp_path: Path):
+    config = CONFIG.model_copy(update={"growth": "full", "depth": 2})
+    search(tmp_path, engine(ITEMS, right_share=0.0), config)
+    whole = load_trees(tmp_path)
+    victim = next(node for node in whole[0].nodes if node.depth == 2)
+    with Store(tmp_path) as store:
+        store.write([("DELETE FROM call WHERE node_id = ?", (victim.id,))])
+        trees, summary = asyncio.run(replay(store))
+    assert summary.incomplete == {whole[0].id}
+    assert {n.id for n in whole[0].nodes} - {n.id for n in trees[0].nodes} == {victim.id}
+    assert trees[1:] == whole[1:]
+
+
+@pytest.mark.parametrize("name", ["seed", "piece_tokens", "profile"])
+def test_a_replay_refuses_settings_under_which_nothing_is_recorded(tmp_path: Path, name: str):
+    search(tmp_path, engine(ITEMS))
+    other = {"seed": 5, "piece_tokens": 33, "profile": "words.toml"}[name]
+    with (
+        Store(tmp_path) as store,
+        pytest.raises(StoreError, match=f"started with {name}"),
+    ):
+        asyncio.run(replay(store, CONFIG.model_copy(update={name: other})))
+
+
+def test_questions_grow_while_others_wait_for_a_slow_judge(tmp_path: Path):
+    """With one slot, the second question begins before the first one's judge has answered."""
+    order: list[str] = []
+    sampler = engine(ITEMS)
+
+    class Slow(ScriptedEngine):
+        async def sample(self, messages, sampling, **options):
+            order.append(f"judge after {len(sampler.requests)}")
+            while len(asked_about()) < 2:
+                await asyncio.sleep(0.001)
+            return await super().sample(messages, sampling, **options)
+
+    def asked_about() -> set[str]:
+        texts = [" ".join(m.content for m in request.messages) for request in sampler.requests]
+        return {i.question.id for i in ITEMS for text in texts if i.question.text in text}
+
+    judge = LlmJudge(Slow(lambda request: '{"verdict": "no"}'), "slow")
+    summary = search(
+        tmp_path, sampler, judges=[ExactJudge(), judge], limits=Limits(parallel=1), items=ITEMS
+    )
+    assert order, "the judge must have been asked"
+    assert summary.questions == sum(summary.outcomes.values()) == len(ITEMS)
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path):
     reference = tmp_path / "reference"
     search(reference, engine(ITEMS))

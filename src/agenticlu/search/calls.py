@@ -291,7 +291,13 @@ class Caller:
         if task is None:
             task = asyncio.ensure_future(work())
             self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key, None))
+
+            def forget(ended: asyncio.Task[Any]) -> None:
+                self._running.pop(key, None)
+                if not ended.cancelled():
+                    ended.exception()  # told to whoever waits; nobody may be left
+
+            task.add_done_callback(forget)
         result: Reply = await asyncio.shield(task)
         return result
 
@@ -327,6 +333,7 @@ class Caller:
     ) -> Reply:
         tokens = characters // CHARACTERS_PER_TOKEN
         attempts = own_faults = 0
+        failed_at = math.inf
         if not self._ready:
             await self.once("before first", self._prepare)
         while True:
@@ -362,7 +369,9 @@ class Caller:
                 self._staging.release(tokens)
             if overload is None:
                 continue
-            if _is_own(overload) and self.breaker.succeeded_since(began):
+            others_went_well = self.breaker.succeeded_since(min(began, failed_at))
+            failed_at = time.monotonic()
+            if _is_own(overload) and others_went_well:
                 own_faults += 1
                 if own_faults >= OWN_ATTEMPTS:
                     await self._give_up(call, overload)
