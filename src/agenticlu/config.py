@@ -149,6 +149,18 @@ def resolve(
     return Resolved(values=values, origins=origins, section=section)
 
 
+def change(settings: SettingsT, changes: Mapping[str, object]) -> SettingsT:
+    """Returns settings with some of them changed, checked as a whole.
+
+    Raises:
+        ConfigError: An unknown key, or a value that cannot be.
+    """
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise _invalid(error, dict.fromkeys(changes, "flag")) from error
+
+
 def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
     """Reads 'key=value' words of a command line; values as in TOML, else plain text.
 

@@ -268,6 +268,9 @@ def test_a_replay_judges_and_exports_anew_without_sampling(corpus: str, tmp_path
     assert json.loads(again.stdout)["questions"] == 6
     assert call("dataset", "build", run, "--out", str(tmp_path / "d")).exit_code == 0
     assert "rouge-l" in (tmp_path / "d" / "README.md").read_text()
+    wrong = call("generate", "replay", run, "--branching", "0")
+    assert isinstance(wrong.exception, ConfigError)
+    assert "branching (flag)" in wrong.exception.message
     back = call("generate", "replay", run, "--judge", "exact", "--judge", "llm", "--json")
     assert isinstance(back.exception, ConfigError), "an LLM judge needs a model"
 
@@ -300,6 +303,8 @@ def test_the_published_algorithm_is_one_flag(corpus: str, tmp_path: Path):
     )
     assert config["top_k"] is None
     assert config["branching"] == 3
+    assert config["reply_tokens"]["answer"] == 1024
+    assert (config["judge_all"], config["root_check"]) == (True, True)
 
 
 def test_help_names_the_subcommands():

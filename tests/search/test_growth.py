@@ -84,7 +84,7 @@ def test_a_right_root_is_expanded_once_and_no_deeper():
 
 
 def test_best_first_takes_the_most_promising_node_anywhere_until_the_budget():
-    best = growth("best-first", depth=3, node_budget=5)
+    best = growth("best-first", depth=3, branching=2, node_budget=7)
     level = children(ROOT, False, False, scores=(0.1, 0.6))
     best.tell([ROOT])
     assert best.ask() == ("r",)
@@ -92,8 +92,44 @@ def test_best_first_takes_the_most_promising_node_anywhere_until_the_budget():
     assert best.ask() == ("r1",)
     best.tell(children(level[1], False, False, scores=(0.7, 0.0)))
     assert best.ask() == ("r10",)
-    best.tell(children(Grown("r10", "r1", 2, (1, 0), False, 0.7), False))
-    assert best.ask() == ()
+    best.tell(children(Grown("r10", "r1", 2, (1, 0), False, 0.7), False, False))
+    assert best.ask() == (), "six are grown, and two more would be eight"
+
+
+def test_a_budget_of_nodes_is_never_exceeded():
+    for budget in (3, 4, 5, 6):
+        best = growth("best-first", branching=3, node_budget=budget)
+        told = [ROOT]
+        best.tell(told)
+        while wanted := best.ask():
+            (node,) = [one for one in told if one.id == wanted[0]]
+            told += children(node, False, False, False)
+            best.tell(told)
+        assert len(told) - 1 == budget // 3 * 3
+        assert best.over_budget
+    with pytest.raises(ValueError, match="holds no expansion of 3 nodes"):
+        growth("best-first", branching=3, node_budget=2)
+
+
+@pytest.mark.parametrize("kind", ["until-solved", "best-first"])
+@pytest.mark.parametrize(
+    ("first", "second", "best"),
+    [
+        ((0.1, 0.9), (0.2, 0.0), 1),
+        ((0.0, 0.4), (0.0, 0.6), 1),
+        ((None, 0.6), (0.0, 0.4), 0),
+        ((0.0, 0.5), (0.0, 0.5), 0),
+    ],
+    ids=["score", "relevance", "unscored is 0", "order"],
+)
+def test_the_best_node_by_score_then_relevance_then_order(kind: str, first, second, best: int):
+    grown = growth(kind)
+    level = [
+        Grown(f"r{i}", "r", 1, (i,), False, score, relevance)
+        for i, (score, relevance) in enumerate((first, second))
+    ]
+    grown.tell([ROOT, *level])
+    assert grown.ask() == (f"r{best}",)
 
 
 def test_best_first_keeps_a_budget_of_tokens():

@@ -479,8 +479,8 @@ def replay_run(
 
 
 async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) -> SearchSummary:
+    from agenticlu.config import change
     from agenticlu.judge import build_judges
-    from agenticlu.search.config import SearchConfig
     from agenticlu.search.run import load_run, replay
     from agenticlu.search.setup import build_panel
     from agenticlu.store import Store
@@ -489,7 +489,7 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
         click.echo(text, err=True)
 
     config, _ = load_run(run)
-    config = SearchConfig.model_validate({**config.model_dump(), **changes})
+    config = change(config, changes)
     with Store(run) as store:
         engines = judges.engines(tell)
         try:

@@ -92,6 +92,10 @@ class UntilSolvedGrowth(_Base):
     The root is always expanded once, because a question that is answered at once may still give
     pairs; no deeper, as it needs no rounds. After an expansion without a right answer, the nodes of
     the level are tried one at a time, best first, at most `deepen` of them on each level.
+
+    Best is what scores highest; of equals, what kept the more relevant pieces on the mean; then
+    what was sampled first. With the exact judge alone all wrong nodes score 0, and relevance
+    decides. An unscored node counts as 0.
     """
 
     def ask(self) -> tuple[str, ...]:
@@ -112,7 +116,10 @@ class UntilSolvedGrowth(_Base):
 
 
 class BestFirstGrowth(_Base):
-    """Expands the most promising node anywhere, until one is solved or the budget is used."""
+    """Expands the most promising node anywhere, until one is solved or the budget is used.
+
+    Promising is what `UntilSolvedGrowth` calls best; of equals, the one that is less deep.
+    """
 
     def ask(self) -> tuple[str, ...]:
         """Returns the most promising unexpanded node."""
@@ -120,7 +127,7 @@ class BestFirstGrowth(_Base):
         if any(node.correct for node in grown):
             return ()
         nodes, tokens = self._config.node_budget, self._config.token_budget
-        if nodes is not None and len(grown) >= nodes:
+        if nodes is not None and len(grown) + self._config.branching > nodes:
             return ()
         if tokens is not None and sum(node.tokens for node in self._nodes.values()) >= tokens:
             return ()
@@ -137,7 +144,7 @@ class BestFirstGrowth(_Base):
 
 
 def _preference(node: Grown) -> tuple[float, float, int, tuple[int, ...]]:
-    """Sorts promising nodes first: by score, then by how well its pieces bear on it."""
+    """Sorts the best nodes first; see `UntilSolvedGrowth`."""
     return (-(node.score or 0.0), -node.relevance, node.depth, node.order)
 
 

@@ -149,7 +149,7 @@ def count_expansions(config: SearchConfig) -> tuple[int, int]:
     if config.growth == "best-first":
         if config.node_budget is None:
             return 1, full
-        return 1, min(full, -(-config.node_budget // config.branching))
+        return 1, min(full, config.node_budget // config.branching)
     if config.deepen is None:
         return 1, full
     most, width = 0, 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agenticlu.dialogue import FULL_ROUND, MAX_TOKENS, Dialogue, Request, opening_of
+from agenticlu.dialogue import FULL_ROUND, Dialogue, Request, opening_of
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
 from agenticlu.judge import (
@@ -193,7 +193,7 @@ class TreeSearch:
         sampling = Sampling(
             temperature=1.0,
             top_p=self._config.top_p,
-            max_tokens=MAX_TOKENS["direct"],
+            max_tokens=self._config.most_tokens("direct"),
             n=number,
             seed=content_seed(root.id),
         )
@@ -245,7 +245,7 @@ class TreeSearch:
             sampling = Sampling(
                 temperature=self._config.clarify_temperature,
                 top_p=self._config.top_p,
-                max_tokens=MAX_TOKENS["clarify"],
+                max_tokens=self._config.most_tokens("clarify"),
                 n=number,
                 seed=content_seed(parent.id, "clarify", str(attempt)),
             )
@@ -340,7 +340,7 @@ class TreeSearch:
         sampling = Sampling(
             temperature=self._config.answer_temperature,
             top_p=self._config.top_p if self._config.answer_temperature else 1.0,
-            max_tokens=MAX_TOKENS[request.kind],
+            max_tokens=self._config.most_tokens(request.kind),
             seed=content_seed(node.id, request.kind),
         )
         sampled = await self._sample(node, request, sampling)
