@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from agenticlu.errors import ConfigError, UsageError
 
@@ -93,9 +93,14 @@ class Result:
         """
         found = self.rows[index].get(column)
         if not isinstance(found, kind):
-            state = "lacks" if found is None else "has something unusable in"
-            raise ConfigError(f"{str(self.path)!r}: row {index + 1} {state} the column {column!r}.")
+            self.refuse(index, column)
         return found
+
+    def refuse(self, index: int, column: str) -> NoReturn:
+        """Raises ConfigError for a row whose column is absent, or of no use."""
+        absent = self.rows[index].get(column) is None
+        state = "lacks" if absent else "has something unusable in"
+        raise ConfigError(f"{str(self.path)!r}: row {index + 1} {state} the column {column!r}.")
 
 
 def parse_result(path: Path, whole: Any) -> Result:
