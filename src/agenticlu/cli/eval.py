@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -415,12 +414,11 @@ def judge(
     from agenticlu.evaluation.helmet.keypoints import load_key_points
     from agenticlu.evaluation.judging import Judged, RowJudge, judged_file
     from agenticlu.evaluation.predictions import write_json
-    from agenticlu.evaluation.rescore import helmet_task
+    from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
+    from agenticlu.evaluation.saved import read_result
 
-    if not file.is_file():
-        raise UsageError(f"There is no file {str(file)!r}.")
-    result: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    task = helmet_task(file, result.get("args", {}))
+    result = read_result(file)
+    task = helmet_task(file, result.args)
     summaries = task in ("infbench_sum_eng", "multi_lexsum")
     points = load_key_points(helmet_data or Path(), task) if summaries else {}
 
@@ -429,20 +427,25 @@ def judge(
         try:
             judge_ = RowJudge(engine, concurrency=concurrency)
             if summaries:
-                return await judge_.summaries(result["data"], points)
-            return await judge_.long_answers(result["data"])
+                books = task == "infbench_sum_eng"
+                return await judge_.summaries(result.rows, points, by_number=books)
+            return await judge_.long_answers(result.rows)
         finally:
             await engine.close()
 
     judged = asyncio.run(run())
-    content = judged_file(result, judged, summaries=summaries)
+    content = judged_file(result.whole, judged, summaries=summaries)
     path = file.with_name(file.name.removesuffix(".json") + JUDGED)
     write_json(path, content)
     name = "gpt-4-f1" if summaries else "gpt-4-score"
     click.echo(f"{name}: {content['averaged_metrics'].get(name)}; written: {path}")
+    unscored = [one for one in judged if one.score is None]
+    for one in unscored[:MOST_LISTED]:
+        click.echo(f"  row {one.id}: {one.problem}", err=True)
     if content["num_unscored"]:
         raise IncompleteRunError(
-            f"{content['num_unscored']} of {len(judged)} rows have no readable verdict."
+            f"{content['num_unscored']} of {len(judged)} rows have no readable verdict.",
+            hint="Run the same command again, or with another judge.",
         )
 
 

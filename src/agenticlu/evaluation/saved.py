@@ -133,12 +133,21 @@ def read_result(path: Path) -> Result:
         UsageError: There is no such file, or nothing in it.
         ConfigError: It is not UTF-8, not JSON, or not in HELMET's layout.
     """
+    return parse_result(path, read_json(path))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UsageError: There is no such file, or nothing in it.
+        ConfigError: It is not UTF-8, or not JSON.
+    """
     text = read_text(path)
     try:
-        whole = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{str(path)!r} is not JSON: {error.msg} at line {error.lineno}.",
             hint="It may be cut off: write or copy it again.",
         ) from error
-    return parse_result(path, whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agenticlu.errors import ConfigError
 from agenticlu.evaluation.helmet.sources import read_rows
 
 FILES = {
@@ -17,6 +18,12 @@ def load_key_points(root: Path, task: str) -> dict[str, tuple[str, ...]]:
 
     Raises:
         UsageError: The file is not below `root`.
+        ConfigError: A row of it lacks its id or its key points.
     """
     path, column = FILES[task]
-    return {str(row["id"]): tuple(row[column]) for row in read_rows(root / path)}
+    found = {}
+    for number, row in enumerate(read_rows(root / path), start=1):
+        if "id" not in row or not isinstance(row.get(column), list):
+            raise ConfigError(f"{str(root / path)!r}: row {number} lacks 'id' or {column!r}.")
+        found[str(row["id"])] = tuple(map(str, row[column]))
+    return found
