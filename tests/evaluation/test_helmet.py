@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from agenticlu.cli.eval import command
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import ConfigError, UsageError
-from agenticlu.evaluation.helmet import alce, sampling
+from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.collect import CATEGORIES, collect, columns_of
 from agenticlu.evaluation.helmet.layout import load_templates
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
@@ -602,32 +602,3 @@ def test_score_refuses_what_is_no_file_of_predictions(
     path.write_text(content)
     with pytest.raises(kind):
         score_file(path)
-
-
-# --- citations --------------------------------------------------------------------------------
-
-
-def test_alce_figures_of_a_file_with_and_without_citations(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reply = "Oona Pellisk designed the light [1]. The ferry takes forty-one minutes [2][3]."
-    engine = ScriptedEngine(lambda request: reply)
-    evaluate(root, tmp_path, engine, tasks=("alce_asqa",))
-    (path,) = (tmp_path / "helmet").rglob("*.json")
-    score = json.loads(path.with_name(path.name + ".score").read_text())
-    assert set(score) == {"length", "str_em", "str_hit", "rougeLsum"}
-    assert score["length"] == 10
-    asked: list[str] = []
-
-    def entails(premise: str, hypothesis: str) -> bool:
-        asked.append(premise)
-        return "Pellisk" in premise and "Pellisk" in hypothesis
-
-    monkeypatch.setattr(alce, "T5Entails", lambda model: entails)
-    result = CliRunner().invoke(command, ["cite", str(path)])
-    assert result.exit_code == 0, result.output
-    cited = json.loads(path.with_name(path.name + ".score").read_text())
-    assert cited["citation_rec"] == 50.0
-    assert cited["citation_prec"] == pytest.approx(100 / 3)  # one useful of three counted
-    assert cited["citation_positions"] == {"0": 3, "1": 3, "2": 3}
-    assert asked[0].startswith("Title: Varrowmere Light\nThe lighthouse")

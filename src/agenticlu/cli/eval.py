@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -427,12 +426,11 @@ def judge(
     from agenticlu.evaluation.helmet.keypoints import load_key_points
     from agenticlu.evaluation.judging import Judged, RowJudge, judged_file
     from agenticlu.evaluation.predictions import write_json
-    from agenticlu.evaluation.rescore import helmet_task
+    from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
+    from agenticlu.evaluation.saved import read_result
 
-    if not file.is_file():
-        raise UsageError(f"There is no file {str(file)!r}.")
-    result: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    task = helmet_task(file, result.get("args", {}))
+    result = read_result(file)
+    task = helmet_task(file, result.args)
     summaries = task in ("infbench_sum_eng", "multi_lexsum")
     points = load_key_points(helmet_data or Path(), task) if summaries else {}
 
@@ -441,49 +439,62 @@ def judge(
         try:
             judge_ = RowJudge(engine, concurrency=concurrency)
             if summaries:
-                return await judge_.summaries(result["data"], points)
-            return await judge_.long_answers(result["data"])
+                books = task == "infbench_sum_eng"
+                return await judge_.summaries(result.rows, points, by_number=books)
+            return await judge_.long_answers(result.rows)
         finally:
             await engine.close()
 
     judged = asyncio.run(run())
-    content = judged_file(result, judged, summaries=summaries)
+    content = judged_file(result.whole, judged, summaries=summaries)
     path = file.with_name(file.name.removesuffix(".json") + JUDGED)
     write_json(path, content)
     name = "gpt-4-f1" if summaries else "gpt-4-score"
     click.echo(f"{name}: {content['averaged_metrics'].get(name)}; written: {path}")
+    unscored = [one for one in judged if one.score is None]
+    for one in unscored[:MOST_LISTED]:
+        click.echo(f"  row {one.id}: {one.problem}", err=True)
     if content["num_unscored"]:
         raise IncompleteRunError(
-            f"{content['num_unscored']} of {len(judged)} rows have no readable verdict."
+            f"{content['num_unscored']} of {len(judged)} rows have no readable verdict.",
+            hint="Run the same command again, or with another judge.",
         )
 
 
 @command.command("cite")
 @click.argument("file", type=FILE)
 @click.option("--nli", metavar="FOLDER", help="Inference model; default: the one ALCE uses.")
-@click.option("--lenient", is_flag=True, help="HELMET's rule for ids: [0] and unseen ones pass.")
-def cite(file: Path, nli: str | None, lenient: bool) -> None:
+def cite(file: Path, nli: str | None) -> None:
     """Score the citations of an ALCE result file (ours or HELMET's) by an inference model here.
 
-    Writes FILE.score, as HELMET's eval_alce.py does. Valid ids are those of the passages shown.
+    Writes FILE.score, as HELMET's eval_alce.py does: citation_rec and citation_prec by its rule,
+    under which [0] means the last passage and passages that were not shown may be cited. Beside
+    them, citation_rec_shown and citation_prec_shown take the ids of the passages shown alone.
     """
-    from agenticlu.evaluation.helmet import alce
+    from agenticlu.evaluation.helmet import alce, entailment, sentences
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import helmet_task
+    from agenticlu.evaluation.saved import read_result
 
-    if not file.is_file():
-        raise UsageError(f"There is no file {str(file)!r}.")
-    result: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    task = helmet_task(file, result.get("args", {}))
+    result = read_result(file)
+    task = helmet_task(file, result.args)
     if not task.startswith("alce_"):
-        raise UsageError(f"{str(file)!r} holds {task}, not ALCE's data.")
-    shown = None if lenient else alce.num_shown(file.name)
-    entails = alce.T5Entails(nli or alce.NLI_MODEL)
-    score = alce.score_rows(task, result["data"], entails, num_shown=shown)
+        raise UsageError(
+            f"{str(file)!r} holds {task}, not ALCE's data.",
+            hint="Result files of ALCE begin with alce_asqa or alce_qampari.",
+        )
+    alce.check_rows(result, task)
+    if task == "alce_asqa" and (note := sentences.splitter_note()):
+        click.echo(note, err=True)
+    entails = entailment.T5Entails(
+        nli or entailment.NLI_MODEL, report=lambda line: click.echo(line, err=True)
+    )
+    shown = alce.num_shown(file.name)
+    score = alce.score_rows(task, result.rows, entails, num_shown=shown)
     path = file.with_name(file.name + ".score")
     write_json(path, score)
     for name in ("citation_rec", "citation_prec"):
-        click.echo(f"{name}: {score[name]:.1f}")
+        click.echo(f"{name}: {score[name]:.1f}; of passages shown: {score[name + alce.SHOWN]:.1f}")
     click.echo(f"Written: {path}")
 
 

@@ -1,17 +1,18 @@
 """LLM judges for long answers and summaries, with strict schemas.
 
-A reply that is no verdict, lacks a key or is out of range leaves the row *unscored*: it is neither
-0 nor absent. The rubric is HELMET's in substance; the wording is ours.
+A reply that is no verdict, lacks a key, is out of range or contradicts itself leaves the row
+*unscored*: it is neither 0 nor absent. So does a row that lacks what is to be judged. The rubric is
+HELMET's in substance; the wording is ours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.errors import EngineReplyError
@@ -23,12 +24,22 @@ LONG_ANSWER_TOKENS = 2048
 SUMMARY_TOKENS = 4096
 
 
-class LongAnswerVerdict(Record):
+ZeroOrOne = Annotated[int, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class StrictVerdict(Record):
+    """Base of what a judge must write: whole numbers, no truth values, texts or other keys."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class LongAnswerVerdict(StrictVerdict):
     """What a judge finds about an answer to a question."""
 
-    fluency: Literal[0, 1]
+    fluency: ZeroOrOne
     """1: coherent, complete, without repetition."""
-    correctness: Literal[0, 1, 2, 3]
+    correctness: Annotated[int, Field(ge=0, le=3)]
     """0 disagrees with every accepted answer, 1 agrees in part, 2 agrees but adds irrelevant
     matter, 3 agrees and is relevant throughout."""
 
@@ -38,29 +49,51 @@ class LongAnswerVerdict(Record):
         return float(self.fluency * self.correctness)
 
 
-class FluencyVerdict(Record):
+class FluencyVerdict(StrictVerdict):
     """Whether a summary reads well."""
 
-    fluency: Literal[0, 1]
+    fluency: ZeroOrOne
 
 
-class RecallVerdict(Record):
+class RecallVerdict(StrictVerdict):
     """How many of the key points a summary supports."""
 
-    recall: Annotated[int, Field(ge=0)]
+    recall: Count
+    supported_key_points: list[int] | None = None
+    """Their numbers, from 1, as asked for with books; None where they were not named."""
+
+    def holds(self, num_points: int, *, named: bool) -> bool:
+        """Whether it agrees with itself and with the number of key points.
+
+        Args:
+            num_points: Key points there are.
+            named: Whether those supported had to be named.
+        """
+        points = self.supported_key_points
+        if points is None:
+            return not named and self.recall <= num_points
+        valid = all(1 <= point <= num_points for point in points)
+        return valid and len(points) == len(set(points)) == self.recall
 
 
-class PrecisionVerdict(Record):
+class PrecisionVerdict(StrictVerdict):
     """How many of a summary's sentences the expert's summary supports."""
 
-    precision: Annotated[int, Field(ge=0)]
+    precision: Count
     sentence_count: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Self:
+        if self.precision > self.sentence_count:
+            raise ValueError("more sentences are supported than there are")
+        return self
 
 
 class SummaryVerdict(Record):
     """The three findings about one summary."""
 
-    fluency: Literal[0, 1]
+    fluency: int
+    """0 or 1."""
     recall: float
     """Share of key points supported, in [0, 1]."""
     precision: float
@@ -107,6 +140,9 @@ _RECALL = (
     "whatever words.\n\nKey points:\n{points}\n\nSummary:\n{summary}\n\n"
     + _JSON_LAST
     + '{{"recall": how many}}'
+)
+_RECALL_BY_NUMBER = _RECALL.replace(
+    '{{"recall": how many}}', '{{"supported_key_points": [their numbers], "recall": how many}}'
 )
 _PRECISION = (
     "Here are an expert's summary and another one of the same text. Count the sentences of the "
@@ -161,44 +197,60 @@ class RowJudge:
         self,
         rows: Sequence[Mapping[str, Any]],
         key_points: Mapping[str, Sequence[str]],
+        *,
+        by_number: bool = False,
     ) -> list[Judged]:
-        """Judges rows with `id`, `answer` (or `summary/long`) and `output` by the key points."""
-        return list(
-            await asyncio.gather(*(self._summary(i, r, key_points) for i, r in enumerate(rows)))
-        )
+        """Judges rows with `id`, `answer` (or `summary/long`) and `output` by the key points.
+
+        Args:
+            rows: To be judged.
+            key_points: By id.
+            by_number: Ask for the numbers of the key points supported, as HELMET does with books.
+        """
+        work = (self._summary(i, row, key_points, by_number) for i, row in enumerate(rows))
+        return list(await asyncio.gather(*work))
 
     async def _long_answer(self, index: int, row: Mapping[str, Any]) -> Judged:
-        golds = row["answer"]
+        name = str(row.get("index", index))
+        golds = _texts(row.get("answer"))
+        if not golds or not _are_texts(row, "question", "output"):
+            return Judged(id=name, score=None, problem="it lacks question, answer or output")
         text = _LONG_ANSWER.format(
             question=row["question"],
-            golds=golds if isinstance(golds, str) else " | ".join(golds),
-            answer=parse_output(str(row["output"]).replace("\n", " ")),
+            golds=" | ".join(golds),
+            answer=parse_output(row["output"].replace("\n", " ")),
         )
         verdict, problem = await self._ask(LongAnswerVerdict, text, LONG_ANSWER_TOKENS)
-        name = str(row.get("index", index))
         if verdict is None:
             return Judged(id=name, score=None, problem=problem)
         detail = {"fluency": float(verdict.fluency), "correctness": float(verdict.correctness)}
         return Judged(id=name, score=verdict.score / 3, detail=detail)
 
     async def _summary(
-        self, index: int, row: Mapping[str, Any], key_points: Mapping[str, Sequence[str]]
+        self,
+        index: int,
+        row: Mapping[str, Any],
+        key_points: Mapping[str, Sequence[str]],
+        by_number: bool,
     ) -> Judged:
         name = str(row.get("index", index))
         points = key_points.get(str(row.get("id")))
         if not points:
             return Judged(id=name, score=None, problem=f"no key points for id {row.get('id')!r}")
-        summary = str(row["output"])
-        answer = row.get("summary/long") or row["answer"]
-        expert = answer if isinstance(answer, str) else answer[0]
+        experts = _texts(row.get("summary/long") or row.get("answer"))
+        if not experts or not _are_texts(row, "output"):
+            return Judged(id=name, score=None, problem="it lacks answer or output")
+        summary, expert = row["output"], experts[0]
         listed = "\n".join(f"{i}. {point}" for i, point in enumerate(points, 1))
         (fluency, first), (recall, second), (precision, third) = await asyncio.gather(
             self._ask(FluencyVerdict, _FLUENCY.format(summary=summary), SUMMARY_TOKENS),
             self._ask(
                 RecallVerdict,
-                _RECALL.format(num=len(points), points=listed, summary=summary),
+                (_RECALL_BY_NUMBER if by_number else _RECALL).format(
+                    num=len(points), points=listed, summary=summary
+                ),
                 SUMMARY_TOKENS,
-                most=len(points),
+                check=lambda found: found.holds(len(points), named=by_number),
             ),
             self._ask(
                 PrecisionVerdict,
@@ -224,7 +276,12 @@ class RowJudge:
         )
 
     async def _ask(
-        self, kind: type[VerdictT], text: str, max_tokens: int, *, most: int | None = None
+        self,
+        kind: type[VerdictT],
+        text: str,
+        max_tokens: int,
+        *,
+        check: Callable[[VerdictT], bool] = lambda found: True,
     ) -> tuple[VerdictT | None, str | None]:
         """Returns a verdict in range, or None and why there is none."""
         problem = "no reply"
@@ -245,18 +302,23 @@ class RowJudge:
                     continue
             reply = sampled.completions[0].text
             verdict = parse_verdict_of(kind, reply)
-            if verdict is not None and _in_range(verdict, most):
+            if verdict is not None and check(verdict):
                 return verdict, None
             problem = f"unreadable verdict: {reply[-200:]}"
         return None, problem
 
 
-def _in_range(verdict: Record, most: int | None) -> bool:
-    if isinstance(verdict, RecallVerdict):
-        return most is None or verdict.recall <= most
-    if isinstance(verdict, PrecisionVerdict):
-        return verdict.precision <= verdict.sentence_count
-    return True
+def _texts(value: Any) -> list[str] | None:
+    """Returns a column of one text or several; None where it is something else."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return value
+    return None
+
+
+def _are_texts(row: Mapping[str, Any], *columns: str) -> bool:
+    return all(isinstance(row.get(column), str) for column in columns)
 
 
 def judged_file(
@@ -267,7 +329,7 @@ def judged_file(
     Unscored rows are counted under `num_unscored`; means are over the scored ones.
     """
     scored = [one for one in judged if one.score is not None]
-    averages = dict(result.get("averaged_metrics", {}))
+    averages = dict(result.get("averaged_metrics") or {})
     if scored:
         if summaries:
             for name in ("recall", "precision", "fluency"):

@@ -119,7 +119,7 @@ def _string_em(item: Item, raw: str, with_rouge: bool) -> Metrics:
     output = scoring.remove_citations(scoring.clean_alce(raw))
     groups = item.reference["groups"]
     share, hit = scoring.string_em(output, groups)
-    found = [scoring.word_match(output, group) for group in groups]
+    found = [bool(group) and scoring.word_match(output, group) for group in groups]
     return {"str_em": share, "str_hit": hit, "word_em": sum(found) / len(found)}
 
 
@@ -176,12 +176,11 @@ def _recite(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 _TEXTS = Annotated[tuple[str, ...], Field(min_length=1)]
 _PREFIX = {"prefix": Need(TypeAdapter(str), "the answer's label")}
-_GROUPS = {
-    "groups": Need(
-        TypeAdapter(Annotated[tuple[_TEXTS, ...], Field(min_length=1)]),
-        "lists of equivalent answers; in HELMET's files from qa_pairs or answers",
-    )
-}
+GROUPS = Need(
+    TypeAdapter(Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)]),
+    "lists of equivalent answers; in HELMET's files from qa_pairs or answers",
+)
+_GROUPS = {"groups": GROUPS}
 
 RULES: dict[str, Rule] = {
     "open": Rule(_open, "correct", "substring_exact_match", takes=_PREFIX),

@@ -28,6 +28,7 @@ from agenticlu.errors import (
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.framing import measure_framing
 from agenticlu.evaluation.helmet.results import result_args, write_result
+from agenticlu.evaluation.helmet.sentences import splitter_note
 from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
 from agenticlu.evaluation.methods import (
     METHODS,
@@ -256,6 +257,7 @@ async def run_evaluation(
     write_json(out / CONFIG_NAME, config.model_dump(mode="json"))
     selected: list[str] = []
     left_out: list[str] = []
+    notes: list[str] = []
     with PredictionWriter(path) as writer:
         for task in config.tasks:
             for length in config.lengths:
@@ -283,6 +285,9 @@ async def run_evaluation(
                     await runner.run(left)
                 if find_task(task) == "helmet":
                     _write_helmet(task, length, jobs, done, config, out)
+                if task == "alce_asqa" and (told := splitter_note()) and told not in notes:
+                    notes.append(told)
+                    report(told)
     if not selected:
         raise UsageError(
             " ".join(left_out)
@@ -297,7 +302,7 @@ async def run_evaluation(
         config.model_dump(mode="json"),
         methods=tuple(METHODS),
         metric=config.metric,
-    ).model_copy(update={"left_out": tuple(left_out), "notes": tuple(layouts.notes)})
+    ).model_copy(update={"left_out": tuple(left_out), "notes": (*layouts.notes, *notes)})
     save_summary(summary, out)
     return summary
 

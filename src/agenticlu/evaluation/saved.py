@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from agenticlu.errors import ConfigError, UsageError
 
@@ -93,9 +93,14 @@ class Result:
         """
         found = self.rows[index].get(column)
         if not isinstance(found, kind):
-            state = "lacks" if found is None else "has something unusable in"
-            raise ConfigError(f"{str(self.path)!r}: row {index + 1} {state} the column {column!r}.")
+            self.refuse(index, column)
         return found
+
+    def refuse(self, index: int, column: str) -> NoReturn:
+        """Raises ConfigError for a row whose column is absent, or of no use."""
+        absent = self.rows[index].get(column) is None
+        state = "lacks" if absent else "has something unusable in"
+        raise ConfigError(f"{str(self.path)!r}: row {index + 1} {state} the column {column!r}.")
 
 
 def parse_result(path: Path, whole: Any) -> Result:
@@ -128,12 +133,21 @@ def read_result(path: Path) -> Result:
         UsageError: There is no such file, or nothing in it.
         ConfigError: It is not UTF-8, not JSON, or not in HELMET's layout.
     """
+    return parse_result(path, read_json(path))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        UsageError: There is no such file, or nothing in it.
+        ConfigError: It is not UTF-8, or not JSON.
+    """
     text = read_text(path)
     try:
-        whole = json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{str(path)!r} is not JSON: {error.msg} at line {error.lineno}.",
             hint="It may be cut off: write or copy it again.",
         ) from error
-    return parse_result(path, whole)

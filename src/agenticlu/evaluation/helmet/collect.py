@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import UsageError
+from agenticlu.errors import ConfigError, UsageError
+from agenticlu.evaluation.saved import read_json
 from agenticlu.evaluation.tables import render_table
 from agenticlu.records import Record
 
@@ -95,7 +95,7 @@ def collect(folders: Iterable[Path]) -> list[HelmetRow]:
                 continue
             name, length, metrics = read
             for metric in HEADLINES[name]:
-                if metric not in metrics:
+                if not isinstance(metrics.get(metric), (int, float)):
                     continue
                 column = f"{name} {metric}"
                 place = (length, folder.name, column)
@@ -147,9 +147,15 @@ def _read(path: Path) -> tuple[str, int, Mapping[str, Any]] | None:
     judged = path.with_name(path.name.removesuffix(".json") + JUDGED)
     score = path.with_name(path.name + ".score")
     chosen = judged if judged.is_file() else score if score.is_file() else path
-    content = json.loads(chosen.read_text(encoding="utf-8"))
-    averages = content if chosen == score else content.get("averaged_metrics", {})
-    return name, int(length[1]), averages
+    content = read_json(chosen)
+    if isinstance(content, dict) and chosen != score:
+        content = content.get("averaged_metrics")
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{str(chosen)!r} holds no averages: it is no result file of HELMET.",
+            hint="Move it out of the folder.",
+        )
+    return name, int(length[1]), content
 
 
 def render_collected(rows: Iterable[HelmetRow], *, every: bool = False) -> str:

@@ -18,10 +18,12 @@ def load_key_points(root: Path, task: str) -> dict[str, tuple[str, ...]]:
 
     Raises:
         UsageError: The file is not below `root`.
-        ConfigError: A row of it has no id or no key points.
+        ConfigError: A row of it lacks its id or its key points.
     """
     path, column = FILES[task]
-    rows = read_rows(root / path)
-    if not all({"id", column} <= set(row) for row in rows):
-        raise ConfigError(f"A row of {str(root / path)!r} lacks the column 'id' or {column!r}.")
-    return {str(row["id"]): tuple(row[column]) for row in rows}
+    found = {}
+    for number, row in enumerate(read_rows(root / path), start=1):
+        if "id" not in row or not isinstance(row.get(column), list):
+            raise ConfigError(f"{str(root / path)!r}: row {number} lacks 'id' or {column!r}.")
+        found[str(row["id"])] = tuple(map(str, row[column]))
+    return found

@@ -59,13 +59,16 @@ class ResultArgs(Record):
 
 def helmet_scores(task: str, item: Item, output: str) -> scoring.Scored:
     """Scores an output as HELMET's own post-processing does, ROUGE and num_preds included."""
-    spec, golds = SPECS[task], item.question.answers
+    spec = SPECS[task]
+    golds: scoring.Golds = item.question.answers
+    if spec.family == "alce" and item.row is not None:
+        golds = item.row["answer"]  # one text, and not the aliases that ALCE's figures look for
     if spec.family == "msmarco":
         return scoring.score_ranking(output, item.reference["labels"], item.reference["cuts"])
     if spec.family == "ruler" and "qa_" not in task:
-        return scoring.score_ruler(output, golds)
+        return scoring.score_ruler(output, item.question.answers)
     if spec.family == "icl":
-        return scoring.score_label(output, golds[0])
+        return scoring.score_label(output, item.question.answers[0])
     if item.rule == "choice":
         letter = str(item.reference["letter"])
         return scoring.score_choice(output, letter, item.question.options[ord(letter) - ord("A")])

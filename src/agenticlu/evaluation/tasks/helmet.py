@@ -122,10 +122,11 @@ def _alce(wanted: Wanted, loaded: Loaded, row: Row) -> Found:
     reference: dict[str, Any] = {"passages": row["docs"], "num_shown": shown}
     if "qampari" in wanted.name:
         reference["groups"] = row["answers"]
-        return ("qampari", tuple(group[0] for group in row["answers"]), reference, ())
+        return ("qampari", tuple(group[0] for group in row["answers"] if group), reference, ())
     reference["groups"] = [pair["short_answers"] for pair in row["qa_pairs"]]
     reference["long_answers"] = [a["long_answer"] for a in row.get("annotations") or []]
-    return ("string_em", tuple(group[0] for group in reference["groups"]), reference, ())
+    firsts = tuple(group[0] for group in reference["groups"] if group)
+    return ("string_em", firsts, reference, ())
 
 
 _RULES: dict[str, Callable[[Wanted, Loaded, Row], Found]] = {
