@@ -21,6 +21,7 @@ from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
 from agenticlu.pairs import build_trace, load_groves
 from agenticlu.prompts import load_profile
 from agenticlu.published import render_profile
+from agenticlu.records import Tree
 from agenticlu.search import calls
 from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
@@ -204,6 +205,20 @@ def test_equal_clarifications_are_merged_and_the_shortfall_is_counted(tmp_path: 
         ]
         assert [node.ordinal for node in tree.nodes[1:]] == [0, 1]
     assert summary.shortfall == len(ITEMS)
+
+
+def test_a_store_tells_the_shortfall_that_its_trees_hold(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    old = [tree.model_dump(mode="json") for tree in load_trees(tmp_path)]
+    for data in old:
+        data.pop("shortfall")  # as in files from before there was one
+    trees = [Tree.model_validate(data) for data in old]
+    with Store(tmp_path) as store:
+        assert summarise(store).shortfall == sum(tree.shortfall for tree in store.trees())
+        for number, tree in enumerate(trees):
+            short = tree.model_copy(update={"shortfall": number})
+            asyncio.run(store.finish_tree(short))
+        assert summarise(store).shortfall == sum(range(len(trees))) > 0
 
 
 def test_grounding_is_shared_by_nodes_and_questions_that_ask_the_same(tmp_path: Path):

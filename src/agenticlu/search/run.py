@@ -174,7 +174,7 @@ def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) 
             raise StoreError(
                 f"{store.folder} was started with {name} = {bound[name]!r}, not {value!r}; its "
                 "calls would not be found again.",
-                hint="Use the same value, or give --out another folder.",
+                hint="Use the same value, or give --out (and --seal) another folder.",
             )
     store.put(
         bound={**bound, **wanted},
@@ -367,6 +367,7 @@ def summarise(store: Store) -> SearchSummary:
     golds: list[float] = []
     for tree in store.trees():
         _add(summary, tree, golds)
+        summary.shortfall += tree.shortfall
     summary.gold_recall = sum(golds) / len(golds) if golds else None
     summary.usage = store.usage_by_phase()
     summary.calls = store.call_counts()
