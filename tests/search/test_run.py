@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from agenticlu.records import Tree
 from agenticlu.search import calls
 from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.run import Limits, replay, run_search, summarise
+from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
 from agenticlu.store import Store, load_trees
 
 ITEMS = corpus()
@@ -416,3 +417,10 @@ def test_siblings_stay_distinct(tmp_path: Path):
         for node in tree.nodes:
             asked = [child.turns[0].reply for child in tree.children(node.id)]
             assert len(set(asked)) == len(asked)
+
+
+def test_every_document_is_in_exactly_one_shard():
+    names = [f"d{i}" for i in range(100)]
+    held = [[name for name in names if Shard(i, 7).holds(name)] for i in range(7)]
+    assert sorted(itertools.chain(*held)) == sorted(names)
+    assert all(held)
