@@ -205,6 +205,87 @@ def test_foreign_torn_and_newer_files_are_refused_in_words(tmp_path: Path):
     assert not (tmp_path / "nothing").exists()
 
 
+def test_an_empty_file_is_called_empty(tmp_path: Path):
+    (tmp_path / "run.sqlite").write_bytes(b"")
+    with pytest.raises(StoreError, match="is empty"):
+        Store(tmp_path, writable=False)
+    Store(tmp_path).close()
+    Store(tmp_path, writable=False).close()
+
+
+def test_damaged_rows_are_named_and_no_reader_fails_in_another_way(tmp_path: Path):
+    root = Node(id="n", parent=None, depth=0, ordinal=0, turns=(), answer="word " * 200)
+    document = Document.of("word " * 200, source="mem")
+    pieces = (Piece(index=0, start=0, end=5, num_tokens=1),)
+
+    async def work(store: Store) -> None:
+        await store.intend(CALL)
+        await store.finish(CALL.key, "word " * 200, Usage())
+        await store.finish_groundings([Fold("g", document.id, [], scores=(0.5,))])
+        await store.finish_tree(tree(nodes=(root,)))
+
+    with Store(tmp_path) as store:
+        store.add_document(document, pieces)
+        store.add_question(question(), document.id, 0)
+        store.put(a=1)
+        run(work(store))
+    readers = {
+        "document SET text": lambda store: store.document(document.id),
+        "document SET pieces": lambda store: store.pieces(document.id),
+        "question SET record": lambda store: store.questions(),
+        "call SET reply": lambda store: store.find_call(CALL.key),
+        "grounding SET record": lambda store: store.find_grounding("g"),
+        "node SET record": lambda store: list(store.trees()),
+        "tree SET record": lambda store: list(store.trees()),
+        "run SET value": lambda store: store.get("a"),
+    }
+    for damage, read in readers.items():
+        with Store(tmp_path, writable=False) as store:
+            read(store)
+        connection = sqlite3.connect(tmp_path / "run.sqlite")
+        column = damage.split()[-1]
+        cut = f"SUBSTR({column}, 1, LENGTH({column}) / 2)" if damage[:3] != "run" else "'[1'"
+        connection.execute(f"UPDATE {damage} = {cut}")
+        connection.commit()
+        connection.close()
+        with Store(tmp_path, writable=False) as store, pytest.raises(StoreError, match="damaged"):
+            read(store)
+        if damage.startswith("node"):
+            with sqlite3.connect(tmp_path / "run.sqlite") as mended:
+                mended.execute("UPDATE node SET record = ?", (pack(root.model_dump(mode="json")),))
+
+
+def test_a_torn_page_is_an_error_in_words_for_those_who_stream_rows(tmp_path: Path):
+    with Store(tmp_path) as store:
+        for number in range(200):
+            long = question(f"q{number}").model_copy(update={"text": "x" * 999})
+            store.add_question(long, "d", 0)
+    path = tmp_path / "run.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    with Store(tmp_path, writable=False) as store:
+        rows = store.rows("question")
+        assert next(rows), "the case must begin well"
+        with pytest.raises(StoreError, match="no readable"):
+            list(rows)
+
+
+def test_every_connection_that_writes_waits_for_the_disk(tmp_path: Path, monkeypatch):
+    connect = store_module._connect
+    opened: list[sqlite3.Connection] = []
+
+    def noted(path: Path, *, writable: bool = True) -> sqlite3.Connection:
+        opened.append(connect(path, writable=writable))
+        return opened[-1]
+
+    monkeypatch.setattr(store_module, "_connect", noted)
+    with Store(tmp_path) as store:
+        store.put(a=1)  # the writer's own connection is open now
+        modes = [one.execute("PRAGMA synchronous").fetchone()[0] for one in opened]
+        logs = [one.execute("PRAGMA journal_mode").fetchone()[0] for one in opened]
+    assert (modes, logs) == ([2, 2], ["wal", "wal"]), "2 is FULL"
+
+
 def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monkeypatch):
     async def fill(store: Store) -> None:
         for i in range(1000):

@@ -211,6 +211,8 @@ class Tree(Record):
     usage: Usage = Usage()
     closed_book: float | None = None
     """Share of the answers given without the document that were right; None when not asked."""
+    shortfall: int = 0
+    """Clarifications that its expansions wanted and did not find; 0 in older files."""
 
     def path(self, node_id: str) -> tuple[Node, ...]:
         """Returns the nodes from the root to `node_id`, both included."""

@@ -31,7 +31,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,10 +84,28 @@ CREATE TABLE node (
 CREATE INDEX node_tree ON node (tree_id);
 """
 
+_DAMAGED_HINT = "Restore it from a copy, merge what was sealed of it, or give --out another folder."
 TABLES = ("document", "question", "call", "grounding", "judgement", "tree", "node")
 """Tables whose rows are merged by key."""
 
 _SCORED = "json_extract(judgement.record, '$.value') IS NOT NULL"
+_OF_DOCUMENTS = {
+    "document": "id IN (SELECT value FROM json_each(?))",
+    "question": "document_id IN (SELECT value FROM json_each(?))",
+    "call": "document_id IN (SELECT value FROM json_each(?))",
+    "grounding": "document_id IN (SELECT value FROM json_each(?))",
+    "tree": "question_id IN (SELECT id FROM question WHERE document_id IN "
+    "(SELECT value FROM json_each(?)))",
+}
+_PROGRESS = (
+    "SELECT document_id, COUNT(*), SUM(attempts), SUM(state = 'failed'), MAX(finished) FROM call "
+    "WHERE state != 'intent' GROUP BY document_id",
+    "SELECT document_id, COUNT(*), SUM(calls) FROM grounding GROUP BY document_id",
+    "SELECT q.document_id, COUNT(*), SUM(t.state = 'done') FROM tree t "
+    "JOIN question q ON q.id = t.question_id GROUP BY q.document_id",
+    "SELECT q.document_id, COUNT(*) FROM node n JOIN tree t ON t.id = n.tree_id "
+    "JOIN question q ON q.id = t.question_id GROUP BY q.document_id",
+)
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -104,6 +122,8 @@ class CallId:
     question_id: str | None = None
     """None for calls that several questions share."""
     node_id: str | None = None
+    """The node that asks; for a call of phase 'ground', the grounding that it will be folded
+    into."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +316,8 @@ class Store:
     def get(self, name: str) -> Any:
         """Returns a setting of the run, or None."""
         row = self._one("SELECT value FROM run WHERE name = ?", (name,))
-        return None if row is None else json.loads(row[0])
+        with self.decoding("a setting"):
+            return None if row is None else json.loads(row[0])
 
     def put(self, **values: Any) -> None:
         """Sets settings of the run."""
@@ -327,18 +348,20 @@ class Store:
         row = self._one("SELECT header, text FROM document WHERE id = ?", (document_id,))
         if row is None:
             raise StoreError(f"{self.path} holds no document {document_id!r}.")
-        text = zlib.decompress(row[1]).decode("utf-8", "surrogatepass")
-        return Document.model_validate({**json.loads(row[0]), "text": text})
+        with self.decoding(f"document {document_id}"):
+            text = zlib.decompress(row[1]).decode("utf-8", "surrogatepass")
+            return Document.model_validate({**json.loads(row[0]), "text": text})
 
     def pieces(self, document_id: str) -> tuple[Piece, ...]:
         """Returns the pieces a document was split into."""
         row = self._one("SELECT pieces FROM document WHERE id = ?", (document_id,))
         if row is None:
             raise StoreError(f"{self.path} holds no document {document_id!r}.")
-        return tuple(
-            Piece(index=i, start=start, end=end, num_tokens=tokens, page=page)
-            for i, start, end, tokens, page in unpack(row[0])
-        )
+        with self.decoding(f"document {document_id}"):
+            return tuple(
+                Piece(index=i, start=start, end=end, num_tokens=tokens, page=page)
+                for i, start, end, tokens, page in unpack(row[0])
+            )
 
     def document_ids(self) -> tuple[str, ...]:
         """Returns the ids of all documents, in the order of their first question."""
@@ -370,7 +393,8 @@ class Store:
     def questions(self) -> tuple[tuple[Question, str], ...]:
         """Returns all questions with their document's id, in corpus order."""
         rows = self._all("SELECT record, document_id FROM question ORDER BY position, id")
-        return tuple((Question.model_validate_json(row[0]), row[1]) for row in rows)
+        with self.decoding("a question"):
+            return tuple((Question.model_validate_json(row[0]), row[1]) for row in rows)
 
     # -- the ledger ----------------------------------------------------------------------------
 
@@ -383,10 +407,12 @@ class Store:
         )
         if row is None:
             return None
+        with self.decoding(f"call {key}"):
+            reply = None if row[1] is None else unpack(row[1])
         return CallRecord(
             key=key,
             state=row[0],
-            reply=None if row[1] is None else unpack(row[1]),
+            reply=reply,
             failure=row[2],
             usage=Usage(
                 requests=row[3],
@@ -459,7 +485,8 @@ class Store:
         )
         if row is None:
             return None
-        kept, scores, unparsed = unpack(row[1])
+        with self.decoding(f"grounding {key}"):
+            kept, scores, unparsed = unpack(row[1])
         return GroundingRecord(
             key=key,
             document_id=row[0],
@@ -578,8 +605,10 @@ class Store:
             blobs = self._all(
                 "SELECT record FROM node WHERE tree_id = ? ORDER BY depth", (tree_id,)
             )
-            nodes = sort_nodes(Node.model_validate(unpack(blob[0])) for blob in blobs)
-            yield Tree.model_validate_json(record).model_copy(update={"nodes": nodes})
+            with self.decoding(f"tree {tree_id}"):
+                nodes = sort_nodes(Node.model_validate(unpack(blob[0])) for blob in blobs)
+                tree = Tree.model_validate_json(record).model_copy(update={"nodes": nodes})
+            yield tree
 
     # -- counting ------------------------------------------------------------------------------
 
@@ -663,18 +692,59 @@ class Store:
 
     # -- rows, for segments and merges -----------------------------------------------------------
 
-    def rows(self, table: str) -> Iterator[tuple[Any, ...]]:
-        """Yields a table's rows as they are, by key."""
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Lets all queries inside see one and the same moment of a live run; for readers."""
+        self._all("BEGIN")
+        try:
+            yield
+        finally:
+            self._all("COMMIT")
+
+    def rows(
+        self, table: str, documents: Collection[str] | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yields a table's rows as they are, by key.
+
+        Args:
+            table: One of `TABLES`.
+            documents: Only what is about these; judgements are about none.
+        """
         assert table in TABLES
         order = "key" if table in ("call", "grounding", "judgement") else "id"
-        yield from self._reader.execute(f"SELECT * FROM {table} ORDER BY {order}")
+        where = ""
+        parameters: tuple[str, ...] = ()
+        if documents is not None:
+            where = f"WHERE {_OF_DOCUMENTS[table]}"
+            parameters = (json.dumps(sorted(documents)),)
+        try:
+            yield from self._reader.execute(
+                f"SELECT * FROM {table} {where} ORDER BY {order}", parameters
+            )
+        except sqlite3.Error as error:
+            raise _store_error(self.path, error) from error
+
+    def node_rows(self, tree_id: str) -> list[tuple[Any, ...]]:
+        """Returns the rows of a tree's nodes as they are, by key."""
+        return self._all("SELECT * FROM node WHERE tree_id = ? ORDER BY id", (tree_id,))
+
+    def progress_by_document(self) -> dict[str, tuple[Any, ...]]:
+        """Returns for every document with anything finished figures that change when more is.
+
+        Calls about no document, those of judges, stand under the empty id.
+        """
+        found: dict[str, tuple[Any, ...]] = {}
+        for number, sql in enumerate(_PROGRESS):
+            for document_id, *figures in self._all(sql):
+                found[document_id] = (*found.get(document_id, ()), number, *figures)
+        return found
 
     def tree_rows(self, tree_id: str) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]] | None:
         """Returns a tree's row and its nodes' rows as they are, or None."""
         row = self._one("SELECT * FROM tree WHERE id = ?", (tree_id,))
         if row is None:
             return None
-        return row, self._all("SELECT * FROM node WHERE tree_id = ?", (tree_id,))
+        return row, self.node_rows(tree_id)
 
     def columns(self, table: str) -> tuple[str, ...]:
         """Returns a table's column names."""
@@ -714,6 +784,17 @@ class Store:
         except sqlite3.Error as error:
             raise _store_error(self.path, error) from error
 
+    @contextlib.contextmanager
+    def decoding(self, what: str) -> Iterator[None]:
+        """Turns what a damaged row does to its reader into words."""
+        try:
+            yield
+        except (ValueError, zlib.error) as error:
+            raise StoreError(
+                f"{self.path} is damaged: {what} cannot be read ({str(error).splitlines()[0]}).",
+                hint=_DAMAGED_HINT,
+            ) from error
+
     def _prepare(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -746,6 +827,11 @@ class Store:
             self._reader.executescript(
                 f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {STORE_VERSION}; {_SCHEMA} COMMIT;"
+            )
+        elif tables == 0 and application == 0:
+            raise StoreError(
+                f"{self.path} is empty: no run was started in it, or the file was cut off.",
+                hint=_DAMAGED_HINT,
             )
         elif application != APPLICATION_ID:
             raise StoreError(
@@ -869,7 +955,7 @@ def _store_error(path: Path, error: Exception) -> StoreError:
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return StoreError(
             f"{path} is no readable run file ({error}).",
-            hint="Restore it from a copy, or give --out another folder.",
+            hint=_DAMAGED_HINT,
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StoreError(f"{path} cannot be opened ({error}).", hint="Check that it is a file.")

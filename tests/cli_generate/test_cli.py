@@ -232,6 +232,32 @@ def test_bad_input_gets_an_error_in_words(corpus: str, tmp_path: Path, arguments
     assert words in done.exception.message
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--in-flight", "0"),
+        ("--parallel", "-1"),
+        ("--tokens-in-flight", "0"),
+        ("--max-tokens", "-5"),
+        ("--patience", "-1"),
+        ("--seal-every", "0"),
+        ("--ray", "0"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused(corpus: str, tmp_path: Path, flag: str, value: str):
+    done = call("generate", corpus, "--out", str(tmp_path / "run"), flag, value)
+    assert done.exit_code == 2
+    assert flag in done.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("wrong", [("--judge", "llm"), ("--profile", "defalt")])
+def test_settings_that_cannot_be_leave_nothing_behind(corpus: str, tmp_path: Path, wrong):
+    done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL, *wrong)
+    assert isinstance(done.exception, ConfigError)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_key_in_a_config_file_is_refused(corpus: str, tmp_path: Path):
     (tmp_path / "c.toml").write_text("brnching = 3\n")
     done = call("generate", corpus, "--out", str(tmp_path / "run"), "--config", "c.toml")

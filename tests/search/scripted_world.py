@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TypeVar
 
 from agenticlu.corpus import Item, build_item
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
+from agenticlu.pairs import PairPolicy, build_dataset, load_groves
 from agenticlu.records import Tree, Usage, content_seed
 from agenticlu.search.config import SearchConfig
+from agenticlu.store import Store
 from agenticlu.tokens import ApproximateTokenizer
 
 Kind = TypeVar("Kind", bound=ScriptedEngine)
@@ -32,6 +36,29 @@ def corpus(documents: int = 3, questions: int = 2) -> list[Item]:
             }
             items.append(build_item(row, len(items), "scripted"))
     return items
+
+
+def write_corpus(items: list[Item], path: Path) -> Path:
+    """Writes items as the JSON lines that they are read from."""
+    rows = [
+        {
+            "context": item.document.text,
+            "question": item.question.text,
+            "answers": item.question.answers,
+            "gold_spans": item.gold_spans,
+            "hops": item.question.hops,
+        }
+        for item in items
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def export(run: Path, out: Path) -> dict[str, bytes]:
+    """The bytes of every file of the data set built from a run."""
+    with Store(run, writable=False) as store:
+        build_dataset(load_groves(store), store.document_ids(), out, PairPolicy())
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
 
 
 def plain(trees: list[Tree]) -> list[Tree]:

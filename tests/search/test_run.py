@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,11 @@ from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
 from agenticlu.pairs import build_trace, load_groves
 from agenticlu.prompts import load_profile
 from agenticlu.published import render_profile
+from agenticlu.records import Tree
 from agenticlu.search import calls
 from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.run import Limits, replay, run_search, summarise
+from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
 from agenticlu.store import Store, load_trees
 
 ITEMS = corpus()
@@ -254,6 +256,20 @@ def test_equal_clarifications_are_merged_and_the_shortfall_is_counted(tmp_path: 
     assert summary.shortfall == len(ITEMS)
 
 
+def test_a_store_tells_the_shortfall_that_its_trees_hold(tmp_path: Path):
+    search(tmp_path, engine(ITEMS))
+    old = [tree.model_dump(mode="json") for tree in load_trees(tmp_path)]
+    for data in old:
+        data.pop("shortfall")  # as in files from before there was one
+    trees = [Tree.model_validate(data) for data in old]
+    with Store(tmp_path) as store:
+        assert summarise(store).shortfall == sum(tree.shortfall for tree in store.trees())
+        for number, tree in enumerate(trees):
+            short = tree.model_copy(update={"shortfall": number})
+            asyncio.run(store.finish_tree(short))
+        assert summarise(store).shortfall == sum(range(len(trees))) > 0
+
+
 def test_grounding_is_shared_by_nodes_and_questions_that_ask_the_same(tmp_path: Path):
     sampler = ScriptedEngine(
         lambda request: (
@@ -450,3 +466,10 @@ def test_siblings_stay_distinct(tmp_path: Path):
         for node in tree.nodes:
             asked = [child.turns[0].reply for child in tree.children(node.id)]
             assert len(set(asked)) == len(asked)
+
+
+def test_every_document_is_in_exactly_one_shard():
+    names = [f"d{i}" for i in range(100)]
+    held = [[name for name in names if Shard(i, 7).holds(name)] for i in range(7)]
+    assert sorted(itertools.chain(*held)) == sorted(names)
+    assert all(held)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agenticlu.errors import IncompleteRunError, UsageError
+from agenticlu.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
     from agenticlu.progress import MetricsWriter, Progress
@@ -31,6 +34,7 @@ class CorpusGroup(click.Group):
         return super().parse_args(ctx, args)
 
 
+AT_LEAST_ONE = click.IntRange(min=1)
 SEARCH_OPTIONS = (
     click.option("--branching", type=int, help="Clarifications sampled from a node.  [default: 8]"),
     click.option("--depth", type=int, help="Rounds at most.  [default: 3]"),
@@ -157,19 +161,40 @@ def command() -> None:
 @click.option("--judge-model", multiple=True, help="Model of the judge 'llm'; several vote.")
 @click.option("--judge-base-url", multiple=True, help="Server of the judges.")
 @click.option("--judge-api-key-env", default="OPENAI_API_KEY", show_default=True)
-@click.option("--parallel", type=int, default=16, show_default=True, help="Questions at a time.")
-@click.option("--in-flight", type=int, default=256, show_default=True, help="Requests at most.")
 @click.option(
-    "--tokens-in-flight", type=int, default=400_000, show_default=True, help="Prompt tokens."
+    "--parallel", type=AT_LEAST_ONE, default=16, show_default=True, help="Questions at a time."
 )
-@click.option("--max-tokens", type=int, help="Stop after so many computed tokens.")
 @click.option(
-    "--patience", type=float, default=900.0, show_default=True, help="Seconds without an engine."
+    "--in-flight", type=AT_LEAST_ONE, default=256, show_default=True, help="Requests at most."
+)
+@click.option(
+    "--tokens-in-flight",
+    type=AT_LEAST_ONE,
+    default=400_000,
+    show_default=True,
+    help="Prompt tokens at most.",
+)
+@click.option("--max-tokens", type=AT_LEAST_ONE, help="Stop after so many computed tokens.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=900.0,
+    show_default=True,
+    help="Seconds without an engine.",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask again what failed for good before.")
 @TIMEOUT_OPTION
-@click.option("--seal", help="Folder or URL (fsspec) that gets the sealed segment at the end.")
-@click.option("--ray", "ray_workers", type=int, help="Search with so many Ray workers.")
+@click.option(
+    "--seal", help="Folder or URL (fsspec) that gets sealed segments, and gives them back."
+)
+@click.option(
+    "--seal-every",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Minutes between segments.",
+)
+@click.option("--ray", "ray_workers", type=AT_LEAST_ONE, help="Search with so many Ray workers.")
 @click.option("--ray-address", help="Of a Ray cluster; default: Ray on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -198,6 +223,7 @@ def run(
     retry_failed: bool,
     timeout: float,
     seal: str | None,
+    seal_every: float,
     ray_workers: int | None,
     ray_address: str | None,
     as_json: bool,
@@ -237,9 +263,8 @@ def run(
     if ray_workers is not None:
         job = {"engine": engine, "judges": judge_choice, "limits": limits, "tokenizer": tokenizer}
         summary = _generate_on_ray(source, out, config, job, seal, ray_workers, ray_address)
-        seal = None
     else:
-        summary = asyncio.run(
+        summary = _run_until_told(
             _generate(
                 corpus=source,
                 out=out,
@@ -249,13 +274,11 @@ def run(
                 judges=judge_choice,
                 limits=limits,
                 shard=parse_shard(shard),
+                seal=seal,
+                seal_every_s=seal_every * 60,
                 quiet=quiet,
             )
         )
-    if seal:
-        from agenticlu.search.segments import seal_run
-
-        seal_run(out, seal)
     click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else render(summary, out))
     if summary.outcomes.get("failed"):
         raise IncompleteRunError(
@@ -263,6 +286,25 @@ def run(
             f"are kept in {out}.",
             hint="See why: agenticlu status " + f"{out}; then run again with --retry-failed.",
         )
+
+
+def _run_until_told(work: Coroutine[Any, Any, SearchSummary]) -> SearchSummary:
+    """Runs work; SIGTERM, as schedulers send it, ends it the way Ctrl-C does."""
+
+    async def run() -> SearchSummary:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+        # The first signal alone: a second one must not cut short what the first began.
+        loop.add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
+        try:
+            return await task
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        click.echo("agenticlu: terminated; run the same command again to go on.", err=True)
+        sys.exit(TERMINATED_EXIT_CODE)
 
 
 async def _generate(
@@ -275,45 +317,60 @@ async def _generate(
     judges: Any,
     limits: Any,
     shard: Any,
+    seal: str | None,
+    seal_every_s: float,
     quiet: bool,
 ) -> SearchSummary:
     from agenticlu.config import write_atomically
     from agenticlu.corpus import load_corpus
     from agenticlu.judge import build_judges
     from agenticlu.progress import MetricsWriter, Progress
-    from agenticlu.search.run import run_search
+    from agenticlu.prompts import load_profile
+    from agenticlu.search.run import bind, run_search
+    from agenticlu.search.sealer import Sealer
     from agenticlu.search.setup import build_panel
     from agenticlu.store import Store
 
     items = load_corpus(**corpus)
-    # Its first row is read before anything is written: a wrong path leaves no folder behind.
+    # What cannot be is found before anything is written: it leaves no folder behind.
     items = itertools.chain(list(itertools.islice(items, 1)), items)
-    with Store(out) as store:
+    profile = load_profile(config.profile)
+    progress = Progress("questions", quiet=quiet)
+    judge_engines = judges.engines(progress.warn)
+    build_judges(config.judges, build_panel(judge_engines))
+    sealer = None if seal is None else Sealer(out, seal, shard)
+    with contextlib.ExitStack() as stack:
+        if sealer is not None:
+            stack.push(sealer.end)  # after the store has written all and is closed
+        store = stack.enter_context(Store(out))
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
-        with (
-            MetricsWriter(out / "metrics.jsonl") as metrics,
-            Progress("questions", quiet=quiet) as progress,
-        ):
-            listener = _listener(progress, metrics)
-            sampler = engine.load(limits.requests_in_flight, progress.warn)
-            judge_engines = judges.engines(progress.warn)
-            panel = build_panel(judge_engines, store, limits=limits, say=listener.say)
-            try:
+        metrics = stack.enter_context(MetricsWriter(out / "metrics.jsonl"))
+        stack.enter_context(progress)
+        words = engine.tokenizer(tokenizer)
+        if sealer is not None:
+            sealer.say = progress.warn
+            bind(store, config, profile, tokenizer=words.name)
+            progress.say(f"{sealer.take_up(store)} segments taken up from {seal}")
+        listener = _listener(progress, metrics)
+        sampler = engine.load(limits.requests_in_flight, progress.warn)
+        panel = build_panel(judge_engines, store, limits=limits, say=listener.say)
+        try:
+            async with sealer.every(seal_every_s) if sealer else contextlib.nullcontext():
                 return await run_search(
                     items,
                     sampler,
                     store,
                     config,
-                    tokenizer=engine.tokenizer(tokenizer),
+                    tokenizer=words,
                     judges=build_judges(config.judges, panel),
                     limits=limits,
                     shard=shard,
                     progress=listener,
                 )
-            finally:
-                await sampler.close()
-                for _, one in judge_engines:
-                    await one.close()
+        finally:
+            await sampler.close()
+            for _, one in judge_engines:
+                await one.close()
 
 
 def _generate_on_ray(
@@ -418,7 +475,7 @@ def render(summary: SearchSummary, out: Path) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to merge into.")
 def merge(*, sources: tuple[str, ...], out: Path) -> None:
     """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
-    from agenticlu.search.segments import merge_runs
+    from agenticlu.search.merge import merge_runs
 
     found = merge_runs(out, sources)
     click.echo(

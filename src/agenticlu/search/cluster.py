@@ -22,8 +22,9 @@ from agenticlu.errors import AgenticluError, EngineError, missing_dependency
 from agenticlu.judge import build_judges
 from agenticlu.records import Document, Question, content_id
 from agenticlu.search.config import SearchConfig
+from agenticlu.search.merge import MergeSummary, merge_runs
 from agenticlu.search.run import Limits, run_search
-from agenticlu.search.segments import MergeSummary, merge_runs, seal_run, sealed_labels
+from agenticlu.search.segments import SharedFolder, seal_run
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
 from agenticlu.store import Store
 
@@ -107,7 +108,7 @@ def search_on_ray(
     try:
         actor: Any = ray.remote(max_restarts=-1, max_task_retries=3)(Worker)
         workers = [actor.remote(job) for _ in range(num_workers)]
-        done = sealed_labels(job.sealed)
+        done = {one.label for one in SharedFolder(job.sealed).manifests(may_miss=True)}
         running: dict[Any, int] = {}
         busy = dict.fromkeys(range(num_workers), 0)
         try:

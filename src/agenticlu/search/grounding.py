@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from agenticlu.dialogue import Dialogue
@@ -43,6 +44,9 @@ _MANY_REQUEST = (
     "question: its number, then yes, maybe or no."
 )
 _LINE = re.compile(r"^\W*(\d{1,3})\W+(.*)$")
+_UNDER_WAY: ContextVar[str | None] = ContextVar("grounding under way", default=None)
+"""Key of the grounding that this task asks for; its calls carry it, so that what is left of half a
+grounding can be told from one that is whole."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Grounder:
     async def _work(self, key: str, text: str, owner: str) -> GroundingRecord:
         if self._caller.engine is None:
             raise NotRecordedError(key)
+        _UNDER_WAY.set(key)
         if self._config.grounding == "point":
             return await self._point(key, text)
         if self._config.grounding == "as-published":
@@ -200,6 +205,7 @@ class Grounder:
         if store.find_grounding(keys[group[0]]) is None:
             if self._caller.engine is None:
                 raise NotRecordedError(group_key)
+            _UNDER_WAY.set(keys[group[0]])
             await self._caller.once(group_key, lambda: self._scan_many(group, keys))
         records = [store.find_grounding(keys[text]) for text in texts]
         return [self._read(record) for record in records if record is not None]
@@ -277,7 +283,12 @@ class Grounder:
         return (Message(role="system", content=system), Message(role="user", content=passage))
 
     def _call(self, key: str) -> CallId:
-        return CallId(key=key, phase="ground", document_id=self.source.document.id)
+        return CallId(
+            key=key,
+            phase="ground",
+            document_id=self.source.document.id,
+            node_id=_UNDER_WAY.get(),
+        )
 
     @property
     def _scope(self) -> tuple[str, ...]:

@@ -189,7 +189,7 @@ def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
         raise StoreError(
             f"{store.folder} was started with {name} = {own!r}, not {wanted!r}; its calls would "
             "not be found again.",
-            hint="Use the same value, or give --out another folder.",
+            hint="Use the same value, or give --out (and --seal) another folder.",
         )
 
 
@@ -327,6 +327,7 @@ async def _grow_all(
             await slots.enter()
             entry = next(waiting, None)
             if entry is None:
+                slots.open()
                 return
             question, document_id = entry
             if document_id not in grounders:
@@ -403,6 +404,7 @@ def summarise(store: Store) -> SearchSummary:
     golds: list[float] = []
     for tree in store.trees():
         _add(summary, tree, golds)
+        summary.shortfall += tree.shortfall
     summary.gold_recall = sum(golds) / len(golds) if golds else None
     summary.usage = store.usage_by_phase()
     summary.calls = store.call_counts()

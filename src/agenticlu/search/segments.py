@@ -1,308 +1,347 @@
-"""Sealed parts of runs, and their merge: a union by content keys, whatever the order.
+"""Sealed parts of runs: immutable files in a folder or under a URL that many machines share.
 
-A segment is a zstd-compressed JSONL file that is written once, under a name made of its own hash,
-beside a small manifest with its row count. It holds what a worker finished: documents, questions,
-calls, groundings, judgements, and each tree with its nodes. Where two sources hold the same key,
-the one that got further wins; of two equally far, the one whose bytes sort first. So merging is
-independent of the order and of duplicates.
+A segment is zstd-compressed JSONL that is written once, under a name made of its own hash. The
+manifest beside it is written last and says whose work it is, under which settings, and how far that
+work was. Data without a manifest are a write that was cut short: they count as nothing.
+
+A segment holds what was finished: documents, questions, calls, groundings, judgements, and each
+tree with its nodes. How segments come together again: `agenticlu.search.merge`.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
+import importlib
 import io
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from agenticlu.errors import StoreError, missing_dependency
-from agenticlu.store import FILE_NAME, Statement, Store
+from agenticlu.errors import AgenticluError, StoreError, missing_dependency
+from agenticlu.records import content_id
+from agenticlu.store import Store, as_mapping
 
 SEGMENT_FORMAT = "agenticlu-segment"
-SEGMENT_VERSION = 1
+SEGMENT_VERSION = 2
+"""1: without judges in the settings, half groundings left out, no label in most manifests."""
+PREFIX = "segment-"
 SUFFIX = ".jsonl.zst"
-BATCH_ROWS = 500
+SETTINGS = ("bound", "config", "profile", "judges")
 _TABLES = ("document", "question", "call", "grounding", "judgement")
-_SETTINGS = ("bound", "config", "profile", "judges")
+
+Line = dict[str, Any]
+"""A line of a segment: settings, or a row and its table."""
+IsNew = Callable[[str, tuple[Any, ...]], bool]
+"""Whether a row of a table is to be sealed."""
 
 
 @dataclass(frozen=True)
-class MergeSummary:
-    """What a merge brought together."""
+class Manifest:
+    """What stands beside a segment."""
 
-    sources: int
-    questions: int
-    trees: int
     rows: int
-    """Rows read, duplicates included."""
+    bytes: int
+    sha256: str
+    """Of the compressed data."""
+    label: str | None = None
+    """Whose work it is: a shard 'i/n', or a document's id; None for a run that was sealed by
+    hand."""
+    settings: str | None = None
+    """See `settings_id`; a label's later segments replace the settings of its earlier ones."""
+    finished: bool = False
+    """Whether all that the label stands for was finished."""
+    sealed_s: float = 0.0
+    """When, in seconds since the epoch."""
+    progress: dict[str, Any] = field(default_factory=dict)
+    """State of the whole run then; see `progress_of`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the segment's data in its folder."""
+        return f"{PREFIX}{self.sha256[:24]}{SUFFIX}"
 
 
-def seal_run(run: str | Path, target: str, *, label: str | None = None) -> str:
-    """Writes what a run finished to a folder or URL as one segment.
+class SharedFolder:
+    """A folder, or a URL that fsspec knows, where segments are gathered.
+
+    Args:
+        address: Such as /shared/segments or s3://bucket/segments.
+
+    Raises:
+        StoreError: Nothing is known of such an address.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        fsspec = _package("fsspec")
+        with self._reaching("reached"):
+            self._system, self._path = fsspec.core.url_to_fs(self.address)
+
+    def check(self) -> None:
+        """Makes the folder, writes a file and removes it.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        probe = f"{self._path}/.probe-{uuid.uuid4().hex}"
+        with self._reaching("written"):
+            self._system.makedirs(self._path, exist_ok=True)
+            self._system.pipe_file(probe, b"agenticlu")
+            self._system.rm_file(probe)
+
+    def manifests(self, *, may_miss: bool = False) -> list[Manifest]:
+        """Returns the manifests of all segments, by name.
+
+        Args:
+            may_miss: No such folder means no segment yet.
+
+        Raises:
+            StoreError: The folder cannot be read, or holds what is no manifest.
+        """
+        with self._reaching("read"):
+            self._system.invalidate_cache()
+            try:
+                paths = self._system.ls(self._path, detail=False)
+            except FileNotFoundError:
+                if may_miss:
+                    return []
+                raise
+            names = sorted(p for p in paths if p.endswith(".json") and f"/{PREFIX}" in p)
+            found = self._system.cat_ranges(names, None, None, on_error="raise")
+        return [_parse_manifest(name, data) for name, data in zip(names, found, strict=True)]
+
+    def write(self, data: IO[bytes], manifest: Manifest) -> str:
+        """Writes a segment, its manifest last; returns its address.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        path = f"{self._path}/{manifest.name}"
+        with self._reaching("written"):
+            self._system.makedirs(self._path, exist_ok=True)
+            if not self._system.exists(_manifest_path(path)):
+                with self._system.open(path, "wb") as file:
+                    shutil.copyfileobj(data, file, 1 << 20)
+                written = {"format": SEGMENT_FORMAT, "version": SEGMENT_VERSION, **asdict(manifest)}
+                part = f"{_manifest_path(path)}.part"
+                self._system.pipe_file(part, json.dumps(written, indent=2).encode())
+                self._system.mv(part, _manifest_path(path))
+        return f"{self.address}/{manifest.name}"
+
+    def manifest_of(self, name: str) -> Manifest:
+        """Returns the manifest of the segment of a name."""
+        path = _manifest_path(f"{self._path}/{name}")
+        with self._reaching("read"):
+            data = self._system.cat_file(path)
+        return _parse_manifest(path, data)
+
+    def lines(self, manifest: Manifest) -> Iterator[Line]:
+        """Yields a segment's settings, then its rows; reads a copy whose checksum is right.
+
+        Raises:
+            StoreError: The segment is missing, damaged, or cut off.
+        """
+        name = f"{self.address}/{manifest.name}"
+        with tempfile.TemporaryFile() as copy:
+            with (
+                self._reaching("read"),
+                self._system.open(f"{self._path}/{manifest.name}", "rb") as file,
+            ):
+                shutil.copyfileobj(file, copy, 1 << 20)
+            copy.seek(0)
+            found = hashlib.file_digest(copy, "sha256").hexdigest()
+            if found != manifest.sha256:
+                raise StoreError(
+                    f"{name} is damaged: its checksum is {found[:12]}…, its manifest says "
+                    f"{manifest.sha256[:12]}….",
+                    hint="Copy it again from where it was sealed.",
+                )
+            copy.seek(0)
+            count = 0
+            for line in _decompress(copy):
+                count += 1
+                yield _decode(line)
+        if count != manifest.rows:
+            raise StoreError(f"{name} holds {count} rows; its manifest says {manifest.rows}.")
+
+    @contextlib.contextmanager
+    def _reaching(self, done: str) -> Iterator[None]:
+        """Turns what a file system raises into words."""
+        try:
+            yield
+        except AgenticluError:
+            raise
+        # Every file system that fsspec knows brings errors of its own, with no base in common.
+        except Exception as error:
+            cause = (str(error) or type(error).__name__).splitlines()[0]
+            raise StoreError(
+                f"{self.address} cannot be {done}: {cause}",
+                hint="Segments are kept in a folder, or at a URL whose fsspec package is "
+                "installed, such as s3fs for s3://bucket/segments.",
+            ) from error
+
+
+def seal_run(
+    run: str | Path,
+    target: str,
+    *,
+    label: str | None = None,
+    settings: str | None = None,
+    finished: bool = False,
+) -> str:
+    """Writes all that a run finished to a folder or URL as one segment.
 
     Args:
         run: Folder of the run; may still be running.
-        target: Where segments are gathered, such as /shared/segments or s3://bucket/segments.
-        label: Written into the manifest; see `sealed_labels`.
+        target: Where segments are gathered.
+        label: See `Manifest`.
+        settings: See `Manifest`; None takes the run's own.
+        finished: See `Manifest`.
 
     Returns:
         The segment's address.
 
     Raises:
-        StoreError: The target cannot be written.
+        StoreError: The target cannot be written, or the run is damaged.
     """
-    fsspec, zstandard = _packages()
-    raw = io.BytesIO()
-    rows = 0
-    with Store(run, writable=False) as store:
-        compressor = zstandard.ZstdCompressor(level=6, write_content_size=False)
-        with compressor.stream_writer(raw, closefd=False) as stream:
-            for line in _lines(store):
-                stream.write(line)
-                rows += 1
-    data = raw.getvalue()
-    digest = hashlib.sha256(data).hexdigest()
-    name = f"{target.rstrip('/')}/segment-{digest[:24]}"
-    manifest: dict[str, Any] = {"format": SEGMENT_FORMAT, "version": SEGMENT_VERSION}
-    manifest["rows"] = rows
-    manifest |= {"bytes": len(data), "sha256": digest, "label": label}
-    try:
-        system, path = fsspec.core.url_to_fs(name)
-        system.makedirs(system._parent(path), exist_ok=True)
-        if not system.exists(path + ".json"):
-            system.pipe_file(path + SUFFIX, data)
-            system.pipe_file(path + ".json", json.dumps(manifest, indent=2).encode())
-    except (OSError, ValueError, ImportError) as error:
-        raise StoreError(
-            f"The segment cannot be written to {target}: {error}",
-            hint=f"The run itself is whole in {run}; seal it again with the same command.",
-        ) from error
-    return name + SUFFIX
+    folder = SharedFolder(target)
+    with Store(run, writable=False) as store, store.snapshot():
+        return write_segment(folder, store, label=label, settings=settings, finished=finished)
 
 
-def sealed_labels(target: str) -> set[str]:
-    """Returns the labels of the segments in a folder or under a URL; none where there is none."""
-    fsspec, _ = _packages()
-    try:
-        system, path = fsspec.core.url_to_fs(target)
-        manifests = [p for p in system.ls(path, detail=False) if p.endswith(".json")]
-        return {json.loads(system.cat_file(p)).get("label") or "" for p in manifests} - {""}
-    except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, ImportError) as error:
-        raise StoreError(f"{target} cannot be read: {error}") from error
-
-
-def merge_runs(out: str | Path, sources: Sequence[str]) -> MergeSummary:
-    """Merges runs and segments into one run folder.
+def write_segment(
+    folder: SharedFolder,
+    store: Store,
+    *,
+    label: str | None,
+    settings: str | None = None,
+    finished: bool = False,
+    documents: Collection[str] | None = None,
+    is_new: IsNew = lambda table, row: True,
+) -> str:
+    """Writes rows of a store as one segment and returns its address.
 
     Args:
-        out: Folder of the merged run; merging more into it later is fine.
-        sources: Run folders, segment files, or folders or URLs of segments.
-
-    Raises:
-        StoreError: A source is torn or foreign, or was made under other settings.
+        folder: Where to.
+        store: A run, within `Store.snapshot`.
+        label: See `Manifest`.
+        settings: See `Manifest`; None takes the run's own.
+        finished: See `Manifest`.
+        documents: Only what is about these; None for all.
+        is_new: Which of those rows.
     """
+    zstandard = _package("zstandard")
     rows = 0
-    opened = [one for source in sources for one in _open(source)]
-    with Store(out) as store:
-        for settings, lines in opened:
-            _take_settings(store, settings)
-            batch: list[Statement] = []
-            for line in lines:
+    with tempfile.TemporaryFile(dir=store.folder) as data:
+        compressor = zstandard.ZstdCompressor(level=6, write_content_size=False)
+        with compressor.stream_writer(data, closefd=False) as stream:
+            for line in itertools.chain([_head(store)], rows_of(store, documents, is_new)):
+                stream.write(_encode(line))
                 rows += 1
-                batch += _statements(store, line)
-                if len(batch) >= BATCH_ROWS or line["t"] == "tree":
-                    store.write(batch)
-                    batch = []
-            store.write(batch)
-        counts = store.tree_counts()
-    return MergeSummary(len(opened), counts["questions"], counts["done"] + counts["growing"], rows)
+        size = data.tell()
+        data.seek(0)
+        manifest = Manifest(
+            rows=rows,
+            bytes=size,
+            sha256=hashlib.file_digest(data, "sha256").hexdigest(),
+            label=label,
+            settings=settings or settings_id(store),
+            finished=finished,
+            sealed_s=time.time(),
+            progress=progress_of(store),
+        )
+        data.seek(0)
+        return folder.write(data, manifest)
 
 
-# --- Reading --------------------------------------------------------------------------------------
+def settings_of(store: Store) -> dict[str, Any]:
+    """Returns the settings of a run that go into its segments."""
+    return {name: store.get(name) for name in SETTINGS}
 
 
-def _lines(store: Store) -> Iterator[bytes]:
-    """Yields the lines of a segment: settings, then rows."""
-    settings = {name: store.get(name) for name in _SETTINGS}
-    head = {"t": SEGMENT_FORMAT, "version": SEGMENT_VERSION, "settings": settings}
-    yield _encode(head)
-    for line in _rows(store):
-        yield _encode(line)
+def settings_id(store: Store) -> str:
+    """Returns a hash of the settings that trees follow from; others bind a run for good."""
+    chosen = [store.get(name) for name in SETTINGS if name != "bound"]
+    return content_id("settings", json.dumps(chosen, sort_keys=True))
 
 
-def _rows(store: Store) -> Iterator[dict[str, Any]]:
+def progress_of(store: Store) -> dict[str, Any]:
+    """Returns how far a run is, as JSON data."""
+    usage = {phase: as_mapping(one) for phase, one in store.usage_by_phase().items()}
+    return {
+        **store.tree_counts(),
+        "outcomes": store.outcomes(),
+        "calls": store.call_counts(),
+        "usage": usage,
+        "failures": store.failures(),
+    }
+
+
+def rows_of(
+    store: Store,
+    documents: Collection[str] | None = None,
+    is_new: IsNew = lambda table, row: True,
+) -> Iterator[Line]:
+    """Yields what a run finished, row by row; trees with their nodes."""
+    columns = store.columns("call")
+    state, phase, node_id = (columns.index(name) for name in ("state", "phase", "node_id"))
     for table in _TABLES:
-        columns = store.columns(table)
-        for row in store.rows(table):
-            if table == "call":
-                record = dict(zip(columns, row, strict=True))
-                # Half a grounding is left behind: its calls are folded once it is whole.
-                if record["state"] == "intent" or (
-                    record["phase"] == "ground" and record["state"] == "done"
-                ):
-                    continue
-            yield {"t": table, "r": list(row)}
-    nodes: dict[str, list[list[Any]]] = {}
-    for row in store.rows("node"):
-        nodes.setdefault(row[1], []).append(list(row))
-    for row in store.rows("tree"):
-        yield {"t": "tree", "r": list(row), "nodes": nodes.get(row[0], [])}
+        for row in store.rows(table, None if table == "judgement" else documents):
+            if table == "call" and (
+                row[state] == "intent"
+                # Calls of half a grounding from before they named it: never told apart from it.
+                or (row[phase] == "ground" and row[state] == "done" and row[node_id] is None)
+            ):
+                continue
+            if is_new(table, row):
+                yield {"t": table, "r": list(row)}
+    for row in store.rows("tree", documents):
+        yield {"t": "tree", "r": list(row), "nodes": [list(n) for n in store.node_rows(row[0])]}
 
 
-def _open(source: str) -> list[tuple[dict[str, Any], Iterator[dict[str, Any]]]]:
-    """Opens every run or segment that a source names."""
-    if (Path(source) / FILE_NAME).is_file():
-        return [_open_run(source)]
-    fsspec, _ = _packages()
+def _head(store: Store) -> Line:
+    return {"t": SEGMENT_FORMAT, "version": SEGMENT_VERSION, "settings": settings_of(store)}
+
+
+def _manifest_path(path: str) -> str:
+    return path.removesuffix(SUFFIX) + ".json"
+
+
+def _parse_manifest(path: str, data: bytes) -> Manifest:
     try:
-        system, path = fsspec.core.url_to_fs(source)
-        if not source.endswith(SUFFIX):
-            paths = sorted(p for p in system.ls(path, detail=False) if p.endswith(SUFFIX))
-        else:
-            paths = [path]
-        segments = [(p, system.cat_file(p), system.cat_file(_manifest_of(p))) for p in paths]
-    except (OSError, ValueError, ImportError) as error:
-        raise StoreError(
-            f"{source} cannot be read: {error}",
-            hint="Give run folders, segment files, or folders of segments.",
-        ) from error
-    if not segments:
-        raise StoreError(f"{source} holds neither a run nor a segment.")
-    return [_open_segment(path, data, manifest) for path, data, manifest in segments]
-
-
-def _manifest_of(path: str) -> str:
-    return path[: -len(SUFFIX)] + ".json"
-
-
-def _open_run(source: str) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
-    with Store(source, writable=False) as store:
-        settings = {name: store.get(name) for name in _SETTINGS}
-
-    def read() -> Iterator[dict[str, Any]]:
-        with Store(source, writable=False) as store:
-            yield from _rows(store)
-
-    return settings, read()
-
-
-def _open_segment(
-    path: str, data: bytes, manifest_data: bytes
-) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
-    _, zstandard = _packages()
-    try:
-        manifest = json.loads(manifest_data)
-        wanted, version, rows = manifest["sha256"], manifest["version"], manifest["rows"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{_manifest_of(path)} is no segment's manifest.") from error
+        values = json.loads(data)
+        version = values.pop("version")
+        if values.pop("format") != SEGMENT_FORMAT:
+            raise KeyError("format")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is no segment's manifest.") from error
     if version > SEGMENT_VERSION:
         raise StoreError(
             f"{path} was written by a newer version (format {version}).",
             hint="Update: pip install --upgrade agenticlu",
         )
-    found = hashlib.sha256(data).hexdigest()
-    if found != wanted:
-        raise StoreError(
-            f"{path} is damaged: its checksum is {found[:12]}…, its manifest says {wanted[:12]}….",
-            hint="Copy it again from where it was sealed.",
-        )
-    lines = _decompress(zstandard, data)
-    head = json.loads(next(lines))
-
-    def read() -> Iterator[dict[str, Any]]:
-        count = 1
-        for line in lines:
-            count += 1
-            yield _decode(line)
-        if count != rows:
-            raise StoreError(f"{path} holds {count} rows; its manifest says {rows}.")
-
-    return head["settings"], read()
+    try:
+        return Manifest(**values)
+    except TypeError as error:
+        raise StoreError(f"{path} is no segment's manifest: {error}.") from error
 
 
-def _decompress(zstandard: Any, data: bytes) -> Iterator[bytes]:
-    with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)) as stream:
+def _decompress(data: IO[bytes]) -> Iterator[bytes]:
+    zstandard = _package("zstandard")
+    with zstandard.ZstdDecompressor().stream_reader(data, closefd=False) as stream:
         yield from io.BufferedReader(stream)
 
 
-# --- Merging --------------------------------------------------------------------------------------
-
-
-def _take_settings(store: Store, settings: dict[str, Any]) -> None:
-    """Takes over a source's settings; a shard that had nothing to ask lacks some."""
-    for name, value in settings.items():
-        known = store.get(name)
-        if value is None:
-            continue
-        if isinstance(known, dict) and isinstance(value, dict):
-            differing = [n for n in known if n in value and known[n] != value[n]]
-            if differing:
-                words = ", ".join(f"{n} is {known[n]!r} and {value[n]!r}" for n in differing)
-                raise StoreError(
-                    f"The runs differ in their {name}: {words[:300]}.",
-                    hint="Merge only shards that were made by the same command.",
-                )
-            value = {**known, **value}
-        if known != value:
-            store.put(**{name: value})
-
-
-def _statements(store: Store, line: dict[str, Any]) -> list[Statement]:
-    table, row = line["t"], tuple(line["r"])
-    marks = ",".join("?" * len(row))
-    if table == "tree":
-        return _tree_statements(store, row, [tuple(node) for node in line["nodes"]])
-    if table == "call":
-        columns = store.columns("call")
-        sets = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "key")
-        # 'done' < 'failed' < 'intent': the order of the words is the order of progress.
-        return [
-            (
-                f"INSERT INTO call VALUES ({marks}) ON CONFLICT (key) DO UPDATE SET {sets} WHERE "
-                "excluded.state < call.state OR (excluded.state = call.state AND "
-                "COALESCE(excluded.reply, '') < COALESCE(call.reply, ''))",
-                row,
-            )
-        ]
-    if table in ("grounding", "judgement"):
-        columns = store.columns(table)
-        sets = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "key")
-        return [
-            (
-                f"INSERT INTO {table} VALUES ({marks}) ON CONFLICT (key) DO UPDATE SET {sets} "
-                f"WHERE excluded.record < {table}.record",
-                row,
-            )
-        ]
-    return [(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)]
-
-
-def _tree_statements(
-    store: Store, row: tuple[Any, ...], nodes: Sequence[tuple[Any, ...]]
-) -> list[Statement]:
-    known = store.tree_rows(row[0])
-    if known is not None and _rank(*known) <= _rank(row, nodes):
-        return []
-    return [
-        ("DELETE FROM node WHERE tree_id = ?", (row[0],)),
-        ("INSERT OR REPLACE INTO tree VALUES (?, ?, ?, ?)", row),
-        *(("INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?)", node) for node in nodes),
-    ]
-
-
-def _rank(row: tuple[Any, ...], nodes: Iterable[tuple[Any, ...]]) -> tuple[bool, int, str]:
-    """Sorts finished trees first, then larger ones, then by content."""
-    ordered = sorted(nodes)
-    digest = hashlib.sha256(repr((row, ordered)).encode()).hexdigest()
-    return (row[2] != "done", -len(ordered), digest)
-
-
-def _encode(line: dict[str, Any]) -> bytes:
+def _encode(line: Line) -> bytes:
     def plain(value: Any) -> Any:
         if isinstance(value, bytes):
             return {"b": base64.b64encode(value).decode()}
@@ -311,18 +350,16 @@ def _encode(line: dict[str, Any]) -> bytes:
     return json.dumps(line, ensure_ascii=False, default=plain).encode() + b"\n"
 
 
-def _decode(line: bytes) -> dict[str, Any]:
+def _decode(line: bytes) -> Line:
     def whole(value: dict[str, Any]) -> Any:
         return base64.b64decode(value["b"]) if set(value) == {"b"} else value
 
-    decoded: dict[str, Any] = json.loads(line, object_hook=whole)
+    decoded: Line = json.loads(line, object_hook=whole)
     return decoded
 
 
-def _packages() -> tuple[Any, Any]:
+def _package(name: str) -> Any:
     try:
-        import fsspec
-        import zstandard
+        return importlib.import_module(name)
     except ImportError as error:
-        raise missing_dependency(error.name or "fsspec", "data") from error
-    return fsspec, zstandard
+        raise missing_dependency(error.name or name, "data") from error

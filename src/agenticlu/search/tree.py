@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -112,9 +113,13 @@ class TreeSearch:
         Returns:
             The tree; None when replaying and not even the root is recorded.
         """
+        with self._activity.whole():
+            return await self._grow()
+
+    async def _grow(self) -> Tree | None:
         growth = build_growth(self._config)
         try:
-            with self._activity.work():
+            with self._activity.part():
                 root, self._closed_book = await self._root(), await self._answer_blindly()
         except NotRecordedError:
             return None
@@ -215,7 +220,7 @@ class TreeSearch:
         When replaying meets a call that was not recorded, what is missing is left out.
         """
         try:
-            with self._activity.work():
+            with self._activity.part():
                 dialogue = self._dialogue(parent.kept, self._history(parent))
                 request = dialogue.next_request()
                 assert request is not None
@@ -320,7 +325,8 @@ class TreeSearch:
                     judging = [
                         asyncio.create_task(self._judge(judge, answer)) for judge in self._judges
                     ]
-            with self._activity.rest():
+            waits = any(not judge.is_free for judge in self._judges)
+            with self._activity.judged() if waits else contextlib.nullcontext():
                 judged = await asyncio.gather(*judging)
         except BaseException:
             for task in judging:
