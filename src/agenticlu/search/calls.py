@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from agenticlu.engines.base import Capabilities, Completion, Engine, Sampled, Sampling, Weighed
+from agenticlu.engines.breaker import Breaker
 from agenticlu.errors import (
     AgenticluError,
     BudgetExceededError,
@@ -34,8 +34,6 @@ CHARACTERS_PER_TOKEN = 4
 """For admission only, where a rough estimate is enough."""
 REPLY_ATTEMPTS = 3
 """Times a request is sent whose reply cannot be understood."""
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 60.0
 
 
 class NotRecordedError(Exception):
@@ -118,59 +116,6 @@ class Admission:
         self.tokens += tokens
         self.requests += 1
         self.most_requests = max(self.most_requests, self.requests)
-
-
-class Breaker:
-    """Pauses everybody while an engine is overloaded or away.
-
-    Args:
-        patience_s: Seconds without a single success until the run is given up.
-        say: Told in words when a pause begins and when it ends.
-    """
-
-    def __init__(self, patience_s: float = 900.0, say: Callable[[str], None] | None = None) -> None:
-        self.patience_s = patience_s
-        self._say = say or (lambda text: None)
-        self._open = asyncio.Event()
-        self._open.set()
-        self._troubled_since: float | None = None
-        self._pause_s = FIRST_PAUSE_S
-
-    @property
-    def paused(self) -> bool:
-        """Whether everybody is waiting."""
-        return not self._open.is_set()
-
-    async def wait(self) -> None:
-        """Waits until the pause is over."""
-        await self._open.wait()
-
-    def success(self) -> None:
-        """Notes that the engine works."""
-        if self._troubled_since is not None:
-            self._say(
-                f"the engine answers again after {time.monotonic() - self._troubled_since:.0f} s"
-            )
-        self._troubled_since = None
-        self._pause_s = FIRST_PAUSE_S
-
-    async def trouble(self, error: AgenticluError) -> None:
-        """Pauses, or gives up by raising the error when patience is over."""
-        now = time.monotonic()
-        if self._troubled_since is None:
-            self._troubled_since = now
-        if now - self._troubled_since + self._pause_s > self.patience_s:
-            raise error
-        if self.paused:
-            await self._open.wait()
-            return
-        self._open.clear()
-        self._say(f"paused for {self._pause_s:.0f} s: {error.message}")
-        try:
-            await asyncio.sleep(self._pause_s)
-        finally:
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-            self._open.set()
 
 
 class Caller:
