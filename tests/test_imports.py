@@ -19,7 +19,16 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "records", "errors", "demo.lexicon"),
     ("config", "registry", "store", "progress", "tokens"),
-    ("verdicts", "documents", "corpus", "prompts", "scoring", "citations", "demo.world"),
+    (
+        "verdicts",
+        "documents",
+        "corpus",
+        "prompts",
+        "scoring",
+        "statistics",
+        "citations",
+        "demo.world",
+    ),
     ("engines.base",),
     ("engines",),
     ("dialogue", "judge"),

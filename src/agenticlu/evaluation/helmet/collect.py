@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import UsageError
+from agenticlu.errors import StoreError, UsageError
 from agenticlu.evaluation.tables import render_table
 from agenticlu.records import Record
 
@@ -144,7 +144,13 @@ def _read(path: Path) -> tuple[str, int, Mapping[str, Any]] | None:
     judged = path.with_name(path.name.removesuffix(".json") + JUDGED)
     score = path.with_name(path.name + ".score")
     chosen = judged if judged.is_file() else score if score.is_file() else path
-    content = json.loads(chosen.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(chosen.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(
+            f"{chosen} is not JSON: {error}.",
+            hint="It may have been cut off while it was written; write it again or move it away.",
+        ) from error
     averages = content if chosen == score else content.get("averaged_metrics", {})
     return name, int(length[1]), averages
 
