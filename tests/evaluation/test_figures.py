@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,12 @@ from agenticlu.evaluation.judging import (
 )
 from agenticlu.evaluation.recall import pass_at_k, render_recall, tree_recall
 from agenticlu.evaluation.summary import compare, load_summary, save_summary, summarise
-from agenticlu.evaluation.tables import render_markdown
+from agenticlu.evaluation.tables import (
+    render_csv,
+    render_differences_csv,
+    render_markdown,
+    results_table,
+)
 from agenticlu.judge import combine
 from agenticlu.records import Document, Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.search.run import summarise as search_summary
@@ -110,6 +117,75 @@ def test_effective_length(scores: dict[int, float], expected: int | None) -> Non
         rows += [prediction("direct", length, i, i, value) for i, value in enumerate(values)]
     (found,) = summarise(rows).effective_lengths
     assert found.effective_length == expected
+
+
+@pytest.mark.parametrize(
+    ("at_1024", "at_4096", "reached", "unknown"),
+    [
+        ([None] * 20, [1.0] * 20, 256, 1024),  # all failed: nothing is known beyond 256
+        ([], [1.0] * 20, 256, 1024),  # not run here, but for another method
+        ([1.0] * 20, [1.0] + [None] * 19, 1024, 4096),  # one of 20 is no result
+        (
+            [1.0] * 20,
+            [1.0] * 19 + [None],
+            4096,
+            None,
+        ),  # wrong or not, the failed one decides nothing
+        ([1.0] * 20, [0.0] * 20, 1024, None),
+    ],
+)
+def test_an_effective_length_does_not_reach_over_what_is_not_known(
+    at_1024: list[float | None], at_4096: list[float | None], reached: int, unknown: int | None
+) -> None:
+    scores = {("direct", 256): [1.0] * 20, ("direct", 1024): at_1024, ("direct", 4096): at_4096}
+    rows = cells({**scores, ("retrieve", 1024): [1.0] * 20})
+    found = next(e for e in summarise(rows).effective_lengths if e.method == "direct")
+    assert (found.effective_length, found.unknown_from) == (reached, unknown)
+
+
+def test_tables_tell_what_stands_behind_each_mean() -> None:
+    summary = summarise(
+        cells(
+            {("direct", 256): [1.0] * 4, ("direct", 512): [1.0, None, 0.0], ("clarify", 512): [1.0]}
+        )
+    )
+    rows = {line.split("|")[2].strip(): line for line in results_table(summary).splitlines()[2:]}
+    assert "4/2, 2/2" in rows["direct"]
+    assert "0/0/0, 1/0/0" in rows["direct"]
+    assert "| 1/1 " in rows["clarify"]
+    assert any("Fewer than 10 clusters" in note and "512: 1" in note for note in summary.notes)
+    assert any("Fewer than 10" in line for line in render_markdown(summary).splitlines())
+    many = summarise([prediction("direct", 256, i, i, 1.0) for i in range(10)])
+    assert many.notes == ()
+
+
+def test_parts_and_differences_are_in_every_form() -> None:
+    rows = [
+        prediction(method, 256, i, i, float(i < 4), hops=1 + i % 2, depth=i / 8)
+        for method in ("direct", "clarify")
+        for i in range(8)
+    ]
+    summary = summarise(rows)
+    markdown = render_markdown(summary)
+    assert "## By the number of facts" in markdown
+    assert "0.8-1.0" in markdown
+    lines = list(csv.DictReader(io.StringIO(render_csv(summary))))
+    assert {line["part"] for line in lines} >= {"all", "hops 1", "hops 2", "depth 0.0-0.2"}
+    whole = next(line for line in lines if line["part"] == "all" and line["method"] == "clarify")
+    assert (whole["n"], whole["num_clusters"], whole["alone_tokens"]) == ("8", "8", "800")
+    assert whole["alone_vs_direct"] == "1"
+    one_hop = next(line for line in lines if line["part"] == "hops 1")
+    assert (one_hop["n"], one_hop["mean"], one_hop["prompt_tokens"]) == ("4", "0.5", "")
+    (difference,) = csv.DictReader(io.StringIO(render_differences_csv(summary)))
+    assert (difference["method"], difference["baseline_method"]) == ("clarify", "direct")
+    assert (difference["n"], difference["difference"], difference["mean"]) == ("8", "0", "0.5")
+    assert float(difference["low"]) < 0 < float(difference["high"])
+
+
+def test_rounds_stand_in_order_beside_their_method() -> None:
+    rows = cells({(name, 256): [1.0] for name in ("clarify@10", "clarify@2", "direct", "retrieve")})
+    found = summarise(rows, methods=("direct", "clarify", "retrieve"))
+    assert [c.method for c in found.cells] == ["direct", "clarify@2", "clarify@10", "retrieve"]
 
 
 def test_pointback_and_hops_and_depth() -> None:
