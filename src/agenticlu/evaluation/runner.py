@@ -95,8 +95,9 @@ class _Session:
 class Runner:
     """Runs jobs; items of one session wait for its first one, which fills the cache.
 
-    Further sessions are opened while places are free, but only a few at a time whose first job
-    others wait for: documents that are read together push each other's prefixes out of the cache.
+    Further sessions are opened while places are free, but no more than a few at a time where many
+    jobs wait for the first one: documents that are read together push each other's prefixes out of
+    the cache.
 
     Args:
         config: Of the run.
@@ -178,8 +179,8 @@ class Runner:
         most_reading = max(1, places // PLACES_PER_READING)
         while len(ready) < num_free:
             num_reading = sum(bool(session.rest) for session in opened)
-            num_unfinished = sum(session.unfinished for session in opened)
-            if num_reading >= most_reading and num_unfinished >= places:
+            num_waiting = sum(len(session.rest) for session in opened)
+            if num_reading >= most_reading and num_waiting >= places:
                 return
             jobs = next(waiting, None)
             if jobs is None:
