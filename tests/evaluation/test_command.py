@@ -201,7 +201,9 @@ def test_a_server_that_vouches_for_nothing_is_warned_of(
     words = (*SHORT, "--model", "m", "--out", str(tmp_path / "out"))
     first = call(*words, "--base-url", listing({"id": "m"}))
     assert "Warning" not in first.stderr
-    assert "lengths are estimated" in first.stderr
+    assert "lengths are estimated, at about four characters a token, and pieces have 512" in (
+        first.stderr
+    )
     second = call(*words, "--base-url", listing({"id": "m"}))
     assert second.exit_code == 0, second.output
     assert "Warning: these results were begun with http://127.0.0.1" in second.stderr

@@ -272,7 +272,7 @@ def _prepare(
     from agenticlu.evaluation.methods import Settings as MethodSettings
     from agenticlu.prompts import load_profile
     from agenticlu.records import content_id
-    from agenticlu.tokens import read_model_hint
+    from agenticlu.tokens import ApproximateTokenizer, read_model_hint
 
     given = resolved.values
     urls = tuple(check_base_url(url) for url in given.base_url)
@@ -281,6 +281,15 @@ def _prepare(
     tokenizer = _load_tokenizer(given, folder, served)
     hint = read_model_hint(folder, "piece_tokens") if folder else None
     hint = served.piece_tokens if served is not None else hint
+    piece_tokens = given.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+    if urls and isinstance(tokenizer, ApproximateTokenizer):
+        click.echo(
+            f"The tokenizer of {given.model or 'the served model'} is not at hand: lengths are "
+            f"estimated, at about four characters a token, and pieces have {piece_tokens} such "
+            "tokens. With another tokenizer documents are cut elsewhere, and results cannot be "
+            "compared. --tokenizer NAME counts exactly.",
+            err=True,
+        )
     values = given.model_dump()
     options = {
         name: values[name]
@@ -295,7 +304,7 @@ def _prepare(
             **{name: values[name] for name in same},
             "tasks": given.task,
             "with_rouge": given.rouge,
-            "piece_tokens": given.piece_tokens or hint or DEFAULT_PIECE_TOKENS,
+            "piece_tokens": piece_tokens,
             "tokenizer": tokenizer.name,
             "model_fingerprint": weights or content_id("served as", name),
             "weights_known": bool(weights),
@@ -349,12 +358,6 @@ def _load_tokenizer(given: EvalSettings, folder: str | None, served: Served | No
             return load_tokenizer(str(Path(name).expanduser()) if is_folder else name)
         except AgenticluError:
             continue
-    click.echo(
-        f"The tokenizer of {given.model or 'the served model'} is not at hand: lengths are "
-        "estimated, at about four characters a token. With another tokenizer documents are cut "
-        "elsewhere, and results cannot be compared. --tokenizer NAME counts exactly.",
-        err=True,
-    )
     return load_tokenizer(None)
 
 

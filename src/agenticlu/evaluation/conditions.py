@@ -121,8 +121,8 @@ def _mixing(
         else f"{name} was {_shown(there)} and is now {_shown(now)}"
         for name, (there, now) in differing.items()
     ]
-    again = " ".join(f"--{name.replace('_', '-')} ..." for name in differing)
-    hint = f"Use another --out, or the same setting as before ({again})."
+    again = " ".join(_flag(name, there) for name, (there, _) in differing.items())
+    hint = f"Use another --out, or the setting of before: {again}."
     if "rounds" in differing:
         hint = "Use another --out, or --rounds 1,2,... for several numbers side by side."
     return UsageError(
@@ -130,6 +130,16 @@ def _mixing(
         f"compared with this run's: {'; '.join(said)}.",
         hint=hint,
     )
+
+
+def _flag(name: str, value: Any) -> str:
+    """Returns what was typed for a value, as far as it can be told."""
+    flag = f"--{name.replace('_', '-')}"
+    if value is None or value is False:
+        return f"no {flag}"
+    if value is True:
+        return flag
+    return f"{flag} {'...' if name in ('tokenizer', 'wording', *_FILES) else value}"
 
 
 def _shown(value: Any) -> str:

@@ -118,8 +118,9 @@ def check_config(config: EvaluationConfig) -> None:
         raise UsageError(f"--limit {config.limit}: at least one item is needed.")
     known = metric_names()
     if config.metric is not None and config.metric not in known:
+        listed = [name for name in known if "@" not in name or name.endswith("@10")]
         raise UsageError(
-            f"There is no metric {config.metric!r}. Metrics: {', '.join(known)}.",
+            f"There is no metric {config.metric!r}. Metrics: {', '.join(listed)} (other cuts too).",
             hint=did_you_mean(config.metric, known),
         )
 
