@@ -351,7 +351,9 @@ def rule_of(task: str) -> str:
         "multi_lexsum": "summary",
         "infbench_qa_eng": "long_answer",
         "alce_asqa": "string_em",
+        "alce_asqa_nocite": "string_em",
         "alce_qampari": "qampari",
+        "alce_qampari_nocite": "qampari",
     }
     by_family = {"msmarco": "ranking", "icl": "label"}
     family = SPECS[task].family
