@@ -18,6 +18,7 @@ from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import (
     AgenticluError,
     DocumentTooLongError,
+    EngineBusyError,
     EngineError,
     EngineReplyError,
     EngineUnreachableError,
@@ -149,6 +150,32 @@ def test_a_dead_server_ends_the_run_and_marks_nothing_failed(tmp_path: Path) -> 
     again = ScriptedEngine()
     assert not any("ended early" in note for note in run(config(), again, tmp_path).notes)
     assert len(again.requests) == 4
+
+
+def test_a_request_that_the_server_cannot_answer_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+    poisoned: list[str] = []
+
+    def fault(request: ScriptedRequest) -> Exception | None:
+        text = request.messages[-1].content
+        if request.call == 3:
+            poisoned.append(text)
+        if text not in poisoned:
+            return None
+        error = EngineBusyError("inner error")
+        error.is_fault = True
+        return error
+
+    engine = ScriptedEngine(faults=fault, latency_s=0.002)
+    lines: list[str] = []
+    cfg = config(limit=120, questions_per_document=1)
+    summary = run(cfg, engine, tmp_path, patience_s=30, report=lines.append)
+    assert summary.num_failed == 1
+    assert "inner error" in summary.failures[0].error
+    sent = [r for r in engine.requests if r.messages[-1].content in poisoned]
+    assert breaker.OWN_ATTEMPTS <= len(sent) <= breaker.OWN_ATTEMPTS + 2
 
 
 # --- work for every place ---------------------------------------------------------------------

@@ -13,7 +13,6 @@ from agenticlu.engines.breaker import Breaker
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import BudgetExceededError, EngineBusyError
 from agenticlu.records import Message, Usage
-from agenticlu.search import calls
 from agenticlu.search.calls import (
     Admission,
     Caller,
@@ -230,7 +229,7 @@ def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Pat
         counts = store.call_counts()
         assert (counts["failed"], counts["done"], counts["intent"]) == (1, 199, 0)
     sent = [r for r in engine.requests if r.sampling and r.sampling.seed == 0]
-    assert calls.OWN_ATTEMPTS <= len(sent) <= calls.OWN_ATTEMPTS + 2
+    assert breaker.OWN_ATTEMPTS <= len(sent) <= breaker.OWN_ATTEMPTS + 2
 
 
 def test_the_pause_is_as_long_as_the_server_asked_for():

@@ -1,4 +1,8 @@
-"""Waits while an engine is overloaded or away, instead of failing what is asked meanwhile."""
+"""Waits while an engine is overloaded or away, instead of failing what is asked meanwhile.
+
+A request that the engine fails at while it answers others waits alone, and is given up after a few
+times: it stops nobody else.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,17 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from agenticlu.engines.base import Engine
-from agenticlu.errors import AgenticluError, EngineBusyError, EngineUnreachableError
+from agenticlu.errors import (
+    AgenticluError,
+    EngineBusyError,
+    EngineReplyError,
+    EngineUnreachableError,
+)
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
+OWN_ATTEMPTS = 5
+"""Times that an engine may fail at one request while it answers others."""
 PASSING = (EngineBusyError, EngineUnreachableError)
 """Errors that say nothing about the request: another time it may be answered."""
 ASKING = frozenset({"sample", "weigh", "complete"})
@@ -79,10 +90,49 @@ class Breaker:
             self._open.set()
 
 
+class Tries:
+    """The tries of one request: tells failures that are its own from those that all would meet.
+
+    Args:
+        breaker: Knows when the engine answered others.
+    """
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+        self._num_own = 0
+        self._began = self._failed_at = math.inf
+
+    @property
+    def over(self) -> bool:
+        """Whether the engine has failed at this request often enough."""
+        return self._num_own >= OWN_ATTEMPTS
+
+    def begin(self) -> None:
+        """Notes that the request is sent."""
+        self._began = time.monotonic()
+
+    def is_own(self, error: AgenticluError) -> bool:
+        """Notes a failure and returns whether it is the request's own.
+
+        It is where it may be due to the request, not to load (an inner error, a lost line), and
+        the engine answered others since the try began or since the last failure.
+        """
+        others_went_well = self._breaker.succeeded_since(min(self._began, self._failed_at))
+        self._failed_at = time.monotonic()
+        own = others_went_well and (not isinstance(error, EngineBusyError) or error.is_fault)
+        self._num_own += own
+        return own
+
+    async def pause(self) -> None:
+        """Waits before the next try, longer each time; nobody else does."""
+        await asyncio.sleep(min(FIRST_PAUSE_S * 2**self._num_own, LONGEST_PAUSE_S))
+
+
 def be_patient(engine: Engine, breaker: Breaker) -> Engine:
     """Returns the engine with a breaker before it: requests wait out a pause and are sent again.
 
-    What it raises of `PASSING` means that the breaker's patience is over.
+    What it raises of `PASSING` means that the breaker's patience is over; a request that the engine
+    fails at while it answers others ends in an `EngineReplyError`.
     """
     return cast(Engine, _Patient(engine, breaker))
 
@@ -100,12 +150,19 @@ class _Patient:
 
     def _asking(self, ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def asked(*given: Any, **named: Any) -> Any:
+            tries = Tries(self._breaker)
             while True:
                 await self._breaker.wait()
+                tries.begin()
                 try:
                     reply = await ask(*given, **named)
                 except PASSING as error:
-                    await self._breaker.trouble(error)
+                    if not tries.is_own(error):
+                        await self._breaker.trouble(error)
+                        continue
+                    if tries.over:
+                        raise EngineReplyError(error.message, hint=error.hint) from error
+                    await tries.pause()
                     continue
                 self._breaker.success()
                 return reply

@@ -12,16 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn, TypeVar
 
-from agenticlu.engines import breaker as pauses
 from agenticlu.engines.base import Capabilities, Completion, Engine, Sampled, Sampling, Weighed
-from agenticlu.engines.breaker import Breaker
+from agenticlu.engines.breaker import Breaker, Tries
 from agenticlu.errors import (
     AgenticluError,
     BudgetExceededError,
@@ -40,8 +37,6 @@ CHARACTERS_PER_TOKEN = 4
 """For admission only, where a rough estimate is enough."""
 REPLY_ATTEMPTS = 3
 """Times a request is sent whose reply cannot be understood."""
-OWN_ATTEMPTS = 5
-"""Times that a server may fail at one request while it answers others."""
 LEAST_SHRUNK_FROM = 8
 """Requests in flight below which an overload tells nothing about how many are too many."""
 
@@ -272,8 +267,8 @@ class Caller:
         encode: Callable[[Reply], Any],
     ) -> Reply:
         tokens = characters // CHARACTERS_PER_TOKEN
-        attempts = own_faults = 0
-        failed_at = math.inf
+        attempts = 0
+        tries = Tries(self.breaker)
         if not self._ready:
             await self.once("before first", self._prepare)
         while True:
@@ -283,7 +278,7 @@ class Caller:
                 self._check_budget()
                 await self.store.intend(call)
                 await self.admission.acquire(tokens)
-                began = time.monotonic()
+                tries.begin()
                 try:
                     reply = await send()
                 finally:
@@ -309,14 +304,10 @@ class Caller:
                 self._staging.release(tokens)
             if overload is None:
                 continue
-            others_went_well = self.breaker.succeeded_since(min(began, failed_at))
-            failed_at = time.monotonic()
-            if _is_own(overload) and others_went_well:
-                own_faults += 1
-                if own_faults >= OWN_ATTEMPTS:
+            if tries.is_own(overload):
+                if tries.over:
                     await self._give_up(call, overload)
-                pause_s = pauses.FIRST_PAUSE_S * 2**own_faults
-                await asyncio.sleep(min(pause_s, pauses.LONGEST_PAUSE_S))
+                await tries.pause()
                 continue
             if not self.breaker.paused:
                 self.admission.shrink()
@@ -422,11 +413,6 @@ class LedgeredEngine:
     async def close(self) -> None:
         """Closes the engine."""
         await self._engine.close()
-
-
-def _is_own(error: EngineError) -> bool:
-    """Whether a failure may be due to the request, not to load: an inner error, a lost line."""
-    return not isinstance(error, EngineBusyError) or error.is_fault
 
 
 async def together(
