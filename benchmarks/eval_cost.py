@@ -3,12 +3,13 @@
     python benchmarks/eval_cost.py [--json FILE]
 
 A *reading* is one document's worth of prompt tokens that the engine had to compute. The published
-way asks its five turns with the prefix cache off, so each turn reads the document again. Three
+way asks its five turns with the prefix cache off, so each turn reads the document again. Four
 measurements:
 
 1. the bundled model in this process, one question, five turns: cache on against cache off;
 2. the same model, 50 questions on one document by `direct`;
-3. a simulated server with a prefix cache at the paper's mean length, 50 questions by `clarify`
+3. the same model, 50 questions on one document of twice the length by `clarify`;
+4. a simulated server with a prefix cache at the paper's mean length, 50 questions by `clarify`
    (token counts do not depend on what the model says; a model of that window is not at hand).
 
 Exits with 1 when a target is missed: 1.05 readings per question over all turns, 1.5 readings for
@@ -98,7 +99,7 @@ async def measure(
     return Cost(what, shown, used, time.perf_counter() - started, limit)
 
 
-async def run(tokens: int, long_tokens: int) -> list[Cost]:
+async def run(tokens: int, middle_tokens: int, long_tokens: int) -> list[Cost]:
     """Returns all measurements."""
     tokenizer = load_tokenizer(str(BUNDLED_MODEL))
     settings = Settings(profile=load_profile(), tokenizer=tokenizer, piece_tokens=64, max_tokens=24)
@@ -126,6 +127,16 @@ async def run(tokens: int, long_tokens: int) -> list[Cost]:
             MOST_READINGS_FOR_50,
         ),
     ]
+    costs.append(
+        await measure(
+            f"clarify: {NUM_QUESTIONS} questions, one document",
+            "clarify",
+            build_items(middle_tokens, tokenizer, NUM_QUESTIONS),
+            load_engine(str(BUNDLED_MODEL)),
+            settings,
+            MOST_READINGS_FOR_50,
+        )
+    )
     many = build_items(long_tokens, tokenizer, NUM_QUESTIONS)
     wide = Settings(profile=load_profile(), tokenizer=tokenizer)
     costs.append(
@@ -145,10 +156,13 @@ def main() -> int:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=8192, help="document, bundled model")
+    parser.add_argument(
+        "--middle-tokens", type=int, default=16384, help="document, bundled model, clarify"
+    )
     parser.add_argument("--long-tokens", type=int, default=67812, help="document, simulated server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     given = parser.parse_args()
-    costs = asyncio.run(run(given.tokens, given.long_tokens))
+    costs = asyncio.run(run(given.tokens, given.middle_tokens, given.long_tokens))
     rows = [
         [
             cost.what,

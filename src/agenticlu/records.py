@@ -270,6 +270,14 @@ class Prediction(Record):
     seconds: float = 0.0
     truncated: bool = False
     """The document was cut to fit the window. A reply cut at the token limit is not meant."""
+    overlong: str = ""
+    """How a document longer than the window was met, and that window ('fit 8192'), be it that the
+    item failed or that it was cut; empty where the document fits."""
+    conditions: dict[str, str | int | float | bool | None] = {}
+    """What it was asked under: settings that results must share to be compared, and weights."""
+    part_of: str = ""
+    """Id of the prediction of more rounds whose first turns these are: the same requests, paid
+    once. Empty where they are its own."""
     error: str | None = None
     """Why the item failed; None when it did not."""
     engine: str = ""

@@ -305,11 +305,15 @@ class ChatServer:
     Args:
         engine: Answers.
         model: Name under which it is listed.
+        details: Further fields of its entry in the list.
     """
 
-    def __init__(self, engine: Engine, model: str) -> None:
+    def __init__(
+        self, engine: Engine, model: str, details: Mapping[str, Any] | None = None
+    ) -> None:
         self.engine = engine
         self.model = model
+        self._details = dict(details or {})
         self._created = int(time.time())
         self._replies = 0
 
@@ -341,6 +345,7 @@ class ChatServer:
             "created": self._created,
             "owned_by": "agenticlu",
             "max_model_len": found.context_tokens,
+            **self._details,
         }
         return _json({"object": "list", "data": [entry]})
 
@@ -546,8 +551,13 @@ def safe_text(text: str, stops: Sequence[str], *, strip: bool = True) -> str:
     return text.rstrip() if strip else text
 
 
-def build_app(engine: Engine, model: str) -> Any:
+def build_app(engine: Engine, model: str, details: Mapping[str, Any] | None = None) -> Any:
     """Builds the ASGI application over an engine.
+
+    Args:
+        engine: Answers.
+        model: Name under which it is listed.
+        details: Further fields of its entry in the list of models.
 
     Raises:
         MissingDependencyError: starlette is not installed.
@@ -556,7 +566,7 @@ def build_app(engine: Engine, model: str) -> Any:
         import starlette  # noqa: F401
     except ImportError as error:
         raise missing_dependency("starlette", "serve") from error
-    return ChatServer(engine, model).app()
+    return ChatServer(engine, model, details).app()
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -590,6 +600,7 @@ async def run_server(
     model: str,
     listener: socket.socket,
     on_ready: Callable[[str], None] = print,
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Serves until interrupted.
 
@@ -598,6 +609,7 @@ async def run_server(
         model: Name under which it is listed.
         listener: From `open_listener`; closed at the end.
         on_ready: Called with the base URL once requests are accepted.
+        details: Further fields of the model's entry in the list.
 
     Raises:
         MissingDependencyError: starlette or uvicorn is not installed.
@@ -606,7 +618,7 @@ async def run_server(
         import uvicorn
     except ImportError as error:
         raise missing_dependency("uvicorn", "serve") from error
-    app = build_app(engine, model)
+    app = build_app(engine, model, details)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))

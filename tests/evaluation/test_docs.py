@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from agenticlu.cli import group
 from agenticlu.cli.eval import EvalSettings, command
+from agenticlu.evaluation.conditions import OF_TASKS, SHARED
+from agenticlu.evaluation.helmet.results import result_args
+from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.methods import METHODS, find_method
 from agenticlu.evaluation.tasks import TASKS, find_task
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 TEXT = PAGE.read_text(encoding="utf-8")
+MODEL_WINDOWS = {
+    "meta-llama/Llama-3.1-8B-Instruct": 131072,
+    "yzhuang/Llama-3.1-8B-Instruct-AgenticLU": 131072,
+}
+"""Positions in the models' own configurations."""
 BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 COMMANDS = [
     line.strip() for block in BLOCKS for line in block.splitlines() if "agenticlu " in line[:14]
@@ -52,6 +62,84 @@ def test_command_parses_and_names_exist(line: str) -> None:
                 find_task(task)
             for method in context.params["methods"] or ():
                 find_method(method)
+
+
+def evaluations() -> list[dict[str, Any]]:
+    """What every evaluation on the page was given, the defaults of none filled in."""
+    found = []
+    for line in COMMANDS:
+        for context in parse(shlex.split(line)):
+            if context.command is command and not context.invoked_subcommand:
+                found.append(context.params)
+    return found
+
+
+def servers() -> dict[str, tuple[str, int]]:
+    """Address to model and window of every server that the page starts."""
+    found = {}
+    for line in (line.strip() for block in BLOCKS for line in block.splitlines()):
+        if line.startswith("vllm serve "):
+            words = shlex.split(line)
+            values = dict(pairwise(words))
+            address = f"http://localhost:{values['--port']}/v1"
+            found[address] = (words[2], int(values["--max-model-len"]))
+    return found
+
+
+def test_numbers_fit_the_models_windows() -> None:
+    """A server refuses to start beyond its model's window, and to read beyond its own."""
+    assert len(servers()) == 2
+    for model, window in servers().values():
+        assert window <= MODEL_WINDOWS[model]
+    asked = [given for given in evaluations() if given["base_url"]]
+    assert len(asked) >= 5
+    for given in asked:
+        (address,) = given["base_url"]
+        model, window = servers()[address]
+        assert given["model"] == model
+        assert max(given["lengths"]) <= window
+        if max(given["lengths"]) + 4 * (given["max_tokens"] or 256) > window:
+            assert given["overlong"] in ("fit", "cut-end")
+
+
+def test_commands_into_one_folder_can_be_compared() -> None:
+    """What `agenticlu eval` would refuse to mix does not stand on the page as one folder."""
+    by_folder: dict[Path, list[dict[str, Any]]] = {}
+    for given in evaluations():
+        if given["out"]:
+            by_folder.setdefault(given["out"], []).append(given)
+    assert max(map(len, by_folder.values())) >= 3
+    names = [*(set(SHARED) & set(EvalSettings.model_fields)), *OF_TASKS, "as_published"]
+    assert "temperature" in names
+    for folder, several in by_folder.items():
+        for name in names:
+            assert len({given[name] for given in several}) == 1, (folder, name)
+
+
+def test_result_files_on_the_page_are_named_as_they_would_be() -> None:
+    names = set()
+    for given in evaluations():
+        for task in given["task"] or ():
+            if TASKS[task] != "helmet":
+                continue
+            for length in given["lengths"]:
+                for method in given["methods"]:
+                    own = method == "helmet"
+                    args = result_args(
+                        task,
+                        length,
+                        model="",
+                        output_dir="",
+                        limit=given["limit"],
+                        shots=given["shots"],
+                        chat=not own or SPECS[task].chat,
+                        max_tokens=None if own else given["max_tokens"],
+                    )
+                    folder = given["label"] if own else f"{given['label']}-{method}"
+                    names.add(f"{given['out']}/helmet/{folder}/{args.file_name}")
+    mentioned = re.findall(r"\S+/helmet/\S+\.json", TEXT)
+    assert len(mentioned) >= 4
+    assert [name for name in mentioned if name not in names] == []
 
 
 def test_the_parser_would_notice_a_wrong_option() -> None:

@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
-from agenticlu.evaluation.methods import Settings
+from agenticlu.evaluation.methods import METHODS, Settings
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
 from agenticlu.evaluation.summary import load_summary
@@ -22,6 +24,25 @@ from agenticlu.tokens import load_tokenizer
 
 AGENTICLU = [sys.executable, "-c", "from agenticlu.cli import main; main()"]
 NUM_ITEMS = 50
+ALL = [name for name in METHODS if name != "helmet"]
+ONE_FAILS = """
+from agenticlu.cli import main
+from agenticlu.evaluation import runner
+answer = runner.answer
+async def failing(name, item, *rest):
+    if (name, item.length, item.question.id) == ("retrieve", 160, first_question()):
+        raise RuntimeError("made to fail")
+    return await answer(name, item, *rest)
+def first_question():
+    from agenticlu.demo.world import World
+    from agenticlu.engines import BUNDLED_MODEL
+    from agenticlu.tokens import load_tokenizer
+    count = load_tokenizer(str(BUNDLED_MODEL)).count
+    return World(0).document("test", 0, 160, count, num_questions=4).questions[0].id
+runner.answer = failing
+main()
+"""
+"""The command, but that one method fails on one question at one length."""
 
 
 def arguments(out: Path, *more: str) -> list[str]:
@@ -33,27 +54,43 @@ def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def test_killed_run_goes_on_and_repeats_no_finished_item(tmp_path: Path) -> None:
+def test_all_methods_at_four_lengths_survive_a_kill_and_tell_the_one_item_that_fails(
+    tmp_path: Path,
+) -> None:
+    shape = ["--methods", ",".join(ALL), "--lengths", "128,160,192,224", "--limit", "2"]
+    shape += ["--max-tokens", "16", "--concurrency", "4"]
+    command = [sys.executable, "-c", ONE_FAILS, "eval", *shape, "--out", str(tmp_path)]
     path = tmp_path / "predictions.jsonl"
-    process = subprocess.Popen(arguments(tmp_path), stderr=subprocess.DEVNULL)
+    total = len(ALL) * 4 * 2
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while num_lines(path) < 5 and process.poll() is None and time.monotonic() < deadline:
+    while num_lines(path) < 25 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     finished = num_lines(path)
-    assert 5 <= finished < 24  # the guard: it was killed in the middle
+    assert 25 <= finished < total  # the guard: it was killed in the middle
     before = path.read_bytes().splitlines()[:finished]
-    result = subprocess.run(arguments(tmp_path), capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 9, result.stderr
+    assert f"1 of {total} items failed" in result.stderr
+    assert "Traceback" not in result.stderr
     after = path.read_bytes().splitlines()
     assert after[:finished] == before
     counts = Counter(json.loads(line)["id"] for line in after)
-    assert len(counts) == 24
-    assert set(counts.values()) == {1}
+    assert len(counts) == total
+    assert set(counts.values()) == {1}  # no finished item was asked again
     summary = load_summary(tmp_path)
-    assert sum(cell.num_scored for cell in summary.cells) == 24
-    assert "| world |" in result.stdout
+    assert len(summary.cells) == len(ALL) * 4
+    assert sum(cell.num_scored for cell in summary.cells) == total - 1
+    (failure,) = summary.failures
+    assert (failure.method, failure.length) == ("retrieve", 160)
+    assert failure.error == "RuntimeError: made to fail"
+    again = [*AGENTICLU, *command[3:], "--retry-failed"]
+    result = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert num_lines(path) == total + 1
+    assert load_summary(tmp_path).num_failed == 0
 
 
 def test_one_failing_item_makes_the_exit_code_nine(tmp_path: Path) -> None:
@@ -67,31 +104,30 @@ def test_one_failing_item_makes_the_exit_code_nine(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["num_failed"] == 1
 
 
+@pytest.mark.parametrize(("method", "num"), [("direct", NUM_ITEMS), ("clarify", 16)])
 def test_served_and_in_process_answers_are_the_same(
-    tmp_path: Path, tiny_model_path: Path, server_url: str
+    tmp_path: Path, tiny_model_path: Path, server_url: str, method: str, num: int
 ) -> None:
     config = EvaluationConfig(
-        methods=("direct",), lengths=(256,), limit=NUM_ITEMS, max_tokens=20, piece_tokens=64
+        methods=(method,), lengths=(256,), limit=num, max_tokens=20, piece_tokens=64, label="same"
     )
     tokenizer = load_tokenizer(str(tiny_model_path))
     settings = Settings(profile=load_profile(), tokenizer=tokenizer)
 
-    def answers(engine: Engine, name: str) -> dict[str, str]:
+    def answers(engine: Engine, name: str) -> dict[str, list[str]]:
         async def run() -> None:
             try:
-                await run_evaluation(
-                    config.model_copy(update={"label": "same"}), engine, settings, tmp_path / name
-                )
+                await run_evaluation(config, engine, settings, tmp_path / name)
             finally:
                 await engine.close()
 
         asyncio.run(run())
         found = read_predictions(tmp_path / name / "predictions.jsonl")
         assert not [p for p in found.values() if p.error]
-        return {p.id: p.raw for p in found.values()}
+        return {p.id: [turn.reply for turn in p.turns] for p in found.values()}
 
     inside = answers(load_engine(str(tiny_model_path)), "inside")
     served = answers(load_engine(None, (server_url,)), "served")
-    assert len(inside) == NUM_ITEMS
+    assert len(inside) == num
     assert inside == served
-    assert len(set(inside.values())) > 5  # the guard: replies differ from item to item
+    assert len({tuple(replies) for replies in inside.values()}) > 5  # the guard: they differ

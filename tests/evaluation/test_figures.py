@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -13,17 +15,25 @@ from click.testing import CliRunner
 from agenticlu.cli.eval import command
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import StoreError
+from agenticlu.evaluation.cost import alone_tokens
 from agenticlu.evaluation.judging import (
     LongAnswerVerdict,
     RowJudge,
     judged_file,
     parse_verdict_of,
 )
-from agenticlu.evaluation.recall import pass_at_k, tree_recall
-from agenticlu.evaluation.statistics import estimate
+from agenticlu.evaluation.recall import pass_at_k, render_recall, tree_recall
 from agenticlu.evaluation.summary import compare, load_summary, save_summary, summarise
-from agenticlu.evaluation.tables import render_markdown
-from agenticlu.records import Node, Prediction, Question, Tree, Turn, Usage
+from agenticlu.evaluation.tables import (
+    render_csv,
+    render_differences_csv,
+    render_markdown,
+    results_table,
+)
+from agenticlu.judge import combine
+from agenticlu.records import Document, Node, Prediction, Question, Tree, Turn, Usage, Verdict
+from agenticlu.search.run import summarise as search_summary
+from agenticlu.store import Store
 
 
 def prediction(
@@ -44,62 +54,6 @@ def prediction(
         "seconds": 2.0,
     }
     return Prediction.model_validate(known | more)
-
-
-# --- intervals --------------------------------------------------------------------------------
-
-
-def test_interval_is_wider_when_questions_of_a_document_agree() -> None:
-    values = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0] * 5
-    apart = estimate(values, [str(i) for i in range(40)])
-    together = estimate(values, [str(i // 4) for i in range(40)])
-    assert apart is not None
-    assert together is not None
-    assert apart.mean == together.mean == 0.5
-    assert together.num_clusters == 10
-    width = [e.high - e.low for e in (apart, together)]  # type: ignore[operator]
-    assert width[1] > 1.5 * width[0]
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(100):
-        chance = rng.beta(2, 2, 40)  # clusters differ in difficulty
-        values = (rng.random((40, 4)) < chance[:, None]).astype(float).ravel()
-        found = estimate(list(values), [str(i // 4) for i in range(160)], seed=trial)
-        assert found is not None
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 0.5 <= found.high
-    assert 0.88 <= covered / 100 <= 0.99
-
-
-def test_equal_values_still_leave_doubt() -> None:
-    none = estimate([0.0] * 10, [str(i) for i in range(10)])
-    every = estimate([1.0] * 10, [str(i) for i in range(10)])
-    same = estimate([0.0] * 10, [str(i) for i in range(10)], bounds=(-1, 1))
-    assert none is not None
-    assert every is not None
-    assert same is not None
-    assert (none.low, every.high) == (0.0, 1.0)
-    assert none.high == pytest.approx(0.2775, abs=1e-3)  # Wilson for 0 of 10
-    assert every.low == pytest.approx(1 - 0.2775, abs=1e-3)
-    assert same.low == pytest.approx(-0.2775, abs=1e-3)
-
-
-def test_one_cluster_has_no_interval_and_nothing_has_no_mean() -> None:
-    found = estimate([1.0, 0.0], ["a", "a"])
-    assert found is not None
-    assert (found.mean, found.low, found.high) == (0.5, None, None)
-    assert estimate([], []) is None
-
-
-def test_intervals_can_be_repeated() -> None:
-    values, clusters = [float(i % 3 == 0) for i in range(30)], [str(i // 2) for i in range(30)]
-    assert estimate(values, clusters) == estimate(values, clusters)
 
 
 # --- summaries --------------------------------------------------------------------------------
@@ -165,6 +119,75 @@ def test_effective_length(scores: dict[int, float], expected: int | None) -> Non
     assert found.effective_length == expected
 
 
+@pytest.mark.parametrize(
+    ("at_1024", "at_4096", "reached", "unknown"),
+    [
+        ([None] * 20, [1.0] * 20, 256, 1024),  # all failed: nothing is known beyond 256
+        ([], [1.0] * 20, 256, 1024),  # not run here, but for another method
+        ([1.0] * 20, [1.0] + [None] * 19, 1024, 4096),  # one of 20 is no result
+        (
+            [1.0] * 20,
+            [1.0] * 19 + [None],
+            4096,
+            None,
+        ),  # wrong or not, the failed one decides nothing
+        ([1.0] * 20, [0.0] * 20, 1024, None),
+    ],
+)
+def test_an_effective_length_does_not_reach_over_what_is_not_known(
+    at_1024: list[float | None], at_4096: list[float | None], reached: int, unknown: int | None
+) -> None:
+    scores = {("direct", 256): [1.0] * 20, ("direct", 1024): at_1024, ("direct", 4096): at_4096}
+    rows = cells({**scores, ("retrieve", 1024): [1.0] * 20})
+    found = next(e for e in summarise(rows).effective_lengths if e.method == "direct")
+    assert (found.effective_length, found.unknown_from) == (reached, unknown)
+
+
+def test_tables_tell_what_stands_behind_each_mean() -> None:
+    summary = summarise(
+        cells(
+            {("direct", 256): [1.0] * 4, ("direct", 512): [1.0, None, 0.0], ("clarify", 512): [1.0]}
+        )
+    )
+    rows = {line.split("|")[2].strip(): line for line in results_table(summary).splitlines()[2:]}
+    assert "4/2, 2/2" in rows["direct"]
+    assert "0/0/0, 1/0/0" in rows["direct"]
+    assert "| 1/1 " in rows["clarify"]
+    assert any("Fewer than 10 clusters" in note and "512: 1" in note for note in summary.notes)
+    assert any("Fewer than 10" in line for line in render_markdown(summary).splitlines())
+    many = summarise([prediction("direct", 256, i, i, 1.0) for i in range(10)])
+    assert many.notes == ()
+
+
+def test_parts_and_differences_are_in_every_form() -> None:
+    rows = [
+        prediction(method, 256, i, i, float(i < 4), hops=1 + i % 2, depth=i / 8)
+        for method in ("direct", "clarify")
+        for i in range(8)
+    ]
+    summary = summarise(rows)
+    markdown = render_markdown(summary)
+    assert "## By the number of facts" in markdown
+    assert "0.8-1.0" in markdown
+    lines = list(csv.DictReader(io.StringIO(render_csv(summary))))
+    assert {line["part"] for line in lines} >= {"all", "hops 1", "hops 2", "depth 0.0-0.2"}
+    whole = next(line for line in lines if line["part"] == "all" and line["method"] == "clarify")
+    assert (whole["n"], whole["num_clusters"], whole["alone_tokens"]) == ("8", "8", "800")
+    assert whole["alone_vs_direct"] == "1"
+    one_hop = next(line for line in lines if line["part"] == "hops 1")
+    assert (one_hop["n"], one_hop["mean"], one_hop["prompt_tokens"]) == ("4", "0.5", "")
+    (difference,) = csv.DictReader(io.StringIO(render_differences_csv(summary)))
+    assert (difference["method"], difference["baseline_method"]) == ("clarify", "direct")
+    assert (difference["n"], difference["difference"], difference["mean"]) == ("8", "0", "0.5")
+    assert float(difference["low"]) < 0 < float(difference["high"])
+
+
+def test_rounds_stand_in_order_beside_their_method() -> None:
+    rows = cells({(name, 256): [1.0] for name in ("clarify@10", "clarify@2", "direct", "retrieve")})
+    found = summarise(rows, methods=("direct", "clarify", "retrieve"))
+    assert [c.method for c in found.cells] == ["direct", "clarify@2", "clarify@10", "retrieve"]
+
+
 def test_pointback_and_hops_and_depth() -> None:
     pointed = Turn(kind="point", wording="w", request="", reply="<para 1>")
     rows = [
@@ -191,6 +214,47 @@ def test_pointback_and_hops_and_depth() -> None:
     assert sum(found.n for found in cell.by_depth.values()) == 4
 
 
+def asked(prompt: int, cached: int, sampled: int = 5, kind: str = "direct") -> dict[str, Any]:
+    usage = Usage(requests=1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=sampled)
+    return {"kind": kind, "wording": "w", "request": "", "reply": "", "usage": usage}
+
+
+def dialogue(first_cached: int) -> dict[str, Any]:
+    """Two turns over a document of 100 tokens; the first found so much of it in the cache."""
+    turns = (asked(100, first_cached, kind="clarify"), asked(120, 105, kind="answer"))
+    usage = sum((turn["usage"] for turn in turns), Usage())
+    return {"turns": turns, "usage": usage}
+
+
+def test_overhead_is_the_same_whichever_method_read_the_document_first() -> None:
+    """One cache for all: the first method pays for the document, the second finds it there."""
+
+    def ratio(direct_cached: int, clarify_cached: int) -> tuple[float | None, int, int]:
+        first = {"turns": (asked(100, direct_cached),)}
+        usage = first["turns"][0]["usage"]
+        rows = [prediction("direct", 256, 0, 0, 1.0, usage=usage, **first)]
+        rows.append(prediction("clarify", 256, 0, 0, 1.0, **dialogue(clarify_cached)))
+        cell = summarise(rows).find("world", 256, "clarify")
+        assert cell is not None
+        assert cell.overhead is not None
+        as_run = cell.usage.prompt_tokens - cell.usage.cached_tokens
+        return cell.overhead.alone_tokens, cell.alone_tokens, as_run
+
+    after, before = ratio(0, 95), ratio(95, 0)
+    assert after[:2] == before[:2] == (1.15, 115)
+    assert after[2] != before[2]  # the guard: as run, the order does matter
+
+
+def test_a_turn_finds_no_more_than_its_own_history_and_retrieval_reads_its_passages() -> None:
+    lucky = prediction("clarify", 256, 0, 0, 1.0, **dialogue(0))
+    lucky = lucky.model_copy(update={"turns": (*lucky.turns[:1], Turn(**asked(120, 119)))})
+    assert alone_tokens(lucky) == 100 + 120 - 105
+    weighed = Usage(requests=4, prompt_tokens=400, cached_tokens=390, completion_tokens=4)
+    turn = asked(40, 30)
+    found = prediction("retrieve", 256, 0, 0, 1.0, turns=(turn,), usage=weighed + turn["usage"])
+    assert alone_tokens(found) == 400 + 40
+
+
 def test_overhead_compares_the_same_items() -> None:
     rows = cells({("direct", 256): [1.0, 1.0, None]})
     dear = Usage(requests=5, prompt_tokens=300, cached_tokens=210, completion_tokens=20)
@@ -199,7 +263,6 @@ def test_overhead_compares_the_same_items() -> None:
     assert cell is not None
     assert cell.overhead is not None
     assert cell.overhead.prompt_tokens == 3.0
-    assert cell.overhead.uncached_tokens == 1.0
     assert cell.overhead.completion_tokens == 4.0
     assert cell.overhead.seconds == 3.0
 
@@ -218,12 +281,24 @@ def test_summary_survives_its_file(tmp_path: Path) -> None:
 # --- trees ------------------------------------------------------------------------------------
 
 
-def tree(name: str, *scores: tuple[int, float | None]) -> Tree:
+def node(name: str, i: int, depth: int, verdicts: tuple[Verdict, ...]) -> Node:
+    return Node(
+        id=f"{name}{i}",
+        parent=None if i == 0 else f"{name}0",
+        depth=depth,
+        ordinal=i,
+        turns=(),
+        verdicts=verdicts,
+        score=combine(verdicts),
+    )
+
+
+def tree(name: str, *found: tuple[int, float | None]) -> Tree:
+    """Builds a tree from (depth, exact verdict) of its nodes."""
     nodes = [
-        Node(id=f"{name}{i}", parent=None if i == 0 else f"{name}0", depth=depth, ordinal=i,
-             turns=(), score=score)
-        for i, (depth, score) in enumerate(scores)
-    ]  # fmt: skip
+        node(name, i, depth, (Verdict(judge="exact", value=value),))
+        for i, (depth, value) in enumerate(found)
+    ]
     return Tree(
         id=name,
         document_id=name[0],
@@ -239,16 +314,67 @@ def test_recall_by_depth_and_pass_at_k() -> None:
         tree("a1", (0, 1.0)),  # stopped: solved at once, so solved further down too
         tree("a2", (0, 0.0), (1, 1.0), (1, 0.0)),
         tree("b1", (0, 0.0), (1, 0.0), (1, 0.0), (2, 1.0)),
-        tree("b2", (0, 0.0), (1, None), (1, 0.0), (2, 0.4)),
+        tree("b2", (0, 0.0), (1, None), (1, 0.0), (2, 0.0)),
         tree("c1", (0, None)),
     ]
-    found = tree_recall(trees)
-    assert (found.num_trees, found.num_unscored) == (5, 1)
+    found = tree_recall(trees, num_unfinished=2)
+    assert (found.num_trees, found.num_unscored, found.num_unfinished) == (5, 1, 2)
     recall = [one.recall.mean if one.recall else None for one in found.by_depth]
     assert recall == [0.25, 0.5, 0.75]
     assert [one.new_share for one in found.by_depth] == [1 / 4, 1 / 3, 1 / 2]
-    samples = {one.k: one.value.mean for one in found.pass_at_k if one.value}
-    assert samples == {1: pytest.approx((0.5 + 0 + 0) / 3), 2: pytest.approx((1 + 0) / 2)}
+
+
+def test_pass_at_k_is_taken_over_the_same_questions_at_every_k() -> None:
+    """b2 has one scored sample: with it in the mean of k = 1 alone the curve would bend by luck."""
+    trees = [
+        tree("a2", (0, 0.0), (1, 1.0), (1, 0.0)),
+        tree("b1", (0, 0.0), (1, 0.0), (1, 0.0)),
+        tree("b2", (0, 0.0), (1, 1.0), (1, None)),
+        tree("b3", (0, 0.0), (1, 0.0), (1, 0.0), (1, 0.0), (1, 0.0)),
+    ]
+    found = tree_recall(trees)
+    assert [one.k for one in found.pass_at_k] == [1, 2]  # four samples: one question of four
+    values = [one.value for one in found.pass_at_k if one.value]
+    assert [value.n for value in values] == [3, 3]
+    assert [value.mean for value in values] == [pytest.approx(0.5 / 3), pytest.approx(1 / 3)]
+    assert (found.num_sampled, found.num_sampled_enough) == (4, 3)
+    shown = render_recall(found)
+    assert "the same 3 questions at every k" in shown
+    assert "were dropped" in shown
+
+
+def test_a_search_and_eval_recall_agree_on_what_a_model_judged_right(tmp_path: Path) -> None:
+    """An exact match fails, ROUGE is low, the model says yes: right, at a score of 0.43."""
+    judged = tuple(
+        Verdict(judge=judge, value=value)
+        for judge, value in (("exact", 0.0), ("rouge-l", 0.3), ("llm:m", 1.0))
+    )
+    wrong = (*judged[:2], Verdict(judge="llm:m", value=0.0))
+    question = {name: Question(id=name, text=f"{name}?") for name in ("q1", "q2", "q3")}
+
+    def grown(name: str, *found: tuple[Verdict, ...]) -> Tree:
+        nodes = tuple(node(name, i, min(i, 1), one) for i, one in enumerate(found))
+        return tree(name).model_copy(update={"question": question[name], "nodes": nodes})
+
+    async def fill(store: Store) -> None:
+        await store.finish_tree(grown("q1", judged))
+        await store.finish_tree(grown("q2", wrong, judged))
+        await store.put_nodes(grown("q3"), grown("q3", wrong).nodes)
+
+    document = Document.of("text", "test")
+    with Store(tmp_path) as store:
+        store.add_document(document, ())
+        for position, one in enumerate(question.values()):
+            store.add_question(one, document.id, position)
+        asyncio.run(fill(store))
+    with Store(tmp_path, writable=False) as store:
+        by_search = search_summary(store)
+    result = CliRunner().invoke(command, ["recall", str(tmp_path), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert [one["recall"]["mean"] for one in found["by_depth"]] == [0.5, 1.0]
+    assert by_search.solved_by_depth == {0: 1, 1: 1}
+    assert (found["num_trees"], found["num_unfinished"]) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_dry_run_tells_what_does_not_fit() -> None:
     arguments += ["--model", str(BUNDLED_MODEL), "--methods", "direct"]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
-    assert "cwe does not fit into 512 tokens. Left out." in result.output
+    assert "cwe does not fit into 512 tokens. It would be left out." in result.output
     shown = [line.split("|")[1:3] for line in result.output.splitlines() if "| direct" in line]
     cells = [(task.strip(), int(length)) for task, length in shown]
     assert cells == [("cwe", 2048), ("niah_single_1", 512), ("niah_single_1", 2048)]

@@ -20,6 +20,7 @@ from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS, SAMPLE, meas
 from agenticlu.evaluation.items import Item, Prompt
 from agenticlu.evaluation.methods import Outcome, Settings, View, answer
 from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.run import summarise_folder
 from agenticlu.evaluation.summary import Summary, load_summary
 from agenticlu.prompts import load_profile
 from agenticlu.records import Document, Question, Usage
@@ -104,12 +105,13 @@ def test_without_a_route_for_text_what_is_sent_is_what_is_named(
     assert {row["output"] for row in result["data"]} == {"Oona"}
     assert "server continues no plain text" in summary.notes[0]
     assert load_summary(tmp_path).notes == summary.notes
+    assert summarise_folder(tmp_path).notes == summary.notes, "kept where tables are made again"
     assert summary.notes[0] in (tmp_path / "results.md").read_text()
     with pytest.raises(UsageError, match="--no-chat"):
         run_helmet(tmp_path / "no", engine(), chat=False)
     # Chat tasks, and methods with a layout of their own, do not ask for it.
-    assert not run_helmet(tmp_path / "b", engine(), tasks=("narrativeqa",)).notes
-    assert not run_helmet(tmp_path / "c", engine(), methods=("direct",)).notes
+    assert not run_helmet(tmp_path / "b", engine(), tasks=("narrativeqa",)).run_notes
+    assert not run_helmet(tmp_path / "c", engine(), methods=("direct",)).run_notes
 
 
 @pytest.mark.parametrize(

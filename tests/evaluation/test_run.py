@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -34,7 +35,7 @@ from agenticlu.evaluation.run import (
     items_of,
     run_evaluation,
 )
-from agenticlu.evaluation.summary import load_summary
+from agenticlu.evaluation.summary import Summary, load_summary
 from agenticlu.prompts import load_profile
 from agenticlu.records import Document, Prediction
 from agenticlu.tokens import ApproximateTokenizer
@@ -81,10 +82,8 @@ def knowing(known: dict[str, str]) -> Callable[[ScriptedRequest], str]:
     return reply
 
 
-def run(
-    cfg: EvaluationConfig, engine: ScriptedEngine, out: Path, *, retry_failed: bool = False
-) -> object:
-    return asyncio.run(run_evaluation(cfg, engine, SETTINGS, out, retry_failed=retry_failed))
+def run(cfg: EvaluationConfig, engine: ScriptedEngine, out: Path, **more: Any) -> Summary:
+    return asyncio.run(run_evaluation(cfg, engine, SETTINGS, out, **({"patience_s": 0} | more)))
 
 
 def test_every_method_runs_and_the_dialogue_beats_direct(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from agenticlu.engines import breaker
 from agenticlu.engines.base import Completion, Sampled, Sampling, Weighed
+from agenticlu.engines.breaker import Breaker
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import BudgetExceededError, EngineBusyError
 from agenticlu.records import Message, Usage
-from agenticlu.search import calls
 from agenticlu.search.calls import (
     Admission,
-    Breaker,
     Caller,
     CallFailedError,
     decode_sampled,
@@ -110,7 +110,7 @@ def test_overload_halves_what_is_in_flight_and_success_raises_it_slowly():
 
 
 def test_many_failures_at_once_are_one_overload(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
     engine = ScriptedEngine(faults=lambda r: EngineBusyError("429") if r.call < 8 else None)
 
     async def work(store: Store) -> float:
@@ -125,8 +125,7 @@ def test_many_failures_at_once_are_one_overload(tmp_path: Path, monkeypatch):
 
 def test_patience_ends_with_the_engines_own_error():
     async def work() -> None:
-        breaker = Breaker(patience_s=0.0)
-        await breaker.trouble(EngineBusyError("still busy"))
+        await Breaker(patience_s=0.0).trouble(EngineBusyError("still busy"))
 
     with pytest.raises(EngineBusyError, match="still busy"):
         asyncio.run(work())
@@ -211,7 +210,7 @@ def poisoned(request: ScriptedRequest) -> BaseException | None:
 
 
 def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
     said: list[str] = []
     engine = ScriptedEngine(faults=poisoned, latency_s=0.002)
 
@@ -230,7 +229,7 @@ def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Pat
         counts = store.call_counts()
         assert (counts["failed"], counts["done"], counts["intent"]) == (1, 199, 0)
     sent = [r for r in engine.requests if r.sampling and r.sampling.seed == 0]
-    assert calls.OWN_ATTEMPTS <= len(sent) <= calls.OWN_ATTEMPTS + 2
+    assert breaker.OWN_ATTEMPTS <= len(sent) <= breaker.OWN_ATTEMPTS + 2
 
 
 def test_the_pause_is_as_long_as_the_server_asked_for():

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from scripted_world import TOKENIZER, corpus
 
-from agenticlu.engines import load_engine
+from agenticlu.engines import breaker, load_engine
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.errors import EngineUnreachableError
-from agenticlu.search import calls
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
 from agenticlu.store import Store, load_trees
@@ -89,7 +88,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
 def test_passing_faults_cost_time_and_nothing_else(
     tmp_path: Path, monkeypatch, undisturbed, faults
 ):
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.05)
     with server(*faults) as (address, _):
         summary, _ = search(tmp_path, address)
     assert summary.failed_nodes == 0

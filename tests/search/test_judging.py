@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.engines import breaker
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import EngineBusyError, EngineReplyError, UsageError
 from agenticlu.judge import SPARED, build_judges
 from agenticlu.records import Node
-from agenticlu.search import calls, setup
+from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, SearchSummary, replay, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel, check_judges
@@ -113,7 +114,7 @@ def test_what_a_model_said_of_an_exact_match_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_pauses_says_so_and_keeps_to_the_patience(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
     heard = Heard()
     busy = ScriptedEngine(
         lambda request: NO,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, gold_of, plain
 
+from agenticlu.engines import breaker
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import (
@@ -23,7 +24,6 @@ from agenticlu.pairs import build_trace, load_groves
 from agenticlu.prompts import load_profile
 from agenticlu.published import render_profile
 from agenticlu.records import Tree
-from agenticlu.search import calls
 from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
@@ -320,7 +320,7 @@ def test_a_document_longer_than_the_window_fails_in_words(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [EngineBusyError("429"), EngineUnreachableError("gone")])
 def test_overload_pauses_the_run_and_costs_no_attempt(tmp_path: Path, monkeypatch, error):
-    monkeypatch.setattr(calls, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
     said: list[str] = []
 
     class Heard(listener_class()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,12 +12,20 @@ import click
 from pydantic import Field
 
 from agenticlu.config import Resolved, Settings, resolve
-from agenticlu.errors import AgenticluError, IncompleteRunError, UsageError
+from agenticlu.errors import (
+    AgenticluError,
+    EngineUnreachableError,
+    IncompleteRunError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
+    from agenticlu.engines.served import Served
+    from agenticlu.evaluation.config import EvaluationConfig
     from agenticlu.evaluation.methods import Settings as MethodSettings
-    from agenticlu.evaluation.run import EvaluationConfig
+    from agenticlu.evaluation.plan import Prices
     from agenticlu.evaluation.summary import Summary
+    from agenticlu.tokens import Tokenizer
 
 TASK_OPTIONS = (
     "shots",
@@ -27,6 +36,9 @@ TASK_OPTIONS = (
     "words",
 )
 """Settings that only some tasks look at."""
+
+
+Round = Annotated[int, Field(ge=1, le=20)]
 
 
 class EvalSettings(Settings):
@@ -43,7 +55,8 @@ class EvalSettings(Settings):
     """Name of the model in the tables."""
     limit: Annotated[int, Field(ge=1)] | None = None
     questions_per_document: Annotated[int, Field(ge=1)] = 4
-    rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    rounds: Round | tuple[Round, ...] = 1
+    """Rounds of clarify at most; several numbers are shown side by side."""
     seed: int = 0
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -59,6 +72,8 @@ class EvalSettings(Settings):
     concurrency: Annotated[int, Field(ge=1)] = 8
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     """Seconds that one request to a server may take."""
+    patience_s: Annotated[float, Field(ge=0)] = 300.0
+    """Seconds without any answer until an absent or overloaded server is given up."""
     profile: str = "default"
     tokenizer: str | None = None
     shots: Annotated[int, Field(ge=0)] | None = None
@@ -116,6 +131,24 @@ class Lengths(click.ParamType[tuple[int, ...]]):
         return tuple(dict.fromkeys(lengths))
 
 
+class Rounds(click.ParamType[int | tuple[int, ...]]):
+    """A number of rounds, or several separated by commas."""
+
+    name = "rounds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | tuple[int, ...]:
+        """Reads the numbers."""
+        if isinstance(value, (int, tuple)):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdigit() for part in parts):
+            self.fail(f"{value!r} is no number of rounds; try 2 or 1,2,3.", param, ctx)
+        numbers = tuple(sorted({int(part) for part in parts}))
+        return numbers[0] if len(numbers) == 1 else numbers
+
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 WORDS = click.Choice(["wonderwords", "own"])
@@ -132,7 +165,7 @@ WORDS = click.Choice(["wonderwords", "own"])
 @click.option("--label", help="Name of the model in the tables.")
 @click.option("--limit", type=int, help="Items per task and length at most.")
 @click.option("--questions-per-document", type=int, help="Of the world task (default 4).")
-@click.option("--rounds", type=int, help="Rounds of clarify at most (default 1).")
+@click.option("--rounds", type=Rounds(), help="Of clarify at most (default 1); 1,2,3: each.")
 @click.option("--seed", type=int, help="Of items and sampling (default 0).")
 @click.option("--temperature", type=float, help="0 is greedy (default).")
 @click.option("--top-p", type=float, help="Default 1.")
@@ -152,6 +185,7 @@ WORDS = click.Choice(["wonderwords", "own"])
 @click.option("--metric", help="Metric shown first, such as substring_exact_match.")
 @click.option("--concurrency", type=int, help="Items in flight (default 8).")
 @click.option("--timeout", type=float, help="Seconds of a request to a server (default 600).")
+@click.option("--patience-s", type=float, help="Wait for an absent server (default 300).")
 @click.option("--profile", help="Prompt profile.")
 @click.option("--tokenizer", help="Counts lengths; default: the model's own.")
 @click.option("--shots", type=int, help="Demonstrations of HELMET's tasks.")
@@ -171,7 +205,9 @@ WORDS = click.Choice(["wonderwords", "own"])
 @click.option("--retry-failed", is_flag=True, help="Run items again that failed before.")
 @click.option("--dry-run", is_flag=True, help="Print requests, tokens and price; ask nothing.")
 @click.option("--price-in", type=float, help="Price of a million prompt tokens, for --dry-run.")
+@click.option("--price-cached", type=float, help="The same of cached ones; default: --price-in.")
 @click.option("--price-out", type=float, help="Price of a million sampled tokens, for --dry-run.")
+@click.option("--tokens-per-s", type=float, help="Rate of computed tokens, for --dry-run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with these settings.")
 @click.option("--show-config", is_flag=True, help="Print every setting and its origin.")
@@ -185,7 +221,9 @@ def command(
     retry_failed: bool,
     dry_run: bool,
     price_in: float | None,
+    price_cached: float | None,
     price_out: float | None,
+    tokens_per_s: float | None,
     as_json: bool,
     config_file: str | None,
     show_config: bool,
@@ -195,8 +233,8 @@ def command(
     """Evaluate methods on tasks at several lengths.
 
     Results go to OUT/predictions.jsonl (one line per finished item), OUT/summary.json,
-    OUT/results.md, OUT/results.csv and, for HELMET's tasks, OUT/helmet/. The same command again
-    goes on where it stopped. The exit code is 9 when items failed.
+    OUT/results.md, OUT/results.csv, OUT/differences.csv and, for HELMET's tasks, OUT/helmet/. The
+    same command again goes on where it stopped. The exit code is 9 when items failed.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -212,9 +250,12 @@ def command(
     if show_config:
         click.echo(resolved.describe())
         return
-    config, settings = _prepare(resolved, as_published)
+    config, settings = _prepare(resolved, as_published, dry_run)
     if dry_run:
-        _print_plan(config, settings, price_in, price_out, as_json)
+        from agenticlu.evaluation.plan import Prices
+
+        prices = Prices(price_in, price_out, price_cached, tokens_per_s)
+        _print_plan(config, settings, prices, out, retry_failed, as_json)
         return
     if out is None:
         raise UsageError("Where should the results go?", hint="Add --out EVAL (a folder).")
@@ -231,53 +272,58 @@ def command(
 
 
 def _prepare(
-    resolved: Resolved[EvalSettings], as_published: bool
+    resolved: Resolved[EvalSettings], as_published: bool, dry_run: bool
 ) -> tuple[EvaluationConfig, MethodSettings]:
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
-    from agenticlu.engines import BUNDLED_MODEL
+    from agenticlu.engines import check_base_url, check_model_path
+    from agenticlu.evaluation.config import EvaluationConfig, as_published_config, check_config
     from agenticlu.evaluation.fingerprint import fingerprint
     from agenticlu.evaluation.methods import Settings as MethodSettings
-    from agenticlu.evaluation.run import EvaluationConfig, as_published_config, check_config
     from agenticlu.prompts import load_profile
-    from agenticlu.tokens import load_tokenizer, read_model_hint
+    from agenticlu.records import content_id
+    from agenticlu.tokens import ApproximateTokenizer, read_model_hint
 
     given = resolved.values
-    folder: str | None = None
-    if given.model is not None and Path(given.model).expanduser().is_dir():
-        folder = str(Path(given.model).expanduser())
-    elif given.model is None and not given.base_url:
-        folder = str(BUNDLED_MODEL)
-    try:
-        tokenizer = load_tokenizer(given.tokenizer or folder or given.model)
-    except AgenticluError:
-        if given.tokenizer is not None or folder is not None:
-            raise
-        tokenizer = load_tokenizer(None)
+    urls = tuple(check_base_url(url) for url in given.base_url)
+    served = _read_served(given, urls, dry_run) if urls else None
+    folder = None if urls else check_model_path(given.model)
+    tokenizer = _load_tokenizer(given, folder, served)
+    hint = read_model_hint(folder, "piece_tokens") if folder else None
+    hint = served.piece_tokens if served is not None else hint
+    piece_tokens = given.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+    if urls and isinstance(tokenizer, ApproximateTokenizer):
         click.echo(
-            f"The tokenizer of {given.model!r} is not at hand; lengths are estimated. "
-            "--tokenizer NAME counts them exactly.",
+            f"The tokenizer of {given.model or 'the served model'} is not at hand: lengths are "
+            f"estimated, at about four characters a token, and pieces have {piece_tokens} such "
+            "tokens. With another tokenizer documents are cut elsewhere, and results cannot be "
+            "compared. --tokenizer NAME counts exactly.",
             err=True,
         )
-    hint = read_model_hint(folder, "piece_tokens") if folder else None
     values = given.model_dump()
     options = {
         name: values[name]
         for name in TASK_OPTIONS
         if values[name] is not None and values[name] is not False
     }
+    weights = fingerprint(folder) if folder else served.weights if served is not None else ""
+    name = served.id if served is not None else given.model or ""
     same = set(EvaluationConfig.model_fields) & set(values)
     config = EvaluationConfig(
         **{
             **{name: values[name] for name in same},
             "tasks": given.task,
             "with_rouge": given.rouge,
-            "piece_tokens": given.piece_tokens or hint or DEFAULT_PIECE_TOKENS,
+            "piece_tokens": piece_tokens,
             "tokenizer": tokenizer.name,
-            "model_fingerprint": fingerprint(folder, given.model, given.base_url),
+            "model_fingerprint": weights or content_id("served as", name),
+            "weights_known": bool(weights),
+            "servers": urls,
+            "label": given.label or (name if urls else ""),
             "options": options,
         }
     )
     if as_published:
+        _refuse_contradictions(resolved)
         config = as_published_config(config)
         click.echo(
             "As published: one round, temperature 0.6 (prompting arms greedy), up to 1024 tokens "
@@ -286,7 +332,68 @@ def _prepare(
         )
     check_config(config)
     profile = load_profile(given.profile)
-    return config, config.settings(MethodSettings(profile=profile, tokenizer=tokenizer))
+    window = served.context_tokens if served is not None else None
+    if folder is not None and dry_run:
+        window = _window_of(Path(folder))
+    settings = MethodSettings(profile=profile, tokenizer=tokenizer, context_tokens=window)
+    return config, config.settings(settings)
+
+
+def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> Served | None:
+    """Asks the servers what they serve; a plan does without, where nobody answers."""
+    from agenticlu.engines.served import read_served
+
+    try:
+        return read_served(urls, given.model, given.api_key_env)
+    except EngineUnreachableError as error:
+        if not dry_run:
+            raise
+        click.echo(f"{error.message} The plan is made without its window.", err=True)
+        return None
+
+
+def _load_tokenizer(given: EvalSettings, folder: str | None, served: Served | None) -> Tokenizer:
+    """Loads the tokenizer that was asked for, else the model's own, else one that estimates."""
+    from agenticlu.tokens import load_tokenizer
+
+    if given.tokenizer is not None or folder is not None:
+        return load_tokenizer(given.tokenizer or folder)
+    named = (served.root if served is not None else "", given.model or "")
+    for name in dict.fromkeys(named):
+        is_folder = Path(name).expanduser().is_dir()
+        if not name or not (is_folder or re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)):
+            continue
+        try:
+            return load_tokenizer(str(Path(name).expanduser()) if is_folder else name)
+        except AgenticluError:
+            continue
+    return load_tokenizer(None)
+
+
+def _refuse_contradictions(resolved: Resolved[EvalSettings]) -> None:
+    """Raises UsageError where a setting was given that --as-published sets otherwise."""
+    from agenticlu.evaluation.config import PUBLISHED
+
+    values = resolved.values.model_dump()
+    for name, value in PUBLISHED.items():
+        origin = resolved.origins.get(name, "default")
+        if origin != "default" and values[name] != value:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(
+                f"--as-published means {flag} {value}, and {flag} {values[name]} was given "
+                f"({origin}).",
+                hint=f"Leave one of them out; without --as-published, {flag} is free.",
+            )
+
+
+def _window_of(folder: Path) -> int | None:
+    """Returns a local model's window, from its configuration alone."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    window = found.get("max_position_embeddings") if isinstance(found, dict) else None
+    return window if isinstance(window, int) else None
 
 
 async def _run(
@@ -308,6 +415,7 @@ async def _run(
             settings,
             out,
             retry_failed=retry_failed,
+            patience_s=given.patience_s,
             report=lambda line: click.echo(line, err=True),
         )
     finally:
@@ -331,28 +439,51 @@ def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(summary.model_dump_json(indent=2))
         return
-    from agenticlu.evaluation.tables import differences_table, results_table
+    from agenticlu.evaluation.tables import LEGEND, differences_table, results_table
 
     click.echo(results_table(summary))
     if summary.differences:
         click.echo("\nPaired differences, percentage points:")
         click.echo(differences_table(summary))
-    for note in summary.notes:
-        click.echo(f"\nNote: {note}")
-    click.echo(f"\nWritten: {out / 'summary.json'}, results.md, results.csv, predictions.jsonl")
+    click.echo("\n" + "\n".join([LEGEND, *summary.notes]))
+    click.echo(
+        f"\nWritten: {out / 'summary.json'}, results.md, results.csv, differences.csv, "
+        "predictions.jsonl"
+    )
 
 
 def _print_plan(
     config: EvaluationConfig,
     settings: MethodSettings,
-    price_in: float | None,
-    price_out: float | None,
+    prices: Prices,
+    out: Path | None,
+    retry_failed: bool,
     as_json: bool,
 ) -> None:
+    from agenticlu.evaluation.config import CONFIG_NAME
     from agenticlu.evaluation.plan import build_plan, render_plan
+    from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
 
-    plan = build_plan(config, settings, price_in=price_in, price_out=price_out)
+    done = {}
+    if out is not None and (out / FILE_NAME).is_file():
+        done = read_predictions(out / FILE_NAME, warn=False)
+    if not config.label and out is not None and (out / CONFIG_NAME).is_file():
+        before = json.loads((out / CONFIG_NAME).read_text(encoding="utf-8"))
+        if before.get("model_fingerprint") == config.model_fingerprint:
+            config = config.model_copy(update={"label": before["label"]})
+    plan = build_plan(config, settings, prices=prices, done=done, retry_failed=retry_failed)
     click.echo(plan.model_dump_json(indent=2) if as_json else render_plan(plan))
+
+
+@command.command("table")
+@click.argument("out", type=FOLDER)
+@click.option("--metric", help="Metric shown first, such as substring_exact_match.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def table(out: Path, metric: str | None, as_json: bool) -> None:
+    """Write the tables of a folder of results again; verdicts that came since are then in them."""
+    from agenticlu.evaluation.run import summarise_folder
+
+    _print_summary(summarise_folder(out, metric), out, as_json)
 
 
 @command.command("score")
@@ -424,9 +555,11 @@ def judge(
     from agenticlu.engines import load_engine
     from agenticlu.evaluation.helmet.collect import JUDGED
     from agenticlu.evaluation.helmet.keypoints import load_key_points
+    from agenticlu.evaluation.judgements import results_of
     from agenticlu.evaluation.judging import Judged, RowJudge, judged_file
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
+    from agenticlu.evaluation.run import summarise_folder
     from agenticlu.evaluation.saved import read_result
 
     result = read_result(file)
@@ -454,6 +587,9 @@ def judge(
     unscored = [one for one in judged if one.score is None]
     for one in unscored[:MOST_LISTED]:
         click.echo(f"  row {one.id}: {one.problem}", err=True)
+    if (out := results_of(file)) is not None:
+        summarise_folder(out)
+        click.echo(f"The verdicts are in the tables of {out} now.")
     if content["num_unscored"]:
         raise IncompleteRunError(
             f"{content['num_unscored']} of {len(judged)} rows have no readable verdict.",
@@ -503,27 +639,13 @@ def cite(file: Path, nli: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recall(run: Path, as_json: bool) -> None:
     """Show recall by depth and pass@k of a generation run (agenticlu generate)."""
-    from agenticlu.evaluation.recall import tree_recall
-    from agenticlu.evaluation.tables import percent, render_table
+    from agenticlu.evaluation.recall import render_recall, tree_recall
     from agenticlu.store import Store
 
     with Store(run, writable=False) as store:
-        found = tree_recall(store.trees())
-    if as_json:
-        click.echo(found.model_dump_json(indent=2))
-        return
-    rows = [
-        [
-            str(one.depth),
-            percent(one.recall),
-            "–" if one.new_share is None else f"{100 * one.new_share:.1f}",
-        ]
-        for one in found.by_depth
-    ]
-    click.echo(render_table(["depth", "recall %", "solved of the rest %"], rows))
-    samples = [[str(one.k), percent(one.value)] for one in found.pass_at_k]
-    click.echo("\n" + render_table(["k", "pass@k of round 1 %"], samples))
-    click.echo(f"\n{found.num_trees} questions, {found.num_unscored} of them unscored")
+        unfinished = store.tree_counts()["growing"]
+        found = tree_recall(store.trees(only_finished=True), num_unfinished=unfinished)
+    click.echo(found.model_dump_json(indent=2) if as_json else render_recall(found))
 
 
 @command.command("rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,8 +51,10 @@ def command(
     Prints the address when requests are accepted; give it to other commands with --base-url. Stop
     the server with Ctrl-C.
     """
-    from agenticlu.engines import load_engine
+    from agenticlu.engines import BUNDLED_MODEL, load_engine
+    from agenticlu.evaluation.fingerprint import fingerprint
     from agenticlu.serve import open_listener, run_server
+    from agenticlu.tokens import read_model_hint
 
     listener = open_listener(host, port)
     options: dict[str, Any] = {} if name is None else {"name": name}
@@ -66,10 +69,17 @@ def command(
         **options,
     )
 
+    folder = Path(model).expanduser() if model else BUNDLED_MODEL
+    details = {
+        "root": str(folder.resolve()),
+        "weights": fingerprint(folder),
+        "piece_tokens": read_model_hint(folder, "piece_tokens"),
+    }
+
     def ready(url: str) -> None:
         click.echo(f"agenticlu: serving {engine.name} at {url}")
 
     try:
-        asyncio.run(run_server(engine, engine.name, listener, ready))
+        asyncio.run(run_server(engine, engine.name, listener, ready, details))
     except KeyboardInterrupt:
         click.echo("agenticlu: stopped.", err=True)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
+
+from agenticlu.records import content_id
+from agenticlu.tokens import Tokenizer
 
 WHOLE_BYTES = 64 * 1024 * 1024
 """Files up to this size are hashed whole; of larger ones, both ends and the size."""
 END_BYTES = 1024 * 1024
+_PROBE = (
+    "On the 17th of March 2026, at 09:45, Ms. O'Neill-Žižková paid €1,234.50 (about 3.1% more) "
+    "for unbelievably heterogeneous antidisestablishmentarianism; nobody re-read it.\n\n"
+    "\tdef f(x_1: int) -> str:\n        return f'{x_1!r}'  # naïve café, Straße, Привет, 東京 🙂\n"
+    "https://example.org/a?b=c&d=0x1F wanders through the quiet, quieter, quietest neighbourhood."
+)
+"""Text of many kinds: tokenizers that cut it alike are taken for one."""
 
 
-def fingerprint(folder: str | None, model: str | None = None, urls: Sequence[str] = ()) -> str:
-    """Returns a hash of a local model's weights and configuration, or of a served model's name.
+def fingerprint(folder: str | Path) -> str:
+    """Returns a hash of a local model's weights and configuration.
 
     Args:
-        folder: Folder of a local model; None for a served one.
-        model: Name of a served model.
-        urls: Unused addresses: the same model at another address is the same model.
+        folder: Of a model in Hugging Face layout.
     """
     digest = hashlib.sha256()
-    if folder is None or urls:
-        digest.update((model or "").encode())
-        return digest.hexdigest()[:16]
     root = Path(folder)
     names = ("*.safetensors", "*.bin", "config.json", "generation_config.json", "*.jinja")
     files = sorted({path for pattern in names for path in root.glob(pattern)})
-    for path in [*files, *root.glob("tokenizer*.json")]:
+    for path in [*files, *sorted(root.glob("tokenizer*.json"))]:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
@@ -37,3 +41,8 @@ def fingerprint(folder: str | None, model: str | None = None, urls: Sequence[str
                 file.seek(-END_BYTES, 2)
                 digest.update(file.read())
     return digest.hexdigest()[:16]
+
+
+def tokenizer_key(tokenizer: Tokenizer) -> str:
+    """Returns a hash of how a tokenizer cuts text: a copy in another folder has the same."""
+    return content_id(*(f"{start}-{end}" for start, end in tokenizer.spans(_PROBE)))

@@ -62,7 +62,7 @@ class Item:
     group: str = ""
     """Items of one group share a long prefix; empty means: those of one document do."""
     cluster: str = ""
-    """Unit of the bootstrap: items of one cluster are not independent. Empty: the document."""
+    """Unit of the intervals: items of one cluster are not independent. Empty: the document."""
     max_tokens: int | None = None
     """Most tokens of a scored reply that the task itself asks for; None leaves it to the run."""
     prompt: Prompt | None = None
@@ -80,7 +80,7 @@ class Item:
 
     @property
     def unit(self) -> str:
-        """Cluster for the bootstrap."""
+        """Cluster for the intervals."""
         return self.cluster or self.document.id
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import math
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -110,15 +111,18 @@ class Settings:
 
     def sampling(self, kind: TurnKind, item: Item, method: str = "") -> Sampling:
         """Returns how a turn is sampled."""
-        limit = self.max_tokens
-        if kind not in ANSWERING:
-            limit = min(self.turn_tokens.get(kind, limit), max(limit, 1))
         return Sampling(
             temperature=0.0 if method in self.greedy_methods else self.temperature,
             top_p=self.top_p,
-            max_tokens=limit,
+            max_tokens=self.most_tokens(kind),
             seed=content_seed(str(self.seed), item.question.id, kind),
         )
+
+    def most_tokens(self, kind: TurnKind) -> int:
+        """Returns the most tokens of a turn's reply."""
+        if kind in ANSWERING:
+            return self.max_tokens
+        return min(self.turn_tokens.get(kind, self.max_tokens), self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,24 @@ class Outcome:
     def truncated(self) -> bool:
         """Whether the document was cut to fit."""
         return self.left is not None
+
+
+@dataclass
+class Progress:
+    """What was done for an item so far; kept where the item fails on the way."""
+
+    turns: list[Turn] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    """Clock at the end of each turn, in seconds."""
+    usage: Usage = field(default_factory=Usage)
+    """Of all requests that were answered."""
+
+    def add(self, usage: Usage, turn: Turn | None = None) -> None:
+        """Takes note of an answered request, and of the turn that it makes."""
+        self.usage = self.usage + usage
+        if turn is not None:
+            self.turns.append(turn)
+            self.ends.append(time.monotonic())
 
 
 def find_method(name: str) -> Method:
@@ -189,8 +211,23 @@ class View:
         )
 
 
-async def answer(name: str, item: Item, view: View, engine: Engine, settings: Settings) -> Outcome:
+async def answer(
+    name: str,
+    item: Item,
+    view: View,
+    engine: Engine,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Outcome:
     """Answers one item by the method of that name.
+
+    Args:
+        name: Of the method.
+        item: To be answered.
+        view: Of its document.
+        engine: What is asked.
+        settings: Of the run.
+        progress: Told of every request that was answered.
 
     Raises:
         EngineError: The model could not be asked.
@@ -202,10 +239,10 @@ async def answer(name: str, item: Item, view: View, engine: Engine, settings: Se
     usage = Usage()
     shown: tuple[int, ...] | None = None
     if method.retrieves:
-        shown, usage = await retrieve(item, view, engine, settings)
+        shown, usage = await retrieve(item, view, engine, settings, progress)
     fitted = None if method.retrieves else fit(item, view, settings)
     outcome = await _run_dialogue(
-        name, item, view, engine, settings, shown if method.retrieves else fitted
+        name, item, view, engine, settings, shown if method.retrieves else fitted, progress
     )
     return replace(
         outcome,
@@ -222,6 +259,7 @@ async def _run_dialogue(
     engine: Engine,
     settings: Settings,
     shown: Sequence[int] | None,
+    progress: Progress | None,
 ) -> Outcome:
     method = find_method(name)
     text = view.marked if shown is None else view.only(shown)
@@ -241,6 +279,8 @@ async def _run_dialogue(
         )
         usage = usage + sampled.usage
         turn = request.turn(sampled.completions[0], sampled.usage)
+        if progress is not None:
+            progress.add(sampled.usage, turn)
         dialogue = dialogue.advance(turn)
         if turn.kind == "point":
             pointed = parse_marks(turn.reply, len(view.pieces)).valid
@@ -350,6 +390,19 @@ def _profile(profile: Profile, wording: str | None) -> Profile:
     return profile.model_copy(update={"direct": _wordings()[wording]})
 
 
+def document_room(settings: Settings) -> int | None:
+    """Returns the tokens of a window that a document may take; None where none is known.
+
+    It is the same for all methods of a run: what the longest dialogue leaves.
+    """
+    if settings.context_tokens is None:
+        return None
+    round_tokens = sum(map(settings.most_tokens, FULL_ROUND))
+    reply_tokens = settings.max_tokens + settings.rounds * round_tokens
+    room = settings.context_tokens - reply_tokens - TURN_RESERVE
+    return max(room, settings.context_tokens // 2)
+
+
 def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
     """Returns the pieces to show when the document is longer than the window, else None.
 
@@ -359,11 +412,9 @@ def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
     Raises:
         DocumentTooLongError: The policy is to refuse, or the gold pieces alone are too long.
     """
-    if settings.context_tokens is None:
+    room = document_room(settings)
+    if room is None:
         return None
-    reply_tokens = settings.max_tokens * (settings.rounds + 1)
-    room = settings.context_tokens - reply_tokens - TURN_RESERVE
-    room = max(room, settings.context_tokens // 2)
     costs = {piece.index: piece.num_tokens + TOKENS_PER_MARKER for piece in view.pieces}
     over = sum(costs.values()) - room
     if over <= 0:
@@ -402,7 +453,7 @@ def leave_out(item: Item, view: View, costs: Mapping[int, int], over: int) -> tu
 
 
 async def retrieve(
-    item: Item, view: View, engine: Engine, settings: Settings
+    item: Item, view: View, engine: Engine, settings: Settings, progress: Progress | None = None
 ) -> tuple[tuple[int, ...], Usage]:
     """Returns the best pieces for the question, ascending, and what finding them cost."""
     usage = Usage()
@@ -416,6 +467,8 @@ async def retrieve(
             session = f"{item.session}/{piece.index}"
             weighed = await engine.weigh(messages, RELEVANCE_CHOICES, session=session)
             usage = usage + weighed.usage
+            if progress is not None:
+                progress.add(weighed.usage)
             found = weighed.probabilities
             scores.append(found.get("yes", 0.0) + found.get("maybe", 0.0) / 2)
     else:

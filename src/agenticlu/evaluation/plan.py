@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 
+from agenticlu.dialogue import Dialogue
+from agenticlu.engines.base import Completion
+from agenticlu.errors import UsageError
+from agenticlu.evaluation.config import EvaluationConfig, items_of
+from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS
 from agenticlu.evaluation.items import DoesNotFitError, Item
-from agenticlu.evaluation.methods import Settings, View, find_method
-from agenticlu.evaluation.run import EvaluationConfig, items_of
+from agenticlu.evaluation.methods import (
+    TOKENS_PER_MARKER,
+    Method,
+    Settings,
+    View,
+    document_room,
+    find_method,
+)
+from agenticlu.evaluation.run import jobs_of, left_of
+from agenticlu.evaluation.runner import Job
 from agenticlu.evaluation.tables import render_table
-from agenticlu.records import Record
+from agenticlu.records import Prediction, Record
 
 NUM_COUNTED = 8
 """Documents of a task and length whose tokens are counted; the others are reckoned."""
 REQUEST_TOKENS = 48
 """Reckoned for the question, the request and the chat template of one turn."""
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Per million tokens, in any one currency; and a measured rate.
+
+    Raises:
+        UsageError: One of them is negative, or the rate is 0.
+    """
+
+    prompt: float | None = None
+    sampled: float | None = None
+    cached: float | None = None
+    """None: as dear as any prompt token."""
+    tokens_per_s: float | None = None
+    """Computed and sampled tokens a second, all requests in flight together."""
+
+    def __post_init__(self) -> None:
+        flags = {"in": self.prompt, "out": self.sampled, "cached": self.cached}
+        for name, value in flags.items():
+            if value is not None and value < 0:
+                raise UsageError(f"--price-{name} {value}: a price is at least 0.")
+        if self.tokens_per_s is not None and self.tokens_per_s <= 0:
+            raise UsageError(f"--tokens-per-s {self.tokens_per_s}: a rate is above 0.")
 
 
 class PlanRow(Record):
-    """One method on one task at one length."""
+    """One method on one task at one length: what is still to be asked."""
 
     task: str
     length: int
     method: str
     num_items: int
+    """Items to ask."""
+    num_finished: int = 0
+    """Items that the folder of results holds already; not in the figures."""
+    num_too_long: int = 0
+    """Of the items to ask, those that the window refuses: they fail without a request."""
+    num_cut: int = 0
+    """Of the items to ask, those whose document is cut to fit."""
     num_requests: int
     """Requests at most (the self-check may end a dialogue sooner)."""
     prompt_tokens: int
@@ -37,10 +83,14 @@ class Plan(Record):
     """What a run would ask."""
 
     rows: tuple[PlanRow, ...]
-    price: float | None = None
-    """Of all prompt and sampled tokens, no discount for cached ones; None: no price known."""
     left_out: tuple[str, ...] = ()
-    """Tasks whose shortest item is longer than a length, one sentence each."""
+    """Tasks at lengths that their shortest item exceeds, in words."""
+    context_tokens: int | None = None
+    """The window that documents were held against; None: none is known."""
+    price: float | None = None
+    """Of all tokens at most; None: no price known."""
+    hours: float | None = None
+    """At the rate given; None: none was."""
 
     def total(self, name: str) -> int:
         """Returns the sum of a column."""
@@ -51,19 +101,21 @@ def build_plan(
     config: EvaluationConfig,
     settings: Settings,
     *,
-    price_in: float | None = None,
-    price_out: float | None = None,
+    prices: Prices | None = None,
+    done: Mapping[str, Prediction] | None = None,
+    retry_failed: bool = False,
 ) -> Plan:
     """Builds the plan from the very items that a run would ask; request counts are upper bounds.
 
     Args:
-        config: What would run.
-        settings: Tokenizer and profile.
-        price_in: Price of a million prompt tokens.
-        price_out: Price of a million sampled tokens.
+        config: What would run; its label is that of the predictions in `done`.
+        settings: Tokenizer, profile and window.
+        prices: Per million tokens.
+        done: Predictions that the folder of results holds.
+        retry_failed: Whether failed items would run again.
     """
-    rows = []
-    left_out = []
+    rows: list[PlanRow] = []
+    left_out: list[str] = []
     for task in config.tasks:
         for length in config.lengths:
             try:
@@ -71,77 +123,202 @@ def build_plan(
             except DoesNotFitError as error:
                 left_out.append(error.message)
                 continue
-            sizes = _sizes(items, settings)
-            read: set[str] = set()
-            for name in config.methods:
-                method = find_method(name)
-                kinds = method.steps * (config.rounds if method.several_rounds else 1)
-                limits = [settings.sampling(kind, items[0]).max_tokens for kind in kinds if items]
-                row = dict.fromkeys(("prompt", "uncached", "sampled", "requests"), 0)
-                for item in items:
-                    if method.layout and item.prompt is None:
-                        continue
-                    size, num_pieces = sizes[item.document.id]
-                    if method.retrieves:
-                        shown = min(config.top_k, num_pieces)
-                        if config.retriever == "engine":
-                            row["requests"] += num_pieces
-                            row["prompt"] += size + REQUEST_TOKENS * num_pieces
-                            row["uncached"] += size + REQUEST_TOKENS * num_pieces
-                            row["sampled"] += num_pieces
-                        size = size * shown // max(num_pieces, 1)
-                        row["uncached"] += size
-                    elif item.document.id not in read:
-                        read.add(item.document.id)
-                        row["uncached"] += size
-                    history = 0
-                    for limit in limits:
-                        row["prompt"] += size + history + REQUEST_TOKENS
-                        row["uncached"] += REQUEST_TOKENS
-                        row["sampled"] += limit
-                        history += limit + REQUEST_TOKENS
-                    row["requests"] += len(limits)
-                rows.append(
-                    PlanRow(
-                        task=task,
-                        length=length,
-                        method=name,
-                        num_items=len(items),
-                        num_requests=row["requests"],
-                        prompt_tokens=row["prompt"],
-                        uncached_tokens=row["uncached"],
-                        completion_tokens=row["sampled"],
-                    )
-                )
-    plan = Plan(rows=tuple(rows), left_out=tuple(left_out))
-    if price_in is None and price_out is None:
-        return plan
-    price = plan.total("prompt_tokens") * (price_in or 0) / 1e6
-    price += plan.total("completion_tokens") * (price_out or 0) / 1e6
-    return plan.model_copy(update={"price": round(price, 4)})
+            jobs = jobs_of(items, config, settings)
+            left = left_of(jobs, done or {}, settings, retry_failed)
+            rows += _rows(task, length, jobs, left, config, settings)
+    plan = Plan(rows=tuple(rows), left_out=tuple(left_out), context_tokens=settings.context_tokens)
+    prices = prices or Prices()
+    return plan.model_copy(update={"price": _price(plan, prices), "hours": _hours(plan, prices)})
 
 
-def _sizes(items: Sequence[Item], settings: Settings) -> dict[str, tuple[int, int]]:
-    """Returns tokens and pieces of each document's marked view.
+def _price(plan: Plan, prices: Prices) -> float | None:
+    if prices.prompt is None and prices.sampled is None:
+        return None
+    whole = prices.prompt or 0.0
+    cached = whole if prices.cached is None else prices.cached
+    uncached_tokens = plan.total("uncached_tokens")
+    price = uncached_tokens * whole + (plan.total("prompt_tokens") - uncached_tokens) * cached
+    price += plan.total("completion_tokens") * (prices.sampled or 0.0)
+    return round(price / MILLION, 4)
+
+
+def _hours(plan: Plan, prices: Prices) -> float | None:
+    if prices.tokens_per_s is None:
+        return None
+    computed = plan.total("uncached_tokens") + plan.total("completion_tokens")
+    return round(computed / prices.tokens_per_s / 3600, 4)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """A document in tokens."""
+
+    text: int
+    marked: int
+    """Of the marked view."""
+    fitted: int
+    """As a run reckons it when it fits a document into a window."""
+    pieces: int
+
+    def times(self, share: float) -> _Size:
+        """Returns the size of a document that is longer by a factor."""
+        sizes = (self.text, self.marked, self.fitted, self.pieces)
+        return _Size(*(max(1, round(size * share)) for size in sizes))
+
+
+class _Row:
+    """Counts one method's requests."""
+
+    def __init__(self, name: str, method: Method, config: EvaluationConfig, settings: Settings):
+        self.name = name
+        self.requests = self.prompt = self.uncached = self.sampled = 0
+        self.too_long = self.cut = 0
+        self._method = method
+        self._config = config
+        self._settings = settings
+        self._limits: list[int] | None = None
+
+    def add(self, item: Item, document: _Size, is_read: bool) -> bool:
+        """Counts an item; returns whether its document is read whole by it.
+
+        Args:
+            item: The item.
+            document: Size of its document.
+            is_read: Whether the document was read before.
+        """
+        if self._method.layout:
+            self._add_layout(item, document)
+            return False
+        size = document.marked
+        if self._method.retrieves:
+            self._add_retrieval(document)
+            size = size * min(self._config.top_k, document.pieces) // document.pieces
+            self.uncached += size
+        else:
+            room = document_room(self._settings)
+            if room is not None and document.fitted > room:
+                if self._settings.overlong == "refuse":
+                    self.too_long += 1
+                    return False
+                self.cut += 1
+                size = size * room // document.fitted
+            self.uncached += 0 if is_read else size
+        history = 0
+        if self._limits is None:
+            self._limits = _limits(self._method, item, self._settings)
+        for limit in self._limits:
+            self.prompt += size + history + REQUEST_TOKENS
+            self.uncached += REQUEST_TOKENS
+            self.sampled += limit
+            history += limit + REQUEST_TOKENS
+        self.requests += len(self._limits)
+        return not self._method.retrieves
+
+    def _add_retrieval(self, document: _Size) -> None:
+        """Counts the engine's verdicts: one request a piece, the piece read whole."""
+        if self._config.retriever != "engine":
+            return
+        self.requests += document.pieces
+        self.prompt += document.marked + REQUEST_TOKENS * document.pieces
+        self.uncached += document.marked + REQUEST_TOKENS * document.pieces
+        self.sampled += document.pieces
+
+    def _add_layout(self, item: Item, document: _Size) -> None:
+        """Counts the task's own prompt, demonstrations included; taken as read whole."""
+        assert item.prompt is not None, "jobs without a layout are not made"
+        limit = item.max_tokens or self._settings.max_tokens
+        window = item.length if self._settings.overlong == "cut-end" else None
+        window = window or self._settings.context_tokens
+        frame = replace(item.prompt, context="").text
+        size = document.text + self._settings.tokenizer.count(frame)
+        size += CHAT_TOKENS if item.prompt.chat else PLAIN_TOKENS  # a run measures what they are
+        if window is not None and size > window - limit:
+            if self._settings.overlong == "refuse":
+                self.too_long += 1
+                return
+            self.cut += 1
+            size = window - limit
+        self.requests += 1
+        self.prompt += size
+        self.uncached += size
+        self.sampled += limit
+
+
+def _rows(
+    task: str,
+    length: int,
+    jobs: Sequence[Job],
+    left: Sequence[Job],
+    config: EvaluationConfig,
+    settings: Settings,
+) -> list[PlanRow]:
+    sizes = _sizes([job.item for job in left], settings)
+    rows = {name: _Row(name, find_method(name), config, settings) for name in config.methods}
+    read: set[str] = set()
+    for job in left:
+        document = job.item.document.id
+        if rows[job.method].add(job.item, sizes[document], document in read):
+            read.add(document)
+    return [
+        PlanRow(
+            task=task,
+            length=length,
+            method=name,
+            num_items=sum(job.method == name for job in left),
+            num_finished=sum(job.method == name for job in jobs)
+            - sum(job.method == name for job in left),
+            num_too_long=row.too_long,
+            num_cut=row.cut,
+            num_requests=row.requests,
+            prompt_tokens=row.prompt,
+            uncached_tokens=row.uncached,
+            completion_tokens=row.sampled,
+        )
+        for name, row in rows.items()
+    ]
+
+
+def _limits(method: Method, item: Item, settings: Settings) -> list[int]:
+    """Returns the most tokens of each reply of a dialogue whose self-check never says yes."""
+    dialogue = Dialogue(
+        profile=settings.profile,
+        document_id=item.document.id,
+        view="",
+        question=item.question,
+        steps=method.steps,
+        max_rounds=settings.rounds if method.several_rounds else 1,
+    )
+    limits = []
+    while (request := dialogue.next_request()) is not None:
+        limits.append(settings.most_tokens(request.kind))
+        dialogue = dialogue.advance(request.turn(Completion("no")))
+    return limits
+
+
+def _sizes(items: Sequence[Item], settings: Settings) -> dict[str, _Size]:
+    """Returns the size of each document.
 
     The first documents are counted; the others are reckoned from their characters, since counting
     hundreds of long documents would take longer than anyone waits for a plan.
     """
-    sizes: dict[str, tuple[int, int]] = {}
-    characters = tokens = pieces = 0
+    sizes: dict[str, _Size] = {}
+    counted = [0, 0, 0, 0]
+    characters = 0
     for item in items:
         if item.document.id in sizes:
             continue
-        length = len(item.document.text)
+        length = max(1, len(item.document.text))
         if len(sizes) < NUM_COUNTED:
             view = View(item, settings)
-            sizes[item.document.id] = (settings.tokenizer.count(view.marked), len(view.pieces))
+            text = sum(piece.num_tokens for piece in view.pieces)
+            num = len(view.pieces)
+            marked = settings.tokenizer.count(view.marked)
+            size = _Size(text, marked, text + TOKENS_PER_MARKER * num, max(1, num))
+            counted = [a + b for a, b in zip(counted, astuple(size), strict=True)]
             characters += length
-            tokens += sizes[item.document.id][0]
-            pieces += sizes[item.document.id][1]
         else:
-            share = length / max(characters, 1)
-            sizes[item.document.id] = (round(tokens * share), max(1, round(pieces * share)))
+            size = _Size(*counted).times(length / characters)
+        sizes[item.document.id] = size
     return sizes
 
 
@@ -149,6 +326,7 @@ def render_plan(plan: Plan) -> str:
     """Renders the plan for people."""
     columns = (
         "num_items",
+        "num_finished",
         "num_requests",
         "prompt_tokens",
         "uncached_tokens",
@@ -159,7 +337,20 @@ def render_plan(plan: Plan) -> str:
         for row in plan.rows
     ]
     rows.append(["total", "", "", *[f"{plan.total(name):,}" for name in columns]])
-    header = ["task", "length", "method", "items", "requests ≤", "prompt", "uncached", "sampled ≤"]
+    header = ["task", "length", "method", "items", "finished", "requests ≤", "prompt", "uncached"]
     price = "unknown (give --price-in and --price-out)" if plan.price is None else f"{plan.price}"
-    lines = [render_table(header, rows), "", f"Price at most: {price}"]
-    return "\n".join([*lines, *[f"{sentence} Left out." for sentence in plan.left_out]])
+    lines = [render_table([*header, "sampled ≤"], rows), "", f"Price at most: {price}"]
+    if plan.hours is not None:
+        lines.append(f"Hours at most, at that rate: {plan.hours:.2f}")
+    lines += [f"{line} It would be left out." for line in plan.left_out]
+    too_long, cut = plan.total("num_too_long"), plan.total("num_cut")
+    if plan.context_tokens is None:
+        lines.append("The model's window is not known: documents longer than it are not foreseen.")
+    if too_long:
+        lines.append(
+            f"{too_long} items are longer than the window of {plan.context_tokens} tokens leaves "
+            "room for, and would fail; --overlong fit cuts them."
+        )
+    if cut:
+        lines.append(f"{cut} items would be cut to fit.")
+    return "\n".join(lines)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +17,7 @@ from agenticlu.errors import StoreError, UsageError
 from agenticlu.records import Prediction
 
 FILE_NAME = "predictions.jsonl"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:
@@ -59,24 +62,24 @@ class PredictionWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torn = path.is_file() and path.stat().st_size > 0 and not _ends_line(path)
-        if torn:
-            _drop_last_line(path)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torn = path.is_file() and path.stat().st_size > 0 and not _ends_line(path)
+            if torn:
+                _drop_last_line(path)
             self._file = path.open("ab")
         except OSError as error:
             raise StoreError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
-    def append(self, prediction: Prediction) -> None:
-        """Appends one line and syncs it.
+    def append(self, *predictions: Prediction) -> None:
+        """Appends a line for each and syncs them together.
 
         Raises:
             StoreError: The disk is full, or the file has become unwritable.
         """
-        line = prediction.model_dump_json(exclude_defaults=False) + "\n"
+        lines = "".join(f"{prediction.model_dump_json()}\n" for prediction in predictions)
         try:
-            self._file.write(line.encode("utf-8", "surrogatepass"))
+            self._file.write(lines.encode())
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -101,6 +104,21 @@ class PredictionWriter:
         self.close()
 
 
+def writable(predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Returns the predictions with half surrogate pairs, which no file can hold, replaced.
+
+    A model that samples bytes may stop in the middle of a character.
+    """
+    found = []
+    for prediction in predictions:
+        text = json.dumps(prediction.model_dump(), ensure_ascii=False)
+        whole = _LONE_SURROGATE.sub("\ufffd", text)
+        if whole != text:
+            prediction = Prediction.model_validate_json(whole)
+        found.append(prediction)
+    return found
+
+
 def _ends_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
@@ -116,16 +134,17 @@ def _drop_last_line(path: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file through a temporary one, so that no reader sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StoreError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from agenticlu.evaluation.statistics import Estimate, estimate
-from agenticlu.records import Record, Tree, content_seed
+from agenticlu.evaluation.tables import percent, render_table
+from agenticlu.judge import is_correct, solved_depth
+from agenticlu.records import Record, Tree
+from agenticlu.statistics import FEW_CLUSTERS, Estimate, estimate_mean
 
-SOLVED = 1.0
-"""A node of this score, or more, holds a right answer."""
+MOST_LEFT_OUT = 0.5
+"""The curve of pass@k ends where more than this share of its questions has too few samples."""
 
 
 class DepthRecall(Record):
@@ -36,22 +38,33 @@ class TreeRecall(Record):
 
     by_depth: tuple[DepthRecall, ...]
     pass_at_k: tuple[PassAtK, ...]
+    """Over the same questions at every k: those with samples enough for the largest."""
     num_trees: int
+    """Finished trees."""
     num_unscored: int
-    """Trees without any scored node: in none of the figures."""
+    """Finished trees without any scored node: in none of the figures."""
+    num_unfinished: int = 0
+    """Trees that still grow: in none of the figures."""
+    num_sampled: int = 0
+    """Questions with at least one scored answer of round 1."""
+    num_sampled_enough: int = 0
+    """Of these, the ones that pass@k is taken over."""
 
 
-def tree_recall(trees: Iterable[Tree], *, threshold: float = SOLVED) -> TreeRecall:
+def tree_recall(trees: Iterable[Tree], *, num_unfinished: int = 0) -> TreeRecall:
     """Returns recall by depth and pass@k, with intervals clustered by document.
 
+    What is right is what the search took to be right: the verdicts decide, not the score.
+
     Args:
-        trees: Of a generation run. Trees that stopped when solved count as solved further down.
-        threshold: Least score of a right answer.
+        trees: Finished ones of a generation run. Trees that stopped when solved count as solved
+            further down.
+        num_unfinished: Trees beside them that still grow.
     """
     every = list(trees)
-    scored = [tree for tree in every if any(node.score is not None for node in tree.nodes)]
+    scored = [tree for tree in every if any(is_correct(n.verdicts) is not None for n in tree.nodes)]
     clusters = [tree.document_id for tree in scored]
-    firsts = [_first_solved(tree, threshold) for tree in scored]
+    firsts = [solved_depth(tree) for tree in scored]
     deepest = max((node.depth for tree in scored for node in tree.nodes), default=-1)
     by_depth = []
     for depth in range(deepest + 1):
@@ -61,21 +74,21 @@ def tree_recall(trees: Iterable[Tree], *, threshold: float = SOLVED) -> TreeReca
         by_depth.append(
             DepthRecall(
                 depth=depth,
-                recall=estimate(known, clusters, seed=content_seed("recall", str(depth))),
+                recall=estimate_mean(known, clusters),
                 new_share=new / left if left else None,
             )
         )
+    sampled = [counts for tree in scored if (counts := _first_round(tree))[0]]
+    most = _most_samples([num for num, _, _ in sampled])
+    enough = [counts for counts in sampled if counts[0] >= most]
     return TreeRecall(
         by_depth=tuple(by_depth),
-        pass_at_k=tuple(_pass_at_k(scored, threshold)),
+        pass_at_k=tuple(_curve(enough, most)),
         num_trees=len(every),
         num_unscored=len(every) - len(scored),
-    )
-
-
-def _first_solved(tree: Tree, threshold: float) -> int | None:
-    return min(
-        (n.depth for n in tree.nodes if n.score is not None and n.score >= threshold), default=None
+        num_unfinished=num_unfinished,
+        num_sampled=len(sampled),
+        num_sampled_enough=len(enough),
     )
 
 
@@ -89,23 +102,66 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
 
 
-def _pass_at_k(trees: Sequence[Tree], threshold: float) -> Iterable[PassAtK]:
-    counted = []
-    for tree in trees:
-        scores = [n.score for n in tree.nodes if n.depth == 1 and n.score is not None]
-        if scores:
-            right = sum(score >= threshold for score in scores)
-            counted.append((len(scores), right, tree.document_id))
-    most = max((n for n, _, _ in counted), default=0)
+def _first_round(tree: Tree) -> tuple[int, int, str]:
+    """Returns scored samples of round 1, right ones among them, and the document."""
+    found = [is_correct(node.verdicts) for node in tree.nodes if node.depth == 1]
+    return (
+        sum(one is not None for one in found),
+        sum(one is True for one in found),
+        tree.document_id,
+    )
+
+
+def _most_samples(sizes: Sequence[int]) -> int:
+    """Returns the largest power of two that enough of the questions have samples for; 0: none."""
+    most, k = 0, 1
+    while sizes and sum(size < k for size in sizes) <= MOST_LEFT_OUT * len(sizes):
+        most, k = k, 2 * k
+    return most
+
+
+def _curve(counted: Sequence[tuple[int, int, str]], most: int) -> Iterable[PassAtK]:
     k = 1
     while k <= most:
-        enough = [(n, c, unit) for n, c, unit in counted if n >= k]
-        yield PassAtK(
-            k=k,
-            value=estimate(
-                [pass_at_k(n, c, k) for n, c, _ in enough],
-                [unit for _, _, unit in enough],
-                seed=content_seed("pass", str(k)),
-            ),
-        )
+        values = [pass_at_k(num, right, k) for num, right, _ in counted]
+        yield PassAtK(k=k, value=estimate_mean(values, [unit for _, _, unit in counted]))
         k *= 2
+
+
+def render_recall(found: TreeRecall) -> str:
+    """Renders both curves for people, with what stands behind them."""
+    rows = [
+        [
+            str(one.depth),
+            percent(one.recall),
+            "–" if one.new_share is None else f"{100 * one.new_share:.1f}",
+            *_support(one.recall),
+        ]
+        for one in found.by_depth
+    ]
+    header = ["depth", "recall %", "solved of the rest %", "questions", "documents"]
+    lines = [render_table(header, rows)]
+    if found.pass_at_k:
+        header = ["k", "pass@k of round 1 %", "questions", "documents"]
+        rows = [[str(one.k), percent(one.value), *_support(one.value)] for one in found.pass_at_k]
+        lines += ["", render_table(header, rows), ""]
+        lines.append(
+            f"pass@k: the same {found.num_sampled_enough} questions at every k, those with at "
+            f"least {found.pass_at_k[-1].k} scored answers of round 1, of {found.num_sampled} with "
+            "any. Clarifications that repeat another one were dropped by the search: these are k "
+            "different ones."
+        )
+    lines += [
+        "",
+        f"{found.num_trees} finished questions, {found.num_unscored} of them unscored; "
+        f"{found.num_unfinished} unfinished ones are in no figure.",
+    ]
+    recall = found.by_depth[0].recall if found.by_depth else None
+    if recall is not None and recall.num_clusters < FEW_CLUSTERS:
+        lines.append(f"Fewer than {FEW_CLUSTERS} documents: the intervals are rough.")
+    return "\n".join(lines)
+
+
+def _support(found: Estimate | None) -> tuple[str, str]:
+    """Returns the questions behind a figure and the documents that they are about."""
+    return (str(found.n), str(found.num_clusters)) if found else ("0", "0")

@@ -26,10 +26,10 @@ from agenticlu.evaluation.saved import (
     parse_result,
     read_text,
 )
-from agenticlu.evaluation.statistics import Estimate, estimate
 from agenticlu.evaluation.tables import percent, render_table
-from agenticlu.records import Document, Prediction, Question, Record, content_seed
+from agenticlu.records import Document, Prediction, Question, Record
 from agenticlu.scoring import ranking_cuts
+from agenticlu.statistics import Estimate, estimate_mean
 
 REPLY_KEYS = ("prediction", "output", "raw", "response", "completion", "generated", "answer")
 GOLD_KEYS = ("answers", "golds", "gold", "references", "reference", "target", "targets", "answer")
@@ -117,9 +117,7 @@ def score_file(path: Path, *, rule: str | None = None, with_rouge: bool = False)
             for row, cluster in zip(scored, clusters, strict=True)
             if name in row.scores
         ]
-        found = estimate(
-            [v for v, _ in pairs], [c for _, c in pairs], seed=content_seed("score", name)
-        )
+        found = estimate_mean([v for v, _ in pairs], [c for _, c in pairs])
         if found is not None:
             metrics[name] = found
     return ScoredFile(

@@ -1,224 +1,74 @@
-"""Runs an evaluation: many requests in flight, prefixes shared, every finished item kept."""
+"""Runs an evaluation: every finished item kept, nothing asked twice, one summary out."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import re
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from agenticlu.dialogue import MAX_TOKENS
 from agenticlu.engines.base import Engine
-from agenticlu.errors import (
-    AgenticluError,
-    BudgetExceededError,
-    ConfigError,
-    EngineAuthError,
-    EngineUnreachableError,
-    MissingDependencyError,
-    ModelNotFoundError,
-    StoreError,
-    UsageError,
+from agenticlu.engines.breaker import Breaker, be_patient
+from agenticlu.errors import AgenticluError, StoreError, UsageError
+from agenticlu.evaluation.conditions import (
+    Conditions,
+    conditions_of,
+    current,
+    profile_key,
+    refuse_mixing,
 )
-from agenticlu.evaluation import rules
-from agenticlu.evaluation.framing import measure_framing
+from agenticlu.evaluation.config import (
+    CONFIG_NAME,
+    EvaluationConfig,
+    as_published_config,
+    check_config,
+    items_of,
+)
+from agenticlu.evaluation.files import check_files
+from agenticlu.evaluation.fingerprint import tokenizer_key
+from agenticlu.evaluation.folder import ResultsFolder
 from agenticlu.evaluation.helmet.results import result_args, write_result
 from agenticlu.evaluation.helmet.sentences import splitter_note
-from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
-from agenticlu.evaluation.methods import (
-    METHODS,
-    Settings,
-    View,
-    answer,
-    find_method,
-    wordings_of,
-)
+from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.judgements import HELMET_FOLDER, ID_COLUMN, with_judgements
+from agenticlu.evaluation.layouts import Layouts
+from agenticlu.evaluation.methods import METHODS, Settings, find_method, wordings_of
 from agenticlu.evaluation.predictions import (
     FILE_NAME,
     PredictionWriter,
     read_predictions,
     write_json,
 )
-from agenticlu.evaluation.summary import Summary, save_summary, summarise
-from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
-from agenticlu.records import Prediction, Record, content_id
-from agenticlu.scoring import parse_final_answer
-
-CONFIG_NAME = "config.json"
-FATAL = (
-    BudgetExceededError,
-    ConfigError,
-    EngineAuthError,
-    MissingDependencyError,
-    ModelNotFoundError,
-    StoreError,
-    UsageError,
+from agenticlu.evaluation.runner import (
+    Job,
+    Output,
+    Report,
+    Runner,
+    is_gold_present,
+    met_overlong,
 )
-"""Errors that every other item would meet too: they end the run instead of failing an item."""
-MOST_UNREACHABLE = 4
-"""Items in a row that find no server before the run ends."""
+from agenticlu.evaluation.summary import SUMMARY_NAME, Summary, save_summary, summarise
+from agenticlu.evaluation.tasks import find_task
+from agenticlu.records import Prediction, content_id
 
-PUBLISHED = {
-    "as_published": True,
-    "rounds": 1,
-    "temperature": 0.6,
-    "top_p": 1.0,
-    "max_tokens": 1024,
-    "metric": "substring_exact_match",
-}
-"""Settings of the published arms: one round, up to 1024 tokens in every turn, temperature 0.6 but
-for the prompting arms, which are greedy, and HELMET's substring match as the score."""
-PUBLISHED_GREEDY = frozenset({"step-by-step", "plan-and-solve", "fact-and-reflect"})
+PATIENCE_S = 300.0
+"""Seconds without any answer until a run gives an absent or overloaded server up."""
 
-Report = Callable[[str], None]
-
-
-class EvaluationConfig(Record):
-    """What an evaluation runs; saved with its results."""
-
-    tasks: tuple[str, ...] = ("world",)
-    methods: tuple[str, ...] = ("direct", "clarify")
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048)
-    label: str = ""
-    """Name of the engine in the tables; empty takes the engine's own."""
-    model_fingerprint: str = ""
-    """Hash of the model's files where it is local, so that other weights are other items."""
-    limit: int | None = None
-    """Items per task and length at most."""
-    questions_per_document: int = 4
-    rounds: int = 1
-    seed: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 256
-    piece_tokens: int = 512
-    top_k: int = 4
-    retriever: str = "bm25"
-    overlong: str = "refuse"
-    with_rouge: bool = False
-    concurrency: int = 8
-    """Items in flight at most."""
-    profile: str = "default"
-    """Name or path of the prompt profile."""
-    tokenizer: str = ""
-    """Name of the tokenizer that lengths are counted with."""
-    chat: bool | None = None
-    """Prompt layouts sent as chat (True), as texts to continue (False), or each as its task has
-    it (None)."""
-    metric: str | None = None
-    """Metric shown first where an item has it; None takes each task's own."""
-    as_published: bool = False
-    """The published arms' decoding: other temperatures for other arms, long turns."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Further settings of single tasks."""
-
-    def settings(self, base: Settings) -> Settings:
-        """Returns the methods' settings, with profile, tokenizer and window of `base`."""
-        return Settings(
-            profile=base.profile,
-            tokenizer=base.tokenizer,
-            context_tokens=base.context_tokens,
-            framing_tokens=base.framing_tokens,
-            turn_tokens=dict.fromkeys(MAX_TOKENS, self.max_tokens)
-            if self.as_published
-            else base.turn_tokens,
-            greedy_methods=PUBLISHED_GREEDY if self.as_published else frozenset(),
-            rounds=self.rounds,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            max_tokens=self.max_tokens,
-            piece_tokens=self.piece_tokens,
-            top_k=self.top_k,
-            retriever=self.retriever,
-            overlong=self.overlong,
-        )
-
-
-@dataclass(frozen=True)
-class Job:
-    """One item to be answered by one method."""
-
-    id: str
-    method: str
-    item: Item
-
-
-def job_id(item: Item, method: str, config: EvaluationConfig, settings: Settings) -> str:
-    """Returns the id of an item's prediction: everything that its result depends on."""
-    found = find_method(method)
-    decoding = (
-        settings.sampling("answer", item, method).temperature,
-        config.top_p,
-        config.max_tokens,
-        config.seed,
-        config.as_published,
-    )
-    view = (config.piece_tokens, config.overlong, settings.tokenizer.name)
-    extra: tuple[object, ...] = (config.rounds,) if found.several_rounds else ()
-    if found.retrieves:
-        extra = (*extra, config.top_k, config.retriever)
-    if found.layout and item.prompt is not None:
-        extra = (*extra, item.prompt.text, item.prompt.chat, item.max_tokens)
-    return content_id(
-        config.label,
-        config.model_fingerprint,
-        method,
-        item.task,
-        str(item.length),
-        item.document.id,
-        item.question.id,
-        settings.profile.label,
-        content_id(settings.profile.model_dump_json(), *wordings_of(found)),
-        *map(str, (*decoding, *view, *extra)),
-    )
-
-
-def as_published_config(config: EvaluationConfig) -> EvaluationConfig:
-    """Returns the settings of the published arms where they differ from ours."""
-    return config.model_copy(update=PUBLISHED)
-
-
-def check_config(config: EvaluationConfig) -> None:
-    """Raises UsageError for what cannot be, before any work."""
-    for method in config.methods:
-        find_method(method)
-    for task in config.tasks:
-        find_task(task)
-    if not (config.tasks and config.methods and config.lengths):
-        raise UsageError("An evaluation needs at least one task, one method and one length.")
-    if min(config.lengths) < 1 or config.rounds < 1 or config.max_tokens < 1:
-        raise UsageError("Lengths, rounds and token limits are at least 1.")
-    if config.limit is not None and config.limit < 1:
-        raise UsageError(f"--limit {config.limit}: at least one item is needed.")
-
-
-def items_of(config: EvaluationConfig, task: str, length: int, settings: Settings) -> list[Item]:
-    """Returns the items of one task at one length, their layouts in the form that is wanted."""
-    items = load_items(
-        TaskRequest(
-            task=task,
-            length=length,
-            tokenizer=settings.tokenizer,
-            limit=config.limit,
-            seed=config.seed,
-            questions_per_document=config.questions_per_document,
-            options=config.options,
-        )
-    )
-    return items if config.chat is None else [in_form(item, chat=config.chat) for item in items]
-
-
-def in_form(item: Item, *, chat: bool) -> Item:
-    """Returns an item whose layout, where it has one, is sent as chat or as a text to continue."""
-    if item.prompt is None or item.prompt.chat == chat:
-        return item
-    return replace(item, prompt=replace(item.prompt, chat=chat))
+__all__ = [
+    "EvaluationConfig",
+    "as_published_config",
+    "check_config",
+    "is_gold_present",
+    "items_of",
+    "jobs_of",
+    "left_of",
+    "run_evaluation",
+    "summarise_folder",
+]
 
 
 async def run_evaluation(
@@ -228,9 +78,12 @@ async def run_evaluation(
     out: Path,
     *,
     retry_failed: bool = False,
+    patience_s: float = PATIENCE_S,
     report: Report = lambda line: None,
 ) -> Summary:
     """Runs what is missing, writes `predictions.jsonl`, `summary.json` and tables, and returns it.
+
+    Where an error ends the run, what is finished is summarised before it is raised.
 
     Args:
         config: What to run.
@@ -238,137 +91,345 @@ async def run_evaluation(
         settings: Profile, tokenizer and window; the rest is taken from `config`.
         out: Folder of the results; a folder of an earlier run is continued.
         retry_failed: Run items again that failed before.
+        patience_s: Seconds without any answer until an absent server is given up.
         report: Called with one line for people, now and then.
 
     Raises:
         AgenticluError: Something that every item would meet; finished items are kept.
     """
     check_config(config)
-    if not config.label:
-        config = config.model_copy(update={"label": engine.name})
+    check_files(config)
     if settings.context_tokens is None:
         capabilities = await engine.capabilities()
         settings = replace(settings, context_tokens=capabilities.context_tokens)
+    if not config.label:
+        config = config.model_copy(update={"label": engine.name})
     settings = config.settings(settings)
-    layouts = _Layouts(config, engine, settings, report)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / FILE_NAME
-    done = read_predictions(path) if path.is_file() else {}
-    write_json(out / CONFIG_NAME, config.model_dump(mode="json"))
-    selected: list[str] = []
-    left_out: list[str] = []
-    notes: list[str] = []
-    with PredictionWriter(path) as writer:
+    conditions = {
+        output.method: conditions_of(config, settings, method, output.rounds)
+        for method in config.methods
+        for output in _outputs(method, config)
+    }
+    patient = be_patient(engine, Breaker(patience_s, report))
+    with ResultsFolder(out):
+        path = out / FILE_NAME
+        done = read_predictions(path) if path.is_file() else {}
+        refuse_mixing(done.values(), conditions, config.tasks, out)
+        _warn_of_other_servers(config, out, report)
+        write_json(out / CONFIG_NAME, config.model_dump(mode="json"))
+        run = _Run(config, settings, conditions, out, done, report)
+        with PredictionWriter(path) as writer:
+            try:
+                await run.ask(patient, writer, retry_failed)
+            except BaseException as error:
+                if done:
+                    with contextlib.suppress(StoreError):  # the disk may be what ended the run
+                        run.summarise(f"The run ended early: {_in_words(error)}")
+                raise
+        return run.summarise()
+
+
+class _Run:
+    """One pass over tasks and lengths into one folder."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        settings: Settings,
+        conditions: Mapping[str, Conditions],
+        out: Path,
+        done: dict[str, Prediction],
+        report: Report,
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._conditions = conditions
+        self._out = out
+        self._done = done
+        self._report = report
+        self._left_out: list[str] = []
+        self._notes: list[str] = []
+
+    async def ask(self, engine: Engine, writer: PredictionWriter, retry_failed: bool) -> None:
+        """Asks what is missing, task by task and length by length."""
+        config, num_jobs = self._config, 0
+        layouts = Layouts(config, engine, self._settings, self._tell)
         for task in config.tasks:
             for length in config.lengths:
                 try:
-                    items = items_of(config, task, length, settings)
+                    items = items_of(config, task, length, self._settings)
                 except DoesNotFitError as error:
-                    report(f"{error.message} Left out.")
-                    left_out.append(error.message)
+                    self._report(f"{error.message} Left out.")
+                    self._left_out.append(error.message)
                     continue
                 items = await layouts.sendable(items)
-                jobs = [
-                    Job(job_id(item, method, config, settings), method, item)
-                    for item in items
-                    for method in config.methods
-                    if not (find_method(method).layout and item.prompt is None)
-                ]
-                selected += [job.id for job in jobs]
+                jobs = jobs_of(items, config, self._settings)
                 if not jobs:
-                    report(f"{task} has no prompt layout of its own: 'helmet' is left out")
-                left = [job for job in jobs if _is_left(done.get(job.id), retry_failed)]
-                report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
-                if left:
-                    framed = await layouts.framed(left)
-                    runner = _Runner(config, engine, framed, writer, done, report)
-                    await runner.run(left)
+                    self._report(f"{task} has no prompt layout of its own: 'helmet' is left out")
+                num_jobs += len(jobs)
+                left = left_of(jobs, self._done, self._settings, retry_failed)
+                self._report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
+                runner = Runner(
+                    config,
+                    engine,
+                    await layouts.framed(left),
+                    self._conditions,
+                    writer,
+                    self._done,
+                    self._report,
+                )
+                await runner.run(left)
                 if find_task(task) == "helmet":
-                    _write_helmet(task, length, jobs, done, config, out)
-                if task == "alce_asqa" and (told := splitter_note()) and told not in notes:
-                    notes.append(told)
-                    report(told)
-    if not selected:
-        raise UsageError(
-            " ".join(left_out)
-            or f"None of the tasks {', '.join(config.tasks)} can be answered by the methods "
-            f"{', '.join(config.methods)}.",
-            hint="Choose longer lengths."
-            if left_out
-            else "The method 'helmet' needs a task with a prompt layout; try 'direct'.",
+                    _write_helmet(task, length, jobs, self._done, config, self._out)
+                if task == "alce_asqa" and (note := splitter_note()) and note not in self._notes:
+                    self._tell(note)
+        if not num_jobs:
+            raise _nothing_to_ask(config, self._left_out)
+
+    def _tell(self, note: str) -> None:
+        """Says what a reader of the figures should know, now and with the results."""
+        self._notes.append(note)
+        self._report(note)
+
+    def summarise(self, *notes: str) -> Summary:
+        """Writes the summary of the folder and returns it."""
+        known = {self._config.label: next(iter(self._conditions.values()))}
+        return _summarise(
+            self._done,
+            self._config.model_dump(mode="json"),
+            self._out,
+            known=known,
+            left_out=self._left_out,
+            run_notes=(*notes, *self._notes),
         )
+
+
+def jobs_of(items: Sequence[Item], config: EvaluationConfig, settings: Settings) -> list[Job]:
+    """Returns what is asked about items: one job per item and method that can answer it."""
+    common = (config.label, config.model_fingerprint, *_common_parts(config, settings))
+
+    def outputs_of(method: str, item: Item) -> tuple[Output, ...]:
+        return tuple(
+            replace(output, id=_output_id(item, method, output, config, settings, common))
+            for output in _outputs(method, config)
+        )
+
+    return [
+        Job(method, item, outputs_of(method, item))
+        for item in items
+        for method in config.methods
+        if not (find_method(method).layout and item.prompt is None)
+    ]
+
+
+def _common_parts(config: EvaluationConfig, settings: Settings) -> tuple[str, ...]:
+    """Returns what all ids of a run depend on."""
+    decoding = (config.top_p, config.max_tokens, config.seed, config.as_published)
+    view = (config.piece_tokens, tokenizer_key(settings.tokenizer))
+    return (settings.profile.label, profile_key(settings), *map(str, (*decoding, *view)))
+
+
+def _outputs(method: str, config: EvaluationConfig) -> tuple[Output, ...]:
+    """Returns the predictions wanted of a method, without ids: one per number of rounds."""
+    if not find_method(method).several_rounds:
+        return (Output("", method),)
+    counts = config.round_counts
+    if len(counts) == 1:
+        return (Output("", method, counts[0]),)
+    return tuple(Output("", f"{method}@{count}", count) for count in counts)
+
+
+def _output_id(
+    item: Item,
+    method: str,
+    output: Output,
+    config: EvaluationConfig,
+    settings: Settings,
+    common: Sequence[str],
+) -> str:
+    """Returns the id of an item's prediction: everything that its result depends on.
+
+    How documents longer than the window are met is not in it: it changes nothing for the others.
+    """
+    found = find_method(method)
+    own: tuple[object, ...] = (settings.sampling("answer", item, method).temperature,)
+    if output.rounds is not None:
+        own = (*own, output.rounds)
+    if found.retrieves:
+        own = (*own, config.top_k, config.retriever)
+    if found.layout and item.prompt is not None:
+        cut_end = config.overlong == "cut-end"  # cuts at the nominal length, whatever the window
+        own = (*own, item.prompt.text, item.prompt.chat, item.max_tokens, cut_end)
+    return content_id(
+        *common,
+        output.method,
+        item.task,
+        str(item.length),
+        item.document.id,
+        item.question.id,
+        *wordings_of(found),
+        *map(str, own),
+    )
+
+
+def left_of(
+    jobs: Sequence[Job],
+    done: Mapping[str, Prediction],
+    settings: Settings,
+    retry_failed: bool = False,
+) -> list[Job]:
+    """Returns the jobs of which a prediction is missing, the missing ones marked as wanted.
+
+    A prediction of a document longer than the window is missing where such documents are met in
+    another way now, or the window is another one.
+    """
+
+    def is_left(found: Prediction | None) -> bool:
+        if found is None or (retry_failed and found.error is not None):
+            return True
+        return bool(found.overlong) and found.overlong != met_overlong(settings)
+
+    marked = [
+        replace(
+            job,
+            outputs=tuple(
+                replace(output, is_wanted=is_left(done.get(output.id))) for output in job.outputs
+            ),
+        )
+        for job in jobs
+    ]
+    return [job for job in marked if any(output.is_wanted for output in job.outputs)]
+
+
+def summarise_folder(out: Path, metric: str | None = None) -> Summary:
+    """Writes the summary and the tables of a folder again, and returns the summary.
+
+    Verdicts that came since (`agenticlu eval judge`) are then in them. Nothing is asked.
+
+    Args:
+        out: Folder of results.
+        metric: Shown first; None takes what the last run took.
+
+    Raises:
+        UsageError: The folder holds no results.
+        StoreError: A file in it is damaged.
+    """
+    done = read_predictions(out / FILE_NAME)
+    settings = _read_object(out / CONFIG_NAME)
+    if metric is not None:
+        check_config(EvaluationConfig(metric=metric))
+        settings["metric"] = metric
+    before = _read_object(out / SUMMARY_NAME)
+    label, weights = settings.get("label"), settings.get("model_fingerprint")
+    latest = [p for p in done.values() if p.engine == label]
+    known = {p.engine: p.conditions for p in latest if p.conditions.get("weights") == weights}
+    return _summarise(
+        done,
+        settings,
+        out,
+        known=known,
+        left_out=before.get("left_out", []),
+        run_notes=before.get("run_notes", []),
+    )
+
+
+def _summarise(
+    done: Mapping[str, Prediction],
+    settings: dict[str, Any],
+    out: Path,
+    *,
+    known: Mapping[str, Conditions],
+    left_out: Sequence[str],
+    run_notes: Sequence[str],
+) -> Summary:
+    shown, hidden = current(done, known)
     summary = summarise(
-        current(done, selected),
-        config.model_dump(mode="json"),
+        with_judgements(shown, out),
+        settings,
         methods=tuple(METHODS),
-        metric=config.metric,
-    ).model_copy(update={"left_out": tuple(left_out), "notes": (*layouts.notes, *notes)})
+        metric=settings.get("metric"),
+    )
+    others = [
+        f"{number} results of other weights or wordings under the label {label!r} are not shown."
+        for label, number in hidden.items()
+    ]
+    summary = summary.model_copy(
+        update={
+            "left_out": tuple(left_out),
+            "run_notes": tuple(run_notes),
+            "notes": (*run_notes, *summary.notes, *others),
+        }
+    )
     save_summary(summary, out)
     return summary
 
 
-class _Layouts:
-    """Finds out what the engine makes of prompt layouts, when the first one is to be sent."""
+def _nothing_to_ask(config: EvaluationConfig, left_out: Sequence[str]) -> UsageError:
+    return UsageError(
+        " ".join(left_out)
+        or f"None of the tasks {', '.join(config.tasks)} can be answered by the methods "
+        f"{', '.join(config.methods)}.",
+        hint="Choose longer lengths."
+        if left_out
+        else "The method 'helmet' needs a task with a prompt layout; try 'direct'.",
+    )
 
-    def __init__(
-        self, config: EvaluationConfig, engine: Engine, settings: Settings, report: Report
-    ) -> None:
-        self.notes: list[str] = []
-        """What a reader of the figures should know."""
-        self._used = any(find_method(method).layout for method in config.methods)
-        self._wanted = config.chat
-        self._engine = engine
-        self._settings = settings
-        self._report = report
-        self._framing: dict[bool, int] = {}
 
-    async def sendable(self, items: Sequence[Item]) -> list[Item]:
-        """Returns the items, as chat where the engine continues no plain text.
+def _warn_of_other_servers(config: EvaluationConfig, out: Path, report: Report) -> None:
+    """Says so where results go on with servers that do not vouch for being the same model."""
+    before = _read_object(out / CONFIG_NAME)
+    servers = before.get("servers") or []
+    same = before.get("model_fingerprint") == config.model_fingerprint
+    if same and not config.weights_known and set(servers) != set(config.servers):
+        report(
+            f"Warning: these results were begun with {', '.join(servers) or 'another server'}, and "
+            f"{', '.join(config.servers)} tells the model's name but not its weights. Finished "
+            "items are kept; if the weights are others, use another --out or --label."
+        )
 
-        Raises:
-            UsageError: It does not, and nothing but plain text was wanted.
-        """
-        plain = any(item.prompt is not None and not item.prompt.chat for item in items)
-        if not self._used or not plain or (await self._engine.capabilities()).completes:
-            return list(items)
-        told = f"{self._engine.name} continues no plain text"
-        if self._wanted is False:
-            raise UsageError(f"{told}, and --no-chat wants nothing else.", hint="Try --chat.")
-        note = f"{told}: what HELMET sends as plain text is sent, scored and named as chat."
-        if note not in self.notes:
-            self.notes.append(note)
-            self._report(note)
-        return [in_form(item, chat=True) for item in items]
 
-    async def framed(self, jobs: Sequence[Job]) -> Settings:
-        """Returns the settings with what a prompt of these jobs costs beside its text."""
-        sent = [job.item.prompt for job in jobs if find_method(job.method).layout]
-        bounded = self._settings.overlong == "cut-end" or self._settings.context_tokens is not None
-        if not sent or sent[0] is None or not bounded:
-            return self._settings
-        chat = sent[0].chat
-        if chat not in self._framing:
-            self._framing[chat] = await measure_framing(
-                self._engine, self._settings.tokenizer, chat=chat
-            )
-        return replace(self._settings, framing_tokens=self._framing[chat])
+def _read_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object from a file; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is not JSON: {error}.", hint="Move it away and run the command again."
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, AgenticluError):
+        return error.message
+    if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
+        return "it was interrupted."
+    return str(error) or type(error).__name__
 
 
 def _write_helmet(
     task: str,
     length: int,
     jobs: Sequence[Job],
-    done: dict[str, Prediction],
+    done: Mapping[str, Prediction],
     config: EvaluationConfig,
     out: Path,
 ) -> None:
-    """Writes HELMET's result file of each method into a folder of its own."""
-    for method in config.methods:
-        rows = [(job.item, done[job.id]) for job in jobs if job.method == method]
-        if not rows:
-            continue
+    """Writes HELMET's result file of each method into a folder of its own.
+
+    A row says which prediction it is, so that verdicts about it find their way back.
+    """
+    by_method: dict[str, list[tuple[Item, Prediction]]] = {}
+    for job in jobs:
+        for output in job.outputs:
+            row = {**(job.item.row or {}), ID_COLUMN: output.id}
+            pair = (replace(job.item, row=row), done[output.id])
+            by_method.setdefault(output.method, []).append(pair)
+    for method, rows in by_method.items():
         name = config.label if method == "helmet" else f"{config.label}-{method}"
-        folder = out / "helmet" / re.sub(r"[^\w.-]+", "-", name)
+        folder = out / HELMET_FOLDER / re.sub(r"[^\w.-]+", "-", name)
         args = result_args(
             task,
             length,
@@ -376,7 +437,7 @@ def _write_helmet(
             output_dir=str(folder),
             limit=config.limit,
             shots=config.options.get("shots"),
-            chat=not find_method(method).layout or _is_chat(rows[0][0]),
+            chat=method != "helmet" or _is_chat(rows[0][0]),
             temperature=config.temperature,
             top_p=config.top_p,
             max_tokens=None if method == "helmet" else config.max_tokens,
@@ -386,181 +447,3 @@ def _write_helmet(
 
 def _is_chat(item: Item) -> bool:
     return item.prompt is not None and item.prompt.chat
-
-
-def current(done: dict[str, Prediction], selected: Sequence[str]) -> list[Prediction]:
-    """Returns the run's own predictions, then those of cells that it did not touch.
-
-    Another engine's or method's results in the same folder thus stay in the table, while results
-    of the same cell under other settings do not mix with this run's.
-    """
-    own = [done[name] for name in dict.fromkeys(selected) if name in done]
-    touched = {_cell(prediction) for prediction in own}
-    ids = set(selected)
-    others = [p for p in done.values() if p.id not in ids and _cell(p) not in touched]
-    return others + own
-
-
-def _cell(prediction: Prediction) -> tuple[str, str, str, int]:
-    return (prediction.engine, prediction.method, prediction.task, prediction.length)
-
-
-def _is_left(found: Prediction | None, retry_failed: bool) -> bool:
-    return found is None or (retry_failed and found.error is not None)
-
-
-class _Runner:
-    """Runs jobs; items of one session wait for its first one, which fills the cache."""
-
-    def __init__(
-        self,
-        config: EvaluationConfig,
-        engine: Engine,
-        settings: Settings,
-        writer: PredictionWriter,
-        done: dict[str, Prediction],
-        report: Report,
-    ) -> None:
-        self._config = config
-        self._engine = engine
-        self._settings = settings
-        self._writer = writer
-        self._done = done
-        self._report = report
-        self._slots = asyncio.Semaphore(config.concurrency)
-        self._num_unreachable = 0
-        self._num_finished = 0
-        self._num_failed = 0
-        self._total = 0
-        self._started = time.monotonic()
-
-    async def run(self, jobs: Sequence[Job]) -> None:
-        """Runs all jobs; raises the first error that is not one item's own."""
-        self._total = len(jobs)
-        sessions: dict[str, list[Job]] = {}
-        for job in jobs:
-            sessions.setdefault(job.item.session, []).append(job)
-        waiting = list(sessions.values())
-        waiting.reverse()
-        num_workers = min(len(waiting), max(1, self._config.concurrency // 4))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(num_workers):
-                    group.create_task(self._work(waiting))
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
-
-    async def _work(self, waiting: list[list[Job]]) -> None:
-        while waiting:
-            jobs = waiting.pop()
-            views: dict[str, View] = {}
-            for job in jobs:
-                views.setdefault(job.item.document.id, View(job.item, self._settings))
-            first, *rest = jobs
-            await self._run_one(first, views[first.item.document.id])
-            async with asyncio.TaskGroup() as group:
-                for job in rest:
-                    group.create_task(self._run_one(job, views[job.item.document.id]))
-
-    async def _run_one(self, job: Job, view: View) -> None:
-        async with self._slots:
-            started = time.monotonic()
-            try:
-                prediction = await self._predict(job, view, started)
-                self._num_unreachable = 0
-            except FATAL:
-                raise
-            except AgenticluError as error:
-                prediction = self._failed(job, error, time.monotonic() - started)
-                unreachable = isinstance(error, EngineUnreachableError)
-                self._num_unreachable = self._num_unreachable + 1 if unreachable else 0
-                if self._num_unreachable >= MOST_UNREACHABLE:
-                    raise
-                self._num_failed += 1
-        self._writer.append(prediction)
-        self._done.pop(prediction.id, None)
-        self._done[prediction.id] = prediction
-        self._num_finished += 1
-        self._tell()
-
-    async def _predict(self, job: Job, view: View, started: float) -> Prediction:
-        item = job.item
-        outcome = await answer(job.method, item, view, self._engine, self._settings)
-        scores = rules.score(item, outcome.raw, with_rouge=self._config.with_rouge)
-        return self._blank(job).model_copy(
-            update={
-                "raw": outcome.raw,
-                "answer": parse_final_answer(outcome.raw),
-                "scores": scores,
-                "cited": outcome.cited,
-                "gold_pieces": gold_pieces(item, view.pieces),
-                "turns": outcome.turns,
-                "usage": outcome.usage,
-                "seconds": round(time.monotonic() - started, 4),
-                "truncated": outcome.truncated,
-                "gold_present": is_gold_present(item, outcome.left),
-            }
-        )
-
-    def _failed(self, job: Job, error: AgenticluError, seconds: float) -> Prediction:
-        reason = f"{type(error).__name__}: {error.message}"
-        return self._blank(job).model_copy(update={"error": reason, "seconds": round(seconds, 4)})
-
-    def _blank(self, job: Job) -> Prediction:
-        item = job.item
-        return Prediction(
-            id=job.id,
-            task=item.task,
-            method=job.method,
-            length=item.length,
-            document_id=item.document.id,
-            question_id=item.question.id,
-            question=item.question.text,
-            gold=item.question.answers,
-            hops=item.question.hops,
-            engine=self._config.label,
-            options=item.question.options,
-            unit=item.unit,
-            depth=item.depth,
-            rule=item.rule,
-            reference=rules.stored_reference(item),
-        )
-
-    def _tell(self) -> None:
-        every = max(1, self._total // 10)
-        if self._num_finished % every and self._num_finished != self._total:
-            return
-        seconds = time.monotonic() - self._started
-        failed = f", {self._num_failed} failed" if self._num_failed else ""
-        self._report(f"  {self._num_finished} of {self._total} items{failed}, {seconds:.0f} s")
-
-
-def is_gold_present(item: Item, left: str | None = None) -> bool | None:
-    """Returns whether a gold answer stands as words in the document, for answers in open text.
-
-    Long documents are cut to the length under test before they are asked about, and again where
-    they do not fit; where the answer was cut away, a low score says nothing about the model.
-
-    Args:
-        item: Question and document.
-        left: What was left of the document; None: all of it.
-    """
-    if item.rule not in ("open", "long_answer"):
-        return None
-    golds = sorted({gold.strip() for gold in item.question.answers if gold.strip()}, key=len)
-    if not golds:
-        return None
-    pattern = "|".join(re.escape(gold) for gold in golds)
-    text = item.document.text if left is None else left
-    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
-    return found is not None
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Returns the first error of nested groups that is not a cancellation."""
-    for error in errors.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return _first(error)
-        if not isinstance(error, asyncio.CancelledError):
-            return error
-    return errors

@@ -10,14 +10,16 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from agenticlu.errors import StoreError
+from agenticlu.evaluation.cost import Overhead, alone_tokens, overhead, spent
+from agenticlu.evaluation.metrics import JUDGED_METRICS
 from agenticlu.evaluation.predictions import failures, write_atomically
 from agenticlu.evaluation.rules import RULES
-from agenticlu.evaluation.statistics import Estimate, estimate
-from agenticlu.records import Prediction, Record, Usage, content_seed
+from agenticlu.records import Prediction, Record, Usage
 from agenticlu.scoring import piece_scores
+from agenticlu.statistics import FEW_CLUSTERS, Estimate, estimate_difference, estimate_mean
 
 SUMMARY_NAME = "summary.json"
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 BASELINE = "direct"
 EFFECTIVE_SHARE = 0.85
 """A length is effective while the score keeps this share of the score at the shortest one."""
@@ -25,16 +27,6 @@ SHORT_TOKENS = 1024
 """Lengths up to here count as short; the best of them is what longer ones are held against."""
 NUM_DEPTH_BINS = 5
 MOST_LISTED_FAILURES = 100
-
-
-class Overhead(Record):
-    """What a method costs, as a multiple of `direct` on the same items."""
-
-    prompt_tokens: float | None = None
-    """None where `direct` has no such cost, or was not run."""
-    uncached_tokens: float | None = None
-    completion_tokens: float | None = None
-    seconds: float | None = None
 
 
 class Cell(Record):
@@ -55,9 +47,15 @@ class Cell(Record):
     num_cut_off: int
     """Scored items whose answering reply ended at the token limit."""
     usage: Usage
-    """All items together, failed ones not included (what they cost is not known)."""
+    """All scored items together, as run: what was cached depends on which method came first."""
+    alone_tokens: int = 0
+    """Prompt tokens that the scored items compute when each is asked alone with an empty cache:
+    of all costs the one to compare methods by, whatever they ran beside."""
+    failed_usage: Usage = Usage()
+    """What failed items cost before they failed."""
     seconds: float
-    """Sum over items of the time from their first request to their last reply."""
+    """Sum over items of the time from their first request to their last reply, as run: with the
+    other items in flight beside them."""
     overhead: Overhead | None = None
     """Against `direct` of the same engine; None where that was not run."""
     point_precision: Estimate | None = None
@@ -105,7 +103,11 @@ class EffectiveLength(Record):
     """Length of the score that counts as whole: the best one up to 1024 tokens."""
     base_score: float
     effective_length: int | None
-    """Longest length up to which every score keeps 85% of it; None when it is 0 already."""
+    """Longest length up to which every score keeps 85% of it, counting failed items as wrong;
+    None when it is 0 already."""
+    unknown_from: int | None = None
+    """First longer length without a result of this method, where that, and no low score, ended it:
+    the effective length may be longer. None when a score ended it, or nothing did."""
 
 
 class Failure(Record):
@@ -136,9 +138,13 @@ class Summary(Record):
     num_failed: int
     left_out: tuple[str, ...] = ()
     """Tasks at lengths that their shortest item exceeds, in words."""
+    run_notes: tuple[str, ...] = ()
+    """Those of the notes that only the run itself can tell, such as a fall-back."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures should know, such as a fall-back."""
+    """What a reader of the figures has to know, in words: few clusters, nothing to pair, and why
+    the run ended early if it did."""
     usage: Usage
+    """What all items cost together, failed ones included."""
 
     def find(self, task: str, length: int, method: str, engine: str | None = None) -> Cell | None:
         """Returns a cell, of the first engine that has it unless one is named."""
@@ -159,9 +165,10 @@ def summarise(
     """Builds the summary of predictions; the order of engines is that of their first prediction.
 
     Args:
-        predictions: Any number of engines, methods, tasks and lengths.
+        predictions: Any number of engines, methods, tasks and lengths, asked under one set of
+            conditions.
         settings: Kept as they are.
-        methods: Order of the methods; others follow by name.
+        methods: Order of the methods; others follow by name. 'clarify@2' stands with 'clarify'.
         metric: Shown first where items have it; None takes each task's own.
     """
     every = list(predictions)
@@ -171,36 +178,87 @@ def summarise(
     for p in every:
         groups[(p.engine, p.method, p.task, p.length)].append(p)
 
-    def rank(key: tuple[str, str, str, int]) -> tuple[int, int, int, int, str]:
+    def rank(key: tuple[str, str, str, int]) -> tuple[int, int, int, int, str, int]:
         engine, method, task, length = key
-        place = methods.index(method) if method in methods else len(methods)
-        return (tasks.index(task), length, engines.index(engine), place, method)
+        name, _, rounds = method.partition("@")
+        place = methods.index(name) if name in methods else len(methods)
+        number = int(rounds) if rounds.isdigit() else 0
+        return (tasks.index(task), length, engines.index(engine), place, name, number)
 
     keys = sorted(groups, key=rank)
     cells = [
         _cell(key, groups[key], groups.get((key[0], BASELINE, *key[2:])), metric) for key in keys
     ]
     failed = failures(every)
+    differences = tuple(_differences(groups, keys, engines, metric))
     return Summary(
         settings=dict(settings or {}),
         cells=tuple(cells),
-        differences=tuple(_differences(groups, keys, engines, metric)),
+        differences=differences,
         effective_lengths=tuple(effective_lengths(cells)),
         failures=tuple(_failure(p) for p in failed[:MOST_LISTED_FAILURES]),
         num_items=len(every),
         num_failed=len(failed),
-        usage=sum((p.usage for p in every), Usage()),
+        notes=(*few_clusters(cells), *_unpaired(groups, engines, differences)),
+        usage=spent(every),
     )
 
 
-def headline_of(scores: Mapping[str, float], metric: str | None = None) -> str:
+def headline_of(scores: Iterable[str], metric: str | None = None) -> str:
     """Returns the metric shown first for rows with these metrics; `metric` if they have it."""
-    if metric is not None and metric in scores:
-        return metric
+    scores = list(scores)
+    for name in (metric, *JUDGED_METRICS):
+        if name is not None and name in scores:
+            return name
     for rule in RULES.values():
         if rule.headline in scores and (rule.helmet is None or rule.helmet in scores):
             return rule.headline
-    return next(iter(scores), "correct")
+    return scores[0] if scores else "correct"
+
+
+def few_clusters(cells: Iterable[Cell]) -> list[str]:
+    """Returns a warning, in words, where intervals rest on few independent units; else nothing."""
+    few = sorted(
+        {
+            (cell.task, cell.length, cell.score.num_clusters)
+            for cell in cells
+            if cell.score is not None and cell.score.num_clusters < FEW_CLUSTERS
+        }
+    )
+    if not few:
+        return []
+    places = "; ".join(f"{task} at {length}: {number}" for task, length, number in few)
+    return [
+        f"Fewer than {FEW_CLUSTERS} clusters (documents, or what else is independent): {places}. "
+        "Intervals from so few are wide and rough; more documents help, more questions do not."
+    ]
+
+
+def _unpaired(
+    groups: Mapping[tuple[str, str, str, int], Sequence[Prediction]],
+    engines: Sequence[str],
+    differences: Iterable[Difference],
+) -> list[str]:
+    """Returns a warning where two engines answered a task at a length, but no question in common.
+
+    Documents are made, or cut, to a length that a tokenizer counts; with another one they are other
+    documents.
+    """
+    paired = {(d.task, d.length, d.engine) for d in differences if d.engine != d.baseline_engine}
+    alone = [
+        f"{engine} and {engines[0]} on {task} at {length}"
+        for engine, method, task, length in groups
+        if method == BASELINE
+        and engine != engines[0]
+        and (engines[0], BASELINE, task, length) in groups
+        and (task, length, engine) not in paired
+    ]
+    if not alone:
+        return []
+    return [
+        f"Nothing can be compared between {'; '.join(alone)}: they answered no question in common. "
+        "Ask both about the same documents, with one --tokenizer and one --seed."
+    ]
 
 
 def _metric(name: str) -> Callable[[Prediction], float | None]:
@@ -219,8 +277,7 @@ def _estimates(
     predictions: Sequence[Prediction], value: Callable[[Prediction], float | None]
 ) -> Estimate | None:
     pairs = [(v, _unit(p)) for p in predictions if (v := value(p)) is not None]
-    seed = content_seed("bootstrap", str(len(pairs)))
-    return estimate([v for v, _ in pairs], [u for _, u in pairs], seed=seed)
+    return estimate_mean([v for v, _ in pairs], [u for _, u in pairs])
 
 
 def _cell(
@@ -232,7 +289,7 @@ def _cell(
     engine, method, task, length = key
     scored = _scored(predictions)
     names = list(dict.fromkeys(name for p in scored for name in p.scores))
-    headline = headline_of(scored[0].scores, metric) if scored else metric or "correct"
+    headline = headline_of(names, metric) if names else metric or "correct"
     metrics = {}
     for name in names:
         if (found := _estimates(scored, _metric(name))) is not None:
@@ -264,8 +321,10 @@ def _cell(
         num_truncated=sum(p.truncated for p in scored),
         num_cut_off=sum(_is_cut_off(p) for p in scored),
         usage=sum((p.usage for p in scored), Usage()),
+        alone_tokens=sum(map(alone_tokens, scored)),
+        failed_usage=sum((p.usage for p in failures(predictions)), Usage()),
         seconds=round(sum(p.seconds for p in scored), 3),
-        overhead=_overhead(scored, _scored(baseline)) if baseline else None,
+        overhead=overhead(scored, _scored(baseline)) if baseline else None,
         point_precision=point("point_precision"),
         point_recall=point("point_recall"),
         gold_present=_share([p.gold_present for p in scored]),
@@ -301,24 +360,6 @@ def _by_depth(scored: Sequence[Prediction], headline: str) -> dict[str, Estimate
     return result
 
 
-def _overhead(scored: Sequence[Prediction], baseline: Sequence[Prediction]) -> Overhead:
-    """Returns the cost as a multiple of the baseline's, on the items that both have."""
-    own = {(p.document_id, p.question_id): p for p in scored}
-    other = {(p.document_id, p.question_id): p for p in baseline}
-    shared = [key for key in own if key in other]
-
-    def ratio(cost: Callable[[Prediction], float]) -> float | None:
-        base = sum(cost(other[key]) for key in shared)
-        return round(sum(cost(own[key]) for key in shared) / base, 4) if base else None
-
-    return Overhead(
-        prompt_tokens=ratio(lambda p: p.usage.prompt_tokens),
-        uncached_tokens=ratio(lambda p: p.usage.prompt_tokens - p.usage.cached_tokens),
-        completion_tokens=ratio(lambda p: p.usage.completion_tokens),
-        seconds=ratio(lambda p: p.seconds),
-    )
-
-
 def _differences(
     groups: Mapping[tuple[str, str, str, int], Sequence[Prediction]],
     keys: Sequence[tuple[str, str, str, int]],
@@ -347,12 +388,12 @@ def compare(
     shared = [key for key in before if key in after]
     if not shared:
         return None
-    name = headline_of(after[shared[0]].scores, metric)
+    known = {name for key in shared for name in before[key].scores}
+    both = (name for key in shared for name in after[key].scores if name in known)
+    name = headline_of(dict.fromkeys(both), metric)
     shared = [key for key in shared if name in before[key].scores and name in after[key].scores]
     gains = [after[key].scores[name] - before[key].scores[name] for key in shared]
-    units = [_unit(after[key]) for key in shared]
-    seed = content_seed("difference", str(len(gains)))
-    difference = estimate(gains, units, seed=seed, bounds=(-1.0, 1.0))
+    difference = estimate_difference(gains, [_unit(after[key]) for key in shared])
     if difference is None:
         return None
     one, other = baseline[0], contender[0]
@@ -374,25 +415,36 @@ def effective_lengths(cells: Iterable[Cell]) -> list[EffectiveLength]:
     """Returns, per engine, method and task, the length up to which the score holds.
 
     The base is the best score at lengths up to 1024 tokens, or at the shortest one if all are
-    longer. A length counts only if all shorter ones above the base hold too.
+    longer. A length counts only if all shorter ones above the base hold too: those at which this
+    method has no result, although others were asked there, do not hold, and failed items count
+    as wrong.
     """
-    series: dict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+    series: dict[tuple[str, str, str], dict[int, Cell]] = defaultdict(dict)
+    lengths: dict[str, set[int]] = defaultdict(set)
     for cell in cells:
-        if cell.score is not None:
-            series[(cell.engine, cell.method, cell.task)].append(cell)
+        lengths[cell.task].add(cell.length)
+        series[(cell.engine, cell.method, cell.task)][cell.length] = cell
     result = []
     for (engine, method, task), found in series.items():
-        found.sort(key=lambda cell: cell.length)
-        short = [cell for cell in found if cell.length <= SHORT_TOKENS] or found[:1]
+        scored = [cell for _, cell in sorted(found.items()) if cell.score is not None]
+        if not scored:
+            continue
+        short = [cell for cell in scored if cell.length <= SHORT_TOKENS] or scored[:1]
         base = max(short, key=lambda cell: cell.score.mean if cell.score else 0.0)
         base_score = base.score.mean if base.score else 0.0
-        reached = None
-        for cell in found:
-            if cell.length < base.length:
-                continue
-            if not base_score or not cell.score or cell.score.mean < EFFECTIVE_SHARE * base_score:
+        reached = unknown = None
+        for length in sorted(length for length in lengths[task] if length >= base.length):
+            if not base_score:
                 break
-            reached = cell.length
+            here = found.get(length)
+            if here is None or here.score is None:
+                unknown = length
+                break
+            answered = here.num_scored / (here.num_scored + here.num_failed)
+            if length > base.length and here.score.mean * answered < EFFECTIVE_SHARE * base_score:
+                unknown = length if here.score.mean >= EFFECTIVE_SHARE * base_score else None
+                break
+            reached = length
         result.append(
             EffectiveLength(
                 engine=engine,
@@ -402,6 +454,7 @@ def effective_lengths(cells: Iterable[Cell]) -> list[EffectiveLength]:
                 base_length=base.length,
                 base_score=base_score,
                 effective_length=reached,
+                unknown_from=unknown,
             )
         )
     return result
@@ -420,11 +473,12 @@ def _failure(prediction: Prediction) -> Failure:
 
 
 def save_summary(summary: Summary, out: Path) -> None:
-    """Writes `summary.json`, `results.md` and `results.csv` into a folder."""
-    from agenticlu.evaluation.tables import render_csv, render_markdown
+    """Writes `summary.json`, `results.md`, `results.csv` and `differences.csv` into a folder."""
+    from agenticlu.evaluation.tables import render_csv, render_differences_csv, render_markdown
 
     write_atomically(out / "results.md", render_markdown(summary))
     write_atomically(out / "results.csv", render_csv(summary))
+    write_atomically(out / "differences.csv", render_differences_csv(summary))
     write_atomically(out / SUMMARY_NAME, summary.model_dump_json(indent=2) + "\n")
 
 

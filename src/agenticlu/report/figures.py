@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from agenticlu import judge
-from agenticlu.evaluation.statistics import Estimate, estimate
-from agenticlu.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage, content_seed
+from agenticlu.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage
 from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
+from agenticlu.statistics import Estimate, estimate_difference, estimate_mean
 
 RIGHT = 0.5
 """An answer counts as right from this score on, where no verdicts are kept."""
@@ -138,17 +138,13 @@ def measure(values: Sequence[tuple[str, float]]) -> Measure:
     >>> measure([("a", 1.0), ("b", 1.0), ("c", 0.0), ("d", 1.0)]).mean
     0.75
     """
-    seed = content_seed("bootstrap", str(len(values)))
-    return _measure(
-        estimate([value for _, value in values], [unit for unit, _ in values], seed=seed)
-    )
+    return _measure(estimate_mean([value for _, value in values], [unit for unit, _ in values]))
 
 
 def paired_difference(pairs: Sequence[tuple[str, float, float]]) -> Measure:
     """Returns the mean of contender - baseline over (cluster, baseline, contender)."""
     gains = [after - before for _, before, after in pairs]
-    seed = content_seed("difference", str(len(gains)))
-    return _measure(estimate(gains, [unit for unit, _, _ in pairs], seed=seed, bounds=(-1.0, 1.0)))
+    return _measure(estimate_difference(gains, [unit for unit, _, _ in pairs]))
 
 
 def _measure(found: Estimate | None) -> Measure:

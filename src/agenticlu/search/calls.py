@@ -12,14 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn, TypeVar
 
 from agenticlu.engines.base import Capabilities, Completion, Engine, Sampled, Sampling, Weighed
+from agenticlu.engines.breaker import Breaker, Tries
 from agenticlu.errors import (
     AgenticluError,
     BudgetExceededError,
@@ -38,12 +37,8 @@ CHARACTERS_PER_TOKEN = 4
 """For admission only, where a rough estimate is enough."""
 REPLY_ATTEMPTS = 3
 """Times a request is sent whose reply cannot be understood."""
-OWN_ATTEMPTS = 5
-"""Times that a server may fail at one request while it answers others."""
 LEAST_SHRUNK_FROM = 8
 """Requests in flight below which an overload tells nothing about how many are too many."""
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 60.0
 
 
 class NotRecordedError(Exception):
@@ -127,66 +122,6 @@ class Admission:
         self.tokens += tokens
         self.requests += 1
         self.most_requests = max(self.most_requests, self.requests)
-
-
-class Breaker:
-    """Pauses everybody while an engine is overloaded or away.
-
-    Args:
-        patience_s: Seconds without a single success until the run is given up.
-        say: Told in words when a pause begins and when it ends.
-    """
-
-    def __init__(self, patience_s: float = 900.0, say: Callable[[str], None] | None = None) -> None:
-        self.patience_s = patience_s
-        self._say = say or (lambda text: None)
-        self._open = asyncio.Event()
-        self._open.set()
-        self._troubled_since: float | None = None
-        self._last_success = -math.inf
-        self._pause_s = FIRST_PAUSE_S
-
-    @property
-    def paused(self) -> bool:
-        """Whether everybody is waiting."""
-        return not self._open.is_set()
-
-    async def wait(self) -> None:
-        """Waits until the pause is over."""
-        await self._open.wait()
-
-    def success(self) -> None:
-        """Notes that the engine works."""
-        if self._troubled_since is not None:
-            self._say(
-                f"the engine answers again after {time.monotonic() - self._troubled_since:.0f} s"
-            )
-        self._troubled_since = None
-        self._last_success = time.monotonic()
-        self._pause_s = FIRST_PAUSE_S
-
-    def succeeded_since(self, moment: float) -> bool:
-        """Whether the engine has answered anybody since a moment of the monotonic clock."""
-        return self._last_success > moment
-
-    async def trouble(self, error: AgenticluError) -> None:
-        """Pauses, as long as the engine asks for, or raises the error when patience is over."""
-        now = time.monotonic()
-        if self._troubled_since is None:
-            self._troubled_since = now
-        pause_s = max(self._pause_s, getattr(error, "retry_after_s", None) or 0.0)
-        if now - self._troubled_since + pause_s > self.patience_s:
-            raise error
-        if self.paused:
-            await self._open.wait()
-            return
-        self._open.clear()
-        self._say(f"paused for {pause_s:.0f} s: {error.message}")
-        try:
-            await asyncio.sleep(pause_s)
-        finally:
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
-            self._open.set()
 
 
 class Caller:
@@ -332,8 +267,8 @@ class Caller:
         encode: Callable[[Reply], Any],
     ) -> Reply:
         tokens = characters // CHARACTERS_PER_TOKEN
-        attempts = own_faults = 0
-        failed_at = math.inf
+        attempts = 0
+        tries = Tries(self.breaker)
         if not self._ready:
             await self.once("before first", self._prepare)
         while True:
@@ -343,7 +278,7 @@ class Caller:
                 self._check_budget()
                 await self.store.intend(call)
                 await self.admission.acquire(tokens)
-                began = time.monotonic()
+                tries.begin()
                 try:
                     reply = await send()
                 finally:
@@ -369,13 +304,10 @@ class Caller:
                 self._staging.release(tokens)
             if overload is None:
                 continue
-            others_went_well = self.breaker.succeeded_since(min(began, failed_at))
-            failed_at = time.monotonic()
-            if _is_own(overload) and others_went_well:
-                own_faults += 1
-                if own_faults >= OWN_ATTEMPTS:
+            if tries.is_own(overload):
+                if tries.over:
                     await self._give_up(call, overload)
-                await asyncio.sleep(min(FIRST_PAUSE_S * 2**own_faults, LONGEST_PAUSE_S))
+                await tries.pause()
                 continue
             if not self.breaker.paused:
                 self.admission.shrink()
@@ -481,11 +413,6 @@ class LedgeredEngine:
     async def close(self) -> None:
         """Closes the engine."""
         await self._engine.close()
-
-
-def _is_own(error: EngineError) -> bool:
-    """Whether a failure may be due to the request, not to load: an inner error, a lost line."""
-    return not isinstance(error, EngineBusyError) or error.is_fault
 
 
 async def together(

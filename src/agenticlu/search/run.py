@@ -15,11 +15,12 @@ from typing import Any
 from agenticlu.corpus import Item
 from agenticlu.documents import split
 from agenticlu.engines.base import Engine
+from agenticlu.engines.breaker import Breaker
 from agenticlu.errors import AgenticluError, DocumentError, StoreError
 from agenticlu.judge import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.prompts import Profile, load_profile
 from agenticlu.records import Node, Question, Tree, Usage
-from agenticlu.search.calls import Admission, Breaker, Caller
+from agenticlu.search.calls import Admission, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
 from agenticlu.search.slots import Slots

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
+from agenticlu.engines.breaker import Breaker
 from agenticlu.errors import UsageError
 from agenticlu.judge import LlmJudge
-from agenticlu.search.calls import Breaker, LedgeredEngine
+from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.run import Limits, Shard
 from agenticlu.store import Store
 from agenticlu.tokens import Tokenizer, load_tokenizer, read_model_hint

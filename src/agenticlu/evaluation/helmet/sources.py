@@ -30,7 +30,7 @@ def read_rows(path: Path) -> list[HubRow]:
     """
     if not path.is_file():
         raise UsageError(
-            f"There is no HELMET file {str(path)!r}.{_others(path)}",
+            f"There is no HELMET file {str(path)!r}.{others_of(path)}",
             hint="Give the folder that holds HELMET's data/ by --helmet-data FOLDER; see "
             "docs/evaluation.md for where to get it.",
         )
@@ -46,7 +46,7 @@ def read_rows(path: Path) -> list[HubRow]:
     return rows
 
 
-def _others(path: Path) -> str:
+def others_of(path: Path) -> str:
     """Names the files that differ from an absent one in their number of passages or pairs."""
     pattern = re.sub(r"_k\d+_", "_k*_", path.name)
     found = sorted(other.name for other in path.parent.glob(pattern)) if "*" in pattern else []

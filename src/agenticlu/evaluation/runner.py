@@ -1,0 +1,381 @@
+"""Runs jobs: many requests in flight, prefixes shared, one bad item nobody else's trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agenticlu.documents import parse_marks
+from agenticlu.engines.base import Engine
+from agenticlu.engines.breaker import PASSING
+from agenticlu.errors import (
+    AgenticluError,
+    BudgetExceededError,
+    ConfigError,
+    DocumentError,
+    DocumentTooLongError,
+    EngineAuthError,
+    EngineError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    StoreError,
+    UsageError,
+)
+from agenticlu.evaluation import rules
+from agenticlu.evaluation.conditions import Conditions
+from agenticlu.evaluation.config import EvaluationConfig
+from agenticlu.evaluation.items import Item, gold_pieces
+from agenticlu.evaluation.methods import Outcome, Progress, Settings, View, answer, fit
+from agenticlu.evaluation.predictions import PredictionWriter, writable
+from agenticlu.records import Prediction, Turn, Usage
+from agenticlu.scoring import parse_final_answer
+
+FATAL = (
+    BudgetExceededError,
+    ConfigError,
+    EngineAuthError,
+    MissingDependencyError,
+    ModelNotFoundError,
+    StoreError,
+    UsageError,
+    *PASSING,
+)
+"""Errors that every other item would meet too: they end the run instead of failing an item."""
+MOST_IN_A_ROW = 10
+"""Items that may fail one after the other before the run ends. Documents longer than the window do
+not count: at some length that is every one."""
+PLACES_PER_READING = 4
+"""Of so many items in flight, one may read a document that others wait for."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One prediction wanted of a job."""
+
+    id: str
+    method: str
+    """Name in the tables."""
+    rounds: int | None = None
+    """Rounds whose answer it is; None where the method has but one."""
+    is_wanted: bool = True
+    """False for one that is there already, and only comes along with the others."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One item to be answered by one method."""
+
+    method: str
+    item: Item
+    outputs: tuple[Output, ...]
+    """Ascending in rounds: what is asked for the last one serves the others too."""
+
+    @property
+    def whole(self) -> Output:
+        """The output that all requests are made for."""
+        return self.outputs[-1]
+
+
+@dataclass
+class _Session:
+    """Jobs that share a prefix, and what has been computed of their documents."""
+
+    rest: list[Job]
+    """Jobs that wait until the first one has filled the cache."""
+    views: dict[str, View] = field(default_factory=dict)
+    unfinished: int = 0
+
+
+class Runner:
+    """Runs jobs; items of one session wait for its first one, which fills the cache.
+
+    Further sessions are opened while places are free, but no more than a few at a time where many
+    jobs wait for the first one: documents that are read together push each other's prefixes out of
+    the cache.
+
+    Args:
+        config: Of the run.
+        engine: What answers; waits by itself where it is away for a while.
+        settings: Of the methods.
+        conditions: What each method, by its name in the tables, is asked under.
+        writer: Takes finished predictions.
+        done: Predictions by id; finished ones are added.
+        report: Called with one line for people, now and then.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        engine: Engine,
+        settings: Settings,
+        conditions: Mapping[str, Conditions],
+        writer: PredictionWriter,
+        done: dict[str, Prediction],
+        report: Report,
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._settings = settings
+        self._conditions = conditions
+        self._writer = writer
+        self._done = done
+        self._report = report
+        self._num_in_a_row = 0
+        self._num_finished = 0
+        self._num_failed = 0
+        self._total = 0
+        self._started = time.monotonic()
+
+    async def run(self, jobs: Sequence[Job]) -> None:
+        """Runs all jobs; raises the first error that is not one item's own."""
+        self._total = len(jobs)
+        sessions: dict[str, list[Job]] = {}
+        for job in jobs:
+            sessions.setdefault(job.item.session, []).append(job)
+        waiting = iter(sessions.values())
+        ready: deque[tuple[Job, _Session]] = deque()
+        opened: list[_Session] = []
+        running: dict[asyncio.Task[None], tuple[Job, _Session]] = {}
+        try:
+            while True:
+                self._open(waiting, ready, opened, self._config.concurrency - len(running))
+                while ready and len(running) < self._config.concurrency:
+                    job, session = ready.popleft()
+                    view = session.views.setdefault(
+                        job.item.document.id, View(job.item, self._settings)
+                    )
+                    task = asyncio.create_task(self._run_one(job, view))
+                    running[task] = (job, session)
+                if not running:
+                    return
+                finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in finished:
+                    _, session = running.pop(task)
+                    task.result()
+                    session.unfinished -= 1
+                    ready.extend((job, session) for job in session.rest)
+                    session.rest = []
+                opened = [session for session in opened if session.unfinished]
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def _open(
+        self,
+        waiting: Iterator[list[Job]],
+        ready: deque[tuple[Job, _Session]],
+        opened: list[_Session],
+        num_free: int,
+    ) -> None:
+        """Opens sessions while there is a free place without work for it."""
+        places = self._config.concurrency
+        most_reading = max(1, places // PLACES_PER_READING)
+        while len(ready) < num_free:
+            num_reading = sum(bool(session.rest) for session in opened)
+            num_waiting = sum(len(session.rest) for session in opened)
+            if num_reading >= most_reading and num_waiting >= places:
+                return
+            jobs = next(waiting, None)
+            if jobs is None:
+                return
+            session = _Session(rest=jobs[1:], unfinished=len(jobs))
+            opened.append(session)
+            ready.append((jobs[0], session))
+
+    async def _run_one(self, job: Job, view: View) -> None:
+        started = time.monotonic()
+        progress = Progress()
+        try:
+            outcome = await answer(
+                job.method, job.item, view, self._engine, self._settings, progress
+            )
+            found = self._answered(job, view, outcome, progress, started)
+            self._num_in_a_row = 0
+        except FATAL:
+            raise
+        except Exception as error:  # whatever an engine or a rule does to one item, others go on
+            found = self._failed(job, view, error, progress, started)
+            if not isinstance(error, DocumentError):
+                self._num_in_a_row += 1
+            self._num_failed += 1
+            if self._num_in_a_row >= MOST_IN_A_ROW:
+                self._keep(job, found)
+                raise EngineError(
+                    f"{MOST_IN_A_ROW} items in a row failed; the last one: {_reason(error)}",
+                    hint="What is finished is kept. Once it is mended: the same command with "
+                    "--retry-failed.",
+                ) from error
+        self._keep(job, found)
+        self._num_finished += 1
+        self._tell()
+
+    def _keep(self, job: Job, found: Sequence[Prediction]) -> None:
+        """Writes the predictions of a job that are wanted."""
+        new = [
+            prediction
+            for output, prediction in zip(job.outputs, writable(found), strict=True)
+            if output.is_wanted
+        ]
+        self._writer.append(*new)
+        for prediction in new:
+            self._done.pop(prediction.id, None)
+            self._done[prediction.id] = prediction
+
+    def _answered(
+        self, job: Job, view: View, outcome: Outcome, progress: Progress, started: float
+    ) -> list[Prediction]:
+        finished = time.monotonic()
+        return [
+            self._scored(job, output, view, outcome, finished - started)
+            if output is job.whole
+            else self._scored_part(job, output, view, progress, started)
+            for output in job.outputs
+        ]
+
+    def _scored_part(
+        self,
+        job: Job,
+        output: Output,
+        view: View,
+        progress: Progress,
+        started: float,
+    ) -> Prediction:
+        """Returns the prediction of the first rounds of a dialogue."""
+        ends = round_ends(progress.turns)
+        part = tuple(progress.turns[: ends[min(output.rounds or 1, len(ends)) - 1]])
+        pointed = {
+            piece
+            for turn in part
+            if turn.kind == "point"
+            for piece in parse_marks(turn.reply, len(view.pieces)).valid
+        }
+        usage = sum((turn.usage for turn in part if turn.usage is not None), Usage())
+        fitted = fit(job.item, view, self._settings)
+        cut = Outcome(
+            raw=next(turn.reply for turn in reversed(part) if turn.kind == "answer"),
+            turns=part,
+            cited=tuple(sorted(pointed)),
+            usage=usage,
+            left=None if fitted is None else view.text_of(fitted),
+        )
+        return self._scored(job, output, view, cut, progress.ends[len(part) - 1] - started)
+
+    def _scored(
+        self, job: Job, output: Output, view: View, outcome: Outcome, seconds: float
+    ) -> Prediction:
+        item = job.item
+        scores = rules.score(item, outcome.raw, with_rouge=self._config.with_rouge)
+        return self._blank(job, output).model_copy(
+            update={
+                "raw": outcome.raw,
+                "answer": parse_final_answer(outcome.raw),
+                "scores": scores,
+                "cited": outcome.cited,
+                "gold_pieces": gold_pieces(item, view.pieces),
+                "turns": outcome.turns,
+                "usage": outcome.usage,
+                "seconds": round(seconds, 4),
+                "truncated": outcome.truncated,
+                "overlong": met_overlong(self._settings) if outcome.truncated else "",
+                "gold_present": is_gold_present(item, outcome.left),
+            }
+        )
+
+    def _failed(
+        self, job: Job, view: View, error: Exception, progress: Progress, started: float
+    ) -> list[Prediction]:
+        """Returns failed predictions, but for rounds that were over when the item failed."""
+        seconds = time.monotonic() - started
+        num_rounds = len(round_ends(progress.turns))
+        too_long = isinstance(error, DocumentTooLongError)
+        found = []
+        for output in job.outputs:
+            if output is not job.whole and (output.rounds or 1) <= num_rounds:
+                found.append(self._scored_part(job, output, view, progress, started))
+                continue
+            blank = self._blank(job, output)
+            update = {
+                "error": _reason(error),
+                "overlong": met_overlong(self._settings) if too_long else "",
+                "turns": tuple(progress.turns),
+                "usage": progress.usage,
+                "seconds": round(seconds, 4),
+            }
+            found.append(blank.model_copy(update=update))
+        return found
+
+    def _blank(self, job: Job, output: Output) -> Prediction:
+        item = job.item
+        return Prediction(
+            id=output.id,
+            task=item.task,
+            method=output.method,
+            length=item.length,
+            document_id=item.document.id,
+            question_id=item.question.id,
+            question=item.question.text,
+            gold=item.question.answers,
+            hops=item.question.hops,
+            engine=self._config.label,
+            conditions=self._conditions[output.method],
+            part_of="" if output is job.whole else job.whole.id,
+            options=item.question.options,
+            unit=item.unit,
+            depth=item.depth,
+            rule=item.rule,
+            reference=rules.stored_reference(item),
+        )
+
+    def _tell(self) -> None:
+        every = max(1, self._total // 10)
+        if self._num_finished % every and self._num_finished != self._total:
+            return
+        seconds = time.monotonic() - self._started
+        failed = f", {self._num_failed} failed" if self._num_failed else ""
+        self._report(f"  {self._num_finished} of {self._total} items{failed}, {seconds:.0f} s")
+
+
+def round_ends(turns: Sequence[Turn]) -> list[int]:
+    """Returns, for each round with an answer, the number of turns up to its end."""
+    answers = [i for i, turn in enumerate(turns) if turn.kind == "answer"]
+    checked = [i + 1 < len(turns) and turns[i + 1].kind == "check" for i in answers]
+    return [i + 2 if check else i + 1 for i, check in zip(answers, checked, strict=True)]
+
+
+def met_overlong(settings: Settings) -> str:
+    """Returns how documents longer than the window are met, and the window, as stored."""
+    window = "unknown" if settings.context_tokens is None else str(settings.context_tokens)
+    return f"{settings.overlong} {window}"
+
+
+def is_gold_present(item: Item, left: str | None = None) -> bool | None:
+    """Returns whether a gold answer stands as words in the document, for answers in open text.
+
+    Long documents are cut to the length under test before they are asked about, and again where
+    they do not fit; where the answer was cut away, a low score says nothing about the model.
+
+    Args:
+        item: Question and document.
+        left: What was left of the document; None: all of it.
+    """
+    if item.rule not in ("open", "long_answer"):
+        return None
+    golds = sorted({gold.strip() for gold in item.question.answers if gold.strip()}, key=len)
+    if not golds:
+        return None
+    pattern = "|".join(re.escape(gold) for gold in golds)
+    text = item.document.text if left is None else left
+    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
+    return found is not None
+
+
+def _reason(error: Exception) -> str:
+    text = error.message if isinstance(error, AgenticluError) else str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
