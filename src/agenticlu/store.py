@@ -658,11 +658,12 @@ class Store:
         return dict(rows)
 
     def timing(self, recent_since: float, stalled_before: float) -> dict[str, Any]:
-        """Returns when calls began and ended, and how many are recent or stalled."""
+        """Returns when calls began and ended, and how many are recent, stalled, or of judges."""
         row = self._one(
             "SELECT MIN(started), MAX(finished), "
             "COALESCE(SUM(finished >= ?), 0), "
-            "COALESCE(SUM(state = 'intent' AND started < ?), 0) FROM call",
+            "COALESCE(SUM(state = 'intent' AND started < ?), 0), "
+            "COALESCE(SUM(state = 'intent' AND phase = 'judge'), 0) FROM call",
             (recent_since, stalled_before),
         )
         folded = self._one(
@@ -675,6 +676,7 @@ class Store:
             "last_finished": row[1],
             "recent": row[2] + folded[0],
             "stalled": row[3],
+            "judging": row[4],
         }
 
     # -- rows, for segments and merges -----------------------------------------------------------

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agenticlu.engines.base import Capabilities, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Capabilities, Health, Sampled, Sampling, Weighed
+from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.replies import (
     check_reply,
     completion_of,
@@ -142,6 +143,7 @@ class OpenAIEngine:
         self._on_event = on_event
         self._random = random.Random()
         self._usage = Usage()
+        self._pulse = Pulse()
         self._answered = False
         self._connected = False
         self._client: Any = None
@@ -228,6 +230,10 @@ class OpenAIEngine:
             await self._connect()
             self._capabilities = await probe(self)
         return self._capabilities
+
+    def health(self) -> list[Health]:
+        """Returns how the endpoint fares."""
+        return [self._pulse.health(self.base_url)]
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -347,7 +353,8 @@ class OpenAIEngine:
         while True:
             try:
                 async with self.admission.admit(prompt_tokens):
-                    reply = await send()
+                    with self._pulse.request():
+                        reply = await send()
                 self._answered = True
                 self.admission.ease()
                 return reply

@@ -22,6 +22,7 @@ from agenticlu.records import Node, Question, Tree, Usage
 from agenticlu.search.calls import Admission, Breaker, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
+from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.tree import TreeSearch
 from agenticlu.store import Store, as_mapping
 from agenticlu.tokens import Tokenizer
@@ -238,7 +239,10 @@ async def run_search(
     )
     questions = store.questions()
     progress.start(len(questions))
-    return await _grow_all(questions, caller, profile, config, judges, limits.parallel, progress)
+    async with Heartbeat(store, engine, lambda: caller.admission.requests):
+        return await _grow_all(
+            questions, caller, profile, config, judges, limits.parallel, progress
+        )
 
 
 async def replay(
