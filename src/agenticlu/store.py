@@ -581,12 +581,20 @@ class Store:
         row = self._one("SELECT state FROM tree WHERE id = ?", (tree_id,))
         return None if row is None else str(row[0])
 
-    def trees(self, *, only_finished: bool = False) -> Iterator[Tree]:
-        """Yields trees in corpus order, nodes sorted parents first."""
-        where = "WHERE t.state = 'done' " if only_finished else ""
+    def trees(
+        self, *, only_finished: bool = False, document_id: str | None = None
+    ) -> Iterator[Tree]:
+        """Yields trees in corpus order, nodes sorted parents first.
+
+        Args:
+            only_finished: Leave out those that still grow.
+            document_id: Only those of this document.
+        """
         rows = self._all(
             "SELECT t.id, t.record FROM tree t JOIN question q ON q.id = t.question_id "
-            f"{where}ORDER BY q.position, q.id, t.id"
+            "WHERE (t.state = 'done' OR NOT ?) AND COALESCE(q.document_id = ?, TRUE) "
+            "ORDER BY q.position, q.id, t.id",
+            (only_finished, document_id),
         )
         for tree_id, record in rows:
             blobs = self._all(

@@ -82,11 +82,20 @@ class Heartbeat:
         """Writes how things are."""
         self.write(*self._figures())
 
-    def write(self, in_flight: int | None, replicas: Sequence[Health]) -> None:
-        """Writes figures that somebody else gathered."""
+    def write(
+        self, in_flight: int | None, replicas: Sequence[Health], *, elsewhere: bool = False
+    ) -> None:
+        """Writes figures that somebody else gathered.
+
+        Args:
+            in_flight: Requests that are out.
+            replicas: How the endpoints fare.
+            elsewhere: The requests are not written down in this run's file.
+        """
         now = self._clock()
         self._sessions[-1][1] = now
         pulse: dict[str, Any] = {"at": now, "in_flight": in_flight, "replicas": list(replicas)}
+        pulse["elsewhere"] = elsewhere
         self._store.put(**{SESSIONS: self._sessions, PULSE: pulse})
 
     def _figures(self) -> tuple[int | None, Sequence[Health]]:

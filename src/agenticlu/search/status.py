@@ -150,7 +150,9 @@ def load_status(run: str | Path, now: float | None = None) -> Status:
         calls = store.call_counts()
         pulse = (store.get(PULSE) if is_running else None) or {"in_flight": None, "replicas": []}
         in_flight = calls["intent"]
-        if pulse["in_flight"] is not None:
+        if pulse.get("elsewhere"):
+            in_flight = pulse["in_flight"]
+        elif pulse["in_flight"] is not None:
             # What judges ask is not the engine's; it is told apart by its phase.
             in_flight = min(in_flight, pulse["in_flight"] + timing["judging"])
         recent = timing["recent"] if is_running and window_s > 0 else 0
@@ -164,7 +166,7 @@ def load_status(run: str | Path, now: float | None = None) -> Status:
             usage=store.usage_by_phase(),
             failures=store.failures(),
             in_flight=in_flight if is_running else 0,
-            waiting=calls["intent"] - in_flight if is_running else 0,
+            waiting=max(0, calls["intent"] - in_flight) if is_running else 0,
             lost=0 if is_running else calls["intent"],
             stalled=timing["stalled"] if is_running else 0,
             silent_s=round(now - pulse["at"], 1) if "at" in pulse else None,
