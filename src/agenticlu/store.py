@@ -594,12 +594,20 @@ class Store:
         row = self._one("SELECT state FROM tree WHERE id = ?", (tree_id,))
         return None if row is None else str(row[0])
 
-    def trees(self, *, only_finished: bool = False) -> Iterator[Tree]:
-        """Yields trees in corpus order, nodes sorted parents first."""
-        where = "WHERE t.state = 'done' " if only_finished else ""
+    def trees(
+        self, *, only_finished: bool = False, document_id: str | None = None
+    ) -> Iterator[Tree]:
+        """Yields trees in corpus order, nodes sorted parents first.
+
+        Args:
+            only_finished: Leave out those that still grow.
+            document_id: Only those of this document.
+        """
         rows = self._all(
             "SELECT t.id, t.record FROM tree t JOIN question q ON q.id = t.question_id "
-            f"{where}ORDER BY q.position, q.id, t.id"
+            "WHERE (t.state = 'done' OR NOT ?) AND COALESCE(q.document_id = ?, TRUE) "
+            "ORDER BY q.position, q.id, t.id",
+            (only_finished, document_id),
         )
         for tree_id, record in rows:
             blobs = self._all(
@@ -671,11 +679,12 @@ class Store:
         return dict(rows)
 
     def timing(self, recent_since: float, stalled_before: float) -> dict[str, Any]:
-        """Returns when calls began and ended, and how many are recent or stalled."""
+        """Returns when calls began and ended, and how many are recent, stalled, or of judges."""
         row = self._one(
             "SELECT MIN(started), MAX(finished), "
             "COALESCE(SUM(finished >= ?), 0), "
-            "COALESCE(SUM(state = 'intent' AND started < ?), 0) FROM call",
+            "COALESCE(SUM(state = 'intent' AND started < ?), 0), "
+            "COALESCE(SUM(state = 'intent' AND phase = 'judge'), 0) FROM call",
             (recent_since, stalled_before),
         )
         folded = self._one(
@@ -688,6 +697,7 @@ class Store:
             "last_finished": row[1],
             "recent": row[2] + folded[0],
             "stalled": row[3],
+            "judging": row[4],
         }
 
     # -- rows, for segments and merges -----------------------------------------------------------

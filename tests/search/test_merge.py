@@ -12,8 +12,8 @@ import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, export, plain
 
 from agenticlu.corpus import build_item
-from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import BudgetExceededError, StoreError
+from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
+from agenticlu.errors import BudgetExceededError, EngineAuthError, StoreError
 from agenticlu.judge import build_judges
 from agenticlu.search.merge import merge_runs
 from agenticlu.search.run import Limits, Shard, replay, run_search
@@ -31,6 +31,21 @@ def search(folder: Path, shard: Shard | None = None, **options) -> None:
                 ITEMS, engine(ITEMS), store, CONFIG, tokenizer=TOKENIZER, shard=shard, **options
             )
         )
+
+
+def search_one_by_one(folder: Path, refused: int | None = None) -> ScriptedEngine:
+    """Searches two documents, a request at a time; refuses the key from some request on."""
+
+    def fault(request: ScriptedRequest) -> EngineAuthError | None:
+        return EngineAuthError("bad key") if request.call == refused else None
+
+    sampler = engine(ITEMS, faults=fault)
+    limits = Limits(parallel=1, requests_in_flight=1)
+    with Store(folder) as store:
+        asyncio.run(
+            run_search(ITEMS[:2], sampler, store, CONFIG, tokenizer=TOKENIZER, limits=limits)
+        )
+    return sampler
 
 
 @pytest.fixture(scope="module")
@@ -171,18 +186,15 @@ def test_damage_does_not_spread_into_a_merge(shards: Path, tmp_path: Path):
         merge_runs(tmp_path / "merged", [str(tmp_path / "torn")])
 
 
-def test_half_a_grounding_is_kept_and_never_counted_twice(tmp_path: Path):
-    cut, whole = tmp_path / "cut", tmp_path / "whole"
-    search(whole)
-    used = 1000
-    half = 0
-    while not half:  # until the limit falls into the middle of a grounding
-        used += 500
-        shutil.rmtree(cut, ignore_errors=True)
-        with pytest.raises(BudgetExceededError):
-            search(cut, limits=Limits(max_tokens=used))
-        with Store(cut, writable=False) as store:
-            half = sum(row[1] == "ground" and row[5] == "done" for row in store.rows("call"))
+def test_half_a_grounding_is_kept_and_never_counted_twice(shards: Path, tmp_path: Path):
+    cut, whole = tmp_path / "cut", shards / "whole"
+    # The key is refused in the middle of the last grounding.
+    refused = [r.call for r in search_one_by_one(tmp_path / "one").requests if r.choices][-3]
+    with pytest.raises(EngineAuthError):
+        search_one_by_one(cut, refused)
+    with Store(cut, writable=False) as store:
+        half = sum(row[1] == "ground" and row[5] == "done" for row in store.rows("call"))
+    assert half > 1
     sealed = tmp_path / "sealed"
     seal_run(cut, str(sealed))
     merge_runs(tmp_path / "alone", [str(sealed)])

@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ import click
 from agenticlu.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
+    from agenticlu.corpus import Item
     from agenticlu.progress import MetricsWriter, Progress
     from agenticlu.records import Node, Tree
     from agenticlu.search.config import SearchConfig
@@ -194,7 +195,12 @@ def command() -> None:
     show_default=True,
     help="Minutes between segments.",
 )
-@click.option("--ray", "ray_workers", type=AT_LEAST_ONE, help="Search with so many Ray workers.")
+@click.option(
+    "--ray",
+    "ray_workers",
+    type=AT_LEAST_ONE,
+    help="Search with so many Ray workers; the limits hold for each, --max-tokens for all.",
+)
 @click.option("--ray-address", help="Of a Ray cluster; default: Ray on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
@@ -260,25 +266,44 @@ def run(
     }
     engine = EngineChoice(model, base_url, api_key_env, timeout)
     judge_choice = JudgeChoice(judge_model, judge_base_url, judge_api_key_env, timeout)
-    if ray_workers is not None:
-        job = {"engine": engine, "judges": judge_choice, "limits": limits, "tokenizer": tokenizer}
-        summary = _generate_on_ray(source, out, config, job, seal, ray_workers, ray_address)
-    else:
-        summary = _run_until_told(
-            _generate(
-                corpus=source,
-                out=out,
-                config=config,
-                engine=engine,
-                tokenizer=tokenizer,
-                judges=judge_choice,
-                limits=limits,
+    try:
+        if ray_workers is not None:
+            job = {
+                "engine": engine,
+                "judges": judge_choice,
+                "limits": limits,
+                "tokenizer": tokenizer,
+            }
+            summary = _generate_on_ray(
+                source,
+                out,
+                config,
+                job,
+                seal,
+                workers=ray_workers,
+                address=ray_address,
                 shard=parse_shard(shard),
-                seal=seal,
-                seal_every_s=seal_every * 60,
                 quiet=quiet,
             )
-        )
+        else:
+            summary = _run_until_told(
+                _generate(
+                    corpus=source,
+                    out=out,
+                    config=config,
+                    engine=engine,
+                    tokenizer=tokenizer,
+                    judges=judge_choice,
+                    limits=limits,
+                    shard=parse_shard(shard),
+                    seal=seal,
+                    seal_every_s=seal_every * 60,
+                    quiet=quiet,
+                )
+            )
+    except SystemExit:
+        click.echo("agenticlu: terminated; run the same command again to go on.", err=True)
+        raise
     click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else render(summary, out))
     if summary.outcomes.get("failed"):
         raise IncompleteRunError(
@@ -303,7 +328,6 @@ def _run_until_told(work: Coroutine[Any, Any, SearchSummary]) -> SearchSummary:
     try:
         return asyncio.run(run())
     except asyncio.CancelledError:
-        click.echo("agenticlu: terminated; run the same command again to go on.", err=True)
         sys.exit(TERMINATED_EXIT_CODE)
 
 
@@ -379,28 +403,52 @@ def _generate_on_ray(
     config: SearchConfig,
     job: dict[str, Any],
     seal: str | None,
+    *,
     workers: int,
     address: str | None,
+    shard: Any,
+    quiet: bool,
 ) -> SearchSummary:
     from agenticlu.config import write_atomically
     from agenticlu.corpus import load_corpus
+    from agenticlu.judge import build_judges
+    from agenticlu.progress import MetricsWriter, Progress
+    from agenticlu.prompts import load_profile
     from agenticlu.search.cluster import Job, search_on_ray
     from agenticlu.search.run import summarise
+    from agenticlu.search.setup import build_panel
     from agenticlu.store import Store
 
-    if workers < 1:
-        raise UsageError(f"--ray must be at least 1, not {workers}.")
     if address is not None and seal is None:
         raise UsageError(
             "Workers on other machines need a place that all of them see.",
             hint="Add --seal /shared/segments or a URL.",
         )
+
+    def items() -> Iterator[Item]:
+        found = load_corpus(**corpus)
+        return (one for one in found if shard is None or shard.holds(one.document.id))
+
+    # What cannot be is found before anything is written: it leaves no folder behind.
+    load_profile(config.profile)
+    build_judges(config.judges, build_panel(job["judges"].engines()))
+    num_questions = sum(1 for _ in items())
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
     sealed = seal or str((out / "segments").resolve())
-    search_on_ray(
-        load_corpus(**corpus), out, Job(config=config, sealed=sealed, **job), workers, address
-    )
+    with (
+        MetricsWriter(out / "metrics.jsonl") as metrics,
+        Progress("questions", quiet=quiet) as progress,
+    ):
+        search_on_ray(
+            items(),
+            out,
+            Job(config=config, sealed=sealed, **job),
+            workers,
+            address,
+            progress=_listener(progress, metrics),
+            num_questions=num_questions,
+        )
     with Store(out, writable=False) as store:
         return summarise(store)
 

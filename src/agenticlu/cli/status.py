@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from agenticlu.search.status import Status
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def command(*, run: Path, as_json: bool) -> None:
-    """Say how far RUN is: done, in flight, rate, time left, tokens spent, failures."""
-    from agenticlu.search.status import load_status
+@click.argument("run")
+@click.option("--watch", is_flag=True, help="Look every two seconds, until the run ends.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print as JSON; one line a look with --watch."
+)
+def command(*, run: str, watch: bool, as_json: bool) -> None:
+    """Say how far RUN is: done, in flight, rate, time left, tokens spent, failures.
 
-    status = load_status(run)
-    click.echo(json.dumps(status.as_dict(), indent=2) if as_json else status.render())
+    RUN is the folder of a run, or the folder or URL that shards seal their segments to.
+    """
+    from agenticlu.search.status import load_status, watch_status
+
+    if not watch:
+        status = load_status(run)
+        click.echo(json.dumps(status.as_dict(), indent=2) if as_json else status.render())
+    elif as_json:
+        for status in watch_status(run):
+            click.echo(json.dumps(status.as_dict()))
+    elif sys.stdout.isatty():
+        _redraw(watch_status(run))
+    else:
+        _list(watch_status(run))
+
+
+def _redraw(states: Iterator[Status]) -> None:
+    """Shows each state in the place of the one before."""
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+        for status in states:
+            live.update(Text(status.render()), refresh=True)
+
+
+def _list(states: Iterator[Status]) -> None:
+    """Prints a line whenever the state has changed, and all there is to say in the end."""
+    said = ""
+    for status in states:
+        if status.line() != said:
+            said = status.line()
+            click.echo(said)
+    click.echo("\n".join(status.render().splitlines()[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 from agenticlu.records import FinishReason, Message, Usage
 
@@ -97,6 +97,32 @@ class Capabilities:
     """Longest prompt plus completion; None when unknown."""
     notes: tuple[str, ...] = field(default=())
     """Advice for people, such as the server flag that would mend a miss."""
+
+
+class Health(TypedDict):
+    """How one endpoint fares."""
+
+    address: str
+    state: Literal["well", "resting", "stalled"]
+    """resting: left alone for a while after a failure. stalled: asked, and silent for long."""
+    in_flight: int
+    """Requests that it was sent and has not answered."""
+    failures: int
+    """Requests lost in a row."""
+    resting_s: float
+    """Seconds until it is asked again; 0 unless it rests."""
+    last_answer_s: float | None
+    """Seconds since its last answer, or, where it never gave one, since it was first asked; None
+    before that."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """An engine that can tell how its endpoints fare."""
+
+    def health(self) -> list[Health]:
+        """Returns one entry for each endpoint."""
+        ...
 
 
 class Engine(Protocol):

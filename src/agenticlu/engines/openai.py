@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agenticlu.engines.base import Asked, Capabilities, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Asked, Capabilities, Health, Sampled, Sampling, Weighed
+from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.replies import (
     check_reply,
     completion_of,
@@ -156,6 +157,7 @@ class OpenAIEngine:
         self._untold = 0
         self._random = random.Random()
         self._usage = Usage()
+        self._pulse = Pulse()
         self._answered = False
         self._connected = False
         self._client: Any = None
@@ -267,6 +269,10 @@ class OpenAIEngine:
         except (self._openai.APIError, AgenticluError):
             return False
         return True
+
+    def health(self) -> list[Health]:
+        """Returns how the endpoint fares."""
+        return [self._pulse.health(self.base_url)]
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -421,7 +427,8 @@ class OpenAIEngine:
         while True:
             try:
                 async with self.admission.admit(prompt_tokens):
-                    reply = await send()
+                    with self._pulse.request():
+                        reply = await send()
                 self._answered = True
                 self.admission.ease()
                 return reply

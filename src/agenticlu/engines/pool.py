@@ -15,8 +15,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from agenticlu.engines.base import Capabilities, Engine, Sampled, Sampling, Weighed
+from agenticlu.engines.base import (
+    Capabilities,
+    Engine,
+    Health,
+    Sampled,
+    Sampling,
+    Watched,
+    Weighed,
+)
 from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.errors import (
     EngineBusyError,
@@ -200,6 +209,20 @@ class PoolEngine:
                 notes=tuple(notes),
             )
         return replace(self._capabilities)
+
+    def health(self) -> list[Health]:
+        """Returns how each replica fares: what its engine tells, and what the pool thinks of it."""
+        now = asyncio.get_running_loop().time()
+        found = []
+        for replica in self.replicas:
+            watched = replica.engine
+            known = watched.health()[0] if isinstance(watched, Watched) else Pulse().health("")
+            resting_s = max(0.0, replica.closed_until - now)
+            known |= {"address": replica.key, "failures": replica.failures}
+            if resting_s:
+                known |= {"state": "resting", "resting_s": round(resting_s, 1)}
+            found.append(known)
+        return found
 
     async def close(self) -> None:
         """Closes every replica's engine."""

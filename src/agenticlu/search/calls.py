@@ -188,7 +188,7 @@ class Caller:
             return await engine.sample(messages, sampling, session=call.document_id)
 
         return await self.once(
-            call.key, lambda: self._send(call, _characters(messages), send, encode_sampled)
+            call.key, lambda: self._send(call, count_characters(messages), send, encode_sampled)
         )
 
     async def complete(self, call: CallId, text: str, sampling: Sampling) -> Sampled:
@@ -216,7 +216,7 @@ class Caller:
             return await engine.weigh(messages, choices, session=call.document_id)
 
         weighed = await self.once(
-            call.key, lambda: self._send(call, _characters(messages), send, encode_weighed)
+            call.key, lambda: self._send(call, count_characters(messages), send, encode_weighed)
         )
         return decode_weighed(encode_weighed(weighed), weighed.usage)
 
@@ -464,7 +464,8 @@ async def together(
     return [task.result() for task in tasks]
 
 
-def _characters(messages: Sequence[Message]) -> int:
+def count_characters(messages: Sequence[Message]) -> int:
+    """Returns the length of a conversation, from which its tokens are guessed."""
     return sum(len(message.content) for message in messages)
 
 

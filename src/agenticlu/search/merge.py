@@ -144,24 +144,15 @@ def merge_parts(
     Args:
         store: Open for writing; may hold a run already.
         parts: In any order.
-        holds: Whether a document, by its id, belongs into the store; None takes all.
-        into_running: The store belongs to a search that has settings of its own; only those that
-            bind calls must agree.
+        holds: See `Union`.
+        into_running: See `Union`.
 
     Raises:
         StoreError: A part is damaged or was made under other settings. What was merged before it
             stays, and merging it again does no harm.
     """
-    latest = _latest_settings(parts)
-    union = _Union(store, holds)
-    for part in sorted(parts, key=lambda part: not _is_outdated(part, latest)):
-        lines = part.lines()
-        is_outdated = _is_outdated(part, latest)
-        settings = next(lines)["settings"]
-        _take_settings(store, settings, part.name, only_check=is_outdated or into_running)
-        for line in lines:
-            union.add(line, part.name, is_outdated)
-        union.flush()
+    union = Union(store, holds, into_running=into_running)
+    union.take(parts)
     union.finish()
     return union.rows
 
@@ -223,13 +214,31 @@ def _differ(name: str, words: str, source: str) -> StoreError:
     )
 
 
-class _Union:
-    """Rows on their way into a store."""
+class Union:
+    """A store that parts are merged into, at once or one after another.
 
-    def __init__(self, store: Store, holds: Callable[[str], bool] | None) -> None:
+    Args:
+        store: Open for writing; may hold a run already.
+        holds: Whether a document, by its id, belongs into the store; None takes all.
+        into_running: The store belongs to a search that has settings of its own; only those that
+            bind calls must agree.
+        over_older: What the store holds may be of older settings than the parts, so that their
+            finished trees take the place of its own.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        holds: Callable[[str], bool] | None = None,
+        *,
+        into_running: bool = False,
+        over_older: bool = False,
+    ) -> None:
         self.rows = 0
+        """Rows read."""
         self._store = store
         self._holds = holds or (lambda document_id: True)
+        self._into_running = into_running
         self._columns = {name: store.columns(name) for name in ("call", "grounding", "judgement")}
         self._questions = {row[0]: (row[1], row[3]) for row in store.rows("question")}
         self._batch: list[Statement] = []
@@ -237,8 +246,34 @@ class _Union:
         """Trees in the batch."""
         self._outdated: set[str] = set()
         """Trees in the store that were grown under outdated settings."""
+        if over_older:
+            self._outdated = {row[0] for row in store.rows("tree")}
 
-    def add(self, line: Line, source: str, is_outdated: bool) -> None:
+    def take(self, parts: Sequence[Part]) -> None:
+        """Merges parts, those of outdated settings first."""
+        latest = _latest_settings(parts)
+        for part in sorted(parts, key=lambda part: not _is_outdated(part, latest)):
+            is_outdated = _is_outdated(part, latest)
+            lines = part.lines()
+            settings = next(lines)["settings"]
+            only_check = is_outdated or self._into_running
+            _take_settings(self._store, settings, part.name, only_check=only_check)
+            for line in lines:
+                self._add(line, part.name, is_outdated)
+            self._flush()
+
+    def finish(self) -> None:
+        """Drops calls of groundings that another part held whole."""
+        self._batch.append(
+            (
+                "DELETE FROM call WHERE phase = 'ground' "
+                "AND node_id IN (SELECT key FROM grounding)",
+                (),
+            )
+        )
+        self._flush()
+
+    def _add(self, line: Line, source: str, is_outdated: bool) -> None:
         """Takes in a row."""
         self.rows += 1
         table, row = line["t"], tuple(line["r"])
@@ -253,24 +288,13 @@ class _Union:
         else:
             self._batch.append((_upsert(table, self._columns[table]), row))
         if len(self._batch) >= BATCH_ROWS:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Commits what has gathered."""
         self._store.write(self._batch)
         self._batch = []
         self._pending = set()
-
-    def finish(self) -> None:
-        """Drops calls of groundings that another part holds whole."""
-        self._batch.append(
-            (
-                "DELETE FROM call WHERE phase = 'ground' "
-                "AND node_id IN (SELECT key FROM grounding)",
-                (),
-            )
-        )
-        self.flush()
 
     def _belongs(self, table: str, row: tuple[Any, ...]) -> bool:
         if table == "judgement":
@@ -297,7 +321,7 @@ class _Union:
     ) -> None:
         tree_id = row[0]
         if tree_id in self._pending:
-            self.flush()
+            self._flush()
         known = self._store.tree_rows(tree_id)
         if known is not None:
             rank = _rank(*known, tree_id in self._outdated)

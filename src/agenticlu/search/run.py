@@ -23,6 +23,7 @@ from agenticlu.records import Node, Question, Tree, Usage
 from agenticlu.search.calls import Admission, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
+from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.slots import Slots
 from agenticlu.search.tree import TreeSearch
 from agenticlu.store import Store, as_mapping
@@ -249,7 +250,10 @@ async def run_search(
     )
     questions = store.questions()
     progress.start(len(questions))
-    return await _grow_all(questions, caller, profile, config, judges, limits.parallel, progress)
+    async with Heartbeat(store, engine, lambda: caller.admission.requests):
+        return await _grow_all(
+            questions, caller, profile, config, judges, limits.parallel, progress
+        )
 
 
 async def replay(

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agenticlu.engines.base import Sampling, Watched
+from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.pool import PoolEngine
+from agenticlu.engines.pulse import STALLED_S, Pulse
+from agenticlu.engines.retry import RetryPolicy
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.errors import EngineUnreachableError
+from agenticlu.records import Message
+
+ASKED = (Message(role="user", content="Who?"),)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_endpoint_is_stalled_when_it_is_asked_and_says_nothing_for_long() -> None:
+    clock = Clock()
+    pulse = Pulse(clock)
+    assert pulse.health("a")["last_answer_s"] is None
+    with pulse.request():
+        clock.now += STALLED_S - 1
+        with pulse.request():
+            clock.now += 2
+            found = pulse.health("a")
+            assert (found["state"], found["in_flight"]) == ("stalled", 2)
+            assert found["last_answer_s"] == STALLED_S + 1, "since it was first asked"
+        # It answered one of them: it works, though slowly.
+        assert (pulse.health("a")["state"], pulse.health("a")["in_flight"]) == ("well", 1)
+        clock.now += STALLED_S + 5
+        found = pulse.health("a")
+        assert (found["state"], found["last_answer_s"]) == ("stalled", STALLED_S + 5)
+    clock.now += 10 * STALLED_S
+    assert pulse.health("a")["state"] == "well", "an endpoint that nobody asks is not stalled"
+
+
+@pytest.mark.parametrize(("has_status", "age"), [(True, 0.0), (False, 7.0)])
+def test_an_error_with_a_status_is_an_answer_a_lost_line_is_none(has_status: bool, age: float):
+    clock = Clock()
+    pulse = Pulse(clock)
+    error = RuntimeError("refused")
+    if has_status:
+        error.status_code = 500  # type: ignore[attr-defined]
+
+    def ask() -> None:
+        with pulse.request():
+            clock.now += 7
+            raise error
+
+    with pytest.raises(RuntimeError):
+        ask()
+    assert pulse.health("a")["last_answer_s"] == age
+    assert pulse.health("a")["in_flight"] == 0
+
+
+def test_a_real_endpoint_tells_what_it_has_not_answered(
+    serve: Callable[..., Any], chat_reply: Callable[..., Any]
+) -> None:
+    go_on = threading.Event()
+
+    def answer(body: Any, number: int) -> tuple[int, Any]:
+        go_on.wait(20)
+        return 200, chat_reply("Ada")
+
+    endpoint = serve(answer)
+    engine = OpenAIEngine(endpoint.url, "m")
+    assert isinstance(engine, Watched)
+
+    async def scenario() -> tuple[Any, Any]:
+        asked = asyncio.create_task(engine.sample(ASKED, Sampling()))
+        while not endpoint.bodies:
+            await asyncio.sleep(0.001)
+        during = engine.health()
+        go_on.set()
+        await asked
+        after = engine.health()
+        await engine.close()
+        return during, after
+
+    (during,), (after,) = asyncio.run(scenario())
+    assert (during["address"], during["in_flight"]) == (endpoint.url, 1)
+    assert (after["in_flight"], after["state"], after["failures"]) == (0, "well", 0)
+
+
+def test_a_pool_tells_which_replica_rests() -> None:
+    def fault(request: Any) -> BaseException:
+        return EngineUnreachableError("off")
+
+    engines = [ScriptedEngine(lambda request: "Ada"), ScriptedEngine(faults=fault)]
+    pool = PoolEngine([(f"r{i}", one) for i, one in enumerate(engines)], rest_s=50.0)
+
+    async def scenario() -> list[Any]:
+        for number in range(20):
+            await pool.sample(ASKED, Sampling(), session=str(number))
+        return pool.health()
+
+    well, resting = asyncio.run(scenario())
+    assert (well["address"], well["state"], well["failures"]) == ("r0", "well", 0)
+    assert (resting["address"], resting["state"], resting["failures"]) == ("r1", "resting", 1)
+    assert 0 < resting["resting_s"] <= 50
+
+
+def test_a_pool_of_endpoints_tells_what_each_has_in_flight(
+    serve: Callable[..., Any], chat_reply: Callable[..., Any]
+) -> None:
+    endpoint = serve(lambda body, number: (200, chat_reply("Ada")))
+    policy = RetryPolicy(attempts=1, first_contact_attempts=1)
+    pool = PoolEngine.of([endpoint.url, "http://127.0.0.1:1/v1"], "m", retry=policy)
+
+    async def scenario() -> list[Any]:
+        for number in range(8):
+            await pool.sample(ASKED, Sampling(), session=str(number))
+        found = pool.health()
+        await pool.close()
+        return found
+
+    well, away = asyncio.run(scenario())
+    assert well["last_answer_s"] is not None
+    assert (away["address"], away["state"]) == ("http://127.0.0.1:1/v1", "resting")
