@@ -581,6 +581,16 @@ class Store:
             nodes = sort_nodes(Node.model_validate(unpack(blob[0])) for blob in blobs)
             yield Tree.model_validate_json(record).model_copy(update={"nodes": nodes})
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads one state of the file, whatever another process writes meanwhile."""
+        self._all("BEGIN")
+        self._all("SELECT 1 FROM run LIMIT 1")
+        try:
+            yield
+        finally:
+            self._all("ROLLBACK")
+
     # -- counting ------------------------------------------------------------------------------
 
     def usage_by_phase(self) -> dict[str, Usage]:
@@ -624,6 +634,12 @@ class Store:
             "growing": states.get("growing", 0),
             "done": states.get("done", 0),
         }
+
+    def num_rounds(self) -> int:
+        """Returns how many nodes there are beside the roots."""
+        row = self._one("SELECT COUNT(*) FROM node WHERE depth > 0")
+        assert row is not None
+        return int(row[0])
 
     def outcomes(self) -> dict[str, int]:
         """Returns how finished trees ended."""

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, plain
 
+from agenticlu.dataset.build import build_dataset
 from agenticlu.errors import StoreError
-from agenticlu.pairs import PairPolicy, build_dataset, load_groves
+from agenticlu.pairs import PairPolicy
 from agenticlu.search.run import Limits, Shard, replay, run_search
 from agenticlu.search.segments import merge_runs, seal_run
 from agenticlu.store import Store, load_trees
@@ -28,7 +29,7 @@ def search(folder: Path, shard: Shard | None = None, **options) -> None:
 
 def export(run: Path, out: Path) -> dict[str, bytes]:
     with Store(run, writable=False) as store:
-        build_dataset(load_groves(store), store.document_ids(), out, PairPolicy())
+        build_dataset(store, out, PairPolicy())
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
 
 
