@@ -583,7 +583,10 @@ class Store:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Reads one state of the file, whatever another process writes meanwhile."""
+        """Reads one state of the file, whatever another process writes meanwhile; may be nested."""
+        if self._reader.in_transaction:
+            yield
+            return
         self._all("BEGIN")
         self._all("SELECT 1 FROM run LIMIT 1")
         try:

@@ -137,6 +137,8 @@ def test_a_build_sees_one_state_of_a_run_that_is_being_written(tmp_path: Path):
         with store.snapshot():
             before = store.tree_counts()
             writer.add_question(asked(50), story(0).id, 50)
+            with store.snapshot():
+                assert store.tree_counts() == before
             assert store.tree_counts() == before
         assert store.tree_counts()["questions"] == before["questions"] + 1
 

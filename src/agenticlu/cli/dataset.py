@@ -142,7 +142,7 @@ def build(
     if hub_id is not None:
         check_push(hub_id, named)
     evaluation = _evaluation(decontaminate, decontaminate_report)
-    with Store(run, writable=False) as store, staged(out) as part:
+    with Store(run, writable=False) as store, store.snapshot(), staged(out) as part:
         summary = build_dataset(
             store, part, policy, evaluation, drop_contaminated=not decontaminate_report
         )

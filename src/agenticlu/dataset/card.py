@@ -153,6 +153,7 @@ def _run(data: Mapping[str, Any]) -> str:
         f"Share of {run['scored_questions']} scored questions answered right at a depth or above "
         "it.",
         "",
+        "",
     ]
     recall = [
         ("direct" if depth == "0" else depth, f"{share:.1%}")
