@@ -1,4 +1,7 @@
-"""Fixtures of all tests: the bundled model, a clean environment, a real server on loopback."""
+"""Fixtures of all tests: the bundled model, a clean environment, a real server on loopback.
+
+Modules of this folder that hold no tests (`made_trees`) can be imported by all tests.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "agenticlu"
 
 

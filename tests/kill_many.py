@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent / "search"))
 
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.dataset.build import build_dataset
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.pairs import PairPolicy, build_dataset, load_groves
+from agenticlu.pairs import PairPolicy
 from agenticlu.search.run import Limits, run_search
 from agenticlu.store import FILE_NAME, Store, load_trees
 
@@ -60,7 +61,7 @@ def work(folder: Path, documents: int, latency_s: float, doom_s: float | None) -
 def export(run: Path, out: Path) -> dict[str, bytes]:
     """Returns the bytes of every exported file."""
     with Store(run, writable=False) as store:
-        build_dataset(load_groves(store), store.document_ids(), out, PairPolicy())
+        build_dataset(store, out, PairPolicy())
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
 
 

@@ -1,92 +1,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_trees import DOCUMENT, PIECES, QUESTION, TEXT, grove, node
 
 from agenticlu.dialogue import Dialogue
 from agenticlu.documents import mark, split
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import StoreError, TrainingError
 from agenticlu.judge import is_correct
-from agenticlu.pairs import (
-    PREFERENCE_COLUMNS,
-    SFT_COLUMNS,
-    Funnel,
-    Grove,
-    PairPolicy,
-    build_dataset,
-    build_pairs,
-    build_rows,
-    build_trace,
-    is_leak,
-    split_documents,
-)
+from agenticlu.pairs import Funnel, PairPolicy, build_pairs, build_rows, build_trace
 from agenticlu.prompts import load_profile
-from agenticlu.records import Document, Node, Question, Tree, Turn, Verdict
+from agenticlu.records import Document, Node, Pair, Turn, Verdict
 from agenticlu.tokens import ApproximateTokenizer
-
-TEXT = " ".join(f"Sentence number {i} speaks of thing {i}." for i in range(30))
-DOCUMENT = Document.of(TEXT, source="test")
-PIECES = split(DOCUMENT, ApproximateTokenizer(), 40)
-QUESTION = Question(id="q", text="Which town?", answers=("Brellin",))
-KINDS = ("clarify", "point", "sub_answer", "answer", "check")
-
-
-def node(
-    name: str,
-    score: float | None,
-    *,
-    parent: str = "root",
-    depth: int = 1,
-    ordinal: int = 0,
-    kept: tuple[int, ...] = (1,),
-    answer: str | None = None,
-    check: str = "yes",
-    **changes: object,
-) -> Node:
-    said = answer if answer is not None else ("Brellin" if score == 1.0 else f"wrong {name}")
-    texts = (
-        f"What of {name}?",
-        f"<para {kept[0]}>" if kept else "-",
-        f"It is {name}.",
-        said,
-        check,
-    )
-    turns = tuple(
-        Turn(kind=kind, wording="w", request=f"ask {kind}", reply=text, finish_reason="stop")
-        for kind, text in zip(KINDS, texts, strict=True)
-    )
-    verdicts = () if score is None else (Verdict(judge="exact", value=float(score == 1.0)),)
-    fields = {
-        "id": name,
-        "parent": parent,
-        "depth": depth,
-        "ordinal": ordinal,
-        "turns": turns,
-        "kept": kept,
-        "answer": said,
-        "verdicts": verdicts,
-        "score": score,
-    }
-    return Node.model_validate({**fields, **changes})
-
-
-def grove(*nodes: Node, question: Question = QUESTION) -> Grove:
-    root = Node(id="root", parent=None, depth=0, ordinal=0, turns=(), score=0.0)
-    tree = Tree(
-        id="t",
-        document_id=DOCUMENT.id,
-        question=question,
-        system="s",
-        profile="default@1",
-        nodes=(root, *nodes),
-    )
-    return Grove(tree, DOCUMENT, PIECES, load_profile(), "scripted")
 
 
 def test_training_reads_what_inference_sends():
@@ -261,14 +190,14 @@ def test_a_clarification_that_holds_the_answer_is_a_leak():
         *leaking.turns[1:],
     )
     trees = grove(leaking.model_copy(update={"turns": turns}), node("b", 0.0, ordinal=1))
-    assert is_leak(trees.tree, trees.tree.nodes[1])
+    assert trees.leaks.is_tainted(trees.tree.nodes[1])
     funnel = Funnel()
     assert build_pairs(trees, PairPolicy(), funnel) == []
     assert funnel.nodes["leak"] == 1
     (pair,) = build_pairs(trees, PairPolicy(drop_leaks=False))
     assert all(row["leak"] for row in build_rows(trees, pair, PairPolicy()))
     named = grove(*trees.tree.nodes[1:], question=QUESTION.model_copy(update={"text": "Brellin?"}))
-    assert not is_leak(named.tree, named.tree.nodes[1])
+    assert not named.leaks.is_tainted(named.tree.nodes[1])
 
 
 def test_the_rejected_one_follows_the_policy():
@@ -330,74 +259,6 @@ def test_rows_of_very_unequal_length_are_left_out():
     assert funnel.rows["length ratio"] == 1
 
 
-def test_documents_are_split_once_and_for_all():
-    names = [f"d{i}" for i in range(40)]
-    validation = split_documents(names, 0.25)
-    assert len(validation) == 10
-    assert split_documents(list(reversed(names)) + names, 0.25) == validation
-    assert split_documents(["one"], 0.5) == frozenset()
-    assert split_documents(["one", "two"], 0.01) != frozenset()
-    assert split_documents(names, 0) == frozenset()
-
-
-def test_a_data_set_has_the_published_columns_first_and_loads(tmp_path: Path):
-    import pyarrow.parquet
-
-    trees = grove(node("a", 1.0), node("b", 0.0, ordinal=1))
-    summary = build_dataset(iter([trees]), [DOCUMENT.id], tmp_path, PairPolicy())
-    preference = pyarrow.parquet.read_table(tmp_path / "preference" / "train.parquet")
-    published = ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"]
-    assert preference.column_names[:5] == published
-    assert tuple(preference.column_names) == PREFERENCE_COLUMNS
-    assert str(preference.schema.field("score_chosen").type) == "double"
-    sft = pyarrow.parquet.read_table(tmp_path / "sft" / "train.parquet")
-    assert tuple(sft.column_names) == SFT_COLUMNS
-    assert sft.num_rows == 1
-    funnel = json.loads(json.dumps(summary.as_dict()))["funnel"]
-    for counter in (funnel["nodes"], funnel["rows"], funnel["traces"]):
-        assert counter.pop("total") == sum(counter.values())
-    assert summary.rows["preference"] == {"train": preference.num_rows, "validation": 0}
-
-
-def test_a_full_disk_is_said(tmp_path: Path):
-    if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
-    (tmp_path / "sft").mkdir()
-    (tmp_path / "sft" / "train.parquet.part").symlink_to("/dev/full")
-    with pytest.raises(StoreError, match="cannot be written"):
-        build_dataset(
-            iter([grove(node("a", 1.0), node("b", 0.0, ordinal=1))]),
-            [DOCUMENT.id],
-            tmp_path,
-            PairPolicy(),
-        )
-    assert not list(tmp_path.rglob("*.parquet"))
-
-
-def test_questions_that_need_no_document_can_be_dropped(tmp_path: Path):
-    known = grove(node("a", 1.0), node("b", 0.0, ordinal=1))
-    known = replace(known, tree=known.tree.model_copy(update={"closed_book": 0.5}))
-    policy = PairPolicy(drop_closed_book=0.5)
-    with pytest.raises(TrainingError):
-        build_dataset(iter([known]), [DOCUMENT.id], tmp_path, policy)
-    loose = PairPolicy(drop_closed_book=0.6)
-    summary = build_dataset(iter([known]), [DOCUMENT.id], tmp_path, loose)
-    assert summary.funnel.traces["trace"] == 1
-    strict = build_dataset(
-        iter([known, grove(node("a", 1.0), node("b", 0.0, ordinal=1))]),
-        [DOCUMENT.id],
-        tmp_path,
-        policy,
-    )
-    assert strict.funnel.nodes["answerable without document"] == 2
-
-
-def test_no_row_at_all_is_an_error_and_leaves_nothing(tmp_path: Path):
-    with pytest.raises(TrainingError, match="no row"):
-        build_dataset(iter([grove(node("a", 0.0))]), [DOCUMENT.id], tmp_path, PairPolicy())
-    assert not list(tmp_path.rglob("*.parquet*"))
-
-
 def test_a_right_answer_is_chosen_by_the_judges_not_by_the_score():
     low = node("a", 0.3, verdicts=(Verdict(judge="llm:m", value=1.0),))
     high = node("b", 0.4, ordinal=1, verdicts=(Verdict(judge="llm:m", value=0.0),))
@@ -415,3 +276,134 @@ def test_a_wrong_answer_on_the_way_is_no_target():
     learned = [said[i] for i in row["targets"]]
     assert "wrong a" in said.values()
     assert learned == [text for text in said.values() if text != "wrong a"]
+
+
+def says(one: Node, kind: str, reply: str) -> Node:
+    """The node with another reply of one turn."""
+    turns = [t.model_copy(update={"reply": reply}) if t.kind == kind else t for t in one.turns]
+    return one.model_copy(update={"turns": tuple(turns)})
+
+
+PATH = PairPolicy(pairs="path", rejected="min")
+
+
+def test_a_node_that_grew_from_the_best_is_no_partner():
+    """A complete tree goes on below right answers; there the paths never part."""
+    funnel = Funnel()
+    below = grove(node("a", 1.0), node("b", 0.0, parent="a", depth=2))
+    assert build_pairs(below, PATH, funnel) == []
+    assert dict(funnel.nodes) == {"no partner": 1, "not an extreme": 1}
+    beside = grove(*below.tree.nodes[1:], node("c", 0.4, ordinal=1))
+    (pair,) = build_pairs(beside, PATH)
+    assert (pair.chosen, pair.rejected) == ("a", "c"), "the lower score is below the best"
+    assert build_rows(beside, pair, PATH)
+
+
+@pytest.mark.parametrize(
+    ("chosen_side", "rejected_side", "kinds"),
+    [
+        (0.0, 0.0, ["clarify", "sub_answer"]),
+        (0.0, 1.0, ["clarify", "sub_answer"]),
+        (1.0, 1.0, ["clarify", "sub_answer"]),
+        (1.0, 0.0, ["clarify", "sub_answer", "answer", "check"]),
+    ],
+)
+def test_where_paths_part_an_answer_is_chosen_only_if_it_is_the_right_one(
+    chosen_side, rejected_side, kinds
+):
+    """The best node lies below `a`, the worst below `b`; the rows are those of a and b."""
+    policy = PATH.model_copy(update={"turns": ("clarify", "sub_answer", "answer", "check")})
+    trees = grove(
+        node("a", chosen_side, answer="of a", check="yes" if chosen_side else "no"),
+        node("b", rejected_side, ordinal=1, answer="of b", check="yes" if rejected_side else "no"),
+        says(node("c", 1.0, parent="a", depth=2), "clarify", "Longer question of c?"),
+        node("d", 0.0, parent="b", depth=2),
+    )
+    pair = Pair(
+        **{"id": "p", "tree_id": "t", "document_id": DOCUMENT.id, "question_id": "q"},
+        **{"kind": "path", "chosen": "c", "rejected": "d"},
+        **{"score_chosen": 1.0, "score_rejected": 0.0},
+    )
+    funnel = Funnel()
+    rows = build_rows(trees, pair, policy, funnel)
+    assert [row["turn_kind"] for row in rows] == kinds
+    assert funnel.rows["answers not told apart"] == 4 - len(kinds)
+    assert funnel.rows.total() == 4
+
+
+def test_a_chosen_self_check_says_what_the_judges_say():
+    policy = PairPolicy(turns=("answer", "check"))
+    found = {}
+    for one, other in (("yes", "no"), ("no", "yes"), ("no", "no way"), ("yes", "perhaps")):
+        funnel = Funnel()
+        trees = grove(node("a", 1.0, check=one), node("b", 0.0, ordinal=1, check=other))
+        (pair,) = build_pairs(trees, policy)
+        rows = build_rows(trees, pair, policy, funnel)
+        found[one, other] = [row["turn_kind"] for row in rows], funnel.rows.total()
+    assert found == {
+        ("yes", "no"): (["answer", "check"], 2),
+        ("no", "yes"): (["answer"], 2),
+        ("no", "no way"): (["answer"], 2),
+        ("yes", "perhaps"): (["answer"], 2),
+    }
+
+
+@pytest.mark.parametrize("flawed", ["a", "b"])
+def test_all_of_a_path_is_sound(flawed):
+    """A refusal where the paths part would be learnt, whatever came of it later."""
+    nodes = [
+        node("a", 0.0, check="no"),
+        node("b", 0.0, ordinal=1, check="no"),
+        node("c", 1.0, parent="a", depth=2),
+        node("d", 0.0, parent="b", depth=2),
+    ]
+    assert build_pairs(grove(*nodes), PATH)[0].rejected in ("b", "d")
+    spoilt = [says(n, "sub_answer", "I'm sorry, I can't.") if n.id == flawed else n for n in nodes]
+    funnel = Funnel()
+    pairs = build_pairs(grove(*spoilt), PATH, funnel)
+    assert all(flawed not in (p.chosen, p.rejected) for p in pairs)
+    assert funnel.nodes["refused"] == 2, "what grew from it has it on its path"
+
+
+def test_a_leak_taints_what_grew_from_it():
+    leaking = says(node("a", 0.0, check="no"), "clarify", "Is it Brellin?")
+    right = node("b", 1.0, parent="a", depth=2)
+    wrong = node("c", 0.0, parent="a", depth=2, ordinal=1)
+    trees = grove(leaking, right, wrong)
+    funnel = Funnel()
+    assert build_pairs(trees, PairPolicy(), funnel) == []
+    assert funnel.nodes["leak"] == 1
+    (pair,) = build_pairs(trees, PairPolicy(drop_leaks=False))
+    assert all(row["leak"] for row in build_rows(trees, pair, PairPolicy()))
+
+
+def test_a_trace_with_a_leak_is_none_and_kept_it_is_no_target():
+    leaking = says(node("a", 0.0, check="no"), "clarify", "Is it Brellin?")
+    trees = grove(leaking, node("b", 1.0, parent="a", depth=2))
+    funnel = Funnel()
+    assert build_trace(trees, funnel) is None
+    assert dict(funnel.traces) == {"leak": 1}
+    row = build_trace(trees, drop_leaks=False)
+    assert row is not None
+    assert row["leak"] is True
+    learnt = [row["messages"][i]["content"] for i in row["targets"]]
+    assert "Is it Brellin?" in [m["content"] for m in row["messages"]]
+    assert "Is it Brellin?" not in learnt
+    assert "What of b?" in learnt
+    sound = grove(leaking, node("b", 1.0, parent="a", depth=2), node("d", 1.0, ordinal=1, depth=1))
+    best = build_trace(sound)
+    assert best is not None
+    assert best["node_id"] == "d"
+
+
+def test_an_answer_that_a_kept_piece_gave_is_no_leak():
+    told = Document.of(f"{TEXT} The town is Brellin.", source="test")
+    pieces = split(told, ApproximateTokenizer(), 40)
+    last = len(pieces) - 1
+    first = node("a", 0.0, check="no", kept=(last,))
+    second = says(node("b", 1.0, parent="a", depth=2), "clarify", "What of Brellin?")
+    trees = replace(grove(first, second), document=told, pieces=pieces)
+    assert not trees.leaks.is_tainted(second)
+    unread = first.model_copy(update={"kept": (0,)})
+    trees = replace(grove(unread, second), document=told, pieces=pieces)
+    assert trees.leaks.is_tainted(second)

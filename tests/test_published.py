@@ -9,11 +9,10 @@ import pytest
 from agenticlu.corpus import load_rows
 from agenticlu.dialogue import Dialogue
 from agenticlu.engines.base import Completion
-from agenticlu.errors import DocumentError, TrainingError
+from agenticlu.errors import DocumentError
 from agenticlu.prompts import load_profile
 from agenticlu.published import (
     extract_profile,
-    import_published,
     parse_row,
     render_profile,
     split_opening,
@@ -73,43 +72,13 @@ def test_a_row_tells_its_document_question_turn_and_depth():
         ({"chosen": [*ROWS[0]["chosen"]] * 2}, "not exactly one reply"),
         ({"rejected": [{"role": "assistant", "content": " "}]}, "empty reply"),
         ({"score_chosen": None}, "not in the published schema"),
+        ({"score_chosen": float("nan")}, "score is no number"),
+        ({"chosen": [{"role": "assistant", "content": None}]}, "not in the published schema"),
         ({"prompt": [{"role": "user", "content": "Hello?"}]}, "no marked document"),
     ],
 )
 def test_a_useless_row_has_a_reason(changes, reason):
     assert parse_row({**ROWS[0], **changes}) == reason
-
-
-def test_an_import_is_split_by_document_and_keeps_every_row(tmp_path: Path):
-    import pyarrow.parquet
-
-    bad = {**ROWS[0], "chosen": ROWS[0]["rejected"]}
-    summary = import_published(
-        write(tmp_path / "p.jsonl", [*ROWS, bad]), tmp_path / "out", validation=0.3
-    )
-    assert sum(summary.rows.values()) == len(ROWS)
-    assert min(summary.rows.values()) > 0
-    assert summary.documents == 12
-    assert dict(summary.refused) == {"chosen equals rejected": 1}
-    parts = {
-        part: pyarrow.parquet.read_table(tmp_path / "out" / "preference" / f"{part}.parquet")
-        for part in ("train", "validation")
-    }
-    names = {part: set(table["document_id"].to_pylist()) for part, table in parts.items()}
-    assert not names["train"] & names["validation"]
-    first = parts["train"].to_pylist()[0]
-    original = next(row for row in ROWS if row["prompt"] == first["prompt"])
-    assert {key: first[key] for key in original} == original
-    sft = pyarrow.parquet.read_table(tmp_path / "out" / "sft" / "train.parquet").to_pylist()
-    assert {row["messages"][-1]["content"] for row in sft} == {"good 3", "good 7"}
-
-
-def test_a_document_is_stored_once_however_many_rows_repeat_it(tmp_path: Path):
-    rows = [row for row in ROWS if "Book 1." in row["prompt"][1]["content"]] * 10
-    import_published(write(tmp_path / "p.jsonl", rows), tmp_path / "out", validation=0)
-    size = (tmp_path / "out" / "preference" / "train.parquet").stat().st_size
-    assert (tmp_path / "p.jsonl").stat().st_size > 60 * len(FILLER)
-    assert size < 2 * len(FILLER)
 
 
 def test_json_arrays_and_parquet_are_read_alike(tmp_path: Path):
@@ -120,13 +89,6 @@ def test_json_arrays_and_parquet_are_read_alike(tmp_path: Path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS[:4]), tmp_path / "p.parquet")
     for name in ("p.json", "p.parquet"):
         assert list(load_rows(str(tmp_path / name))) == ROWS[:4]
-
-
-def test_a_source_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path: Path):
-    source = write(tmp_path / "p.jsonl", [{"text": "hello"}])
-    with pytest.raises(TrainingError, match="1 not in the published schema"):
-        import_published(source, tmp_path / "out")
-    assert not list((tmp_path / "out").rglob("*.parquet*"))
 
 
 def test_wordings_are_read_off_and_drive_the_dialogue(tmp_path: Path):
@@ -224,3 +186,32 @@ def test_nothing_to_read_off_is_an_error():
 
 def test_an_opening_without_marks_has_no_document():
     assert split_opening("Just a question?") == ("", "Just a question?")
+
+
+@pytest.mark.parametrize(
+    ("place", "replies", "chosen", "leak"),
+    [
+        (0, (), "Is it Brellin?", True),
+        (0, (), "Who did it?", False),
+        (1, ("Is it Brellin?",), "<para 0>", True),
+        (4, ("Who?", "<para 0>", "It says.", "Carth"), "Is it Brellin?", True),
+        (4, ("Who?", "<para 1>", "It says.", "Carth"), "Is it Brellin?", False),
+        (4, ("Who?", "<para 0>", "It says.", "Brellin"), "Is it Brellin?", False),
+        (3, ("Who?", "<para 0>", "It is Brellin."), "Brellin", False),
+    ],
+)
+def test_a_leak_is_told_where_answers_are_known(place, replies, chosen, leak):
+    """The second piece of the document names the answer; pointing to it makes it known."""
+    row = published(0, "Which town?", place, chosen=[{"role": "assistant", "content": chosen}])
+    row["prompt"][1]["content"] = (
+        "<para 0> The road is long. </para 0><para 1> It ends in Brellin. </para 1>\n\nWhich town?"
+    )
+    said = [message for message in row["prompt"] if message["role"] == "assistant"][1:]
+    for message, reply in zip(said, replies, strict=True):
+        message["content"] = reply
+    parsed = parse_row({**row, "answers": ["Brellin"]})
+    assert not isinstance(parsed, str)
+    assert parsed.leak is leak
+    unknown = parse_row(row)
+    assert not isinstance(unknown, str)
+    assert unknown.leak is None

@@ -15,21 +15,19 @@ conversation is counted under a reason; the counts sum to the totals.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
 
 from agenticlu.dialogue import Dialogue, opening_of
 from agenticlu.documents import mark
-from agenticlu.errors import StoreError, TrainingError, missing_dependency
 from agenticlu.judge import history_of, is_correct
+from agenticlu.leaks import LeakFinder
 from agenticlu.prompts import Profile
 from agenticlu.records import (
     Document,
@@ -43,19 +41,10 @@ from agenticlu.records import (
     TurnKind,
     content_id,
 )
-from agenticlu.scoring import canonical_tokens
-from agenticlu.store import Store
+from agenticlu.refusals import is_refusal
 from agenticlu.verdicts import parse_verdict
 
 TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
-_REFUSALS = re.compile(
-    r"^\W*(?:i(?:'m| am) sorry|i can(?:no|')t (?:help|assist|answer)|as an ai)", re.IGNORECASE
-)
-NO_NEED = "answerable without document"
-ROWS_PER_GROUP = 512
-CHARACTERS_PER_GROUP = 64_000_000
-PAGE_BYTES = 256 << 20
-"""A row group's dictionary keeps each distinct text once, however often a document recurs."""
 
 
 class PairPolicy(Record):
@@ -74,7 +63,7 @@ class PairPolicy(Record):
     max_log_ratio: float = Field(default=1.5, ge=0)
     """Largest |log(length chosen / length rejected)| of a row, in characters."""
     drop_leaks: bool = True
-    """Drop chosen clarifications that hold the answer before any piece gave it."""
+    """Learn from no path with a clarification that holds the answer before any piece gave it."""
     drop_closed_book: float | None = Field(default=None, ge=0, le=1)
     """Drop trees whose question was answered right without the document at least this often."""
     validation: float = Field(default=0.1, ge=0, lt=1)
@@ -117,6 +106,16 @@ class Grove:
     """Name of the engine that sampled it."""
     seed: int = 0
 
+    @cached_property
+    def leaks(self) -> LeakFinder:
+        """Tells which clarifications hold the answer before a piece that was kept gave it."""
+        spans = {piece.index: (piece.start, piece.end) for piece in self.pieces}
+        return LeakFinder(
+            self.tree,
+            lambda index: self.document.text[slice(*spans[index])],
+            opening_of(self.profile),
+        )
+
     def history(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds up to and with `node`, as its children saw them."""
         return history_of(self.tree.path(node.id), opening_of(self.profile))
@@ -142,15 +141,17 @@ class Grove:
 # --- SFT ------------------------------------------------------------------------------------------
 
 
-def build_trace(grove: Grove, funnel: Funnel | None = None) -> dict[str, Any] | None:
+def build_trace(
+    grove: Grove, funnel: Funnel | None = None, *, drop_leaks: bool = True
+) -> dict[str, Any] | None:
     """Returns the conversation of a tree's best path as a row; None when it has none.
 
     The best path is the shortest that ends in a right answer; of several, the one whose
-    clarification holds no answer, then the best score, then the first sample. The last self-check
+    clarifications hold no answer, then the best score, then the first sample. The last self-check
     stays only when it agrees with the judges.
     """
     funnel = funnel or Funnel()
-    node, reason = _best_node(grove.tree)
+    node, reason = _best_node(grove, drop_leaks)
     funnel.traces[reason] += 1
     if node is None:
         return None
@@ -176,7 +177,8 @@ def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
     """Returns the indices of the messages to learn: all replies but wrong ones on the way.
 
     An early round may have answered wrongly: that answer stays in the conversation as what came
-    before and is no target. Its self-check says "no" and is one, unless the answer was right.
+    before and is no target. Its self-check says "no" and is one, unless the answer was right. Nor
+    is a clarification that holds the answer too early.
     """
     targets: list[int] = []
     path = grove.tree.path(node.id)
@@ -188,13 +190,15 @@ def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
             if turn.kind == "check" and grove.profile.layout == "published":
                 continue
             misleads = not is_last and turn.kind == ("check" if right else "answer")
-            if index < num_messages and not misleads:
+            leaks = turn.kind == "clarify" and grove.leaks.leaks(step)
+            if index < num_messages and not misleads and not leaks:
                 targets.append(index)
             index += 2
     return targets
 
 
-def _best_node(tree: Tree) -> tuple[Node | None, str]:
+def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, str]:
+    tree = grove.tree
     if not tree.nodes or tree.nodes[0].status == "failed":
         return None, "failed"
     rounds = [node for node in tree.nodes if node.parent is not None]
@@ -202,24 +206,29 @@ def _best_node(tree: Tree) -> tuple[Node | None, str]:
     if not right:
         scored = any(node.score is not None for node in tree.nodes)
         return None, "no right answer" if scored else "unscored"
-    flaws = {node.id: _path_flaw(tree, node) for node in right}
+    flaws = {node.id: _trace_flaw(grove, node, drop_leaks) for node in right}
     sound = [node for node in right if flaws[node.id] is None]
     if not sound:
         return None, str(flaws[right[0].id])
     order = {node.id: i for i, node in enumerate(tree.nodes)}
     best = min(
         sound,
-        key=lambda n: (n.depth, is_leak(tree, n), -(n.score or 0.0), order[n.id]),
+        key=lambda n: (n.depth, grove.leaks.is_tainted(n), -(n.score or 0.0), order[n.id]),
     )
     return best, "trace"
 
 
-def _path_flaw(tree: Tree, node: Node) -> str | None:
+def _trace_flaw(grove: Grove, node: Node, drop_leaks: bool) -> str | None:
     """Returns why a path cannot be shown to a model to learn from."""
-    for step in tree.path(node.id)[1:]:
-        if (flaw := _flaw(step)) is not None:
-            return flaw
-    return None if node.kept else "unsupported"
+    flaw = _path_flaw(grove.tree, node)
+    if flaw is None and drop_leaks and grove.leaks.is_tainted(node):
+        flaw = "leak"
+    return flaw or (None if node.kept else "unsupported")
+
+
+def _path_flaw(tree: Tree, node: Node) -> str | None:
+    """Returns the first flaw on the way to a node."""
+    return next(filter(None, map(_flaw, tree.path(node.id)[1:])), None)
 
 
 # --- Preference pairs -----------------------------------------------------------------------------
@@ -271,11 +280,8 @@ def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list
     for node in (*chosen, *rejected):
         fates[node.id] = "not an extreme" if chosen and rejected else "one-sided tree"
     for best in chosen:
-        apart = [
-            node
-            for node in rejected
-            if not _is_ancestor(grove.tree, node, best) and not _is_ancestor(grove.tree, best, node)
-        ]
+        # Where one path holds the other there is no turn at which they part.
+        apart = [node for node in rejected if not _are_in_line(grove.tree, node, best)]
         worst = _reject(grove, best, apart, rounds, policy)
         if worst is not None:
             fates[best.id], fates[worst.id] = "chosen", "rejected"
@@ -287,19 +293,22 @@ def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list
 def _candidates(
     grove: Grove, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, str]
 ) -> tuple[list[Node], list[Node]]:
-    """Sorts nodes into right ones, best first, and wrong ones; names the fate of the others."""
+    """Sorts nodes into right ones, best first, and wrong ones; names the fate of the others.
+
+    The rows of a path pair are of the round where the paths part, so all of a path must be sound.
+    """
     right: list[Node] = []
     wrong: list[Node] = []
     for node in nodes:
         correct = is_correct(node.verdicts)
-        flaw = _flaw(node)
+        flaw = _path_flaw(grove.tree, node) if policy.pairs == "path" else _flaw(node)
         if flaw is not None:
             fates[node.id] = flaw
         elif correct is None or node.score is None:
             fates[node.id] = "unscored"
         elif not correct:
             wrong.append(node)
-        elif policy.drop_leaks and is_leak(grove.tree, node):
+        elif policy.drop_leaks and grove.leaks.is_tainted(node):
             fates[node.id] = "leak"
         elif not node.kept:
             fates[node.id] = "unsupported"
@@ -321,7 +330,7 @@ def _flaw(node: Node) -> str | None:
     sampled = [turn for turn in node.turns if turn.kind != "check"]
     if any(turn.finish_reason == "length" for turn in sampled):
         return "truncated"
-    if any(turn.finish_reason == "refused" or _REFUSALS.match(turn.reply) for turn in sampled):
+    if any(turn.finish_reason == "refused" or is_refusal(turn.reply) for turn in sampled):
         return "refused"
     if not node.answer.strip() or any(not turn.reply.strip() for turn in sampled):
         return "empty"
@@ -353,7 +362,7 @@ def _reject(
         far,
         key=lambda node: (
             round(abs((node.score or 0.0) - target), 9),
-            abs(_log_ratio(_last_reply(best), _last_reply(node))),
+            abs(log_ratio(_last_reply(best), _last_reply(node))),
             order[node.id],
         ),
     )
@@ -375,25 +384,10 @@ def _has_right_pieces(tree: Tree, best: Node, node: Node) -> bool:
     return bool(wanted) and wanted <= set(node.kept)
 
 
-def is_leak(tree: Tree, node: Node) -> bool:
-    """Whether a clarification holds the answer, though neither question nor history does."""
-    asked = next((turn.reply for turn in node.turns if turn.kind == "clarify"), "")
-    before = [tree.question.text, *tree.question.options]
-    for step in tree.path(node.id)[:-1]:
-        before += [turn.reply for turn in step.turns]
-    known = canonical_tokens(" ".join(before))
-    said = canonical_tokens(asked)
-    golds = [canonical_tokens(gold) for gold in tree.question.answers]
-    return any(_holds(said, gold) and not _holds(known, gold) for gold in golds if gold)
-
-
-def _holds(words: Sequence[str], part: Sequence[str]) -> bool:
-    size = len(part)
-    return any(tuple(words[i : i + size]) == tuple(part) for i in range(len(words) - size + 1))
-
-
-def _is_ancestor(tree: Tree, ancestor: Node, node: Node) -> bool:
-    return any(step.id == ancestor.id for step in tree.path(node.id))
+def _are_in_line(tree: Tree, one: Node, other: Node) -> bool:
+    """Whether one of the nodes is an ancestor of the other."""
+    upper, lower = sorted((one, other), key=lambda node: node.depth)
+    return any(step.id == upper.id for step in tree.path(lower.id))
 
 
 def _pair(grove: Grove, best: Node, worst: Node, kind: Literal["step", "path"]) -> Pair:
@@ -430,7 +424,7 @@ def build_rows(
         aside = turn.kind == "check" and grove.profile.layout == "published"
         if turn.kind in policy.turns and not aside:
             other = replies.get(turn.kind)
-            reason = _row_flaw(turn, other, policy)
+            reason = _label_flaw(best, worst, turn, other) or _row_flaw(turn, other, policy)
             funnel.rows[reason or "row"] += 1
             if reason is None and other is not None:
                 rows.append(_row(grove, pair, best, before, turn, other))
@@ -454,8 +448,25 @@ def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> str | None:
         return "equal"
     if not turn.reply.strip() or not other.reply.strip():
         return "empty"
-    if abs(_log_ratio(turn.reply, other.reply)) > policy.max_log_ratio:
+    if abs(log_ratio(turn.reply, other.reply)) > policy.max_log_ratio:
         return "length ratio"
+    return None
+
+
+def _label_flaw(best: Node, worst: Node, turn: Turn, other: Turn | None) -> str | None:
+    """Returns why the chosen reply may not be called the better one.
+
+    Where the paths of a pair part, both rounds may have answered wrongly, or the rejected one
+    rightly: then only what leads on, not what they answered, is told apart by the outcome. A
+    self-check is right when it says what the judges say, here of the chosen answer.
+    """
+    if turn.kind not in ("answer", "check"):
+        return None
+    if not is_correct(best.verdicts) or is_correct(worst.verdicts) is not False:
+        return "answers not told apart"
+    if turn.kind == "check" and other is not None:
+        said = [parse_verdict(one.reply, ("yes", "no")) for one in (turn, other)]
+        return None if said == ["yes", "no"] else "check against the judges"
     return None
 
 
@@ -477,7 +488,7 @@ def _row(
         "pair_id": pair.id,
         "pair_kind": pair.kind,
         "margin": round(pair.score_chosen - pair.score_rejected, 6),
-        "log_length_ratio": round(_log_ratio(turn.reply, other.reply), 4),
+        "log_length_ratio": round(log_ratio(turn.reply, other.reply), 4),
     }
 
 
@@ -492,7 +503,7 @@ def _provenance(grove: Grove, node: Node) -> dict[str, Any]:
         "engine": grove.engine,
         "judge": ",".join(verdict.judge for verdict in node.verdicts),
         "seed": grove.seed,
-        "leak": is_leak(tree, node),
+        "leak": grove.leaks.is_tainted(node),
         "closed_book": tree.closed_book,
     }
 
@@ -501,288 +512,6 @@ def _last_reply(node: Node) -> str:
     return next((turn.reply for turn in reversed(node.turns) if turn.kind == "answer"), "")
 
 
-def _log_ratio(chosen: str, rejected: str) -> float:
+def log_ratio(chosen: str, rejected: str) -> float:
+    """Returns the logarithm of the ratio of two lengths, in characters."""
     return math.log(max(1, len(chosen)) / max(1, len(rejected)))
-
-
-# --- Files ----------------------------------------------------------------------------------------
-
-SFT_COLUMNS = (
-    "messages",
-    "targets",
-    "document_id",
-    "question_id",
-    "question",
-    "answers",
-    "depth",
-    "tree_id",
-    "node_id",
-    "score",
-    "has_check",
-    "engine",
-    "judge",
-    "seed",
-    "leak",
-    "closed_book",
-)
-PREFERENCE_COLUMNS = (
-    "prompt",
-    "chosen",
-    "rejected",
-    "score_chosen",
-    "score_rejected",
-    "document_id",
-    "question_id",
-    "question",
-    "answers",
-    "depth",
-    "turn_kind",
-    "tree_id",
-    "chosen_node",
-    "rejected_node",
-    "engine",
-    "judge",
-    "seed",
-    "pair_id",
-    "pair_kind",
-    "margin",
-    "log_length_ratio",
-    "leak",
-    "closed_book",
-)
-
-
-def load_groves(store: Store) -> Iterator[Grove]:
-    """Yields the trees of a run, in corpus order, with what is needed to render them."""
-    profile = Profile.model_validate(store.get("profile"))
-    bound = store.get("bound") or {}
-    last: tuple[Document, tuple[Piece, ...]] | None = None
-    for tree in store.trees(only_finished=True):
-        if last is None or last[0].id != tree.document_id:
-            last = store.document(tree.document_id), store.pieces(tree.document_id)
-        yield Grove(
-            tree=tree,
-            document=last[0],
-            pieces=last[1],
-            profile=profile,
-            engine=str(bound.get("engine", "")),
-            seed=int(bound.get("seed", 0)),
-        )
-
-
-def split_documents(document_ids: Sequence[str], share: float) -> frozenset[str]:
-    """Returns the documents kept for validation, chosen by hash: none of one, at least one of two.
-
-    >>> len(split_documents(["a", "b", "c", "d"], 0.25))
-    1
-    """
-    distinct = sorted(set(document_ids), key=lambda i: content_id("split", i))
-    if share == 0 or len(distinct) < 2:
-        return frozenset()
-    number = max(1, min(round(len(distinct) * share), len(distinct) - 1))
-    return frozenset(distinct[:number])
-
-
-class RowWriter:
-    """Writes rows of one split to Parquet, a group at a time, so that memory stays small.
-
-    Args:
-        path: The file; appears when closed.
-        columns: Names, in order.
-    """
-
-    def __init__(self, path: Path, columns: Sequence[str]) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise missing_dependency("pyarrow", "data") from error
-        self._arrow = pyarrow
-        self._columns = tuple(columns)
-        self._path = path
-        self._part = path.with_name(path.name + ".part")
-        self._schema = _schema(pyarrow, columns)
-        with _writing(path):
-            self._part.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pyarrow.parquet.ParquetWriter(
-                self._part,
-                self._schema,
-                compression="zstd",
-                compression_level=9,
-                dictionary_pagesize_limit=PAGE_BYTES,
-            )
-        self._waiting: list[Mapping[str, Any]] = []
-        self._characters = 0
-        self.count = 0
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Adds a row."""
-        self._waiting.append({name: row[name] for name in self._columns})
-        self.count += 1
-        messages = row.get("prompt") or row.get("messages") or ()
-        self._characters += sum(len(message["content"]) for message in messages)
-        if len(self._waiting) >= ROWS_PER_GROUP or self._characters >= CHARACTERS_PER_GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        """Writes what is left and gives the file its name.
-
-        Raises:
-            StoreError: The disk is full or the folder cannot be written.
-        """
-        self._flush()
-        with _writing(self._path):
-            self._writer.close()
-            self._part.replace(self._path)
-
-    def discard(self) -> None:
-        """Leaves nothing behind."""
-        with contextlib.suppress(OSError):
-            self._writer.close()
-        self._part.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            table = self._arrow.Table.from_pylist(self._waiting, schema=self._schema)
-            with _writing(self._path):
-                self._writer.write_table(table)
-            self._waiting, self._characters = [], 0
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error}", hint="Free space, then build again."
-        ) from error
-
-
-def open_writers(folder: Path) -> dict[tuple[str, str], RowWriter]:
-    """Opens the files of a data set folder by (kind, split): all of them or none."""
-    writers: dict[tuple[str, str], RowWriter] = {}
-    try:
-        for kind, columns in (("sft", SFT_COLUMNS), ("preference", PREFERENCE_COLUMNS)):
-            for split in ("train", "validation"):
-                writers[kind, split] = RowWriter(folder / kind / f"{split}.parquet", columns)
-    except StoreError:
-        for writer in writers.values():
-            writer.discard()
-        raise
-    return writers
-
-
-def _needs_no_document(tree: Tree, policy: PairPolicy) -> bool:
-    limit, share = policy.drop_closed_book, tree.closed_book
-    return limit is not None and share is not None and share >= limit
-
-
-def _schema(arrow: Any, columns: Sequence[str]) -> Any:
-    message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
-    kinds = {
-        "messages": arrow.list_(message),
-        "prompt": arrow.list_(message),
-        "chosen": arrow.list_(message),
-        "rejected": arrow.list_(message),
-        "answers": arrow.list_(arrow.string()),
-        "score_chosen": arrow.float64(),
-        "score_rejected": arrow.float64(),
-        "score": arrow.float64(),
-        "margin": arrow.float64(),
-        "log_length_ratio": arrow.float64(),
-        "targets": arrow.list_(arrow.int64()),
-        "depth": arrow.int64(),
-        "seed": arrow.int64(),
-        "has_check": arrow.bool_(),
-        "leak": arrow.bool_(),
-        "closed_book": arrow.float64(),
-    }
-    return arrow.schema([(name, kinds.get(name, arrow.string())) for name in columns])
-
-
-@dataclass
-class BuildSummary:
-    """What a build wrote."""
-
-    funnel: Funnel
-    rows: dict[str, dict[str, int]]
-    """Kind of data, then split, to the number of rows."""
-    documents: dict[str, list[str]]
-    """Split to document ids."""
-    answer_characters: dict[str, float]
-    """Mean length of the chosen and of the rejected replies."""
-    turn_kinds: dict[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the summary as JSON data."""
-        return {
-            "rows": self.rows,
-            "documents": {split: len(ids) for split, ids in self.documents.items()},
-            "funnel": self.funnel.as_dict(),
-            "mean_characters": self.answer_characters,
-            "turn_kinds": self.turn_kinds,
-        }
-
-
-def build_dataset(
-    groves: Iterator[Grove], document_ids: Sequence[str], folder: Path, policy: PairPolicy
-) -> BuildSummary:
-    """Writes `sft/` and `preference/` under a folder, split by document.
-
-    Args:
-        groves: Trees, in corpus order.
-        document_ids: All documents of the run; decides the split.
-        folder: Where to write.
-        policy: Which pairs.
-
-    Raises:
-        TrainingError: The trees give not a single row.
-    """
-    validation = split_documents(document_ids, policy.validation)
-    funnel = Funnel()
-    writers = open_writers(folder)
-    lengths: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    try:
-        for grove in groves:
-            split = "validation" if grove.document.id in validation else "train"
-            if _needs_no_document(grove.tree, policy):
-                funnel.traces[NO_NEED] += 1
-                funnel.nodes[NO_NEED] += len(grove.tree.nodes) - 1
-                continue
-            trace = build_trace(grove, funnel)
-            if trace is not None:
-                writers["sft", split].write(trace)
-            for pair in build_pairs(grove, policy, funnel):
-                for row in build_rows(grove, pair, policy, funnel):
-                    writers["preference", split].write(row)
-                    kinds[row["turn_kind"]] += 1
-                    lengths["chosen"] += len(row["chosen"][0]["content"])
-                    lengths["rejected"] += len(row["rejected"][0]["content"])
-        if not any(writer.count for writer in writers.values()):
-            raise TrainingError(
-                "The trees give no row: no question was answered right in any round.",
-                hint="Look at the reasons with agenticlu status, or search deeper: --depth.",
-            )
-    except BaseException:
-        for writer in writers.values():
-            writer.discard()
-        raise
-    for writer in writers.values():
-        writer.close()
-    rows = {
-        kind: {split: writers[kind, split].count for split in ("train", "validation")}
-        for kind in ("sft", "preference")
-    }
-    num = max(1, sum(rows["preference"].values()))
-    return BuildSummary(
-        funnel=funnel,
-        rows=rows,
-        documents={
-            "train": sorted(set(document_ids) - validation),
-            "validation": sorted(validation),
-        },
-        answer_characters={name: round(lengths[name] / num, 1) for name in ("chosen", "rejected")},
-        turn_kinds=dict(sorted(kinds.items())),
-    )

@@ -1,4 +1,4 @@
-"""Preference data in the published schema: read it, import it, read its wordings off.
+"""Preference data in the published schema: read its rows, and the wordings off them.
 
 A row of yzhuang/Agentic-Long-Context-Understanding-QA holds `prompt`, `chosen`, `rejected` (lists
 of messages) and two scores. Its conversations begin with system, marked document + question, base
@@ -10,21 +10,22 @@ is possible.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from agenticlu.corpus import load_rows
-from agenticlu.errors import DocumentError, TrainingError
-from agenticlu.pairs import open_writers
+from agenticlu.documents import parse_marks
+from agenticlu.errors import DocumentError
+from agenticlu.leaks import is_leak
 from agenticlu.prompts import KINDS, Layout, Profile, Wording, load_profile
-from agenticlu.records import TurnKind, content_id, content_seed
+from agenticlu.records import TurnKind, content_id
 
 LEVEL: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
 ROUND: tuple[TurnKind, ...] = (*LEVEL, "check")
+_PIECE = re.compile(r"<para(?:graph)?\s*(\d+)\s*>(.*?)</para(?:graph)?\s*\1\s*>", re.DOTALL)
 _LAST_MARK = re.compile(r"</para(?:graph)?\s*\d+\s*>(?!.*</para(?:graph)?\s*\d+\s*>)", re.DOTALL)
 Messages = list[dict[str, str]]
 
@@ -43,30 +44,34 @@ class PublishedRow:
     question: str
     turn_kind: TurnKind
     depth: int
+    answers: tuple[str, ...] = ()
+    """Accepted answers; empty when the data set does not tell them."""
 
     @property
     def document_id(self) -> str:
         """Content hash of the marked document."""
         return content_id(self.document)
 
-
-@dataclass
-class ImportSummary:
-    """What an import wrote."""
-
-    rows: dict[str, int] = field(default_factory=dict)
-    """By split."""
-    documents: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-    """Reason to rows left out."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns JSON data."""
-        return {
-            "rows": self.rows,
-            "documents": self.documents,
-            "refused": dict(sorted(self.refused.items())),
-        }
+    @property
+    def leak(self) -> bool | None:
+        """Whether a clarification holds an answer too early; None when no answer is known."""
+        if not self.answers:
+            return None
+        pieces = {int(index): text for index, text in _PIECE.findall(self.document)}
+        known = [self.question]
+        replies = [m["content"] for m in self.prompt if m["role"] == "assistant"]
+        replies.append(self.chosen[0]["content"])
+        # The published conversations begin with a base answer and have no self-checks.
+        kinds, first = (LEVEL, 1) if _layout(self) == "published" else (ROUND, 0)
+        for number, reply in enumerate(replies):
+            kind = kinds[(number - first) % len(kinds)] if number >= first else "direct"
+            if kind == "clarify" and is_leak(reply, known, self.answers):
+                return True
+            known.append(reply)
+            if kind == "point":
+                named = parse_marks(reply, max(pieces, default=-1) + 1).valid
+                known += [pieces[index] for index in named if index in pieces]
+        return False
 
 
 def parse_row(row: Mapping[str, Any]) -> PublishedRow | str:
@@ -78,6 +83,8 @@ def parse_row(row: Mapping[str, Any]) -> PublishedRow | str:
         scores = float(row["score_chosen"]), float(row["score_rejected"])
     except (KeyError, TypeError, ValueError):
         return "not in the published schema"
+    if not all(map(math.isfinite, scores)):
+        return "score is no number"
     if not prompt or prompt[-1]["role"] != "user":
         return "prompt does not end in a request"
     if [m["role"] for m in chosen] != ["assistant"] or [m["role"] for m in rejected] != [
@@ -93,7 +100,11 @@ def parse_row(row: Mapping[str, Any]) -> PublishedRow | str:
     if not document:
         return "no marked document"
     kind, depth = _place(row, prompt)
-    return PublishedRow(prompt, chosen, rejected, *scores, document, question, kind, depth)
+    answers = row.get("answers")
+    return PublishedRow(
+        *(prompt, chosen, rejected, *scores, document, question, kind, depth),
+        answers=tuple(map(str, answers)) if isinstance(answers, (list, tuple)) else (),
+    )
 
 
 def split_opening(text: str) -> tuple[str, str]:
@@ -108,57 +119,6 @@ def split_opening(text: str) -> tuple[str, str]:
     rest = text[found.end() :].strip()
     question = rest.split("\n\n")[0].strip()
     return text[: found.end()], question.removeprefix("Question:").strip()
-
-
-def import_published(
-    source: str, out: Path, *, split: str = "train", validation: float = 0.1
-) -> ImportSummary:
-    """Streams rows into a data set folder, split by document.
-
-    A document's text stands in each of its rows, but Parquet's dictionaries and compression keep
-    it once in the file.
-
-    Args:
-        source: JSON, JSONL or Parquet file, folder, or hub id.
-        out: Folder to write `preference/` and `sft/` into.
-        split: Split of a hub data set.
-        validation: Share of the documents, chosen by hash.
-
-    Raises:
-        DocumentError: The source cannot be read.
-        TrainingError: Not a single row is of use.
-    """
-    summary = ImportSummary()
-    documents: set[str] = set()
-    writers = open_writers(out)
-    try:
-        for raw in load_rows(source, split):
-            row = parse_row(raw)
-            if isinstance(row, str):
-                summary.refused[row] += 1
-                continue
-            document_id = row.document_id
-            documents.add(document_id)
-            held_out = content_seed("split", document_id) < validation * (1 << 31)
-            part = "validation" if held_out else "train"
-            writers["preference", part].write(_preference(row, document_id, source))
-            if row.turn_kind == "answer":
-                writers["sft", part].write(_conversation(row, document_id, source))
-        if not documents:
-            reasons = ", ".join(f"{n} {why}" for why, n in summary.refused.items()) or "no rows"
-            raise TrainingError(
-                f"{source} holds no usable row ({reasons}).",
-                hint="The schema is prompt, chosen, rejected, score_chosen, score_rejected.",
-            )
-    except BaseException:
-        for writer in writers.values():
-            writer.discard()
-        raise
-    for writer in writers.values():
-        writer.close()
-    summary.documents = len(documents)
-    summary.rows = {part: writers["preference", part].count for part in ("train", "validation")}
-    return summary
 
 
 def extract_profile(
@@ -231,7 +191,10 @@ def render_profile(profile: Profile) -> str:
 def _messages(value: Any) -> Messages:
     if isinstance(value, str):
         value = json.loads(value)
-    return [{"role": str(m["role"]), "content": str(m["content"])} for m in value]
+    messages = [{"role": m["role"], "content": m["content"]} for m in value]
+    if not all(isinstance(text, str) for message in messages for text in message.values()):
+        raise TypeError("a message holds what is no text")
+    return messages
 
 
 def _place(row: Mapping[str, Any], prompt: Sequence[Mapping[str, str]]) -> tuple[TurnKind, int]:
@@ -271,53 +234,6 @@ def _wordings(row: PublishedRow) -> Iterator[tuple[str, str]]:
         text = request.replace(row.question, "{question}") if row.question else request
         if text.strip():
             yield kind, text
-
-
-def _preference(row: PublishedRow, document_id: str, source: str) -> dict[str, Any]:
-    chosen, rejected = row.chosen[0]["content"], row.rejected[0]["content"]
-    return {
-        "prompt": row.prompt,
-        "chosen": row.chosen,
-        "rejected": row.rejected,
-        "score_chosen": row.score_chosen,
-        "score_rejected": row.score_rejected,
-        **_provenance(row, document_id, source),
-        "turn_kind": row.turn_kind,
-        "chosen_node": "",
-        "rejected_node": "",
-        "pair_id": content_id(document_id, row.question, chosen, rejected, str(row.depth)),
-        "pair_kind": "published",
-        "margin": row.score_chosen - row.score_rejected,
-        "log_length_ratio": 0.0,
-    }
-
-
-def _conversation(row: PublishedRow, document_id: str, source: str) -> dict[str, Any]:
-    return {
-        "messages": [*row.prompt, *row.chosen],
-        "targets": [len(row.prompt)],
-        **_provenance(row, document_id, source),
-        "node_id": "",
-        "score": row.score_chosen,
-        "has_check": False,
-    }
-
-
-def _provenance(row: PublishedRow, document_id: str, source: str) -> dict[str, Any]:
-    question_id = content_id(document_id, row.question)
-    return {
-        "document_id": document_id,
-        "question_id": question_id,
-        "question": row.question,
-        "answers": [],
-        "depth": row.depth,
-        "tree_id": question_id,
-        "engine": source,
-        "judge": "",
-        "seed": 0,
-        "leak": False,
-        "closed_book": None,
-    }
 
 
 def _quoted(text: str) -> str:

@@ -618,6 +618,19 @@ class Store:
                 tree = Tree.model_validate_json(record).model_copy(update={"nodes": nodes})
             yield tree
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads one state of the file, whatever another process writes meanwhile; may be nested."""
+        if self._reader.in_transaction:
+            yield
+            return
+        self._all("BEGIN")
+        self._all("SELECT 1 FROM run LIMIT 1")
+        try:
+            yield
+        finally:
+            self._all("ROLLBACK")
+
     # -- counting ------------------------------------------------------------------------------
 
     def usage_by_phase(self) -> dict[str, Usage]:
@@ -662,6 +675,12 @@ class Store:
             "done": states.get("done", 0),
         }
 
+    def num_rounds(self) -> int:
+        """Returns how many nodes there are beside the roots."""
+        row = self._one("SELECT COUNT(*) FROM node WHERE depth > 0")
+        assert row is not None
+        return int(row[0])
+
     def outcomes(self) -> dict[str, int]:
         """Returns how finished trees ended."""
         rows = self._all(
@@ -701,15 +720,6 @@ class Store:
         }
 
     # -- rows, for segments and merges -----------------------------------------------------------
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """Lets all queries inside see one and the same moment of a live run; for readers."""
-        self._all("BEGIN")
-        try:
-            yield
-        finally:
-            self._all("COMMIT")
 
     def rows(
         self, table: str, documents: Collection[str] | None = None

@@ -20,14 +20,12 @@ from agenticlu.errors import (
 )
 from agenticlu.search import setup
 
-FACTS = [f"Fact {i}: item{i} is shade{i}." for i in range(12)]
-
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> str:
     rows = []
     for book in range(3):
-        text = f"Book {book}. " + " ".join(FACTS)
+        text = " ".join(f"Fact {i} of book {book}: item{i} is shade{i}." for i in range(12))
         for i in range(2):
             rows.append(
                 {"context": text, "question": f"What is item{i}?", "answers": [f"shade{i}"]}

@@ -6,10 +6,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from made_trees import asked, make_run, node, story, tree
 
 from agenticlu.corpus import build_item
+from agenticlu.dataset.build import build_dataset
+from agenticlu.dataset.card import write_card
+from agenticlu.dataset.facts import collect_facts
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.pairs import PairPolicy, build_dataset, load_groves
+from agenticlu.pairs import PairPolicy
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
 from agenticlu.store import Store
@@ -44,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store(root / "run") as store:
         engine = ScriptedEngine(reply, lambda request: "yes")
         asyncio.run(run_search(items, engine, store, config, tokenizer=ApproximateTokenizer()))
-        build_dataset(load_groves(store), store.document_ids(), root / "data", PairPolicy())
+        build_dataset(store, root / "data", PairPolicy())
     return root / "data"
 
 
@@ -52,6 +56,17 @@ def load(folder: Path, kind: str):
     files = str(folder / kind / "train.parquet")
     cache = str(folder.parent / "cache")
     return datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=cache)
+
+
+def test_the_card_leads_the_library_to_the_files(tmp_path: Path):
+    """Also where one kind of rows is missing: an empty config would be refused."""
+    both = tree(node("a", 1.0), node("b", 1.0, ordinal=1), question=asked(0), document=story(0))
+    run = make_run(tmp_path / "run", [(story(0), both)])
+    with Store(run, writable=False) as store:
+        summary = build_dataset(store, tmp_path / "data", PairPolicy())
+        write_card(tmp_path / "data", summary, None, run=collect_facts(store))
+    loaded = datasets.load_dataset(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+    assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 1}
 
 
 def test_the_published_columns_come_first(folder: Path):

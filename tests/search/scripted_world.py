@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from agenticlu.corpus import Item, build_item
+from agenticlu.dataset.build import build_dataset
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.pairs import PairPolicy, build_dataset, load_groves
+from agenticlu.pairs import PairPolicy
 from agenticlu.records import Tree, Usage, content_seed
 from agenticlu.search.config import SearchConfig
 from agenticlu.store import Store
@@ -57,7 +58,7 @@ def write_corpus(items: list[Item], path: Path) -> Path:
 def export(run: Path, out: Path) -> dict[str, bytes]:
     """The bytes of every file of the data set built from a run."""
     with Store(run, writable=False) as store:
-        build_dataset(load_groves(store), store.document_ids(), out, PairPolicy())
+        build_dataset(store, out, PairPolicy())
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
 
 

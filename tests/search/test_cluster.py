@@ -21,9 +21,9 @@ from agenticlu.engines.base import Engine, Health
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import (
     BudgetExceededError,
+    EngineBusyError,
     EngineError,
     EngineReplyError,
-    EngineUnreachableError,
     StoreError,
 )
 from agenticlu.search import setup
@@ -286,7 +286,7 @@ def test_a_search_tells_of_its_trees_pauses_and_replicas(
     monkeypatch.setattr("agenticlu.engines.breaker.FIRST_PAUSE_S", 0.001)
 
     def fault(request: ScriptedRequest) -> BaseException | None:
-        return EngineUnreachableError("gone") if request.call == 5 else None
+        return EngineBusyError("429") if request.call == 5 else None
 
     def health(self: ScriptedEngine) -> list[Health]:
         return [

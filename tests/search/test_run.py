@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, gold_of, plain
 
+from agenticlu.dataset.build import load_groves
 from agenticlu.engines import breaker
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
@@ -20,7 +21,7 @@ from agenticlu.errors import (
     StoreError,
 )
 from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
-from agenticlu.pairs import build_trace, load_groves
+from agenticlu.pairs import build_trace
 from agenticlu.prompts import load_profile
 from agenticlu.published import render_profile
 from agenticlu.records import Tree
@@ -77,7 +78,7 @@ def test_a_tree_in_the_published_layout_keeps_its_base_answer(tmp_path: Path):
     search(tmp_path / "run", engine(ITEMS), config)
     deep = 0
     with Store(tmp_path / "run", writable=False) as store:
-        groves = list(load_groves(store))
+        groves = [grove for grove, _ in load_groves(store)]
     for grove in groves:
         root = grove.tree.nodes[0]
         assert root.turns[0].request == "", "document and question alone"

@@ -84,7 +84,7 @@ def test_another_machine_goes_on_where_this_one_was_sealed(whole: Path, tmp_path
     sealed = str(tmp_path / "sealed")
     first = Sealer(tmp_path / "a", sealed)
     with pytest.raises(BudgetExceededError):
-        search(tmp_path / "a", first, limits=Limits(max_tokens=5000))
+        search(tmp_path / "a", first, limits=Limits(parallel=1, max_tokens=5000))
     first.seal()
     second = Sealer(tmp_path / "b", sealed)
     asked = search(tmp_path / "b", second)

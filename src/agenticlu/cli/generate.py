@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from agenticlu.cli.controls import controls
 from agenticlu.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
@@ -616,3 +617,6 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
         if chosen is not None:
             store.put(judges=[judge.name for judge in chosen])
     return summary
+
+
+command.add_command(controls)

@@ -315,6 +315,7 @@ class _Run:
                 self._running[task] = (worker, document_id)
             while self._running:
                 self._wait()
+            self._look()  # at what the last documents had to tell
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, AgenticluError):
                 raise error.cause from error

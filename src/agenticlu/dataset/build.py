@@ -1,0 +1,154 @@
+"""A run's trees into the files of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agenticlu.corpus import own_id
+from agenticlu.dataset.contamination import Contamination, EvaluationTexts
+from agenticlu.dataset.facts import without_paths
+from agenticlu.dataset.rows import RowFiles
+from agenticlu.dataset.splits import Fingerprint, assign_splits
+from agenticlu.dataset.summary import DatasetSummary
+from agenticlu.errors import TrainingError
+from agenticlu.pairs import Grove, PairPolicy, build_pairs, build_rows, build_trace
+from agenticlu.prompts import Profile
+from agenticlu.records import Document, Piece, Tree
+from agenticlu.store import Store
+
+UNFINISHED = "unfinished"
+NO_NEED = "answerable without document"
+DOCUMENT_FOUND = "document in evaluation"
+QUESTION_FOUND = "question in evaluation"
+
+
+def build_dataset(
+    store: Store,
+    folder: Path,
+    policy: PairPolicy,
+    evaluation: EvaluationTexts | None = None,
+    *,
+    drop_contaminated: bool = True,
+) -> DatasetSummary:
+    """Writes `sft/` and `preference/` under a folder, split by document.
+
+    Every question and every node of the run is counted once in the funnel: this is checked
+    against the store's own counts.
+
+    Args:
+        store: The run; may be in the middle of a search.
+        folder: Where to write.
+        policy: Which pairs.
+        evaluation: What the data set must not share with an evaluation.
+        drop_contaminated: Leave out what is shared; else only count it.
+
+    Raises:
+        TrainingError: The trees give not a single row.
+    """
+    with store.snapshot():
+        fingerprints, found = _read_documents(store, evaluation)
+        asked = {
+            question.id
+            for question, _ in store.questions()
+            if evaluation is not None and evaluation.has_question(question.text)
+        }
+        summary = DatasetSummary(assign_splits(fingerprints, policy.validation))
+        if evaluation is not None:
+            summary.contamination = Contamination(
+                sources=tuple(evaluation.sources),
+                num_documents=evaluation.num_documents,
+                num_questions=evaluation.num_questions,
+                found_documents=frozenset(found),
+                found_questions=frozenset(asked),
+                dropped=drop_contaminated,
+            )
+        with RowFiles(folder) as files:
+            for grove, is_finished in load_groves(store):
+                reason = None if is_finished else UNFINISHED
+                if reason is None and drop_contaminated:
+                    reason = DOCUMENT_FOUND if grove.document.id in found else None
+                    reason = reason or (QUESTION_FOUND if grove.tree.question.id in asked else None)
+                if reason is None and _needs_no_document(grove.tree, policy):
+                    reason = NO_NEED
+                if reason is None:
+                    _write_tree(grove, policy, summary, files)
+                else:
+                    summary.funnel.traces[reason] += 1
+                    summary.funnel.nodes[reason] += sum(
+                        n.parent is not None for n in grove.tree.nodes
+                    )
+            _count_unstarted(store, summary)
+            summary.rows = files.counts()
+            if not any(sum(splits.values()) for splits in summary.rows.values()):
+                raise TrainingError(
+                    f"The trees give no row. Questions: {_listed(summary)}.",
+                    hint=f"See agenticlu status {store.folder}; go on with the search, or search "
+                    "deeper: --depth.",
+                )
+    return summary
+
+
+def load_groves(store: Store) -> Iterator[tuple[Grove, bool]]:
+    """Yields the trees of a run, in corpus order, and whether each is finished."""
+    profile = Profile.model_validate(store.get("profile"))
+    bound = store.get("bound") or {}
+    last: tuple[Document, tuple[Piece, ...]] | None = None
+    for tree in store.trees():
+        if last is None or last[0].id != tree.document_id:
+            last = store.document(tree.document_id), store.pieces(tree.document_id)
+        grove = Grove(
+            tree=tree,
+            document=last[0],
+            pieces=last[1],
+            profile=profile,
+            engine=str(without_paths(bound.get("engine", ""))),
+            seed=int(bound.get("seed", 0)),
+        )
+        yield grove, store.tree_state(tree.id) == "done"
+
+
+def _read_documents(
+    store: Store, evaluation: EvaluationTexts | None
+) -> tuple[list[Fingerprint], set[str]]:
+    """Returns the documents' fingerprints, and the ids of those that the evaluation has."""
+    fingerprints, found = [], set()
+    for document_id in store.document_ids():
+        document = store.document(document_id)
+        fingerprints.append(Fingerprint.of(document_id, document.text, own_id(document)))
+        if evaluation is not None and evaluation.has_document(document_id, document.text):
+            found.add(document_id)
+    return fingerprints, found
+
+
+def _write_tree(grove: Grove, policy: PairPolicy, summary: DatasetSummary, files: RowFiles) -> None:
+    split = summary.splits.of[grove.document.id]
+    trace = build_trace(grove, summary.funnel, drop_leaks=policy.drop_leaks)
+    if trace is not None:
+        files.write("sft", split, trace)
+        summary.lengths.add_row(trace)
+    for pair in build_pairs(grove, policy, summary.funnel):
+        for row in build_rows(grove, pair, policy, summary.funnel):
+            files.write("preference", split, row)
+            summary.lengths.add_row(row)
+            summary.turn_kinds[row["turn_kind"]] += 1
+
+
+def _count_unstarted(store: Store, summary: DatasetSummary) -> None:
+    """Counts the questions that have no tree yet, and checks that nothing was lost."""
+    counts, funnel = store.tree_counts(), summary.funnel
+    unstarted = counts["questions"] - counts["growing"] - counts["done"]
+    if unstarted:
+        funnel.traces[UNFINISHED] += unstarted
+    assert funnel.traces.total() == counts["questions"], "a question was lost"
+    assert funnel.nodes.total() == store.num_rounds(), "a node was lost"
+
+
+def _needs_no_document(tree: Tree, policy: PairPolicy) -> bool:
+    limit, share = policy.drop_closed_book, tree.closed_book
+    return limit is not None and share is not None and share >= limit
+
+
+def _listed(summary: DatasetSummary) -> str:
+    reasons = summary.funnel.traces
+    return ", ".join(f"{number} {why}" for why, number in sorted(reasons.items())) or "none"
