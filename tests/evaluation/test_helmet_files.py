@@ -18,7 +18,6 @@ from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.alce import score_rows
 from agenticlu.evaluation.helmet.collect import collect
-from agenticlu.evaluation.helmet.keypoints import load_key_points
 from agenticlu.evaluation.helmet.layout import render_msmarco
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
 from agenticlu.evaluation.helmet.sources import OMISSION, Llama2, load_split, read_rows
@@ -301,13 +300,6 @@ def test_broken_tokenizer_is_named(tmp_path: Path) -> None:
         Llama2(tmp_path, str(tmp_path))
 
 
-def test_key_points_without_their_column_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "data" / "infbench" / "longbook_sum_eng_keypoints.jsonl"
-    write(path, [{"id": 1}])
-    with pytest.raises(ConfigError, match="'keypoints'"):
-        load_key_points(tmp_path, "infbench_sum_eng")
-
-
 # --- what fits --------------------------------------------------------------------------------
 
 
@@ -316,7 +308,7 @@ def test_dry_run_tells_what_does_not_fit() -> None:
     arguments += ["--model", str(BUNDLED_MODEL), "--methods", "direct"]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 0, result.output
-    assert "cwe does not fit into 512 tokens. Left out." in result.output
+    assert "cwe does not fit into 512 tokens." in result.output
     shown = [line.split("|")[1:3] for line in result.output.splitlines() if "| direct" in line]
     cells = [(task.strip(), int(length)) for task, length in shown]
     assert cells == [("cwe", 2048), ("niah_single_1", 512), ("niah_single_1", 2048)]

@@ -27,7 +27,7 @@ from agenticlu.errors import (
 )
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.helmet.results import result_args, write_result
-from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
+from agenticlu.evaluation.items import Item, gold_pieces
 from agenticlu.evaluation.methods import (
     METHODS,
     Settings,
@@ -43,7 +43,7 @@ from agenticlu.evaluation.predictions import (
     write_json,
 )
 from agenticlu.evaluation.summary import Summary, save_summary, summarise
-from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
+from agenticlu.evaluation.tasks import DoesNotFitError, TaskRequest, find_task, load_items
 from agenticlu.records import Prediction, Record, content_id
 from agenticlu.scoring import parse_final_answer
 
