@@ -126,7 +126,7 @@ def test_judges_price_and_time():
 def test_what_is_not_exact_does_not_look_it():
     plan = build_plan(ITEMS, TOKENIZER, settings("scan"), num_llm_judges=1)
     lines = render(plan, Prices(prompt=1.0, completion=2.0, tokens_per_s=9.0)).splitlines()
-    rows = {line[:16].strip(): line[16:].strip() for line in lines[2:-3]}
+    rows = {line[:16].strip(): line[16:].strip() for line in lines[2:-4]}
     assert lines[1].split() == ["exactly"]
     assert rows["requests"] == f"{plan.most.total_requests:,}"
     assert rows["judge calls"] == f"up to {plan.most.judge_calls}"

@@ -1,7 +1,7 @@
 """What a search will cost, before it runs.
 
 Requests are counted by the rules that the search follows: for `full` growth they equal the run's
-own counters (as long as no two clarifications are the same). The other growths stop early, so
+own counters (as long as no two clarifications are alike). The other growths stop early, so
 they are given as a range: the least is one expansion of every root, the most is when no question
 is solved. Calls of judges are a bound. Tokens are estimated from the corpus and the prompts, with
 lengths of replies that are assumed, or measured in another run.
@@ -528,13 +528,14 @@ def render(plan: Plan, prices: Prices) -> str:
     if estimates[0].seconds(prices) is not None:
         table.append(("hours", [f"~{(one.seconds(prices) or 0) / 3600:,.2f}" for one in estimates]))
     lines += [f"{name:>16}" + "".join(f"{v:>16}" for v in values) for name, values in table]
-    notes = ["Requests follow the search's own rules. ~ is an estimate, "]
-    notes += ["with lengths as in the run given." if plan.is_measured else "with assumed lengths;"]
-    notes += [] if plan.is_measured else [" --like RUN takes them from a run of yours."]
-    lines.append("".join(notes))
+    like = "as in the run given" if plan.is_measured else "assumed (--like RUN)"
+    lines += [
+        "Requests are counted as if no two clarifications were alike: those that are, are grounded",
+        f"once, or merged and sampled again. ~ marks estimates, with lengths {like}.",
+    ]
     if plan.most.judge_calls:
-        lines.append(
-            "Judges are asked once for each answer at most: not for exact matches, repeated and "
-            "empty answers.\nWhat cannot be read is asked for again. Price and time leave them out."
-        )
+        lines += [
+            "Judges are asked once for each answer at most: not for exact matches, repeated and",
+            "empty answers. What cannot be read is asked for again. Price and time leave them out.",
+        ]
     return "\n".join(lines)
