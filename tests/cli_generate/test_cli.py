@@ -156,6 +156,21 @@ def test_the_plan_asks_nothing_and_counts(corpus: str, engine):
     priced = call("plan", corpus, *SMALL[:-1], "--price-in", "1", "--price-out", "4")
     assert "price" in priced.stdout
     assert "at least" in priced.stdout
+    wrong = call("plan", corpus, *SMALL[:-1], "--price-in", "-1")
+    assert isinstance(wrong.exception, UsageError)
+    assert "--price-in" in wrong.exception.message
+
+
+def test_the_plan_measures_by_a_run(corpus: str, tmp_path: Path):
+    run = str(tmp_path / "run")
+    call("generate", corpus, "--out", run, *SMALL)
+    like = call("plan", corpus, *SMALL[:-1], "--like", run, "--json")
+    plan = json.loads(like.stdout)
+    assert plan["lengths"] == "measured"
+    assert plan["most"]["seconds"] > 0
+    assumed = json.loads(call("plan", corpus, *SMALL[:-1], "--json").stdout)
+    assert assumed["lengths"] == "assumed"
+    assert plan["most"]["decoded_tokens"] < assumed["most"]["decoded_tokens"]
 
 
 def test_status_of_a_finished_run(corpus: str, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from agenticlu.cli.generate import CORPUS_OPTIONS, SEARCH_OPTIONS, resolve_confi
 @click.option("--price-cached", type=float, help="Price of a million cached prompt tokens.")
 @click.option("--price-out", type=float, help="Price of a million sampled tokens.")
 @click.option("--tokens-per-s", type=float, help="Rate of computed tokens, as measured.")
-@click.option("--like", type=click.Path(path_type=Path), help="Run folder to take the rate from.")
+@click.option("--like", type=click.Path(path_type=Path), help="Run folder to measure by.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(
     *,
@@ -45,20 +46,21 @@ def command(
 ) -> None:
     """Count requests, tokens, judge calls, price and time of a search over CORPUS."""
     from agenticlu.corpus import load_corpus
-    from agenticlu.search.plan import Prices, build_plan, render
+    from agenticlu.search.plan import Prices, build_plan, load_measured, render
     from agenticlu.search.setup import EngineChoice, check_judges, parse_columns, parse_shard
-    from agenticlu.search.status import load_rate
 
     config = resolve_config(as_published, config_file, flags, model)
     check_judges(judge_model, config.judges)
+    prices = Prices(price_in, price_out, price_cached, tokens_per_s)
+    measured = None if like is None else load_measured(like)
+    if tokens_per_s is None and measured is not None:
+        prices = replace(prices, tokens_per_s=measured.tokens_per_s)
     plan = build_plan(
         load_corpus(corpus, columns=parse_columns(columns), split=split, limit=limit),
         EngineChoice(model).tokenizer(tokenizer),
         config,
         num_llm_judges=(max(1, len(judge_model)) if "llm" in config.judges else 0),
         shard=parse_shard(shard),
+        measured=measured,
     )
-    if tokens_per_s is None and like is not None:
-        tokens_per_s = load_rate(like)
-    prices = Prices(price_in, price_out, price_cached, tokens_per_s)
     click.echo(json.dumps(plan.as_dict(prices), indent=2) if as_json else render(plan, prices))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
 SIMILARITY = 0.8
 """Token sets with at least this Jaccard index are one clarification."""
@@ -35,22 +36,41 @@ def is_near_duplicate(first: str, second: str) -> bool:
     >>> is_near_duplicate("Who is the mother of Ada?", "Who is the mother of Ben?")
     False
     """
-    a, b = words_of(first), words_of(second)
-    if a == b:
-        return True
-    union = len(a | b)
-    if union == 0 or len(a & b) / union < SIMILARITY:
-        return False
-    return not _names(first, a - b) and not _names(second, b - a)
+    return _alike(_Read(first, words_of(first)), _Read(second, words_of(second)))
 
 
 def merge_near_duplicates(texts: Sequence[str]) -> tuple[int, ...]:
-    """Returns the index of the first of every group of near-duplicates; empty texts are dropped."""
-    kept: list[int] = []
+    """Returns the index of the first of every group of near-duplicates; empty texts are dropped.
+
+    All pairs are compared, 0.1 ms for 8 texts and 2 ms for 64. MinHash would be faster only from
+    some hundreds on, and misses pairs (LOG).
+    """
+    kept: dict[int, _Read] = {}
     for index, text in enumerate(texts):
-        if text.strip() and not any(is_near_duplicate(texts[other], text) for other in kept):
-            kept.append(index)
+        read = _Read(text, words_of(text))
+        if text.strip() and not any(_alike(other, read) for other in kept.values()):
+            kept[index] = read
     return tuple(kept)
+
+
+class _Read(NamedTuple):
+    """A text and its words."""
+
+    text: str
+    words: frozenset[str]
+
+
+def _alike(first: _Read, second: _Read) -> bool:
+    a, b = first.words, second.words
+    if a == b:
+        return True
+    fewer, more = sorted((len(a), len(b)))
+    if fewer / more < SIMILARITY:  # not even if all of the fewer are shared
+        return False
+    shared = len(a & b)
+    if shared / (fewer + more - shared) < SIMILARITY:
+        return False
+    return not _names(first.text, a - b) and not _names(second.text, b - a)
 
 
 def _names(text: str, words: frozenset[str]) -> bool:

@@ -1,39 +1,101 @@
 """What a search will cost, before it runs.
 
 Requests are counted by the rules that the search follows: for `full` growth they equal the run's
-own counters (as long as no two clarifications are the same). The other growths stop early, so
+own counters (as long as no two clarifications are alike). The other growths stop early, so
 they are given as a range: the least is one expansion of every root, the most is when no question
-is solved. Tokens are estimated from the corpus and the prompts, with stated lengths of replies.
+is solved. Calls of judges are a bound. Tokens are estimated from the corpus and the prompts, with
+lengths of replies that are assumed, or measured in another run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from agenticlu.corpus import Item
 from agenticlu.documents import split
-from agenticlu.prompts import Profile, load_profile, render_relevance
-from agenticlu.records import Document
+from agenticlu.errors import UsageError
+from agenticlu.judge import render_judgement
+from agenticlu.prompts import Profile, Wording, load_profile, render_relevance
+from agenticlu.records import Question
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Shard
+from agenticlu.search.status import load_rate
+from agenticlu.store import Store
 from agenticlu.tokens import Tokenizer
 
-REPLY_TOKENS = {
+REPLY_TOKENS: Mapping[str, float] = {
     "direct": 40,
     "clarify": 20,
+    "point": 12,
     "sub_answer": 40,
     "answer": 40,
     "check": 2,
     "judge": 60,
     "published verdict": 60,
+    "line": 4,
 }
-"""Assumed lengths of replies."""
+"""Assumed lengths of replies; a line is one of `scan-many`."""
+ROUND = ("clarify", "sub_answer", "answer", "check")
+"""Phases of a round that are sampled."""
 KEPT_SHARE = 0.1
 """Assumed share of the pieces that grounding keeps, before the cap."""
-JUDGE_PROMPT_TOKENS = 180
+TEMPLATE_TOKENS = 4
+"""What a chat template puts around a message."""
+MARK_TOKENS = 8
+"""Of a piece's marks."""
 MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What replies and kept pieces came to in another run, in place of what is assumed."""
+
+    reply_tokens: Mapping[str, float] = field(default_factory=dict)
+    """As `REPLY_TOKENS`; what is not here is assumed."""
+    fresh_tokens: Mapping[str, float] = field(default_factory=dict)
+    """Prompt tokens of a request that had to be computed, by phase; what is not here follows from
+    the prompts, as if no two nodes kept the same pieces."""
+    kept_pieces: float | None = None
+    """Mean over the nodes; None: assumed."""
+    tokens_per_s: float | None = None
+
+    def reply(self, kind: str) -> float:
+        """Returns the length of a reply."""
+        return self.reply_tokens.get(kind, REPLY_TOKENS[kind])
+
+
+def load_measured(run: str | Path) -> Measured:
+    """Reads lengths, kept pieces and the rate off a run.
+
+    Raises:
+        StoreError: There is no run.
+    """
+    with Store(run, writable=False) as store:
+        config = SearchConfig.model_validate(store.get("config") or {})
+        usage = store.usage_by_phase()
+        nodes = [node for tree in store.trees() for node in tree.nodes if node.status == "done"]
+    grown = sum(node.depth > 0 for node in nodes)
+    verdicts = {"as-published": "published verdict", "point": "point"}
+    lengths: dict[str, float] = {}
+    fresh: dict[str, float] = {}
+    for phase, spent in usage.items():
+        kind = verdicts.get(config.grounding, "") if phase == "ground" else phase
+        # A request for clarifications brings several; merged ones are paid for by those kept.
+        replies = grown if phase == "clarify" else spent.requests
+        if kind in REPLY_TOKENS and replies:
+            lengths[kind] = spent.completion_tokens / replies
+        if phase in ROUND and spent.requests:
+            fresh[phase] = (spent.prompt_tokens - spent.cached_tokens) / spent.requests
+    return Measured(
+        reply_tokens=lengths,
+        fresh_tokens=fresh,
+        kept_pieces=sum(len(node.kept) for node in nodes) / len(nodes) if nodes else None,
+        tokens_per_s=load_rate(run),
+    )
 
 
 @dataclass
@@ -43,7 +105,10 @@ class Estimate:
     requests: dict[str, int] = field(default_factory=dict)
     """By phase."""
     judge_calls: int = 0
-    """Calls of models that judge; exact and ROUGE-L cost nothing."""
+    """Calls of models that judge, at most: one for each answer and model, if no answer is repeated,
+    empty or an exact match. A verdict that cannot be read is asked for again."""
+    judge_tokens: int = 0
+    """Prompt and sampled tokens of those calls; their price is not in `price`."""
     prefill_tokens: int = 0
     """Prompt tokens that have to be computed."""
     cached_tokens: int = 0
@@ -86,6 +151,7 @@ class Estimate:
             "requests": dict(sorted(self.requests.items())),
             "total_requests": self.total_requests,
             "judge_calls": self.judge_calls,
+            "judge_tokens": self.judge_tokens,
             "prefill_tokens": self.prefill_tokens,
             "cached_tokens": self.cached_tokens,
             "decoded_tokens": self.decoded_tokens,
@@ -96,7 +162,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Prices:
-    """Per million tokens, in any one currency; and a measured rate."""
+    """Per million tokens, in any one currency; and a measured rate.
+
+    Raises:
+        UsageError: One of them is no number from 0 on.
+    """
 
     prompt: float | None = None
     completion: float | None = None
@@ -104,6 +174,21 @@ class Prices:
     """None: as dear as any prompt token."""
     tokens_per_s: float | None = None
     """Computed and sampled tokens a second."""
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("--price-in", self.prompt),
+            ("--price-out", self.completion),
+            ("--price-cached", self.cached),
+        ):
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{name} must be a number from 0 on, not {value:g}.")
+        rate = self.tokens_per_s
+        if rate is not None and not 0 < rate < math.inf:
+            raise UsageError(
+                f"--tokens-per-s must be a number above 0, not {rate:g}.",
+                hint="Leave it out, or take it from a run: --like RUN.",
+            )
 
 
 @dataclass(frozen=True)
@@ -116,6 +201,8 @@ class Plan:
     document_tokens: int
     least: Estimate
     most: Estimate
+    is_measured: bool = False
+    """Whether lengths of replies come from another run."""
 
     @property
     def is_exact(self) -> bool:
@@ -130,6 +217,7 @@ class Plan:
             "pieces": self.pieces,
             "document_tokens": self.document_tokens,
             "exact": self.is_exact,
+            "lengths": "measured" if self.is_measured else "assumed",
             "least": self.least.as_dict(prices),
             "most": self.most.as_dict(prices),
         }
@@ -141,23 +229,33 @@ def count_expansions(config: SearchConfig) -> tuple[int, int]:
     >>> count_expansions(SearchConfig(branching=8, depth=3, growth="full"))
     (73, 73)
     """
-    full = sum(config.branching**level for level in range(config.depth))
-    if config.depth == 0:
-        return 0, 0
-    if config.growth == "full":
-        return full, full
-    if config.growth == "best-first":
-        if config.node_budget is None:
-            return 1, full
-        return 1, min(full, config.node_budget // config.branching)
-    if config.deepen is None:
-        return 1, full
-    most, width = 0, 1
-    for _ in range(config.depth):
-        expanded = min(width, config.deepen)
-        most += expanded
-        width = expanded * config.branching
-    return 1, most
+    least, most = list_expansions(config)
+    return sum(least), sum(most)
+
+
+def list_expansions(config: SearchConfig) -> tuple[list[int], list[int]]:
+    """Returns the least and the most expansions of one tree, by level.
+
+    >>> list_expansions(SearchConfig(branching=8, depth=3, deepen=2))
+    ([1], [1, 2, 2])
+    """
+    widths = [config.branching**level for level in range(config.depth)]
+    if config.growth == "full" or not widths:
+        return widths, widths
+    if config.growth == "best-first" and config.node_budget is not None:
+        left = config.node_budget // config.branching
+        most = []
+        for width in widths:  # the higher levels first: how deep it goes is not known
+            most.append(min(width, left))
+            left -= most[-1]
+        return [1], most
+    if config.growth == "until-solved" and config.deepen is not None:
+        most, width = [], 1
+        for _ in widths:
+            most.append(min(width, config.deepen))
+            width = most[-1] * config.branching
+        return [1], most
+    return [1], widths
 
 
 def build_plan(
@@ -167,39 +265,46 @@ def build_plan(
     *,
     num_llm_judges: int = 0,
     shard: Shard | None = None,
+    measured: Measured | None = None,
 ) -> Plan:
-    """Returns the plan of a search over a corpus; the corpus is read once."""
+    """Returns the plan of a search over a corpus; the corpus is read once.
+
+    Args:
+        corpus: Questions about documents.
+        tokenizer: Should be the engine's own.
+        config: What to search.
+        num_llm_judges: Models that judge.
+        shard: Share of the documents.
+        measured: Lengths of another run; None assumes them.
+    """
     profile = load_profile(config.profile)
+    measured = measured or Measured()
     pieces: dict[str, list[int]] = {}
-    wanted: list[tuple[str, int]] = []
-    relevance_tokens = 0
+    wanted: list[tuple[Question, str]] = []
     for item in corpus:
         if shard is not None and not shard.holds(item.document.id):
             continue
         if item.document.id not in pieces:
             found = split(item.document, tokenizer, config.piece_tokens)
             pieces[item.document.id] = [piece.num_tokens for piece in found]
-            relevance_tokens = _relevance_tokens(profile, item.document, tokenizer)
-        wanted.append((item.document.id, tokenizer.count(item.question.text)))
-    least_expansions, most_expansions = count_expansions(config)
-    system = max(tokenizer.count(wording.text) for wording in profile.system) + 8
-    sizes = Sizes(system=system, instruction=relevance_tokens)
+        wanted.append((item.question, item.document.id))
+    sizes = Sizes.of(profile, tokenizer)
     scenarios = []
-    for expansions in (least_expansions, most_expansions):
+    for levels in list_expansions(config):
         estimate = Estimate()
         seen: set[str] = set()
-        for document_id, question_tokens in wanted:
-            _add_question(
-                estimate,
-                config,
-                pieces[document_id],
-                expansions,
-                question_tokens,
-                sizes,
+        for question, document_id in wanted:
+            one = _Question(
+                config=config,
+                measured=measured,
+                pieces=pieces[document_id],
+                levels=levels,
                 first=document_id not in seen,
+                sizes=sizes,
+                tokens=tokenizer.count(question.text),
             )
-            nodes = expansions * config.branching
-            estimate.judge_calls += num_llm_judges * (1 + nodes + config.closed_book)
+            one.add_to(estimate)
+            _add_judges(estimate, one, question, num_llm_judges, tokenizer)
             seen.add(document_id)
         scenarios.append(estimate)
     return Plan(
@@ -209,118 +314,189 @@ def build_plan(
         document_tokens=sum(map(sum, pieces.values())),
         least=scenarios[0],
         most=scenarios[1],
+        is_measured=bool(measured.reply_tokens),
     )
+
+
+def _add_judges(
+    estimate: Estimate, one: _Question, question: Question, number: int, tokenizer: Tokenizer
+) -> None:
+    calls = number * (1 + one.nodes + one.config.closed_book)
+    prompt = sum(
+        tokenizer.count(message.content) + TEMPLATE_TOKENS
+        for message in (render_judgement(question, "") if number else ())
+    )
+    estimate.judge_calls += calls
+    estimate.judge_tokens += round(calls * (prompt + one.measured.reply("judge")))
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of fixed parts of prompts."""
+    """Tokens of the fixed parts of prompts, template included."""
 
-    system: int
-    instruction: int
-    """Of a grounding request, without passage and question."""
+    system: float
+    requests: Mapping[str, float]
+    """By kind of turn, the end of the reply before it included; the question is not."""
+    instruction: float
+    """Of a grounding request, without passage and text."""
 
+    @classmethod
+    def of(cls, profile: Profile, tokenizer: Tokenizer) -> Sizes:
+        """Counts the wordings of a profile, on the mean over the paraphrases."""
 
-def _relevance_tokens(profile: Profile, document: Document, tokenizer: Tokenizer) -> int:
-    messages = render_relevance(profile, document.id, "", [""])
-    return tokenizer.count(messages[-1].content) + 4
+        def mean(wordings: Sequence[Wording]) -> float:
+            return sum(tokenizer.count(one.text) for one in wordings) / len(wordings)
 
-
-def _add_question(
-    estimate: Estimate,
-    config: SearchConfig,
-    pieces: Sequence[int],
-    expansions: int,
-    question_tokens: int,
-    sizes: Sizes,
-    *,
-    first: bool,
-) -> None:
-    nodes = expansions * config.branching
-    _add_grounding(estimate, config, pieces, expansions, question_tokens, sizes, first=first)
-    tokens = sum(pieces)
-    mean = tokens / max(1, len(pieces))
-    kept = max(1.0, len(pieces) * KEPT_SHARE)
-    if config.top_k is not None:
-        kept = min(kept, config.top_k)
-    shown = tokens if config.view == "document" else kept * mean
-    view = sizes.system + shown + question_tokens + 20
-    # The whole document is the same prefix for all questions and nodes; kept pieces are not.
-    shared = view if config.view == "document" else 0.0
-    known = 0.0 if first else shared
-    estimate.add("direct", 1, view - known, known, REPLY_TOKENS["direct"])
-    if config.root_check:
-        estimate.add("check", 1, 20, view + REPLY_TOKENS["direct"], REPLY_TOKENS["check"])
-    if config.closed_book:
-        blind = sizes.system + question_tokens + 30
-        estimate.add("closed_book", 1, blind, 0, REPLY_TOKENS["direct"] * config.closed_book)
-    # Of an expansion: the clarify request re-reads its node's history from the cache.
-    estimate.add(
-        "clarify", expansions, 20 * expansions, view * expansions, REPLY_TOKENS["clarify"] * nodes
-    )
-    grown = REPLY_TOKENS["clarify"] + 50
-    estimate.add(
-        "sub_answer",
-        nodes,
-        (view - shared + grown) * nodes,
-        shared * nodes,
-        REPLY_TOKENS["sub_answer"] * nodes,
-    )
-    for phase, extra in (("answer", 40 + question_tokens), ("check", 25)):
-        if phase == "check" and not config.check:
-            continue
-        grown += REPLY_TOKENS["sub_answer"]
-        estimate.add(
-            phase, nodes, extra * nodes, (view + grown) * nodes, REPLY_TOKENS[phase] * nodes
+        relevance = render_relevance(profile, "", "", [""])[-1].content
+        kinds = ("direct", "clarify", "point", "sub_answer", "answer", "check")
+        return cls(
+            system=mean(profile.system) + TEMPLATE_TOKENS,
+            requests={kind: mean(getattr(profile, kind)) + 2 * TEMPLATE_TOKENS for kind in kinds},
+            instruction=tokenizer.count(relevance),
         )
 
 
-def _add_grounding(
-    estimate: Estimate,
-    config: SearchConfig,
-    pieces: Sequence[int],
-    expansions: int,
-    question_tokens: int,
-    sizes: Sizes,
-    *,
-    first: bool,
-) -> None:
-    number, tokens = len(pieces), sum(pieces)
-    texts = 1 + expansions * config.branching
-    head = sizes.system * number + tokens
-    tail = sizes.instruction + question_tokens
-    if config.grounding == "point":
-        read = tokens + 8 * number + sizes.system
-        computed: float = (read if first else 0) + tail * texts
-        estimate.add("ground", texts, computed, read * texts - (read if first else 0), 12 * texts)
-    elif config.grounding == "as-published":
+@dataclass(frozen=True)
+class _Question:
+    """One question of a plan. All counts of tokens; an engine with a prefix cache is assumed."""
+
+    config: SearchConfig
+    measured: Measured
+    pieces: Sequence[int]
+    """Tokens of each piece of its document."""
+    levels: Sequence[int]
+    """Expansions by level."""
+    first: bool
+    """Whether nobody asked about the document before."""
+    sizes: Sizes
+    tokens: int
+    """Of the question."""
+
+    @property
+    def nodes(self) -> int:
+        """Nodes without the root."""
+        return sum(self.levels) * self.config.branching
+
+    @property
+    def shown(self) -> float:
+        """What the model reads of the document, marks included."""
+        number = len(self.pieces)
+        kept = self.measured.kept_pieces
+        if kept is None:
+            kept = max(1.0, number * KEPT_SHARE)
+        if self.config.top_k is not None:
+            kept = min(kept, self.config.top_k)
+        if self.config.view == "document":
+            kept = number
+        kept = min(kept, number)
+        return kept * (sum(self.pieces) / max(1, number) + MARK_TOKENS)
+
+    def add_to(self, estimate: Estimate) -> None:
+        """Adds what the question costs."""
+        self._add_grounding(estimate)
+        reply, config, sizes = self.measured.reply, self.config, self.sizes
+        asked = self.tokens + sizes.requests["direct"]
+        # The system turn is the same for the whole document, and with the view 'document' all of
+        # it; kept pieces are read for each node.
+        fresh = self.shown if self.first or config.view == "kept" else 0.0
+        known = sizes.system + self.shown - fresh
+        estimate.add("direct", 1, fresh + asked, known, reply("direct"))
+        if config.root_check:
+            read = sizes.system + self.shown + asked + reply("direct")
+            estimate.add("check", 1, sizes.requests["check"], read, reply("check"))
+        if config.closed_book:
+            sampled = reply("direct") * config.closed_book
+            estimate.add("closed_book", 1, asked, sizes.system, sampled)
+        history = 0.0
+        for expansions in self.levels:
+            history = self._add_level(estimate, expansions, history)
+
+    def _add_level(self, estimate: Estimate, expansions: int, history: float) -> float:
+        """Adds the expansions of a level; returns the length of the rounds down to it.
+
+        Args:
+            estimate: Added to.
+            expansions: Of the level.
+            history: Tokens of the rounds above.
+        """
+        sizes, reply = self.sizes, self.measured.reply
+        nodes = expansions * self.config.branching
+        opened = sizes.system + self.shown
+        before = opened + self.tokens + history
+        self._add_round(estimate, "clarify", expansions, before, nodes)
+        written = sizes.requests["clarify"] + reply("clarify")
+        written += sizes.requests["point"] + reply("point")
+        # The view is now the node's own: all that stands behind it is read anew.
+        again = before - opened + written + (self.shown if self.config.view == "kept" else 0.0)
+        self._add_round(estimate, "sub_answer", nodes, before + written, nodes, again)
+        written += sizes.requests["sub_answer"] + reply("sub_answer")
+        self._add_round(estimate, "answer", nodes, before + written, nodes, self.tokens)
+        written += sizes.requests["answer"] + self.tokens + reply("answer")
+        if self.config.check:
+            self._add_round(estimate, "check", nodes, before + written, nodes)
+            written += sizes.requests["check"] + reply("check")
+        return history + written
+
+    def _add_round(
+        self,
+        estimate: Estimate,
+        kind: str,
+        requests: int,
+        before: float,
+        replies: int,
+        again: float = 0.0,
+    ) -> None:
+        """Adds requests for one kind of turn.
+
+        Args:
+            estimate: Added to.
+            kind: Of turn.
+            requests: How many.
+            before: Tokens in front of each.
+            replies: Samples in all.
+            again: Tokens, the request aside, that no cache holds.
+        """
+        own = self.sizes.requests[kind]
+        fresh = self.measured.fresh_tokens.get(kind, own + again)
+        known = max(0.0, before + own + (self.tokens if kind == "answer" else 0) - fresh)
+        decoded = self.measured.reply(kind) * replies
+        estimate.add(kind, requests, fresh * requests, known * requests, decoded)
+
+    def _add_grounding(self, estimate: Estimate) -> None:
+        config, reply, sizes, first = self.config, self.measured.reply, self.sizes, self.first
+        number, tokens, expansions = len(self.pieces), sum(self.pieces), sum(self.levels)
+        texts = 1 + self.nodes
+        # Of all texts together: what each adds to a prompt that is known up to it.
+        said = self.tokens + self.nodes * reply("clarify") + texts * TEMPLATE_TOKENS
+        if config.grounding == "point":
+            document = tokens + MARK_TOKENS * number
+            fresh = first * document + said + texts * sizes.requests["point"]
+            known = texts * sizes.system + (texts - first) * document
+            estimate.add("ground", texts, fresh, known, reply("point") * texts)
+            return
         calls = number * texts
-        estimate.add(
-            "ground",
-            calls,
-            texts * (tokens + number * (tail + 60)),
-            0,
-            calls * REPLY_TOKENS["published verdict"],
-        )
-    elif config.grounding == "scan-many":
-        # The root's question is alone and is scanned; each expansion asks once for all.
-        calls = number * (1 + expansions)
-        own = tail + number * expansions * (config.branching * (question_tokens + 4))
-        computed = (head if first else 0) + own + calls * sizes.instruction
-        decoded = number + number * expansions * config.branching * 4
-        estimate.add("ground", calls, computed, head * (1 + expansions), decoded)
-    else:
-        share = 1.0
-        if config.grounding == "shortlist":
-            share = min(1.0, config.shortlist_k / max(1, number))
-            number = min(number, config.shortlist_k)
-        calls = number * texts
-        # Shortlists of different texts overlap; each piece is computed once all the same.
-        computed = (head * (share if texts == 1 else min(1.0, share * 2)) if first else 0.0) + (
-            calls * tail
-        )
-        cached = head * share * texts - (head * share if first else 0)
-        estimate.add("ground", calls, computed, cached, calls)
+        if config.grounding == "as-published":
+            # The text stands first: it is shared by the pieces, and nothing else is.
+            fresh = texts * (tokens + number * sizes.instruction) + said
+            known = (number - 1) * (said + texts * sizes.system)
+            estimate.add("ground", calls, fresh, known, calls * reply("published verdict"))
+            return
+        # A passage is read once with the instruction behind it; each text is all that is new.
+        if config.grounding == "shortlist" and number > config.shortlist_k:
+            tokens = round(tokens * config.shortlist_k / number)
+            number = config.shortlist_k
+            calls = number * texts
+        passages = tokens + number * sizes.instruction
+        decoded: float = calls
+        if config.grounding == "scan-many":
+            # The root's question is alone and is scanned; each expansion asks once for all.
+            calls = number * (1 + expansions)
+            texts = 1 + expansions
+            said += expansions * sizes.instruction
+            decoded = number * (1 + self.nodes * reply("line"))
+        fresh = first * passages + number * said
+        known = calls * sizes.system + (texts - first) * passages
+        estimate.add("ground", calls, fresh, known, decoded)
 
 
 def render(plan: Plan, prices: Prices) -> str:
@@ -338,15 +514,28 @@ def render(plan: Plan, prices: Prices) -> str:
     ]
     table += [
         ("requests", [f"{one.total_requests:,}" for one in estimates]),
-        ("judge calls", [f"{one.judge_calls:,}" for one in estimates]),
-        ("prefill tokens", [f"{one.prefill_tokens:,}" for one in estimates]),
-        ("cached tokens", [f"{one.cached_tokens:,}" for one in estimates]),
-        ("decoded tokens", [f"{one.decoded_tokens:,}" for one in estimates]),
+        ("prefill tokens", [f"~{one.prefill_tokens:,}" for one in estimates]),
+        ("cached tokens", [f"~{one.cached_tokens:,}" for one in estimates]),
+        ("decoded tokens", [f"~{one.decoded_tokens:,}" for one in estimates]),
     ]
+    if plan.most.judge_calls:
+        table += [
+            ("judge calls", [f"up to {one.judge_calls:,}" for one in estimates]),
+            ("judge tokens", [f"up to ~{one.judge_tokens:,}" for one in estimates]),
+        ]
     if estimates[0].price(prices) is not None:
-        table.append(("price", [f"{one.price(prices):,.2f}" for one in estimates]))
+        table.append(("price", [f"~{one.price(prices):,.2f}" for one in estimates]))
     if estimates[0].seconds(prices) is not None:
-        table.append(("hours", [f"{(one.seconds(prices) or 0) / 3600:,.2f}" for one in estimates]))
+        table.append(("hours", [f"~{(one.seconds(prices) or 0) / 3600:,.2f}" for one in estimates]))
     lines += [f"{name:>16}" + "".join(f"{v:>16}" for v in values) for name, values in table]
-    lines.append("Tokens are estimates; requests follow the search's own rules.")
+    like = "as in the run given" if plan.is_measured else "assumed (--like RUN)"
+    lines += [
+        "Requests are counted as if no two clarifications were alike: those that are, are grounded",
+        f"once, or merged and sampled again. ~ marks estimates, with lengths {like}.",
+    ]
+    if plan.most.judge_calls:
+        lines += [
+            "Judges are asked once for each answer at most: not for exact matches, repeated and",
+            "empty answers. What cannot be read is asked for again. Price and time leave them out.",
+        ]
     return "\n".join(lines)

@@ -13,7 +13,6 @@ from typing import Any
 
 from agenticlu.errors import UsageError, did_you_mean
 from agenticlu.evaluation.helmet.specs import SPECS
-from agenticlu.evaluation.items import DoesNotFitError as DoesNotFitError
 from agenticlu.evaluation.items import Item
 from agenticlu.records import content_seed
 from agenticlu.tokens import Tokenizer
