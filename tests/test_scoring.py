@@ -111,6 +111,30 @@ def test_rouge_equals_the_package_bit_for_bit(gold: str, prediction: str) -> Non
         assert found[f"{name}_recall"] == expected[name].recall
 
 
+def test_rouge_equals_the_package_where_lines_compete() -> None:
+    """Few words in many lines: many equally long subsequences, words that run out."""
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    scorer = rouge_scorer.RougeScorer(["rougeL", "rougeLsum"], use_stemmer=True)
+    rng = random.Random(1)
+    partial = 0
+    for size in [2, 3, 5, 9] * 15:
+        vocabulary = ["kite", "lamp", "mill", "boat", "tide", "quay", "dune", "reef", "moor"][:size]
+        gold, prediction = (
+            "\n".join(
+                " ".join(rng.choices(vocabulary, k=rng.randint(0, 9)))
+                for _ in range(rng.randint(1, 12))
+            )
+            for _ in range(2)
+        )
+        expected = scorer.score(gold, prediction)
+        found = scoring.rouge(prediction, gold)
+        for name in ("rougeL", "rougeLsum"):
+            assert found[f"{name}_f1"] == expected[name].fmeasure
+            assert found[f"{name}_recall"] == expected[name].recall
+        partial += 0 < expected["rougeLsum"].recall < 1
+    assert partial > 20, "the guard: most cases are neither all nor nothing"
+
+
 def test_long_summaries_score_in_milliseconds() -> None:
     pytest.importorskip("rouge_score")
     rng = random.Random(0)
@@ -124,7 +148,7 @@ def test_long_summaries_score_in_milliseconds() -> None:
     started = time.process_time()
     for prediction, gold in rows:
         scoring.rouge(prediction, gold)
-    assert time.process_time() - started < 3.0  # 600 rows: well under a minute per gold
+    assert time.process_time() - started < 1.0
 
 
 def test_unicode_rouge_sees_other_scripts() -> None:

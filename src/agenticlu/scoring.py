@@ -19,7 +19,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from agenticlu.errors import UsageError, missing_dependency
@@ -151,11 +151,14 @@ def unicode_rouge(prediction: str, golds: Golds) -> dict[str, float]:
 
 def _rouge(prediction: str, golds: Golds, tokenize: Tokenize) -> dict[str, float]:
     values: dict[str, list[RougeValue]] = {"rougeL": [], "rougeLsum": []}
+    said = _lines(prediction, tokenize)
+    words = [word for line in said for word in line]
+    index = _LineIndex(said)
     for gold in flat_golds(golds):
-        values["rougeL"].append(_rouge_l(tokenize(gold), tokenize(prediction)))
-        values["rougeLsum"].append(
-            _rouge_lsum(_lines(gold, tokenize), _lines(prediction, tokenize))
-        )
+        wanted = _lines(gold, tokenize)
+        target = [word for line in wanted for word in line]
+        values["rougeL"].append(_rouge_l(target, words))
+        values["rougeLsum"].append(_rouge_lsum(wanted, index))
     result: dict[str, float] = {}
     for name, found in values.items():
         result[f"{name}_f1"] = max(value[2] for value in found)
@@ -166,40 +169,110 @@ def _rouge(prediction: str, golds: Golds, tokenize: Tokenize) -> dict[str, float
 def rouge_lsum(prediction: str, gold: str) -> float:
     """Returns the rougeLsum F1 of one pair, sentences separated by line ends."""
     tokenize = _rouge_tokenize()
-    return _rouge_lsum(_lines(gold, tokenize), _lines(prediction, tokenize))[2]
+    return _rouge_lsum(_lines(gold, tokenize), _LineIndex(_lines(prediction, tokenize)))[2]
 
 
 def _lines(text: str, tokenize: Tokenize) -> list[Sequence[str]]:
+    """Returns the words of each line; those of the text are the same, one line after another."""
     return [tokenize(line) for line in text.split("\n") if line]
 
 
 def _rouge_l(target: Sequence[str], prediction: Sequence[str]) -> RougeValue:
     if not target or not prediction:
         return (0, 0, 0)
-    length = len(prediction) - (
-        _lcs_rows(target, _positions(prediction), len(prediction))[-1].bit_count()
-    )
-    return _rouge_value(length, len(target), len(prediction))
+    full = (1 << len(prediction)) - 1
+    rows = _lcs_rows(target, _positions(prediction), full)
+    return _rouge_value(len(prediction) - rows[-1].bit_count(), len(target), len(prediction))
 
 
-def _rouge_lsum(
-    targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
-) -> RougeValue:
-    num_target, num_predicted = sum(map(len, targets)), sum(map(len, predictions))
+class _LineIndex:
+    """Which words stand where in the lines of a prediction.
+
+    All lines lie in one bit vector, one after another, with a bit between them that stays 0: so
+    one row of an LCS table is the row of every line's table at once.
+    """
+
+    def __init__(self, lines: Sequence[Sequence[str]]) -> None:
+        self.lines = lines
+        self.words = [frozenset(line) for line in lines]
+        self.counts = Counter(word for line in lines for word in line)
+        self.starts: list[int] = []
+        """Bit of each line's first word."""
+        self.full = 0
+        """All bits but those between lines."""
+        self.holders: dict[str, list[int]] = {}
+        """Lines that have a word."""
+        self.positions: dict[str, int] = {}
+        """Per word, a bit vector of where it stands."""
+        start = 0
+        for number, line in enumerate(lines):
+            for word, places in _positions(line).items():
+                self.holders.setdefault(word, []).append(number)
+                self.positions[word] = self.positions.get(word, 0) | places << start
+            self.starts.append(start)
+            self.full |= ((1 << len(line)) - 1) << start
+            start += len(line) + 1
+
+    def lcs(self, sentence: Sequence[str], number: int, rows: Sequence[int]) -> Iterator[int]:
+        """Yields the places in a sentence of one LCS with a line.
+
+        Of several equally long ones, it is the one that rouge_score walks to: from the tables'
+        end, up where that loses nothing, else left.
+
+        Args:
+            sentence: Of the gold text.
+            number: Of the line.
+            rows: Of the tables, from `_lcs_rows`.
+        """
+        line, words, start = self.lines[number], self.words[number], self.starts[number]
+        shared = [i for i, word in enumerate(sentence) if word in words]
+        j = len(line)
+        length = j - (rows[-1] >> start & (1 << j) - 1).bit_count()
+        if length == len(shared):
+            yield from shared  # all of them, in order
+            return
+        while length:
+            i = shared.pop()
+            if sentence[i] != line[j - 1]:
+                if j - (rows[i] >> start & (1 << j) - 1).bit_count() == length:
+                    continue  # up
+                before = self.positions[sentence[i]] >> start & (1 << j) - 1
+                j = before.bit_length()  # left, as far as the word
+            yield i
+            j -= 1
+            length -= 1
+
+
+def _rouge_lsum(targets: Sequence[Sequence[str]], said: _LineIndex) -> RougeValue:
+    """Counts the words of the union over lines of the longest common subsequences.
+
+    Of a word no more hits count than the prediction has of it. So the lines that have a word are
+    looked at, rare words first, only until the union has it, and not at all once it cannot count.
+    """
+    num_target, num_predicted = sum(map(len, targets)), said.counts.total()
     if not num_target or not num_predicted:
         return (0, 0, 0)
-    left_target = Counter(token for sentence in targets for token in sentence)
-    left_predicted = Counter(token for sentence in predictions for token in sentence)
+    left = dict(said.counts)
     num_hits = 0
-    placed = [(other, _positions(other)) for other in predictions]
     for sentence in targets:
-        union = set[int]().union(*(_lcs_indices(sentence, *other) for other in placed))
-        for index in sorted(union):
-            token = sentence[index]
-            if left_target[token] > 0 and left_predicted[token] > 0:
+        wanted = [i for i, word in enumerate(sentence) if left.get(word)]
+        if not wanted:
+            continue
+        wanted.sort(key=lambda i: len(said.holders[sentence[i]]))
+        rows = _lcs_rows(sentence, said.positions, said.full)
+        union: set[int] = set()
+        seen: set[int] = set()
+        for i in wanted:
+            for number in said.holders[sentence[i]]:
+                if i in union:
+                    break
+                if number not in seen:
+                    seen.add(number)
+                    union.update(said.lcs(sentence, number, rows))
+        for i in union:
+            if left[sentence[i]]:
+                left[sentence[i]] -= 1
                 num_hits += 1
-                left_target[token] -= 1
-                left_predicted[token] -= 1
     return _rouge_value(num_hits, num_target, num_predicted)
 
 
@@ -218,43 +291,24 @@ def _positions(tokens: Sequence[str]) -> dict[str, int]:
     return positions
 
 
-def _lcs_rows(target: Sequence[str], positions: Mapping[str, int], width: int) -> list[int]:
+def _lcs_rows(target: Sequence[str], positions: Mapping[str, int], full: int) -> list[int]:
     """Returns the rows of the LCS table as bit vectors (Hyyrö 2004), row 0 first.
 
     Bit j of row i is 0 where the LCS of the first i target tokens grows with prediction token j,
     so table[i][j] is the number of zeros among the lowest j bits.
+
+    Args:
+        target: Tokens of the rows.
+        positions: Per token, a bit vector of where it stands in the prediction.
+        full: The bits of the prediction's tokens.
     """
-    row = full = (1 << width) - 1
+    row = full
     rows = [row]
     for token in target:
         if shared := row & positions.get(token, 0):
             row = ((row + shared) | (row - shared)) & full
         rows.append(row)
     return rows
-
-
-def _lcs_indices(
-    target: Sequence[str], prediction: Sequence[str], positions: Mapping[str, int]
-) -> list[int]:
-    """Returns the target indices of one LCS: the one that rouge_score's walk finds."""
-    if positions.keys().isdisjoint(target):
-        return []
-    rows = _lcs_rows(target, positions, len(prediction))
-
-    def length(i: int, j: int) -> int:
-        return j - (rows[i] & ((1 << j) - 1)).bit_count()
-
-    i, j = len(target), len(prediction)
-    indices = []
-    while i > 0 and j > 0:
-        if target[i - 1] == prediction[j - 1]:
-            indices.append(i - 1)
-            i, j = i - 1, j - 1
-        elif length(i, j - 1) > length(i - 1, j):
-            j -= 1
-        else:
-            i -= 1
-    return indices
 
 
 def text_metrics(prediction: str, golds: Golds, *, with_rouge: bool = True) -> dict[str, float]:
@@ -386,6 +440,8 @@ def score_default(
     """Scores as HELMET's default post-processing: the best of raw and parsed, per metric."""
     parsed = parse_output(output, prefix)
     raw = text_metrics(output, golds, with_rouge=with_rouge)
+    if parsed == output:
+        return raw, parsed
     return _best_of(raw, text_metrics(parsed, golds, with_rouge=with_rouge)), parsed
 
 
