@@ -111,6 +111,30 @@ def test_rouge_equals_the_package_bit_for_bit(gold: str, prediction: str) -> Non
         assert found[f"{name}_recall"] == expected[name].recall
 
 
+def test_rouge_equals_the_package_where_lines_compete() -> None:
+    """Few words in many lines: many equally long subsequences, words that run out."""
+    rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    scorer = rouge_scorer.RougeScorer(["rougeL", "rougeLsum"], use_stemmer=True)
+    rng = random.Random(1)
+    partial = 0
+    for size in [2, 3, 5, 9] * 15:
+        vocabulary = ["kite", "lamp", "mill", "boat", "tide", "quay", "dune", "reef", "moor"][:size]
+        gold, prediction = (
+            "\n".join(
+                " ".join(rng.choices(vocabulary, k=rng.randint(0, 9)))
+                for _ in range(rng.randint(1, 12))
+            )
+            for _ in range(2)
+        )
+        expected = scorer.score(gold, prediction)
+        found = scoring.rouge(prediction, gold)
+        for name in ("rougeL", "rougeLsum"):
+            assert found[f"{name}_f1"] == expected[name].fmeasure
+            assert found[f"{name}_recall"] == expected[name].recall
+        partial += 0 < expected["rougeLsum"].recall < 1
+    assert partial > 20, "the guard: most cases are neither all nor nothing"
+
+
 def test_long_summaries_score_in_milliseconds() -> None:
     pytest.importorskip("rouge_score")
     rng = random.Random(0)
@@ -124,7 +148,7 @@ def test_long_summaries_score_in_milliseconds() -> None:
     started = time.process_time()
     for prediction, gold in rows:
         scoring.rouge(prediction, gold)
-    assert time.process_time() - started < 3.0  # 600 rows: well under a minute per gold
+    assert time.process_time() - started < 1.0
 
 
 def test_unicode_rouge_sees_other_scripts() -> None:
@@ -379,26 +403,161 @@ OPTIONS = ["red kite", "blue kite", "green lamp", "a lamp"]
     ("text", "letter"),
     [
         ("B", "B"),
+        ("b", "B"),
         ("(b)", "B"),
+        ("[C]", "C"),
+        ("B.", "B"),
+        ("B)", "B"),
+        ("B: blue kite", "B"),
         ("B. blue kite", "B"),
+        ("B) blue kite", "B"),
+        ("Option D: a lamp", "D"),
+        ("Option B", "B"),
+        ("Option B.", "B"),
         ("Answer: B", "B"),
+        ("answer: b", "B"),
         ("**Answer:** (C)", "C"),
         ("Answer:\nB", "B"),
+        ("Answer:\n\nB.", "B"),
+        ("Answer: B. blue kite", "B"),
+        ("Answer: A red kite", "A"),
+        ("Answer: A (red kite)", "A"),
+        ("Answer: A - red kite", "A"),
         ("The answer is B.", "B"),
+        ("The answer is A because it flew.", "A"),
+        ("Answer: A because it flew", "A"),
+        ("I choose B", "B"),
+        ("I choose A.", "A"),
+        ("I would go with C.", "C"),
+        ("I'd go with option C, I think.", "C"),
+        ("The answer would be B.", "B"),
+        ("It must be C", "C"),
+        ("must be C", "C"),
+        ("not A but B", "B"),
+        ("Not A, so B", "B"),
+        ("B, because it flew", "B"),
+        ("A, because it flew", "A"),
+        ("<answer>C</answer>", "C"),
+        ("<answer> (C) </answer>", "C"),
+        ("Option B is correct; option C is not.", "B"),
+        ("Option C is not correct. Option B is.", None),
+        ("Answer: B or C", None),
+        ("Answer: either B or C", None),
+        ("Answer: B and C", None),
+        ("Answer: A, B", None),
+        ("Answer: B/C", None),
         ("The correct option is C because (A) is wrong.", "C"),
         ("A is tempting. B is right.", "B"),
         ("Answer: A\nNo. Answer: D", "D"),
         ("\\boxed{C}", "C"),
+        ("So it is \\boxed{\\text{B}}.", "B"),
+        ("$\\boxed{D}$", "D"),
         ("It was the blue kite.", "B"),
         ("Answer: green lamp", "C"),
+        ("Answer: a lamp", "D"),
+        ("Answer: A lamp", "D"),
+        ("The best choice among these is B.", "B"),
+        ("The answer to the question is therefore D.", "D"),
+        ("The right answer is option B", "B"),
+        ("The answer is definitely B", "B"),
+        ("My final answer is C!", "C"),
+        ("Final answer: **D**", "D"),
+        ("Final Answer B", "B"),
+        ("The answer cannot be B. It is C.", "C"),
+        ("The answer is not (B).", None),
+        ("The answer isn't B but C.", None),
+        ("I would not choose B; I pick D.", "D"),
+        ("The answer is B, not A.", "B"),
+        ("B rather than A: the answer is B", "B"),
+        ("I choose A over B.", "A"),
+        ("A is wrong. B and C are wrong, so D.", "D"),
+        ("It could be A, but it must be C.", "C"),
+        ("I think it's C.", "C"),
+        ("I believe B is the answer", "B"),
+        ("B seems the most accurate one", "B"),
+        ("I'm between A and C but I'd go with A", "A"),
+        ("Everything points to (B).", "B"),
+        ("(A) is wrong, (C) fits best.", "C"),
+        ("(A) and (B) are both plausible", None),
+        ("A. red kite\nB. blue kite\nC. green lamp\nD. a lamp", None),
+        ("A. red kite\nB. blue kite\nC. green lamp\nD. a lamp\nThe answer is B", "B"),
         ("A man walked by.", None),
+        ("A kite is in the sky.", None),
+        ("So a man came.", None),
+        ("I think a kite flew.", None),
+        ("The answer is a matter of taste.", None),
+        ("It is a bird.", None),
+        ("A", "A"),
+        ("It must be a trick.", None),
+        ("I choose a kite", None),
+        ("The answer is A lamp", "D"),
         ("I cannot tell.", None),
         ("red kite or blue kite", None),
         ("", None),
+        ("E", None),
+        ("Answer: E", None),
+        ("The answer is B because A is wrong", "B"),
+        ("the answer is b", "B"),
+        ("The answer is A and it flies.", "A"),
+        ('Answer: "B"', "B"),
+        ("Correct: C", "C"),
+        ("Thus, option B.", "B"),
+        ("That leaves C.", "C"),
+        ("答案：B", None),
+        ("Answer：B", "B"),
+        ("The options are A, B, C and D.", None),
+        ("Is it A or B?", None),
+        ("A-frame houses burn.", None),
+        ("B-flat", None),
+        ("Vitamin C helps.", None),
+        ("The answer is C's neighbour", None),
+        ("The letter is B", "B"),
+        ("I'd say B.", "B"),
+        ("I would choose (d).", "D"),
+        ("Choice B", "B"),
+        ("Of the options, B is the best.", "B"),
+        ("the answer is c because it flew", "C"),
+        ("The answer is B. Option A is tempting.", "B"),
+        ("Answer: A\n\nExplanation: option B is wrong, so is C.", "A"),
+        ("a. red kite", "A"),
+        ("So, B it is.", "B"),
+        ("I pick the letter C", "C"),
+        ("The answer is not A but B.", "B"),
+        ("The answer is a, b or c.", None),
+        ("The answer is A, and (B) is wrong.", "A"),
+        ("Answer: (A) or (B)", None),
     ],
 )
 def test_parse_choice(text: str, letter: str | None) -> None:
     assert scoring.parse_choice(text, OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Answer: I", "I"),
+        ("So I think it flew.", None),
+        ("I, for one, cannot tell.", None),
+        ("The answer is I because it flew", "I"),
+        ("(i)", "I"),
+        ("J", None),
+    ],
+)
+def test_the_letter_i_is_told_from_the_pronoun(text: str, letter: str | None) -> None:
+    assert scoring.parse_choice(text, [f"option number {i}" for i in range(9)]) == letter
+
+
+@given(st.text(alphabet="ABCDE abcorisnt.,:()\n", max_size=80))
+def test_any_text_settles_on_a_letter_or_on_none(text: str) -> None:
+    assert scoring.parse_choice(text, OPTIONS) in {None, "A", "B", "C", "D"}
+
+
+def test_a_long_reply_is_read_at_once() -> None:
+    text = "So it is a kite and the option is, I think, of no use (x). " * 3000
+    started = time.process_time()
+    assert scoring.parse_choice(text + "Answer: C", OPTIONS) == "C"
+    assert scoring.parse_choice(text, OPTIONS) is None
+    assert time.process_time() - started < 3.0
 
 
 def test_piece_scores() -> None:

@@ -19,7 +19,7 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from agenticlu.errors import UsageError, missing_dependency
@@ -151,11 +151,14 @@ def unicode_rouge(prediction: str, golds: Golds) -> dict[str, float]:
 
 def _rouge(prediction: str, golds: Golds, tokenize: Tokenize) -> dict[str, float]:
     values: dict[str, list[RougeValue]] = {"rougeL": [], "rougeLsum": []}
+    said = _lines(prediction, tokenize)
+    words = [word for line in said for word in line]
+    index = _LineIndex(said)
     for gold in flat_golds(golds):
-        values["rougeL"].append(_rouge_l(tokenize(gold), tokenize(prediction)))
-        values["rougeLsum"].append(
-            _rouge_lsum(_lines(gold, tokenize), _lines(prediction, tokenize))
-        )
+        wanted = _lines(gold, tokenize)
+        target = [word for line in wanted for word in line]
+        values["rougeL"].append(_rouge_l(target, words))
+        values["rougeLsum"].append(_rouge_lsum(wanted, index))
     result: dict[str, float] = {}
     for name, found in values.items():
         result[f"{name}_f1"] = max(value[2] for value in found)
@@ -166,40 +169,110 @@ def _rouge(prediction: str, golds: Golds, tokenize: Tokenize) -> dict[str, float
 def rouge_lsum(prediction: str, gold: str) -> float:
     """Returns the rougeLsum F1 of one pair, sentences separated by line ends."""
     tokenize = _rouge_tokenize()
-    return _rouge_lsum(_lines(gold, tokenize), _lines(prediction, tokenize))[2]
+    return _rouge_lsum(_lines(gold, tokenize), _LineIndex(_lines(prediction, tokenize)))[2]
 
 
 def _lines(text: str, tokenize: Tokenize) -> list[Sequence[str]]:
+    """Returns the words of each line; those of the text are the same, one line after another."""
     return [tokenize(line) for line in text.split("\n") if line]
 
 
 def _rouge_l(target: Sequence[str], prediction: Sequence[str]) -> RougeValue:
     if not target or not prediction:
         return (0, 0, 0)
-    length = len(prediction) - (
-        _lcs_rows(target, _positions(prediction), len(prediction))[-1].bit_count()
-    )
-    return _rouge_value(length, len(target), len(prediction))
+    full = (1 << len(prediction)) - 1
+    rows = _lcs_rows(target, _positions(prediction), full)
+    return _rouge_value(len(prediction) - rows[-1].bit_count(), len(target), len(prediction))
 
 
-def _rouge_lsum(
-    targets: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
-) -> RougeValue:
-    num_target, num_predicted = sum(map(len, targets)), sum(map(len, predictions))
+class _LineIndex:
+    """Which words stand where in the lines of a prediction.
+
+    All lines lie in one bit vector, one after another, with a bit between them that stays 0: so
+    one row of an LCS table is the row of every line's table at once.
+    """
+
+    def __init__(self, lines: Sequence[Sequence[str]]) -> None:
+        self.lines = lines
+        self.words = [frozenset(line) for line in lines]
+        self.counts = Counter(word for line in lines for word in line)
+        self.starts: list[int] = []
+        """Bit of each line's first word."""
+        self.full = 0
+        """All bits but those between lines."""
+        self.holders: dict[str, list[int]] = {}
+        """Lines that have a word."""
+        self.positions: dict[str, int] = {}
+        """Per word, a bit vector of where it stands."""
+        start = 0
+        for number, line in enumerate(lines):
+            for word, places in _positions(line).items():
+                self.holders.setdefault(word, []).append(number)
+                self.positions[word] = self.positions.get(word, 0) | places << start
+            self.starts.append(start)
+            self.full |= ((1 << len(line)) - 1) << start
+            start += len(line) + 1
+
+    def lcs(self, sentence: Sequence[str], number: int, rows: Sequence[int]) -> Iterator[int]:
+        """Yields the places in a sentence of one LCS with a line.
+
+        Of several equally long ones, it is the one that rouge_score walks to: from the tables'
+        end, up where that loses nothing, else left.
+
+        Args:
+            sentence: Of the gold text.
+            number: Of the line.
+            rows: Of the tables, from `_lcs_rows`.
+        """
+        line, words, start = self.lines[number], self.words[number], self.starts[number]
+        shared = [i for i, word in enumerate(sentence) if word in words]
+        j = len(line)
+        length = j - (rows[-1] >> start & (1 << j) - 1).bit_count()
+        if length == len(shared):
+            yield from shared  # all of them, in order
+            return
+        while length:
+            i = shared.pop()
+            if sentence[i] != line[j - 1]:
+                if j - (rows[i] >> start & (1 << j) - 1).bit_count() == length:
+                    continue  # up
+                before = self.positions[sentence[i]] >> start & (1 << j) - 1
+                j = before.bit_length()  # left, as far as the word
+            yield i
+            j -= 1
+            length -= 1
+
+
+def _rouge_lsum(targets: Sequence[Sequence[str]], said: _LineIndex) -> RougeValue:
+    """Counts the words of the union over lines of the longest common subsequences.
+
+    Of a word no more hits count than the prediction has of it. So the lines that have a word are
+    looked at, rare words first, only until the union has it, and not at all once it cannot count.
+    """
+    num_target, num_predicted = sum(map(len, targets)), said.counts.total()
     if not num_target or not num_predicted:
         return (0, 0, 0)
-    left_target = Counter(token for sentence in targets for token in sentence)
-    left_predicted = Counter(token for sentence in predictions for token in sentence)
+    left = dict(said.counts)
     num_hits = 0
-    placed = [(other, _positions(other)) for other in predictions]
     for sentence in targets:
-        union = set[int]().union(*(_lcs_indices(sentence, *other) for other in placed))
-        for index in sorted(union):
-            token = sentence[index]
-            if left_target[token] > 0 and left_predicted[token] > 0:
+        wanted = [i for i, word in enumerate(sentence) if left.get(word)]
+        if not wanted:
+            continue
+        wanted.sort(key=lambda i: len(said.holders[sentence[i]]))
+        rows = _lcs_rows(sentence, said.positions, said.full)
+        union: set[int] = set()
+        seen: set[int] = set()
+        for i in wanted:
+            for number in said.holders[sentence[i]]:
+                if i in union:
+                    break
+                if number not in seen:
+                    seen.add(number)
+                    union.update(said.lcs(sentence, number, rows))
+        for i in union:
+            if left[sentence[i]]:
+                left[sentence[i]] -= 1
                 num_hits += 1
-                left_target[token] -= 1
-                left_predicted[token] -= 1
     return _rouge_value(num_hits, num_target, num_predicted)
 
 
@@ -218,43 +291,24 @@ def _positions(tokens: Sequence[str]) -> dict[str, int]:
     return positions
 
 
-def _lcs_rows(target: Sequence[str], positions: Mapping[str, int], width: int) -> list[int]:
+def _lcs_rows(target: Sequence[str], positions: Mapping[str, int], full: int) -> list[int]:
     """Returns the rows of the LCS table as bit vectors (Hyyrö 2004), row 0 first.
 
     Bit j of row i is 0 where the LCS of the first i target tokens grows with prediction token j,
     so table[i][j] is the number of zeros among the lowest j bits.
+
+    Args:
+        target: Tokens of the rows.
+        positions: Per token, a bit vector of where it stands in the prediction.
+        full: The bits of the prediction's tokens.
     """
-    row = full = (1 << width) - 1
+    row = full
     rows = [row]
     for token in target:
         if shared := row & positions.get(token, 0):
             row = ((row + shared) | (row - shared)) & full
         rows.append(row)
     return rows
-
-
-def _lcs_indices(
-    target: Sequence[str], prediction: Sequence[str], positions: Mapping[str, int]
-) -> list[int]:
-    """Returns the target indices of one LCS: the one that rouge_score's walk finds."""
-    if positions.keys().isdisjoint(target):
-        return []
-    rows = _lcs_rows(target, positions, len(prediction))
-
-    def length(i: int, j: int) -> int:
-        return j - (rows[i] & ((1 << j) - 1)).bit_count()
-
-    i, j = len(target), len(prediction)
-    indices = []
-    while i > 0 and j > 0:
-        if target[i - 1] == prediction[j - 1]:
-            indices.append(i - 1)
-            i, j = i - 1, j - 1
-        elif length(i, j - 1) > length(i - 1, j):
-            j -= 1
-        else:
-            i -= 1
-    return indices
 
 
 def text_metrics(prediction: str, golds: Golds, *, with_rouge: bool = True) -> dict[str, float]:
@@ -386,6 +440,8 @@ def score_default(
     """Scores as HELMET's default post-processing: the best of raw and parsed, per metric."""
     parsed = parse_output(output, prefix)
     raw = text_metrics(output, golds, with_rouge=with_rouge)
+    if parsed == output:
+        return raw, parsed
     return _best_of(raw, text_metrics(parsed, golds, with_rouge=with_rouge)), parsed
 
 
@@ -747,45 +803,184 @@ def word_match(text: str, golds: Golds) -> bool:
 
 # --- corrected: multiple choice ---------------------------------------------------------------
 
+_LETTER = re.compile(
+    r"\s*(?:(?:the|either|option|choice|letter|answer|\w+ly)\s+)*"
+    r"(?P<open>[(\[{\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}\"'”’]*)(?![\w'’-])",
+)
+_CLOSED = re.compile(r"\s*(?:[.,;:!?)(\]<\n–—]|-\s|$)")
+_GOES_ON = re.compile(
+    r"\s+(?:because|since|as|given|due|based|according|which|though|although|not|rather|instead|"
+    r"over|while|and)\b"
+)
+"""What may follow the letter A (or I) where it is no article (no pronoun)."""
+_NEW_CLAUSE = re.compile(
+    r"\s+(?:is|was|are|seems|looks|can|could|cannot|does|would|has|isn['’]t)\b"
+)
+"""After a letter: it is the subject of what follows, not the object of what went before."""
+_AND_ANOTHER = re.compile(r"\s*(?:(?P<either>or|/)|,|and\b|&)\s*(?=\W*\w)")
+_DENIED_BEFORE = re.compile(
+    r"(?:\bnot|n['’]t|\bcannot|\bnever|\bneither|\bnor|\brather\s+than|\binstead\s+of)"
+    r"(?:\s+\w+)?\s*$",
+    re.IGNORECASE,
+)
+_DENIED_AFTER = re.compile(
+    r"\s+(?:(?:is|was|are|seems|looks)\s+(?:\w+ly\s+)?(?:not|wrong|incorrect|false|out|tempting)\b|"
+    r"isn['’]t|cannot|can['’]t|does(?:n['’]t|\s+not))",
+    re.IGNORECASE,
+)
+_LABELS = re.compile(
+    r"<answer>|\b(?:answer|ans|option|choice|letter|solution|correct)\s*[:：=]|"
+    r"\b(?:answer|option|choice|letter)\b(?P<between>(?:\s+(?!is\b)[\w'’]+){0,6}?)"
+    r"\s+(?:is|was|be|becomes)\b\s*[:：]?|"
+    r"\banswer\b(?=\s)",
+    re.IGNORECASE,
+)
+_DECISIONS = re.compile(
+    r"\b(?:choos(?:e|ing)|chose|pick(?:ing|ed)?|select(?:ing|ed)?|go(?:ing)?\s+(?:with|for)|"
+    r"went\s+with|opt(?:ing)?\s+for|settl(?:e|ing)\s+(?:on|for)|think|believe|guess|say|"
+    r"(?:must|should|would|has\s+to|have\s+to)\s+be|it\s+is|it['’]s|that\s+is|that['’]s|"
+    r"so|hence|thus|therefore|leav(?:es|ing)|not\s+(?:option\s+)?\W?[A-Z]\W?,?\s+but(?:\s+rather)?)"
+    r"(?=[\s:]|,\s),?",
+    re.IGNORECASE,
+)
+_VERDICT_ON = re.compile(
+    r"(?:^|(?<=[\s(\[\"'“]))(?P<letter>[A-Z])[)\]\"'”]?\s+"
+    r"(?:is|was|seems|appears|looks|(?:must|would|should|has\s+to|will)\s+be)\s+"
+    r"(?:(?:the|most|only|\w+ly)\s+)*"
+    r"(?:correct|right|best|answer|true|accurate)\b",
+)
+_ALONE = re.compile(
+    r"^\s*(?:(?:option|choice|answer|letter)\s+)?[(\[\"'“]?(?P<letter>[A-Za-z])[)\]\"'”]?"
+    r"\s*(?:[.:]?\s*$|,(?=\s))",
+    re.MULTILINE | re.IGNORECASE,
+)
+_BRACKETED = re.compile(r"[(\[](?P<letter>[A-Za-z])[)\]]")
+_LISTED = re.compile(
+    r"^\s*(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)",
+    re.MULTILINE | re.IGNORECASE,
+)
+AMBIGUOUS = "?"
+"""Stands for a statement that leaves it open, such as `B or C`."""
+
 
 def parse_choice(text: str, options: Sequence[str]) -> str | None:
     r"""Returns the letter that a reply settles on, or None.
 
     Read in this order, the last statement of the first kind that occurs: a labelled letter
-    (`Answer: (B)`, `the correct option is b`), a letter in a sentence (`B is right`), a letter
-    alone on its line, a bracketed, dotted or emphasised letter; then an option given by its text.
+    (`Answer: (B)`, `the best choice would be b`), a decision (`I would go with C`, `B is right`,
+    `not A but B`), a letter alone on its line, a bracketed one, one that opens a line (`B. blue`);
+    then an option given by its text. Letters that are denied do not count, an article is no
+    letter, and a statement that leaves it open (`B or C`) settles on none.
 
     >>> parse_choice("(A) is tempting, but the answer is **b**.", ["red", "blue"])
     'B'
     >>> parse_choice("It was a blue one. Answer:\nblue", ["red", "blue"])
     'B'
+    >>> parse_choice("Answer: A or B", ["red", "blue"]) is None
+    True
     """
+    plain = re.sub(r"\\boxed\s*\{", "<answer>", text)
+    plain = re.sub(r"[*_`$]+|\\text\s*\{|\}", "", plain)
     letters = string.ascii_uppercase[: len(options)]
-    plain = re.sub(r"[*_`$]+|\\(?:boxed|text)\{|\}", "", text)
-    either = f"[{letters}{letters.lower()}]"
-    closed = r"(?=\s*(?:[.,;:!?)\]\n]|$))"
-    # "the answer is a lamp" names no letter, "the answer is B because" does.
-    plainly = f"(?-i:[{letters[1:]}])(?![\\w'’])|" if len(letters) > 1 else ""
-    kinds = (
-        rf"\b(?:answer|option|choice|letter)\b(?:\s+is)?\s*[:：]?\s*(?:option\s+)?"
-        rf"[(\[\"'“]?({plainly}{either}(?:(?=[)\]\"'”])|{closed}))",
-        rf"(?:^|[\s(\[\"'])([{letters}])[)\]\"']?\s+(?:is|seems|must be)\s+(?:the\s+)?"
-        r"(?:correct|right|best|answer|true)\b",
-        rf"^\s*[(\[]?({either})[)\]]?\s*[.:]?\s*$",
-        rf"[(\[]({either})[)\]]|^\s*([{letters}])[.):](?=\s)",
-    )
-    for kind in kinds:
-        flags = re.MULTILINE if "is|seems" in kind else re.MULTILINE | re.IGNORECASE
-        found = list(re.finditer(kind, plain, flags))
+    for find in (_labelled, _decided, _alone, _bracketed, _listed):
+        found = find(plain, letters, options)
         if found:
-            return next(group for group in found[-1].groups() if group).upper()
-    if re.search(r"\w", parse_final_answer(plain)):
-        final = parse_final_answer(plain)
+            return None if found[-1] == AMBIGUOUS else found[-1]
+    final = parse_final_answer(plain)
+    if re.search(r"\w", final):
         for test in (matches, word_match):
             hits = [i for i, option in enumerate(options) if test(final, option)]
             if len(hits) == 1:
                 return letters[hits[0]]
     return None
+
+
+def _letter_after(text: str, at: int, letters: str, options: Sequence[str]) -> str | None:
+    """Returns the letter that stands at a place, `AMBIGUOUS`, or None where none is meant."""
+    found = _LETTER.match(text, at)
+    letter = _meant(found, letters, options)
+    if found is None or letter is None or _NEW_CLAUSE.match(text, found.end()):
+        return None
+    return AMBIGUOUS if _is_one_of_several(text, found.end(), letters, options) else letter
+
+
+def _is_one_of_several(text: str, at: int, letters: str, options: Sequence[str]) -> bool:
+    """Whether a letter that ends at a place goes on with another one: `B or C`, `a, b`."""
+    more = _AND_ANOTHER.match(text, at)
+    other = _LETTER.match(text, more.end()) if more else None
+    if more is None or other is None or other["letter"].upper() not in letters:
+        return False
+    if _NEW_CLAUSE.match(text, other.end()):
+        return False
+    ends = other["close"] or _CLOSED.match(text, other.end())
+    goes_on = _AND_ANOTHER.match(text, other.end())
+    return bool(ends or goes_on or (more["either"] and _meant(other, letters, options)))
+
+
+def _meant(found: re.Match[str] | None, letters: str, options: Sequence[str]) -> str | None:
+    """Returns the letter of a match where it is one of the options', and no word."""
+    if found is None or found["letter"].upper() not in letters:
+        return None
+    text, letter, end = found.string, found["letter"], found.end()
+    if (found["open"] and found["close"]) or _CLOSED.match(text, end):
+        return letter.upper()
+    goes_on = _GOES_ON.match(text, end) is not None
+    if letter in "AI":
+        spelt = options[letters.index(letter)].casefold()
+        following = text[end : end + len(spelt) + 8].lstrip().casefold()
+        return letter if goes_on or following.startswith(spelt) else None
+    if letter.islower():
+        return letter.upper() if goes_on and letter not in "ai" else None
+    return letter
+
+
+def _is_denied_before(text: str, at: int) -> bool:
+    return _DENIED_BEFORE.search(text, max(0, at - 40), at) is not None
+
+
+def _labelled(text: str, letters: str, options: Sequence[str]) -> list[str]:
+    found = []
+    for label in _LABELS.finditer(text):
+        if label["between"] and re.search(r"\b(?:not|never|cannot)\b|n['’]t\b", label["between"]):
+            continue
+        found.append(_letter_after(text, label.end(), letters, options))
+    return [letter for letter in found if letter]
+
+
+def _decided(text: str, letters: str, options: Sequence[str]) -> list[str]:
+    found: list[tuple[int, str | None]] = []
+    for decision in _DECISIONS.finditer(text):
+        if not _is_denied_before(text, decision.start()):
+            letter = _letter_after(text, decision.end(), letters, options)
+            found.append((decision.start(), letter))
+    for verdict in _VERDICT_ON.finditer(text):
+        if verdict["letter"] in letters and not _is_denied_before(text, verdict.start()):
+            found.append((verdict.start(), verdict["letter"]))
+    return [letter for _, letter in sorted(found, key=lambda pair: pair[0]) if letter]
+
+
+def _alone(text: str, letters: str, options: Sequence[str]) -> list[str]:
+    found = (one["letter"].upper() for one in _ALONE.finditer(text) if one[0].strip() != "I,")
+    return [letter for letter in found if letter in letters]
+
+
+def _bracketed(text: str, letters: str, options: Sequence[str]) -> list[str]:
+    found = []
+    end = 0
+    for one in _BRACKETED.finditer(text):
+        denied = _is_denied_before(text, one.start()) or _DENIED_AFTER.match(text, one.end())
+        if one["letter"].upper() in letters and not denied and one.start() >= end:
+            more = _AND_ANOTHER.match(text, one.end())
+            other = _BRACKETED.match(text, more.end()) if more else None
+            found.append(AMBIGUOUS if other else one["letter"].upper())
+            end = other.end() if other else end
+    return found
+
+
+def _listed(text: str, letters: str, options: Sequence[str]) -> list[str]:
+    found = [one["letter"].upper() for one in _LISTED.finditer(text)]
+    found = [letter for letter in found if letter in letters]
+    return [] if len(letters) > 1 and set(found) == set(letters) else found  # all are repeated
 
 
 def choice_match(text: str, letter: str, options: Sequence[str]) -> bool:
