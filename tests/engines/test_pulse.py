@@ -121,7 +121,7 @@ def test_a_pool_of_endpoints_tells_what_each_has_in_flight(
     pool = PoolEngine.of([endpoint.url, "http://127.0.0.1:1/v1"], "m", retry=policy)
 
     async def scenario() -> list[Any]:
-        for number in range(8):
+        for number in range(64):
             await pool.sample(ASKED, Sampling(), session=str(number))
         found = pool.health()
         await pool.close()

@@ -109,7 +109,7 @@ def test_one_failing_item_makes_the_exit_code_nine(tmp_path: Path) -> None:
     [
         ("world", "direct", 256, NUM_ITEMS),
         ("world", "clarify", 256, 16),
-        ("niah_single_1", "helmet", 640, 3),
+        ("niah_single_1", "helmet", 640, 10),
     ],
 )
 def test_served_and_in_process_answers_are_the_same(
@@ -144,13 +144,13 @@ def test_served_and_in_process_answers_are_the_same(
         asyncio.run(run())
         found = read_predictions(tmp_path / name / "predictions.jsonl")
         assert not [p for p in found.values() if p.error]
-        return {p.id: [turn.reply for turn in p.turns] for p in found.values()}
+        return {p.id: [p.raw, *(turn.reply for turn in p.turns)] for p in found.values()}
 
     inside = answers(load_engine(str(tiny_model_path)), "inside")
     served = answers(load_engine(None, (server_url,)), "served")
     assert len(inside) == num
     assert inside == served
     # The guard: replies differ from item to item.
-    assert len({tuple(replies) for replies in inside.values()}) >= min(num, 6)
+    assert len({tuple(replies) for replies in inside.values()}) > num // 10
     if method == "helmet":  # the label, continued
-        assert all(" is" in one and not one.startswith(" ") for [one] in inside.values())
+        assert all(" is" in raw and not raw.startswith(" ") for raw, _ in inside.values())
