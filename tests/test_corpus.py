@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agenticlu import corpus
-from agenticlu.corpus import load_corpus, load_rows, own_id
+from agenticlu.corpus import LeftOut, load_corpus, load_rows, own_id
 from agenticlu.errors import ConfigError, DocumentError
 from agenticlu.records import Piece
 
@@ -248,3 +248,29 @@ def test_the_corpus_s_own_id_survives_odd_names(tmp_path: Path):
     first, second = load_corpus(source)
     assert own_id(first.document) == "x#1"
     assert own_id(second.document) is None
+
+
+def test_lines_without_an_answer_are_left_out_and_counted(tmp_path: Path):
+    rows = [LINE, {**LINE, "answers": []}, {**LINE, "question": "Who?"}, {**LINE, "answers": None}]
+    source = write(tmp_path / "c.jsonl", *rows)
+    left_out = LeftOut()
+    items = list(load_corpus(source, left_out=left_out))
+    assert [item.position for item in items] == [0, 2]
+    assert left_out.render() == (
+        "2 lines have no accepted answer and are left out; the first is line 2."
+    )
+    assert len(list(load_corpus(source, limit=2, left_out=LeftOut()))) == 2, "of questions"
+    with pytest.raises(DocumentError, match=r"Line 2 of .* has no accepted answer"):
+        list(load_corpus(source))
+
+
+def test_a_corpus_without_any_answer_is_an_error(tmp_path: Path):
+    source = write(tmp_path / "c.jsonl", {**LINE, "answers": ""}, {**LINE, "answers": [None]})
+    with pytest.raises(DocumentError, match=r"No line of .* has an accepted answer"):
+        list(load_corpus(source, left_out=LeftOut()))
+
+
+def test_an_empty_field_is_not_a_missing_column(tmp_path: Path):
+    source = write(tmp_path / "c.jsonl", {**LINE, "question": None})
+    with pytest.raises(DocumentError, match=r"The question on line 1 of .* is no text, or empty"):
+        list(load_corpus(source))

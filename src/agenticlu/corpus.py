@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, TextIO
 
 from agenticlu.errors import ConfigError, DocumentError, did_you_mean, missing_dependency
-from agenticlu.records import Document, Piece, Question, content_id
+from agenticlu.records import Document, Piece, Question, content_id, without_lone_surrogates
 
 FIELDS = (
     "context",
@@ -81,12 +81,37 @@ class Item:
         return self.question.model_copy(update={"gold_pieces": gold})
 
 
+@dataclass
+class LeftOut:
+    """Counts the lines of a corpus that have no accepted answer, which tree search cannot use."""
+
+    num_lines: int = 0
+    first_line: int | None = None
+    """Counted from 1."""
+
+    def add(self, line: int) -> None:
+        """Counts a line."""
+        self.num_lines += 1
+        if self.first_line is None:
+            self.first_line = line
+
+    def render(self) -> str:
+        """Returns a sentence for people."""
+        if self.num_lines == 1:
+            return f"Line {self.first_line} has no accepted answer and is left out."
+        return (
+            f"{self.num_lines:,} lines have no accepted answer and are left out; "
+            f"the first is line {self.first_line}."
+        )
+
+
 def load_corpus(
     source: str,
     *,
     columns: Mapping[str, str] | None = None,
     split: str = "train",
     limit: int | None = None,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Item]:
     """Yields the questions of a corpus, in order.
 
@@ -96,9 +121,12 @@ def load_corpus(
         columns: Our field name to the corpus's column name.
         split: Split of a hub data set.
         limit: Questions at most.
+        left_out: Counts the lines without an accepted answer, which are passed over; with None
+            they are errors.
 
     Raises:
-        DocumentError: The file is missing, empty or not what its name says.
+        DocumentError: The file is missing, empty or not what its name says, or a line cannot be
+            used.
         ConfigError: The column map names a field or a column that does not exist.
     """
     if columns is not None:
@@ -111,10 +139,21 @@ def load_corpus(
     documents: dict[str, Document] = {}
     count = 0
     for position, row in enumerate(load_rows(source, split)):
-        if limit is not None and position >= limit:
-            return
-        yield build_item(row, position, source, columns, documents)
+        if limit is not None and count >= limit:
+            break
+        try:
+            item = build_item(row, position, source, columns, documents)
+        except _NoAnswerError:
+            if left_out is None:
+                raise
+            left_out.add(position + 1)
+            continue
+        yield item
         count += 1
+    if count == 0 and left_out is not None and left_out.num_lines:
+        raise DocumentError(
+            f"No line of {source} that was read has an accepted answer.", hint=_ANSWER_HINT
+        )
     if count == 0:
         raise DocumentError(f"{source} holds no question.", hint=_LINE_HINT)
 
@@ -147,9 +186,8 @@ def build_item(
             hint="Give a text or a list of texts.",
         ) from error
     if not answers:
-        raise DocumentError(
-            f"Line {position + 1} of {source} has no accepted answer.",
-            hint="Tree search needs known answers: give a text or a list of texts.",
+        raise _NoAnswerError(
+            f"Line {position + 1} of {source} has no accepted answer.", hint=_ANSWER_HINT
         )
     given = _optional(row, "document_id", columns)
     document = (documents or {}).get(context)
@@ -187,6 +225,11 @@ def own_id(document: Document) -> str | None:
 
 
 _LINE_HINT = 'A line looks like {"context": "...", "question": "...", "answers": ["..."]}'
+_ANSWER_HINT = "Tree search needs known answers: give a text or a list of texts."
+
+
+class _NoAnswerError(DocumentError):
+    """A line whose question nobody answered."""
 
 
 def load_rows(source: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
@@ -384,6 +427,8 @@ def _value(
     for name in names:
         if row.get(name) is not None:
             return row[name]
+    if any(name in row for name in names):
+        return None
     raise DocumentError(
         f"Line {position + 1} of {source} has no {field!r}; it has: {', '.join(map(str, row))}.",
         hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
@@ -397,7 +442,7 @@ def _optional(row: Mapping[str, Any], field: str, columns: Mapping[str, str] | N
 def _text(value: Any, field: str, position: int, source: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise DocumentError(f"The {field} on line {position + 1} of {source} is no text, or empty.")
-    return value
+    return without_lone_surrogates(value)
 
 
 def _answers(value: Any) -> tuple[str, ...]:
@@ -421,7 +466,7 @@ def _texts(value: Any, field: str) -> list[str]:
             continue
         if not isinstance(text, (str, int, float)):
             raise ValueError(f"its {field} hold what is no text: {text!r}"[:200])
-        texts.append(str(text))
+        texts.append(without_lone_surrogates(str(text)))
     return texts
 
 

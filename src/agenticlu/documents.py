@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenticlu.errors import DocumentError
-from agenticlu.records import Document, Page, Piece
+from agenticlu.records import Document, Page, Piece, without_lone_surrogates
 from agenticlu.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -396,10 +396,7 @@ def _pdf_page_text(pdf: object, number: int, source: str) -> str:
         raise DocumentError(f"Page {number} of the PDF {source!r} is broken: {error}") from error
     # PDFium ends lines with \r\n and writes U+FFFE (or U+0002) for a hyphen at a line's end.
     text = re.sub("[\ufffe\x02]\r?\n?", "", text).replace("\r\n", "\n").replace("\r", "\n")
-    return _LONE_SURROGATE.sub("\ufffd", text.replace("\x00", "")).strip()
-
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+    return without_lone_surrogates(text.replace("\x00", "")).strip()
 
 
 # Office files

@@ -7,6 +7,7 @@ up when an old reader would misread a new file.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,19 @@ TurnKind = Literal["direct", "clarify", "point", "sub_answer", "answer", "check"
 """What a turn is for: one user request and one assistant reply."""
 FinishReason = Literal["stop", "length", "refused", "unknown"]
 NodeStatus = Literal["done", "failed"]
+
+
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a character, which no file in UTF-8 can hold."""
+
+
+def without_lone_surrogates(text: str) -> str:
+    r"""Returns a text that a file can hold, as long as it was.
+
+    >>> without_lone_surrogates("a" + chr(0xD83D))
+    'a\ufffd'
+    """
+    return LONE_SURROGATE.sub("\ufffd", text)
 
 
 def content_id(*parts: str, length: int = 16) -> str:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agenticlu.errors import ConfigError, missing_dependency
+from agenticlu.records import without_lone_surrogates
 
 if TYPE_CHECKING:
     import tokenizers
-
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
@@ -113,7 +112,7 @@ class FileTokenizer:
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         # Half a surrogate pair cannot be UTF-8; one character for one keeps the offsets exact.
-        whole = _LONE_SURROGATE.sub("\ufffd", text)
+        whole = without_lone_surrogates(text)
         return self._tokenizer.encode(whole, add_special_tokens=False)
 
 

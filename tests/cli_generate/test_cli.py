@@ -359,3 +359,20 @@ def test_a_wrong_corpus_leaves_nothing_behind(tmp_path: Path, text: str | None) 
     with pytest.raises(AgenticluError):
         group.main(["generate", str(corpus), "--out", str(out)], standalone_mode=False)
     assert not out.exists()
+
+
+def test_lines_without_an_answer_are_left_out_and_told(corpus: str, tmp_path: Path) -> None:
+    path = Path(corpus)
+    line = {"context": "Half a \ud83d character.", "question": "What is item1?", "answers": []}
+    text = path.read_text(encoding="utf-8") + "\n" + json.dumps(line)
+    answered = {**line, "answers": ["shade1"]}
+    path.write_text(text + "\n" + json.dumps(answered), encoding="utf-8")
+    planned = call("plan", corpus, *SMALL[:-1], "--json")
+    done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL, "--json")
+    for result in (planned, done):
+        assert result.exit_code == 0, result.output
+        assert "Line 7 has no accepted answer and is left out." in result.stderr
+        assert json.loads(result.stdout)["questions"] == 7
+    assert json.loads(done.stdout)["lines_left_out"] == 1
+    built = call("dataset", "build", str(tmp_path / "run"), "--out", str(tmp_path / "data"))
+    assert built.exit_code == 0, built.output

@@ -72,6 +72,7 @@ def test_empty_clarifications_are_a_shortfall(tmp_path: Path, merge: bool):
     summary = search(tmp_path, ScriptedEngine(reply), config)
     assert summary.nodes == 2
     assert summary.shortfall == 2
+    assert load_trees(tmp_path)[0].shortfall == 2
 
 
 def test_lengths_of_replies_fall_back_to_the_dialogues():

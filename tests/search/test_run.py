@@ -255,6 +255,7 @@ def test_equal_clarifications_are_merged_and_the_shortfall_is_counted(tmp_path: 
         ]
         assert [node.ordinal for node in tree.nodes[1:]] == [0, 1]
     assert summary.shortfall == len(ITEMS)
+    assert [tree.shortfall for tree in load_trees(tmp_path)] == [1] * len(ITEMS)
 
 
 def test_a_store_tells_the_shortfall_that_its_trees_hold(tmp_path: Path):

@@ -19,7 +19,7 @@ from agenticlu.cli.controls import controls
 from agenticlu.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
-    from agenticlu.corpus import Item
+    from agenticlu.corpus import Item, LeftOut
     from agenticlu.progress import MetricsWriter, Progress
     from agenticlu.records import Node, Tree
     from agenticlu.search.config import SearchConfig
@@ -238,6 +238,7 @@ def run(
     **flags: Any,
 ) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
+    from agenticlu.corpus import LeftOut
     from agenticlu.search.run import Limits
     from agenticlu.search.setup import (
         EngineChoice,
@@ -259,11 +260,13 @@ def run(
         max_tokens=max_tokens,
         retry_failed=retry_failed,
     )
+    left_out = LeftOut()
     source = {
         "source": corpus,
         "columns": parse_columns(columns),
         "split": split,
         "limit": limit,
+        "left_out": left_out,
     }
     engine = EngineChoice(model, base_url, api_key_env, timeout)
     judge_choice = JudgeChoice(judge_model, judge_base_url, judge_api_key_env, timeout)
@@ -305,6 +308,7 @@ def run(
     except SystemExit:
         click.echo("agenticlu: terminated; run the same command again to go on.", err=True)
         raise
+    summary.lines_left_out = left_out.num_lines
     click.echo(json.dumps(summary.as_dict(), indent=2) if as_json else render(summary, out))
     if summary.outcomes.get("failed"):
         raise IncompleteRunError(
@@ -376,7 +380,7 @@ async def _generate(
             sealer.say = progress.warn
             bind(store, config, profile, tokenizer=words.name)
             progress.say(f"{sealer.take_up(store)} segments taken up from {seal}")
-        listener = _listener(progress, metrics)
+        listener = _listener(progress, metrics, corpus["left_out"])
         sampler = engine.load(limits.requests_in_flight, progress.warn)
         panel = build_panel(judge_engines, store, limits=limits, say=listener.say)
         try:
@@ -411,7 +415,7 @@ def _generate_on_ray(
     quiet: bool,
 ) -> SearchSummary:
     from agenticlu.config import write_atomically
-    from agenticlu.corpus import load_corpus
+    from agenticlu.corpus import LeftOut, load_corpus
     from agenticlu.judge import build_judges
     from agenticlu.progress import MetricsWriter, Progress
     from agenticlu.prompts import load_profile
@@ -426,14 +430,14 @@ def _generate_on_ray(
             hint="Add --seal /shared/segments or a URL.",
         )
 
-    def items() -> Iterator[Item]:
-        found = load_corpus(**corpus)
+    def items(left_out: LeftOut) -> Iterator[Item]:
+        found = load_corpus(**{**corpus, "left_out": left_out})
         return (one for one in found if shard is None or shard.holds(one.document.id))
 
     # What cannot be is found before anything is written: it leaves no folder behind.
     load_profile(config.profile)
     build_judges(config.judges, build_panel(job["judges"].engines()))
-    num_questions = sum(1 for _ in items())
+    num_questions = sum(1 for _ in items(corpus["left_out"]))
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
     sealed = seal or str((out / "segments").resolve())
@@ -442,19 +446,19 @@ def _generate_on_ray(
         Progress("questions", quiet=quiet) as progress,
     ):
         search_on_ray(
-            items(),
+            items(LeftOut()),  # counted above
             out,
             Job(config=config, sealed=sealed, **job),
             workers,
             address,
-            progress=_listener(progress, metrics),
+            progress=_listener(progress, metrics, corpus["left_out"]),
             num_questions=num_questions,
         )
     with Store(out, writable=False) as store:
         return summarise(store)
 
 
-def _listener(progress: Progress, metrics: MetricsWriter) -> Any:
+def _listener(progress: Progress, metrics: MetricsWriter, left_out: LeftOut) -> Any:
     """Shows a bar to people and writes a line per finished tree for machines."""
     from agenticlu.judge import solved_depth
     from agenticlu.search.run import Listener
@@ -467,6 +471,8 @@ def _listener(progress: Progress, metrics: MetricsWriter) -> Any:
             self.solved = 0
 
         def start(self, questions: int) -> None:
+            if left_out.num_lines:
+                self.say(left_out.render())
             progress.update(0, total=questions)
 
         def node(self, node: Node) -> None:
@@ -499,6 +505,8 @@ def render(summary: SearchSummary, out: Path) -> str:
     data = summary.as_dict()
     outcomes = ", ".join(f"{number} {name}" for name, number in data["outcomes"].items())
     lines = [f"{summary.questions} questions: {outcomes or 'none grown'}"]
+    if summary.lines_left_out:
+        lines.append(f"  lines without an accepted answer, left out: {summary.lines_left_out:,}")
     for depth, share in summary.recall_by_depth.items():
         where = "directly" if depth == 0 else f"within {depth} round{'s' if depth > 1 else ''}"
         lines.append(f"  solved {where}: {share:.1%} of {summary.scored} scored")

@@ -45,7 +45,7 @@ def command(
     **flags: Any,
 ) -> None:
     """Count requests, tokens, judge calls, price and time of a search over CORPUS."""
-    from agenticlu.corpus import load_corpus
+    from agenticlu.corpus import LeftOut, load_corpus
     from agenticlu.search.plan import Prices, build_plan, load_measured, render
     from agenticlu.search.setup import EngineChoice, check_judges, parse_columns, parse_shard
 
@@ -55,12 +55,16 @@ def command(
     measured = None if like is None else load_measured(like)
     if tokens_per_s is None and measured is not None:
         prices = replace(prices, tokens_per_s=measured.tokens_per_s)
+    left_out = LeftOut()
+    columns_of = parse_columns(columns)
     plan = build_plan(
-        load_corpus(corpus, columns=parse_columns(columns), split=split, limit=limit),
+        load_corpus(corpus, columns=columns_of, split=split, limit=limit, left_out=left_out),
         EngineChoice(model).tokenizer(tokenizer),
         config,
         num_llm_judges=(max(1, len(judge_model)) if "llm" in config.judges else 0),
         shard=parse_shard(shard),
         measured=measured,
     )
+    if left_out.num_lines:
+        click.echo(f"agenticlu: {left_out.render()}", err=True)
     click.echo(json.dumps(plan.as_dict(prices), indent=2) if as_json else render(plan, prices))

@@ -30,7 +30,6 @@ from agenticlu.engines.replies import (
     thinking_of,
     usage_of,
     window_of,
-    without_halves,
 )
 from agenticlu.engines.retry import Admission, RetryPolicy
 from agenticlu.errors import (
@@ -46,7 +45,7 @@ from agenticlu.errors import (
     did_you_mean,
     missing_dependency,
 )
-from agenticlu.records import Message, Usage, content_seed
+from agenticlu.records import Message, Usage, content_seed, without_lone_surrogates
 from agenticlu.verdicts import parse_verdict
 
 TOP_LOGPROBS = 20
@@ -556,7 +555,7 @@ class OpenAIEngine:
         return self._scrub(str(getattr(error, "message", error)))
 
     def _scrub(self, text: str) -> str:
-        text = without_halves(text)
+        text = without_lone_surrogates(text)
         key = os.environ.get(self._api_key_env)
         if key:
             text = text.replace(key, "[key]")

@@ -14,9 +14,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from agenticlu.engines.base import Completion
-from agenticlu.records import FinishReason, Usage
+from agenticlu.records import FinishReason, Usage, without_lone_surrogates
 
-_HALVES = re.compile("[\ud800-\udfff]")
 REASONS: dict[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -64,16 +63,7 @@ def usage_of(reply: Json) -> Usage:
 
 def content_of(choice: Json) -> str:
     """Returns the text of one sample as it stands."""
-    return without_halves(choice["message"].get("content") or "")
-
-
-def without_halves(text: str) -> str:
-    r"""Returns a text without halves of characters, which no file can hold.
-
-    >>> without_halves("a" + chr(0xD83D))
-    'a\ufffd'
-    """
-    return _HALVES.sub("\ufffd", text)
+    return without_lone_surrogates(choice["message"].get("content") or "")
 
 
 def thinking_of(choice: Json) -> str:
@@ -121,7 +111,7 @@ def continuation_of(choice: Json) -> Completion:
     """Reads one sample of a continued text; its white space is part of it."""
     ids = choice.get("token_ids")
     return Completion(
-        text=without_halves(choice["text"]),
+        text=without_lone_surrogates(choice["text"]),
         finish_reason=REASONS.get(choice.get("finish_reason") or "", "unknown"),
         token_ids=tuple(ids) if ids else None,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,10 +13,9 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from agenticlu.errors import StoreError, UsageError
-from agenticlu.records import Prediction
+from agenticlu.records import Prediction, without_lone_surrogates
 
 FILE_NAME = "predictions.jsonl"
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:
@@ -112,7 +110,7 @@ def writable(predictions: Sequence[Prediction]) -> list[Prediction]:
     found = []
     for prediction in predictions:
         text = json.dumps(prediction.model_dump(), ensure_ascii=False)
-        whole = _LONE_SURROGATE.sub("\ufffd", text)
+        whole = without_lone_surrogates(text)
         if whole != text:
             prediction = Prediction.model_validate_json(whole)
         found.append(prediction)

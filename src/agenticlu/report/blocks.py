@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 from agenticlu import judge
-from agenticlu.records import Document, Node, Piece, Tree, Turn
+from agenticlu.records import LONE_SURROGATE, Document, Node, Piece, Tree, Turn
 from agenticlu.report import figures
 from agenticlu.report.secrets import redact_text
 
 _DIGITS = string.digits + string.ascii_lowercase
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def script_json(value: Any) -> Markup:

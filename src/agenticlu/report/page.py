@@ -16,10 +16,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from agenticlu.records import Tree
+from agenticlu.records import LONE_SURROGATE, Tree, without_lone_surrogates
 from agenticlu.report import figures, plots
 from agenticlu.report.blocks import (
-    LONE_SURROGATE,
     compact_document,
     compact_tree,
     script_json,
@@ -146,7 +145,7 @@ def build_report(data: ReportData, max_trees: int = MAX_TREES) -> str:
             for name, values in overview.config.items()
         },
     )
-    return LONE_SURROGATE.sub("\ufffd", page)
+    return without_lone_surrogates(page)
 
 
 def summary_json(overview: Overview, data: ReportData | None = None) -> str:

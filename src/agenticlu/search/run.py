@@ -54,6 +54,8 @@ class SearchSummary:
     """What a run came to; see `as_dict` for the names in JSON."""
 
     questions: int = 0
+    lines_left_out: int = 0
+    """Lines of the corpus without an accepted answer; known to the process that read it."""
     outcomes: dict[str, int] = field(default_factory=dict)
     solved_by_depth: dict[int, int] = field(default_factory=dict)
     """Depth to questions whose first right answer is there; 0 is the direct answer."""
@@ -92,6 +94,7 @@ class SearchSummary:
         solved = self.outcomes.get("solved", 0) + self.outcomes.get("too-easy", 0)
         return {
             "questions": self.questions,
+            "lines_left_out": self.lines_left_out,
             "outcomes": dict(sorted(self.outcomes.items())),
             "solved_by_depth": {str(d): n for d, n in sorted(self.solved_by_depth.items())},
             "recall_by_depth": {str(d): round(r, 4) for d, r in self.recall_by_depth.items()},
@@ -356,7 +359,6 @@ async def _grow_all(
                 del grounders[document_id]
             if tree is not None:
                 _add(summary, tree, golds)
-                summary.shortfall += sum(s.wanted - s.found for s in search.shortfalls)
                 if not search.is_complete:
                     summary.incomplete.add(tree.id)
                 progress.tree(tree)
@@ -388,6 +390,7 @@ def _by_document(questions: Sequence[tuple[Question, str]]) -> list[tuple[Questi
 def _add(summary: SearchSummary, tree: Tree, golds: list[float]) -> None:
     summary.outcomes[tree.outcome] = summary.outcomes.get(tree.outcome, 0) + 1
     summary.nodes += len(tree.nodes)
+    summary.shortfall += tree.shortfall
     summary.failed_nodes += sum(node.status == "failed" for node in tree.nodes)
     summary.unscored_nodes += sum(
         node.status == "done" and node.score is None for node in tree.nodes
@@ -409,7 +412,6 @@ def summarise(store: Store) -> SearchSummary:
     golds: list[float] = []
     for tree in store.trees():
         _add(summary, tree, golds)
-        summary.shortfall += tree.shortfall
     summary.gold_recall = sum(golds) / len(golds) if golds else None
     summary.usage = store.usage_by_phase()
     summary.calls = store.call_counts()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from agenticlu.dialogue import FULL_ROUND, Dialogue, Request, opening_of
@@ -51,15 +51,6 @@ WITHHELD = "(The document is withheld.)"
 Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]
 
 
-@dataclass(frozen=True)
-class Shortfall:
-    """Clarifications that were wanted and not found."""
-
-    node_id: str
-    wanted: int
-    found: int
-
-
 class TreeSearch:
     """Grows one tree.
 
@@ -85,7 +76,6 @@ class TreeSearch:
         slots: Slots | None = None,
     ) -> None:
         self.question = question
-        self.shortfalls: list[Shortfall] = []
         self._grounder = grounder
         self._document_id = grounder.source.document.id
         self._profile = profile
@@ -98,6 +88,7 @@ class TreeSearch:
         self._nodes: dict[str, Node] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
         self._incomplete = False
+        self._shortfall = 0
         self._usage = Usage()
         self._closed_book: float | None = None
         self._steps = FULL_ROUND if config.check else FULL_ROUND[:-1]
@@ -267,7 +258,7 @@ class TreeSearch:
             if len(distinct) >= wanted:
                 break
         if len(distinct) < wanted:
-            self.shortfalls.append(Shortfall(parent.id, wanted, len(distinct)))
+            self._shortfall += wanted - len(distinct)
         return [samples[i] for i in distinct]
 
     async def _child(
@@ -450,6 +441,7 @@ class TreeSearch:
                 "outcome": outcome_of(order, growth),
                 "usage": self._usage,
                 "closed_book": self._closed_book,
+                "shortfall": self._shortfall,
             }
         )
 
