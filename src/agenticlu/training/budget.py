@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Checkpointing = Literal["none", "full", "keep-attention"]
+PEAK_FLOP_PER_S = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
+"""Dense bf16 peaks of accelerators that we know."""
 
 
 @dataclass(frozen=True)
@@ -312,3 +314,8 @@ def available_memory(device: Any, world: int) -> int | None:
     free = host_memory()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     return None if free is None else free // max(local, 1)
+
+
+def peak_flop_per_s(name: str) -> float | None:
+    """Returns the dense bf16 peak of an accelerator we know."""
+    return next((peak for key, peak in PEAK_FLOP_PER_S.items() if key in name), None)

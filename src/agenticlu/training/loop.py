@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agenticlu.errors import TrainingError, UsageError, missing_dependency
+from agenticlu.errors import TrainingError, UsageError
 from agenticlu.training import attention
 from agenticlu.training.budget import (
     GIB,
@@ -30,6 +30,7 @@ from agenticlu.training.budget import (
     TrieSizes,
     available_memory,
     forecast,
+    peak_flop_per_s,
 )
 from agenticlu.training.checkpoint import Checkpoints, full_weights
 from agenticlu.training.config import TrainConfig
@@ -41,11 +42,8 @@ from agenticlu.training.folder import (
     summarise,
     write_text,
 )
-from agenticlu.training.losses import (
-    FloatArray,
-    learning_rate,
-)
-from agenticlu.training.metrics import MetricsLog, ProgressLine, clock, short
+from agenticlu.training.losses import FloatArray, learning_rate
+from agenticlu.training.metrics import MetricsLog, ProgressLine, clock, describe, short, step_line
 from agenticlu.training.model import (
     DTYPES,
     EdgeModel,
@@ -63,6 +61,7 @@ from agenticlu.training.model import (
     stored_dtype,
     write_export,
 )
+from agenticlu.training.optimizer import clip_gradients, make_optimizer
 from agenticlu.training.parallel import (
     RankPlan,
     check_heads,
@@ -680,72 +679,6 @@ class Run:
             if config.save_every and (index + 1) % config.save_every == 0:
                 self.checkpoints.save(index + 1, self.edges, self.optimizer, self.facts())
         return values
-
-
-def make_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Returns AdamW over the trainable weights.
-
-    Raises:
-        MissingDependencyError: The 8-bit one is asked for and torchao is not installed.
-    """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    settings: dict[str, Any] = {
-        "lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.adam_eps,
-        "weight_decay": config.weight_decay,
-    }  # fmt: skip
-    if config.optimizer == "adamw8bit":
-        try:
-            from torchao.optim import AdamW8bit
-        except ModuleNotFoundError as error:
-            raise missing_dependency("torchao", "train") from error
-        optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
-        return optimizer
-    return torch.optim.AdamW(parameters, fused=True, **settings)
-
-
-def clip_gradients(model: torch.nn.Module, limit: float) -> float:
-    """Scales the whole gradient to at most `limit`; returns its norm over all shards."""
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if hasattr(norm, "full_tensor"):
-        norm = norm.full_tensor()
-    torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
-
-
-PEAK_FLOP_PER_S = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
-
-
-def peak_flop_per_s(name: str) -> float | None:
-    """Returns the dense bf16 peak of an accelerator we know."""
-    return next((peak for key, peak in PEAK_FLOP_PER_S.items() if key in name), None)
-
-
-def step_line(stage: str, values: dict[str, Any], total: int, left_s: float) -> str:
-    """Returns the progress line of a step."""
-    parts = [
-        f"{stage} step {values['step']}/{total}",
-        f"loss {values['loss']:.4f}",
-        f"lr {values['lr']:.1e}",
-        f"{short(values['stored_tokens_per_s'])} tokens/s",
-        f"{short(values['effective_tokens_per_s'])} effective",
-    ]
-    if stage == "dpo":
-        parts.insert(2, f"ordered {values['pairs_ordered_share']:.0%}")
-    if values.get("mfu_causal") is not None:
-        parts.append(f"MFU {values['mfu_causal']:.0%}")
-    if values.get("peak_device_bytes"):
-        parts.append(f"{values['peak_device_bytes'] / 2**30:.1f} GiB")
-    return "  ".join([*parts, f"ETA {clock(left_s)}"])
-
-
-def describe(values: dict[str, Any]) -> str:
-    """Returns an evaluation in words."""
-    text = f"loss {values['loss']:.4f}"
-    if "pair_accuracy" in values:
-        text += f", pair accuracy {values['pair_accuracy']:.0%}"
-    return f"{text} ({values['rows']} rows)"
 
 
 def plan_run(

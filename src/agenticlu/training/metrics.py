@@ -140,3 +140,29 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def step_line(stage: str, values: dict[str, Any], total: int, left_s: float) -> str:
+    """Returns the progress line of a step."""
+    parts = [
+        f"{stage} step {values['step']}/{total}",
+        f"loss {values['loss']:.4f}",
+        f"lr {values['lr']:.1e}",
+        f"{short(values['stored_tokens_per_s'])} tokens/s",
+        f"{short(values['effective_tokens_per_s'])} effective",
+    ]
+    if stage == "dpo":
+        parts.insert(2, f"ordered {values['pairs_ordered_share']:.0%}")
+    if values.get("mfu_causal") is not None:
+        parts.append(f"MFU {values['mfu_causal']:.0%}")
+    if values.get("peak_device_bytes"):
+        parts.append(f"{values['peak_device_bytes'] / 2**30:.1f} GiB")
+    return "  ".join([*parts, f"ETA {clock(left_s)}"])
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Returns an evaluation in words."""
+    text = f"loss {values['loss']:.4f}"
+    if "pair_accuracy" in values:
+        text += f", pair accuracy {values['pair_accuracy']:.0%}"
+    return f"{text} ({values['rows']} rows)"
