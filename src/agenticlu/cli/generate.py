@@ -471,9 +471,9 @@ def _listener(progress: Progress, metrics: MetricsWriter, left_out: LeftOut) -> 
             self.solved = 0
 
         def start(self, questions: int) -> None:
+            progress.update(0, total=questions)
             if left_out.num_lines:
                 self.say(left_out.render())
-            progress.update(0, total=questions)
 
         def node(self, node: Node) -> None:
             self.nodes += 1
