@@ -53,7 +53,8 @@ class PairPolicy(Record):
     pairs: Literal["step", "path"] = "step"
     rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
     """mean-2sd: the wrong answer whose score is nearest to two standard deviations below the
-    mean of its candidates; min: the lowest score; near-miss: the right pieces, a wrong answer."""
+    mean of its candidates; min: the lowest score; near-miss: a wrong answer though its path kept the
+    right pieces."""
     margin: float = Field(default=0.25, ge=0, le=1)
     """Least difference of scores."""
     pairs_per_node: int = Field(default=2, ge=1)
@@ -278,7 +279,7 @@ def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list
     rounds = [node for node in grove.tree.nodes if node.parent is not None]
     chosen, rejected = _candidates(grove, rounds, policy, fates)
     for node in (*chosen, *rejected):
-        fates[node.id] = "not an extreme" if chosen and rejected else "one-sided tree"
+        fates[node.id] = "not an extreme" if chosen else "all wrong"
     for best in chosen:
         # Where one path holds the other there is no turn at which they part.
         apart = [node for node in rejected if not _are_in_line(grove.tree, node, best)]
@@ -380,8 +381,14 @@ def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> str:
 
 
 def _has_right_pieces(tree: Tree, best: Node, node: Node) -> bool:
-    wanted = set(tree.question.gold_pieces or best.kept)
-    return bool(wanted) and wanted <= set(node.kept)
+    """Whether a path kept the gold pieces; where none are known, what the best one kept."""
+    wanted = set(tree.question.gold_pieces or _kept_until(tree, best))
+    return bool(wanted) and wanted <= _kept_until(tree, node)
+
+
+def _kept_until(tree: Tree, node: Node) -> set[int]:
+    """Returns the pieces that the rounds up to a node point at: what its answer could know."""
+    return {piece for step in tree.path(node.id)[1:] for piece in step.kept}
 
 
 def _are_in_line(tree: Tree, one: Node, other: Node) -> bool:
@@ -480,7 +487,7 @@ def _row(
         "rejected": [{"role": "assistant", "content": other.reply}],
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
-        **_provenance(grove, best),
+        **_provenance(grove, grove.tree.path(pair.chosen)[-1]),
         "depth": best.depth,
         "turn_kind": turn.kind,
         "chosen_node": pair.chosen,
