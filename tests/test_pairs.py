@@ -125,7 +125,7 @@ def test_siblings_give_a_pair_at_every_turn_in_which_they_differ():
     assert (pair.chosen, pair.rejected, pair.kind) == ("a", "b", "step")
     rows = build_rows(trees, pair, PairPolicy(), funnel)
     assert [row["turn_kind"] for row in rows] == ["clarify", "sub_answer", "answer"]
-    assert dict(funnel.rows) == {"row": 3, "equal": 1}
+    assert dict(funnel.rows) == {"written": 3, "equal": 1}
     for row in rows:
         assert row["prompt"][0]["role"] == "system"
         assert row["prompt"][-1]["role"] == "user"

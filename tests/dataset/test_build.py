@@ -170,7 +170,7 @@ def test_questions_that_need_no_document_can_be_dropped(tmp_path: Path):
     run = make_run(tmp_path / "run", [(story(0), known)])
     with pytest.raises(TrainingError, match="1 answerable without document"):
         build(run, tmp_path / "a", drop_closed_book=0.5)
-    assert build(run, tmp_path / "b", drop_closed_book=0.6).funnel.traces["trace"] == 1
+    assert build(run, tmp_path / "b", drop_closed_book=0.6).funnel.traces["written"] == 1
     both = make_run(
         tmp_path / "both",
         [(story(0), known), (story(1), tree(*MIXED, question=asked(1), document=story(1)))],

@@ -37,7 +37,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_rows(root / "p.jsonl", [*ROWS, bad]), root / "out", validation=0.3
     )
     assert sum(summary.rows["preference"].values()) == len(ROWS)
-    assert dict(summary.funnel.rows) == {"row": len(ROWS), "chosen equals rejected": 1}
+    assert dict(summary.funnel.rows) == {"written": len(ROWS), "chosen equals rejected": 1}
     assert len(summary.splits.of) == 30
     return root / "out"
 
@@ -84,7 +84,7 @@ def test_conversations_end_in_answers_scored_above_the_rejected(tmp_path: Path):
         "good reply 7 of 0",
     }
     assert [row["targets"] for row in traces] == [[len(row["messages"]) - 1] for row in traces]
-    assert dict(summary.funnel.traces) == {"trace": 2, "chosen not scored above rejected": 2}
+    assert dict(summary.funnel.traces) == {"written": 2, "chosen not scored above rejected": 2}
     assert summary.rows["preference"]["train"] == 5
 
 

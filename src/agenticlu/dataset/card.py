@@ -18,7 +18,12 @@ from agenticlu.dataset.folder import (
 )
 from agenticlu.dataset.licences import Licence
 from agenticlu.dataset.rows import SPLITS
-from agenticlu.dataset.summary import PERCENTILES, DatasetSummary
+from agenticlu.dataset.summary import (
+    IMPORT_MEANINGS,
+    MEANINGS,
+    PERCENTILES,
+    DatasetSummary,
+)
 from agenticlu.store import write_file
 
 NAME = "agenticlu-traces"
@@ -113,12 +118,13 @@ def _rows(data: Mapping[str, Any]) -> str:
         else "Preference rows brought into the columns of agenticlu; `sft` holds the conversations "
         "that end in a\nchosen answer of the higher score."
     )
-    kinds = data["build"]["turn_kinds"]
+    kinds, pairs = data["build"]["turn_kinds"], data["build"]["funnel"]["pairs"]
     turns = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    of_pairs = f" of {pairs} pairs" if pairs else ""
     return (
         "# Traces and preference pairs over long documents\n\n"
         f"{made}\n\n{_table(('rows', *SPLITS), rows)}"
-        + (f"\n\nPreference rows by turn: {turns}." if turns else "")
+        + (f"\n\nPreference rows{of_pairs} by turn: {turns}." if turns else "")
     )
 
 
@@ -144,6 +150,7 @@ def _run(data: Mapping[str, Any]) -> str:
         f"- Prompt profile: {run['profile']}, SHA-256 {run['profile_sha256']}",
         f"- Search: `{json.dumps(run['search'], sort_keys=True)}`",
         f"- Pairs: `{json.dumps(data['policy'], sort_keys=True)}`",
+        f"- Documents and questions: {', '.join(run['sources'])}",
         f"- {run['questions']} questions over {run['documents']} documents, {run['nodes']} rounds; "
         f"{run['finished_questions']} questions are finished, {run['failed_questions']} of them "
         "failed",
@@ -170,13 +177,17 @@ def _imported(data: Mapping[str, Any]) -> str:
 
 
 def _funnel(data: Mapping[str, Any]) -> str:
-    losses = [
-        (name, why, number)
+    meanings = IMPORT_MEANINGS if data["run"] is None else MEANINGS
+    counts = [
+        (name, why, number, meanings.get(name, {}).get(why, ""))
         for name, counter in data["build"]["funnel"].items()
-        if isinstance(counter, Mapping)
+        if isinstance(counter, Mapping) and counter["total"]
         for why, number in counter.items()
     ]
-    return "## What became of everything\n\n" + _table(("of", "what", "number"), losses)
+    return (
+        "## What became of everything\n\nEach one is counted once: what stands below a total sums "
+        "to it.\n\n" + _table(("of", "what", "number", "meaning"), counts)
+    )
 
 
 def _lengths(data: Mapping[str, Any]) -> str:

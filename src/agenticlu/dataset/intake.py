@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agenticlu.corpus import load_rows
-from agenticlu.dataset.build import DOCUMENT_FOUND, QUESTION_FOUND
+from agenticlu.dataset.build import Contaminated
 from agenticlu.dataset.contamination import Contamination, EvaluationTexts
 from agenticlu.dataset.rows import RowFiles
 from agenticlu.dataset.spill import Spill
@@ -54,7 +54,7 @@ def import_published(
     shared_questions: set[str] = set()
     with Spill(folder / "spill") as spill:
         summary = DatasetSummary(assign_splits((), 0))
-        for row in _usable(load_rows(source, split), summary):
+        for row in _usable(_rows_of(source, split), summary):
             document_id = row.document_id
             if not spill.holds(document_id):
                 fingerprints.append(Fingerprint.of(document_id, row.document))
@@ -70,7 +70,10 @@ def import_published(
                     if asked:
                         shared_questions.add(_question_id(document_id, row))
                     if drop_contaminated and (shared or asked):
-                        summary.funnel.rows[DOCUMENT_FOUND if shared else QUESTION_FOUND] += 1
+                        reason: Contaminated = (
+                            "document in evaluation" if shared else "question in evaluation"
+                        )
+                        summary.funnel.rows[reason] += 1
                     else:
                         _write(row, document_id, label, summary, files)
             summary.rows = files.counts()
@@ -92,6 +95,12 @@ def import_published(
     return summary
 
 
+def _rows_of(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+    """Reads a source; a data set of ours holds conversations beside its preference rows."""
+    preference = Path(source) / "preference"
+    return load_rows(str(preference) if preference.is_dir() else source, split)
+
+
 def _usable(rows: Iterable[Mapping[str, Any]], summary: DatasetSummary) -> Iterator[PublishedRow]:
     for raw in rows:
         row = parse_row(raw)
@@ -107,7 +116,7 @@ def _write(
     split = summary.splits.of[document_id]
     preference = _preference(row, document_id, label)
     files.write("preference", split, preference)
-    summary.funnel.rows["row"] += 1
+    summary.funnel.rows["written"] += 1
     summary.turn_kinds[row.turn_kind] += 1
     summary.lengths.add_row(preference)
     if row.turn_kind != "answer":
@@ -117,7 +126,7 @@ def _write(
         return
     conversation = _conversation(row, document_id, label)
     files.write("sft", split, conversation)
-    summary.funnel.traces["trace"] += 1
+    summary.funnel.traces["written"] += 1
     summary.lengths.add_row(conversation)
 
 
