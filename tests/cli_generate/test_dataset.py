@@ -149,6 +149,10 @@ def test_decontamination_is_one_option(built: Path, run: Path, tmp_path: Path):
     card = (tmp_path / "data" / "README.md").read_text()
     assert "Compared with task.jsonl: 1 documents and 0 questions" in card
     assert "| traces | document in evaluation | 1 |" in card
+    (tmp_path / "other.jsonl").write_text(json.dumps({"question": "Quite another one?"}))
+    others = ("--decontaminate", tmp_path / "other.jsonl")
+    call("dataset", "build", run, "--out", tmp_path / "all", *others)
+    assert "Nothing was shared." in (tmp_path / "all" / "README.md").read_text()
     assert "Not compared with any evaluation" in (built / "README.md").read_text()
 
 

@@ -13,7 +13,7 @@ import pytest
 from made_trees import QUESTION, asked, make_run, node, story, tree
 
 from agenticlu.dataset.build import build_dataset
-from agenticlu.dataset.rows import COLUMNS, columns_of
+from agenticlu.dataset.rows import COLUMNS
 from agenticlu.errors import StoreError, TrainingError
 from agenticlu.pairs import PairPolicy
 from agenticlu.records import Document, Node
@@ -73,10 +73,10 @@ def test_columns_and_types(many: Path, tmp_path: Path):
     preference = pyarrow.parquet.read_schema(tmp_path / "preference" / "train.parquet")
     published = ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"]
     assert preference.names[:5] == published
-    assert tuple(preference.names) == columns_of("preference")
+    assert preference.names == list(COLUMNS["preference"])
     assert str(preference.field("score_chosen").type) == "double"
     sft = pyarrow.parquet.read_schema(tmp_path / "sft" / "train.parquet")
-    assert tuple(sft.names) == columns_of("sft")
+    assert sft.names == list(COLUMNS["sft"])
 
 
 def varied() -> list[tuple[Document, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from agenticlu.corpus import own_id
-from agenticlu.dataset.contamination import Contamination, EvaluationTexts
+from agenticlu.dataset.contamination import EvaluationTexts
 from agenticlu.dataset.facts import without_paths
 from agenticlu.dataset.rows import RowFiles
 from agenticlu.dataset.splits import Fingerprint, assign_splits
@@ -55,14 +55,7 @@ def build_dataset(
         }
         summary = DatasetSummary(assign_splits(fingerprints, policy.validation))
         if evaluation is not None:
-            summary.contamination = Contamination(
-                sources=tuple(evaluation.sources),
-                num_documents=evaluation.num_documents,
-                num_questions=evaluation.num_questions,
-                found_documents=frozenset(found),
-                found_questions=frozenset(asked),
-                dropped=drop_contaminated,
-            )
+            summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
         with RowFiles(folder) as files:
             for grove, is_finished in load_groves(store):
                 reason: TreeLoss | None = None

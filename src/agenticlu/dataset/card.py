@@ -244,13 +244,17 @@ def _decontamination(data: Mapping[str, Any]) -> str:
             "## Decontamination\n\nNot compared with any evaluation (`--decontaminate PATH` does)."
         )
     fate = "left out" if found["dropped"] else "kept, only counted"
+    shared = (
+        f"{found['documents_found']} documents and {found['questions_found']} questions were "
+        f"shared: {fate}."
+    )
+    if not found["documents_found"] and not found["questions_found"]:
+        shared = "Nothing was shared."
     return (
         f"## Decontamination\n\nCompared with {', '.join(found['sources'])}: "
         f"{found['evaluation_documents']} documents and {found['evaluation_questions']} "
         f"questions.\nA document counts as shared from {found['share']:.0%} of the shorter one's "
-        f"runs of {found['run_words']} words, a question when its words\nare equal. "
-        f"{found['documents_found']} documents and {found['questions_found']} questions were "
-        f"shared: {fate}."
+        f"runs of {found['run_words']} words, a question when its words\nare equal. {shared}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from agenticlu.corpus import load_rows
 from agenticlu.dataset.build import Contaminated
-from agenticlu.dataset.contamination import Contamination, EvaluationTexts
+from agenticlu.dataset.contamination import EvaluationTexts
 from agenticlu.dataset.rows import RowFiles
 from agenticlu.dataset.spill import Spill
 from agenticlu.dataset.splits import Fingerprint, assign_splits
@@ -19,6 +19,7 @@ from agenticlu.pairs import log_ratio
 from agenticlu.published import Messages, PublishedRow, parse_row
 from agenticlu.records import content_id
 
+_SCHEMA = "The schema is prompt, chosen, rejected, score_chosen, score_rejected."
 NOT_BETTER = "chosen not scored above rejected"
 
 
@@ -39,7 +40,7 @@ def import_published(
     Args:
         source: JSON, JSONL or Parquet file, folder, or hub id.
         folder: Folder to write `preference/` and `sft/` into.
-        split: Split of a hub data set.
+        split: Split of a folder or a hub data set.
         validation: Share of the documents to hold out.
         evaluation: What the data set must not share with an evaluation.
         drop_contaminated: Leave out what is shared; else only count it.
@@ -81,16 +82,11 @@ def import_published(
                 reasons = ", ".join(f"{n} {why}" for why, n in summary.funnel.rows.items())
                 raise TrainingError(
                     f"{source} holds no usable row ({reasons or 'no rows'}).",
-                    hint="The schema is prompt, chosen, rejected, score_chosen, score_rejected.",
+                    hint=_SCHEMA if "not in the published schema" in summary.funnel.rows else None,
                 )
     if evaluation is not None:
-        summary.contamination = Contamination(
-            sources=tuple(evaluation.sources),
-            num_documents=evaluation.num_documents,
-            num_questions=evaluation.num_questions,
-            found_documents=frozenset(shared_documents),
-            found_questions=frozenset(shared_questions),
-            dropped=drop_contaminated,
+        summary.contamination = evaluation.report(
+            shared_documents, shared_questions, dropped=drop_contaminated
         )
     return summary
 
