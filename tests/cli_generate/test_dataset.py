@@ -213,17 +213,21 @@ def test_a_row_that_cannot_be_read_is_not_told_to_be_a_corpus_line(tmp_path: Pat
         assert "context" not in str(done.exception.hint)
 
 
-def test_rows_without_conversations_lead_to_dpo(tmp_path: Path):
+@pytest.mark.parametrize(("score", "told"), [(0.5, False), (1, True)])
+def test_rows_without_conversations_lead_to_dpo(tmp_path: Path, score: float, told: bool):
     row = {
         "prompt": [{"role": "user", "content": "<para 0> Ada. </para 0>\n\nWho?"}],
         "chosen": [{"role": "assistant", "content": "Ada"}],
         "rejected": [{"role": "assistant", "content": "Ben"}],
         "score_chosen": 1,
-        "score_rejected": 0,
+        "score_rejected": score,
     }
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    said = call("dataset", "import", tmp_path / "rows.jsonl", "--out", tmp_path / "in").stdout
-    assert "Next: agenticlu train dpo" in said
+    done = call("dataset", "import", tmp_path / "rows.jsonl", "--out", tmp_path / "in")
+    assert "Next: agenticlu train dpo" in done.stdout
+    card = (tmp_path / "in" / "README.md").read_text()
+    assert ("(`margin` is 0 or below): 1\n" in card) is told
+    assert ("do not prefer the chosen reply: 1." in done.stderr) is told
 
 
 def test_what_was_not_asked_blindly_is_said_not_to_be_dropped(run: Path, tmp_path: Path):

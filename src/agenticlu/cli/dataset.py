@@ -209,7 +209,12 @@ def import_(
             drop_contaminated=not decontaminate_report,
         )
         label = Path(source).name if Path(source).exists() else source
-        imported = {"source": label, "split": split, "read": summary.funnel.rows.total()}
+        imported = {
+            "source": label,
+            "split": split,
+            "read": summary.funnel.rows.total(),
+            "not_better": summary.num_not_better,
+        }
         write_card(part, summary, named, imported=imported)
     _tell(summary, IMPORT_MEANINGS, out, validation, as_json)
 

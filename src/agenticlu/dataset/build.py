@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Literal
 
@@ -56,23 +56,18 @@ def build_dataset(
         summary = DatasetSummary(assign_splits(fingerprints, policy.validation))
         if evaluation is not None:
             summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
+        unwanted = (found, asked) if drop_contaminated else (set[str](), set[str]())
         with RowFiles(folder) as files:
             for grove, is_finished in load_groves(store):
-                reason: TreeLoss | None = None
-                if not is_finished:
-                    reason = "unfinished"
-                elif drop_contaminated and grove.document.id in found:
-                    reason = "document in evaluation"
-                elif drop_contaminated and grove.tree.question.id in asked:
-                    reason = "question in evaluation"
-                elif _needs_no_document(grove.tree, policy):
-                    reason = "answerable without document"
-                if reason is None:
+                loss: TreeLoss | None = (
+                    _loss(grove.tree, policy, *unwanted) if is_finished else "unfinished"
+                )
+                if loss is None:
                     _write_tree(grove, policy, summary, files)
                 else:
-                    summary.funnel.traces[reason] += 1
-                    summary.funnel.nodes[reason] += sum(
-                        n.parent is not None for n in grove.tree.nodes
+                    summary.funnel.traces[loss] += 1
+                    summary.funnel.nodes[loss] += sum(
+                        node.parent is not None for node in grove.tree.nodes
                     )
             _count_unstarted(store, summary)
             summary.rows = files.counts()
@@ -141,9 +136,18 @@ def _count_unstarted(store: Store, summary: DatasetSummary) -> None:
     assert funnel.nodes.total() == store.num_rounds(), "a node was lost"
 
 
-def _needs_no_document(tree: Tree, policy: PairPolicy) -> bool:
+def _loss(
+    tree: Tree, policy: PairPolicy, documents: Set[str], questions: Set[str]
+) -> TreeLoss | None:
+    """Returns why a finished tree is left out, given the ids of what is not wanted."""
+    if tree.document_id in documents:
+        return "document in evaluation"
+    if tree.question.id in questions:
+        return "question in evaluation"
     limit, share = policy.drop_closed_book, tree.closed_book
-    return limit is not None and share is not None and share >= limit
+    if limit is not None and share is not None and share >= limit:
+        return "answerable without document"
+    return None
 
 
 def _advice(summary: DatasetSummary, run: Path) -> str:

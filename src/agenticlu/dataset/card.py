@@ -173,6 +173,11 @@ def _imported(data: Mapping[str, Any]) -> str:
     imported = data["imported"]
     lines = ["## Where it came from", "", f"- Source: {imported['source']}"]
     lines.append(f"- {imported['read']} rows were read")
+    if imported["not_better"]:
+        lines.append(
+            "- Rows whose scores do not prefer the chosen reply (`margin` is 0 or below): "
+            f"{imported['not_better']}"
+        )
     return "\n".join(lines)
 
 

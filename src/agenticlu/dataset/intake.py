@@ -115,6 +115,7 @@ def _write(
     summary.funnel.rows["written"] += 1
     summary.turn_kinds[row.turn_kind] += 1
     summary.lengths.add_row(preference)
+    summary.num_not_better += preference["margin"] <= 0
     if row.turn_kind != "answer":
         return
     if row.score_chosen <= row.score_rejected:

@@ -123,6 +123,8 @@ class DatasetSummary:
     lengths: Lengths = field(default_factory=Lengths)
     turn_kinds: Counter[str] = field(default_factory=Counter)
     """Turn kind to preference rows."""
+    num_not_better: int = 0
+    """Imported preference rows that score the chosen reply no higher than the rejected one."""
     num_not_asked_blindly: int = 0
     """Questions that were to be dropped if answered without the document, but were not so asked."""
     contamination: Contamination | None = None
@@ -152,6 +154,11 @@ class DatasetSummary:
                     f"{number} of {self.funnel.traces.total()} questions {words} and give nothing;"
                     " run the search again to go on with them."
                 )
+        if number := self.num_not_better:
+            told.append(
+                f"Rows whose scores do not prefer the chosen reply: {number}. They are kept; their "
+                "margin is 0 or below."
+            )
         if number := self.num_not_asked_blindly:
             told.append(
                 f"{number} of {self.funnel.traces.total()} questions were not asked without their "
