@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -271,6 +272,26 @@ def test_rows_of_very_unequal_length_are_left_out():
     rows = build_rows(trees, pair, PairPolicy(max_log_ratio=1.0), funnel)
     assert "answer" not in [row["turn_kind"] for row in rows]
     assert funnel.rows["length ratio"] == 1
+
+
+def test_of_equal_scores_the_reply_nearest_in_length_is_rejected():
+    long = node("long", 0.0, ordinal=1, answer="it is not to be found anywhere in here")
+    near = node("near", 0.0, ordinal=2, answer="Sorvale")
+    for siblings in ((long, near), (near, long)):
+        (pair,) = build_pairs(grove(node("a", 1.0), *siblings), PairPolicy(pairs_per_node=1))
+        assert pair.rejected == "near"
+
+
+def test_a_row_tells_its_margin_lengths_and_how_often_no_document_was_needed():
+    trees = grove(node("a", 1.0), node("b", 0.25, ordinal=1, answer="Sor"))
+    trees = replace(trees, tree=trees.tree.model_copy(update={"closed_book": 0.5}))
+    (pair,) = build_pairs(trees, PairPolicy())
+    rows = {row["turn_kind"]: row for row in build_rows(trees, pair, PairPolicy())}
+    assert {row["margin"] for row in rows.values()} == {0.75}
+    assert rows["answer"]["log_length_ratio"] == pytest.approx(math.log(7 / 3), abs=1e-4)
+    trace = build_trace(trees)
+    assert trace is not None
+    assert {row["closed_book"] for row in (trace, *rows.values())} == {0.5}
 
 
 def test_a_right_answer_is_chosen_by_the_judges_not_by_the_score():
