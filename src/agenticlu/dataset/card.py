@@ -131,12 +131,11 @@ def _rows(data: Mapping[str, Any]) -> str:
 def _split(data: Mapping[str, Any]) -> str:
     split = data["build"]["documents"]
     text = (
-        "## Split\n\n"
-        f"By document: {split['train']} documents train, {split['validation']} validation, none in "
-        "both. A document is\nheld out by the hash of its own id, or else of its text without "
-        f"white space and case. {split['repeated']} documents\nrepeat another one and "
+        f"## Split\n\nDocuments: {split['train']} train, {split['validation']} validation, none in "
+        "both. One is held out by the hash of its own id, or\nelse of its text without white space "
+        f"and case. {split['repeated']} documents repeat another one and\n"
         f"{split['near_duplicates']} have a near-duplicate (80% of 5-word shingles in common); "
-        f"these stay together, in\n{split['groups']} groups."
+        f"these stay together, in {split['groups']} groups."
     )
     return text if split["validation"] else f"{text} No document is held out."
 
