@@ -132,7 +132,7 @@ def test_a_bad_line_is_named(tmp_path: Path, content: str, words: str):
 
 
 def test_what_is_not_there_is_said(tmp_path: Path):
-    with pytest.raises(DocumentError, match="There is no corpus"):
+    with pytest.raises(DocumentError, match="There is no file, folder or data set"):
         list(load_corpus(str(tmp_path / "no" / "such" / "file.jsonl")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DocumentError, match="no Parquet"):
@@ -234,7 +234,7 @@ def test_a_split_that_is_not_there_is_an_error(tmp_path: Path, names, split):
 def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch, name: str):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "_load_hub", lambda *_: pytest.fail("asked the hub"))
-    with pytest.raises(DocumentError, match="There is no corpus"):
+    with pytest.raises(DocumentError, match="There is no file, folder or data set"):
         list(load_rows(name))
     with pytest.raises(pytest.fail.Exception):
         list(load_rows("owner/name-v1.5"))

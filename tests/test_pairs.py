@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_siblings_give_a_pair_at_every_turn_in_which_they_differ():
     assert (pair.chosen, pair.rejected, pair.kind) == ("a", "b", "step")
     rows = build_rows(trees, pair, PairPolicy(), funnel)
     assert [row["turn_kind"] for row in rows] == ["clarify", "sub_answer", "answer"]
-    assert dict(funnel.rows) == {"row": 3, "equal": 1}
+    assert dict(funnel.rows) == {"written": 3, "equal": 1}
     for row in rows:
         assert row["prompt"][0]["role"] == "system"
         assert row["prompt"][-1]["role"] == "user"
@@ -222,6 +223,20 @@ def test_the_rejected_one_follows_the_policy():
     assert pair.rejected == wanted.id
 
 
+@pytest.mark.parametrize(("gold", "rejected"), [((1, 2), "near"), (None, "near"), ((1, 3), None)])
+def test_the_right_pieces_of_a_near_miss_are_those_of_its_path(gold, rejected):
+    """The second of two facts is looked for in the second round; the first was kept before."""
+    nodes = [
+        node("a", 0.0, check="no", kept=(1,)),
+        node("right", 1.0, parent="a", depth=2, kept=(2,)),
+        node("far", 0.0, parent="a", depth=2, ordinal=1, kept=(1,)),
+        node("near", 0.0, parent="a", depth=2, ordinal=2, kept=(2,)),
+    ]
+    trees = grove(*nodes, question=QUESTION.model_copy(update={"gold_pieces": gold}))
+    pairs = build_pairs(trees, PairPolicy(rejected="near-miss"))
+    assert [pair.rejected for pair in pairs] == ([rejected] if rejected else [])
+
+
 def test_every_node_is_used_once():
     siblings = [node(f"r{i}", 1.0, ordinal=i) for i in range(4)]
     siblings += [node(f"w{i}", 0.0, ordinal=4 + i) for i in range(3)]
@@ -257,6 +272,26 @@ def test_rows_of_very_unequal_length_are_left_out():
     rows = build_rows(trees, pair, PairPolicy(max_log_ratio=1.0), funnel)
     assert "answer" not in [row["turn_kind"] for row in rows]
     assert funnel.rows["length ratio"] == 1
+
+
+def test_of_equal_scores_the_reply_nearest_in_length_is_rejected():
+    long = node("long", 0.0, ordinal=1, answer="it is not to be found anywhere in here")
+    near = node("near", 0.0, ordinal=2, answer="Sorvale")
+    for siblings in ((long, near), (near, long)):
+        (pair,) = build_pairs(grove(node("a", 1.0), *siblings), PairPolicy(pairs_per_node=1))
+        assert pair.rejected == "near"
+
+
+def test_a_row_tells_its_margin_lengths_and_how_often_no_document_was_needed():
+    trees = grove(node("a", 1.0), node("b", 0.25, ordinal=1, answer="Sor"))
+    trees = replace(trees, tree=trees.tree.model_copy(update={"closed_book": 0.5}))
+    (pair,) = build_pairs(trees, PairPolicy())
+    rows = {row["turn_kind"]: row for row in build_rows(trees, pair, PairPolicy())}
+    assert {row["margin"] for row in rows.values()} == {0.75}
+    assert rows["answer"]["log_length_ratio"] == pytest.approx(math.log(7 / 3), abs=1e-4)
+    trace = build_trace(trees)
+    assert trace is not None
+    assert {row["closed_book"] for row in (trace, *rows.values())} == {0.5}
 
 
 def test_a_right_answer_is_chosen_by_the_judges_not_by_the_score():
@@ -375,6 +410,27 @@ def test_a_leak_taints_what_grew_from_it():
     assert funnel.nodes["leak"] == 1
     (pair,) = build_pairs(trees, PairPolicy(drop_leaks=False))
     assert all(row["leak"] for row in build_rows(trees, pair, PairPolicy()))
+
+
+def test_rows_where_paths_part_tell_the_leak_further_down():
+    """It is the leak that made the chosen path come out right."""
+    later = says(node("c", 1.0, parent="a", depth=2), "clarify", "Is it Brellin?")
+    trees = grove(node("a", 0.0, check="no"), later, node("b", 0.0, ordinal=1, check="no"))
+    policy = PairPolicy(pairs="path", drop_leaks=False)
+    (pair,) = build_pairs(trees, policy)
+    rows = build_rows(trees, pair, policy)
+    assert [row["depth"] for row in rows] == [1] * len(rows)
+    assert rows
+    assert all(row["leak"] for row in rows)
+    assert build_pairs(trees, PATH) == []
+
+
+def test_a_one_sided_tree_gives_no_path_pair():
+    for score, fate in ((1.0, "all right"), (0.0, "all wrong")):
+        funnel = Funnel()
+        trees = grove(node("a", score), node("b", score, ordinal=1))
+        assert build_pairs(trees, PATH, funnel) == []
+        assert dict(funnel.nodes) == {fate: 2}
 
 
 def test_a_trace_with_a_leak_is_none_and_kept_it_is_no_target():

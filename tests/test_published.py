@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from agenticlu.cli import group
 from agenticlu.corpus import load_rows
 from agenticlu.dialogue import Dialogue
 from agenticlu.engines.base import Completion
@@ -177,6 +179,14 @@ def test_odd_texts_survive_toml(tmp_path: Path):
     path = tmp_path / "odd.toml"
     path.write_text(render_profile(profile), encoding="utf-8")
     assert load_profile(str(path)).system[0].text == odd
+
+
+@pytest.mark.parametrize("option", ["--limit", "--least"])
+def test_numbers_that_read_nothing_are_refused(tmp_path: Path, option: str):
+    arguments = ["prompts", "extract", "x.jsonl", "--out", str(tmp_path / "x.toml"), option, "0"]
+    done = CliRunner().invoke(group, arguments)
+    assert done.exit_code == 2
+    assert option in done.output
 
 
 def test_nothing_to_read_off_is_an_error():

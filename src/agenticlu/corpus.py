@@ -224,7 +224,20 @@ def own_id(document: Document) -> str | None:
     return document.source.partition("#")[2] or None
 
 
+def corpus_name(document: Document) -> str:
+    """Returns the corpus that a document is of: a hub id whole, a file or folder by its last name.
+
+    >>> corpus_name(Document.of("text", source="/home/ada/my books/all.jsonl#moby-dick"))
+    'all.jsonl'
+    >>> corpus_name(Document.of("text", source="deepmind/narrativeqa#7"))
+    'deepmind/narrativeqa'
+    """
+    name = document.source.partition("#")[0].replace("%23", "#")
+    return name if _looks_like_hub_id(name) else PurePath(name.replace("\\", "/")).name or name
+
+
 _LINE_HINT = 'A line looks like {"context": "...", "question": "...", "answers": ["..."]}'
+_ROW_HINT = "Every row is a JSON object; in a .jsonl file each stands in a line of its own."
 _ANSWER_HINT = "Tree search needs known answers: give a text or a list of texts."
 
 
@@ -253,8 +266,8 @@ def load_rows(source: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
         yield from _load_hub(source, split)
     else:
         raise DocumentError(
-            f"There is no corpus {source!r}.",
-            hint="Give a .jsonl or .parquet file, a folder of Parquet files, or owner/name.",
+            f"There is no file, folder or data set {source!r}.",
+            hint="Give a .jsonl, .json or .parquet file, a folder of Parquet files, or owner/name.",
         )
 
 
@@ -301,10 +314,10 @@ def _load_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
                 row = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise DocumentError(
-                    f"Line {number} of {path} is not JSON ({error}).", hint=_LINE_HINT
+                    f"Line {number} of {path} is not JSON ({error}).", hint=_ROW_HINT
                 ) from error
             if not isinstance(row, dict):
-                raise DocumentError(f"Line {number} of {path} is no object.", hint=_LINE_HINT)
+                raise DocumentError(f"Line {number} of {path} is no object.", hint=_ROW_HINT)
             yield row
 
 
@@ -368,7 +381,7 @@ def _load_array(path: Path) -> Iterator[Mapping[str, Any]]:
                 number += 1
                 row = reader.value()
                 if not isinstance(row, dict):
-                    raise DocumentError(f"Entry {number} of {path} is no object.", hint=_LINE_HINT)
+                    raise DocumentError(f"Entry {number} of {path} is no object.", hint=_ROW_HINT)
                 yield row
                 if reader.next_character() == "]":
                     break
@@ -379,7 +392,7 @@ def _load_array(path: Path) -> Iterator[Mapping[str, Any]]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else error.reason
         raise DocumentError(
-            f"Entry {number} of {path} is not JSON ({reason}).", hint=_LINE_HINT
+            f"Entry {number} of {path} is not JSON ({reason}).", hint=_ROW_HINT
         ) from error
 
 

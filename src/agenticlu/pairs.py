@@ -45,6 +45,39 @@ from agenticlu.refusals import is_refusal
 from agenticlu.verdicts import parse_verdict
 
 TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
+Flaw = Literal["failed", "truncated", "refused", "empty"]
+"""Why a round is of no use, whatever its score."""
+Unpaired = Literal["no partner", "tie", "below margin", "no near miss"]
+"""Why a right answer found no wrong one."""
+NodeFate = Literal[
+    Flaw,
+    Unpaired,
+    "chosen",
+    "rejected",
+    "all right",
+    "all wrong",
+    "enough pairs",
+    "unpaired",
+    "not an extreme",
+    "unscored",
+    "unsupported",
+    "leak",
+]
+"""What becomes of a node; `dataset.summary` says what each one means."""
+RowFate = Literal[
+    "written",
+    "no such turn",
+    "equal",
+    "empty",
+    "length ratio",
+    "answers not told apart",
+    "check against the judges",
+]
+"""What becomes of a turn of a pair."""
+TraceFate = Literal[Flaw, "written", "no right answer", "unscored", "unsupported", "leak"]
+"""What becomes of a tree."""
+USED = ("chosen", "rejected", "written")
+"""Fates of what ends up in a data set; all others are reasons for a loss."""
 
 
 class PairPolicy(Record):
@@ -53,7 +86,8 @@ class PairPolicy(Record):
     pairs: Literal["step", "path"] = "step"
     rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
     """mean-2sd: the wrong answer whose score is nearest to two standard deviations below the
-    mean of its candidates; min: the lowest score; near-miss: the right pieces, a wrong answer."""
+    mean of its candidates; min: the lowest score; near-miss: a wrong answer on a path that kept
+    the right pieces."""
     margin: float = Field(default=0.25, ge=0, le=1)
     """Least difference of scores."""
     pairs_per_node: int = Field(default=2, ge=1)
@@ -77,20 +111,20 @@ class Funnel:
     nodes: Counter[str] = field(default_factory=Counter)
     """Non-root nodes: 'chosen', 'rejected', or a reason."""
     rows: Counter[str] = field(default_factory=Counter)
-    """Turns of pairs: 'row', or a reason."""
+    """Turns of pairs: 'written', or a reason."""
     traces: Counter[str] = field(default_factory=Counter)
-    """Trees: 'trace', or a reason."""
+    """Trees: 'written', or a reason."""
     pairs: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the counts with their totals."""
+        """Returns the counts with their totals: what is used first, then losses, largest first."""
+        counters = {"nodes": self.nodes, "rows": self.rows, "traces": self.traces}
         return {
-            name: {"total": counter.total(), **dict(sorted(counter.items()))}
-            for name, counter in (
-                ("nodes", self.nodes),
-                ("rows", self.rows),
-                ("traces", self.traces),
-            )
+            name: {
+                "total": counter.total(),
+                **dict(sorted(counter.items(), key=lambda one: (one[0] not in USED, -one[1], one))),
+            }
+            for name, counter in counters.items()
         } | {"pairs": self.pairs}
 
 
@@ -197,7 +231,7 @@ def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
     return targets
 
 
-def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, str]:
+def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
     tree = grove.tree
     if not tree.nodes or tree.nodes[0].status == "failed":
         return None, "failed"
@@ -206,27 +240,30 @@ def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, str]:
     if not right:
         scored = any(node.score is not None for node in tree.nodes)
         return None, "no right answer" if scored else "unscored"
-    flaws = {node.id: _trace_flaw(grove, node, drop_leaks) for node in right}
-    sound = [node for node in right if flaws[node.id] is None]
+    flaws = [_trace_flaw(grove, node, drop_leaks) for node in right]
+    sound = [node for node, flaw in zip(right, flaws, strict=True) if flaw is None]
     if not sound:
-        return None, str(flaws[right[0].id])
+        assert flaws[0] is not None
+        return None, flaws[0]
     order = {node.id: i for i, node in enumerate(tree.nodes)}
     best = min(
         sound,
         key=lambda n: (n.depth, grove.leaks.is_tainted(n), -(n.score or 0.0), order[n.id]),
     )
-    return best, "trace"
+    return best, "written"
 
 
-def _trace_flaw(grove: Grove, node: Node, drop_leaks: bool) -> str | None:
+def _trace_flaw(grove: Grove, node: Node, drop_leaks: bool) -> TraceFate | None:
     """Returns why a path cannot be shown to a model to learn from."""
     flaw = _path_flaw(grove.tree, node)
-    if flaw is None and drop_leaks and grove.leaks.is_tainted(node):
-        flaw = "leak"
-    return flaw or (None if node.kept else "unsupported")
+    if flaw is not None:
+        return flaw
+    if drop_leaks and grove.leaks.is_tainted(node):
+        return "leak"
+    return None if node.kept else "unsupported"
 
 
-def _path_flaw(tree: Tree, node: Node) -> str | None:
+def _path_flaw(tree: Tree, node: Node) -> Flaw | None:
     """Returns the first flaw on the way to a node."""
     return next(filter(None, map(_flaw, tree.path(node.id)[1:])), None)
 
@@ -237,9 +274,10 @@ def _path_flaw(tree: Tree, node: Node) -> str | None:
 def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) -> list[Pair]:
     """Returns the pairs of a tree; every node is counted in the funnel."""
     funnel = funnel or Funnel()
-    fates: dict[str, str] = {}
-    pairs = _path_pairs(grove, policy, fates) if policy.pairs == "path" else None
-    if pairs is None:
+    fates: dict[str, NodeFate] = {}
+    if policy.pairs == "path":
+        pairs = _path_pairs(grove, policy, fates)
+    else:
         pairs = [
             pair
             for parent in grove.tree.nodes
@@ -253,7 +291,7 @@ def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) 
 
 
 def _sibling_pairs(
-    grove: Grove, siblings: Sequence[Node], policy: PairPolicy, fates: dict[str, str]
+    grove: Grove, siblings: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
 ) -> list[Pair]:
     chosen, rejected = _candidates(grove, siblings, policy, fates)
     pairs: list[Pair] = []
@@ -269,16 +307,21 @@ def _sibling_pairs(
         fates[best.id], fates[worst.id] = "chosen", "rejected"
         pairs.append(_pair(grove, best, worst, "step"))
     for node in rejected:
-        fates[node.id] = "all wrong" if not chosen else "enough pairs" if pairs else "unpaired"
+        if not chosen:
+            fates[node.id] = "all wrong"
+        elif len(pairs) == policy.pairs_per_node:
+            fates[node.id] = "enough pairs"
+        else:
+            fates[node.id] = "no partner" if len(pairs) == len(chosen) else "unpaired"
     return pairs
 
 
-def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list[Pair]:
+def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, NodeFate]) -> list[Pair]:
     """Pairs the best with the worst node of the tree, as published, but for degenerate ones."""
     rounds = [node for node in grove.tree.nodes if node.parent is not None]
     chosen, rejected = _candidates(grove, rounds, policy, fates)
     for node in (*chosen, *rejected):
-        fates[node.id] = "not an extreme" if chosen and rejected else "one-sided tree"
+        fates[node.id] = "not an extreme" if chosen else "all wrong"
     for best in chosen:
         # Where one path holds the other there is no turn at which they part.
         apart = [node for node in rejected if not _are_in_line(grove.tree, node, best)]
@@ -291,7 +334,7 @@ def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, str]) -> list
 
 
 def _candidates(
-    grove: Grove, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, str]
+    grove: Grove, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
 ) -> tuple[list[Node], list[Node]]:
     """Sorts nodes into right ones, best first, and wrong ones; names the fate of the others.
 
@@ -323,7 +366,7 @@ def _candidates(
     return right, wrong
 
 
-def _flaw(node: Node) -> str | None:
+def _flaw(node: Node) -> Flaw | None:
     """Returns why a node is of no use, whatever its score."""
     if node.status == "failed":
         return "failed"
@@ -368,7 +411,7 @@ def _reject(
     )
 
 
-def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> str:
+def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> Unpaired:
     if not rejected:
         return "no partner"
     gaps = [(best.score or 0.0) - (node.score or 0.0) for node in rejected]
@@ -380,8 +423,14 @@ def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> str:
 
 
 def _has_right_pieces(tree: Tree, best: Node, node: Node) -> bool:
-    wanted = set(tree.question.gold_pieces or best.kept)
-    return bool(wanted) and wanted <= set(node.kept)
+    """Whether a path kept the gold pieces; where none are known, what the best one kept."""
+    wanted = set(tree.question.gold_pieces or _kept_until(tree, best))
+    return bool(wanted) and wanted <= _kept_until(tree, node)
+
+
+def _kept_until(tree: Tree, node: Node) -> set[int]:
+    """Returns the pieces that the rounds up to a node point at: what its answer could know."""
+    return {piece for step in tree.path(node.id)[1:] for piece in step.kept}
 
 
 def _are_in_line(tree: Tree, one: Node, other: Node) -> bool:
@@ -425,7 +474,7 @@ def build_rows(
         if turn.kind in policy.turns and not aside:
             other = replies.get(turn.kind)
             reason = _label_flaw(best, worst, turn, other) or _row_flaw(turn, other, policy)
-            funnel.rows[reason or "row"] += 1
+            funnel.rows[reason or "written"] += 1
             if reason is None and other is not None:
                 rows.append(_row(grove, pair, best, before, turn, other))
         before.append(turn)
@@ -441,7 +490,7 @@ def _parting(tree: Tree, pair: Pair) -> tuple[Node, Node]:
     raise AssertionError("one path holds the other; such pairs are not made")
 
 
-def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> str | None:
+def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> RowFate | None:
     if other is None:
         return "no such turn"
     if turn.reply.strip() == other.reply.strip():
@@ -453,7 +502,7 @@ def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> str | None:
     return None
 
 
-def _label_flaw(best: Node, worst: Node, turn: Turn, other: Turn | None) -> str | None:
+def _label_flaw(best: Node, worst: Node, turn: Turn, other: Turn | None) -> RowFate | None:
     """Returns why the chosen reply may not be called the better one.
 
     Where the paths of a pair part, both rounds may have answered wrongly, or the rejected one
@@ -480,7 +529,7 @@ def _row(
         "rejected": [{"role": "assistant", "content": other.reply}],
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
-        **_provenance(grove, best),
+        **_provenance(grove, grove.tree.path(pair.chosen)[-1]),
         "depth": best.depth,
         "turn_kind": turn.kind,
         "chosen_node": pair.chosen,

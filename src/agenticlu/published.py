@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from agenticlu.documents import parse_marks
 from agenticlu.errors import DocumentError
@@ -28,6 +28,16 @@ ROUND: tuple[TurnKind, ...] = (*LEVEL, "check")
 _PIECE = re.compile(r"<para(?:graph)?\s*(\d+)\s*>(.*?)</para(?:graph)?\s*\1\s*>", re.DOTALL)
 _LAST_MARK = re.compile(r"</para(?:graph)?\s*\d+\s*>(?!.*</para(?:graph)?\s*\d+\s*>)", re.DOTALL)
 Messages = list[dict[str, str]]
+RowFlaw = Literal[
+    "not in the published schema",
+    "score is no number",
+    "prompt does not end in a request",
+    "not exactly one reply",
+    "chosen equals rejected",
+    "empty reply",
+    "no marked document",
+]
+"""Why a row is of no use."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class PublishedRow:
         return False
 
 
-def parse_row(row: Mapping[str, Any]) -> PublishedRow | str:
+def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
     """Returns a row, or the reason why it is of no use."""
     try:
         prompt, chosen, rejected = (

@@ -223,7 +223,7 @@ def test_shards_are_sealed_and_merged(corpus: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("no-such.jsonl", "--out", "run"), DocumentError, "There is no corpus"),
+        (("no-such.jsonl", "--out", "run"), DocumentError, "There is no file, folder or data set"),
         (("CORPUS", "--out", "run", "--shard", "3/3"), UsageError, "is no shard"),
         (("CORPUS", "--out", "run", "--limit", "0"), UsageError, "--limit"),
         (("CORPUS", "--out", "run", "--column", "context"), UsageError, "maps no column"),

@@ -82,7 +82,7 @@ def test_a_build_writes_its_files_and_tells_what_is_missing(built: Path, run: Pa
     assert summary["funnel"]["traces"]["unfinished"] == 1
     assert {"characters", "documents", "rows", "turn_kinds"} <= set(summary)
     said = call("dataset", "build", run, "--out", tmp_path / "data").stdout
-    assert "7 traces: 6 trace, 1 unfinished" in said
+    assert "7 questions: 6 written, 1 unfinished" in said
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,10 @@ def test_decontamination_is_one_option(built: Path, run: Path, tmp_path: Path):
     card = (tmp_path / "data" / "README.md").read_text()
     assert "Compared with task.jsonl: 1 documents and 0 questions" in card
     assert "| traces | document in evaluation | 1 |" in card
+    (tmp_path / "other.jsonl").write_text(json.dumps({"question": "Quite another one?"}))
+    others = ("--decontaminate", tmp_path / "other.jsonl")
+    call("dataset", "build", run, "--out", tmp_path / "all", *others)
+    assert "Nothing was shared." in (tmp_path / "all" / "README.md").read_text()
     assert "Not compared with any evaluation" in (built / "README.md").read_text()
 
 
@@ -179,7 +183,7 @@ def test_what_was_built_can_be_imported_with_a_card_of_its_own(built: Path, tmp_
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
-        ("data/none.json", DocumentError, "There is no corpus"),
+        ("data/none.json", DocumentError, "There is no file, folder or data set"),
         ("BUILT", UsageError, "lie in one another"),
         ("ints.json", DocumentError, "Entry 1 of .*ints.json is no object"),
     ],
@@ -193,6 +197,51 @@ def test_a_source_that_cannot_be_imported_is_said(built, tmp_path, source, error
     with pytest.raises(AgenticluError, match=words):
         raise done.exception
     assert not out.exists()
+
+
+def test_a_folder_of_ours_is_imported_without_its_conversations(built: Path, tmp_path: Path):
+    number = pyarrow.parquet.read_table(built / "preference" / "train.parquet").num_rows
+    said = call("dataset", "import", built, "--out", tmp_path / "in").stdout
+    assert f"{number} rows that were read: {number} written\n" in said
+
+
+def test_a_row_that_cannot_be_read_is_not_told_to_be_a_corpus_line(tmp_path: Path):
+    (tmp_path / "torn.jsonl").write_text('{"prompt": [')
+    for command in ("dataset", "import"), ("prompts", "extract"):
+        done = call(*command, tmp_path / "torn.jsonl", "--out", tmp_path / "x.toml")
+        assert isinstance(done.exception, DocumentError)
+        assert "context" not in str(done.exception.hint)
+
+
+@pytest.mark.parametrize(("score", "told"), [(0.5, False), (1, True)])
+def test_rows_without_conversations_lead_to_dpo(tmp_path: Path, score: float, told: bool):
+    row = {
+        "prompt": [{"role": "user", "content": "<para 0> Ada. </para 0>\n\nWho?"}],
+        "chosen": [{"role": "assistant", "content": "Ada"}],
+        "rejected": [{"role": "assistant", "content": "Ben"}],
+        "score_chosen": 1,
+        "score_rejected": score,
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    done = call("dataset", "import", tmp_path / "rows.jsonl", "--out", tmp_path / "in")
+    assert "Next: agenticlu train dpo" in done.stdout
+    card = (tmp_path / "in" / "README.md").read_text()
+    assert ("(`margin` is 0 or below): 1\n" in card) is told
+    assert ("do not prefer the chosen reply: 1." in done.stderr) is told
+
+
+def test_what_was_not_asked_blindly_is_said_not_to_be_dropped(run: Path, tmp_path: Path):
+    done = call("dataset", "build", run, "--out", tmp_path / "in", "--drop-closed-book", "0.5")
+    assert "Warning: 6 of 7 questions were not asked without their document" in done.stderr
+
+
+def test_a_set_that_is_all_in_the_evaluation_is_not_told_to_search_deeper(run, tmp_path):
+    texts = [json.dumps({"context": story(i).text, "question": "?"}) for i in range(6)]
+    (tmp_path / "task.jsonl").write_text("\n".join(texts))
+    arguments = ("--out", tmp_path / "in", "--decontaminate", tmp_path / "task.jsonl")
+    done = call("dataset", "build", run, *arguments)
+    assert isinstance(done.exception, TrainingError)
+    assert "Search other documents" in str(done.exception.hint)
 
 
 def test_a_push_needs_a_data_set_with_a_licence(run: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 from made_trees import QUESTION, asked, make_run, node, story, tree
 
 from agenticlu.dataset.build import build_dataset
-from agenticlu.dataset.rows import COLUMNS, columns_of
+from agenticlu.dataset.rows import COLUMNS
 from agenticlu.errors import StoreError, TrainingError
 from agenticlu.pairs import PairPolicy
 from agenticlu.records import Document, Node
@@ -73,10 +73,10 @@ def test_columns_and_types(many: Path, tmp_path: Path):
     preference = pyarrow.parquet.read_schema(tmp_path / "preference" / "train.parquet")
     published = ["prompt", "chosen", "rejected", "score_chosen", "score_rejected"]
     assert preference.names[:5] == published
-    assert tuple(preference.names) == columns_of("preference")
+    assert preference.names == list(COLUMNS["preference"])
     assert str(preference.field("score_chosen").type) == "double"
     sft = pyarrow.parquet.read_schema(tmp_path / "sft" / "train.parquet")
-    assert tuple(sft.names) == columns_of("sft")
+    assert sft.names == list(COLUMNS["sft"])
 
 
 def varied() -> list[tuple[Document, Any]]:
@@ -170,7 +170,7 @@ def test_questions_that_need_no_document_can_be_dropped(tmp_path: Path):
     run = make_run(tmp_path / "run", [(story(0), known)])
     with pytest.raises(TrainingError, match="1 answerable without document"):
         build(run, tmp_path / "a", drop_closed_book=0.5)
-    assert build(run, tmp_path / "b", drop_closed_book=0.6).funnel.traces["trace"] == 1
+    assert build(run, tmp_path / "b", drop_closed_book=0.6).funnel.traces["written"] == 1
     both = make_run(
         tmp_path / "both",
         [(story(0), known), (story(1), tree(*MIXED, question=asked(1), document=story(1)))],

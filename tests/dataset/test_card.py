@@ -6,8 +6,9 @@ import asyncio
 import json
 import re
 import sqlite3
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow.parquet
 import pytest
@@ -15,13 +16,16 @@ import yaml
 from made_trees import asked, make_run, node, story, tree
 
 from agenticlu.corpus import build_item
-from agenticlu.dataset.build import build_dataset
+from agenticlu.dataset.build import Contaminated, TreeLoss, build_dataset
 from agenticlu.dataset.card import render_card, write_card
 from agenticlu.dataset.facts import collect_facts, without_paths
 from agenticlu.dataset.folder import staged
+from agenticlu.dataset.intake import NOT_BETTER
 from agenticlu.dataset.licences import Licence
+from agenticlu.dataset.summary import IMPORT_MEANINGS, MEANINGS, Lengths
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.pairs import PairPolicy
+from agenticlu.pairs import Funnel, NodeFate, PairPolicy, RowFate, TraceFate
+from agenticlu.published import RowFlaw
 from agenticlu.records import content_seed
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
@@ -158,14 +162,39 @@ def test_rows_lengths_and_losses_are_those_of_the_files(run: Path, tmp_path: Pat
         assert n == len(found)
         assert mean == pytest.approx(statistics.fmean(found), abs=0.01)
         assert [p25, p50, p75] == pytest.approx(quartiles, abs=0.01)
-    assert data["build"]["funnel"]["rows"]["row"] == len(rows)
-    told = re.findall(r"^\| (nodes|rows|traces) \| (.+?) \| (\d+) \|$", card, re.MULTILINE)
+    assert data["build"]["funnel"]["rows"]["written"] == len(rows)
+    told = re.findall(r"^\| (nodes|rows|traces) \| (.+?) \| (\d+) \| .+ \|$", card, re.MULTILINE)
     assert [(name, why, int(number)) for name, why, number in told] == [
         (name, why, number)
         for name, counter in data["build"]["funnel"].items()
         if isinstance(counter, dict)
         for why, number in counter.items()
     ]
+
+
+def test_a_mean_of_nothing_much_is_no_minus_nought():
+    lengths = Lengths()
+    for value in (-0.001, 0.0):
+        lengths.add("ratio", value)
+    assert str(lengths.as_dict()["ratio"]["mean"]) == "0.0"
+
+
+def test_every_reason_has_a_meaning():
+    whole = get_args(TreeLoss)
+    assert {name: {*told} - {"total"} for name, told in MEANINGS.items()} == {
+        "nodes": {*get_args(NodeFate), *whole},
+        "rows": {*get_args(RowFate)},
+        "traces": {*get_args(TraceFate), *whole},
+    }
+    assert {name: {*told} - {"total"} for name, told in IMPORT_MEANINGS.items()} == {
+        "rows": {"written", *get_args(RowFlaw), *get_args(Contaminated)},
+        "traces": {"written", NOT_BETTER},
+    }
+
+
+def test_what_is_used_stands_before_the_losses_and_large_ones_before_small():
+    funnel = Funnel(nodes=Counter({"all wrong": 1, "tie": 7, "rejected": 2, "chosen": 2}))
+    assert list(funnel.as_dict()["nodes"]) == ["total", "chosen", "rejected", "tie", "all wrong"]
 
 
 def header_of(folder: Path) -> dict[str, Any]:
@@ -194,6 +223,21 @@ def test_a_kind_without_rows_is_no_config(tmp_path: Path):
     files = [{"split": "train", "path": "sft/train.parquet"}]
     assert header_of(tmp_path / "data")["configs"] == [{"config_name": "sft", "data_files": files}]
     assert "license" not in header_of(tmp_path / "data")
+
+
+def test_the_card_names_the_corpora(tmp_path: Path):
+    mixed = (node("a", 1.0), node("b", 0.0, ordinal=1))
+    documents = [
+        story(i).model_copy(update={"source": source})
+        for i, source in enumerate(("/home/ada/my books/a.jsonl#1", "ann/tales#2", "ann/tales#3"))
+    ]
+    trees = [(d, tree(*mixed, question=asked(i), document=d)) for i, d in enumerate(documents)]
+    data = write(make_run(tmp_path / "run", trees), tmp_path / "data")
+    assert data["run"]["sources"] == ["a.jsonl", "ann/tales"]
+    assert (
+        "\n- Documents and questions: a.jsonl, ann/tales\n"
+        in (tmp_path / "data" / "README.md").read_text()
+    )
 
 
 def test_no_folder_of_this_machine_stands_in_what_is_published(tmp_path: Path):

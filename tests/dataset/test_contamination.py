@@ -213,7 +213,7 @@ def test_an_import_is_compared_alike(tmp_path: Path):
         evaluation=load_evaluation([evaluation_file]),
     )
     assert dict(summary.funnel.rows) == {
-        "row": 8,
+        "written": 8,
         "document in evaluation": 4,
         "question in evaluation": 4,
     }

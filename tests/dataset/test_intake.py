@@ -37,7 +37,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_rows(root / "p.jsonl", [*ROWS, bad]), root / "out", validation=0.3
     )
     assert sum(summary.rows["preference"].values()) == len(ROWS)
-    assert dict(summary.funnel.rows) == {"row": len(ROWS), "chosen equals rejected": 1}
+    assert dict(summary.funnel.rows) == {"written": len(ROWS), "chosen equals rejected": 1}
     assert len(summary.splits.of) == 30
     return root / "out"
 
@@ -67,6 +67,14 @@ def test_what_can_be_computed_is_and_what_is_not_known_is_none(imported: Path):
         assert row["engine"] == "p.jsonl", "the folder is nobody's business"
 
 
+def test_rows_whose_scores_contradict_them_are_kept_and_told(tmp_path: Path):
+    rows = [published(0, 0), published(0, 1, score_chosen=0.25), published(1, 0, score_chosen=0.1)]
+    summary = import_published(write_rows(tmp_path / "p.jsonl", rows), tmp_path / "out")
+    assert sum(summary.rows["preference"].values()) == 3
+    assert summary.num_not_better == 2
+    assert any("do not prefer the chosen reply: 2." in told for told in summary.warnings(0))
+
+
 def test_conversations_end_in_answers_scored_above_the_rejected(tmp_path: Path):
     rows = [
         published(0, 3),
@@ -84,7 +92,7 @@ def test_conversations_end_in_answers_scored_above_the_rejected(tmp_path: Path):
         "good reply 7 of 0",
     }
     assert [row["targets"] for row in traces] == [[len(row["messages"]) - 1] for row in traces]
-    assert dict(summary.funnel.traces) == {"trace": 2, "chosen not scored above rejected": 2}
+    assert dict(summary.funnel.traces) == {"written": 2, "chosen not scored above rejected": 2}
     assert summary.rows["preference"]["train"] == 5
 
 

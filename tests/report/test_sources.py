@@ -259,6 +259,20 @@ def test_pairs_come_from_the_data_set_and_only_of_known_nodes(
     assert "unscored: 3 unscored" in build_report(data)
 
 
+def test_a_data_set_without_pairs_is_one(run: Path, tmp_path: Path) -> None:
+    """Where no expansion was mixed there are conversations alone."""
+    with pytest.raises(UsageError, match="neither preference/ nor sft/"):
+        load_report(run, datasets=[tmp_path])
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "train.parquet").touch()
+    funnel = {"nodes": {"total": 5, "all right": 5}, "pairs": 0}
+    (tmp_path / "summary.json").write_text(json.dumps({"build": {"funnel": funnel}}))
+    data = load_report(run, datasets=[tmp_path])
+    assert data.pairs == ()
+    assert data.funnels == {"nodes": {"all right": 5}}
+    assert build_report(data)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -17,7 +17,12 @@ import click
 )
 @click.option("--judge-model", multiple=True, help="Model of the judge 'llm'; several vote.")
 @click.option("--judge-base-url", multiple=True, help="Server of the judges.")
-@click.option("--judge-api-key-env", default="OPENAI_API_KEY", show_default=True)
+@click.option(
+    "--judge-api-key-env",
+    default="OPENAI_API_KEY",
+    show_default=True,
+    help="Environment variable that holds their key.",
+)
 @click.option(
     "--patience", type=float, default=900.0, show_default=True, help="Seconds without a judge."
 )

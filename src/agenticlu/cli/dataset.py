@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,12 +81,20 @@ def command() -> None:
 @command.command("build")
 @click.argument("run", type=click.Path(path_type=Path))
 @output_options
-@click.option("--pairs", type=click.Choice(["step", "path"]), default="step", show_default=True)
+@click.option(
+    "--pairs",
+    type=click.Choice(["step", "path"]),
+    default="step",
+    show_default=True,
+    help="step: siblings; path: the best against the worst of a tree.",
+)
 @click.option(
     "--rejected",
     type=click.Choice(["mean-2sd", "min", "near-miss"]),
     default="mean-2sd",
     show_default=True,
+    help="Which wrong answer: two standard deviations below the mean, the lowest, or one whose "
+    "path kept the right pieces.",
 )
 @click.option(
     "--margin",
@@ -95,7 +103,13 @@ def command() -> None:
     show_default=True,
     help="Least difference of scores.",
 )
-@click.option("--pairs-per-node", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--pairs-per-node",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Pairs of one expansion at most.",
+)
 @click.option(
     "--max-log-ratio",
     type=Number(min=0),
@@ -103,7 +117,11 @@ def command() -> None:
     show_default=True,
     help="Largest |log(length chosen / length rejected)|.",
 )
-@click.option("--keep-leaks", is_flag=True, help="Keep clarifications that hold the answer.")
+@click.option(
+    "--keep-leaks",
+    is_flag=True,
+    help="Keep paths with a clarification that holds the answer too early.",
+)
 @click.option(
     "--drop-closed-book",
     type=Number(0, 1),
@@ -133,6 +151,7 @@ def build(
     from agenticlu.dataset.folder import check_out, staged
     from agenticlu.dataset.hub import check_push
     from agenticlu.dataset.licences import parse_licence
+    from agenticlu.dataset.summary import MEANINGS
     from agenticlu.pairs import PairPolicy
     from agenticlu.store import Store
 
@@ -148,7 +167,7 @@ def build(
         )
         facts = collect_facts(store)
         write_card(part, summary, named, run=facts, policy=policy.model_dump())
-    _tell(summary, out, policy.validation, as_json)
+    _tell(summary, MEANINGS, out, policy.validation, as_json)
     if hub_id is not None:
         _push(out, hub_id, private, as_json)
 
@@ -175,6 +194,7 @@ def import_(
     from agenticlu.dataset.folder import check_out, staged
     from agenticlu.dataset.intake import import_published
     from agenticlu.dataset.licences import parse_licence
+    from agenticlu.dataset.summary import IMPORT_MEANINGS
 
     named = parse_licence(licence, license_name, license_link)
     check_out(out, Path(source))
@@ -189,9 +209,14 @@ def import_(
             drop_contaminated=not decontaminate_report,
         )
         label = Path(source).name if Path(source).exists() else source
-        imported = {"source": label, "split": split, "read": summary.funnel.rows.total()}
+        imported = {
+            "source": label,
+            "split": split,
+            "read": summary.funnel.rows.total(),
+            "not_better": summary.num_not_better,
+        }
         write_card(part, summary, named, imported=imported)
-    _tell(summary, out, validation, as_json)
+    _tell(summary, IMPORT_MEANINGS, out, validation, as_json)
 
 
 @command.command("push")
@@ -229,7 +254,13 @@ def _evaluation(sources: tuple[Path, ...], only_report: bool) -> EvaluationTexts
     return load_evaluation(sources)
 
 
-def _tell(summary: DatasetSummary, out: Path, validation: float, as_json: bool) -> None:
+def _tell(
+    summary: DatasetSummary,
+    meanings: Mapping[str, Mapping[str, str]],
+    out: Path,
+    validation: float,
+    as_json: bool,
+) -> None:
     """Prints what was written, and to standard error what a person should know."""
     data = summary.as_dict()
     for warning in summary.warnings(validation):
@@ -247,8 +278,8 @@ def _tell(summary: DatasetSummary, out: Path, validation: float, as_json: bool) 
     )
     for name, counter in data["funnel"].items():
         if isinstance(counter, dict) and counter["total"]:
-            reasons = ", ".join(f"{n} {why}" for why, n in counter.items() if why != "total")
-            click.echo(f"  {counter['total']} {name}: {reasons}")
+            told = ", ".join(f"{n} {why}" for why, n in counter.items() if why != "total")
+            click.echo(f"  {counter['total']} {meanings[name]['total']}: {told}")
     if summary.contamination is not None:
         found = data["contamination"]
         fate = "left out" if found["dropped"] else "counted only"
@@ -256,4 +287,10 @@ def _tell(summary: DatasetSummary, out: Path, validation: float, as_json: bool) 
             f"  shared with evaluation, {fate}: {found['documents_found']} documents, "
             f"{found['questions_found']} questions"
         )
-    click.echo(f"Written to {out}. Next: agenticlu train sft {out} --model MODEL --out SFT")
+    start = f"sft {out} --model MODEL --out SFT"
+    if not summary.rows["sft"]["train"]:
+        start = f"dpo {out} --from MODEL --out DPO"
+    click.echo(
+        f"Written to {out}; its README.md says what each reason means. "
+        f"Next: agenticlu train {start}"
+    )

@@ -16,9 +16,21 @@ def command() -> None:
 @click.argument("dataset")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="TOML file to write.")
 @click.option("--name", default="extracted", show_default=True, help="Name of the profile.")
-@click.option("--split", default="train", show_default=True, help="Of a hub data set.")
-@click.option("--limit", type=int, default=20_000, show_default=True, help="Rows to read at most.")
-@click.option("--least", type=int, default=1, show_default=True, help="Times a wording occurs.")
+@click.option("--split", default="train", show_default=True, help="Of a folder or hub data set.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    help="Rows to read at most.",
+)
+@click.option(
+    "--least",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Leave out wordings that occur less often.",
+)
 def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least: int) -> None:
     """Rebuild the fixed wordings from the user turns of DATASET (published schema)."""
     from agenticlu.config import write_atomically

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
+from typing import Literal
 
 from agenticlu.corpus import own_id
-from agenticlu.dataset.contamination import Contamination, EvaluationTexts
+from agenticlu.dataset.contamination import EvaluationTexts
 from agenticlu.dataset.facts import without_paths
 from agenticlu.dataset.rows import RowFiles
 from agenticlu.dataset.splits import Fingerprint, assign_splits
@@ -17,10 +18,9 @@ from agenticlu.prompts import Profile
 from agenticlu.records import Document, Piece, Tree
 from agenticlu.store import Store
 
-UNFINISHED = "unfinished"
-NO_NEED = "answerable without document"
-DOCUMENT_FOUND = "document in evaluation"
-QUESTION_FOUND = "question in evaluation"
+Contaminated = Literal["document in evaluation", "question in evaluation"]
+TreeLoss = Literal["unfinished", "answerable without document", Contaminated]
+"""Why nothing of a tree is looked at."""
 
 
 def build_dataset(
@@ -55,36 +55,26 @@ def build_dataset(
         }
         summary = DatasetSummary(assign_splits(fingerprints, policy.validation))
         if evaluation is not None:
-            summary.contamination = Contamination(
-                sources=tuple(evaluation.sources),
-                num_documents=evaluation.num_documents,
-                num_questions=evaluation.num_questions,
-                found_documents=frozenset(found),
-                found_questions=frozenset(asked),
-                dropped=drop_contaminated,
-            )
+            summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
+        unwanted = (found, asked) if drop_contaminated else (set[str](), set[str]())
         with RowFiles(folder) as files:
             for grove, is_finished in load_groves(store):
-                reason = None if is_finished else UNFINISHED
-                if reason is None and drop_contaminated:
-                    reason = DOCUMENT_FOUND if grove.document.id in found else None
-                    reason = reason or (QUESTION_FOUND if grove.tree.question.id in asked else None)
-                if reason is None and _needs_no_document(grove.tree, policy):
-                    reason = NO_NEED
-                if reason is None:
+                loss: TreeLoss | None = (
+                    _loss(grove.tree, policy, *unwanted) if is_finished else "unfinished"
+                )
+                if loss is None:
                     _write_tree(grove, policy, summary, files)
                 else:
-                    summary.funnel.traces[reason] += 1
-                    summary.funnel.nodes[reason] += sum(
-                        n.parent is not None for n in grove.tree.nodes
+                    summary.funnel.traces[loss] += 1
+                    summary.funnel.nodes[loss] += sum(
+                        node.parent is not None for node in grove.tree.nodes
                     )
             _count_unstarted(store, summary)
             summary.rows = files.counts()
             if not any(sum(splits.values()) for splits in summary.rows.values()):
                 raise TrainingError(
                     f"The trees give no row. Questions: {_listed(summary)}.",
-                    hint=f"See agenticlu status {store.folder}; go on with the search, or search "
-                    "deeper: --depth.",
+                    hint=_advice(summary, store.folder),
                 )
     return summary
 
@@ -123,6 +113,8 @@ def _read_documents(
 
 def _write_tree(grove: Grove, policy: PairPolicy, summary: DatasetSummary, files: RowFiles) -> None:
     split = summary.splits.of[grove.document.id]
+    if policy.drop_closed_book is not None:
+        summary.num_not_asked_blindly += grove.tree.closed_book is None
     trace = build_trace(grove, summary.funnel, drop_leaks=policy.drop_leaks)
     if trace is not None:
         files.write("sft", split, trace)
@@ -139,14 +131,36 @@ def _count_unstarted(store: Store, summary: DatasetSummary) -> None:
     counts, funnel = store.tree_counts(), summary.funnel
     unstarted = counts["questions"] - counts["growing"] - counts["done"]
     if unstarted:
-        funnel.traces[UNFINISHED] += unstarted
+        funnel.traces["unfinished"] += unstarted
     assert funnel.traces.total() == counts["questions"], "a question was lost"
     assert funnel.nodes.total() == store.num_rounds(), "a node was lost"
 
 
-def _needs_no_document(tree: Tree, policy: PairPolicy) -> bool:
+def _loss(
+    tree: Tree, policy: PairPolicy, documents: Set[str], questions: Set[str]
+) -> TreeLoss | None:
+    """Returns why a finished tree is left out, given the ids of what is not wanted."""
+    if tree.document_id in documents:
+        return "document in evaluation"
+    if tree.question.id in questions:
+        return "question in evaluation"
     limit, share = policy.drop_closed_book, tree.closed_book
-    return limit is not None and share is not None and share >= limit
+    if limit is not None and share is not None and share >= limit:
+        return "answerable without document"
+    return None
+
+
+def _advice(summary: DatasetSummary, run: Path) -> str:
+    """Returns what to do when everything was lost, by how most of it was."""
+    lost = summary.funnel.traces.most_common(1)
+    advice = {
+        "document in evaluation": "Search other documents; --decontaminate-report only counts.",
+        "question in evaluation": "Ask other questions; --decontaminate-report only counts.",
+        "answerable without document": "Raise --drop-closed-book, or leave it out.",
+        "leak": "Look at the trees (agenticlu report), or add --keep-leaks.",
+    }
+    search = f"See agenticlu status {run}; go on with the search, or search deeper: --depth."
+    return advice.get(lost[0][0], search) if lost else search
 
 
 def _listed(summary: DatasetSummary) -> str:

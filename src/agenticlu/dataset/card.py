@@ -18,7 +18,12 @@ from agenticlu.dataset.folder import (
 )
 from agenticlu.dataset.licences import Licence
 from agenticlu.dataset.rows import SPLITS
-from agenticlu.dataset.summary import PERCENTILES, DatasetSummary
+from agenticlu.dataset.summary import (
+    IMPORT_MEANINGS,
+    MEANINGS,
+    PERCENTILES,
+    DatasetSummary,
+)
 from agenticlu.store import write_file
 
 NAME = "agenticlu-traces"
@@ -113,24 +118,24 @@ def _rows(data: Mapping[str, Any]) -> str:
         else "Preference rows brought into the columns of agenticlu; `sft` holds the conversations "
         "that end in a\nchosen answer of the higher score."
     )
-    kinds = data["build"]["turn_kinds"]
+    kinds, pairs = data["build"]["turn_kinds"], data["build"]["funnel"]["pairs"]
     turns = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    of_pairs = f" of {pairs} pairs" if pairs else ""
     return (
         "# Traces and preference pairs over long documents\n\n"
         f"{made}\n\n{_table(('rows', *SPLITS), rows)}"
-        + (f"\n\nPreference rows by turn: {turns}." if turns else "")
+        + (f"\n\nPreference rows{of_pairs} by turn: {turns}." if turns else "")
     )
 
 
 def _split(data: Mapping[str, Any]) -> str:
     split = data["build"]["documents"]
     text = (
-        "## Split\n\n"
-        f"By document: {split['train']} documents train, {split['validation']} validation, none in "
-        "both. A document is\nheld out by the hash of its own id, or else of its text without "
-        f"white space and case. {split['repeated']} documents\nrepeat another one and "
+        f"## Split\n\nDocuments: {split['train']} train, {split['validation']} validation, none in "
+        "both. One is held out by the hash of its own id, or\nelse of its text without white space "
+        f"and case. {split['repeated']} documents repeat another one and\n"
         f"{split['near_duplicates']} have a near-duplicate (80% of 5-word shingles in common); "
-        f"these stay together, in\n{split['groups']} groups."
+        f"these stay together, in {split['groups']} groups."
     )
     return text if split["validation"] else f"{text} No document is held out."
 
@@ -144,6 +149,7 @@ def _run(data: Mapping[str, Any]) -> str:
         f"- Prompt profile: {run['profile']}, SHA-256 {run['profile_sha256']}",
         f"- Search: `{json.dumps(run['search'], sort_keys=True)}`",
         f"- Pairs: `{json.dumps(data['policy'], sort_keys=True)}`",
+        f"- Documents and questions: {', '.join(run['sources'])}",
         f"- {run['questions']} questions over {run['documents']} documents, {run['nodes']} rounds; "
         f"{run['finished_questions']} questions are finished, {run['failed_questions']} of them "
         "failed",
@@ -166,17 +172,26 @@ def _imported(data: Mapping[str, Any]) -> str:
     imported = data["imported"]
     lines = ["## Where it came from", "", f"- Source: {imported['source']}"]
     lines.append(f"- {imported['read']} rows were read")
+    if imported["not_better"]:
+        lines.append(
+            "- Rows whose scores do not prefer the chosen reply (`margin` is 0 or below): "
+            f"{imported['not_better']}"
+        )
     return "\n".join(lines)
 
 
 def _funnel(data: Mapping[str, Any]) -> str:
-    losses = [
-        (name, why, number)
+    meanings = IMPORT_MEANINGS if data["run"] is None else MEANINGS
+    counts = [
+        (name, why, number, meanings.get(name, {}).get(why, ""))
         for name, counter in data["build"]["funnel"].items()
-        if isinstance(counter, Mapping)
+        if isinstance(counter, Mapping) and counter["total"]
         for why, number in counter.items()
     ]
-    return "## What became of everything\n\n" + _table(("of", "what", "number"), losses)
+    return (
+        "## What became of everything\n\nEach one is counted once: what stands below a total sums "
+        "to it.\n\n" + _table(("of", "what", "number", "meaning"), counts)
+    )
 
 
 def _lengths(data: Mapping[str, Any]) -> str:
@@ -233,13 +248,17 @@ def _decontamination(data: Mapping[str, Any]) -> str:
             "## Decontamination\n\nNot compared with any evaluation (`--decontaminate PATH` does)."
         )
     fate = "left out" if found["dropped"] else "kept, only counted"
+    shared = (
+        f"{found['documents_found']} documents and {found['questions_found']} questions were "
+        f"shared: {fate}."
+    )
+    if not found["documents_found"] and not found["questions_found"]:
+        shared = "Nothing was shared."
     return (
         f"## Decontamination\n\nCompared with {', '.join(found['sources'])}: "
         f"{found['evaluation_documents']} documents and {found['evaluation_questions']} "
         f"questions.\nA document counts as shared from {found['share']:.0%} of the shorter one's "
-        f"runs of {found['run_words']} words, a question when its words\nare equal. "
-        f"{found['documents_found']} documents and {found['questions_found']} questions were "
-        f"shared: {fate}."
+        f"runs of {found['run_words']} words, a question when its words\nare equal. {shared}"
     )
 
 

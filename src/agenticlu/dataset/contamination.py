@@ -127,6 +127,19 @@ class EvaluationTexts:
             return True
         return self.largest_share(text) >= SHARE
 
+    def report(
+        self, documents: Iterable[str], questions: Iterable[str], *, dropped: bool
+    ) -> Contamination:
+        """Returns what was found, given the ids of documents and questions that stand here, too."""
+        return Contamination(
+            sources=tuple(self.sources),
+            num_documents=self.num_documents,
+            num_questions=self.num_questions,
+            found_documents=frozenset(documents),
+            found_questions=frozenset(questions),
+            dropped=dropped,
+        )
+
     def largest_share(self, text: str) -> float:
         """Returns the largest share of common runs, of the shorter document's."""
         runs = shingles_of(text, RUN_WORDS)

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from agenticlu.corpus import corpus_name
 from agenticlu.judge import disagrees, solved_depth
 from agenticlu.store import Store, as_mapping
 
@@ -34,6 +35,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
                     judged += 1
                     disagreeing += disagrees(node.verdicts)
         nodes = store.num_rounds()
+        sources = sorted({corpus_name(store.document(i)) for i in store.document_ids()})
     recall: dict[str, float] = {}
     solved = 0
     for depth in range(max(by_depth, default=-1) + 1):
@@ -53,6 +55,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
         "finished_questions": finished,
         "failed_questions": failed,
         "documents": len(store.document_ids()),
+        "sources": sources,
         "nodes": nodes,
         "scored_questions": scored,
         "recall_by_depth": recall,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agenticlu.corpus import load_rows
-from agenticlu.dataset.build import DOCUMENT_FOUND, QUESTION_FOUND
-from agenticlu.dataset.contamination import Contamination, EvaluationTexts
+from agenticlu.dataset.build import Contaminated
+from agenticlu.dataset.contamination import EvaluationTexts
 from agenticlu.dataset.rows import RowFiles
 from agenticlu.dataset.spill import Spill
 from agenticlu.dataset.splits import Fingerprint, assign_splits
@@ -19,6 +19,7 @@ from agenticlu.pairs import log_ratio
 from agenticlu.published import Messages, PublishedRow, parse_row
 from agenticlu.records import content_id
 
+_SCHEMA = "The schema is prompt, chosen, rejected, score_chosen, score_rejected."
 NOT_BETTER = "chosen not scored above rejected"
 
 
@@ -39,7 +40,7 @@ def import_published(
     Args:
         source: JSON, JSONL or Parquet file, folder, or hub id.
         folder: Folder to write `preference/` and `sft/` into.
-        split: Split of a hub data set.
+        split: Split of a folder or a hub data set.
         validation: Share of the documents to hold out.
         evaluation: What the data set must not share with an evaluation.
         drop_contaminated: Leave out what is shared; else only count it.
@@ -54,7 +55,7 @@ def import_published(
     shared_questions: set[str] = set()
     with Spill(folder / "spill") as spill:
         summary = DatasetSummary(assign_splits((), 0))
-        for row in _usable(load_rows(source, split), summary):
+        for row in _usable(_rows_of(source, split), summary):
             document_id = row.document_id
             if not spill.holds(document_id):
                 fingerprints.append(Fingerprint.of(document_id, row.document))
@@ -70,7 +71,10 @@ def import_published(
                     if asked:
                         shared_questions.add(_question_id(document_id, row))
                     if drop_contaminated and (shared or asked):
-                        summary.funnel.rows[DOCUMENT_FOUND if shared else QUESTION_FOUND] += 1
+                        reason: Contaminated = (
+                            "document in evaluation" if shared else "question in evaluation"
+                        )
+                        summary.funnel.rows[reason] += 1
                     else:
                         _write(row, document_id, label, summary, files)
             summary.rows = files.counts()
@@ -78,18 +82,19 @@ def import_published(
                 reasons = ", ".join(f"{n} {why}" for why, n in summary.funnel.rows.items())
                 raise TrainingError(
                     f"{source} holds no usable row ({reasons or 'no rows'}).",
-                    hint="The schema is prompt, chosen, rejected, score_chosen, score_rejected.",
+                    hint=_SCHEMA if "not in the published schema" in summary.funnel.rows else None,
                 )
     if evaluation is not None:
-        summary.contamination = Contamination(
-            sources=tuple(evaluation.sources),
-            num_documents=evaluation.num_documents,
-            num_questions=evaluation.num_questions,
-            found_documents=frozenset(shared_documents),
-            found_questions=frozenset(shared_questions),
-            dropped=drop_contaminated,
+        summary.contamination = evaluation.report(
+            shared_documents, shared_questions, dropped=drop_contaminated
         )
     return summary
+
+
+def _rows_of(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+    """Reads a source; a data set of ours holds conversations beside its preference rows."""
+    preference = Path(source) / "preference"
+    return load_rows(str(preference) if preference.is_dir() else source, split)
 
 
 def _usable(rows: Iterable[Mapping[str, Any]], summary: DatasetSummary) -> Iterator[PublishedRow]:
@@ -107,9 +112,10 @@ def _write(
     split = summary.splits.of[document_id]
     preference = _preference(row, document_id, label)
     files.write("preference", split, preference)
-    summary.funnel.rows["row"] += 1
+    summary.funnel.rows["written"] += 1
     summary.turn_kinds[row.turn_kind] += 1
     summary.lengths.add_row(preference)
+    summary.num_not_better += preference["margin"] <= 0
     if row.turn_kind != "answer":
         return
     if row.score_chosen <= row.score_rejected:
@@ -117,7 +123,7 @@ def _write(
         return
     conversation = _conversation(row, document_id, label)
     files.write("sft", split, conversation)
-    summary.funnel.traces["trace"] += 1
+    summary.funnel.traces["written"] += 1
     summary.lengths.add_row(conversation)
 
 

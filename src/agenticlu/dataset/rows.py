@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,8 +201,3 @@ def _schema(arrow: Any, columns: Mapping[str, ColumnType]) -> Any:
         "bool": arrow.bool_(),
     }
     return arrow.schema([(name, types[kind]) for name, kind in columns.items()])
-
-
-def columns_of(kind: str) -> Sequence[str]:
-    """Returns the names of the columns of a kind of data, in order."""
-    return tuple(COLUMNS[kind])

@@ -14,6 +14,78 @@ from agenticlu.dataset.splits import Splits
 from agenticlu.pairs import Funnel
 
 PERCENTILES = (5, 25, 50, 75, 95)
+_FLAWS = {
+    "failed": "a request failed for good",
+    "truncated": "a reply was cut off",
+    "refused": "a reply declines the task",
+    "empty": "a reply is empty",
+    "unscored": "no judge gave a verdict that could be read",
+    "unsupported": "right, but grounding kept no piece for it",
+    "leak": "right, but a clarification holds the answer before anything that was read gave it",
+}
+_WHOLE_TREES = {
+    "unfinished": "the search is not done with its question",
+    "answerable without document": "its question was often answered right without the document",
+    "document in evaluation": "its document stands in the evaluation, too",
+    "question in evaluation": "its question stands in the evaluation, too",
+}
+MEANINGS: dict[str, dict[str, str]] = {
+    "nodes": {
+        "total": "rounds that the search grew",
+        "chosen": "right, and the better one of a pair",
+        "rejected": "wrong, and the worse one of a pair",
+        "all right": "right, and none beside it is wrong",
+        "all wrong": "wrong, and none beside it can be chosen",
+        "enough pairs": "its expansion gave as many pairs as were wanted",
+        "no partner": "nothing was left to pair it with",
+        "unpaired": "wrong, but too near to the right ones left, or no near miss",
+        "not an extreme": "neither the best nor the worst of its tree",
+        "tie": "right, but no wrong one has a lower score",
+        "below margin": "right, but no wrong one's score is lower by the margin",
+        "no near miss": "right, but no wrong one kept the right pieces",
+        **_FLAWS,
+        **_WHOLE_TREES,
+    },
+    "rows": {
+        "total": "turns of the pairs",
+        "written": "preference rows",
+        "no such turn": "the rejected one has no such turn",
+        "equal": "both said the same",
+        "empty": "a reply is empty",
+        "length ratio": "one reply is longer than the other by more than was allowed",
+        "answers not told apart": "where two paths part: not a right answer against a wrong one",
+        "check against the judges": "a self-check contradicts the judges",
+    },
+    "traces": {
+        "total": "questions",
+        "written": "conversations of their best right path",
+        "no right answer": "no round of their tree is right",
+        **_FLAWS,
+        **_WHOLE_TREES,
+    },
+}
+"""What the counts of a funnel mean, where a run is built from."""
+IMPORT_MEANINGS: dict[str, dict[str, str]] = {
+    "rows": {
+        "total": "rows that were read",
+        "written": "preference rows",
+        "not in the published schema": "a column is missing or holds something else",
+        "score is no number": "a score is infinite or not a number",
+        "prompt does not end in a request": "there is nothing to reply to",
+        "not exactly one reply": "chosen or rejected is not one reply",
+        "chosen equals rejected": "both say the same",
+        "empty reply": "chosen or rejected is empty",
+        "no marked document": "the first request holds no paragraph marks",
+        "document in evaluation": "its document stands in the evaluation, too",
+        "question in evaluation": "its question stands in the evaluation, too",
+    },
+    "traces": {
+        "total": "preference rows that ask for an answer",
+        "written": "conversations that end in the chosen answer",
+        "chosen not scored above rejected": "the chosen answer may be no better than the other",
+    },
+}
+"""The same where rows are imported."""
 
 
 class Lengths:
@@ -51,6 +123,10 @@ class DatasetSummary:
     lengths: Lengths = field(default_factory=Lengths)
     turn_kinds: Counter[str] = field(default_factory=Counter)
     """Turn kind to preference rows."""
+    num_not_better: int = 0
+    """Imported preference rows that score the chosen reply no higher than the rejected one."""
+    num_not_asked_blindly: int = 0
+    """Questions that were to be dropped if answered without the document, but were not so asked."""
     contamination: Contamination | None = None
     """None when nothing was compared with an evaluation."""
 
@@ -78,6 +154,16 @@ class DatasetSummary:
                     f"{number} of {self.funnel.traces.total()} questions {words} and give nothing;"
                     " run the search again to go on with them."
                 )
+        if number := self.num_not_better:
+            told.append(
+                f"Rows whose scores do not prefer the chosen reply: {number}. They are kept; their "
+                "margin is 0 or below."
+            )
+        if number := self.num_not_asked_blindly:
+            told.append(
+                f"{number} of {self.funnel.traces.total()} questions were not asked without their "
+                "document, so --drop-closed-book could not judge them; generate --closed-book asks."
+            )
         if validation and not self.splits.documents("validation"):
             why = "there is one document" if len(self.splits.of) == 1 else "all belong together"
             told.append(f"No document is held out: {why}.")
@@ -90,10 +176,10 @@ def _characters(messages: list[dict[str, str]]) -> int:
 
 def _described(values: array[float]) -> dict[str, float]:
     ordered = sorted(values)
-    described = {"n": len(ordered), "mean": round(math.fsum(ordered) / len(ordered), 2)}
+    described = {"n": len(ordered), "mean": math.fsum(ordered) / len(ordered)}
     for percent in PERCENTILES:
-        described[f"p{percent}"] = round(_percentile(ordered, percent), 2)
-    return described
+        described[f"p{percent}"] = _percentile(ordered, percent)
+    return {name: round(value, 2) + 0 for name, value in described.items()}  # + 0: no "-0.0"
 
 
 def _percentile(ordered: list[float], percent: int) -> float:

@@ -350,7 +350,7 @@ FUNNELS = {
     "rows": ("From pairs to rows", "What became of every turn of the pairs.", "turns"),
     "traces": ("From trees to traces", "What became of every tree in the SFT rows.", "trees"),
 }
-USED = ("chosen", "rejected", "row", "trace")
+USED = ("chosen", "rejected", "written")
 """What a funnel calls the part that ends up in the data set; all else are reasons for a loss."""
 
 

@@ -90,7 +90,7 @@ def sample_report(
                 "rejected": len(pairs),
                 "all right": 61,
                 "all wrong": 120,
-                "margin too small": 48,
+                "below margin": 48,
                 "unscored": 36,
                 "failed": 3,
             }

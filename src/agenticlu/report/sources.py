@@ -333,9 +333,9 @@ def load_pairs(folders: Sequence[Path], trees: Sequence[Tree]) -> tuple[Pair, ..
     for folder in folders:
         _require_folder(folder, "--data", "a data set (agenticlu dataset build)")
         files = sorted((folder / "preference").glob("*.parquet"))
-        if not files:
+        if not files and not any((folder / "sft").glob("*.parquet")):  # no pairs is no fault
             raise UsageError(
-                f"--data {str(folder)!r} holds no preference/*.parquet.",
+                f"--data {str(folder)!r} holds neither preference/ nor sft/*.parquet.",
                 hint="Give the folder that `agenticlu dataset build --out` wrote.",
             )
         for row in _read_rows(files):
