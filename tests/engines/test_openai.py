@@ -405,9 +405,14 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return str(request.param)
 
 
-def test_a_lost_connection_is_no_timeout(transport: str) -> None:
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD], ids=["nothing", "half a reply"])
+def test_a_lost_connection_is_no_timeout(transport: str, sent: bytes) -> None:
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            writer.write(sent)
         writer.close()
 
     async def ask() -> None:
@@ -416,7 +421,8 @@ def test_a_lost_connection_is_no_timeout(transport: str) -> None:
             engine = OpenAIEngine(f"http://127.0.0.1:{port}/v1", "m", retry=QUICK)
             client = type(engine._http_client()).__mro__[1].__name__
             assert ("Aiohttp" in client) == (transport == "aiohttp"), client
-            with pytest.raises(EngineUnreachableError):
+            engine._connected = True
+            with pytest.raises(EngineUnreachableError, match="broke off before"):
                 await engine.sample(ASKED, Sampling())
             await engine.close()
 

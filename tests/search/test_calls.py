@@ -123,12 +123,18 @@ def test_many_failures_at_once_are_one_overload(tmp_path: Path, monkeypatch):
         assert store.call_counts()["done"] == 8
 
 
-def test_patience_ends_with_the_engines_own_error():
-    async def work() -> None:
-        await Breaker(patience_s=0.0).trouble(EngineBusyError("still busy"))
+def test_patience_ends_with_the_engines_own_error_and_one_word_on_what_now():
+    said: list[str] = []
 
-    with pytest.raises(EngineBusyError, match="still busy"):
-        asyncio.run(work())
+    async def work() -> None:
+        breaker = Breaker(0.0, said.append)
+        for _ in range(3):
+            with pytest.raises(EngineBusyError, match="still busy"):
+                await breaker.trouble(EngineBusyError("still busy"))
+
+    asyncio.run(work())
+    assert len(said) == 1
+    assert "the same command goes on" in said[0]
 
 
 def test_a_limit_on_tokens_stops_before_the_next_call(tmp_path: Path):

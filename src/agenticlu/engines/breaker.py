@@ -50,6 +50,7 @@ class Breaker:
         self._troubled_since: float | None = None
         self._last_success = -math.inf
         self._pause_s = FIRST_PAUSE_S
+        self._gave_up = False
         self.under_way = 0
         """Requests that are asked or wait to be asked again."""
 
@@ -92,6 +93,7 @@ class Breaker:
             self._troubled_since = now
         pause_s = max(self._pause_s, getattr(error, "retry_after_s", None) or 0.0)
         if now - self._troubled_since + pause_s > self.patience_s:
+            self._give_up(now - self._troubled_since)
             raise error
         if self.paused:
             await self._open.wait()
@@ -103,6 +105,14 @@ class Breaker:
         finally:
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._open.set()
+
+    def _give_up(self, waited_s: float) -> None:
+        if not self._gave_up:  # all that were asked give up, one after the other
+            self._say(
+                f"given up after {waited_s:.0f} s without an answer ({self.patience_s:.0f} s of "
+                "patience); what is finished is kept, and the same command goes on from there"
+            )
+        self._gave_up = True
 
 
 class Tries:

@@ -67,6 +67,8 @@ LONG_TEXT_CHARACTERS = 80
 """Equal samples of at least this length at a temperature of at least `WARM` are no chance."""
 CHAT_ROUTE = "/chat/completions"
 PLAIN_ROUTE = "/completions"
+BROKEN_OFF = frozenset({"ServerDisconnectedError", "ClientPayloadError", "RemoteProtocolError"})
+"""What the transports call a connection that ends before the reply does."""
 TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
 _TOO_LONG = re.compile(
@@ -476,6 +478,11 @@ class OpenAIEngine:
         if isinstance(error, self._openai.APIConnectionError):
             most = self._retry.attempts if self._answered else self._retry.first_contact_attempts
             cause = str(error.__cause__ or error).strip() or type(error).__name__
+            if _broke_off(error):
+                told = EngineUnreachableError(
+                    f"{where} broke off before its reply was whole ({self._scrub(cause)})."
+                )
+                return told, attempt + 1 < most
             told = EngineUnreachableError(
                 f"No server answers at {self.base_url} ({self._scrub(cause)}).",
                 hint="Is it running, and is the address right? It often ends in /v1."
@@ -689,11 +696,21 @@ class OpenAIEngine:
 
 def _timed_out(error: BaseException) -> bool:
     """Whether time ran out; over aiohttp the SDK reports a lost connection as a time-out, too."""
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
     return not any(
         type(one).__name__ == "ServerDisconnectedError"
         or (isinstance(one, OSError) and not isinstance(one, TimeoutError))
-        for one in chain
+        for one in _causes(error)
     )
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Whether there was a connection, which ended too early."""
+    return any(type(one).__name__ in BROKEN_OFF for one in _causes(error))
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Returns the error and what it came of."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return chain
