@@ -425,6 +425,22 @@ def test_a_lost_connection_is_no_timeout(transport: str, sent: bytes) -> None:
     asyncio.run(ask())
 
 
+def test_an_address_with_a_password_is_left_to_the_sdk(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada")))
+
+    async def ask(address: str) -> bool:
+        engine = OpenAIEngine(address, "m", retry=QUICK)
+        engine._connected = True
+        try:
+            assert (await engine.sample(ASKED, Sampling())).completions[0].text == "Ada"
+            return engine._wire is None
+        finally:
+            await engine.close()
+
+    assert not asyncio.run(ask(endpoint.url))
+    assert asyncio.run(ask(endpoint.url.replace("//", "//user:word@")))
+
+
 def test_a_server_that_hangs_is_busy(transport: str, serve: Serve) -> None:
     def hang(body: dict[str, Any], i: int) -> Any:
         time.sleep(0.5)

@@ -56,9 +56,8 @@ class Wire:
 
     @staticmethod
     def takes(base_url: str) -> bool:
-        """Whether an address is a plain one; the SDK knows better what to do with a query."""
-        parts = urlsplit(base_url)
-        return not parts.query and parts.username is None
+        """Whether an address holds no password, which would be at odds with the key."""
+        return urlsplit(base_url).username is None
 
     async def post(self, route: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
         """Returns the reply's content.
