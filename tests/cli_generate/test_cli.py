@@ -106,6 +106,13 @@ def test_running_the_same_command_again_asks_nothing(corpus: str, tmp_path: Path
     assert "6 questions" in again.stdout
 
 
+def test_a_shortfall_of_clarifications_is_told(corpus: str, tmp_path: Path, engine):
+    reply = engine._replies
+    engine._replies = lambda request: reply(request) or "What is it?"
+    done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL, "--depth", "1")
+    assert "clarifications wanted and not found: 12\n" in done.stdout, done.stdout
+
+
 def test_the_data_set_can_be_built_twice_to_the_same_bytes(corpus: str, tmp_path: Path):
     run = str(tmp_path / "run")
     call("generate", corpus, "--out", run, *SMALL)

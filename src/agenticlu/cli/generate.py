@@ -519,6 +519,8 @@ def render(summary: SearchSummary, out: Path) -> str:
         f"{summary.nodes} nodes ({summary.failed_nodes} failed, {summary.unscored_nodes} unscored)"
         + (": --retry-failed asks the judges again" if summary.unscored_nodes else "")
     )
+    if summary.shortfall:
+        lines.append(f"  clarifications wanted and not found: {summary.shortfall:,}")
     lines.append(f"{'phase':>12} {'requests':>10} {'computed':>10} {'cached':>10} {'sampled':>10}")
     for name, usage in (*summary.usage.items(), ("total", summary.total)):
         computed = usage.prompt_tokens - usage.cached_tokens
