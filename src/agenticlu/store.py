@@ -589,6 +589,17 @@ class Store:
         ]
         await self.append(statements)
 
+    async def keep_trees(self, ids: Collection[str]) -> None:
+        """Drops all other trees, so that their questions count as not begun; no call is lost."""
+        kept = json.dumps(sorted(ids))
+        among = "(SELECT value FROM json_each(?))"
+        await self.append(
+            [
+                (f"DELETE FROM node WHERE tree_id NOT IN {among}", (kept,)),
+                (f"DELETE FROM tree WHERE id NOT IN {among}", (kept,)),
+            ]
+        )
+
     def tree_state(self, tree_id: str) -> str | None:
         """Returns 'growing', 'done', or None when there is no such tree."""
         row = self._one("SELECT state FROM tree WHERE id = ?", (tree_id,))

@@ -19,6 +19,7 @@ from agenticlu.errors import (
     UsageError,
 )
 from agenticlu.search import setup
+from agenticlu.store import Store, load_trees
 
 
 @pytest.fixture
@@ -103,6 +104,13 @@ def test_running_the_same_command_again_asks_nothing(corpus: str, tmp_path: Path
     assert again.exit_code == 0
     assert len(engine.requests) == asked
     assert "6 questions" in again.stdout
+
+
+def test_a_shortfall_of_clarifications_is_told(corpus: str, tmp_path: Path, engine):
+    reply = engine._replies
+    engine._replies = lambda request: reply(request) or "What is it?"
+    done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL, "--depth", "1")
+    assert "clarifications wanted and not found: 12\n" in done.stdout, done.stdout
 
 
 def test_the_data_set_can_be_built_twice_to_the_same_bytes(corpus: str, tmp_path: Path):
@@ -312,6 +320,36 @@ def test_a_replay_judges_and_exports_anew_without_sampling(corpus: str, tmp_path
     assert "branching (flag)" in wrong.exception.message
     back = call("generate", "replay", run, "--judge", "exact", "--judge", "llm", "--json")
     assert isinstance(back.exception, ConfigError), "an LLM judge needs a model"
+
+
+def test_a_replay_under_which_nothing_is_recorded_changes_nothing(
+    corpus: str, tmp_path: Path, engine
+):
+    run = str(tmp_path / "run")
+    call("generate", corpus, "--out", run, *SMALL)
+    before = load_trees(run)
+    done = call("generate", "replay", run, "--grounding", "shortlist")
+    assert isinstance(done.exception, StoreError)
+    assert "no call that these settings would make" in done.exception.message
+    assert load_trees(run) == before
+    assert call("generate", "replay", run).exit_code == 0, "the run's own settings still hold"
+    assert load_trees(run) == before
+
+
+def test_a_replay_leaves_no_tree_of_other_settings_behind(corpus: str, tmp_path: Path, engine):
+    run = str(tmp_path / "run")
+    call("generate", corpus, "--out", run, *SMALL)
+    before = load_trees(run)
+    victim = before[0].nodes[0].id
+    with Store(run) as store:
+        store.write([("UPDATE call SET key = 'x' || key WHERE node_id = ?", (victim,))])
+    done = call("generate", "replay", run)
+    assert "1 not grown" in done.stdout
+    assert load_trees(run) == before[1:]
+    with Store(run) as store:
+        store.write([("UPDATE call SET key = substr(key, 2) WHERE node_id = ?", (victim,))])
+    assert "not grown" not in call("generate", "replay", run).stdout
+    assert load_trees(run) == before
 
 
 def test_a_replay_asks_judges_again_where_they_gave_no_verdict(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import socket
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -397,30 +398,47 @@ def test_another_refusal_does_not_speak_against_schemas(serve: Serve) -> None:
 def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to a server: with aiohttp, and where it is not installed."""
     if request.param == "httpx2":
-
-        def missing(**options: Any) -> None:
-            raise RuntimeError("not installed")
-
-        monkeypatch.setattr("openai.DefaultAioHttpClient", missing)
+        monkeypatch.setitem(sys.modules, "aiohttp", None)
     return str(request.param)
 
 
-def test_a_lost_connection_is_no_timeout(transport: str) -> None:
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+
+
+@pytest.mark.parametrize("sent", [b"", HEAD], ids=["nothing", "half a reply"])
+def test_a_lost_connection_is_no_timeout(transport: str, sent: bytes) -> None:
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        if (await reader.readuntil(b"\r\n\r\n")).startswith(b"POST"):
+            writer.write(sent)
         writer.close()
 
     async def ask() -> None:
         async with await asyncio.start_server(drop, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             engine = OpenAIEngine(f"http://127.0.0.1:{port}/v1", "m", retry=QUICK)
-            client = type(engine._http_client()).__mro__[1].__name__
-            assert ("Aiohttp" in client) == (transport == "aiohttp"), client
-            with pytest.raises(EngineUnreachableError):
+            engine._connected = True
+            with pytest.raises(EngineUnreachableError, match="broke off before"):
                 await engine.sample(ASKED, Sampling())
+            assert (engine._wire is not None) == (transport == "aiohttp")
             await engine.close()
 
     asyncio.run(ask())
+
+
+def test_an_address_with_a_password_is_left_to_the_sdk(serve: Serve, chat_reply: Any) -> None:
+    endpoint = serve(lambda body, i: (200, chat_reply("Ada")))
+
+    async def ask(address: str) -> bool:
+        engine = OpenAIEngine(address, "m", retry=QUICK)
+        engine._connected = True
+        try:
+            assert (await engine.sample(ASKED, Sampling())).completions[0].text == "Ada"
+            return engine._wire is None
+        finally:
+            await engine.close()
+
+    assert not asyncio.run(ask(endpoint.url))
+    assert asyncio.run(ask(endpoint.url.replace("//", "//user:word@")))
 
 
 def test_a_server_that_hangs_is_busy(transport: str, serve: Serve) -> None:

@@ -123,12 +123,18 @@ def test_many_failures_at_once_are_one_overload(tmp_path: Path, monkeypatch):
         assert store.call_counts()["done"] == 8
 
 
-def test_patience_ends_with_the_engines_own_error():
-    async def work() -> None:
-        await Breaker(patience_s=0.0).trouble(EngineBusyError("still busy"))
+def test_patience_ends_with_the_engines_own_error_and_one_word_on_what_now():
+    said: list[str] = []
 
-    with pytest.raises(EngineBusyError, match="still busy"):
-        asyncio.run(work())
+    async def work() -> None:
+        breaker = Breaker(0.0, said.append)
+        for _ in range(3):
+            with pytest.raises(EngineBusyError, match="still busy"):
+                await breaker.trouble(EngineBusyError("still busy"))
+
+    asyncio.run(work())
+    assert len(said) == 1
+    assert "the same command goes on" in said[0]
 
 
 def test_a_limit_on_tokens_stops_before_the_next_call(tmp_path: Path):
@@ -230,6 +236,48 @@ def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Pat
         assert (counts["failed"], counts["done"], counts["intent"]) == (1, 199, 0)
     sent = [r for r in engine.requests if r.sampling and r.sampling.seed == 0]
     assert breaker.OWN_ATTEMPTS <= len(sent) <= breaker.OWN_ATTEMPTS + 2
+
+
+def test_a_request_that_cannot_be_answered_is_given_up_though_there_is_no_other(
+    tmp_path: Path, monkeypatch
+):
+    """Nobody else's answer tells that the engine is well: a short question does."""
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+    engine = ScriptedEngine(faults=poisoned)
+
+    async def work(store: Store) -> None:
+        caller = Caller(store, engine, breaker=Breaker(60))
+        with pytest.raises(CallFailedError, match="inner error"):
+            await together(
+                caller.sample(call(name), MESSAGES, Sampling(seed=0)) for name in ("a", "b")
+            )
+
+    with Store(tmp_path) as store:
+        asyncio.run(asyncio.wait_for(work(store), 30))
+        counts = store.call_counts()
+    assert (counts["failed"], counts["done"], counts["intent"]) == (2, 0, 0)
+    sent = [r for r in engine.requests if r.messages == MESSAGES]
+    assert 2 * breaker.OWN_ATTEMPTS <= len(sent) <= 2 * breaker.OWN_ATTEMPTS + 4
+
+
+@pytest.mark.parametrize("load", [True, False], ids=["overload", "all fail"])
+def test_a_lone_request_is_kept_where_it_is_not_to_blame(tmp_path: Path, monkeypatch, load):
+    """An engine that has no room, or fails at short questions too, ends the run, not the call."""
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.01)
+
+    def fail(request: ScriptedRequest) -> BaseException | None:
+        error = EngineBusyError("away")
+        error.is_fault = not load
+        return None if load and request.messages != MESSAGES else error
+
+    async def work(store: Store) -> None:
+        caller = Caller(store, ScriptedEngine(faults=fail), breaker=Breaker(0.5))
+        with pytest.raises(EngineBusyError, match="away"):
+            await caller.sample(call("a"), MESSAGES, Sampling())
+
+    with Store(tmp_path) as store:
+        asyncio.run(asyncio.wait_for(work(store), 30))
+        assert store.call_counts()["failed"] == 0
 
 
 def test_the_pause_is_as_long_as_the_server_asked_for():

@@ -503,8 +503,11 @@ def _listener(progress: Progress, metrics: MetricsWriter, left_out: LeftOut) -> 
 def render(summary: SearchSummary, out: Path) -> str:
     """Returns the summary for people."""
     data = summary.as_dict()
-    outcomes = ", ".join(f"{number} {name}" for name, number in data["outcomes"].items())
-    lines = [f"{summary.questions} questions: {outcomes or 'none grown'}"]
+    counts = {**data["outcomes"], "not grown": summary.questions - sum(summary.outcomes.values())}
+    outcomes = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+    lines = [f"{summary.questions} questions: {outcomes or 'none'}"]
+    if summary.incomplete:
+        lines.append(f"  trees that lack calls, kept as growing: {len(summary.incomplete)}")
     if summary.lines_left_out:
         lines.append(f"  lines without an accepted answer, left out: {summary.lines_left_out:,}")
     for depth, share in summary.recall_by_depth.items():
@@ -516,6 +519,8 @@ def render(summary: SearchSummary, out: Path) -> str:
         f"{summary.nodes} nodes ({summary.failed_nodes} failed, {summary.unscored_nodes} unscored)"
         + (": --retry-failed asks the judges again" if summary.unscored_nodes else "")
     )
+    if summary.shortfall:
+        lines.append(f"  clarifications wanted and not found: {summary.shortfall:,}")
     lines.append(f"{'phase':>12} {'requests':>10} {'computed':>10} {'cached':>10} {'sampled':>10}")
     for name, usage in (*summary.usage.items(), ("total", summary.total)):
         computed = usage.prompt_tokens - usage.cached_tokens
@@ -547,7 +552,11 @@ def merge(*, sources: tuple[str, ...], out: Path) -> None:
 @click.option("--judge-base-url", multiple=True, help="Server of the judges.")
 @click.option("--judge-api-key-env", default="OPENAI_API_KEY", show_default=True)
 @click.option(
-    "--patience", type=float, default=900.0, show_default=True, help="Seconds without a judge."
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=900.0,
+    show_default=True,
+    help="Seconds without a judge.",
 )
 @click.option("--retry-failed", is_flag=True, help="Ask judges again that gave no verdict before.")
 @TIMEOUT_OPTION
@@ -568,8 +577,9 @@ def replay_run(
 ) -> None:
     """Rebuild the trees of RUN from its ledger, with other judges or settings; samples nothing.
 
-    What the ledger lacks under other settings is left out. The rebuilt trees replace the stored
-    ones; running the search again brings the others back.
+    What the ledger lacks under other settings is left out, up to whole trees. The rebuilt trees
+    replace the stored ones; a replay with the old settings brings those back, and running the
+    search with the new ones asks for the rest.
     """
     from agenticlu.search.run import Limits
     from agenticlu.search.setup import JudgeChoice, check_judges
@@ -621,6 +631,7 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
                 await one.close()
         for tree in trees:
             await store.finish_tree(tree, finished=tree.id not in summary.incomplete)
+        await store.keep_trees({tree.id for tree in trees})
         store.put(config=config.model_dump(mode="json"))
         if chosen is not None:
             store.put(judges=[judge.name for judge in chosen])

@@ -1,7 +1,7 @@
 """Waits while an engine is overloaded or away, instead of failing what is asked meanwhile.
 
 A request that the engine fails at while it answers others waits alone, and is given up after a few
-times: it stops nobody else.
+times: it stops nobody else. Where there are hardly any others, a short question stands for them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from agenticlu.engines.base import Engine
+from agenticlu.engines.base import Engine, Sampling
 from agenticlu.errors import (
     AgenticluError,
     EngineBusyError,
     EngineReplyError,
     EngineUnreachableError,
 )
+from agenticlu.records import Message
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 OWN_ATTEMPTS = 5
 """Times that an engine may fail at one request while it answers others."""
+FEW = 4
+"""So many requests under way, and fewer, may all be such ones: no answer to others would tell."""
+SHORT_QUESTION = (Message(role="user", content="Say yes."),)
 PASSING = (EngineBusyError, EngineUnreachableError)
 """Errors that say nothing about the request: another time it may be answered."""
 ASKING = frozenset({"sample", "weigh", "complete"})
@@ -46,6 +50,9 @@ class Breaker:
         self._troubled_since: float | None = None
         self._last_success = -math.inf
         self._pause_s = FIRST_PAUSE_S
+        self._gave_up = False
+        self.under_way = 0
+        """Requests that are asked or wait to be asked again."""
 
     @property
     def paused(self) -> bool:
@@ -70,6 +77,15 @@ class Breaker:
         """Whether the engine has answered anybody since a moment of the monotonic clock."""
         return self._last_success > moment
 
+    async def try_out(self, engine: Engine) -> bool:
+        """Whether the engine answers a short question, which is then a success."""
+        try:
+            await engine.sample(SHORT_QUESTION, Sampling(max_tokens=1))
+        except AgenticluError:
+            return False
+        self.success()
+        return True
+
     async def trouble(self, error: AgenticluError) -> None:
         """Pauses, as long as the engine asks for, or raises the error when patience is over."""
         now = time.monotonic()
@@ -77,6 +93,7 @@ class Breaker:
             self._troubled_since = now
         pause_s = max(self._pause_s, getattr(error, "retry_after_s", None) or 0.0)
         if now - self._troubled_since + pause_s > self.patience_s:
+            self._give_up(now - self._troubled_since)
             raise error
         if self.paused:
             await self._open.wait()
@@ -89,18 +106,37 @@ class Breaker:
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
             self._open.set()
 
+    def _give_up(self, waited_s: float) -> None:
+        if not self._gave_up:  # all that were asked give up, one after the other
+            self._say(
+                f"given up after {waited_s:.0f} s without an answer ({self.patience_s:.0f} s of "
+                "patience); what is finished is kept, and the same command goes on from there"
+            )
+        self._gave_up = True
+
 
 class Tries:
     """The tries of one request: tells failures that are its own from those that all would meet.
 
+    Use as a context manager around all of them.
+
     Args:
         breaker: Knows when the engine answered others.
+        engine: Is asked a short question where there are hardly any others.
     """
 
-    def __init__(self, breaker: Breaker) -> None:
+    def __init__(self, breaker: Breaker, engine: Engine) -> None:
         self._breaker = breaker
+        self._engine = engine
         self._num_own = 0
         self._began = self._failed_at = math.inf
+
+    def __enter__(self) -> Tries:
+        self._breaker.under_way += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._breaker.under_way -= 1
 
     @property
     def over(self) -> bool:
@@ -111,15 +147,19 @@ class Tries:
         """Notes that the request is sent."""
         self._began = time.monotonic()
 
-    def is_own(self, error: AgenticluError) -> bool:
+    async def is_own(self, error: AgenticluError) -> bool:
         """Notes a failure and returns whether it is the request's own.
 
         It is where it may be due to the request, not to load (an inner error, a lost line), and
         the engine answered others since the try began or since the last failure.
         """
-        others_went_well = self._breaker.succeeded_since(min(self._began, self._failed_at))
+        first, since = self._failed_at == math.inf, min(self._began, self._failed_at)
         self._failed_at = time.monotonic()
-        own = others_went_well and (not isinstance(error, EngineBusyError) or error.is_fault)
+        if isinstance(error, EngineBusyError) and not error.is_fault:
+            return False
+        own = self._breaker.succeeded_since(since)
+        if not own and not first and self._breaker.under_way <= FEW:
+            own = await self._breaker.try_out(self._engine)
         self._num_own += own
         return own
 
@@ -150,21 +190,21 @@ class _Patient:
 
     def _asking(self, ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def asked(*given: Any, **named: Any) -> Any:
-            tries = Tries(self._breaker)
-            while True:
-                await self._breaker.wait()
-                tries.begin()
-                try:
-                    reply = await ask(*given, **named)
-                except PASSING as error:
-                    if not tries.is_own(error):
-                        await self._breaker.trouble(error)
+            with Tries(self._breaker, self._engine) as tries:
+                while True:
+                    await self._breaker.wait()
+                    tries.begin()
+                    try:
+                        reply = await ask(*given, **named)
+                    except PASSING as error:
+                        if not await tries.is_own(error):
+                            await self._breaker.trouble(error)
+                            continue
+                        if tries.over:
+                            raise EngineReplyError(error.message, hint=error.hint) from error
+                        await tries.pause()
                         continue
-                    if tries.over:
-                        raise EngineReplyError(error.message, hint=error.hint) from error
-                    await tries.pause()
-                    continue
-                self._breaker.success()
-                return reply
+                    self._breaker.success()
+                    return reply
 
         return asked

@@ -9,6 +9,7 @@ reply) and the notes say which setting of the server would mend it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -32,6 +33,7 @@ from agenticlu.engines.replies import (
     window_of,
 )
 from agenticlu.engines.retry import Admission, RetryPolicy
+from agenticlu.engines.wire import Wire
 from agenticlu.errors import (
     AgenticluError,
     BudgetExceededError,
@@ -67,6 +69,8 @@ LONG_TEXT_CHARACTERS = 80
 """Equal samples of at least this length at a temperature of at least `WARM` are no chance."""
 CHAT_ROUTE = "/chat/completions"
 PLAIN_ROUTE = "/completions"
+BROKEN_OFF = frozenset({"ServerDisconnectedError", "ClientPayloadError", "RemoteProtocolError"})
+"""What the transports call a connection that ends before the reply does."""
 TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
 _TOO_LONG = re.compile(
@@ -160,6 +164,7 @@ class OpenAIEngine:
         self._answered = False
         self._connected = False
         self._client: Any = None
+        self._wire: Wire | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connecting: asyncio.Lock | None = None
         self._capabilities: Capabilities | None = None
@@ -276,8 +281,11 @@ class OpenAIEngine:
     async def close(self) -> None:
         """Closes the connections."""
         client, self._client = self._client, None
+        wire, self._wire = self._wire, None
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.close()
+            if wire is not None:
+                await wire.close()
 
     async def ask(
         self,
@@ -398,18 +406,19 @@ class OpenAIEngine:
         if sampling.seed is not None and self.findings.sends_seed:
             body["seed"] = sampling.seed
         headers = {} if session is None else {"X-Session-ID": session}
-        # The SDK's typed method walks the whole body and the whole reply through its type hints,
-        # which costs more than all the rest of a call.
+        route = PLAIN_ROUTE if plain else CHAT_ROUTE
         try:
-            reply = await self._client.post(
-                PLAIN_ROUTE if plain else CHAT_ROUTE,
-                cast_to=object,
-                body=body | extra,
-                options={"headers": headers},
-            )
-            if isinstance(reply, str):  # not labelled as JSON
+            reply: Any
+            if self._wire is not None:
+                reply = await self._wire.post(route, body | extra, headers)
+            else:
+                # Its typed method walks the whole body and the whole reply through type hints.
+                reply = await self._client.post(
+                    route, cast_to=object, body=body | extra, options={"headers": headers}
+                )
+            if isinstance(reply, (bytes, str)):  # not read yet, or not labelled as JSON
                 reply = json.loads(reply)
-        except json.JSONDecodeError:
+        except ValueError:
             reply = None
         if not check_reply(reply, plain=plain):
             raise EngineReplyError(
@@ -467,7 +476,7 @@ class OpenAIEngine:
         """Returns our error for the server's, and whether to ask again."""
         more = attempt + 1 < self._retry.attempts
         where = f"{self.name} at {self.base_url}"
-        if isinstance(error, self._openai.APITimeoutError) and _timed_out(error):
+        if isinstance(error, self._openai.APITimeoutError):
             told: AgenticluError = EngineBusyError(
                 f"{where} did not answer within {self._timeout_s:.0f} s.",
                 hint="Allow fewer requests at once, or a longer time.",
@@ -476,6 +485,11 @@ class OpenAIEngine:
         if isinstance(error, self._openai.APIConnectionError):
             most = self._retry.attempts if self._answered else self._retry.first_contact_attempts
             cause = str(error.__cause__ or error).strip() or type(error).__name__
+            if _broke_off(error):
+                told = EngineUnreachableError(
+                    f"{where} broke off before its reply was whole ({self._scrub(cause)})."
+                )
+                return told, attempt + 1 < most
             told = EngineUnreachableError(
                 f"No server answers at {self.base_url} ({self._scrub(cause)}).",
                 hint="Is it running, and is the address right? It often ends in /v1."
@@ -580,14 +594,19 @@ class OpenAIEngine:
         """Opens the client in the running loop; on first contact looks at the model list."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
+            is_local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
+            trust_env = not is_local  # no proxy for a server on this machine
             self._client = self._openai.AsyncOpenAI(
                 base_url=self.base_url,
                 # Local servers want no key; the SDK insists on one.
                 api_key=os.environ.get(self._api_key_env) or "none",
                 max_retries=0,
                 timeout=self._timeout_s,
-                http_client=self._http_client(),
+                http_client=self._openai.DefaultAsyncHttpxClient(trust_env=trust_env),
             )
+            if Wire.takes(self.base_url):
+                with contextlib.suppress(ImportError):
+                    self._wire = Wire(self._client, self._timeout_s, trust_env=trust_env)
             self._loop = loop
             self._connecting = asyncio.Lock()
         if self._connected:
@@ -597,15 +616,6 @@ class OpenAIEngine:
             if self.model is None or not self._connected:
                 await self._find_model()
                 self._connected = True
-
-    def _http_client(self) -> Any:
-        """Over aiohttp where it is installed: a call then takes half the processor time."""
-        is_local = urlsplit(self.base_url).hostname in ("localhost", "127.0.0.1", "::1")
-        trust_env = not is_local  # no proxy for a server on this machine
-        try:
-            return self._openai.DefaultAioHttpClient(trust_env=trust_env)
-        except RuntimeError:  # what the SDK raises where aiohttp is missing
-            return self._openai.DefaultAsyncHttpxClient(trust_env=trust_env)
 
     async def _find_model(self) -> None:
         try:
@@ -687,13 +697,6 @@ class OpenAIEngine:
         self._on_event(text + more)
 
 
-def _timed_out(error: BaseException) -> bool:
-    """Whether time ran out; over aiohttp the SDK reports a lost connection as a time-out, too."""
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    return not any(
-        type(one).__name__ == "ServerDisconnectedError"
-        or (isinstance(one, OSError) and not isinstance(one, TimeoutError))
-        for one in chain
-    )
+def _broke_off(error: BaseException) -> bool:
+    """Whether there was a connection, which ended too early."""
+    return type(error.__cause__).__name__ in BROKEN_OFF

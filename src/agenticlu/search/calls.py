@@ -266,11 +266,21 @@ class Caller:
         send: Callable[[], Awaitable[Reply]],
         encode: Callable[[Reply], Any],
     ) -> Reply:
-        tokens = characters // CHARACTERS_PER_TOKEN
-        attempts = 0
-        tries = Tries(self.breaker)
+        assert self.engine is not None
         if not self._ready:
             await self.once("before first", self._prepare)
+        with Tries(self.breaker, self.engine) as tries:
+            return await self._try(tries, call, characters // CHARACTERS_PER_TOKEN, send, encode)
+
+    async def _try(
+        self,
+        tries: Tries,
+        call: CallId,
+        tokens: int,
+        send: Callable[[], Awaitable[Reply]],
+        encode: Callable[[Reply], Any],
+    ) -> Reply:
+        attempts = 0
         while True:
             await self.breaker.wait()
             await self._staging.acquire(tokens)
@@ -304,7 +314,7 @@ class Caller:
                 self._staging.release(tokens)
             if overload is None:
                 continue
-            if tries.is_own(overload):
+            if await tries.is_own(overload):
                 if tries.over:
                     await self._give_up(call, overload)
                 await tries.pause()

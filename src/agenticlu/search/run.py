@@ -308,6 +308,13 @@ async def replay(
         DEFAULT_PARALLEL if judging else 1,
         Keep(),
     )
+    counts = store.tree_counts()
+    if not kept and counts["growing"] + counts["done"]:
+        raise StoreError(
+            f"{store.folder} holds no call that these settings would make; nothing was changed.",
+            hint="Give the settings that the search was made with, or ask for what is missing: "
+            "agenticlu generate with these.",
+        )
     return sorted(kept, key=lambda tree: order[tree.question.id]), summary
 
 
