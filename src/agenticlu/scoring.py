@@ -804,8 +804,8 @@ def word_match(text: str, golds: Golds) -> bool:
 # --- corrected: multiple choice ---------------------------------------------------------------
 
 _LETTER = re.compile(
-    r"\s*(?:(?:the|either|option|choice|letter|answer|\w+ly)\s+)*"
-    r"(?P<open>[(\[{\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}\"'”’]*)(?![\w'’-])",
+    r"\s*(?:(?i:the|either|option|choice|letter|answer|\w+ly)\s+)*"
+    r"(?P<open>[(\[{<\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}>\"'”’]*)(?![\w'’-])",
 )
 _CLOSED = re.compile(r"\s*(?:[.,;:!?)(\]<\n–—]|-\s|$)")
 _GOES_ON = re.compile(
@@ -829,7 +829,8 @@ _DENIED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _LABELS = re.compile(
-    r"<answer>|\b(?:answer|ans|option|choice|letter|solution|correct)\s*[:：=]|"
+    r"<answer>|\b(?:answer|ans|option|choice|letter|solution|correct)[\"'”’]?\s*[:：=]|"
+    r"\banswer\s*[–—-]\s|"
     r"\b(?:answer|option|choice|letter)\b(?P<between>(?:\s+(?!is\b)[\w'’]+){0,6}?)"
     r"\s+(?:is|was|be|becomes)\b\s*[:：]?|"
     r"\banswer\b(?=\s)",
@@ -856,7 +857,8 @@ _ALONE = re.compile(
 )
 _BRACKETED = re.compile(r"[(\[](?P<letter>[A-Za-z])[)\]]")
 _LISTED = re.compile(
-    r"^\s*(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)",
+    r"^\s*(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)"
+    r"(?!\s*(?:is\s+)?(?:incorrect|wrong|false|not)\b)",
     re.MULTILINE | re.IGNORECASE,
 )
 AMBIGUOUS = "?"
