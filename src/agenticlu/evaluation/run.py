@@ -34,7 +34,12 @@ from agenticlu.evaluation.folder import ResultsFolder
 from agenticlu.evaluation.helmet.results import result_args, write_result
 from agenticlu.evaluation.helmet.sentences import splitter_note
 from agenticlu.evaluation.items import DoesNotFitError, Item
-from agenticlu.evaluation.judgements import HELMET_FOLDER, ID_COLUMN, with_judgements
+from agenticlu.evaluation.judgements import (
+    HELMET_FOLDER,
+    ID_COLUMN,
+    judges_of,
+    with_judgements,
+)
 from agenticlu.evaluation.layouts import Layouts
 from agenticlu.evaluation.methods import METHODS, Settings, find_method, wordings_of
 from agenticlu.evaluation.predictions import (
@@ -357,7 +362,7 @@ def _summarise(
         update={
             "left_out": tuple(left_out),
             "run_notes": tuple(run_notes),
-            "notes": (*run_notes, *summary.notes, *others),
+            "notes": (*run_notes, *summary.notes, *others, *judges_of(out)),
         }
     )
     save_summary(summary, out)
