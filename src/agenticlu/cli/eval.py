@@ -528,6 +528,8 @@ def collect_results(folders: tuple[Path, ...], every: bool, as_json: bool) -> No
         return
     click.echo(render_collected(rows, every=every))
     for row in rows:
+        for lost in row.losses:
+            click.echo(f"{row.model} at {row.length}, {lost}")
         if row.missing:
             click.echo(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}", err=True)
 

@@ -424,7 +424,8 @@ def _write_helmet(
 ) -> None:
     """Writes HELMET's result file of each method into a folder of its own.
 
-    A row says which prediction it is, so that verdicts about it find their way back.
+    The file says what was sent: methods other than `helmet` show no demonstrations, and their turns
+    are chat. A row says which prediction it is, so that verdicts about it find their way back.
     """
     by_method: dict[str, list[tuple[Item, Prediction]]] = {}
     for job in jobs:
@@ -441,7 +442,7 @@ def _write_helmet(
             model=config.label,
             output_dir=str(folder),
             limit=config.limit,
-            shots=config.options.get("shots"),
+            shots=config.options.get("shots") if method == "helmet" else 0,
             chat=method != "helmet" or _is_chat(rows[0][0]),
             temperature=config.temperature,
             top_p=config.top_p,

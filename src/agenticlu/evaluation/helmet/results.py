@@ -81,7 +81,8 @@ def build_result(
 ) -> dict[str, Any]:
     """Returns the content of a result file.
 
-    Failed items are counted beside the rows, which HELMET leaves them out of.
+    Failed items, which HELMET leaves out of the rows, are counted beside them, and so are items
+    whose context was cut.
     """
     data: list[dict[str, Any]] = []
     metrics: dict[str, list[float]] = {}
@@ -120,6 +121,7 @@ def build_result(
         "averaged_metrics": averaged(metrics),
         "throughput": len(data) / seconds if seconds else 0.0,
         "num_failed": len(rows) - len(scored),
+        "num_truncated": sum(prediction.truncated for _, prediction in scored),
     }
 
 
