@@ -64,6 +64,9 @@ def test_first_sentence_names_the_only_label(reply: str, value: int) -> None:
         (["a"], "**Final Answer:** ['a']", 1, 1),
         (["a"], "Final Answer: [b]\nNo. Final Answer: [a]", 1, 1),
         (["a"], "Final Answer: [a] where [b] is a citation", 1, 1),  # only the form counts
+        (["a"], "Final Answer: [a]\n\n", 1, 1),
+        (["a"], "Final Answer: [a]\nI hope that this helps.", 0, 1),  # the reply must end in it
+        ([], "Final Answer: []\nThere is none.", 0, 1),
         (["a"], "The nodes are [a].", 0, 0),
         (["a"], "Final Answer: a", 0, 0),
         (["a"], "Final Answer: []", 0, 0),

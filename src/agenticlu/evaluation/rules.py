@@ -131,22 +131,29 @@ def _qampari(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _set_f1(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """GraphWalks' rule: the last `Final Answer: [a, b]` against a set, and nothing else.
+    """GraphWalks' rule: the reply ends in `Final Answer: [a, b]`, a set against a set.
 
-    A reply without it names no set and scores 0. Where the right set is empty, a reply that names
-    an empty one scores 1, and so does an empty reply; `correct` wants the set in writing.
+    A reply whose last line holds no such list names no set and scores 0. Where the right set is
+    empty, a reply that names an empty one scores 1, and so does an empty reply. `correct` takes the
+    last list wherever it stands, and wants the set in writing.
     """
     golds = set(item.reference["nodes"])
-    lists = _FINAL_LIST.findall(raw)
-    said = {part.strip().strip("'\"`") for part in lists[-1].split(",")} - {""} if lists else None
+    last_line = (raw.rstrip().splitlines() or [""])[-1]
+    said, last_said = _listed_nodes(last_line), _listed_nodes(raw)
     if said is None:
-        return {"set_f1": float(not golds and not raw.strip()), "correct": 0.0}
-    if not golds or not said:
+        value = float(not golds and not raw.strip())
+    elif not golds or not said:
         value = float(golds == said)
     else:
         hits = len(said & golds)
-        value = 0.0 if not hits else 2 * hits / (len(said) + len(golds))
-    return {"set_f1": value, "correct": float(said == golds)}
+        value = 2 * hits / (len(said) + len(golds))
+    return {"set_f1": value, "correct": float(last_said == golds)}
+
+
+def _listed_nodes(text: str) -> set[str] | None:
+    """Returns what the last final answer of a text lists; None where there is none."""
+    lists = _FINAL_LIST.findall(text)
+    return {part.strip().strip("'\"`") for part in lists[-1].split(",")} - {""} if lists else None
 
 
 def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
