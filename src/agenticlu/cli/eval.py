@@ -578,12 +578,12 @@ def judge(
     summaries = task in ("infbench_sum_eng", "multi_lexsum")
     points = load_key_points(helmet_data or Path(), task) if summaries else {}
 
-    if base_url:
-        read_served(base_url, model, api_key_env)  # a wrong address is told at once
-    engine = load_engine(
-        model, base_url, api_key_env, **({"timeout_s": timeout} if base_url else {})
-    )
-    name = engine.name
+    options = {"timeout_s": timeout} if base_url else {}
+    served = (
+        read_served(base_url, model, api_key_env) if base_url else None
+    )  # tells wrong addresses
+    engine = load_engine(model, base_url, api_key_env, **options)
+    name = engine.name if served is None else served.id
     kept = kept_verdicts(before, result.rows, name)
     if kept:
         say(f"{len(kept)} of {len(result.rows)} rows were judged by {name} before and are kept.")
