@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from agenticlu.cli.eval import command
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
+from agenticlu.engines.served import Served
 from agenticlu.errors import (
     ConfigError,
     DocumentTooLongError,
@@ -279,7 +280,7 @@ def test_judging_goes_on_where_it_stopped_and_names_the_judge(
         return engine
 
     monkeypatch.setattr("agenticlu.engines.load_engine", load)
-    monkeypatch.setattr("agenticlu.engines.served.read_served", lambda *given: None)
+    monkeypatch.setattr("agenticlu.engines.served.read_served", lambda *given: Served("judge-7b"))
     words = ["judge", str(path), "--concurrency", "1", "--timeout", "7"]
     words += ["--base-url", "http://127.0.0.1:9/v1"]
     result = CliRunner().invoke(command, words)
@@ -291,10 +292,10 @@ def test_judging_goes_on_where_it_stopped_and_names_the_judge(
     is_mended, num_before = True, len(engine.requests)
     result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output
-    assert f"judged by {engine.name}" in result.output
+    assert "judged by judge-7b" in result.output
     assert len(engine.requests) - num_before == 2
     written = json.loads(judged.read_text())
-    assert (written["num_unscored"], written["judge"]) == (0, engine.name)
+    assert (written["num_unscored"], written["judge"]) == (0, "judge-7b")
 
 
 def test_a_judge_that_answers_nobody_leaves_no_file(

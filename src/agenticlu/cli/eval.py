@@ -579,9 +579,7 @@ def judge(
     points = load_key_points(helmet_data or Path(), task) if summaries else {}
 
     options = {"timeout_s": timeout} if base_url else {}
-    served = (
-        read_served(base_url, model, api_key_env) if base_url else None
-    )  # tells wrong addresses
+    served = read_served(base_url, model, api_key_env) if base_url else None
     engine = load_engine(model, base_url, api_key_env, **options)
     name = engine.name if served is None else served.id
     kept = kept_verdicts(before, result.rows, name)

@@ -43,12 +43,16 @@ def results_of(file: Path) -> Path | None:
 
 def judges_of(folder: Path) -> list[str]:
     """Returns a note, in words, on who judged the replies of a folder of results; else nothing."""
-    names = sorted({str(content.get("judge") or "unnamed") for content in _judged_files(folder)})
+    names = {
+        str(content.get("judge") or "unnamed")
+        for content in _judged_files(folder)
+        if any(row.get(DETAIL_COLUMN) for row in content["data"])
+    }
     if not names:
         return []
     metrics = f"{LONG_ANSWER_METRIC} and {SUMMARY_METRIC}"
     return [
-        f"{metrics} are HELMET's names for a judge's scores; the judge here: {', '.join(names)}."
+        f"{metrics} are HELMET's names for a judge's scores; the judge here: {', '.join(sorted(names))}."
     ]
 
 
