@@ -50,10 +50,8 @@ def judges_of(folder: Path) -> list[str]:
     }
     if not names:
         return []
-    metrics = f"{LONG_ANSWER_METRIC} and {SUMMARY_METRIC}"
-    return [
-        f"{metrics} are HELMET's names for a judge's scores; the judge here: {', '.join(sorted(names))}."
-    ]
+    metrics, judges = f"{LONG_ANSWER_METRIC} and {SUMMARY_METRIC}", ", ".join(sorted(names))
+    return [f"{metrics} are HELMET's names for a judge's scores; the judge here: {judges}."]
 
 
 def _judged_files(folder: Path) -> Iterator[Mapping[str, Any]]:
