@@ -615,11 +615,16 @@ def parse_final_answer(text: str) -> str:
     >>> parse_final_answer("Nine.")
     'Nine'
     """
+    rest = after_label(text)
+    if rest is None:
+        return _bare(text)
+    return _bare(next((line for line in rest.splitlines() if line.strip(" \t*_`")), ""))
+
+
+def after_label(text: str) -> str | None:
+    """Returns all that follows the last `Answer:` label; None where there is none."""
     labels = list(_ANSWER_LABEL.finditer(text))
-    rest = text[labels[-1].end() :] if labels else text
-    if labels:
-        rest = next((line for line in rest.splitlines() if line.strip(" \t*_`")), "")
-    return _bare(rest)
+    return text[labels[-1].end() :] if labels else None
 
 
 def _bare(text: str) -> str:
