@@ -550,8 +550,15 @@ def test_judged_and_score_files_go_first_and_doubles_are_refused(tmp_path: Path)
     (row,) = collect([folder])
     assert row.values["narrativeqa gpt-4-score"] == pytest.approx(100.0)
     (folder / "narrativeqa_7892_v2__in8192_size50_x.json").write_text(json.dumps(plain))
-    with pytest.raises(UsageError, match="Two files"):
+    with pytest.raises(UsageError, match="Two files") as caught:
         collect([folder])
+    assert "Move one of them away" in (caught.value.hint or "")
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / f"{stem}.json").write_text(json.dumps(plain))
+    (folder / "narrativeqa_7892_v2__in8192_size50_x.json").unlink()
+    with pytest.raises(UsageError, match="Two files") as caught:
+        collect([tmp_path])  # the folder above those of two models
+    assert str(tmp_path / "n") in (caught.value.hint or "")
 
 
 def test_collected_rows_that_stand_behind_no_mean_are_counted(tmp_path: Path) -> None:

@@ -107,17 +107,21 @@ def collect(folders: Iterable[Path]) -> list[HelmetRow]:
                 column = f"{name} {metric}"
                 place = (length, folder.name, column)
                 if place in origins:
-                    raise UsageError(
-                        f"Two files give {column} at {length} for {folder.name}: "
-                        f"{origins[place].name} and {path.name}.",
-                        hint="Move one of them away; HELMET would average them in silence.",
-                    )
+                    raise _twice(folder, f"{column} at {length}", origins[place], path)
                 origins[place] = path
                 value = metrics[metric] * SCALES.get(metric, 1.0)
                 found.setdefault((length, folder.name), {})[column] = value
     if not found:
         raise UsageError("No HELMET result files were found in the folders given.")
     return [_row(*key, values, losses.get(key, ())) for key, values in sorted(found.items())]
+
+
+def _twice(folder: Path, what: str, one: Path, other: Path) -> UsageError:
+    hint = "Move one of them away; HELMET would average them in silence."
+    if one.parent != other.parent:
+        hint = f"Give the folder of each model, such as {one.parent} {other.parent}"
+    names = f"{str(one.relative_to(folder))!r} and {str(other.relative_to(folder))!r}"
+    return UsageError(f"Two files give {what} for {folder.name}: {names}.", hint=hint)
 
 
 def _row(length: int, model: str, values: dict[str, float], losses: Iterable[str]) -> HelmetRow:
