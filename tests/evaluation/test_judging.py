@@ -176,6 +176,7 @@ def test_verdicts_of_the_same_judge_on_the_same_rows_are_kept(summaries: bool) -
     kept = kept_verdicts(stored, rows, "m")
     assert kept == {0: first[0]}
     assert kept_verdicts(stored, rows, "another judge") == {}
+    assert list(kept_verdicts(stored, [rows[2], rows[0]], "m")) == [1]  # rows that moved
     num_before = len(engine.requests)
     second = ask(RowJudge(engine, kept=kept))
     assert second[0] == first[0]

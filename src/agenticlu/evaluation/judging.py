@@ -220,12 +220,17 @@ def kept_verdicts(before: Any, rows: Sequence[Row], judge: str) -> dict[int, Jud
     """
     if not isinstance(before, dict) or before.get("judge") != judge:
         return {}
-    kept = {}
-    for index, (row, old) in enumerate(zip(rows, before["data"], strict=False)):
-        found = stored_verdict(old.get(DETAIL_COLUMN))
-        if found and {**row, DETAIL_COLUMN: None} == {**old, DETAIL_COLUMN: None}:
-            kept[index] = _judged(str(row.get("index", index)), found)
-    return kept
+
+    def content(row: Row) -> str:
+        return json.dumps({**row, DETAIL_COLUMN: None}, sort_keys=True)
+
+    stored = {content(row): stored_verdict(row.get(DETAIL_COLUMN)) for row in before["data"]}
+    found = {index: stored.get(content(row)) for index, row in enumerate(rows)}
+    return {
+        index: _judged(str(rows[index].get("index", index)), verdict)
+        for index, verdict in found.items()
+        if verdict is not None
+    }
 
 
 def _judged(name: str, verdict: Verdict) -> Judged:
