@@ -615,11 +615,16 @@ def parse_final_answer(text: str) -> str:
     >>> parse_final_answer("Nine.")
     'Nine'
     """
+    rest = after_label(text)
+    if rest is None:
+        return _bare(text)
+    return _bare(next((line for line in rest.splitlines() if line.strip(" \t*_`")), ""))
+
+
+def after_label(text: str) -> str | None:
+    """Returns all that follows the last `Answer:` label; None where there is none."""
     labels = list(_ANSWER_LABEL.finditer(text))
-    rest = text[labels[-1].end() :] if labels else text
-    if labels:
-        rest = next((line for line in rest.splitlines() if line.strip(" \t*_`")), "")
-    return _bare(rest)
+    return text[labels[-1].end() :] if labels else None
 
 
 def _bare(text: str) -> str:
@@ -804,8 +809,8 @@ def word_match(text: str, golds: Golds) -> bool:
 # --- corrected: multiple choice ---------------------------------------------------------------
 
 _LETTER = re.compile(
-    r"\s*(?:(?:the|either|option|choice|letter|answer|\w+ly)\s+)*"
-    r"(?P<open>[(\[{\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}\"'”’]*)(?![\w'’-])",
+    r"\s*(?:(?i:the|either|option|choice|letter|answer|\w+ly)\s+)*"
+    r"(?P<open>[(\[{<\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}>\"'”’]*)(?![\w'’-])",
 )
 _CLOSED = re.compile(r"\s*(?:[.,;:!?)(\]<\n–—]|-\s|$)")
 _GOES_ON = re.compile(
@@ -829,7 +834,8 @@ _DENIED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _LABELS = re.compile(
-    r"<answer>|\b(?:answer|ans|option|choice|letter|solution|correct)\s*[:：=]|"
+    r"<answer>|\b(?:answer|ans|option|choice|letter|solution|correct)[\"'”’]?\s*[:：=]|"
+    r"\banswer\s*[–—-]\s|"
     r"\b(?:answer|option|choice|letter)\b(?P<between>(?:\s+(?!is\b)[\w'’]+){0,6}?)"
     r"\s+(?:is|was|be|becomes)\b\s*[:：]?|"
     r"\banswer\b(?=\s)",
@@ -856,7 +862,8 @@ _ALONE = re.compile(
 )
 _BRACKETED = re.compile(r"[(\[](?P<letter>[A-Za-z])[)\]]")
 _LISTED = re.compile(
-    r"^\s*(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)",
+    r"^\s*(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)"
+    r"(?!\s*(?:is\s+)?(?:incorrect|wrong|false|not)\b)",
     re.MULTILINE | re.IGNORECASE,
 )
 AMBIGUOUS = "?"

@@ -290,6 +290,23 @@ def test_citations_are_scored_by_a_real_model_end_to_end(
     assert f"citation_rec: {recall}" in result.output
 
 
+def test_citations_stay_in_the_score_until_the_replies_are_others(
+    result_file: Callable[..., Path], models: dict[str, Path], tmp_path: Path
+) -> None:
+    path = result_file()
+    assert cite(path, "--nli", str(models["1"])).exit_code == 0
+    assert result_file() == path  # the same command again, nothing to ask
+    assert score_of(path)["citation_rec"] == 100.0
+    path.write_text("{")
+    result_file()  # a damaged file is written anew
+    assert json.loads(path.read_text())["data"]
+    assert "citation_rec" not in score_of(path)
+    assert cite(path, "--nli", str(models["1"])).exit_code == 0
+    (tmp_path / "predictions.jsonl").unlink()
+    result_file(reply="Another reply [1].")
+    assert "citation_rec" not in score_of(path)
+
+
 def test_model_runs_in_full_precision_on_a_cpu_and_in_batches(models: dict[str, Path]) -> None:
     torch = pytest.importorskip("torch")
     told: list[str] = []

@@ -323,7 +323,7 @@ def test_verdicts_of_a_judge_reach_tables_intervals_and_differences(
         row["document"]["text"] = (text + "\n") * (131500 // len(text) + 1)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     answering = ScriptedEngine(lambda request: "Answer: a thing", context_tokens=32768)
-    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given: answering)
+    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given, **more: answering)
     out = tmp_path / "out"
     words = ("--task", "narrativeqa", "--lengths", "8192", "--helmet-data", str(helmet_root))
     words = (*words, "--methods", "direct,retrieve", "--label", "m", "--out", str(out))
@@ -340,7 +340,8 @@ def test_verdicts_of_a_judge_reach_tables_intervals_and_differences(
             )
 
         monkeypatch.setattr(
-            "agenticlu.engines.load_engine", lambda *given, reply=reply: ScriptedEngine(reply)
+            "agenticlu.engines.load_engine",
+            lambda *given, reply=reply, **more: ScriptedEngine(reply),
         )
         (file,) = (out / "helmet" / f"m-{method}").glob("*_42.json")
         result = call("judge", str(file))
@@ -356,7 +357,8 @@ def test_verdicts_of_a_judge_reach_tables_intervals_and_differences(
         assert cell["metrics"]["gpt-4-score"]["n"] == num - 1 < cell["num_scored"]
     (difference,) = summary["differences"]
     assert (difference["metric"], difference["difference"]["mean"]) == ("gpt-4-score", 1.0)
-    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given: answering)
+    assert any("the judge here: scripted" in note for note in summary["notes"])
+    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given, **more: answering)
     asked_before = len(answering.requests)
     assert (result := call(*words)).exit_code == 0, result.output
     assert json.loads((out / "summary.json").read_text())["cells"] == summary["cells"]

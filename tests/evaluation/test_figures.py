@@ -443,7 +443,7 @@ def test_judge_command_writes_helmets_file(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "narrativeqa_7892_v1__in8192_size3_x.json"
     path.write_text(json.dumps({"args": {}, "data": ROWS, "averaged_metrics": {}}))
     engine = ScriptedEngine(lambda request: '{"fluency": 1, "correctness": 3}')
-    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given: engine)
+    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given, **more: engine)
     result = CliRunner().invoke(command, ["judge", str(path)])
     assert result.exit_code == 0, result.output
     content = json.loads(

@@ -550,8 +550,35 @@ def test_judged_and_score_files_go_first_and_doubles_are_refused(tmp_path: Path)
     (row,) = collect([folder])
     assert row.values["narrativeqa gpt-4-score"] == pytest.approx(100.0)
     (folder / "narrativeqa_7892_v2__in8192_size50_x.json").write_text(json.dumps(plain))
-    with pytest.raises(UsageError, match="Two files"):
+    with pytest.raises(UsageError, match="Two files") as caught:
         collect([folder])
+    assert "Move one of them away" in (caught.value.hint or "")
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / f"{stem}.json").write_text(json.dumps(plain))
+    (folder / "narrativeqa_7892_v2__in8192_size50_x.json").unlink()
+    with pytest.raises(UsageError, match="Two files") as caught:
+        collect([tmp_path])  # the folder above those of two models
+    assert str(tmp_path / "n") in (caught.value.hint or "")
+
+
+def test_collected_rows_that_stand_behind_no_mean_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    stem = "narrativeqa_7892_v1__in8192_size100_x"
+    rows: list[dict[str, Any]] = [{"output": "a"}, {"output": "b"}, {"output": "c"}]
+    result = {"data": rows, "averaged_metrics": {"gpt-4-score": 1.0}}
+    (folder / f"{stem}.json").write_text(json.dumps(result))
+    (row,) = collect([folder])
+    assert row.losses == ()
+    verdicts = [{**rows[0], "gpt-4-scores": {"fluency": 1.0, "correctness": 3.0}}]
+    judged = {**result, "data": [*verdicts, {**rows[1], "gpt-4-scores": None}]}
+    (folder / f"{stem}-gpt4eval_o.json").write_text(json.dumps(judged))
+    lossy = {**result, "num_failed": 2, "num_truncated": 1}
+    (folder / f"{stem}.json").write_text(json.dumps(lossy))
+    (row,) = collect([folder])
+    assert row.losses == ("narrativeqa: of 5 rows 2 failed, 1 truncated, 2 without a verdict",)
+    shown = CliRunner().invoke(command, ["collect", str(folder)])
+    assert "m at 8192, narrativeqa: of 5 rows 2 failed" in shown.stdout
 
 
 def test_collect_command_prints_the_table(root: Path, tmp_path: Path) -> None:

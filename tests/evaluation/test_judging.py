@@ -11,8 +11,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agenticlu.cli.eval import command
-from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import ConfigError, IncompleteRunError, UsageError
+from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
+from agenticlu.engines.served import Served
+from agenticlu.errors import (
+    ConfigError,
+    DocumentTooLongError,
+    EngineAuthError,
+    IncompleteRunError,
+    UsageError,
+)
 from agenticlu.evaluation.judging import (
     FluencyVerdict,
     LongAnswerVerdict,
@@ -20,6 +27,8 @@ from agenticlu.evaluation.judging import (
     RecallVerdict,
     RowJudge,
     StrictVerdict,
+    judged_file,
+    kept_verdicts,
     parse_verdict_of,
 )
 
@@ -121,12 +130,65 @@ def test_a_row_without_what_is_judged_stays_unscored(lost: str, value: Any) -> N
         assert "lacks" in (summary.problem or "")
 
 
+def test_a_reply_of_brackets_alone_is_no_verdict() -> None:
+    assert parse_verdict_of(FluencyVerdict, '{"a": ' + "[" * 100_000) is None
+
+
+GOOD = '{"fluency": 1, "correctness": 3}'
+ROWS = [{"question": f"q{i}", "answer": ["a"], "output": "a"} for i in range(4)]
+
+
+def test_an_error_that_all_would_meet_keeps_the_verdicts_before_it() -> None:
+    def reply(request: ScriptedRequest) -> str:
+        if "q1" in request.last:
+            raise DocumentTooLongError("longer than the judge's window")
+        if "q2" in request.last:
+            raise EngineAuthError("the key has expired")
+        return GOOD
+
+    engine = ScriptedEngine(reply)
+    asking = RowJudge(engine, concurrency=1)
+    found = asyncio.run(asking.long_answers(ROWS))
+    assert [one.score for one in found] == [1.0, None, None, None]
+    assert "window" in (found[1].problem or "")  # the row's own trouble: the others go on
+    assert isinstance(asking.ended, EngineAuthError)
+    assert "expired" in (found[3].problem or "")
+    assert len(engine.requests) == 3  # nothing is asked once the key is refused
+
+
+@pytest.mark.parametrize("summaries", [False, True])
+def test_verdicts_of_the_same_judge_on_the_same_rows_are_kept(summaries: bool) -> None:
+    rows: list[dict[str, Any]] = [{**row, "id": 7} for row in ROWS[:3]]
+    points = {"7": ("one", "two", "three")}
+    engine = ScriptedEngine(REPLIES if summaries else lambda request: GOOD)
+
+    def ask(asking: RowJudge) -> list[Any]:
+        work = asking.summaries(rows, points) if summaries else asking.long_answers(rows)
+        return asyncio.run(work)
+
+    first = ask(RowJudge(engine))
+    assert first[0].score
+    first[1] = first[1].model_copy(update={"score": None, "detail": {}})
+    stored = json.loads(
+        json.dumps(judged_file({"data": rows}, first, summaries=summaries, judge="m"))
+    )
+    rows[2] = {**rows[2], "output": "another reply"}
+    kept = kept_verdicts(stored, rows, "m")
+    assert kept == {0: first[0]}
+    assert kept_verdicts(stored, rows, "another judge") == {}
+    assert list(kept_verdicts(stored, [rows[2], rows[0]], "m")) == [1]  # rows that moved
+    num_before = len(engine.requests)
+    second = ask(RowJudge(engine, kept=kept))
+    assert second[0] == first[0]
+    assert len(engine.requests) - num_before == (6 if summaries else 2)
+
+
 # --- the command ------------------------------------------------------------------------------
 
 
 def judge(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str, reply: str = "") -> Result:
     engine = ScriptedEngine(lambda request: reply) if reply else ScriptedEngine(REPLIES)
-    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given: engine)
+    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given, **more: engine)
     return CliRunner().invoke(command, ["judge", str(path), *more])
 
 
@@ -197,3 +259,57 @@ def test_collect_tells_a_broken_file(tmp_path: Path) -> None:
         result = CliRunner().invoke(command, ["collect", str(tmp_path)])
         assert isinstance(result.exception, ConfigError)
         assert message in str(result.exception)
+
+
+def test_judging_goes_on_where_it_stopped_and_names_the_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "narrativeqa_7892_v1__in8192_size3_x.json"
+    path.write_text(json.dumps({"data": ROWS}))
+    options: list[dict[str, Any]] = []
+    is_mended = False
+
+    def reply(request: ScriptedRequest) -> str:
+        if "q2" in request.last and not is_mended:
+            raise EngineAuthError("the key has expired")
+        return GOOD
+
+    engine = ScriptedEngine(reply)
+
+    def load(*given: Any, **more: Any) -> ScriptedEngine:
+        options.append(more)
+        return engine
+
+    monkeypatch.setattr("agenticlu.engines.load_engine", load)
+    monkeypatch.setattr("agenticlu.engines.served.read_served", lambda *given: Served("judge-7b"))
+    words = ["judge", str(path), "--concurrency", "1", "--timeout", "7"]
+    words += ["--base-url", "http://127.0.0.1:9/v1"]
+    result = CliRunner().invoke(command, words)
+    assert isinstance(result.exception, IncompleteRunError)
+    assert "expired" in result.output
+    judged = tmp_path / f"{path.stem}-gpt4eval_o.json"
+    assert json.loads(judged.read_text())["num_unscored"] == 2
+    assert options == [{"timeout_s": 7.0}]
+    is_mended, num_before = True, len(engine.requests)
+    result = CliRunner().invoke(command, words)
+    assert result.exit_code == 0, result.output
+    assert "judged by judge-7b" in result.output
+    assert len(engine.requests) - num_before == 2
+    written = json.loads(judged.read_text())
+    assert (written["num_unscored"], written["judge"]) == (0, "judge-7b")
+
+
+def test_a_judge_that_answers_nobody_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "narrativeqa_7892_v1__in8192_size3_x.json"
+    path.write_text(json.dumps({"data": ROWS}))
+
+    def reply(request: ScriptedRequest) -> str:
+        raise EngineAuthError("the key was refused")
+
+    engine = ScriptedEngine(reply)
+    monkeypatch.setattr("agenticlu.engines.load_engine", lambda *given, **more: engine)
+    result = CliRunner().invoke(command, ["judge", str(path)])
+    assert isinstance(result.exception, EngineAuthError)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

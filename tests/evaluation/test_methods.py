@@ -87,6 +87,7 @@ def test_the_form_can_be_chosen_for_all(tmp_path: Path, run_helmet: Run, chat: b
 
 def test_other_methods_are_always_named_as_chat(tmp_path: Path, run_helmet: Run) -> None:
     run_helmet(tmp_path, ScriptedEngine(), methods=("direct",), chat=False)
+    assert "_shots0_" in result_in(tmp_path)[0]  # the dialogue shows no demonstrations
     assert "_chatTrue_" in result_in(tmp_path)[0]
 
 
@@ -152,6 +153,7 @@ def test_cut_end_leaves_exactly_the_nominal_length(
     options = {"helmet_data": str(long_root), "shots": 1}
     summary = run_helmet(tmp_path, engine, chat=chat, overlong="cut-end", options=options)
     assert (summary.num_failed, summary.cells[0].num_truncated) == (0, 4)
+    assert result_in(tmp_path)[1]["num_truncated"] == 4
     found = list(read_predictions(tmp_path / "predictions.jsonl").values())
     assert {p.usage.prompt_tokens + 20 for p in found} == {LENGTH}
     texts = {one.last for one in engine.requests if SAMPLE not in one.last}
@@ -188,7 +190,7 @@ def test_fit_keeps_the_evidence_and_the_window(
 def test_refused_prompts_are_counted(tmp_path: Path, run_helmet: Run, long_root: Path) -> None:
     engine = ScriptedEngine(tokenizer=TOKENIZER, context_tokens=4000)
     summary = run_helmet(tmp_path, engine, options={"helmet_data": str(long_root), "shots": 1})
-    assert summary.num_failed == 4
+    assert summary.num_failed == result_in(tmp_path)[1]["num_failed"] == 4
     assert "DocumentTooLongError" in summary.failures[0].error
     assert [one.last for one in engine.requests] == [SAMPLE]
 

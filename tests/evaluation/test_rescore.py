@@ -17,7 +17,7 @@ from agenticlu.errors import AgenticluError, ConfigError, UsageError
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import PredictionWriter, read_predictions
-from agenticlu.evaluation.rescore import letter_of, score_file
+from agenticlu.evaluation.rescore import letter_of, render_scores, score_file
 from agenticlu.evaluation.summary import Summary
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 from agenticlu.records import Prediction
@@ -108,6 +108,43 @@ def test_rescoring_our_predictions_gives_the_runs_own_figures(
         text = path.read_text()
         assert all(item.document.text[:80] not in text for item in asked.values())
         assert "passages" not in text
+
+
+def test_our_predictions_are_scored_apart_by_what_was_run(tmp_path: Path) -> None:
+    def prediction(method: str, question: str, raw: str, weights: str = "new") -> Prediction:
+        return Prediction(
+            id=f"{method} {question} {weights}",
+            engine="m",
+            task="world",
+            method=method,
+            length=512,
+            document_id=question,
+            question_id=question,
+            question="Who?",
+            gold=("Oona",),
+            rule="open",
+            raw=raw,
+            conditions={"weights": weights},
+        )
+
+    found = [prediction("direct", "q1", "Answer: Oona", "old")]
+    found += [prediction("direct", name, "Answer: Mara") for name in ("q1", "q2")]
+    found += [prediction("clarify", name, "Answer: Oona") for name in ("q1", "q2")]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(f"{one.model_dump_json()}\n" for one in found))
+    scored = score_file(path)
+    assert scored.num_scored == 4  # what older weights said is out of the tables, and of this
+    means = {place: metrics["correct"].mean for place, metrics in scored.groups.items()}
+    assert means == {
+        "m, world, 512 tokens, direct": 0.0,
+        "m, world, 512 tokens, clarify": 1.0,
+    }
+    lines = render_scores(scored).splitlines()
+    assert any("direct" in line and "correct " in line and "0.0" in line for line in lines)
+    assert not any("50.0" in line for line in lines)
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text('{"prediction": "Oona", "answers": ["Oona"]}\n')
+    assert score_file(plain).groups == {}
 
 
 def test_every_rule_is_rescored_by_some_task() -> None:

@@ -11,6 +11,7 @@ from agenticlu import scoring
 from agenticlu.errors import UsageError
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.summary import headline_of
 from agenticlu.records import Document, Question
 
 
@@ -64,6 +65,9 @@ def test_first_sentence_names_the_only_label(reply: str, value: int) -> None:
         (["a"], "**Final Answer:** ['a']", 1, 1),
         (["a"], "Final Answer: [b]\nNo. Final Answer: [a]", 1, 1),
         (["a"], "Final Answer: [a] where [b] is a citation", 1, 1),  # only the form counts
+        (["a"], "Final Answer: [a]\n\n", 1, 1),
+        (["a"], "Final Answer: [a]\nI hope that this helps.", 0, 1),  # the reply must end in it
+        ([], "Final Answer: []\nThere is none.", 0, 1),
         (["a"], "The nodes are [a].", 0, 0),
         (["a"], "Final Answer: a", 0, 0),
         (["a"], "Final Answer: []", 0, 0),
@@ -79,7 +83,58 @@ def test_first_sentence_names_the_only_label(reply: str, value: int) -> None:
 def test_final_list_against_a_set(
     nodes: list[str], reply: str, value: float, correct: float
 ) -> None:
-    assert rules.score(item("set_f1", nodes=nodes), reply) == {"set_f1": value, "correct": correct}
+    found = rules.score(item("set_f1", nodes=nodes), reply)
+    assert (found["set_f1"], found["correct"]) == (value, correct)
+
+
+@pytest.mark.parametrize(
+    ("reply", "final", "published"),
+    [
+        ("The edges end there. Answer: [a, b]", 1, 0),  # as the dialogue's requests ask for it
+        ("Answer: Final Answer: [b, a]", 1, 1),
+        ("Final Answer: [a, c]\nThat is all.", 0.5, 0),
+        ("Answer: [a, b]\nNo. Answer: []", 0, 0),
+        ("[a, b]", 0, 0),
+    ],
+)
+def test_a_list_after_any_answer_label_counts_beside_the_published_rule(
+    reply: str, final: float, published: float
+) -> None:
+    found = rules.score(item("set_f1", nodes=["a", "b"]), reply)
+    assert (found["final_f1"], found["set_f1"]) == (final, published)
+
+
+# --- MRCR -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "final", "correct", "published"),
+    [
+        ("Xy7The lamp fell. It broke.", 1, 1, 1),
+        (" Xy7The lamp fell. It broke.", 1, 1, 0),  # white space first, too, is not the prefix
+        ("It is the second note. Answer: Xy7The lamp fell. It broke.", 1, 1, 0),
+        ("**Answer:** Xy7 The lamp fell. It broke.", 26 * 2 / 53, 1, 0),
+        ("Answer: The lamp fell. It broke.", 0, 0, 0),
+        ("Xy7", 0, 0, 0),
+        ("", 0, 0, 0),
+    ],
+)
+def test_what_is_recited_behind_a_label_counts_beside_the_published_rule(
+    reply: str, final: float, correct: float, published: float
+) -> None:
+    asked = item("recite", "Xy7The lamp fell. It broke.", prefix="Xy7")
+    found = rules.score(asked, reply)
+    assert found["final_ratio"] == pytest.approx(final, abs=0.03)
+    assert (found["correct"], found["mrcr"]) == (correct, published)
+
+
+@pytest.mark.parametrize(
+    ("rule", "headline"),
+    [("set_f1", "final_f1"), ("recite", "final_ratio"), ("only_label", "correct")],
+)
+def test_the_corrected_figure_is_shown_first(rule: str, headline: str) -> None:
+    asked = item(rule, "Xy7 a", prefix="Xy7", nodes=["a"], labels=PLACES)
+    assert headline_of(rules.score(asked, "Answer: x")) == headline
 
 
 # --- ROUGE on demand --------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from agenticlu.errors import (
     EngineError,
     EngineReplyError,
     EngineUnreachableError,
+    MissingDependencyError,
     StoreError,
     UsageError,
 )
@@ -484,6 +486,20 @@ def test_missing_files_of_any_task_are_told_before_the_first_is_asked(tmp_path: 
         run(config(options={"haystack": "nowhere.txt"}), engine, tmp_path / "out")
     assert engine.requests == []
     assert not (tmp_path / "out").exists()
+
+
+def test_an_absent_rouge_package_is_told_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {name for name in sys.modules if name.startswith("rouge_score")} | {"rouge_score"}:
+        monkeypatch.setitem(sys.modules, name, None)
+    engine = ScriptedEngine()
+    for changes in ({"with_rouge": True}, {"tasks": ("kilt_nq",), "lengths": (8192,)}):
+        with pytest.raises(MissingDependencyError, match="rouge-score"):
+            run(config(**changes), engine, tmp_path / "out")
+    assert engine.requests == []
+    run(config(), engine, tmp_path / "out")
+    assert engine.requests
 
 
 def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:

@@ -528,6 +528,8 @@ def collect_results(folders: tuple[Path, ...], every: bool, as_json: bool) -> No
         return
     click.echo(render_collected(rows, every=every))
     for row in rows:
+        for lost in row.losses:
+            click.echo(f"{row.model} at {row.length}, {lost}")
         if row.missing:
             click.echo(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}", err=True)
 
@@ -538,7 +540,8 @@ def collect_results(folders: tuple[Path, ...], every: bool, as_json: bool) -> No
 @click.option("--base-url", multiple=True, help="OpenAI-compatible server.")
 @click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True)
 @click.option("--helmet-data", type=FOLDER, help="Holds HELMET's key points, for summaries.")
-@click.option("--concurrency", type=int, default=8, show_default=True)
+@click.option("--concurrency", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--timeout", type=float, default=600.0, show_default=True, help="Of a request, s.")
 def judge(
     file: Path,
     model: str | None,
@@ -546,47 +549,66 @@ def judge(
     api_key_env: str,
     helmet_data: Path | None,
     concurrency: int,
+    timeout: float,
 ) -> None:
     """Judge the long answers or summaries of a HELMET result file by a model.
 
     Writes FILE-gpt4eval_o.json beside it. Rows whose verdict cannot be read stay unscored and make
-    the exit code 9.
+    the exit code 9. The same command again asks only for the verdicts that are missing.
     """
     from agenticlu.engines import load_engine
+    from agenticlu.engines.breaker import Breaker, be_patient
+    from agenticlu.engines.served import read_served
     from agenticlu.evaluation.helmet.collect import JUDGED
     from agenticlu.evaluation.helmet.keypoints import load_key_points
     from agenticlu.evaluation.judgements import results_of
-    from agenticlu.evaluation.judging import Judged, RowJudge, judged_file
+    from agenticlu.evaluation.judging import Judged, RowJudge, judged_file, kept_verdicts
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
-    from agenticlu.evaluation.run import summarise_folder
-    from agenticlu.evaluation.saved import read_result
+    from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
+    from agenticlu.evaluation.saved import read_json, read_result
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
 
     result = read_result(file)
+    path = file.with_name(file.name.removesuffix(".json") + JUDGED)
+    before = read_json(path) if path.is_file() else None
     task = helmet_task(file, result.args)
     summaries = task in ("infbench_sum_eng", "multi_lexsum")
     points = load_key_points(helmet_data or Path(), task) if summaries else {}
 
+    options = {"timeout_s": timeout} if base_url else {}
+    served = read_served(base_url, model, api_key_env) if base_url else None
+    engine = load_engine(model, base_url, api_key_env, **options)
+    name = engine.name if served is None else served.id
+    kept = kept_verdicts(before, result.rows, name)
+    if kept:
+        say(f"{len(kept)} of {len(result.rows)} rows were judged by {name} before and are kept.")
+    asking = RowJudge(
+        be_patient(engine, Breaker(PATIENCE_S, say)), concurrency=concurrency, kept=kept
+    )
+
     async def run() -> list[Judged]:
-        engine = load_engine(model, base_url, api_key_env)
         try:
-            judge_ = RowJudge(engine, concurrency=concurrency)
             if summaries:
                 books = task == "infbench_sum_eng"
-                return await judge_.summaries(result.rows, points, by_number=books)
-            return await judge_.long_answers(result.rows)
+                return await asking.summaries(result.rows, points, by_number=books)
+            return await asking.long_answers(result.rows)
         finally:
             await engine.close()
 
     judged = asyncio.run(run())
-    content = judged_file(result.whole, judged, summaries=summaries)
-    path = file.with_name(file.name.removesuffix(".json") + JUDGED)
+    if asking.ended is not None and all(one.score is None for one in judged):
+        raise asking.ended
+    content = judged_file(result.whole, judged, summaries=summaries, judge=name)
     write_json(path, content)
-    name = "gpt-4-f1" if summaries else "gpt-4-score"
-    click.echo(f"{name}: {content['averaged_metrics'].get(name)}; written: {path}")
+    metric = "gpt-4-f1" if summaries else "gpt-4-score"
+    mean = content["averaged_metrics"].get(metric)
+    click.echo(f"{metric}, judged by {name}: {mean}; written: {path}")
     unscored = [one for one in judged if one.score is None]
     for one in unscored[:MOST_LISTED]:
-        click.echo(f"  row {one.id}: {one.problem}", err=True)
+        say(f"  row {one.id}: {one.problem}")
     if (out := results_of(file)) is not None:
         summarise_folder(out)
         click.echo(f"The verdicts are in the tables of {out} now.")

@@ -33,13 +33,16 @@ def check_files(config: EvaluationConfig) -> None:
     Raises:
         UsageError: A task's file is missing, or HELMET has none for a length.
         ConfigError: A file of wordings cannot be read.
-        MissingDependencyError: A data set is only to be had through a package that is not there.
+        MissingDependencyError: A package is not there that scoring or a data set needs.
     """
     options = config.options
     load_templates(options.get("templates"))
     haystack = options.get("haystack")
     if haystack is not None and not Path(haystack).is_file():
         raise UsageError(f"There is no file {haystack!r}.", hint="Give a text file by --haystack.")
+    of_helmet = any(find_task(task) == "helmet" for task in config.tasks)
+    if (config.with_rouge or of_helmet) and importlib.util.find_spec("rouge_score") is None:
+        raise missing_dependency("rouge-score", "evaluate")  # HELMET's result files hold ROUGE
     missing = list(dict.fromkeys(_missing_files(config)))
     if missing:
         listed = ", ".join(repr(str(path)) for path in missing[:MOST_LISTED])

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from agenticlu.errors import StoreError
 from agenticlu.evaluation.helmet.collect import JUDGED
-from agenticlu.evaluation.judging import LongAnswerVerdict, SummaryVerdict
+from agenticlu.evaluation.judging import DETAIL_COLUMN, LongAnswerVerdict, stored_verdict
 from agenticlu.evaluation.metrics import LONG_ANSWER_METRIC, SUMMARY_METRIC
 from agenticlu.evaluation.predictions import FILE_NAME
 from agenticlu.records import Prediction
@@ -20,7 +18,6 @@ HELMET_FOLDER = "helmet"
 """Below the folder of results: HELMET's result files, one folder per model and method."""
 ID_COLUMN = "prediction_id"
 """Column of our rows in them that says which prediction a row is."""
-DETAIL_COLUMN = "gpt-4-scores"
 
 
 def with_judgements(predictions: Sequence[Prediction], folder: Path) -> list[Prediction]:
@@ -44,31 +41,38 @@ def results_of(file: Path) -> Path | None:
     return folder.parent if is_ours else None
 
 
-def _verdicts(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, float]]]:
+def judges_of(folder: Path) -> list[str]:
+    """Returns a note, in words, on who judged the replies of a folder of results; else nothing."""
+    names = {
+        str(content.get("judge") or "unnamed")
+        for content in _judged_files(folder)
+        if any(row.get(DETAIL_COLUMN) for row in content["data"])
+    }
+    if not names:
+        return []
+    metrics, judges = f"{LONG_ANSWER_METRIC} and {SUMMARY_METRIC}", ", ".join(sorted(names))
+    return [f"{metrics} are HELMET's names for a judge's scores; the judge here: {judges}."]
+
+
+def _judged_files(folder: Path) -> Iterator[Mapping[str, Any]]:
     for path in sorted((folder / HELMET_FOLDER).glob(f"*/*{JUDGED}")):
         try:
-            rows: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["data"]
-        except (ValueError, KeyError, TypeError) as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict) or not isinstance(content.get("data"), list):
             raise StoreError(
                 f"{path} is not a judged result file.",
                 hint="Judge its result file again: agenticlu eval judge FILE.",
-            ) from error
-        for row in rows:
-            scores = _scores_of(row.get(DETAIL_COLUMN))
-            if scores and ID_COLUMN in row:
-                yield (str(row[ID_COLUMN]), str(row.get("output"))), scores
+            )
+        yield content
 
 
-def _scores_of(detail: Any) -> dict[str, float]:
-    """Returns a verdict as a metric in [0, 1]; empty where there is none."""
-    if not isinstance(detail, dict):
-        return {}
-    known = {name: int(value) if value == int(value) else value for name, value in detail.items()}
-    try:
-        return {LONG_ANSWER_METRIC: LongAnswerVerdict.model_validate(known).score / 3}
-    except ValidationError:
-        pass
-    try:
-        return {SUMMARY_METRIC: SummaryVerdict.model_validate(known).f1}
-    except ValidationError:
-        return {}
+def _verdicts(folder: Path) -> Iterator[tuple[tuple[str, str], dict[str, float]]]:
+    for content in _judged_files(folder):
+        for row in content["data"]:
+            found = stored_verdict(row.get(DETAIL_COLUMN))
+            if found is not None and ID_COLUMN in row:
+                long = isinstance(found, LongAnswerVerdict)
+                metric = LONG_ANSWER_METRIC if long else SUMMARY_METRIC
+                yield (str(row[ID_COLUMN]), str(row.get("output"))), {metric: found.share}

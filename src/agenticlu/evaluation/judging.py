@@ -2,23 +2,33 @@
 
 A reply that is no verdict, lacks a key, is out of range or contradicts itself leaves the row
 *unscored*: it is neither 0 nor absent. So does a row that lacks what is to be judged. The rubric is
-HELMET's in substance; the wording is ours.
+HELMET's in substance; the wording is ours. Verdicts cost money: those of a run that ended early, or
+that left rows unscored, are kept, and the next run asks for the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from agenticlu.engines.base import Engine, Sampling
-from agenticlu.errors import EngineReplyError
+from agenticlu.errors import (
+    AgenticluError,
+    BudgetExceededError,
+    DocumentError,
+    EngineError,
+    EngineReplyError,
+)
 from agenticlu.records import Message, Record, content_seed
 from agenticlu.scoring import parse_output
 
+DETAIL_COLUMN = "gpt-4-scores"
+"""Column of a judged file that holds a row's verdict; HELMET's name, whoever the judge is."""
 ATTEMPTS = 3
 LONG_ANSWER_TOKENS = 2048
 SUMMARY_TOKENS = 4096
@@ -47,6 +57,11 @@ class LongAnswerVerdict(StrictVerdict):
     def score(self) -> float:
         """In [0, 3]: 0 where the answer is not fluent."""
         return float(self.fluency * self.correctness)
+
+    @property
+    def share(self) -> float:
+        """The score in [0, 1]."""
+        return self.score / 3
 
 
 class FluencyVerdict(StrictVerdict):
@@ -105,6 +120,11 @@ class SummaryVerdict(Record):
         total = self.precision + self.recall
         return self.fluency * 2 * self.precision * self.recall / total if total else 0.0
 
+    @property
+    def share(self) -> float:
+        """The score in [0, 1]."""
+        return self.f1
+
 
 class Judged(Record):
     """One row's verdict, or why there is none."""
@@ -117,6 +137,8 @@ class Judged(Record):
 
 
 VerdictT = TypeVar("VerdictT", bound=Record)
+Verdict = LongAnswerVerdict | SummaryVerdict
+Row = Mapping[str, Any]
 _JSON_LAST = "Write your reasons first. End with one JSON object and nothing after it: "
 _LONG_ANSWER = (
     "You grade an answer to a question about a text that you do not see. You are given answers "
@@ -165,7 +187,7 @@ def parse_verdict_of(kind: type[VerdictT], text: str) -> VerdictT | None:
     while start >= 0:
         try:
             found, _ = json.JSONDecoder().raw_decode(text[start:])
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             start = text.rfind("{", 0, start)
             continue
         try:
@@ -175,27 +197,81 @@ def parse_verdict_of(kind: type[VerdictT], text: str) -> VerdictT | None:
     return None
 
 
+def stored_verdict(detail: Any) -> Verdict | None:
+    """Returns a verdict as a judged file holds it; None where that is none."""
+    if not isinstance(detail, dict):
+        return None
+    known = {name: int(value) if value == int(value) else value for name, value in detail.items()}
+    for kind in (LongAnswerVerdict, SummaryVerdict):
+        with contextlib.suppress(ValidationError):
+            return kind.model_validate(known)
+    return None
+
+
+def kept_verdicts(before: Any, rows: Sequence[Row], judge: str) -> dict[int, Judged]:
+    """Returns the verdicts of an earlier run that still hold, by the place of their row.
+
+    They are those of the same judge about the very same rows.
+
+    Args:
+        before: Content of a judged file.
+        rows: To be judged now.
+        judge: Name of the judge.
+    """
+    if not isinstance(before, dict) or before.get("judge") != judge:
+        return {}
+
+    def content(row: Row) -> str:
+        return json.dumps({**row, DETAIL_COLUMN: None}, sort_keys=True)
+
+    stored = {content(row): stored_verdict(row.get(DETAIL_COLUMN)) for row in before["data"]}
+    found = {index: stored.get(content(row)) for index, row in enumerate(rows)}
+    return {
+        index: _judged(str(rows[index].get("index", index)), verdict)
+        for index, verdict in found.items()
+        if verdict is not None
+    }
+
+
+def _judged(name: str, verdict: Verdict) -> Judged:
+    detail = {key: float(value) for key, value in verdict.model_dump().items()}
+    return Judged(id=name, score=verdict.share, detail=detail)
+
+
 class RowJudge:
     """Asks a model for verdicts.
+
+    Where an error ends the asking, such as a server that is gone, the rows that are left stay
+    unscored: `ended` then holds the error.
 
     Args:
         engine: The judge.
         temperature: HELMET judges at 0.1.
         concurrency: Rows judged at a time.
+        kept: Verdicts by the place of their row, which are not asked for again.
     """
 
-    def __init__(self, engine: Engine, *, temperature: float = 0.1, concurrency: int = 8) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        temperature: float = 0.1,
+        concurrency: int = 8,
+        kept: Mapping[int, Judged] | None = None,
+    ) -> None:
+        self.ended: AgenticluError | None = None
         self._engine = engine
         self._temperature = temperature
         self._slots = asyncio.Semaphore(concurrency)
+        self._kept = kept or {}
 
-    async def long_answers(self, rows: Sequence[Mapping[str, Any]]) -> list[Judged]:
+    async def long_answers(self, rows: Sequence[Row]) -> list[Judged]:
         """Judges rows with `question`, `answer` and `output`; scores are thirds."""
-        return list(await asyncio.gather(*(self._long_answer(i, r) for i, r in enumerate(rows))))
+        return await self._each(rows, self._long_answer)
 
     async def summaries(
         self,
-        rows: Sequence[Mapping[str, Any]],
+        rows: Sequence[Row],
         key_points: Mapping[str, Sequence[str]],
         *,
         by_number: bool = False,
@@ -207,11 +283,21 @@ class RowJudge:
             key_points: By id.
             by_number: Ask for the numbers of the key points supported, as HELMET does with books.
         """
-        work = (self._summary(i, row, key_points, by_number) for i, row in enumerate(rows))
-        return list(await asyncio.gather(*work))
+        return await self._each(
+            rows, lambda name, row: self._summary(name, row, key_points, by_number)
+        )
 
-    async def _long_answer(self, index: int, row: Mapping[str, Any]) -> Judged:
-        name = str(row.get("index", index))
+    async def _each(
+        self, rows: Sequence[Row], judge: Callable[[str, Row], Awaitable[Judged]]
+    ) -> list[Judged]:
+        async def one(index: int, row: Row) -> Judged:
+            if index in self._kept:
+                return self._kept[index]
+            return await judge(str(row.get("index", index)), row)
+
+        return list(await asyncio.gather(*(one(i, row) for i, row in enumerate(rows))))
+
+    async def _long_answer(self, name: str, row: Row) -> Judged:
         golds = _texts(row.get("answer"))
         if not golds or not _are_texts(row, "question", "output"):
             return Judged(id=name, score=None, problem="it lacks question, answer or output")
@@ -223,17 +309,15 @@ class RowJudge:
         verdict, problem = await self._ask(LongAnswerVerdict, text, LONG_ANSWER_TOKENS)
         if verdict is None:
             return Judged(id=name, score=None, problem=problem)
-        detail = {"fluency": float(verdict.fluency), "correctness": float(verdict.correctness)}
-        return Judged(id=name, score=verdict.score / 3, detail=detail)
+        return _judged(name, verdict)
 
     async def _summary(
         self,
-        index: int,
-        row: Mapping[str, Any],
+        name: str,
+        row: Row,
         key_points: Mapping[str, Sequence[str]],
         by_number: bool,
     ) -> Judged:
-        name = str(row.get("index", index))
         points = key_points.get(str(row.get("id")))
         if not points:
             return Judged(id=name, score=None, problem=f"no key points for id {row.get('id')!r}")
@@ -265,15 +349,7 @@ class RowJudge:
             recall=recall.recall / len(points),
             precision=precision.precision / precision.sentence_count,
         )
-        return Judged(
-            id=name,
-            score=verdict.f1,
-            detail={
-                "fluency": float(verdict.fluency),
-                "recall": verdict.recall,
-                "precision": verdict.precision,
-            },
-        )
+        return _judged(name, verdict)
 
     async def _ask(
         self,
@@ -293,6 +369,8 @@ class RowJudge:
                 seed=content_seed("judge", text, str(attempt)),
             )
             async with self._slots:
+                if self.ended is not None:
+                    return None, self.ended.message
                 try:
                     sampled = await self._engine.sample(
                         [Message(role="user", content=text)], sampling
@@ -300,6 +378,11 @@ class RowJudge:
                 except EngineReplyError as error:
                     problem = error.message
                     continue
+                except DocumentError as error:
+                    return None, error.message
+                except (EngineError, BudgetExceededError) as error:
+                    self.ended = error  # every other row would meet it, too
+                    return None, error.message
             reply = sampled.completions[0].text
             verdict = parse_verdict_of(kind, reply)
             if verdict is not None and check(verdict):
@@ -322,11 +405,12 @@ def _are_texts(row: Mapping[str, Any], *columns: str) -> bool:
 
 
 def judged_file(
-    result: Mapping[str, Any], judged: Sequence[Judged], *, summaries: bool
+    result: Mapping[str, Any], judged: Sequence[Judged], *, summaries: bool, judge: str = ""
 ) -> dict[str, Any]:
     """Returns a result file's content with verdicts, as HELMET's `-gpt4eval_o.json`.
 
-    Unscored rows are counted under `num_unscored`; means are over the scored ones.
+    Unscored rows are counted under `num_unscored`; means are over the scored ones. The judge's
+    name stands under `judge`.
     """
     scored = [one for one in judged if one.score is not None]
     averages = dict(result.get("averaged_metrics") or {})
@@ -338,7 +422,7 @@ def judged_file(
         else:
             averages["gpt-4-score"] = 3 * sum(one.score or 0 for one in scored) / len(scored)
     rows = [
-        {**row, "gpt-4-scores": one.detail or None}
+        {**row, DETAIL_COLUMN: one.detail or None}
         for row, one in zip(result["data"], judged, strict=True)
     ]
     return {
@@ -346,4 +430,5 @@ def judged_file(
         "data": rows,
         "averaged_metrics": averages,
         "num_unscored": len(judged) - len(scored),
+        "judge": judge,
     }

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation import rules
+from agenticlu.evaluation.conditions import current
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import read_predictions
@@ -54,7 +55,7 @@ class Reply:
 
     id: str
     place: str
-    """Where it stands in the file, such as 'line 3'; of our own predictions, in the run."""
+    """Where it stands in the file, such as 'line 3'; of our own predictions, what was run."""
     item: Item | None = None
     """None when there is nothing to score it against."""
     text: str | None = None
@@ -81,6 +82,9 @@ class ScoredFile(Record):
     kind: str
     """jsonl, helmet or predictions."""
     metrics: dict[str, Estimate]
+    """Over all rows."""
+    groups: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
+    """Of our own predictions, the metrics of each model, method, task and length; else empty."""
     num_scored: int
     num_unscored: int
     rows: tuple[ScoredRow, ...]
@@ -103,31 +107,35 @@ def score_file(path: Path, *, rule: str | None = None, with_rouge: bool = False)
         rules.find_rule(rule)
     kind, replies = read_replies(path, rule)
     rows = []
-    clusters: list[str] = []
+    scored: dict[str, list[tuple[ScoredRow, str]]] = {}
     for reply in replies:
         row, cluster = _scored(reply, with_rouge)
         rows.append(row)
         if cluster is not None:
-            clusters.append(cluster)
-    scored = [row for row in rows if row.problem is None]
-    metrics = {}
-    for name in dict.fromkeys(name for row in scored for name in row.scores):
-        pairs = [
-            (row.scores[name], cluster)
-            for row, cluster in zip(scored, clusters, strict=True)
-            if name in row.scores
-        ]
-        found = estimate_mean([v for v, _ in pairs], [c for _, c in pairs])
-        if found is not None:
-            metrics[name] = found
+            scored.setdefault(reply.place if kind == "predictions" else "", []).append(
+                (row, cluster)
+            )
+    every = [pair for group in scored.values() for pair in group]
     return ScoredFile(
         path=str(path),
         kind=kind,
-        metrics=metrics,
-        num_scored=len(scored),
-        num_unscored=len(rows) - len(scored),
+        metrics=_means(every),
+        groups={place: _means(group) for place, group in scored.items() if place},
+        num_scored=len(every),
+        num_unscored=len(rows) - len(every),
         rows=tuple(rows),
     )
+
+
+def _means(rows: Sequence[tuple[ScoredRow, str]]) -> dict[str, Estimate]:
+    """Returns the mean of each metric over the rows that have it, each given with its cluster."""
+    found = {}
+    for name in dict.fromkeys(name for row, _ in rows for name in row.scores):
+        having = [(row.scores[name], unit) for row, unit in rows if name in row.scores]
+        mean = estimate_mean([value for value, _ in having], [unit for _, unit in having])
+        assert mean is not None, "a name is taken from a row"
+        found[name] = mean
+    return found
 
 
 def _scored(reply: Reply, with_rouge: bool) -> tuple[ScoredRow, str | None]:
@@ -147,6 +155,8 @@ def _scored(reply: Reply, with_rouge: bool) -> tuple[ScoredRow, str | None]:
 
 def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]:
     """Reads a file of predictions and tells which kind it is.
+
+    Of our own predictions, those that the tables show: a label's latest model.
 
     Raises:
         UsageError: There is no such file, or nothing in it.
@@ -173,8 +183,8 @@ def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]
     except ValidationError:
         rows = parse_json_lines(path, text)
         return "jsonl", [_from_row(f"line {number}", row, rule) for number, row in rows]
-    found = read_predictions(path)
-    return "predictions", [_from_prediction(p, rule) for p in found.values()]
+    shown, _ = current(read_predictions(path))
+    return "predictions", [_from_prediction(p, rule) for p in shown]
 
 
 def _first(row: Row, keys: Iterable[str], *, but: str | None = None) -> str | None:
@@ -270,6 +280,7 @@ def _reference(row: Row, cuts: tuple[int, ...] | None = None) -> dict[str, Any]:
 
 def _from_prediction(prediction: Prediction, rule: str | None) -> Reply:
     place = f"{prediction.task}, {prediction.length} tokens, {prediction.method}"
+    place = f"{prediction.engine}, {place}" if prediction.engine else place
     if prediction.error is not None:
         return Reply(prediction.id, place, problem=f"failed: {prediction.error}")
     chosen = rule or prediction.rule
@@ -363,9 +374,15 @@ def rule_of(task: str) -> str:
 
 
 def render_scores(scored: ScoredFile) -> str:
-    """Renders the metrics of a file for people."""
-    rows = [[name, percent(found), str(found.n)] for name, found in scored.metrics.items()]
-    table = render_table(["metric", "mean [95% interval]", "n"], rows)
+    """Renders the metrics of a file for people; those of each group where it has several."""
+    parts = scored.groups if len(scored.groups) > 1 else {"": scored.metrics}
+    rows = [
+        [*([place] if place else []), name, percent(found), str(found.n)]
+        for place, metrics in parts.items()
+        for name, found in metrics.items()
+    ]
+    header = ["predictions"] if len(scored.groups) > 1 else []
+    table = render_table([*header, "metric", "mean [95% interval]", "n"], rows)
     unscored = [row for row in scored.rows if row.problem]
     lines = [
         f"{scored.path} ({scored.kind}): {scored.num_scored} scored, {len(unscored)} not",

@@ -24,6 +24,7 @@ from agenticlu.evaluation.items import Item
 
 Metrics = dict[str, float]
 _FINAL_LIST = re.compile(r"Final Answer:[*_\s]*\[([^\[\]]*)\]", re.IGNORECASE)
+_ANY_LIST = re.compile(_FINAL_LIST.pattern.replace("Final ", ""), re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Rule:
     headline: str
     """Metric shown first."""
     helmet: str | None = None
-    """HELMET's own headline metric, where it has one for such rows."""
+    """The published headline metric (HELMET's, BABILong's, ...), where the first one is ours."""
     needs: Mapping[str, Need] = field(default_factory=dict)
     """Keys of the reference without which it cannot score."""
     takes: Mapping[str, Need] = field(default_factory=dict)
@@ -131,22 +132,33 @@ def _qampari(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _set_f1(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """GraphWalks' rule: the last `Final Answer: [a, b]` against a set, and nothing else.
+    """GraphWalks' rule: the reply ends in `Final Answer: [a, b]`, a set against a set.
 
-    A reply without it names no set and scores 0. Where the right set is empty, a reply that names
-    an empty one scores 1, and so does an empty reply; `correct` wants the set in writing.
+    A reply whose last line holds no such list names no set and scores 0. Where the right set is
+    empty, a reply that names an empty one scores 1, and so does an empty reply. Corrected, the last
+    list counts wherever it stands, after any `Answer:`, and an empty set must be in writing.
     """
     golds = set(item.reference["nodes"])
-    lists = _FINAL_LIST.findall(raw)
-    said = {part.strip().strip("'\"`") for part in lists[-1].split(",")} - {""} if lists else None
-    if said is None:
-        return {"set_f1": float(not golds and not raw.strip()), "correct": 0.0}
-    if not golds or not said:
-        value = float(golds == said)
-    else:
-        hits = len(said & golds)
-        value = 0.0 if not hits else 2 * hits / (len(said) + len(golds))
-    return {"set_f1": value, "correct": float(said == golds)}
+    said = _listed_nodes(_FINAL_LIST, (raw.rstrip().splitlines() or [""])[-1])
+    empty = not golds and not raw.strip()
+    final = _listed_nodes(_ANY_LIST, raw)
+    return {
+        "final_f1": _f1_of_sets(final, golds),
+        "correct": float(final == golds),
+        "set_f1": float(empty) if said is None else _f1_of_sets(said, golds),
+    }
+
+
+def _listed_nodes(form: re.Pattern[str], text: str) -> set[str] | None:
+    """Returns what the last list of a form holds; None where there is none."""
+    lists = form.findall(text)
+    return {part.strip().strip("'\"`") for part in lists[-1].split(",")} - {""} if lists else None
+
+
+def _f1_of_sets(said: set[str] | None, golds: set[str]) -> float:
+    if said is None or not (said and golds):
+        return float(said == golds)
+    return 2 * len(said & golds) / (len(said) + len(golds))
 
 
 def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
@@ -160,18 +172,30 @@ def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
     first = raw.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
     said = {label for label in labels if label in first and label not in asked}
     final = scoring.matches(scoring.parse_final_answer(raw), item.question.answers)
-    return {"babilong": float(said == {target}), "correct": float(final)}
+    return {"correct": float(final), "babilong": float(said == {target})}
 
 
 def _recite(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """MRCR's rule: the prefix first, then the likeness of what follows."""
+    """MRCR's rule: the reply starts with the prefix; then the likeness of what follows.
+
+    Corrected, the prefix may stand behind an `Answer:`, where all methods but `helmet` are asked to
+    write it.
+    """
     prefix = str(item.reference["prefix"])
     wanted = item.question.answers[0].removeprefix(prefix)
-    if not raw.startswith(prefix):
-        return {"mrcr": 0.0, "correct": 0.0}
-    said = raw.removeprefix(prefix)
-    ratio = difflib.SequenceMatcher(None, said, wanted).ratio()
-    return {"mrcr": ratio, "correct": float(said.strip() == wanted.strip())}
+    final = (scoring.after_label(raw) or raw).strip(" \t\r\n*_`\"'")
+    is_recited = final.removeprefix(prefix).strip() == wanted.strip()
+    return {
+        "final_ratio": _likeness(final, prefix, wanted),
+        "correct": float(final.startswith(prefix) and is_recited),
+        "mrcr": _likeness(raw, prefix, wanted),
+    }
+
+
+def _likeness(text: str, prefix: str, wanted: str) -> float:
+    if not text.startswith(prefix):
+        return 0.0
+    return difflib.SequenceMatcher(None, text.removeprefix(prefix), wanted).ratio()
 
 
 _TEXTS = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -211,17 +235,20 @@ RULES: dict[str, Rule] = {
     ),
     "set_f1": Rule(
         _set_f1,
+        "final_f1",
         "set_f1",
         needs={"nodes": Need(TypeAdapter(tuple[str, ...]), "the right set")},
         needs_answers=False,
     ),
     "only_label": Rule(
         _only_label,
+        "correct",
         "babilong",
         needs={"labels": Need(TypeAdapter(_TEXTS), "all labels there are")},
     ),
     "recite": Rule(
         _recite,
+        "final_ratio",
         "mrcr",
         needs={"prefix": Need(TypeAdapter(str), "what the reply starts with")},
     ),

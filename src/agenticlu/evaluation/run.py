@@ -34,7 +34,12 @@ from agenticlu.evaluation.folder import ResultsFolder
 from agenticlu.evaluation.helmet.results import result_args, write_result
 from agenticlu.evaluation.helmet.sentences import splitter_note
 from agenticlu.evaluation.items import DoesNotFitError, Item
-from agenticlu.evaluation.judgements import HELMET_FOLDER, ID_COLUMN, with_judgements
+from agenticlu.evaluation.judgements import (
+    HELMET_FOLDER,
+    ID_COLUMN,
+    judges_of,
+    with_judgements,
+)
 from agenticlu.evaluation.layouts import Layouts
 from agenticlu.evaluation.methods import METHODS, Settings, find_method, wordings_of
 from agenticlu.evaluation.predictions import (
@@ -357,7 +362,7 @@ def _summarise(
         update={
             "left_out": tuple(left_out),
             "run_notes": tuple(run_notes),
-            "notes": (*run_notes, *summary.notes, *others),
+            "notes": (*run_notes, *summary.notes, *others, *judges_of(out)),
         }
     )
     save_summary(summary, out)
@@ -419,7 +424,8 @@ def _write_helmet(
 ) -> None:
     """Writes HELMET's result file of each method into a folder of its own.
 
-    A row says which prediction it is, so that verdicts about it find their way back.
+    The file says what was sent: methods other than `helmet` show no demonstrations, and their turns
+    are chat. A row says which prediction it is, so that verdicts about it find their way back.
     """
     by_method: dict[str, list[tuple[Item, Prediction]]] = {}
     for job in jobs:
@@ -436,7 +442,7 @@ def _write_helmet(
             model=config.label,
             output_dir=str(folder),
             limit=config.limit,
-            shots=config.options.get("shots"),
+            shots=config.options.get("shots") if method == "helmet" else 0,
             chat=method != "helmet" or _is_chat(rows[0][0]),
             temperature=config.temperature,
             top_p=config.top_p,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agenticlu.errors import ConfigError, UsageError
+from agenticlu.evaluation.judging import DETAIL_COLUMN
 from agenticlu.evaluation.saved import read_json
 from agenticlu.evaluation.tables import render_table
 from agenticlu.records import Record
@@ -71,6 +72,9 @@ class HelmetRow(Record):
     """Mean of the seven categories ("Ours" in HELMET); None while one is missing."""
     missing: tuple[str, ...]
     """Columns that a category lacks."""
+    losses: tuple[str, ...] = ()
+    """Rows that failed, were truncated or have no verdict, by data set, in words: HELMET leaves the
+    first and the last ones out of its means in silence."""
 
 
 def columns_of(category: str) -> tuple[str, ...]:
@@ -88,32 +92,39 @@ def collect(folders: Iterable[Path]) -> list[HelmetRow]:
     """
     found: dict[tuple[int, str], dict[str, float]] = {}
     origins: dict[tuple[int, str, str], Path] = {}
+    losses: dict[tuple[int, str], list[str]] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*.json")):
             read = _read(path)
             if read is None:
                 continue
-            name, length, metrics = read
+            name, length, metrics, lost = read
+            if lost:
+                losses.setdefault((length, folder.name), []).append(f"{name}: {lost}")
             for metric in HEADLINES[name]:
                 if not isinstance(metrics.get(metric), (int, float)):
                     continue
                 column = f"{name} {metric}"
                 place = (length, folder.name, column)
                 if place in origins:
-                    raise UsageError(
-                        f"Two files give {column} at {length} for {folder.name}: "
-                        f"{origins[place].name} and {path.name}.",
-                        hint="Move one of them away; HELMET would average them in silence.",
-                    )
+                    raise _twice(folder, f"{column} at {length}", origins[place], path)
                 origins[place] = path
                 value = metrics[metric] * SCALES.get(metric, 1.0)
                 found.setdefault((length, folder.name), {})[column] = value
     if not found:
         raise UsageError("No HELMET result files were found in the folders given.")
-    return [_row(length, model, values) for (length, model), values in sorted(found.items())]
+    return [_row(*key, values, losses.get(key, ())) for key, values in sorted(found.items())]
 
 
-def _row(length: int, model: str, values: dict[str, float]) -> HelmetRow:
+def _twice(folder: Path, what: str, one: Path, other: Path) -> UsageError:
+    hint = "Move one of them away; HELMET would average them in silence."
+    if one.parent != other.parent:
+        hint = f"Give the folder of each model, such as {one.parent} {other.parent}"
+    names = f"{str(one.relative_to(folder))!r} and {str(other.relative_to(folder))!r}"
+    return UsageError(f"Two files give {what} for {folder.name}: {names}.", hint=hint)
+
+
+def _row(length: int, model: str, values: dict[str, float], losses: Iterable[str]) -> HelmetRow:
     categories: dict[str, float | None] = {}
     missing: list[str] = []
     for name in CATEGORIES:
@@ -132,11 +143,12 @@ def _row(length: int, model: str, values: dict[str, float]) -> HelmetRow:
         categories=categories,
         average=average,
         missing=tuple(missing),
+        losses=tuple(losses),
     )
 
 
-def _read(path: Path) -> tuple[str, int, Mapping[str, Any]] | None:
-    """Returns data set, length and averages of a result file; None for other files."""
+def _read(path: Path) -> tuple[str, int, Mapping[str, Any], str] | None:
+    """Returns data set, length, averages and losses of a result file; None for other files."""
     length = re.search(r"_in(\d+)_size", path.name)
     if length is None or path.name.endswith(JUDGED):
         return None
@@ -146,16 +158,35 @@ def _read(path: Path) -> tuple[str, int, Mapping[str, Any]] | None:
         return None  # other forms of in-context learning are no part of HELMET's table
     judged = path.with_name(path.name.removesuffix(".json") + JUDGED)
     score = path.with_name(path.name + ".score")
-    chosen = judged if judged.is_file() else score if score.is_file() else path
-    content = read_json(chosen)
-    if isinstance(content, dict) and chosen != score:
-        content = content.get("averaged_metrics")
-    if not isinstance(content, dict):
+    result = read_json(path)
+    verdicts = read_json(judged) if judged.is_file() else None
+    chosen = judged if verdicts is not None else score if score.is_file() else path
+    if chosen == score:
+        averages = read_json(score)
+    else:
+        content = result if verdicts is None else verdicts
+        averages = content.get("averaged_metrics") if isinstance(content, dict) else None
+    if not isinstance(averages, dict):
         raise ConfigError(
             f"{str(chosen)!r} holds no averages: it is no result file of HELMET.",
             hint="Move it out of the folder.",
         )
-    return name, int(length[1]), content
+    return name, int(length[1]), averages, _losses(result, verdicts)
+
+
+def _losses(result: Any, verdicts: Any) -> str:
+    """Returns how many rows of a file stand behind no mean, or were cut, in words; else nothing."""
+    if not isinstance(result, dict):
+        return ""
+    rows = result.get("data") or ()
+    failed = result.get("num_failed", 0)
+    found = {"failed": failed, "truncated": result.get("num_truncated", 0)}
+    if isinstance(verdicts, dict):
+        judged = verdicts.get("data") or ()
+        named = sum(bool(row.get(DETAIL_COLUMN)) for row in judged if isinstance(row, dict))
+        found["without a verdict"] = len(rows) - named
+    told = [f"{number} {what}" for what, number in found.items() if number > 0]
+    return f"of {len(rows) + failed} rows {', '.join(told)}" if told else ""
 
 
 def render_collected(rows: Iterable[HelmetRow], *, every: bool = False) -> str:

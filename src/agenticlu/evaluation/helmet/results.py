@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agenticlu import scoring
+from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import alce
 from agenticlu.evaluation.helmet.specs import SPECS, Spec, dataset_name, file_of
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import write_json
+from agenticlu.evaluation.saved import read_json
 from agenticlu.records import Prediction, Record
 
 
@@ -81,7 +84,8 @@ def build_result(
 ) -> dict[str, Any]:
     """Returns the content of a result file.
 
-    Failed items are counted beside the rows, which HELMET leaves them out of.
+    Failed items, which HELMET leaves out of the rows, are counted beside them, and so are items
+    whose context was cut.
     """
     data: list[dict[str, Any]] = []
     metrics: dict[str, list[float]] = {}
@@ -120,6 +124,7 @@ def build_result(
         "averaged_metrics": averaged(metrics),
         "throughput": len(data) / seconds if seconds else 0.0,
         "num_failed": len(rows) - len(scored),
+        "num_truncated": sum(prediction.truncated for _, prediction in scored),
     }
 
 
@@ -181,15 +186,29 @@ def result_args(
     )
 
 
+def _holds(path: Path, content: Any) -> bool:
+    """Whether a file holds this and nothing else; a damaged one does not."""
+    try:
+        return bool(read_json(path) == content)
+    except (ConfigError, UsageError):
+        return False
+
+
 def write_result(
     folder: Path, task: str, args: ResultArgs, rows: Sequence[tuple[Item, Prediction]]
 ) -> Path:
-    """Writes a result file and its `.score`; for ALCE the score is ALCE's, without citations."""
-    result = build_result(task, args, rows)
+    """Writes a result file and its `.score`; for ALCE the score is ALCE's, without citations.
+
+    Files that say the same already are left alone, since a score may have gained citations.
+    """
+    result = json.loads(json.dumps(build_result(task, args, rows)))
     path = folder / args.file_name
+    scored = path.with_name(path.name + ".score")
+    if scored.is_file() and _holds(path, result):
+        return path
     write_json(path, result)
     score = result["averaged_metrics"]
     if SPECS[task].family == "alce":
         score = alce.score_rows(task, result["data"]) if result["data"] else {}
-    write_json(path.with_name(path.name + ".score"), score)
+    write_json(scored, score)
     return path
