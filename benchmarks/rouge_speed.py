@@ -20,11 +20,11 @@ import time
 from itertools import accumulate
 from pathlib import Path
 
-from agenticlu import scoring
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tables import render_table
 from agenticlu.records import Document, Question
+from agenticlu.scoring import rouge
 
 NUM_WORDS, NUM_LINES, VOCABULARY = 800, 50, 8000
 PACKAGE_ROWS = 5
@@ -72,7 +72,7 @@ def main() -> int:
     theirs = [scorer.score(item.question.answers[0], text) for item, text in some]
     package_s = (time.process_time() - started) * len(rows) / len(some)
     for (item, text), expected in zip(some, theirs, strict=True):
-        found = scoring.rouge(text, item.question.answers)
+        found = rouge.rouge(text, item.question.answers)
         assert found["rougeL_f1"] == expected["rougeL"].fmeasure
         assert found["rougeLsum_f1"] == expected["rougeLsum"].fmeasure
     ms = 1000 * ours_s / len(rows)

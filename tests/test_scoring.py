@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agenticlu import scoring
 from agenticlu.errors import UsageError
+from agenticlu.scoring import alce, answers, choices, helmet, pointback, rouge
 
 
 def test_worked_examples_of_the_docstrings_hold() -> None:
-    failed, attempted = doctest.testmod(scoring)
-    assert attempted > 10
-    assert failed == 0
+    found = [doctest.testmod(module) for module in (answers, choices, helmet, rouge)]
+    assert sum(one.attempted for one in found) > 10
+    assert sum(one.failed for one in found) == 0
 
 
 # --- HELMET's text metrics --------------------------------------------------------------------
@@ -36,30 +36,30 @@ def test_worked_examples_of_the_docstrings_hold() -> None:
     ],
 )
 def test_normalize(text: str, normal: str) -> None:
-    assert scoring.normalize(text) == normal
+    assert helmet.normalize(text) == normal
 
 
 def test_empty_normalised_gold_always_scores_as_in_helmet_and_never_when_corrected() -> None:
-    assert scoring.substring_exact_match("anything", ["A"])
-    assert scoring.exact_match("", ["the"])
-    assert not scoring.word_match("anything", ["A"])
-    assert not scoring.matches("", ["the"])
-    assert not scoring.word_match("anything", ["…"])
-    assert scoring.matches("A", ["a"])  # the letter itself is an answer
+    assert helmet.substring_exact_match("anything", ["A"])
+    assert helmet.exact_match("", ["the"])
+    assert not answers.word_match("anything", ["A"])
+    assert not answers.matches("", ["the"])
+    assert not answers.word_match("anything", ["…"])
+    assert answers.matches("A", ["a"])  # the letter itself is an answer
 
 
 def test_short_golds_match_inside_words_only_in_helmet() -> None:
-    assert scoring.substring_exact_match("They know it", ["no"])
-    assert not scoring.word_match("They know it", ["no"])
-    assert scoring.word_match("They say no.", ["no"])
+    assert helmet.substring_exact_match("They know it", ["no"])
+    assert not answers.word_match("They know it", ["no"])
+    assert answers.word_match("They say no.", ["no"])
 
 
 def test_golds_of_any_nesting_are_maximised_per_metric() -> None:
     nested = [["blue kite"], ["red", "red lamp"]]
-    assert scoring.exact_match("a red lamp", nested)
-    assert scoring.f1("red lamp shade", nested) == 2 * (2 / 3) * 1 / (2 / 3 + 1)
+    assert helmet.exact_match("a red lamp", nested)
+    assert helmet.f1("red lamp shade", nested) == 2 * (2 / 3) * 1 / (2 / 3 + 1)
     with pytest.raises(UsageError):
-        scoring.exact_match("x", [])
+        helmet.exact_match("x", [])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_golds_of_any_nesting_are_maximised_per_metric() -> None:
     ],
 )
 def test_f1(prediction: str, gold: str, value: float) -> None:
-    assert scoring.f1(prediction, gold) == value
+    assert helmet.f1(prediction, gold) == value
 
 
 # --- ROUGE ------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_rouge_equals_the_package_bit_for_bit(gold: str, prediction: str) -> Non
     rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
     scorer = rouge_scorer.RougeScorer(["rougeL", "rougeLsum"], use_stemmer=True)
     expected = scorer.score(gold, prediction)
-    found = scoring.rouge(prediction, gold)
+    found = rouge.rouge(prediction, gold)
     for name in ("rougeL", "rougeLsum"):
         assert found[f"{name}_f1"] == expected[name].fmeasure
         assert found[f"{name}_recall"] == expected[name].recall
@@ -127,7 +127,7 @@ def test_rouge_equals_the_package_where_lines_compete() -> None:
             for _ in range(2)
         )
         expected = scorer.score(gold, prediction)
-        found = scoring.rouge(prediction, gold)
+        found = rouge.rouge(prediction, gold)
         for name in ("rougeL", "rougeLsum"):
             assert found[f"{name}_f1"] == expected[name].fmeasure
             assert found[f"{name}_recall"] == expected[name].recall
@@ -144,16 +144,16 @@ def test_long_summaries_score_in_milliseconds() -> None:
         return "".join(rng.choice(vocabulary) + rng.choice("    \n") for _ in range(800))
 
     rows = [(text(), text()) for _ in range(10)]
-    scoring.rouge(*rows[0])
+    rouge.rouge(*rows[0])
     started = time.process_time()
     for prediction, gold in rows:
-        scoring.rouge(prediction, gold)
+        rouge.rouge(prediction, gold)
     assert time.process_time() - started < 1.0
 
 
 def test_unicode_rouge_sees_other_scripts() -> None:
     gold = "Δύο λόγια"
-    assert scoring.unicode_rouge("δύο λόγια", gold)["rougeL_f1"] == 1.0
+    assert rouge.unicode_rouge("δύο λόγια", gold)["rougeL_f1"] == 1.0
 
 
 # --- parsers ----------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_unicode_rouge_sees_other_scripts() -> None:
     ],
 )
 def test_parse_output(text: str, prefix: str, parsed: str) -> None:
-    assert scoring.parse_output(text, prefix) == parsed
+    assert helmet.parse_output(text, prefix) == parsed
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_parse_output(text: str, prefix: str, parsed: str) -> None:
     ],
 )
 def test_parse_rankings(text: str, scores: dict[str, float]) -> None:
-    assert scoring.parse_rankings(text) == scores
+    assert helmet.parse_rankings(text) == scores
 
 
 # --- ranking measures -------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_parse_rankings(text: str, scores: dict[str, float]) -> None:
 
 def test_ranking_measures_by_hand() -> None:
     labels = {"a": 3, "b": 0, "c": 1, "d": 2}
-    found = scoring.ranking_measures({"b": 4, "a": 3, "x": 2, "c": 1}, labels, (1, 5, 10))
+    found = helmet.ranking_measures({"b": 4, "a": 3, "x": 2, "c": 1}, labels, (1, 5, 10))
     ideal = 3 + 2 / math.log2(3) + 1 / 2
     assert found["NDCG@1"] == 0.0
     assert found["NDCG@5"] == round((3 / math.log2(3) + 1 / math.log2(5)) / ideal, 5)
@@ -211,18 +211,18 @@ def test_ranking_measures_by_hand() -> None:
 
 def test_ties_go_by_id_descending_as_strings() -> None:
     labels = {"9": 1}
-    assert scoring.ranking_measures({"9": 1, "10": 1}, labels, (1,))["P@1"] == 1.0
-    assert scoring.ranking_measures({"9": 1, "a": 1}, labels, (1,))["P@1"] == 0.0
+    assert helmet.ranking_measures({"9": 1, "10": 1}, labels, (1,))["P@1"] == 1.0
+    assert helmet.ranking_measures({"9": 1, "a": 1}, labels, (1,))["P@1"] == 0.0
 
 
 def test_row_without_relevant_passages_scores_zero() -> None:
-    found = scoring.ranking_measures({"a": 1}, {"a": 0}, (1, 5))
+    found = helmet.ranking_measures({"a": 1}, {"a": 0}, (1, 5))
     assert set(found.values()) == {0.0}
 
 
 def test_cuts_follow_the_first_row() -> None:
-    assert scoring.ranking_cuts(6) == (1, 5)
-    assert scoring.ranking_cuts(1000)[-1] == 1000
+    assert helmet.ranking_cuts(6) == (1, 5)
+    assert helmet.ranking_cuts(1000)[-1] == 1000
 
 
 # --- post-processing --------------------------------------------------------------------------
@@ -230,7 +230,7 @@ def test_cuts_follow_the_first_row() -> None:
 
 def test_default_takes_the_best_of_raw_and_parsed_per_metric() -> None:
     raw = "Answer: Paris\nIt is the capital."
-    metrics, parsed = scoring.score_default(raw, ["Paris"], with_rouge=False)
+    metrics, parsed = helmet.score_default(raw, ["Paris"], with_rouge=False)
     assert parsed == "Paris"
     assert metrics == {"exact_match": True, "f1": 1.0, "substring_exact_match": True}
 
@@ -238,20 +238,20 @@ def test_default_takes_the_best_of_raw_and_parsed_per_metric() -> None:
 def test_first_line_of_reasoning_is_taken_for_the_answer_in_helmet_only() -> None:
     """Completion mode glues the label before the output, so reasoning is what gets parsed."""
     raw = "Answer: First, I look for the town.\nAnswer: Brellin"
-    metrics, parsed = scoring.score_default(raw, ["Brellin"], with_rouge=False)
+    metrics, parsed = helmet.score_default(raw, ["Brellin"], with_rouge=False)
     assert parsed == "First, I look for the town."
     assert not metrics["exact_match"]
-    assert scoring.matches(scoring.parse_final_answer(raw), ["Brellin"])
+    assert answers.matches(answers.parse_final_answer(raw), ["Brellin"])
 
 
 def test_label_rule_scores_the_parsed_text_only() -> None:
-    metrics, parsed = scoring.score_label("7 is near label: 12", "7", with_rouge=False)
+    metrics, parsed = helmet.score_label("7 is near label: 12", "7", with_rouge=False)
     assert parsed == "12"
     assert not metrics["substring_exact_match"]
 
 
 def test_ruler_recall_is_a_share_of_raw_substrings() -> None:
-    assert scoring.ruler_recall("They are 12, 345.", ["12", "34", "9"]) == 2 / 3
+    assert helmet.ruler_recall("They are 12, 345.", ["12", "34", "9"]) == 2 / 3
 
 
 @pytest.mark.parametrize(
@@ -266,35 +266,33 @@ def test_ruler_recall_is_a_share_of_raw_substrings() -> None:
     ],
 )
 def test_choice_rule(output: str, exact: bool, substring: bool) -> None:
-    metrics, _ = scoring.score_choice(output, "B", "blue kite", with_rouge=False)
+    metrics, _ = helmet.score_choice(output, "B", "blue kite", with_rouge=False)
     assert (metrics["exact_match"], metrics["substring_exact_match"]) == (exact, substring)
 
 
 def test_choice_gold_a_accepts_an_empty_output_in_helmet_only() -> None:
-    metrics, _ = scoring.score_choice("", "A", "red", with_rouge=False)
+    metrics, _ = helmet.score_choice("", "A", "red", with_rouge=False)
     assert metrics["exact_match"]
-    assert not scoring.choice_match("", "A", ["red", "blue"])
+    assert not choices.choice_match("", "A", ["red", "blue"])
 
 
 # --- ALCE -------------------------------------------------------------------------------------
 
 
 def test_alce_text_measures() -> None:
-    text = scoring.remove_citations(
-        scoring.clean_alce("Built by Pellisk [1][2].\n\nIt is [12]old.")
-    )
+    text = alce.remove_citations(alce.clean_alce("Built by Pellisk [1][2].\n\nIt is [12]old."))
     assert text == "Built by Pellisk. It isold."
-    assert scoring.string_em(text, [["Oona Pellisk", "Pellisk"], ["41 minutes"]]) == (0.5, 0.0)
+    assert alce.string_em(text, [["Oona Pellisk", "Pellisk"], ["41 minutes"]]) == (0.5, 0.0)
 
 
 def test_qampari_measures() -> None:
     groups = [["Harbeck", "Harbeck Town"], ["Lorrigan"], ["Pask"]]
-    found = scoring.qampari_scores("Harbeck, the Lorrigan, Nowhere,.", groups)
+    found = alce.qampari_scores("Harbeck, the Lorrigan, Nowhere,.", groups)
     assert found["num_preds"] == 3
     assert found["qampari_prec"] == found["qampari_rec"] == found["qampari_rec_top5"] == 2 / 3
     six = [[name] for name in "uvwxyz"]
-    assert scoring.qampari_scores("u, v, w, x, y", six)["qampari_rec_top5"] == 1.0
-    assert scoring.qampari_scores("", six)["qampari_f1"] == 0
+    assert alce.qampari_scores("u, v, w, x, y", six)["qampari_rec_top5"] == 1.0
+    assert alce.qampari_scores("", six)["qampari_f1"] == 0
 
 
 PASSAGES = [{"title": f"T{i}", "text": text} for i, text in enumerate(["sun", "moon", "star"], 1)]
@@ -307,19 +305,19 @@ def _entails(premise: str, hypothesis: str) -> bool:
 
 def test_citations_count_recall_and_needed_ones() -> None:
     sentences = ["sun [1].", "sun moon [1][2].", "moon [1][2].", "star.", "sun [9]."]
-    found = scoring.citation_scores(sentences, PASSAGES, _entails)
+    found = alce.citation_scores(sentences, PASSAGES, _entails)
     assert found is not None
     assert found["citation_rec"] == 3 / 5
     # 1 of 1, 2 of 2, and of [1][2] for the moon only [2]; unvalid ones are not counted
     assert found["citation_prec"] == (1 + 2 + 1) / 5
-    assert scoring.citation_scores([], PASSAGES, _entails) is None
+    assert alce.citation_scores([], PASSAGES, _entails) is None
 
 
 def test_citation_zero_means_the_last_passage_in_helmet_only() -> None:
     row = ["star [0]."]
-    loose = scoring.citation_scores(row, PASSAGES, _entails)
-    strict = scoring.citation_scores(row, PASSAGES, _entails, num_shown=3)
-    unseen = scoring.citation_scores(["star [3]."], PASSAGES, _entails, num_shown=2)
+    loose = alce.citation_scores(row, PASSAGES, _entails)
+    strict = alce.citation_scores(row, PASSAGES, _entails, num_shown=3)
+    unseen = alce.citation_scores(["star [3]."], PASSAGES, _entails, num_shown=2)
     assert loose is not None
     assert strict is not None
     assert unseen is not None
@@ -346,7 +344,7 @@ def test_citation_zero_means_the_last_passage_in_helmet_only() -> None:
     ],
 )
 def test_parse_final_answer(text: str, answer: str) -> None:
-    assert scoring.parse_final_answer(text) == answer
+    assert answers.parse_final_answer(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -367,8 +365,8 @@ def test_parse_final_answer(text: str, answer: str) -> None:
     ],
 )
 def test_equal_answers_match(answer: str, gold: str) -> None:
-    assert scoring.matches(answer, ["something else", gold])
-    assert scoring.matches(gold, [answer])
+    assert answers.matches(answer, ["something else", gold])
+    assert answers.matches(gold, [answer])
 
 
 @pytest.mark.parametrize(
@@ -385,13 +383,13 @@ def test_equal_answers_match(answer: str, gold: str) -> None:
     ],
 )
 def test_different_answers_do_not_match(answer: str, gold: str) -> None:
-    assert not scoring.matches(answer, [gold])
+    assert not answers.matches(answer, [gold])
 
 
 @given(st.text(max_size=60))
 def test_an_answer_matches_itself_unless_it_has_no_words(text: str) -> None:
-    assert scoring.matches(text, [text]) == bool(scoring.canonical_tokens(text))
-    assert isinstance(scoring.parse_final_answer(text), str)
+    assert answers.matches(text, [text]) == bool(answers.canonical_tokens(text))
+    assert isinstance(answers.parse_final_answer(text), str)
 
 
 # --- corrected: choices -----------------------------------------------------------------------
@@ -543,7 +541,7 @@ OPTIONS = ["red kite", "blue kite", "green lamp", "a lamp"]
     ],
 )
 def test_parse_choice(text: str, letter: str | None) -> None:
-    assert scoring.parse_choice(text, OPTIONS) == letter
+    assert choices.parse_choice(text, OPTIONS) == letter
 
 
 @pytest.mark.parametrize(
@@ -558,26 +556,26 @@ def test_parse_choice(text: str, letter: str | None) -> None:
     ],
 )
 def test_the_letter_i_is_told_from_the_pronoun(text: str, letter: str | None) -> None:
-    assert scoring.parse_choice(text, [f"option number {i}" for i in range(9)]) == letter
+    assert choices.parse_choice(text, [f"option number {i}" for i in range(9)]) == letter
 
 
 @given(st.text(alphabet="ABCDE abcorisnt.,:()\n", max_size=80))
 def test_any_text_settles_on_a_letter_or_on_none(text: str) -> None:
-    assert scoring.parse_choice(text, OPTIONS) in {None, "A", "B", "C", "D"}
+    assert choices.parse_choice(text, OPTIONS) in {None, "A", "B", "C", "D"}
 
 
 def test_a_long_reply_is_read_at_once() -> None:
     text = "So it is a kite and the option is, I think, of no use (x). " * 3000
     started = time.process_time()
-    assert scoring.parse_choice(text + "Answer: C", OPTIONS) == "C"
-    assert scoring.parse_choice(text, OPTIONS) is None
+    assert choices.parse_choice(text + "Answer: C", OPTIONS) == "C"
+    assert choices.parse_choice(text, OPTIONS) is None
     assert time.process_time() - started < 3.0
 
 
 def test_piece_scores() -> None:
-    assert scoring.piece_scores((1, 2, 3), (2, 9)) == {
+    assert pointback.piece_scores((1, 2, 3), (2, 9)) == {
         "point_precision": 1 / 3,
         "point_recall": 0.5,
         "point_complete": 0.0,
     }
-    assert scoring.piece_scores((), (2,))["point_precision"] == 0.0
+    assert pointback.piece_scores((), (2,))["point_precision"] == 0.0

@@ -39,7 +39,8 @@ from agenticlu.records import (
     content_id,
     content_seed,
 )
-from agenticlu.scoring import parse_choice, parse_final_answer
+from agenticlu.scoring.answers import parse_final_answer
+from agenticlu.scoring.choices import parse_choice
 from agenticlu.tokens import Tokenizer
 from agenticlu.verdicts import parse_verdict, strip_thinking
 

@@ -29,7 +29,9 @@ from agenticlu.records import (
     content_id,
     content_seed,
 )
-from agenticlu.scoring import matches, parse_choice, unicode_rouge
+from agenticlu.scoring.answers import matches
+from agenticlu.scoring.choices import parse_choice
+from agenticlu.scoring.rouge import unicode_rouge
 from agenticlu.verdicts import parse_judgement, parse_verdict
 
 LLM_PREFIX = "llm:"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from agenticlu.records import Node, Tree, TurnKind
-from agenticlu.scoring import canonical_tokens
+from agenticlu.scoring.answers import canonical_tokens
 
 _COMMON = frozenset({"yes", "no", "true", "false"})
 SMALL_NUMBER = 100

@@ -19,7 +19,7 @@ from agenticlu.dialogue import DIRECT, Dialogue
 from agenticlu.documents import mark, render_piece, split
 from agenticlu.prompts import KINDS, RELEVANCE_CHOICES, load_profile, render_relevance
 from agenticlu.records import Document, Message, Question
-from agenticlu.scoring import matches, parse_final_answer
+from agenticlu.scoring.answers import matches, parse_final_answer
 from agenticlu.tokens import FileTokenizer
 
 MODEL = Path(str(importlib.resources.files("agenticlu.demo") / "model"))

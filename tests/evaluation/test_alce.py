@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from agenticlu import scoring
 from agenticlu.cli.eval import command
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.evaluation.helmet import alce, entailment, sentences
 from agenticlu.evaluation.helmet.entailment import Pair, T5Entails
 from agenticlu.evaluation.summary import Summary
+from agenticlu.scoring import alce as scoring
+from agenticlu.scoring import helmet
 
 Run = Callable[..., Summary]
 REPLY = "Oona Pellisk designed the light [1]. The ferry takes forty-one minutes [2][3]."
@@ -125,9 +126,9 @@ def test_result_files_hold_figures_against_the_rows_own_answer(
     by_answer = {row["answer"]: row for row in result["data"]}
     assert by_answer["Harbeck, Lorrigan"]["exact_match"] == 1
     for row in result["data"]:
-        expected, _ = scoring.score_default(row["output"], row["answer"])
+        expected, _ = helmet.score_default(row["output"], row["answer"])
         assert {name: row[name] for name in expected} == expected
-        wrong, _ = scoring.score_default(row["output"], [group[0] for group in row["answers"]])
+        wrong, _ = helmet.score_default(row["output"], [group[0] for group in row["answers"]])
         assert row["answer"] != "Harbeck, Lorrigan" or wrong != expected  # the guard
     score = score_of(path)
     assert (score["str_em"], score["str_hit"]) == (0, 0)  # as HELMET's script writes them

@@ -24,7 +24,7 @@ from agenticlu.evaluation.run import summarise_folder
 from agenticlu.evaluation.summary import Summary, load_summary
 from agenticlu.prompts import load_profile
 from agenticlu.records import Document, Question, Usage
-from agenticlu.scoring import score_label
+from agenticlu.scoring.helmet import score_label
 from agenticlu.tokens import ApproximateTokenizer
 
 Run = Callable[..., Summary]

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from agenticlu import scoring
 from agenticlu.errors import UsageError
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.summary import headline_of
 from agenticlu.records import Document, Question
+from agenticlu.scoring import rouge
 
 
 def item(rule: str, *answers: str, question: str = "?", **reference: Any) -> Item:
@@ -160,7 +160,7 @@ def test_rouge_is_computed_by_the_rules_whose_figure_it_is(
     }
     assert set(rules.RULES) - set(cases) == {"summary", "long_answer"}
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "_rouge", refuse)
+        patch.setattr(rouge, "_rouge", refuse)
         for one in cases.values():
             assert not [name for name in rules.score(one, "a") if "rouge" in name]
     for name in ("summary", "long_answer"):

@@ -15,7 +15,7 @@ from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.errors import ConfigError, StoreError
 from agenticlu.judge import Judge, LlmJudge, build_judges
 from agenticlu.records import Question
-from agenticlu.scoring import matches
+from agenticlu.scoring.answers import matches
 from agenticlu.search import setup
 from agenticlu.search.controls import TOGETHER, choose_controls, judges_of, run_controls
 from agenticlu.search.run import run_search

@@ -25,7 +25,7 @@ from agenticlu.errors import (
     EngineReplyError,
 )
 from agenticlu.records import Message, Record, content_seed
-from agenticlu.scoring import parse_output
+from agenticlu.scoring.helmet import parse_output
 
 DETAIL_COLUMN = "gpt-4-scores"
 """Column of a judged file that holds a row's verdict; HELMET's name, whoever the judge is."""

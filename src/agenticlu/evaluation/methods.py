@@ -23,7 +23,7 @@ from agenticlu.evaluation.framing import CHAT_TOKENS
 from agenticlu.evaluation.items import Item, Prompt, gold_pieces
 from agenticlu.prompts import RELEVANCE_CHOICES, Profile, Wording, render_relevance
 from agenticlu.records import Message, Piece, Turn, TurnKind, Usage, content_seed
-from agenticlu.scoring import canonical_tokens
+from agenticlu.scoring.answers import canonical_tokens
 from agenticlu.tokens import Tokenizer
 
 ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})

@@ -29,7 +29,7 @@ from agenticlu.evaluation.saved import (
 )
 from agenticlu.evaluation.tables import percent, render_table
 from agenticlu.records import Document, Prediction, Question, Record
-from agenticlu.scoring import ranking_cuts
+from agenticlu.scoring.helmet import ranking_cuts
 from agenticlu.statistics import Estimate, estimate_mean
 
 REPLY_KEYS = ("prediction", "output", "raw", "response", "completion", "generated", "answer")

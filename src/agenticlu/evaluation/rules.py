@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agenticlu import scoring
 from agenticlu.errors import UsageError, did_you_mean
 from agenticlu.evaluation.items import Item
+from agenticlu.scoring import alce, answers, choices, helmet, rouge
+from agenticlu.scoring.golds import Golds
 
 Metrics = dict[str, float]
 _FINAL_LIST = re.compile(r"Final Answer:[*_\s]*\[([^\[\]]*)\]", re.IGNORECASE)
@@ -57,11 +58,11 @@ class Rule:
 def _open(item: Item, raw: str, with_rouge: bool) -> Metrics:
     golds = item.question.answers
     prefix = str(item.reference.get("prefix", "Answer:"))
-    metrics, _ = scoring.score_default(raw, golds, prefix=prefix, with_rouge=with_rouge)
-    final = scoring.parse_final_answer(raw)
+    metrics, _ = helmet.score_default(raw, golds, prefix=prefix, with_rouge=with_rouge)
+    final = answers.parse_final_answer(raw)
     return {
-        "correct": scoring.matches(final, golds),
-        "word_match": scoring.word_match(final, golds),
+        "correct": answers.matches(final, golds),
+        "word_match": answers.word_match(final, golds),
         **metrics,
     }
 
@@ -69,46 +70,46 @@ def _open(item: Item, raw: str, with_rouge: bool) -> Metrics:
 def _choice(item: Item, raw: str, with_rouge: bool) -> Metrics:
     letter = str(item.reference["letter"])
     options = item.question.options
-    metrics, _ = scoring.score_choice(
+    metrics, _ = helmet.score_choice(
         raw, letter, options[ord(letter) - ord("A")], with_rouge=with_rouge
     )
-    return {"correct": scoring.choice_match(raw, letter, options), **metrics}
+    return {"correct": choices.choice_match(raw, letter, options), **metrics}
 
 
 def _all_of(item: Item, raw: str, with_rouge: bool) -> Metrics:
     """Several strings are wanted at once, as in RULER."""
     golds = item.question.answers
-    found = [scoring.word_match(raw, [gold]) for gold in golds]
+    found = [answers.word_match(raw, [gold]) for gold in golds]
     return {
         "word_recall": sum(found) / len(found),
         "correct": float(all(found)),
-        "ruler_recall": scoring.ruler_recall(raw, golds),
+        "ruler_recall": helmet.ruler_recall(raw, golds),
     }
 
 
 def _label(item: Item, raw: str, with_rouge: bool) -> Metrics:
     gold = item.question.answers[0]
-    metrics, _ = scoring.score_label(raw, gold, with_rouge=with_rouge)
+    metrics, _ = helmet.score_label(raw, gold, with_rouge=with_rouge)
     final = re.split(r"label\s*:", raw, flags=re.IGNORECASE)[-1].strip()
     said = final.splitlines()[0] if final else ""
-    return {"correct": scoring.matches(scoring.parse_final_answer(said), [gold]), **metrics}
+    return {"correct": answers.matches(answers.parse_final_answer(said), [gold]), **metrics}
 
 
 def _ranking(item: Item, raw: str, with_rouge: bool) -> Metrics:
     labels: Mapping[str, int] = item.reference["labels"]
-    metrics, _ = scoring.score_ranking(raw, labels, item.reference["cuts"])
+    metrics, _ = helmet.score_ranking(raw, labels, item.reference["cuts"])
     metrics.pop("num_preds")
     return metrics
 
 
-def _unicode(raw: str, golds: scoring.Golds) -> Metrics:
-    return {f"unicode_{name}": value for name, value in scoring.unicode_rouge(raw, golds).items()}
+def _unicode(raw: str, golds: Golds) -> Metrics:
+    return {f"unicode_{name}": value for name, value in rouge.unicode_rouge(raw, golds).items()}
 
 
 def _summary(item: Item, raw: str, with_rouge: bool) -> Metrics:
     golds = item.question.answers
     prefix = str(item.reference.get("prefix", "Answer:"))
-    metrics, _ = scoring.score_default(raw, golds, prefix=prefix, with_rouge=True)
+    metrics, _ = helmet.score_default(raw, golds, prefix=prefix, with_rouge=True)
     return {**metrics, **_unicode(raw, golds)}
 
 
@@ -117,16 +118,16 @@ def _long_answer(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _string_em(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    output = scoring.remove_citations(scoring.clean_alce(raw))
+    output = alce.remove_citations(alce.clean_alce(raw))
     groups = item.reference["groups"]
-    share, hit = scoring.string_em(output, groups)
-    found = [bool(group) and scoring.word_match(output, group) for group in groups]
+    share, hit = alce.string_em(output, groups)
+    found = [bool(group) and answers.word_match(output, group) for group in groups]
     return {"str_em": share, "str_hit": hit, "word_em": sum(found) / len(found)}
 
 
 def _qampari(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    output = scoring.remove_citations(scoring.clean_alce(raw))
-    metrics = scoring.qampari_scores(output, item.reference["groups"])
+    output = alce.remove_citations(alce.clean_alce(raw))
+    metrics = alce.qampari_scores(output, item.reference["groups"])
     metrics.pop("num_preds")
     return metrics
 
@@ -171,7 +172,7 @@ def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
     asked = item.question.text.lower()
     first = raw.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
     said = {label for label in labels if label in first and label not in asked}
-    final = scoring.matches(scoring.parse_final_answer(raw), item.question.answers)
+    final = answers.matches(answers.parse_final_answer(raw), item.question.answers)
     return {"correct": float(final), "babilong": float(said == {target})}
 
 
@@ -183,7 +184,7 @@ def _recite(item: Item, raw: str, with_rouge: bool) -> Metrics:
     """
     prefix = str(item.reference["prefix"])
     wanted = item.question.answers[0].removeprefix(prefix)
-    final = (scoring.after_label(raw) or raw).strip(" \t\r\n*_`\"'")
+    final = (answers.after_label(raw) or raw).strip(" \t\r\n*_`\"'")
     is_recited = final.removeprefix(prefix).strip() == wanted.strip()
     return {
         "final_ratio": _likeness(final, prefix, wanted),

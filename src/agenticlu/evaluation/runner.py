@@ -32,7 +32,7 @@ from agenticlu.evaluation.items import Item, gold_pieces
 from agenticlu.evaluation.methods import Outcome, Progress, Settings, View, answer, fit
 from agenticlu.evaluation.predictions import PredictionWriter, writable
 from agenticlu.records import Prediction, Turn, Usage
-from agenticlu.scoring import parse_final_answer
+from agenticlu.scoring.answers import parse_final_answer
 
 FATAL = (
     BudgetExceededError,

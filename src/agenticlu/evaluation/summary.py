@@ -15,7 +15,7 @@ from agenticlu.evaluation.metrics import JUDGED_METRICS
 from agenticlu.evaluation.predictions import failures, write_atomically
 from agenticlu.evaluation.rules import RULES
 from agenticlu.records import Prediction, Record, Usage
-from agenticlu.scoring import piece_scores
+from agenticlu.scoring.pointback import piece_scores
 from agenticlu.statistics import FEW_CLUSTERS, Estimate, estimate_difference, estimate_mean
 
 SUMMARY_NAME = "summary.json"

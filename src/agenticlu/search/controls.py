@@ -13,7 +13,7 @@ from typing import Any
 from agenticlu.errors import ConfigError
 from agenticlu.judge import BUILT_IN, Judge, LlmJudge, build_judges, is_correct, judgement_key
 from agenticlu.records import Question, Verdict, content_id, content_seed
-from agenticlu.scoring import matches, word_match
+from agenticlu.scoring.answers import matches, word_match
 from agenticlu.search.calls import together
 from agenticlu.store import Store
 

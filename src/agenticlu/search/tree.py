@@ -32,7 +32,7 @@ from agenticlu.records import (
     content_id,
     content_seed,
 )
-from agenticlu.scoring import parse_final_answer
+from agenticlu.scoring.answers import parse_final_answer
 from agenticlu.search.calls import (
     Caller,
     CallFailedError,

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agenticlu import scoring
 from agenticlu.evaluation.helmet.entailment import EntailsMany, Pair
 from agenticlu.evaluation.helmet.sentences import find_splitter
 from agenticlu.evaluation.rules import GROUPS
 from agenticlu.evaluation.saved import Result
 from agenticlu.records import content_seed
+from agenticlu.scoring import alce, rouge
 
 MIN_SENTENCE = 5
 """Sentences of fewer characters are dropped, as '1.' is taken for one."""
@@ -75,19 +75,19 @@ def score_rows(
     """
     import numpy as np
 
-    raw = [scoring.clean_alce(row["output"]) for row in rows]
-    plain = [scoring.remove_citations(text) for text in raw]
+    raw = [alce.clean_alce(row["output"]) for row in rows]
+    plain = [alce.remove_citations(text) for text in raw]
     groups = [_groups(task, row) for row in rows]
     result: dict[str, Any] = {"length": float(np.mean([len(text.split()) for text in plain]))}
     if task.startswith("alce_qampari"):
         # HELMET's script looks for sub-questions, which these rows lack, and writes zeros.
         result |= {"str_em": 0.0, "str_hit": 0.0}
-        lists = [scoring.qampari_scores(*pair) for pair in zip(plain, groups, strict=True)]
+        lists = [alce.qampari_scores(*pair) for pair in zip(plain, groups, strict=True)]
         for name in lists[0]:
             scale = 1 if name == "num_preds" else 100
             result[name] = scale * float(np.mean([scores[name] for scores in lists]))
     else:
-        pairs = [scoring.string_em(*pair) for pair in zip(plain, groups, strict=True)]
+        pairs = [alce.string_em(*pair) for pair in zip(plain, groups, strict=True)]
         result["str_em"] = 100 * float(np.mean([share for share, _ in pairs]))
         result["str_hit"] = 100 * float(np.mean([hit for _, hit in pairs]))
         result["rougeLsum"] = 100 * _rouge(plain, rows)
@@ -108,7 +108,7 @@ def _rouge(texts: Sequence[str], rows: Sequence[Row]) -> float:
     for text, row in zip(texts, rows, strict=True):
         golds = [a["long_answer"] for a in (row.get("annotations") or [])[:2]]
         golds = golds or [str(row.get("answer", ""))]
-        values.append(max(scoring.rouge_lsum(lines(text), lines(gold)) for gold in golds))
+        values.append(max(rouge.rouge_lsum(lines(text), lines(gold)) for gold in golds))
     rng = np.random.default_rng(content_seed("alce rouge"))
     draws = rng.integers(0, len(values), (NUM_RESAMPLES, len(values)))
     return float(np.percentile(np.array(values)[draws].mean(axis=1), 50))
@@ -156,7 +156,7 @@ def citation_averages(
 
     def averages(limits: Sequence[int | None]) -> tuple[float, float]:
         found = [
-            scoring.citation_scores(lines, row["docs"], verdicts, num_shown=limit)
+            alce.citation_scores(lines, row["docs"], verdicts, num_shown=limit)
             for lines, row, limit in zip(sentences, rows, limits, strict=True)
         ]
         scored = [one for one in found if one is not None]

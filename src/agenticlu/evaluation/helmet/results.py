@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenticlu import scoring
 from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import alce
 from agenticlu.evaluation.helmet.specs import SPECS, Spec, dataset_name, file_of
@@ -15,6 +14,8 @@ from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import write_json
 from agenticlu.evaluation.saved import read_json
 from agenticlu.records import Prediction, Record
+from agenticlu.scoring import helmet
+from agenticlu.scoring.golds import Golds
 
 
 class ResultArgs(Record):
@@ -60,23 +61,23 @@ class ResultArgs(Record):
         return {**self.model_dump(exclude={"dataset"}), "datasets": self.dataset, "no_cuda": True}
 
 
-def helmet_scores(task: str, item: Item, output: str) -> scoring.Scored:
+def helmet_scores(task: str, item: Item, output: str) -> helmet.Scored:
     """Scores an output as HELMET's own post-processing does, ROUGE and num_preds included."""
     spec = SPECS[task]
-    golds: scoring.Golds = item.question.answers
+    golds: Golds = item.question.answers
     if spec.family == "alce" and item.row is not None:
         golds = item.row["answer"]  # one text, and not the aliases that ALCE's figures look for
     if spec.family == "msmarco":
-        return scoring.score_ranking(output, item.reference["labels"], item.reference["cuts"])
+        return helmet.score_ranking(output, item.reference["labels"], item.reference["cuts"])
     if spec.family == "ruler" and "qa_" not in task:
-        return scoring.score_ruler(output, item.question.answers)
+        return helmet.score_ruler(output, item.question.answers)
     if spec.family == "icl":
-        return scoring.score_label(output, item.question.answers[0])
+        return helmet.score_label(output, item.question.answers[0])
     if item.rule == "choice":
         letter = str(item.reference["letter"])
-        return scoring.score_choice(output, letter, item.question.options[ord(letter) - ord("A")])
+        return helmet.score_choice(output, letter, item.question.options[ord(letter) - ord("A")])
     prefix = str(item.reference.get("prefix", "Answer:"))
-    return scoring.score_default(output, golds, prefix=prefix)
+    return helmet.score_default(output, golds, prefix=prefix)
 
 
 def build_result(

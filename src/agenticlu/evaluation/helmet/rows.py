@@ -35,7 +35,8 @@ from agenticlu.evaluation.helmet.sources import (
 from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, Spec, file_of, kept_tokens, scale_of
 from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.records import content_seed
-from agenticlu.scoring import ranking_cuts, remove_citations
+from agenticlu.scoring.alce import remove_citations
+from agenticlu.scoring.helmet import ranking_cuts
 
 Row = dict[str, Any]
 T = TypeVar("T")
