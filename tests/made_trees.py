@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agenticlu.documents import split
-from agenticlu.pairs import Grove
+from agenticlu.groves import Grove
 from agenticlu.prompts import load_profile
 from agenticlu.records import Document, Node, Question, Tree, Turn, Verdict
 from agenticlu.store import Store

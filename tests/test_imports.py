@@ -26,9 +26,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engines.base",),
     ("engines",),
     ("dialogue", "judge", "leaks"),
+    ("groves",),
     (
-        *("search", "asking", "pairs", "published", "training", "evaluation", "report", "serve"),
-        "doctor",
+        *("search", "asking", "pairs", "traces", "published", "training"),
+        *("evaluation", "report", "serve", "doctor"),
     ),
     ("dataset",),
     ("demo",),

@@ -12,11 +12,13 @@ from agenticlu.dialogue import Dialogue
 from agenticlu.documents import mark, split
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.groves import Funnel
 from agenticlu.judge import is_correct
-from agenticlu.pairs import Funnel, PairPolicy, build_pairs, build_rows, build_trace
+from agenticlu.pairs import PairPolicy, build_pairs, build_rows
 from agenticlu.prompts import load_profile
 from agenticlu.records import Document, Node, Pair, Turn, Verdict
 from agenticlu.tokens import ApproximateTokenizer
+from agenticlu.traces import build_self_checks, build_trace
 
 
 def test_training_reads_what_inference_sends():
@@ -463,3 +465,38 @@ def test_an_answer_that_a_kept_piece_gave_is_no_leak():
     unread = first.model_copy(update={"kept": (0,)})
     trees = replace(grove(unread, second), document=told, pieces=pieces)
     assert trees.leaks.is_tainted(second)
+
+
+def test_a_doubted_wrong_answer_teaches_the_self_check_alone():
+    late = node("c", 0.0, parent="a", depth=2, check="no")
+    trees = grove(node("a", 0.0, check="no"), node("b", 0.0, check="yes"), late)
+    (row,) = build_self_checks(trees, 1)
+    assert row["node_id"] == "a", "the earliest first"
+    assert row["targets"] == [len(row["messages"]) - 1]
+    assert row["messages"][-1] == {"role": "assistant", "content": "no"}
+    assert row["messages"][-3]["content"] == "wrong a"
+    assert row["score"] == 0.0
+    assert [one["node_id"] for one in build_self_checks(trees, 5)] == ["a", "c"]
+    assert build_self_checks(trees, 0) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        node("a", 1.0, check="no"),
+        node("a", 0.0, check="yes"),
+        node("a", 0.0, check="perhaps"),
+        node("a", None, check="no"),
+        node("a", 0.0, check="no", answer=""),
+        node("a", 0.0, check="no", status="failed", failure="gone"),
+    ],
+    ids=["right", "believed", "unclear", "unscored", "empty", "failed"],
+)
+def test_only_a_sound_and_wrong_answer_is_doubted(other: Node):
+    assert build_self_checks(grove(other), 9) == []
+
+
+def test_a_profile_whose_self_check_stands_aside_teaches_none():
+    trees = grove(node("a", 0.0, check="no"))
+    published = trees.profile.model_copy(update={"layout": "published"})
+    assert build_self_checks(replace(trees, profile=published), 9) == []

@@ -16,37 +16,25 @@ conversation is counted under a reason; the counts sum to the totals.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field
 
-from agenticlu.dialogue import Dialogue, opening_of
-from agenticlu.documents import mark
-from agenticlu.judge import history_of, is_correct
-from agenticlu.leaks import LeakFinder
-from agenticlu.prompts import Profile
+from agenticlu.groves import Flaw, Funnel, Grove, flaw_of, path_flaw
+from agenticlu.judge import is_correct
 from agenticlu.records import (
-    Document,
-    Message,
     Node,
     Pair,
-    Piece,
     Record,
     Tree,
     Turn,
     TurnKind,
     content_id,
 )
-from agenticlu.refusals import is_refusal
 from agenticlu.verdicts import parse_verdict
 
 TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
-Flaw = Literal["failed", "truncated", "refused", "empty"]
-"""Why a round is of no use, whatever its score."""
 Unpaired = Literal["no partner", "tie", "below margin", "no near miss"]
 """Why a right answer found no wrong one."""
 NodeFate = Literal[
@@ -74,10 +62,6 @@ RowFate = Literal[
     "check against the judges",
 ]
 """What becomes of a turn of a pair."""
-TraceFate = Literal[Flaw, "written", "no right answer", "unscored", "unsupported", "leak"]
-"""What becomes of a tree."""
-USED = ("chosen", "rejected", "written")
-"""Fates of what ends up in a data set; all others are reasons for a loss."""
 
 
 class PairPolicy(Record):
@@ -100,175 +84,10 @@ class PairPolicy(Record):
     """Learn from no path with a clarification that holds the answer before any piece gave it."""
     drop_closed_book: float | None = Field(default=None, ge=0, le=1)
     """Drop trees whose question was answered right without the document at least this often."""
+    self_checks: int = Field(default=1, ge=0)
+    """Rows of a question at most that teach the self-check to say no; see `traces`."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the documents kept for validation."""
-
-
-@dataclass
-class Funnel:
-    """What became of everything; each counter sums to its total."""
-
-    nodes: Counter[str] = field(default_factory=Counter)
-    """Non-root nodes: 'chosen', 'rejected', or a reason."""
-    rows: Counter[str] = field(default_factory=Counter)
-    """Turns of pairs: 'written', or a reason."""
-    traces: Counter[str] = field(default_factory=Counter)
-    """Trees: 'written', or a reason."""
-    pairs: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the counts with their totals: what is used first, then losses, largest first."""
-        counters = {"nodes": self.nodes, "rows": self.rows, "traces": self.traces}
-        return {
-            name: {
-                "total": counter.total(),
-                **dict(sorted(counter.items(), key=lambda one: (one[0] not in USED, -one[1], one))),
-            }
-            for name, counter in counters.items()
-        } | {"pairs": self.pairs}
-
-
-@dataclass(frozen=True)
-class Grove:
-    """A tree with what is needed to render it."""
-
-    tree: Tree
-    document: Document
-    pieces: tuple[Piece, ...]
-    profile: Profile
-    engine: str
-    """Name of the engine that sampled it."""
-    seed: int = 0
-
-    @cached_property
-    def leaks(self) -> LeakFinder:
-        """Tells which clarifications hold the answer before a piece that was kept gave it."""
-        spans = {piece.index: (piece.start, piece.end) for piece in self.pieces}
-        return LeakFinder(
-            self.tree,
-            lambda index: self.document.text[slice(*spans[index])],
-            opening_of(self.profile),
-        )
-
-    def history(self, node: Node) -> tuple[Turn, ...]:
-        """Returns the rounds up to and with `node`, as its children saw them."""
-        return history_of(self.tree.path(node.id), opening_of(self.profile))
-
-    def before(self, node: Node) -> tuple[Turn, ...]:
-        """Returns the rounds before `node`."""
-        assert node.parent is not None
-        by_id = {other.id: other for other in self.tree.nodes}
-        return self.history(by_id[node.parent])
-
-    def render(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
-        """Renders finished turns over the whole marked document."""
-        return Dialogue(
-            profile=self.profile,
-            document_id=self.document.id,
-            view=mark(self.document, self.pieces),
-            question=self.tree.question,
-            max_rounds=len(turns) + 1,
-            turns=tuple(turns),
-        ).messages()
-
-
-# --- SFT ------------------------------------------------------------------------------------------
-
-
-def build_trace(
-    grove: Grove, funnel: Funnel | None = None, *, drop_leaks: bool = True
-) -> dict[str, Any] | None:
-    """Returns the conversation of a tree's best path as a row; None when it has none.
-
-    The best path is the shortest that ends in a right answer; of several, the one whose
-    clarifications hold no answer, then the best score, then the first sample. The last self-check
-    stays only when it agrees with the judges.
-    """
-    funnel = funnel or Funnel()
-    node, reason = _best_node(grove, drop_leaks)
-    funnel.traces[reason] += 1
-    if node is None:
-        return None
-    turns = list(node.turns)
-    if turns[-1].kind == "check" and (
-        grove.profile.layout == "published"
-        or parse_verdict(turns[-1].reply, ("yes", "no")) != "yes"
-    ):
-        turns.pop()
-    messages = grove.render((*grove.before(node), *turns))
-    return {
-        "messages": [message.model_dump() for message in messages],
-        "targets": _targets(grove, node, len(messages)),
-        "score": node.score,
-        "depth": node.depth,
-        "has_check": turns[-1].kind == "check",
-        "node_id": node.id,
-        **_provenance(grove, node),
-    }
-
-
-def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
-    """Returns the indices of the messages to learn: all replies but wrong ones on the way.
-
-    An early round may have answered wrongly: that answer stays in the conversation as what came
-    before and is no target. Its self-check says "no" and is one, unless the answer was right. Nor
-    is a clarification that holds the answer too early.
-    """
-    targets: list[int] = []
-    path = grove.tree.path(node.id)
-    # After the system message, the opening and the first request.
-    index = 2 + 2 * len(history_of(path[:1], opening_of(grove.profile)))
-    for step in path[1:]:
-        right, is_last = bool(is_correct(step.verdicts)), step.id == node.id
-        for turn in step.turns:
-            if turn.kind == "check" and grove.profile.layout == "published":
-                continue
-            misleads = not is_last and turn.kind == ("check" if right else "answer")
-            leaks = turn.kind == "clarify" and grove.leaks.leaks(step)
-            if index < num_messages and not misleads and not leaks:
-                targets.append(index)
-            index += 2
-    return targets
-
-
-def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
-    tree = grove.tree
-    if not tree.nodes or tree.nodes[0].status == "failed":
-        return None, "failed"
-    rounds = [node for node in tree.nodes if node.parent is not None]
-    right = [node for node in rounds if is_correct(node.verdicts)]
-    if not right:
-        scored = any(node.score is not None for node in tree.nodes)
-        return None, "no right answer" if scored else "unscored"
-    flaws = [_trace_flaw(grove, node, drop_leaks) for node in right]
-    sound = [node for node, flaw in zip(right, flaws, strict=True) if flaw is None]
-    if not sound:
-        assert flaws[0] is not None
-        return None, flaws[0]
-    order = {node.id: i for i, node in enumerate(tree.nodes)}
-    best = min(
-        sound,
-        key=lambda n: (n.depth, grove.leaks.is_tainted(n), -(n.score or 0.0), order[n.id]),
-    )
-    return best, "written"
-
-
-def _trace_flaw(grove: Grove, node: Node, drop_leaks: bool) -> TraceFate | None:
-    """Returns why a path cannot be shown to a model to learn from."""
-    flaw = _path_flaw(grove.tree, node)
-    if flaw is not None:
-        return flaw
-    if drop_leaks and grove.leaks.is_tainted(node):
-        return "leak"
-    return None if node.kept else "unsupported"
-
-
-def _path_flaw(tree: Tree, node: Node) -> Flaw | None:
-    """Returns the first flaw on the way to a node."""
-    return next(filter(None, map(_flaw, tree.path(node.id)[1:])), None)
-
-
-# --- Preference pairs -----------------------------------------------------------------------------
 
 
 def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) -> list[Pair]:
@@ -344,7 +163,7 @@ def _candidates(
     wrong: list[Node] = []
     for node in nodes:
         correct = is_correct(node.verdicts)
-        flaw = _path_flaw(grove.tree, node) if policy.pairs == "path" else _flaw(node)
+        flaw = path_flaw(grove.tree, node) if policy.pairs == "path" else flaw_of(node)
         if flaw is not None:
             fates[node.id] = flaw
         elif correct is None or node.score is None:
@@ -364,20 +183,6 @@ def _candidates(
     order = {node.id: i for i, node in enumerate(nodes)}
     right.sort(key=lambda node: (-(node.score or 0.0), order[node.id]))
     return right, wrong
-
-
-def _flaw(node: Node) -> Flaw | None:
-    """Returns why a node is of no use, whatever its score."""
-    if node.status == "failed":
-        return "failed"
-    sampled = [turn for turn in node.turns if turn.kind != "check"]
-    if any(turn.finish_reason == "length" for turn in sampled):
-        return "truncated"
-    if any(turn.finish_reason == "refused" or is_refusal(turn.reply) for turn in sampled):
-        return "refused"
-    if not node.answer.strip() or any(not turn.reply.strip() for turn in sampled):
-        return "empty"
-    return None
 
 
 def _reject(
@@ -529,7 +334,7 @@ def _row(
         "rejected": [{"role": "assistant", "content": other.reply}],
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
-        **_provenance(grove, grove.tree.path(pair.chosen)[-1]),
+        **grove.provenance(grove.tree.path(pair.chosen)[-1]),
         "depth": best.depth,
         "turn_kind": turn.kind,
         "chosen_node": pair.chosen,
@@ -538,22 +343,6 @@ def _row(
         "pair_kind": pair.kind,
         "margin": round(pair.score_chosen - pair.score_rejected, 6),
         "log_length_ratio": round(log_ratio(turn.reply, other.reply), 4),
-    }
-
-
-def _provenance(grove: Grove, node: Node) -> dict[str, Any]:
-    tree = grove.tree
-    return {
-        "document_id": grove.document.id,
-        "question_id": tree.question.id,
-        "question": tree.question.text,
-        "answers": list(tree.question.answers),
-        "tree_id": tree.id,
-        "engine": grove.engine,
-        "judge": ",".join(verdict.judge for verdict in node.verdicts),
-        "seed": grove.seed,
-        "leak": grove.leaks.is_tainted(node),
-        "closed_book": tree.closed_book,
     }
 
 

@@ -19,7 +19,7 @@ from agenticlu.pairs import PairPolicy
 from agenticlu.records import Document, Node
 from agenticlu.store import FILE_NAME, Store
 
-MIXED = (node("a", 1.0), node("b", 0.0, ordinal=1))
+MIXED = (node("a", 1.0), node("b", 0.0, ordinal=1, check="no"))
 
 
 def build(run: Path, out: Path, **options: Any):
@@ -66,6 +66,18 @@ def test_no_document_is_in_two_splits(many: Path, tmp_path: Path):
         for row in (row for found in rows.values() for row in found):
             trees_of.setdefault(text_of(row), set()).add(row["tree_id"])
         assert {len(trees) for trees in trees_of.values()} == {3}
+
+
+def test_self_checks_stand_apart_from_conversations(many: Path, tmp_path: Path):
+    summary = build(many, tmp_path / "with")
+    assert summary.rows["self_check"] == summary.rows["sft"]
+    for rows in rows_of(tmp_path / "with", "self_check").values():
+        assert {row["messages"][-1]["content"] for row in rows} == {"no"}
+        assert {tuple(row["targets"]) for row in rows} == {(len(rows[0]["messages"]) - 1,)}
+    for rows in rows_of(tmp_path / "with", "sft").values():
+        assert {row["score"] for row in rows} == {1.0}
+    build(many, tmp_path / "without", self_checks=0)
+    assert rows_of(tmp_path / "without", "self_check") == {}
 
 
 def test_columns_and_types(many: Path, tmp_path: Path):
@@ -212,3 +224,11 @@ def test_lengths_are_those_of_the_rows(many: Path, tmp_path: Path):
         kind: sum(row["turn_kind"] == kind for row in rows)
         for kind in ("answer", "clarify", "sub_answer")
     }
+
+
+def test_doubts_alone_are_no_data_set(tmp_path: Path):
+    document = story(0)
+    doubted = tree(node("a", 0.0, check="no"), question=asked(0), document=document)
+    run = make_run(tmp_path / "run", [(document, doubted)])
+    with pytest.raises(TrainingError, match="The trees give no row"):
+        build(run, tmp_path / "data")

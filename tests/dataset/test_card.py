@@ -24,13 +24,15 @@ from agenticlu.dataset.intake import NOT_BETTER
 from agenticlu.dataset.licences import Licence
 from agenticlu.dataset.summary import IMPORT_MEANINGS, MEANINGS, Lengths
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.pairs import Funnel, NodeFate, PairPolicy, RowFate, TraceFate
+from agenticlu.groves import Funnel
+from agenticlu.pairs import NodeFate, PairPolicy, RowFate
 from agenticlu.published import RowFlaw
 from agenticlu.records import content_seed
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
 from agenticlu.store import FILE_NAME, Store, load_trees
 from agenticlu.tokens import ApproximateTokenizer
+from agenticlu.traces import TraceFate
 
 
 def write(run: Path, out: Path, licence: Licence | None = None, **policy: Any) -> dict[str, Any]:

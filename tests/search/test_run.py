@@ -21,7 +21,6 @@ from agenticlu.errors import (
     StoreError,
 )
 from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
-from agenticlu.pairs import build_trace
 from agenticlu.prompts import load_profile
 from agenticlu.published import render_profile
 from agenticlu.records import Tree
@@ -29,6 +28,7 @@ from agenticlu.search.calls import LedgeredEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
 from agenticlu.store import Store, load_trees
+from agenticlu.traces import build_trace
 
 ITEMS = corpus()
 

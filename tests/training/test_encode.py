@@ -232,3 +232,19 @@ def test_rows_without_document_ids_are_grouped_by_what_they_share(tokenizer, row
     nameless = [type(u)(u.id, None, u.traces) for u in units]
     assert sorted(map(sorted, group_by_document(nameless))) == sorted(map(sorted, named))
     assert len(named) == 3
+
+
+def test_self_checks_are_read_beside_the_traces(tokenizer, rows, tmp_path) -> None:
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "self_check").mkdir()
+    first = (rows / "sft" / "train.jsonl").read_text().splitlines()[0]
+    (tmp_path / "sft" / "train.jsonl").write_text(first + "\n")
+    row = json.loads(first)
+    row["targets"] = [len(row["messages"]) - 1]
+    (tmp_path / "self_check" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    encoder = Encoder(tokenizer)
+    alone, _ = load_units(tmp_path, encoder, "sft", "train", max_tokens=4000)
+    both, _ = load_units(tmp_path, encoder, "sft", "train", max_tokens=4000, self_checks=True)
+    assert (len(alone), len(both)) == (1, 2)
+    learnt = [int(unit.traces[0].mask.sum()) for unit in both]
+    assert 0 < learnt[1] < learnt[0], "the last turn alone"

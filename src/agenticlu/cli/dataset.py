@@ -127,6 +127,13 @@ def command() -> None:
     type=Number(0, 1),
     help="Drop questions answered blindly at least this often.",
 )
+@click.option(
+    "--self-checks",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Rows of a question at most that teach the self-check alone: to doubt a wrong answer.",
+)
 @click.option("--push-to-hub", "hub_id", metavar="OWNER/NAME", help="Upload when built.")
 @VISIBILITY
 def build(
@@ -144,7 +151,7 @@ def build(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Write OUT/sft and OUT/preference from the trees of RUN, with a data card."""
+    """Write OUT/sft, OUT/self_check and OUT/preference from the trees of RUN, with a card."""
     from agenticlu.dataset.build import build_dataset
     from agenticlu.dataset.card import write_card
     from agenticlu.dataset.facts import collect_facts

@@ -13,10 +13,12 @@ from agenticlu.dataset.rows import RowFiles
 from agenticlu.dataset.splits import Fingerprint, assign_splits
 from agenticlu.dataset.summary import DatasetSummary
 from agenticlu.errors import TrainingError
-from agenticlu.pairs import Grove, PairPolicy, build_pairs, build_rows, build_trace
+from agenticlu.groves import Grove
+from agenticlu.pairs import PairPolicy, build_pairs, build_rows
 from agenticlu.prompts import Profile
 from agenticlu.records import Document, Piece, Tree
 from agenticlu.store import Store
+from agenticlu.traces import build_self_checks, build_trace
 
 Contaminated = Literal["document in evaluation", "question in evaluation"]
 TreeLoss = Literal["unfinished", "answerable without document", Contaminated]
@@ -71,7 +73,8 @@ def build_dataset(
                     )
             _count_unstarted(store, summary)
             summary.rows = files.counts()
-            if not any(sum(splits.values()) for splits in summary.rows.values()):
+            # Self-checks alone would teach nothing but doubt.
+            if not any(sum(summary.rows[kind].values()) for kind in ("sft", "preference")):
                 raise TrainingError(
                     f"The trees give no row. Questions: {_listed(summary)}.",
                     hint=_advice(summary, store.folder),
@@ -119,6 +122,8 @@ def _write_tree(grove: Grove, policy: PairPolicy, summary: DatasetSummary, files
     if trace is not None:
         files.write("sft", split, trace)
         summary.lengths.add_row(trace)
+    for row in build_self_checks(grove, policy.self_checks, drop_leaks=policy.drop_leaks):
+        files.write("self_check", split, row)
     for pair in build_pairs(grove, policy, summary.funnel):
         for row in build_rows(grove, pair, policy, summary.funnel):
             files.write("preference", split, row)

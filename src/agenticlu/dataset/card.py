@@ -113,7 +113,8 @@ def _rows(data: Mapping[str, Any]) -> str:
         "Grown by agenticlu: clarifications are sampled, grounded in the document, answered and "
         "judged\nagainst known answers. `sft` holds whole conversations of right paths; "
         "`preference` holds one row\nper assistant turn in which two branches of one history "
-        "differ."
+        "differ. `self_check` holds conversations that\nend in a wrong answer and in a self-check "
+        "that says so: learn from the last turn (`targets`) alone."
         if data["run"] is not None
         else "Preference rows brought into the columns of agenticlu; `sft` holds the conversations "
         "that end in a\nchosen answer of the higher score."

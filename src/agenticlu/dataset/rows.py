@@ -12,25 +12,27 @@ from agenticlu.errors import StoreError, missing_dependency
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 ColumnType = Literal["text", "texts", "messages", "float", "int", "ints", "bool"]
+_CONVERSATION: dict[str, ColumnType] = {
+    "messages": "messages",
+    "targets": "ints",
+    "document_id": "text",
+    "question_id": "text",
+    "question": "text",
+    "answers": "texts",
+    "depth": "int",
+    "tree_id": "text",
+    "node_id": "text",
+    "score": "float",
+    "has_check": "bool",
+    "engine": "text",
+    "judge": "text",
+    "seed": "int",
+    "leak": "bool",
+    "closed_book": "float",
+}
 COLUMNS: dict[str, dict[str, ColumnType]] = {
-    "sft": {
-        "messages": "messages",
-        "targets": "ints",
-        "document_id": "text",
-        "question_id": "text",
-        "question": "text",
-        "answers": "texts",
-        "depth": "int",
-        "tree_id": "text",
-        "node_id": "text",
-        "score": "float",
-        "has_check": "bool",
-        "engine": "text",
-        "judge": "text",
-        "seed": "int",
-        "leak": "bool",
-        "closed_book": "float",
-    },
+    "sft": _CONVERSATION,
+    "self_check": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"},
     "preference": {
         "prompt": "messages",
         "chosen": "messages",

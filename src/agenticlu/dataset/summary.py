@@ -11,7 +11,7 @@ from typing import Any
 
 from agenticlu.dataset.contamination import Contamination
 from agenticlu.dataset.splits import Splits
-from agenticlu.pairs import Funnel
+from agenticlu.groves import Funnel
 
 PERCENTILES = (5, 25, 50, 75, 95)
 _FLAWS = {

@@ -37,6 +37,8 @@ class TrainConfig(BaseModel):
     bad_rows: Literal["drop", "refuse"] = "drop"
     turns: Literal["all", "last"] = "all"
     """Which assistant turns of an SFT row are targets."""
+    self_checks: bool = True
+    """SFT also learns from DATASET/self_check: to say no where the judges do."""
     validation_rows: int = Field(512, ge=0)
     """Most rows of the validation split that an evaluation uses; 0 skips evaluation."""
 
@@ -132,7 +134,9 @@ _PAPER: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
-    "paper-strict": {**_PAPER, "traces_per_trie": 1, "from_base": True},
+    "paper-strict": {
+        **_PAPER, "traces_per_trie": 1, "from_base": True, "self_checks": False,
+    },
     "lora": {
         **_PAPER, "lora_rank": 64, "lora_alpha": 128, "sft.lr": 2e-5, "dpo.lr": 5e-6,
     },

@@ -123,6 +123,12 @@ def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
     return []
 
 
+def find_self_checks(dataset: str | Path, split: str) -> list[Path]:
+    """Returns the files of rows that teach the self-check alone, DATASET/self_check/SPLIT.*."""
+    paths = [Path(dataset) / "self_check" / f"{split}{end}" for end in (".parquet", ".jsonl")]
+    return [path for path in paths if path.is_file()][:1]
+
+
 def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of a Parquet or JSONL file.
 
@@ -465,8 +471,11 @@ def load_units(
     max_tokens: int,
     refuse_bad_rows: bool = False,
     limit: int | None = None,
+    self_checks: bool = False,
 ) -> tuple[list[Unit], EncodeReport]:
     """Loads and encodes a split, or its first `limit` usable rows.
+
+    With `self_checks` an SFT split includes the rows that teach the self-check.
 
     Raises:
         TrainingError: The split does not exist, or none of its rows is usable.
@@ -478,6 +487,8 @@ def load_units(
             hint=f"Expected {dataset}/{FOLDERS[stage]}/{split}.parquet (or .jsonl); "
             "agenticlu dataset build RUN writes it.",
         )
+    if stage == "sft" and self_checks:
+        files = [*files, *find_self_checks(dataset, split)]
     report = EncodeReport()
     rows = (row for path in files for row in iterate_rows(path))
     encoded = encode_rows(

@@ -123,7 +123,7 @@ class Run:
         encoder = Encoder(self.tokenizer, turns=config.turns, stop_ids=stop_ids)
         self.units, self.report = load_units(
             config.dataset, encoder, config.stage, "train", max_tokens=config.max_tokens,
-            refuse_bad_rows=config.bad_rows == "refuse",
+            refuse_bad_rows=config.bad_rows == "refuse", self_checks=config.self_checks,
         )  # fmt: skip
         self.progress.say(f"train: {self.report.summary()}")
         self.validation: list[Unit] = []
@@ -131,6 +131,7 @@ class Run:
             units, report = load_units(
                 config.dataset, encoder, config.stage, "validation",
                 max_tokens=config.max_tokens, limit=config.validation_rows,
+                self_checks=config.self_checks,
             )  # fmt: skip
             self.validation = units
             self.progress.say(f"validation: {report.summary()}")
