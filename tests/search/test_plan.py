@@ -8,8 +8,9 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.errors import UsageError
+from agenticlu.prices import Prices
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.plan import Prices, build_plan, count_expansions, load_measured, render
+from agenticlu.search.plan import build_plan, count_expansions, load_measured, render
 from agenticlu.search.run import run_search
 from agenticlu.store import Store
 
@@ -138,7 +139,8 @@ def test_what_is_not_exact_does_not_look_it():
 @pytest.mark.parametrize("given", [-1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["prompt", "completion", "cached", "tokens_per_s"])
 def test_prices_and_rates_are_numbers_that_can_be(name: str, given: float):
+    free = {"prompt": 0.0, "completion": 0.0}
     with pytest.raises(UsageError, match="must be a number"):
-        Prices(**{name: given})
+        Prices(**{**free, name: given})
     if name != "tokens_per_s":
-        Prices(**{name: 0.0})
+        Prices(**{**free, name: 0.0})

@@ -16,6 +16,7 @@ from agenticlu.cli import group
 from agenticlu.cli.status import _redraw
 from agenticlu.engines.base import Health
 from agenticlu.errors import BudgetExceededError, StoreError
+from agenticlu.prices import Prices
 from agenticlu.records import Usage
 from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.run import Limits, Shard, run_search
@@ -250,3 +251,18 @@ def copy(run: Path, to: Path) -> None:
         sqlite3.connect(to / "run.sqlite") as target,
     ):
         source.backup(target)
+
+
+def test_money_is_told_at_the_prices_given(whole: Path):
+    usage = load_status(whole).usage
+    priced = load_status(whole, prices=Prices(prompt=1e6, completion=2e6, cached=0.0))
+    total = sum((one for phase, one in usage.items() if phase != "judge"), Usage())
+    computed = total.prompt_tokens - total.cached_tokens
+    assert priced.spent == computed + 2 * total.completion_tokens > 0
+    assert f"spent: {priced.spent:,.2f}, judges aside" in priced.render()
+    assert load_status(whole).spent is None
+    shown = CliRunner().invoke(group, ["status", str(whole), "--price-in", "1"])
+    assert shown.exit_code != 0
+    both = ["--price-in", "1e6", "--price-cached", "0", "--price-out", "2e6", "--json"]
+    shown = CliRunner().invoke(group, ["status", str(whole), *both])
+    assert json.loads(shown.stdout)["spent"] == priced.spent

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from agenticlu.engines.served import Served
     from agenticlu.evaluation.config import EvaluationConfig
     from agenticlu.evaluation.methods import Settings as MethodSettings
-    from agenticlu.evaluation.plan import Prices
     from agenticlu.evaluation.summary import Summary
+    from agenticlu.prices import Prices
     from agenticlu.tokens import Tokenizer
 
 TASK_OPTIONS = (
@@ -252,7 +252,7 @@ def command(
         return
     config, settings = _prepare(resolved, as_published, dry_run)
     if dry_run:
-        from agenticlu.evaluation.plan import Prices
+        from agenticlu.prices import Prices
 
         prices = Prices(price_in, price_out, price_cached, tokens_per_s)
         _print_plan(config, settings, prices, out, retry_failed, as_json)

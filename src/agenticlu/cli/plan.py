@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Count requests, tokens, judge calls, price and time of a search over CORPUS."""
     from agenticlu.corpus import LeftOut, load_corpus
-    from agenticlu.search.plan import Prices, build_plan, load_measured, render
+    from agenticlu.prices import Prices
+    from agenticlu.search.plan import build_plan, load_measured, render
     from agenticlu.search.setup import EngineChoice, check_judges, parse_columns, parse_shard
 
     config = resolve_config(as_published, config_file, flags, model)

@@ -16,26 +16,41 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run")
 @click.option("--watch", is_flag=True, help="Look every two seconds, until the run ends.")
+@click.option("--price-in", type=float, help="Price of a million prompt tokens.")
+@click.option("--price-cached", type=float, help="Price of a million cached prompt tokens.")
+@click.option("--price-out", type=float, help="Price of a million sampled tokens.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print as JSON; one line a look with --watch."
 )
-def command(*, run: str, watch: bool, as_json: bool) -> None:
-    """Say how far RUN is: done, in flight, rate, time left, tokens spent, failures.
+def command(
+    *,
+    run: str,
+    watch: bool,
+    price_in: float | None,
+    price_cached: float | None,
+    price_out: float | None,
+    as_json: bool,
+) -> None:
+    """Say how far RUN is: done, in flight, rate, time left, tokens and money spent, failures.
 
     RUN is the folder of a run, or the folder or URL that shards seal their segments to.
     """
+    from agenticlu.prices import Prices
     from agenticlu.search.status import load_status, watch_status
 
+    prices = Prices(price_in, price_out, price_cached)
     if not watch:
-        status = load_status(run)
+        status = load_status(run, prices=prices)
         click.echo(json.dumps(status.as_dict(), indent=2) if as_json else status.render())
-    elif as_json:
-        for status in watch_status(run):
+        return
+    states = watch_status(run, prices=prices)
+    if as_json:
+        for status in states:
             click.echo(json.dumps(status.as_dict()))
     elif sys.stdout.isatty():
-        _redraw(watch_status(run))
+        _redraw(states)
     else:
-        _list(watch_status(run))
+        _list(states)
 
 
 def _redraw(states: Iterator[Status]) -> None:

@@ -7,7 +7,6 @@ from dataclasses import astuple, dataclass, replace
 
 from agenticlu.dialogue import Dialogue
 from agenticlu.engines.base import Completion
-from agenticlu.errors import UsageError
 from agenticlu.evaluation.config import EvaluationConfig, items_of
 from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS
 from agenticlu.evaluation.items import DoesNotFitError, Item
@@ -22,37 +21,13 @@ from agenticlu.evaluation.methods import (
 from agenticlu.evaluation.run import jobs_of, left_of
 from agenticlu.evaluation.runner import Job
 from agenticlu.evaluation.tables import render_table
-from agenticlu.records import Prediction, Record
+from agenticlu.prices import Prices
+from agenticlu.records import Prediction, Record, Usage
 
 NUM_COUNTED = 8
 """Documents of a task and length whose tokens are counted; the others are reckoned."""
 REQUEST_TOKENS = 48
 """Reckoned for the question, the request and the chat template of one turn."""
-MILLION = 1_000_000
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Per million tokens, in any one currency; and a measured rate.
-
-    Raises:
-        UsageError: One of them is negative, or the rate is 0.
-    """
-
-    prompt: float | None = None
-    sampled: float | None = None
-    cached: float | None = None
-    """None: as dear as any prompt token."""
-    tokens_per_s: float | None = None
-    """Computed and sampled tokens a second, all requests in flight together."""
-
-    def __post_init__(self) -> None:
-        flags = {"in": self.prompt, "out": self.sampled, "cached": self.cached}
-        for name, value in flags.items():
-            if value is not None and value < 0:
-                raise UsageError(f"--price-{name} {value}: a price is at least 0.")
-        if self.tokens_per_s is not None and self.tokens_per_s <= 0:
-            raise UsageError(f"--tokens-per-s {self.tokens_per_s}: a rate is above 0.")
 
 
 class PlanRow(Record):
@@ -92,6 +67,17 @@ class Plan(Record):
     hours: float | None = None
     """At the rate given; None: none was."""
 
+    @property
+    def usage(self) -> Usage:
+        """Requests and tokens of all rows."""
+        prompt_tokens = self.total("prompt_tokens")
+        return Usage(
+            requests=self.total("num_requests"),
+            prompt_tokens=prompt_tokens,
+            cached_tokens=prompt_tokens - self.total("uncached_tokens"),
+            completion_tokens=self.total("completion_tokens"),
+        )
+
     def total(self, name: str) -> int:
         """Returns the sum of a column."""
         return sum(int(getattr(row, name)) for row in self.rows)
@@ -127,26 +113,14 @@ def build_plan(
             left = left_of(jobs, done or {}, settings, retry_failed)
             rows += _rows(task, length, jobs, left, config, settings)
     plan = Plan(rows=tuple(rows), left_out=tuple(left_out), context_tokens=settings.context_tokens)
-    prices = prices or Prices()
-    return plan.model_copy(update={"price": _price(plan, prices), "hours": _hours(plan, prices)})
-
-
-def _price(plan: Plan, prices: Prices) -> float | None:
-    if prices.prompt is None and prices.sampled is None:
-        return None
-    whole = prices.prompt or 0.0
-    cached = whole if prices.cached is None else prices.cached
-    uncached_tokens = plan.total("uncached_tokens")
-    price = uncached_tokens * whole + (plan.total("prompt_tokens") - uncached_tokens) * cached
-    price += plan.total("completion_tokens") * (prices.sampled or 0.0)
-    return round(price / MILLION, 4)
-
-
-def _hours(plan: Plan, prices: Prices) -> float | None:
-    if prices.tokens_per_s is None:
-        return None
-    computed = plan.total("uncached_tokens") + plan.total("completion_tokens")
-    return round(computed / prices.tokens_per_s / 3600, 4)
+    prices, usage = prices or Prices(), plan.usage
+    price, seconds = prices.price(usage), prices.seconds(usage)
+    return plan.model_copy(
+        update={
+            "price": None if price is None else round(price, 4),
+            "hours": None if seconds is None else round(seconds / 3600, 4),
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ lengths of replies that are assumed, or measured in another run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import Any
 
 from agenticlu.corpus import Item
 from agenticlu.documents import split
-from agenticlu.errors import UsageError
 from agenticlu.judge import render_judgement
+from agenticlu.prices import Prices
 from agenticlu.prompts import Profile, Wording, load_profile, render_relevance
-from agenticlu.records import Question
+from agenticlu.records import Question, Usage
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Shard
 from agenticlu.search.status import load_rate
@@ -47,7 +46,6 @@ TEMPLATE_TOKENS = 4
 """What a chat template puts around a message."""
 MARK_TOKENS = 8
 """Of a piece's marks."""
-MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -127,26 +125,19 @@ class Estimate:
         self.cached_tokens += round(cached)
         self.decoded_tokens += round(decoded)
 
-    def price(self, prices: Prices) -> float | None:
-        """Returns the price, or None when it is not known."""
-        if prices.prompt is None or prices.completion is None:
-            return None
-        cached = prices.prompt if prices.cached is None else prices.cached
-        return (
-            self.prefill_tokens * prices.prompt
-            + self.cached_tokens * cached
-            + self.decoded_tokens * prices.completion
-        ) / MILLION
-
-    def seconds(self, prices: Prices) -> float | None:
-        """Returns the time at a measured rate, or None when none is known."""
-        if not prices.tokens_per_s:
-            return None
-        return (self.prefill_tokens + self.decoded_tokens) / prices.tokens_per_s
+    @property
+    def usage(self) -> Usage:
+        """Tokens, judges' aside."""
+        return Usage(
+            requests=self.total_requests,
+            prompt_tokens=self.prefill_tokens + self.cached_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.decoded_tokens,
+        )
 
     def as_dict(self, prices: Prices) -> dict[str, Any]:
         """Returns JSON data."""
-        price, seconds = self.price(prices), self.seconds(prices)
+        price, seconds = prices.price(self.usage), prices.seconds(self.usage)
         return {
             "requests": dict(sorted(self.requests.items())),
             "total_requests": self.total_requests,
@@ -158,37 +149,6 @@ class Estimate:
             "price": None if price is None else round(price, 4),
             "seconds": None if seconds is None else round(seconds, 1),
         }
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Per million tokens, in any one currency; and a measured rate.
-
-    Raises:
-        UsageError: One of them is no number from 0 on.
-    """
-
-    prompt: float | None = None
-    completion: float | None = None
-    cached: float | None = None
-    """None: as dear as any prompt token."""
-    tokens_per_s: float | None = None
-    """Computed and sampled tokens a second."""
-
-    def __post_init__(self) -> None:
-        for name, value in (
-            ("--price-in", self.prompt),
-            ("--price-out", self.completion),
-            ("--price-cached", self.cached),
-        ):
-            if value is not None and not 0 <= value < math.inf:
-                raise UsageError(f"{name} must be a number from 0 on, not {value:g}.")
-        rate = self.tokens_per_s
-        if rate is not None and not 0 < rate < math.inf:
-            raise UsageError(
-                f"--tokens-per-s must be a number above 0, not {rate:g}.",
-                hint="Leave it out, or take it from a run: --like RUN.",
-            )
 
 
 @dataclass(frozen=True)
@@ -523,10 +483,13 @@ def render(plan: Plan, prices: Prices) -> str:
             ("judge calls", [f"up to {one.judge_calls:,}" for one in estimates]),
             ("judge tokens", [f"up to ~{one.judge_tokens:,}" for one in estimates]),
         ]
-    if estimates[0].price(prices) is not None:
-        table.append(("price", [f"~{one.price(prices):,.2f}" for one in estimates]))
-    if estimates[0].seconds(prices) is not None:
-        table.append(("hours", [f"~{(one.seconds(prices) or 0) / 3600:,.2f}" for one in estimates]))
+    for name, unit, values in (
+        ("price", 1, [prices.price(one.usage) for one in estimates]),
+        ("hours", 3600, [prices.seconds(one.usage) for one in estimates]),
+    ):
+        known = [f"~{value / unit:,.2f}" for value in values if value is not None]
+        if known:
+            table.append((name, known))
     lines += [f"{name:>16}" + "".join(f"{v:>16}" for v in values) for name, values in table]
     like = "as in the run given" if plan.is_measured else "assumed (--like RUN)"
     lines += [

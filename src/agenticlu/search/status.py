@@ -6,11 +6,12 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agenticlu.engines.base import Health
+from agenticlu.prices import Prices
 from agenticlu.records import Usage
 from agenticlu.search.heartbeat import BEFORE, EVERY_S, PULSE, SESSIONS, active_s
 from agenticlu.search.segments import Manifest, SharedFolder
@@ -61,6 +62,8 @@ class Status:
     """Shards that sealed segments; None for a run folder."""
     sealed_s: float | None = None
     """Seconds since the last segment; None for a run folder."""
+    spent: float | None = None
+    """What the engine's tokens cost at the prices given, judges' aside; None without prices."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON data."""
@@ -99,6 +102,8 @@ class Status:
             f"tokens: {total.prompt_tokens - total.cached_tokens} computed, "
             f"{total.cached_tokens} cached, {total.completion_tokens} sampled",
         ]
+        if self.spent is not None:
+            lines.append(f"spent: {self.spent:,.2f}, judges aside")
         if self.silent_s is not None and self.silent_s > SILENT_S:
             lines.append(f"no sign of life for {self.silent_s:.0f} s")
         lines += [render_health(one) for one in self.replicas if one["state"] != "well"]
@@ -123,16 +128,27 @@ def render_health(health: Health) -> str:
     return words + (f", {health['failures']} lost in a row" if health["failures"] else "")
 
 
-def load_status(run: str | Path, now: float | None = None) -> Status:
+def load_status(
+    run: str | Path, now: float | None = None, *, prices: Prices | None = None
+) -> Status:
     """Returns the state of a run, or of what its shards have sealed.
 
     Args:
         run: Its folder; or a folder or URL of segments.
         now: Seconds since the epoch; the clock's when None.
+        prices: Of the engine's tokens.
 
     Raises:
         StoreError: There is neither, or it is damaged.
     """
+    status = _load(run, now)
+    if prices is None:
+        return status
+    sampled = [usage for phase, usage in status.usage.items() if phase != "judge"]
+    return replace(status, spent=prices.price(sum(sampled, Usage())))
+
+
+def _load(run: str | Path, now: float | None) -> Status:
     now = time.time() if now is None else now
     is_url = "://" in str(run)
     if is_url or (Path(run).is_dir() and not (Path(run) / FILE_NAME).is_file()):
@@ -180,10 +196,11 @@ def watch_status(
     run: str | Path,
     every_s: float = WATCH_S,
     sleep: Callable[[float], None] = time.sleep,
+    prices: Prices | None = None,
 ) -> Iterator[Status]:
     """Yields the state of a run again and again, until no process works at it any more."""
     while True:
-        status = load_status(run)
+        status = load_status(run, prices=prices)
         yield status
         if not status.running:
             return
