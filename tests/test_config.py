@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +15,6 @@ from agenticlu.config import (
     parse_overrides,
     public_values,
     resolve,
-    write_atomically,
 )
 from agenticlu.errors import ConfigError, MissingDependencyError
 from agenticlu.registry import EXTRA_OF_PACKAGE, Registry
@@ -218,23 +215,6 @@ def test_resolved_is_saved_with_origins_and_without_secrets(tmp_path: Path, file
 def test_saved_values_are_read_back(tmp_path: Path) -> None:
     settings = Example(rounds=3, out=Path("x"), optimizer=Optimizer(lr=0.5), weights={"a": 1.0})
     assert Example.model_validate(public_values(settings)) == settings
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "config.json"
-    write_atomically(path, "old")
-    assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
-
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_every_setting_of_ask_can_be_set_from_a_file(tmp_path: Path) -> None:

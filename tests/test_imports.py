@@ -18,6 +18,7 @@ from agenticlu.cli import COMMANDS
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "records", "errors", "demo.lexicon"),
+    ("files", "ledger_file"),
     ("config", "registry", "store", "progress", "tokens", "prices"),
     (
         *("verdicts", "documents", "corpus", "prompts", "scoring", "statistics", "citations"),

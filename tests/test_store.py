@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu import store as store_module
+from agenticlu import ledger_file
 from agenticlu.errors import StoreError
 from agenticlu.records import Document, Node, Piece, Question, Tree, Usage
-from agenticlu.store import CallId, Fold, Store, load_document, load_trees, pack, unpack
+from agenticlu.store import CallId, Fold, Store, load_document, load_trees, pack
 
 CALL = CallId(key="k1", phase="answer", document_id="d", question_id="q", node_id="n")
 
@@ -271,14 +271,14 @@ def test_a_torn_page_is_an_error_in_words_for_those_who_stream_rows(tmp_path: Pa
 
 
 def test_every_connection_that_writes_waits_for_the_disk(tmp_path: Path, monkeypatch):
-    connect = store_module._connect
+    connect = ledger_file.connect
     opened: list[sqlite3.Connection] = []
 
     def noted(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         opened.append(connect(path, writable=writable))
         return opened[-1]
 
-    monkeypatch.setattr(store_module, "_connect", noted)
+    monkeypatch.setattr(ledger_file, "connect", noted)
     with Store(tmp_path) as store:
         store.put(a=1)  # the writer's own connection is open now
         modes = [one.execute("PRAGMA synchronous").fetchone()[0] for one in opened]
@@ -293,7 +293,7 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monke
             await store.intend(call)
             await store.finish(call.key, "x" * 300 + str(i), Usage())
 
-    connect = store_module._connect
+    connect = ledger_file.connect
 
     def small(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         connection = connect(path, writable=writable)
@@ -301,7 +301,7 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monke
         return connection
 
     Store(tmp_path).close()
-    monkeypatch.setattr(store_module, "_connect", small)
+    monkeypatch.setattr(ledger_file, "connect", small)
     store = Store(tmp_path)
     with pytest.raises(StoreError, match="disk is full"):
         run(fill(store))
@@ -327,23 +327,11 @@ def test_what_cannot_be_written_is_said_and_nobody_waits_for_ever(tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "cifs"])
 def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatch, kind: str):
-    monkeypatch.setattr(store_module, "file_system_of", lambda path: kind)
+    monkeypatch.setattr(ledger_file, "file_system_of", lambda path: kind)
     with pytest.raises(StoreError, match="network file system") as caught:
         Store(tmp_path / "run")
     assert "--seal" in (caught.value.hint or "")
 
 
 def test_the_file_system_of_a_path_is_the_nearest_mount():
-    assert store_module.file_system_of(Path("/proc/self")) == "proc"
-
-
-def test_write_file_leaves_no_part_behind(tmp_path: Path):
-    store_module.write_file(tmp_path / "a" / "b.txt", b"hello")
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.txt"]
-    with pytest.raises(StoreError, match="cannot be written"):
-        store_module.write_file(Path("/proc/nothing/here"), b"")
-
-
-@pytest.mark.parametrize("data", [[], "x" * 5000, {"a": [1, None, "é"]}, 3.5])
-def test_packed_data_comes_back(data):
-    assert unpack(pack(data)) == data
+    assert ledger_file.file_system_of(Path("/proc/self")) == "proc"

@@ -19,7 +19,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationEr
 
 from agenticlu import __version__
 from agenticlu.errors import ConfigError, did_you_mean
+from agenticlu.files import write_atomically
 
 PROJECT_FILE = "agenticlu.toml"
 ENVIRONMENT_PREFIX = "AGENTICLU_"
@@ -232,33 +232,6 @@ def public_values(settings: BaseModel) -> dict[str, Any]:
         return str(value)
 
     return {key: clean(key, value) for key, value in settings}
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Writes a file whole or not at all: a temporary one, synced, takes its place."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 # --- Fields ---------------------------------------------------------------------------------------

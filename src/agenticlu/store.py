@@ -22,13 +22,10 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import queue
 import sqlite3
-import threading
 import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -37,7 +34,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from agenticlu import ledger_file
 from agenticlu.errors import StoreError
+from agenticlu.ledger_file import Statement
 from agenticlu.records import Document, Node, Piece, Question, Tree, Usage
 
 FILE_NAME = "run.sqlite"
@@ -45,11 +44,6 @@ LOCK_NAME = "run.lock"
 APPLICATION_ID = 0x41474C55
 """Marks our files among all SQLite files ("AGLU")."""
 STORE_VERSION = 1
-MAX_BATCH = 256
-"""Appends in one commit at most."""
-_REMOTE_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "beegfs", "gpfs", "afs", "fuse"}
-)
 
 _SCHEMA = """
 CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -84,7 +78,6 @@ CREATE TABLE node (
 CREATE INDEX node_tree ON node (tree_id);
 """
 
-_DAMAGED_HINT = "Restore it from a copy, merge what was sealed of it, or give --out another folder."
 TABLES = ("document", "question", "call", "grounding", "judgement", "tree", "node")
 """Tables whose rows are merged by key."""
 
@@ -106,8 +99,6 @@ _PROGRESS = (
     "SELECT q.document_id, COUNT(*) FROM node n JOIN tree t ON t.id = n.tree_id "
     "JOIN question q ON q.id = t.question_id GROUP BY q.document_id",
 )
-
-Statement = tuple[str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -180,79 +171,6 @@ def unpack(blob: bytes) -> Any:
     return json.loads(body)
 
 
-class _Writer(threading.Thread):
-    """Owns the writing connection; commits what has gathered since the last commit."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(name="store-writer", daemon=True)
-        self._path = path
-        self._jobs: queue.SimpleQueue[
-            tuple[Sequence[Statement], concurrent.futures.Future[None]] | None
-        ] = queue.SimpleQueue()
-        self._failure: StoreError | None = None
-        self.commits = 0
-
-    def submit(self, statements: Sequence[Statement]) -> concurrent.futures.Future[None]:
-        future: concurrent.futures.Future[None] = concurrent.futures.Future()
-        # What is queued is written, even if whoever waits for it is cancelled.
-        future.set_running_or_notify_cancel()
-        self._jobs.put((statements, future))
-        return future
-
-    def stop(self) -> None:
-        self._jobs.put(None)
-        self.join()
-
-    def run(self) -> None:
-        connection = _connect(self._path)
-        last = False
-        while not last:
-            jobs, last = self._gather()
-            if jobs:
-                self._commit(connection, jobs)
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
-
-    def _gather(
-        self,
-    ) -> tuple[list[tuple[Sequence[Statement], concurrent.futures.Future[None]]], bool]:
-        jobs: list[tuple[Sequence[Statement], concurrent.futures.Future[None]]] = []
-        job = self._jobs.get()
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) >= MAX_BATCH:
-                return jobs, False
-            try:
-                job = self._jobs.get_nowait()
-            except queue.Empty:
-                return jobs, False
-        return jobs, True
-
-    def _commit(
-        self,
-        connection: sqlite3.Connection,
-        jobs: Sequence[tuple[Sequence[Statement], concurrent.futures.Future[None]]],
-    ) -> None:
-        if self._failure is None:
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                for statements, _ in jobs:
-                    for sql, parameters in statements:
-                        connection.execute(sql, parameters)
-                connection.execute("COMMIT")
-                self.commits += 1
-            except Exception as error:  # whatever it is, whoever waits must be told
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-                self._failure = _store_error(self._path, error)
-        for _, future in jobs:
-            if self._failure is None:
-                future.set_result(None)
-            else:
-                future.set_exception(self._failure)
-
-
 class Store:
     """A run's file. One process writes; any number read.
 
@@ -271,7 +189,7 @@ class Store:
         self.folder = Path(run)
         self.path = self.folder / FILE_NAME
         self._lock: int | None = None
-        self._writer: _Writer | None = None
+        self._writer: ledger_file.Writer | None = None
         if writable:
             self._prepare()
         elif not self.path.is_file():
@@ -280,16 +198,16 @@ class Store:
                 hint="Give the folder that `agenticlu generate --out` wrote.",
             )
         try:
-            self._reader = _connect(self.path, writable=writable)
+            self._reader = ledger_file.connect(self.path, writable=writable)
             self._check_or_create(writable)
         except sqlite3.Error as error:
             self._unlock()
-            raise _store_error(self.path, error) from error
+            raise ledger_file.store_error(self.path, error) from error
         except StoreError:
             self._unlock()
             raise
         if writable:
-            self._writer = _Writer(self.path)
+            self._writer = ledger_file.Writer(self.path)
             self._writer.start()
 
     def __enter__(self) -> Store:
@@ -753,7 +671,7 @@ class Store:
                 f"SELECT * FROM {table} {where} ORDER BY {order}", parameters
             )
         except sqlite3.Error as error:
-            raise _store_error(self.path, error) from error
+            raise ledger_file.store_error(self.path, error) from error
 
     def node_rows(self, tree_id: str) -> list[tuple[Any, ...]]:
         """Returns the rows of a tree's nodes as they are, by key."""
@@ -806,14 +724,14 @@ class Store:
         try:
             row: tuple[Any, ...] | None = self._reader.execute(sql, parameters).fetchone()
         except sqlite3.Error as error:
-            raise _store_error(self.path, error) from error
+            raise ledger_file.store_error(self.path, error) from error
         return row
 
     def _all(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         try:
             return self._reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
-            raise _store_error(self.path, error) from error
+            raise ledger_file.store_error(self.path, error) from error
 
     @contextlib.contextmanager
     def decoding(self, what: str) -> Iterator[None]:
@@ -823,7 +741,7 @@ class Store:
         except (ValueError, zlib.error) as error:
             raise StoreError(
                 f"{self.path} is damaged: {what} cannot be read ({str(error).splitlines()[0]}).",
-                hint=_DAMAGED_HINT,
+                hint=ledger_file.DAMAGED_HINT,
             ) from error
 
     def _prepare(self) -> None:
@@ -833,8 +751,8 @@ class Store:
             raise StoreError(
                 f"The folder {self.folder} cannot be made: {error.strerror}."
             ) from error
-        kind = file_system_of(self.folder)
-        if kind is not None and kind.split(".")[0] in _REMOTE_FILE_SYSTEMS:
+        kind = ledger_file.file_system_of(self.folder)
+        if kind is not None and kind.split(".")[0] in ledger_file.REMOTE_FILE_SYSTEMS:
             raise StoreError(
                 f"{self.folder} is on a network file system ({kind}), where SQLite's locks and "
                 "durability cannot be trusted.",
@@ -862,7 +780,7 @@ class Store:
         elif tables == 0 and application == 0:
             raise StoreError(
                 f"{self.path} is empty: no run was started in it, or the file was cut off.",
-                hint=_DAMAGED_HINT,
+                hint=ledger_file.DAMAGED_HINT,
             )
         elif application != APPLICATION_ID:
             raise StoreError(
@@ -918,79 +836,8 @@ def sort_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(ordered)
 
 
-def file_system_of(path: Path) -> str | None:
-    """Returns the type of the file system a path is on; None where the system does not tell."""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    resolved = path.resolve()
-    best: tuple[int, str] | None = None
-    for line in mounts:
-        fields = line.split(" ")
-        point = fields[1].replace("\\040", " ")
-        if resolved.is_relative_to(point) and (best is None or len(point) >= best[0]):
-            best = (len(point), fields[2])
-    return None if best is None else best[1]
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: temporary name, fsync, rename.
-
-    Raises:
-        StoreError: The disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if error.errno == errno.ENOSPC:
-            raise StoreError(f"The disk is full: {path} was not written.") from error
-        raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
-
-
-def _connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
-    if writable:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    else:
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-    connection.execute("PRAGMA busy_timeout = 10000")
-    return connection
-
-
 def _setting(name: str, value: Any) -> Statement:
     return "INSERT OR REPLACE INTO run VALUES (?, ?)", (name, json.dumps(value, sort_keys=True))
-
-
-def _store_error(path: Path, error: Exception) -> StoreError:
-    code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_FULL:
-        return StoreError(
-            f"The disk is full: {path} could not grow. Everything finished before is kept.",
-            hint="Free space, then run the same command again.",
-        )
-    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-        return StoreError(
-            f"{path} is no readable run file ({error}).",
-            hint=_DAMAGED_HINT,
-        )
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StoreError(f"{path} cannot be opened ({error}).", hint="Check that it is a file.")
-    return StoreError(f"{path}: {error}")
 
 
 def as_mapping(usage: Usage) -> Mapping[str, int]:

@@ -499,8 +499,8 @@ def score(file: Path, rule: str | None, rouge: bool, out: Path | None, as_json: 
     predictions.jsonl of this program, or a result file of HELMET. Rows that cannot be scored are
     counted and listed, and the exit code is then 9.
     """
-    from agenticlu.evaluation.predictions import write_atomically
     from agenticlu.evaluation.rescore import render_scores, score_file
+    from agenticlu.files import write_atomically
 
     scored = score_file(file, rule=rule, with_rouge=rouge)
     if out is not None:
@@ -695,8 +695,8 @@ def rows_of(
     Rows of RULER's tasks and of key_values have the columns that HELMET reads; those of the others
     have a corpus's: context, question, answers.
     """
-    from agenticlu.evaluation.predictions import write_atomically
     from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
+    from agenticlu.files import write_atomically
     from agenticlu.tokens import load_tokenizer
 
     if len(lengths) != 1:

@@ -350,8 +350,8 @@ async def _generate(
     seal_every_s: float,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.config import write_atomically
     from agenticlu.corpus import load_corpus
+    from agenticlu.files import write_atomically
     from agenticlu.judge import build_judges
     from agenticlu.progress import MetricsWriter, Progress
     from agenticlu.prompts import load_profile
@@ -414,8 +414,8 @@ def _generate_on_ray(
     shard: Any,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.config import write_atomically
     from agenticlu.corpus import LeftOut, load_corpus
+    from agenticlu.files import write_atomically
     from agenticlu.judge import build_judges
     from agenticlu.progress import MetricsWriter, Progress
     from agenticlu.prompts import load_profile

@@ -33,9 +33,9 @@ def command() -> None:
 )
 def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least: int) -> None:
     """Rebuild the fixed wordings from the user turns of DATASET (published schema)."""
-    from agenticlu.config import write_atomically
     from agenticlu.corpus import load_rows
     from agenticlu.errors import UsageError
+    from agenticlu.files import write_atomically
     from agenticlu.published import extract_profile, render_profile
 
     if out.suffix != ".toml":

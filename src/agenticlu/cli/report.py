@@ -53,9 +53,9 @@ def command(
 
     The page is one file and loads nothing from elsewhere. Needs no model and changes nothing.
     """
+    from agenticlu.files import write_atomically
     from agenticlu.report.page import build_overview, build_report, summary_json
     from agenticlu.report.sources import load_report
-    from agenticlu.store import write_file
 
     if out is None and not as_json:
         out = Path("report.html")
@@ -81,8 +81,8 @@ def command(
     summary = summary_json(overview, data if full else None)
     if out is not None:
         if out.suffix != ".json":
-            write_file(out, build_report(data, max_trees).encode())
-        write_file(out.with_suffix(".json"), summary.encode())
+            write_atomically(out, build_report(data, max_trees).encode())
+        write_atomically(out.with_suffix(".json"), summary.encode())
         click.echo(overview.headline, err=True)
     if as_json:
         click.echo(summary, nl=False)

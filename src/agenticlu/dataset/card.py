@@ -24,7 +24,7 @@ from agenticlu.dataset.summary import (
     PERCENTILES,
     DatasetSummary,
 )
-from agenticlu.store import write_file
+from agenticlu.files import write_atomically
 
 NAME = "agenticlu-traces"
 DESCRIPTION = "Conversations and preference pairs about long documents, made by agenticlu."
@@ -59,10 +59,10 @@ def write_card(
         "imported": imported,
     }
     croissant = render_croissant(describe_files(folder), NAME, DESCRIPTION, licence)
-    write_file(folder / CROISSANT, (json.dumps(croissant, indent=2) + "\n").encode())
-    write_file(folder / CARD, render_card(data).encode())
+    write_atomically(folder / CROISSANT, (json.dumps(croissant, indent=2) + "\n").encode())
+    write_atomically(folder / CARD, render_card(data).encode())
     data["files"] = describe_files(folder)
-    write_file(folder / SUMMARY, (json.dumps(data, indent=2) + "\n").encode())
+    write_atomically(folder / SUMMARY, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def render_card(data: Mapping[str, Any]) -> str:

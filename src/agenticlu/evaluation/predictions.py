@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from types import TracebackType
 from pydantic import ValidationError
 
 from agenticlu.errors import StoreError, UsageError
+from agenticlu.files import write_atomically
 from agenticlu.records import Prediction, without_lone_surrogates
 
 FILE_NAME = "predictions.jsonl"
@@ -128,22 +128,6 @@ def _drop_last_line(path: Path) -> None:
     data = path.read_bytes()
     with path.open("r+b") as file:
         file.truncate(data.rfind(b"\n") + 1)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file through a temporary one, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StoreError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
 
 def write_json(path: Path, value: object) -> None:

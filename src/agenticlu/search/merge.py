@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agenticlu.errors import StoreError
+from agenticlu.ledger_file import Statement
 from agenticlu.search.segments import (
     SUFFIX,
     Line,
@@ -24,7 +25,7 @@ from agenticlu.search.segments import (
     rows_of,
     settings_of,
 )
-from agenticlu.store import FILE_NAME, Statement, Store, unpack
+from agenticlu.store import FILE_NAME, Store, unpack
 
 BATCH_ROWS = 500
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,16 +96,6 @@ def summarise(metrics: Path) -> dict[str, Any]:
     if validation:
         summary["validation_before"], summary["validation_after"] = validation[0], validation[-1]
     return summary
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def hash_units(units: Sequence[Unit]) -> str:

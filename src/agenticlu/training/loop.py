@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from agenticlu.errors import TrainingError, UsageError
+from agenticlu.files import write_atomically
 from agenticlu.training import attention
 from agenticlu.training.budget import (
     GIB,
@@ -40,7 +41,6 @@ from agenticlu.training.folder import (
     finished_summary,
     hash_units,
     summarise,
-    write_text,
 )
 from agenticlu.training.losses import FloatArray, learning_rate
 from agenticlu.training.metrics import MetricsLog, ProgressLine, clock, describe, short, step_line
@@ -598,11 +598,11 @@ class Run:
         config = self.config
         if not self.ranks.first:
             return MetricsLog(Path(os.devnull))
-        write_text(self.out / "config.json", config.model_dump_json(indent=2) + "\n")
+        write_atomically(self.out / "config.json", config.model_dump_json(indent=2) + "\n")
         dropped = "".join(
             json.dumps({"row": row, "reason": reason}) + "\n" for row, reason in self.report.dropped
         )
-        write_text(self.out / "dropped.jsonl", dropped)
+        write_atomically(self.out / "dropped.jsonl", dropped)
         log = MetricsLog(self.out / "metrics.jsonl", keep_steps=done or None)
         log.mirror_to(config.log_to, self.out, config.model_dump())
         log.write(
@@ -658,7 +658,7 @@ class Run:
         log.write("end", **summary)
         log.close()
         if self.ranks.first:
-            write_text(self.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_atomically(self.out / "summary.json", json.dumps(summary, indent=2) + "\n")
             self.progress.say(f"exported to {folder}")
         return summary
 
