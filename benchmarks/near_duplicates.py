@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from search_cost import build_corpus, describe, measure
 
+from agenticlu.clarifications import is_near_duplicate, merge_near_duplicates, words_of
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.search import run
-from agenticlu.search.clarifications import is_near_duplicate, merge_near_duplicates, words_of
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder
 from agenticlu.tokens import read_model_hint

@@ -55,6 +55,14 @@ ROUND = [
 ]
 
 
+CLARIFICATIONS = (ROUND[0], "Where does Ada Yardley live?", "What does Bo Otis keep?")
+
+
+def doubting(rounds: int) -> list[str]:
+    """Rounds that each ask something else and end in a self-check that says no."""
+    return [reply for one in CLARIFICATIONS[:rounds] for reply in (one, *ROUND[1:-1], "no")]
+
+
 def answer(
     replies: Any = ROUND, question: str | Question = QUESTION, **options: Any
 ) -> tuple[Answer, ScriptedEngine]:
@@ -121,8 +129,18 @@ def test_the_document_is_read_once_in_one_session() -> None:
     assert result.usage.prompt_tokens > 5 * view_tokens, "five readings without a cache"
 
 
+def test_a_repeated_clarification_ends_the_rounds_and_the_answer_stands() -> None:
+    again = ["who is the teacher of Bo Otis", "<para 2>", "Nobody.", "Answer: nobody", "yes"]
+    result, engine = answer([*ROUND[:-1], "no", *again], rounds=3)
+    assert result.answer == "Wexley"
+    assert result.checked is False
+    assert [c.piece for c in result.citations] == [0, 1]
+    assert len(engine.requests) == 6, "nothing is asked about it"
+    assert "The model asked the same once more: its last answer stands." in result.notes
+
+
 def test_every_request_extends_the_one_before() -> None:
-    _, engine = answer([*ROUND[:-1], "no", *ROUND], rounds=2)
+    _, engine = answer([*doubting(1), CLARIFICATIONS[1], *ROUND[1:]], rounds=2)
     prompts = [request.messages for request in engine.requests]
     assert len(prompts) == 10
     for before, after in pairwise(prompts):
@@ -132,7 +150,7 @@ def test_every_request_extends_the_one_before() -> None:
 
 def test_rounds_end_with_a_satisfied_check() -> None:
     assert answer(ROUND * 3, rounds=3)[0].rounds == 1
-    result, _ = answer([*ROUND[:-1], "no"] * 3, rounds=3)
+    result, _ = answer(doubting(3), rounds=3)
     assert result.rounds == 3
     assert result.checked is False
     assert result.supported, "passages were named"
@@ -379,8 +397,9 @@ def test_a_window_too_small_for_one_piece() -> None:
 
 
 def test_a_full_window_ends_the_rounds_and_says_so() -> None:
-    wordy = ["word " * 120, ROUND[1], "word " * 250, "word " * 250 + "Answer: Wexley", "no"]
-    result, _ = answer(wordy * 9, rounds=9, context_tokens=2500)
+    said = (ROUND[1], "word " * 250, "word " * 250 + "Answer: Wexley", "no")
+    wordy = [reply for i in range(9) for reply in (f"word{i} " * 120, *said)]
+    result, _ = answer(wordy, rounds=9, context_tokens=2500)
     assert 1 <= result.rounds < 9
     assert any("filled the model's window" in note for note in result.notes)
 
@@ -404,7 +423,7 @@ def test_estimate_bounds_what_is_used() -> None:
         pieces=PIECES,
         window=1000,
     )
-    result, _ = answer([*ROUND[:-1], "no"] * 2, rounds=2)
+    result, _ = answer(doubting(2), rounds=2)
     assert cost.requests == result.usage.requests == 10
     assert cost.prompt_tokens >= result.usage.prompt_tokens
     assert cost.completion_tokens >= result.usage.completion_tokens
@@ -415,10 +434,10 @@ def test_estimate_bounds_what_is_used() -> None:
 
 
 def test_the_limit_on_tokens_keeps_the_best_answer_or_says_that_there_is_none() -> None:
-    free, _ = answer([*ROUND[:-1], "no"] * 3, rounds=3)
+    free, _ = answer(doubting(3), rounds=3)
     total = free.usage.prompt_tokens + free.usage.completion_tokens
     limit = total // 2
-    limited, _ = answer([*ROUND[:-1], "no"] * 3, rounds=3, max_total_tokens=limit)
+    limited, _ = answer(doubting(3), rounds=3, max_total_tokens=limit)
     assert limited.answer == "Wexley"
     assert limited.usage.prompt_tokens + limited.usage.completion_tokens <= limit
     assert any(f"limit of {limit:,} tokens" in note for note in limited.notes)
@@ -429,7 +448,7 @@ def test_the_limit_on_tokens_keeps_the_best_answer_or_says_that_there_is_none() 
 
 
 def test_a_stop_answers_with_what_there_is() -> None:
-    result, _ = answer([*ROUND[:-1], "no"] * 3, rounds=3, stop=lambda: True)
+    result, _ = answer(doubting(3), rounds=3, stop=lambda: True)
     assert result.answer == "Wexley"
     assert [turn.kind for turn in result.turns][-1] == "answer"
     assert any("as asked" in note for note in result.notes)

@@ -74,6 +74,18 @@ def test_rounds_and_the_self_check() -> None:
     assert len(requests) == 5
 
 
+def test_a_repeated_clarification_ends_it_where_that_is_wanted() -> None:
+    again = ["Who is Ada", *ROUND[1:]]
+    for ends, num in ((False, 10), (True, 6)):
+        state, requests = run(dialogue(max_rounds=2, ends_on_repeat=ends), [*ROUND, *again])
+        assert len(requests) == num
+        assert state.next_request() is None
+    assert state.repeats
+    other = ["Who is Ben?", *ROUND[1:]]
+    _, requests = run(dialogue(max_rounds=2, ends_on_repeat=True), [*ROUND, *other])
+    assert len(requests) == 10
+
+
 def test_direct_and_ablations() -> None:
     state, requests = run(dialogue(steps=DIRECT), ["Answer: Vell"] * 3)
     assert [request.kind for request in requests] == ["direct"]

@@ -21,8 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files", "ledger_file"),
     ("config", "registry", "store", "progress", "tokens", "prices"),
     (
-        *("verdicts", "documents", "corpus", "prompts", "scoring", "statistics", "citations"),
-        *("refusals", "demo.world"),
+        *("verdicts", "clarifications", "documents", "corpus", "prompts", "scoring"),
+        *("statistics", "citations", "refusals", "demo.world"),
     ),
     ("engines.base",),
     ("engines",),

@@ -307,11 +307,13 @@ class _Asking:
                 break
             turn = await self._take_turn(request)
             dialogue = dialogue.advance(turn)
+            if dialogue.repeats:
+                self.notes.append("The model asked the same once more: its last answer stands.")
             marks = self._marks(turn) if turn.kind == "point" else None
             self.on_event(
                 Event("turn", max(1, dialogue.rounds_begun), turn, marks.valid if marks else ())
             )
-            if turn.kind == "clarify" and self.kept is not None:
+            if turn.kind == "clarify" and self.kept is not None and not dialogue.repeats:
                 await self._scan(neutralise(turn.reply, self.controls), dialogue.round + 1)
                 dialogue = replace(dialogue, view=self._view(self.kept))
         return self._answer(dialogue, time.perf_counter() - began)
@@ -325,6 +327,7 @@ class _Asking:
             view=view,
             question=self.asked,
             max_rounds=self.rounds,
+            ends_on_repeat=True,
         )
 
     def _view(self, only: Collection[int] | None) -> str:

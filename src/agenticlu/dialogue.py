@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from agenticlu.clarifications import is_near_duplicate
 from agenticlu.engines.base import Completion
 from agenticlu.prompts import Profile
 from agenticlu.records import Message, Question, Turn, TurnKind, Usage
@@ -83,6 +84,8 @@ class Dialogue:
             opening in any layout.
         max_rounds: Rounds at most.
         turns: Finished turns.
+        ends_on_repeat: Whether a clarification that was asked before ends the conversation, with
+            the answer it has. For inference: a search wants its samples whatever they are.
     """
 
     profile: Profile
@@ -92,6 +95,7 @@ class Dialogue:
     steps: tuple[TurnKind, ...] = FULL_ROUND
     max_rounds: int = 1
     turns: tuple[Turn, ...] = ()
+    ends_on_repeat: bool = False
 
     @property
     def opening(self) -> tuple[TurnKind, ...]:
@@ -117,9 +121,19 @@ class Dialogue:
             and parse_verdict(self.turns[-1].reply, ("yes", "no")) == "yes"
         )
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the last turn is a clarification that an earlier round asked already."""
+        if not self.turns or self.turns[-1].kind != "clarify":
+            return False
+        *before, last = [turn.reply for turn in self.turns if turn.kind == "clarify"]
+        return any(is_near_duplicate(one, last) for one in before)
+
     def next_request(self) -> Request | None:
         """Returns what to ask next, or None when the conversation is over."""
         if self.round >= self.max_rounds or self.satisfied:
+            return None
+        if self.ends_on_repeat and self.repeats:
             return None
         kind = self._next_kind()
         if kind == "direct" and self.profile.layout == "published":

@@ -292,7 +292,7 @@ def test_what_cannot_be_is_refused_before_any_request(
 
 def test_rounds_stop_when_the_self_check_is_satisfied(tmp_path: Path) -> None:
     def never_sure(request: ScriptedRequest) -> str:
-        return "no" if "Reply yes or no" in request.last else "Answer: x"
+        return "no" if "Reply yes or no" in request.last else f"Answer: x {len(request.messages)}"
 
     cfg = config(methods=("clarify",), limit=1, rounds=3)
     doubting, sure = ScriptedEngine(never_sure), ScriptedEngine(knowing(answers_of_world()))
@@ -390,7 +390,7 @@ def test_gold_in_the_document_is_told(tmp_path: Path) -> None:
 
 def test_plan_bounds_what_a_run_asks(tmp_path: Path) -> None:
     def never_sure(request: ScriptedRequest) -> str:
-        return "no" if "Reply yes or no" in request.last else "Answer: x"
+        return "no" if "Reply yes or no" in request.last else f"Answer: x {len(request.messages)}"
 
     cfg = config(methods=tuple(m for m in ALL if m != "clarify-reground"), rounds=2, max_tokens=40)
     engine = ScriptedEngine(never_sure, tokenizer=TOKENIZER)

@@ -270,6 +270,7 @@ async def _run_dialogue(
         question=item.question,
         steps=method.steps,
         max_rounds=settings.rounds if method.several_rounds else 1,
+        ends_on_repeat=True,
     )
     usage = Usage()
     cited: set[int] = set()

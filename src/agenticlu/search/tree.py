@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from agenticlu.clarifications import merge_near_duplicates
 from agenticlu.dialogue import FULL_ROUND, Dialogue, Request, opening_of
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
@@ -40,7 +41,6 @@ from agenticlu.search.calls import (
     sample_key,
     together,
 )
-from agenticlu.search.clarifications import merge_near_duplicates
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
 from agenticlu.search.growth import BestFirstGrowth, Grown, Growth, build_growth

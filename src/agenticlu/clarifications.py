@@ -1,4 +1,4 @@
-"""Near-duplicates among sampled clarifications."""
+"""Clarifications that ask the same in other words."""
 
 from __future__ import annotations
 
