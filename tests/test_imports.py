@@ -18,7 +18,7 @@ from agenticlu.cli import COMMANDS
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "records", "errors", "demo.lexicon"),
-    ("config", "registry", "store", "progress", "tokens", "prices"),
+    ("config", "registry", "store", "folders", "progress", "tokens", "prices"),
     (
         *("verdicts", "documents", "corpus", "prompts", "scoring", "statistics", "citations"),
         *("refusals", "demo.world"),

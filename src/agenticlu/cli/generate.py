@@ -239,6 +239,7 @@ def run(
 ) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
     from agenticlu.corpus import LeftOut
+    from agenticlu.folders import check_owner
     from agenticlu.search.run import Limits
     from agenticlu.search.setup import (
         EngineChoice,
@@ -250,6 +251,7 @@ def run(
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, not {limit}.")
+    check_owner(out, "generate")
     config = resolve_config(as_published, config_file, flags, model, base_url)
     check_judges(judge_model, config.judges)
     limits = Limits(
@@ -537,8 +539,10 @@ def render(summary: SearchSummary, out: Path) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to merge into.")
 def merge(*, sources: tuple[str, ...], out: Path) -> None:
     """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
+    from agenticlu.folders import check_owner
     from agenticlu.search.merge import merge_runs
 
+    check_owner(out, "generate")
     found = merge_runs(out, sources)
     click.echo(
         f"{found.sources} parts merged into {out}: {found.questions} questions, {found.trees} trees"
