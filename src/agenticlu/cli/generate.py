@@ -353,7 +353,7 @@ async def _generate(
     quiet: bool,
 ) -> SearchSummary:
     from agenticlu.config import write_atomically
-    from agenticlu.corpus import load_corpus
+    from agenticlu.corpus import LeftOut, load_corpus
     from agenticlu.judge import build_judges
     from agenticlu.progress import MetricsWriter, Progress
     from agenticlu.prompts import load_profile
@@ -362,9 +362,12 @@ async def _generate(
     from agenticlu.search.setup import build_panel
     from agenticlu.store import Store
 
+    # What cannot be is found before anything is written: it leaves no folder and no part of a
+    # corpus behind. A hub data set streams, so of it only the first line is looked at.
+    lines = load_corpus(**{**corpus, "left_out": LeftOut()})
+    for _ in itertools.islice(lines, None if Path(corpus["source"]).exists() else 1):
+        pass
     items = load_corpus(**corpus)
-    # What cannot be is found before anything is written: it leaves no folder behind.
-    items = itertools.chain(list(itertools.islice(items, 1)), items)
     profile = load_profile(config.profile)
     progress = Progress("questions", quiet=quiet)
     judge_engines = judges.engines(progress.warn)
