@@ -403,8 +403,8 @@ async def _generate(
                 )
         finally:
             await sampler.close()
-            for _, one in judge_engines:
-                await one.close()
+            for judge in panel:
+                await judge.close()
 
 
 def _generate_on_ray(
@@ -622,9 +622,8 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
     config, _ = load_run(run)
     config = change(config, changes)
     with Store(run) as store:
-        engines = judges.engines(tell)
+        panel = build_panel(judges.engines(tell), store, limits=limits, say=tell)
         try:
-            panel = build_panel(engines, store, limits=limits, say=tell)
             chosen = build_judges(config.judges, panel) if "judges" in changes else None
             trees, summary = await replay(
                 store,
@@ -634,8 +633,8 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
                 retry_failed=limits.retry_failed,
             )
         finally:
-            for _, one in engines:
-                await one.close()
+            for judge in panel:
+                await judge.close()
         for tree in trees:
             await store.finish_tree(tree, finished=tree.id not in summary.incomplete)
         await store.keep_trees({tree.id for tree in trees})
