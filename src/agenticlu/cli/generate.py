@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import shlex
 import signal
 import sys
 import time
@@ -316,7 +317,8 @@ def run(
         raise IncompleteRunError(
             f"{summary.outcomes['failed']} of {summary.questions} questions failed; the others "
             f"are kept in {out}.",
-            hint="See why: agenticlu status " + f"{out}; then run again with --retry-failed.",
+            hint=f"See why: agenticlu status {shlex.quote(str(out))}; then run again with "
+            "--retry-failed.",
         )
 
 
@@ -533,7 +535,8 @@ def render(summary: SearchSummary, out: Path) -> str:
             f"{name:>12} {usage.requests:>10} {computed:>10} {usage.cached_tokens:>10} "
             f"{usage.completion_tokens:>10}"
         )
-    lines.append(f"Kept in {out}. Next: agenticlu dataset build {out} --out DIR")
+    following = f"agenticlu dataset build {shlex.quote(str(out))} --out DIR"
+    lines.append(f"Kept in {out}. Next: {following}")
     return "\n".join(lines)
 
 
