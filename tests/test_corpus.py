@@ -274,3 +274,12 @@ def test_an_empty_field_is_not_a_missing_column(tmp_path: Path):
     source = write(tmp_path / "c.jsonl", {**LINE, "question": None})
     with pytest.raises(DocumentError, match=r"The question on line 1 of .* is no text, or empty"):
         list(load_corpus(source))
+
+
+def test_one_id_stands_for_one_question(tmp_path: Path):
+    first = {**LINE, "id": "q"}
+    repeated = write(tmp_path / "repeated.jsonl", first, first)
+    assert len(list(load_corpus(repeated))) == 2
+    other = write(tmp_path / "other.jsonl", first, LINE, {**first, "question": "Who?"})
+    with pytest.raises(DocumentError, match=r"Lines 1 and 3 of .* have the id 'q' and differ"):
+        list(load_corpus(other))

@@ -19,7 +19,7 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "records", "errors", "demo.lexicon"),
     ("files", "ledger_file"),
-    ("config", "registry", "store", "progress", "tokens", "prices"),
+    ("config", "registry", "store", "folders", "progress", "tokens", "prices"),
     (
         *("verdicts", "clarifications", "documents", "corpus", "prompts", "scoring"),
         *("statistics", "citations", "refusals", "demo.world"),

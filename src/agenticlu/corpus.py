@@ -125,8 +125,8 @@ def load_corpus(
             they are errors.
 
     Raises:
-        DocumentError: The file is missing, empty or not what its name says, or a line cannot be
-            used.
+        DocumentError: The file is missing, empty or not what its name says, a line cannot be
+            used, or two different questions have one id.
         ConfigError: The column map names a field or a column that does not exist.
     """
     if columns is not None:
@@ -137,6 +137,7 @@ def load_corpus(
                 hint=did_you_mean(unknown[0], FIELDS),
             )
     documents: dict[str, Document] = {}
+    lines: dict[str, tuple[int, str]] = {}
     count = 0
     for position, row in enumerate(load_rows(source, split)):
         if limit is not None and count >= limit:
@@ -148,6 +149,16 @@ def load_corpus(
                 raise
             left_out.add(position + 1)
             continue
+        content = content_id(
+            item.document.id, item.question.model_dump_json(), str(item.gold_spans)
+        )
+        line, before = lines.setdefault(item.question.id, (position + 1, content))
+        if content != before:
+            raise DocumentError(
+                f"Lines {line} and {position + 1} of {source} have the id {item.question.id!r} "
+                "and differ.",
+                hint="Give every question its own id, or leave ids out.",
+            )
         yield item
         count += 1
     if count == 0 and left_out is not None and left_out.num_lines:

@@ -149,6 +149,10 @@ class LlmJudge:
         self._attempts = attempts
         self._recorded = recorded
 
+    async def close(self) -> None:
+        """Closes the engine."""
+        await self._engine.close()
+
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns 1.0 or 0.0; unscored when no reply could be read."""
         if not answer.strip():

@@ -414,3 +414,19 @@ def test_lines_without_an_answer_are_left_out_and_told(corpus: str, tmp_path: Pa
     assert json.loads(done.stdout)["lines_left_out"] == 1
     built = call("dataset", "build", str(tmp_path / "run"), "--out", str(tmp_path / "data"))
     assert built.exit_code == 0, built.output
+
+
+def test_a_corpus_that_is_wrong_further_down_leaves_nothing(corpus: str, tmp_path: Path, engine):
+    with Path(corpus).open("a", encoding="utf-8") as file:
+        file.write('\n{"context": "torn')
+    done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL)
+    assert isinstance(done.exception, DocumentError), done.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_next_command_can_be_copied(corpus: str, tmp_path: Path):
+    run, data = tmp_path / "my run", tmp_path / "my data"
+    done = call("generate", corpus, "--out", str(run), *SMALL)
+    assert f"Next: agenticlu dataset build '{run}' --out DIR" in done.stdout
+    built = call("dataset", "build", str(run), "--out", str(data))
+    assert f"Next: agenticlu train sft '{data}' --model" in built.stdout

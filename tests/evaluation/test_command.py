@@ -363,3 +363,19 @@ def test_verdicts_of_a_judge_reach_tables_intervals_and_differences(
     assert (result := call(*words)).exit_code == 0, result.output
     assert json.loads((out / "summary.json").read_text())["cells"] == summary["cells"]
     assert len(answering.requests) == asked_before
+
+
+def test_the_names_are_listed_as_json() -> None:
+    names = json.loads(call("--list", "--json").stdout)
+    assert "clarify" in names["methods"]
+    assert "world" in names["tasks"]
+    assert "narrativeqa" in names["helmet_tasks"]
+
+
+@pytest.mark.parametrize("name", ["judge", "cite"])
+def test_lines_of_predictions_are_no_result_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"id": "a"}\n{"id": "b"}\n')
+    found = call(name, str(path))
+    assert isinstance(found.exception, UsageError)
+    assert "no result file of HELMET" in found.exception.message

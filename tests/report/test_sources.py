@@ -290,6 +290,13 @@ def test_what_is_missing_is_named(
         load_report(**options)
 
 
+def test_the_log_of_a_search_is_none_of_a_training(tmp_path: Path) -> None:
+    (tmp_path / "run.sqlite").touch()
+    (tmp_path / "metrics.jsonl").write_text('{"event": "tree"}\n')
+    with pytest.raises(UsageError, match=r"holds no metrics\.jsonl of a training run"):
+        load_report(trainings=[str(tmp_path)])
+
+
 def test_empty_evaluation_and_foreign_summary_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"neither summary\.json nor predictions\.jsonl"):
         load_evaluation(None, tmp_path)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from agenticlu.search.calls import (
     Admission,
     Caller,
     CallFailedError,
+    LedgeredEngine,
     decode_sampled,
     decode_weighed,
     encode_sampled,
@@ -363,3 +365,32 @@ def test_a_gate_does_not_go_on_feeding_after_the_end():
     with pytest.raises(BudgetExceededError):
         asyncio.run(work())
     assert len(made) < 20
+
+
+def test_what_is_under_way_ends_before_the_engine_is_closed(tmp_path: Path):
+    """Else the request meets a closed connection, and a server is said to be away that is not."""
+    events: list[str] = []
+
+    class Slow(ScriptedEngine):
+        async def sample(self, *given: Any, **named: Any) -> Sampled:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                events.append("ended")
+            raise AssertionError
+
+        async def close(self) -> None:
+            events.append("closed")
+
+    async def run() -> None:
+        with Store(tmp_path) as store:
+            engine = LedgeredEngine(store, Slow())
+            asked = asyncio.create_task(engine.sample(MESSAGES, Sampling()))
+            await asyncio.sleep(0.05)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            assert not events, "what others wait for, too, goes on"
+            await engine.close()
+
+    asyncio.run(run())
+    assert events == ["ended", "closed"]

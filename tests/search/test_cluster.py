@@ -270,10 +270,14 @@ class Heard(Listener):
     def __init__(self) -> None:
         self.said: list[str] = []
         self.trees: list[str] = []
+        self.nodes = 0
         self.states: list[Any] = []
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def node(self, node: Any) -> None:
+        self.nodes += 1
 
     def tree(self, tree: Any) -> None:
         self.trees.append(tree.question.id)
@@ -318,6 +322,8 @@ def test_a_search_tells_of_its_trees_pauses_and_replicas(
         num_questions=len(ITEMS),
     )
     assert sorted(heard.trees) == sorted(item.question.id for item in ITEMS)
+    with Store(tmp_path / "run", writable=False) as store:
+        assert heard.nodes == sum(len(tree.nodes) for tree in store.trees()) > len(ITEMS)
     assert any(text.startswith("worker 0: paused for") for text in heard.said)
     assert all(state.running and state.questions == len(ITEMS) for state in states)
     assert 0 < states[0].done < len(ITEMS)

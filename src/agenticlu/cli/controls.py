@@ -72,11 +72,11 @@ async def _run(run: Path, limit: int, choice: Any, patience_s: float) -> dict[st
 
     load_run(run)  # a folder that is no run is said before it is opened for writing
     with Store(run) as store:
-        engines = choice.engines(tell)
+        limits = Limits(patience_s=patience_s)
+        panel = build_panel(choice.engines(tell), store, limits=limits, say=tell)
         try:
-            panel = build_panel(engines, store, limits=Limits(patience_s=patience_s), say=tell)
             judges = judges_of(store, panel)
             return await run_controls(store, judges, choose_controls(store.questions(), limit))
         finally:
-            for _, one in engines:
-                await one.close()
+            for judge in panel:
+                await judge.close()

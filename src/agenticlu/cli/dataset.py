@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -294,9 +295,10 @@ def _tell(
             f"  shared with evaluation, {fate}: {found['documents_found']} documents, "
             f"{found['questions_found']} questions"
         )
-    start = f"sft {out} --model MODEL --out SFT"
+    given = shlex.quote(str(out))
+    start = f"sft {given} --model MODEL --out SFT"
     if not summary.rows["sft"]["train"]:
-        start = f"dpo {out} --from MODEL --out DPO"
+        start = f"dpo {given} --from MODEL --out DPO"
     click.echo(
         f"Written to {out}; its README.md says what each reason means. "
         f"Next: agenticlu train {start}"

@@ -239,7 +239,7 @@ def command(
     if ctx.invoked_subcommand is not None:
         return
     if list_names:
-        _list_names()
+        _list_names(as_json)
         return
     resolved = resolve(
         EvalSettings,
@@ -422,15 +422,19 @@ async def _run(
         await engine.close()
 
 
-def _list_names() -> None:
+def _list_names(as_json: bool) -> None:
     from agenticlu.evaluation.methods import METHODS
     from agenticlu.evaluation.tasks import TASKS
 
+    own = [name for name, module in TASKS.items() if module != "helmet"]
+    theirs = [name for name, module in TASKS.items() if module == "helmet"]
+    if as_json:
+        notes = {name: method.note for name, method in METHODS.items()}
+        click.echo(json.dumps({"methods": notes, "tasks": own, "helmet_tasks": theirs}, indent=2))
+        return
     click.echo("Methods:")
     for name, method in METHODS.items():
         click.echo(f"  {name:26} {method.note}")
-    own = [name for name, module in TASKS.items() if module != "helmet"]
-    theirs = [name for name, module in TASKS.items() if module == "helmet"]
     click.echo(f"Tasks that need no download:\n  {', '.join(own)}")
     click.echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(theirs)}")
 
@@ -605,7 +609,9 @@ def judge(
     write_json(path, content)
     metric = "gpt-4-f1" if summaries else "gpt-4-score"
     mean = content["averaged_metrics"].get(metric)
-    click.echo(f"{metric}, judged by {name}: {mean}; written: {path}")
+    click.echo(
+        f"{metric}, judged by {name}: {'no verdict' if mean is None else mean}; written: {path}"
+    )
     unscored = [one for one in judged if one.score is None]
     for one in unscored[:MOST_LISTED]:
         say(f"  row {one.id}: {one.problem}")

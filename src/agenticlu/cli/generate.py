@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import shlex
 import signal
 import sys
 import time
@@ -239,6 +240,7 @@ def run(
 ) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
     from agenticlu.corpus import LeftOut
+    from agenticlu.folders import check_owner
     from agenticlu.search.run import Limits
     from agenticlu.search.setup import (
         EngineChoice,
@@ -250,6 +252,7 @@ def run(
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit must be at least 1, not {limit}.")
+    check_owner(out, "generate")
     config = resolve_config(as_published, config_file, flags, model, base_url)
     check_judges(judge_model, config.judges)
     limits = Limits(
@@ -314,7 +317,8 @@ def run(
         raise IncompleteRunError(
             f"{summary.outcomes['failed']} of {summary.questions} questions failed; the others "
             f"are kept in {out}.",
-            hint="See why: agenticlu status " + f"{out}; then run again with --retry-failed.",
+            hint=f"See why: agenticlu status {shlex.quote(str(out))}; then run again with "
+            "--retry-failed.",
         )
 
 
@@ -350,7 +354,7 @@ async def _generate(
     seal_every_s: float,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.corpus import load_corpus
+    from agenticlu.corpus import LeftOut, load_corpus
     from agenticlu.files import write_atomically
     from agenticlu.judge import build_judges
     from agenticlu.progress import MetricsWriter, Progress
@@ -360,9 +364,12 @@ async def _generate(
     from agenticlu.search.setup import build_panel
     from agenticlu.store import Store
 
+    # What cannot be is found before anything is written: it leaves no folder and no part of a
+    # corpus behind. A hub data set streams, so of it only the first line is looked at.
+    lines = load_corpus(**{**corpus, "left_out": LeftOut()})
+    for _ in itertools.islice(lines, None if Path(corpus["source"]).exists() else 1):
+        pass
     items = load_corpus(**corpus)
-    # What cannot be is found before anything is written: it leaves no folder behind.
-    items = itertools.chain(list(itertools.islice(items, 1)), items)
     profile = load_profile(config.profile)
     progress = Progress("questions", quiet=quiet)
     judge_engines = judges.engines(progress.warn)
@@ -398,8 +405,8 @@ async def _generate(
                 )
         finally:
             await sampler.close()
-            for _, one in judge_engines:
-                await one.close()
+            for judge in panel:
+                await judge.close()
 
 
 def _generate_on_ray(
@@ -528,7 +535,8 @@ def render(summary: SearchSummary, out: Path) -> str:
             f"{name:>12} {usage.requests:>10} {computed:>10} {usage.cached_tokens:>10} "
             f"{usage.completion_tokens:>10}"
         )
-    lines.append(f"Kept in {out}. Next: agenticlu dataset build {out} --out DIR")
+    following = f"agenticlu dataset build {shlex.quote(str(out))} --out DIR"
+    lines.append(f"Kept in {out}. Next: {following}")
     return "\n".join(lines)
 
 
@@ -537,8 +545,10 @@ def render(summary: SearchSummary, out: Path) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to merge into.")
 def merge(*, sources: tuple[str, ...], out: Path) -> None:
     """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
+    from agenticlu.folders import check_owner
     from agenticlu.search.merge import merge_runs
 
+    check_owner(out, "generate")
     found = merge_runs(out, sources)
     click.echo(
         f"{found.sources} parts merged into {out}: {found.questions} questions, {found.trees} trees"
@@ -615,9 +625,8 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
     config, _ = load_run(run)
     config = change(config, changes)
     with Store(run) as store:
-        engines = judges.engines(tell)
+        panel = build_panel(judges.engines(tell), store, limits=limits, say=tell)
         try:
-            panel = build_panel(engines, store, limits=limits, say=tell)
             chosen = build_judges(config.judges, panel) if "judges" in changes else None
             trees, summary = await replay(
                 store,
@@ -627,8 +636,8 @@ async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) 
                 retry_failed=limits.retry_failed,
             )
         finally:
-            for _, one in engines:
-                await one.close()
+            for judge in panel:
+                await judge.close()
         for tree in trees:
             await store.finish_tree(tree, finished=tree.id not in summary.incomplete)
         await store.keep_trees({tree.id for tree in trees})

@@ -82,11 +82,13 @@ def _config(
 def _run(stage: str, dataset: str, model: str | None, out: Path, given: dict[str, Any]) -> None:
     as_json, plan_only = given.pop("as_json"), given.pop("plan_only")
     config = _config(stage, dataset, model, out, given)
+    from agenticlu.folders import check_owner
     from agenticlu.training.loop import plan_run, train
 
     if plan_only:
         show_plan(plan_run(config), as_json=as_json)
         return
+    check_owner(out, "train")
     summary = train(config)
     if os.environ.get("RANK", "0") != "0":
         return

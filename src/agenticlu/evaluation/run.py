@@ -58,6 +58,7 @@ from agenticlu.evaluation.runner import (
 )
 from agenticlu.evaluation.summary import SUMMARY_NAME, Summary, save_summary, summarise
 from agenticlu.evaluation.tasks import find_task
+from agenticlu.folders import check_owner
 from agenticlu.records import Prediction, content_id
 
 PATIENCE_S = 300.0
@@ -104,6 +105,7 @@ async def run_evaluation(
     """
     check_config(config)
     check_files(config)
+    check_owner(out, "eval")
     if settings.context_tokens is None:
         capabilities = await engine.capabilities()
         settings = replace(settings, context_tokens=capabilities.context_tokens)

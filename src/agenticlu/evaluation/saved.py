@@ -130,9 +130,14 @@ def read_result(path: Path) -> Result:
     """Reads a result file in HELMET's layout.
 
     Raises:
-        UsageError: There is no such file, or nothing in it.
+        UsageError: There is no such file, nothing in it, or lines of rows.
         ConfigError: It is not UTF-8, not JSON, or not in HELMET's layout.
     """
+    if path.suffix == ".jsonl" and path.is_file():
+        raise UsageError(
+            f"{str(path)!r} holds lines of rows; it is no result file of HELMET.",
+            hint="agenticlu eval writes such files for HELMET's tasks, below OUT/helmet.",
+        )
     return parse_result(path, read_json(path))
 
 

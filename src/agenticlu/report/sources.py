@@ -294,9 +294,9 @@ def load_training(folder: Path, name: str) -> tuple[list[Curve], list[Stage]]:
     """
     _require_folder(folder, "--train", "a training run (agenticlu train)")
     path = folder / "metrics.jsonl"
-    if not path.is_file():
+    if not path.is_file() or (folder / "run.sqlite").exists():  # a search keeps such a file, too
         raise UsageError(
-            f"--train {str(folder)!r} holds no metrics.jsonl.",
+            f"--train {str(folder)!r} holds no metrics.jsonl of a training run.",
             hint="Give the folder that `agenticlu train --out` wrote.",
         )
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}

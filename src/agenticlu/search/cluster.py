@@ -362,6 +362,8 @@ class _Run:
         self._union.take([SegmentPart(self._shared, manifest)])
         self._parts += 1
         for tree in self._store.trees(document_id=document_id):
+            for node in tree.nodes:
+                self._progress.node(node)
             self._progress.tree(tree)
 
     def _look(self) -> None:
