@@ -152,6 +152,8 @@ def test_nested_tables_and_overrides(files: Any) -> None:
         ({"config": "rounds = 2026-11-23"}, "rounds", None),
         ({"config": "rounds = "}, "not TOML", None),
         ({"environ": {"AGENTICLU_MODLE": "a"}}, "AGENTICLU_MODLE", "AGENTICLU_MODEL"),
+        ({"environ": {"AGENTICLU_ROUNDS": "2"}}, "AGENTICLU_ROUNDS", "AGENTICLU_ASK_ROUNDS"),
+        ({"environ": {"AGENTICLU_COLOUR": "2"}}, "AGENTICLU_COLOUR", "AGENTICLU_MODEL"),
         ({"environ": {"AGENTICLU_ASK_RONDS": "2"}}, "AGENTICLU_ASK_RONDS", "ASK_ROUNDS"),
         ({"environ": {"AGENTICLU_ASK_ROUNDS": "two"}}, "AGENTICLU_ASK_ROUNDS", None),
         ({"rounds": "two"}, "flag", None),

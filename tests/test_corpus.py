@@ -135,8 +135,9 @@ def test_what_is_not_there_is_said(tmp_path: Path):
     with pytest.raises(DocumentError, match="There is no file, folder or data set"):
         list(load_corpus(str(tmp_path / "no" / "such" / "file.jsonl")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DocumentError, match="no Parquet"):
+    with pytest.raises(DocumentError, match="no Parquet") as caught:
         list(load_corpus(str(tmp_path / "empty")))
+    assert "give one" in (caught.value.hint or "")
     (tmp_path / "bad.parquet").write_bytes(b"words")
     pytest.importorskip("pyarrow")
     with pytest.raises(DocumentError, match="no readable Parquet"):

@@ -33,6 +33,8 @@ from agenticlu.files import write_atomically
 
 PROJECT_FILE = "agenticlu.toml"
 ENVIRONMENT_PREFIX = "AGENTICLU_"
+DEBUG_VARIABLE = "AGENTICLU_DEBUG"
+"""Shows whole tracebacks; no setting."""
 SECTIONS = (
     "ask",
     "chat",
@@ -355,11 +357,18 @@ def _environment(
         given = name.removeprefix(ENVIRONMENT_PREFIX).lower()
         if name in shared or given == name.lower() or given.startswith(_SECTION_STARTS):
             continue
-        if close := difflib.get_close_matches(given, SHARED, n=1, cutoff=0.75):
-            meant = f"{ENVIRONMENT_PREFIX}{close[0].upper()}"
-            raise ConfigError(
-                f"Unknown environment variable {name}.", hint=f"Did you mean {meant}?"
+        if name == DEBUG_VARIABLE:
+            continue
+        if section is not None and name.removeprefix(ENVIRONMENT_PREFIX) in by_name:
+            meant = f"Did you mean {ENVIRONMENT_PREFIX}{section.upper()}_{given.upper()}?"
+        elif close := difflib.get_close_matches(given, SHARED, n=1, cutoff=0.75):
+            meant = f"Did you mean {ENVIRONMENT_PREFIX}{close[0].upper()}?"
+        else:
+            meant = (
+                f"All commands share {', '.join(shared)}; others carry the command's name, such as "
+                f"{ENVIRONMENT_PREFIX}ASK_ROUNDS."
             )
+        raise ConfigError(f"Unknown environment variable {name}.", hint=meant)
     known = [(name, key, text) for name, key, text in found if key in fields and text != ""]
     if section is None:
         return known

@@ -292,7 +292,10 @@ def find_split(folder: Path, split: str) -> list[Path]:
     """
     files = sorted(folder.rglob("*.parquet"))
     if not files:
-        raise DocumentError(f"The folder {folder} holds no Parquet file.")
+        raise DocumentError(
+            f"The folder {folder} holds no Parquet file.",
+            hint="Of other files, such as .jsonl, give one.",
+        )
     named = {file: _split_words(file.relative_to(folder)) for file in files}
     found = [file for file in files if split.lower() in named[file]]
     if found:

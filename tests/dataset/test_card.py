@@ -267,7 +267,7 @@ def test_no_folder_of_this_machine_stands_in_what_is_published(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("/work/models/tiny/", "tiny"),
+        ("/srv/models/tiny/", "tiny"),
         ("hf:/work/models/tiny", "hf:tiny"),
         ("~/a/b.toml", "b.toml"),
         (r"C:\models\tiny", "tiny"),

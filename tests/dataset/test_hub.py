@@ -21,7 +21,7 @@ from agenticlu.dataset.facts import collect_facts
 from agenticlu.dataset.folder import staged
 from agenticlu.dataset.hub import check_push, push
 from agenticlu.dataset.licences import Licence
-from agenticlu.errors import IncompleteRunError, StoreError, UsageError
+from agenticlu.errors import AgenticluError, IncompleteRunError, StoreError, UsageError
 from agenticlu.pairs import PairPolicy
 from agenticlu.store import Store
 
@@ -200,12 +200,13 @@ def test_what_stands_in_the_way_is_said(hub: FakeHub, monkeypatch):
 
 def test_a_hub_that_is_away_is_said(hub: FakeHub, data: Path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UsageError, match=r"127\.0\.0\.1:9 cannot be reached"):
+    with pytest.raises(AgenticluError, match=r"127\.0\.0\.1:9 cannot be reached") as caught:
         check_push("me/a", MIT)
+    assert caught.value.exit_code == 1, "no argument is at fault"
     with pytest.raises(IncompleteRunError, match="broke off"):
         push(data, "me/a", private=True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UsageError, match="cannot be reached") as caught:
+    with pytest.raises(AgenticluError, match="cannot be reached") as caught:
         check_push("me/a", MIT)
     assert "HF_HUB_OFFLINE" in (caught.value.hint or "")
 

@@ -219,6 +219,17 @@ def test_judge_tells_what_is_wrong_with_a_file(
     assert message in str(result.exception)
 
 
+def test_what_holds_no_long_answers_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "json_kv_test_in8192_size3_x.json"
+    path.write_text(json.dumps({"data": [{"output": "a", "answer": "a"}]}))
+    result = judge(path, monkeypatch, reply="x")
+    assert isinstance(result.exception, UsageError), result.exception
+    assert "no long answers or summaries to judge" in str(result.exception)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_rows_that_cannot_be_judged_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,14 @@ def test_a_replay_keeps_the_recorded_part_of_a_level(tmp_path: Path):
     assert trees[1:] == whole[1:]
 
 
+def test_a_folder_in_which_nothing_was_answered_may_be_removed(tmp_path: Path):
+    with pytest.raises(EngineAuthError):
+        search(tmp_path, engine(ITEMS, faults=lambda r: EngineAuthError("bad key")))
+    with pytest.raises(StoreError, match="was started with") as caught:
+        search(tmp_path, engine(ITEMS), CONFIG.model_copy(update={"piece_tokens": 20}))
+    assert "Nothing has been answered in it yet: remove it" in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("name", ["seed", "piece_tokens", "profile"])
 def test_a_replay_refuses_settings_under_which_nothing_is_recorded(tmp_path: Path, name: str):
     search(tmp_path, engine(ITEMS))
@@ -363,8 +371,9 @@ def test_a_refused_key_ends_the_run_at_once(tmp_path: Path):
 def test_a_run_keeps_the_settings_its_calls_were_made_under(tmp_path: Path):
     search(tmp_path, engine(ITEMS))
     for change in ({"piece_tokens": 20}, {"seed": 1}):
-        with pytest.raises(StoreError, match="was started with"):
+        with pytest.raises(StoreError, match="was started with") as caught:
             search(tmp_path, engine(ITEMS), CONFIG.model_copy(update=change))
+        assert "remove it" not in (caught.value.hint or "")
     search(tmp_path, engine(ITEMS, name="scripted"), CONFIG.model_copy(update={"depth": 1}))
     more = CONFIG.model_copy(update={"branching": 4})
     with pytest.raises(StoreError, match="engine"):

@@ -265,7 +265,8 @@ def command(
         raise IncompleteRunError(
             f"{summary.num_failed} of {summary.num_items} items failed; they are listed in "
             f"{out / 'results.md'}.",
-            hint="Run the same command with --retry-failed.",
+            hint="Run the same command with --retry-failed. Items too long for the model need "
+            "--overlong fit, and another --out.",
         )
     if summary.left_out:
         raise IncompleteRunError(" ".join(summary.left_out), hint="Choose longer lengths.")
@@ -563,10 +564,12 @@ def judge(
     from agenticlu.engines import load_engine
     from agenticlu.engines.breaker import Breaker, be_patient
     from agenticlu.engines.served import read_served
-    from agenticlu.evaluation.helmet.collect import JUDGED
+    from agenticlu.evaluation.helmet.collect import JUDGED, JUDGED_CATEGORIES
     from agenticlu.evaluation.helmet.keypoints import load_key_points
+    from agenticlu.evaluation.helmet.specs import SPECS
     from agenticlu.evaluation.judgements import results_of
     from agenticlu.evaluation.judging import Judged, RowJudge, judged_file, kept_verdicts
+    from agenticlu.evaluation.metrics import LONG_ANSWER_METRIC, SUMMARY_METRIC
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
     from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
@@ -580,6 +583,12 @@ def judge(
     before = read_json(path) if path.is_file() else None
     task = helmet_task(file, result.args)
     summaries = task in ("infbench_sum_eng", "multi_lexsum")
+    if SPECS[task].category not in JUDGED_CATEGORIES:
+        raise UsageError(
+            f"{task!r} has no long answers or summaries to judge: its figure is "
+            f"{SPECS[task].headline}.",
+            hint=f"agenticlu eval score {file}",
+        )
     points = load_key_points(helmet_data or Path(), task) if summaries else {}
 
     options = {"timeout_s": timeout} if base_url else {}
@@ -607,7 +616,7 @@ def judge(
         raise asking.ended
     content = judged_file(result.whole, judged, summaries=summaries, judge=name)
     write_json(path, content)
-    metric = "gpt-4-f1" if summaries else "gpt-4-score"
+    metric = SUMMARY_METRIC if summaries else LONG_ANSWER_METRIC
     mean = content["averaged_metrics"].get(metric)
     click.echo(
         f"{metric}, judged by {name}: {'no verdict' if mean is None else mean}; written: {path}"
@@ -615,7 +624,7 @@ def judge(
     unscored = [one for one in judged if one.score is None]
     for one in unscored[:MOST_LISTED]:
         say(f"  row {one.id}: {one.problem}")
-    if (out := results_of(file)) is not None:
+    if (out := results_of(file)) is not None and mean is not None:
         summarise_folder(out)
         click.echo(f"The verdicts are in the tables of {out} now.")
     if content["num_unscored"]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from agenticlu.dataset.folder import CARD, CROISSANT, NAMES, SUMMARY, load_record
 from agenticlu.dataset.licences import Licence
-from agenticlu.errors import IncompleteRunError, UsageError, missing_dependency
+from agenticlu.errors import AgenticluError, IncompleteRunError, UsageError, missing_dependency
 
 _EMPTY = frozenset({".gitattributes", CARD})
 """Files that a new repository may hold."""
@@ -24,8 +24,9 @@ def check_push(hub_id: str, licence: Licence | None) -> None:
     """Checks name, licence, token and repository before anything is computed.
 
     Raises:
-        UsageError: The name cannot be, no licence was given, no token may write there, the hub
-            cannot be reached, or the repository holds something else.
+        UsageError: The name cannot be, no licence was given, no token may write there, or the
+            repository holds something else.
+        AgenticluError: The hub cannot be reached.
     """
     hub = _client()
     _check_name(hub_id)
@@ -162,7 +163,7 @@ def _reaching(endpoint: str) -> Iterator[None]:
                 f"The hub at {endpoint} did not accept the token ({status}).",
                 hint="Check HF_TOKEN, which goes before a login: hf auth whoami",
             ) from error
-        raise UsageError(
+        raise AgenticluError(
             f"The hub at {endpoint} cannot be reached: {_first_line(error)}.",
             hint="Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE; or build without "
             "--push-to-hub and push later: agenticlu dataset push",

@@ -194,7 +194,9 @@ def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
         raise StoreError(
             f"{store.folder} was started with {name} = {own!r}, not {wanted!r}; its calls would "
             "not be found again.",
-            hint="Use the same value, or give --out (and --seal) another folder.",
+            hint="Use the same value, or give --out (and --seal) another folder."
+            if store.call_counts()["done"]
+            else "Nothing has been answered in it yet: remove it, or use the same value.",
         )
 
 

@@ -55,6 +55,8 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "Summ": ("infbench_sum", "multi_lexsum"),
 }
 SCALES = {"gpt-4-f1": 100.0, "gpt-4-score": 100 / 3}
+JUDGED_CATEGORIES = frozenset({"LongQA", "Summ", ""})
+"""Of tasks with long answers or summaries; QASPER, which is none of HELMET's, has no category."""
 JUDGED = "-gpt4eval_o.json"
 
 
