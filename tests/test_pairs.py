@@ -467,6 +467,21 @@ def test_an_answer_that_a_kept_piece_gave_is_no_leak():
     assert trees.leaks.is_tainted(second)
 
 
+def test_a_path_that_asks_the_same_twice_is_not_learnt_from():
+    """Inference ends a dialogue there, so it would never be in such a one."""
+    first = node("a", 0.0, check="no")
+    again = node("b", 1.0, parent="a", depth=2)
+    again = again.model_copy(update={"turns": (first.turns[0], *again.turns[1:])})
+    funnel = Funnel()
+    trees = grove(first, again, node("c", 0.0, parent="a", depth=2, ordinal=1))
+    assert build_trace(trees, funnel) is None
+    assert funnel.traces == {"repeats": 1}
+    assert build_pairs(trees, PairPolicy(), funnel) == []
+    assert funnel.nodes["repeats"] == 1
+    other = node("d", 1.0, parent="a", depth=2, ordinal=2)
+    assert build_trace(grove(first, again, other))["node_id"] == "d"
+
+
 def test_a_doubted_wrong_answer_teaches_the_self_check_alone():
     late = node("c", 0.0, parent="a", depth=2, check="no")
     trees = grove(node("a", 0.0, check="no"), node("b", 0.0, check="yes"), late)

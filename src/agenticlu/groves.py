@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from agenticlu.clarifications import is_near_duplicate
 from agenticlu.dialogue import Dialogue, opening_of
 from agenticlu.documents import mark
 from agenticlu.judge import history_of
@@ -84,6 +85,18 @@ class Grove:
         assert node.parent is not None
         by_id = {other.id: other for other in self.tree.nodes}
         return self.history(by_id[node.parent])
+
+    def repeats(self, node: Node) -> bool:
+        """Whether a clarification on the way to `node` was asked before: inference ends there."""
+        asked: list[str] = []
+        for step in self.tree.path(node.id)[1:]:
+            for turn in step.turns:
+                if turn.kind != "clarify":
+                    continue
+                if any(is_near_duplicate(one, turn.reply) for one in asked):
+                    return True
+                asked.append(turn.reply)
+        return False
 
     def render(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
         """Renders finished turns over the whole marked document."""

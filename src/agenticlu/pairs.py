@@ -50,6 +50,7 @@ NodeFate = Literal[
     "unscored",
     "unsupported",
     "leak",
+    "repeats",
 ]
 """What becomes of a node; `dataset.summary` says what each one means."""
 RowFate = Literal[
@@ -172,6 +173,8 @@ def _candidates(
             wrong.append(node)
         elif policy.drop_leaks and grove.leaks.is_tainted(node):
             fates[node.id] = "leak"
+        elif grove.repeats(node):
+            fates[node.id] = "repeats"
         elif not node.kept:
             fates[node.id] = "unsupported"
         else:

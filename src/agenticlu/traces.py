@@ -11,7 +11,9 @@ from agenticlu.judge import history_of, is_correct
 from agenticlu.records import Message, Node
 from agenticlu.verdicts import parse_verdict
 
-TraceFate = Literal[Flaw, "written", "no right answer", "unscored", "unsupported", "leak"]
+TraceFate = Literal[
+    Flaw, "written", "no right answer", "unscored", "unsupported", "leak", "repeats"
+]
 """What becomes of a tree."""
 
 
@@ -141,4 +143,6 @@ def _trace_flaw(grove: Grove, node: Node, drop_leaks: bool) -> TraceFate | None:
         return flaw
     if drop_leaks and grove.leaks.is_tainted(node):
         return "leak"
+    if grove.repeats(node):
+        return "repeats"
     return None if node.kept else "unsupported"

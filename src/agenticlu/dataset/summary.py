@@ -21,6 +21,7 @@ _FLAWS = {
     "empty": "a reply is empty",
     "unscored": "no judge gave a verdict that could be read",
     "unsupported": "right, but grounding kept no piece for it",
+    "repeats": "right, but a clarification asks again what was asked before",
     "leak": "right, but a clarification holds the answer before anything that was read gave it",
 }
 _WHOLE_TREES = {
