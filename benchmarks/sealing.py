@@ -15,11 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from agenticlu.ledger_file import Statement
 from agenticlu.records import Document, Node, Piece, Question, Tree, content_id
 from agenticlu.search.merge import merge_runs
 from agenticlu.search.sealer import Sealer
 from agenticlu.search.segments import SharedFolder
-from agenticlu.store import FILE_NAME, Statement, Store, pack
+from agenticlu.store import FILE_NAME, Store, pack
 
 WORDS = 20_000
 """Words of a document."""
