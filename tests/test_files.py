@@ -16,7 +16,9 @@ def test_a_file_replaces_the_old_one_and_leaves_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "a" / "b.txt"
     write_atomically(path, "old\r\n")
     assert path.read_bytes() == b"old\r\n"
-    write_atomically(path, b"new")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new")
+        assert reader.read() == b"old\r\n", "who reads the old file reads all of it"
     assert path.read_bytes() == b"new"
     assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
     assert path.stat().st_mode & 0o600 == 0o600

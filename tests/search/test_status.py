@@ -253,8 +253,13 @@ def copy(run: Path, to: Path) -> None:
         source.backup(target)
 
 
-def test_money_is_told_at_the_prices_given(whole: Path):
+def test_money_is_told_at_the_prices_given(whole: Path, tmp_path: Path):
+    copy(whole, tmp_path)
+    with Store(tmp_path) as store:
+        call(store, "vote", phase="judge", finished=time.time())
+    whole = tmp_path
     usage = load_status(whole).usage
+    assert usage["judge"].prompt_tokens
     priced = load_status(whole, prices=Prices(prompt=1e6, completion=2e6, cached=0.0))
     total = sum((one for phase, one in usage.items() if phase != "judge"), Usage())
     computed = total.prompt_tokens - total.cached_tokens

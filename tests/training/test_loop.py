@@ -79,6 +79,24 @@ def test_sft_learns_logs_and_exports(sft, model_folder, tokenizer) -> None:
     assert json.loads((sft / "export" / "generation_config.json").read_text())["do_sample"] is True
 
 
+def test_sft_reads_self_checks_unless_told_not_to(make_rows, model_folder, tmp_path) -> None:
+    data = make_rows(tmp_path / "data")
+    for split, number in (("train", 5), ("validation", 2)):
+        lines = (data / "sft" / f"{split}.jsonl").read_text().splitlines()[:1] * number
+        (data / "self_check").mkdir(exist_ok=True)
+        (data / "self_check" / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    sizes = {}
+    for wanted in (True, False):
+        out = tmp_path / str(wanted)
+        run = Run(config_of("sft", data, model_folder, out, self_checks=wanted))
+        run.load_rows()
+        sizes[wanted] = (len(run.units), len(run.validation))
+    assert sizes[True] == (sizes[False][0] + 5, sizes[False][1] + 2)
+    run = Run(config_of("dpo", data, model_folder, tmp_path / "dpo", from_base=True))
+    run.load_rows()
+    assert len(run.units) == sizes[False][0], "pairs are as many as traces here"
+
+
 def test_the_same_command_again_does_nothing(sft, rows, model_folder) -> None:
     stamp = (sft / "export" / "model.safetensors").stat().st_mtime_ns
     summary = train(config_of("sft", rows, model_folder, sft, save_every=2))
