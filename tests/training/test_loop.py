@@ -88,7 +88,8 @@ def test_sft_reads_self_checks_unless_told_not_to(make_rows, model_folder, tmp_p
     sizes = {}
     for wanted in (True, False):
         out = tmp_path / str(wanted)
-        run = Run(config_of("sft", data, model_folder, out, self_checks=wanted))
+        config = config_of("sft", data, model_folder, out, self_checks=wanted, validation_rows=100)
+        run = Run(config)
         run.load_rows()
         sizes[wanted] = (len(run.units), len(run.validation))
     assert sizes[True] == (sizes[False][0] + 5, sizes[False][1] + 2)

@@ -40,7 +40,8 @@ class TrainConfig(BaseModel):
     self_checks: bool = True
     """SFT also learns from DATASET/self_check: to say no where the judges do."""
     validation_rows: int = Field(512, ge=0)
-    """Most rows of the validation split that an evaluation uses; 0 skips evaluation."""
+    """Most rows of the validation split that an evaluation uses, traces before self-checks; 0 skips
+    evaluation."""
 
     # Batches.
     batch: int = Field(128, gt=0)
