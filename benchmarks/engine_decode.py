@@ -133,10 +133,10 @@ def scan(decoder: Any, passages: list[list[int]], questions: list[list[int]], ba
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs every way and returns the rows."""
-    from agenticlu.engines.decoder import Decoder
-    from agenticlu.engines.kvcache import PrefixCache
-    from agenticlu.engines.lean import LeanForward
-    from agenticlu.engines.sharedprefix import register
+    from agenticlu.engines.local.decoder import Decoder
+    from agenticlu.engines.local.forward import LeanForward
+    from agenticlu.engines.local.kvcache import PrefixCache
+    from agenticlu.engines.local.shared_prefix import register
 
     register()
     model = build_model(options.layers, options.width, options.prefix_tokens + 4096)

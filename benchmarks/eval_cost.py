@@ -26,16 +26,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from agenticlu.core.records import Document, Question, Usage
 from agenticlu.demo.world import World, build_questions
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.methods import Settings, View, answer
 from agenticlu.evaluation.tables import render_table
-from agenticlu.prompts import load_profile
-from agenticlu.records import Document, Question, Usage
-from agenticlu.tokens import Tokenizer, load_tokenizer
 
 MOST_READINGS_A_QUESTION = 1.05
 MOST_READINGS_FOR_50 = 1.5

@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from search_cost import build_corpus, describe, measure
 
-from agenticlu.clarifications import is_near_duplicate, merge_near_duplicates, words_of
+from agenticlu.dialogue.clarifications import is_near_duplicate, merge_near_duplicates, words_of
+from agenticlu.documents.tokens import read_model_hint
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.search import run
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder
-from agenticlu.tokens import read_model_hint
 
 NAMES = ["Ada", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Holt", "Ivy", "Jon", "Kit", "Lea"]
 THINGS = ["mother", "friend", "teacher", "house", "town", "trade", "age", "dog", "boat", "garden"]

@@ -20,11 +20,11 @@ import time
 from itertools import accumulate
 from pathlib import Path
 
+from agenticlu.core.records import Document, Question
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.scoring import rouge
 from agenticlu.evaluation.tables import render_table
-from agenticlu.records import Document, Question
-from agenticlu.scoring import rouge
 
 NUM_WORDS, NUM_LINES, VOCABULARY = 800, 50, 8000
 PACKAGE_ROWS = 5

@@ -21,14 +21,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from agenticlu.corpus import Item, build_item
+from agenticlu.data.corpus import Item, build_item
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, run_search
-from agenticlu.store import Store
-from agenticlu.tokens import ApproximateTokenizer
+from agenticlu.search.store import Store
 
 CONFIG = SearchConfig(branching=4, depth=1, piece_tokens=128, growth="full")
 LEAST_BUSY = 0.95

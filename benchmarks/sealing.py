@@ -15,12 +15,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from agenticlu.ledger_file import Statement
-from agenticlu.records import Document, Node, Piece, Question, Tree, content_id
-from agenticlu.search.merge import merge_runs
-from agenticlu.search.sealer import Sealer
-from agenticlu.search.segments import SharedFolder
-from agenticlu.store import FILE_NAME, Store, pack
+from agenticlu.core.records import Document, Node, Piece, Question, Tree, content_id
+from agenticlu.search.shards.merge import merge_runs
+from agenticlu.search.shards.sealer import Sealer
+from agenticlu.search.shards.segments import SharedFolder
+from agenticlu.search.store import FILE_NAME, Store, pack
+from agenticlu.search.store.writer import Statement
 
 WORDS = 20_000
 """Words of a document."""

@@ -18,13 +18,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agenticlu.corpus import Item, build_item
+from agenticlu.data.corpus import Item, build_item
 from agenticlu.demo.world import World
+from agenticlu.documents.tokens import load_tokenizer, read_model_hint
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import SearchSummary, run_search
-from agenticlu.store import Store
-from agenticlu.tokens import load_tokenizer, read_model_hint
+from agenticlu.search.store import Store
 
 DEFAULT = "default (scan, until-solved)"
 MODES: dict[str, dict[str, object]] = {

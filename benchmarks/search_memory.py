@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agenticlu.corpus import Item, build_item
+from agenticlu.core.records import content_seed
+from agenticlu.data.corpus import Item, build_item
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.records import content_seed
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import SearchSummary, run_search
-from agenticlu.store import Store
-from agenticlu.tokens import ApproximateTokenizer
+from agenticlu.search.store import Store
 
 TOKENS = 68_000
 MOST_MB = 500

@@ -19,7 +19,7 @@ from typing import Any
 
 import agenticlu
 from agenticlu.demo.world import Split, World
-from agenticlu.tokens import load_tokenizer
+from agenticlu.documents.tokens import load_tokenizer
 from agenticlu.training.config import resolve_config
 from agenticlu.training.loop import Run
 

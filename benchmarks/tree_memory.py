@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from agenticlu.training import attention
+from agenticlu.training import attention as attention
 from agenticlu.training.budget import MemorySettings, ModelShape, memory_table
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.plan import Plan, build_plan
+from agenticlu.training.trie import Plan, build_plan
 
 MIB = 2**20
 CASES = [

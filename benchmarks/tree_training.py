@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from agenticlu.training import attention
+from agenticlu.training import attention as attention
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.losses import Pairs, dpo_edge_weights, sft_edge_weights, trace_sums
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.plan import Plan, build_plan
+from agenticlu.training.trie import Plan, build_plan
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent / "search"))
-
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
-from agenticlu.dataset.build import build_dataset
+from agenticlu.data.build import build_dataset
+from agenticlu.data.pairs import PairPolicy
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.pairs import PairPolicy
 from agenticlu.search.run import Limits, run_search
-from agenticlu.store import FILE_NAME, Store, load_trees
+from agenticlu.search.store import FILE_NAME, Store, load_trees
 
 
 class Doomed(ScriptedEngine):

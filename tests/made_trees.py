@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+from agenticlu.core.records import Document, Node, Question, Tree, Turn, Verdict
+from agenticlu.data.tree_view import Grove
+from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents import split
-from agenticlu.groves import Grove
-from agenticlu.prompts import load_profile
-from agenticlu.records import Document, Node, Question, Tree, Turn, Verdict
-from agenticlu.store import Store
-from agenticlu.tokens import ApproximateTokenizer
+from agenticlu.documents.tokens import ApproximateTokenizer
+from agenticlu.search.store import Store
 
 TEXT = " ".join(f"Sentence number {i} speaks of thing {i}." for i in range(30))
 DOCUMENT = Document.of(TEXT, source="test")

@@ -17,22 +17,25 @@ from agenticlu.cli import COMMANDS
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "records", "errors", "demo.lexicon"),
-    ("files", "ledger_file"),
-    ("config", "registry", "store", "folders", "progress", "tokens", "prices"),
+    ("__init__", "core.records", "core.errors", "demo.lexicon"),
+    ("core.files", "search.store.writer"),
+    ("core", "search.store"),
     (
-        *("verdicts", "clarifications", "documents", "corpus", "prompts", "scoring"),
-        *("statistics", "citations", "refusals", "demo.world"),
+        *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
+        *("dialogue.verdicts", "dialogue.clarifications", "dialogue.profiles"),
+        "dialogue.refusals",
     ),
     ("engines.base",),
+    ("attention",),
     ("engines",),
-    ("dialogue", "judge", "leaks"),
-    ("groves",),
+    ("dialogue.steps", "judges"),
+    ("data.leaks",),
+    ("data.tree_view",),
     (
-        *("search", "asking", "pairs", "traces", "published", "training"),
-        *("evaluation", "report", "serve", "doctor"),
+        *("search", "dialogue", "data.pairs", "data.traces", "data.published", "training"),
+        *("evaluation", "report", "server"),
     ),
-    ("dataset",),
+    ("data", "judges.controls"),
     ("demo",),
     ("cli", "__main__"),
 )
@@ -110,14 +113,14 @@ def test_every_module_stands_in_the_table() -> None:
 def test_the_walk_sees_what_it_should() -> None:
     edges = all_edges()
     assert len(edges) > 40
-    assert ("dialogue", "engines.base") in edges
-    assert ("cli.ask", "asking") in edges, "imports inside functions count"
+    assert ("dialogue.steps", "engines.base") in edges
+    assert ("cli.ask", "dialogue.ask") in edges, "imports inside functions count"
     assert faults([("training.loop", "search.grow")])
     assert faults([("documents", "engines.base")])
-    assert faults([("asking", "cli")])
-    assert faults([("engines.hf", "dialogue")])
-    assert faults([("asking", "nowhere")])
-    assert not faults([("training.loop", "training.plan"), ("engines.hf", "engines.base")])
+    assert faults([("dialogue.ask", "cli")])
+    assert faults([("engines.local.hf", "dialogue.steps")])
+    assert faults([("dialogue.ask", "nowhere")])
+    assert not faults([("training.loop", "training.trie"), ("engines.local.hf", "engines.base")])
 
 
 def modules_after(code: str) -> set[str]:

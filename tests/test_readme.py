@@ -1,4 +1,4 @@
-"""The README tells the truth: its source tree is the source's, its commands parse."""
+"""The README tells the truth: its map is the source's, its commands parse."""
 
 import ast
 import re
@@ -15,13 +15,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def render_tree() -> str:
-    """One line per module: its path and the first line of its docstring."""
+def render_map() -> str:
+    """One line a folder: its path and the first line of its package's docstring."""
     lines = []
     source = ROOT / "src" / "agenticlu"
-    for path in sorted(source.rglob("*.py")):
+    for path in sorted(source.rglob("__init__.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        lines.append(f"{path.relative_to(source).as_posix():38} {docstring.splitlines()[0]}")
+        folder = path.parent.relative_to(source.parent).as_posix()
+        lines.append(f"{folder + '/':30} {docstring.splitlines()[0]}")
     return "\n".join(lines)
 
 
@@ -37,10 +38,10 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def test_source_tree_is_the_sources() -> None:
-    block = re.search(r"<!-- source tree -->\n```text\n(.*?)\n```", README, re.DOTALL)
-    assert block, "README has no source tree block"
-    assert block.group(1) == render_tree(), "run: python tests/test_readme.py"
+def test_the_map_is_the_sources() -> None:
+    block = re.search(r"<!-- map -->\n```text\n(.*?)\n```", README, re.DOTALL)
+    assert block, "README has no map of the source"
+    assert block.group(1) == render_map(), "run: python tests/test_readme.py"
 
 
 def test_there_are_commands_to_parse() -> None:
@@ -63,6 +64,6 @@ def test_command_parses(page: str, line: str) -> None:
 
 
 if __name__ == "__main__":
-    start = README.index("<!-- source tree -->\n```text\n") + len("<!-- source tree -->\n```text\n")
+    start = README.index("<!-- map -->\n```text\n") + len("<!-- map -->\n```text\n")
     end = README.index("\n```", start)
-    (ROOT / "README.md").write_text(README[:start] + render_tree() + README[end:], "utf-8")
+    (ROOT / "README.md").write_text(README[:start] + render_map() + README[end:], "utf-8")

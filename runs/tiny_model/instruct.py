@@ -13,6 +13,7 @@ from random import Random
 from lessons import Scene, draw_scene
 from rows import Exchange, Part, Row, RowBuilder, said
 
+from agenticlu.core.records import Document, Piece, Question, Turn
 from agenticlu.demo.world import (
     Fact,
     Split,
@@ -20,11 +21,10 @@ from agenticlu.demo.world import (
     build_questions,
     render_choices,
 )
-from agenticlu.dialogue import DIRECT, FULL_ROUND, Dialogue
+from agenticlu.dialogue.profiles import Profile, render_relevance
+from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue
 from agenticlu.documents import mark, render_marks, render_piece, split
-from agenticlu.prompts import Profile, render_relevance
-from agenticlu.records import Document, Piece, Question, Turn
-from agenticlu.tokens import FileTokenizer
+from agenticlu.documents.tokens import FileTokenizer
 
 PIECE_TOKENS = (40, 48, 56, 64)
 USEFUL = 0.3

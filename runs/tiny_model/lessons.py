@@ -18,7 +18,7 @@ from agenticlu.demo.world import (
     draw_people,
     write_document,
 )
-from agenticlu.prompts import Profile
+from agenticlu.dialogue.profiles import Profile
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from agenticlu.tokens import FileTokenizer
+from agenticlu.documents.tokens import FileTokenizer
 
 IGNORED = -1
 CLOSING_WEIGHT = 0.5

@@ -22,8 +22,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from agenticlu.demo.world import paragraph_starts, world_words
+from agenticlu.dialogue.profiles import KINDS, RELEVANCE_CHOICES, Profile
 from agenticlu.documents import NO_MARKS
-from agenticlu.prompts import KINDS, RELEVANCE_CHOICES, Profile
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 NUM_NUMBERS = 1024

@@ -14,13 +14,13 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agenticlu.core.records import Document, Message, Question
 from agenticlu.demo.world import World, world_words
-from agenticlu.dialogue import DIRECT, Dialogue
+from agenticlu.dialogue.profiles import KINDS, RELEVANCE_CHOICES, load_profile, render_relevance
+from agenticlu.dialogue.steps import DIRECT, Dialogue
 from agenticlu.documents import mark, render_piece, split
-from agenticlu.prompts import KINDS, RELEVANCE_CHOICES, load_profile, render_relevance
-from agenticlu.records import Document, Message, Question
-from agenticlu.scoring.answers import matches, parse_final_answer
-from agenticlu.tokens import FileTokenizer
+from agenticlu.documents.tokens import FileTokenizer
+from agenticlu.evaluation.scoring.answers import matches, parse_final_answer
 
 MODEL = Path(str(importlib.resources.files("agenticlu.demo") / "model"))
 TOKENIZER = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json"))

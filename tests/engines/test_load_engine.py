@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines import check_base_url, check_model_path, load_engine
-from agenticlu.engines.hf import HFEngine
+from agenticlu.engines.local.hf import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
-from agenticlu.errors import ConfigError, ModelNotFoundError, UsageError
 
 
 def test_arguments_choose_the_engine(random_model: Path) -> None:
@@ -58,8 +58,9 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 def test_importing_the_engines_loads_nothing_heavy() -> None:
     code = (
-        "import sys, agenticlu.engines, agenticlu.engines.scripted, agenticlu.engines.hf,"
-        " agenticlu.engines.openai, agenticlu.engines.pool, agenticlu.serve, agenticlu.cli.serve;"
+        "import sys, agenticlu.engines, agenticlu.engines.scripted, agenticlu.engines.local.hf,"
+        " agenticlu.engines.openai, agenticlu.engines.pool, agenticlu.server.app,"
+        " agenticlu.cli.serve;"
         "print({'torch', 'transformers', 'openai', 'starlette', 'uvicorn'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

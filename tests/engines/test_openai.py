@@ -14,11 +14,7 @@ from typing import Any
 
 import pytest
 
-from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.replies import label_masses, retry_after_s, strip_thinking
-from agenticlu.engines.retry import RetryPolicy
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     BudgetExceededError,
     DocumentTooLongError,
     EngineAuthError,
@@ -28,7 +24,11 @@ from agenticlu.errors import (
     EngineUnreachableError,
     ModelNotFoundError,
 )
-from agenticlu.records import Message
+from agenticlu.core.records import Message
+from agenticlu.engines.base import Sampling
+from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.replies import label_masses, retry_after_s, strip_thinking
+from agenticlu.engines.retry import RetryPolicy
 
 QUICK = RetryPolicy(attempts=4, base_s=0.001, most_s=0.004)
 ASKED = (Message(role="user", content="Who built the mill?"),)

@@ -7,17 +7,13 @@ from typing import Any
 
 import pytest
 
+from agenticlu.core.errors import EngineAuthError, EngineBusyError, EngineUnreachableError
+from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import (
-    EngineAuthError,
-    EngineBusyError,
-    EngineUnreachableError,
-)
-from agenticlu.records import Message
 
 ASKED = (Message(role="user", content="Who?"),)
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from agenticlu.core.errors import EngineUnreachableError
+from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling, Watched
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.engines.pulse import STALLED_S, Pulse
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import EngineUnreachableError
-from agenticlu.records import Message
 
 ASKED = (Message(role="user", content="Who?"),)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from agenticlu.core.errors import DocumentTooLongError, EngineBusyError, EngineReplyError
+from agenticlu.core.records import Message
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import DocumentTooLongError, EngineBusyError, EngineReplyError
-from agenticlu.records import Message
-from agenticlu.tokens import ApproximateTokenizer
 
 SYSTEM = Message(role="system", content="Read with care.")
 

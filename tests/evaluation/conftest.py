@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Engine
 from agenticlu.evaluation.methods import Settings
 from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
 from agenticlu.evaluation.summary import Summary
-from agenticlu.prompts import load_profile
-from agenticlu.tokens import ApproximateTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures" / "helmet"
 TOKENIZER = ApproximateTokenizer()

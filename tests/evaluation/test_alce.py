@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agenticlu.cli.eval import command
+from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.evaluation.helmet import alce, entailment, sentences
 from agenticlu.evaluation.helmet.entailment import Pair, T5Entails
+from agenticlu.evaluation.scoring import alce as scoring
+from agenticlu.evaluation.scoring import helmet
 from agenticlu.evaluation.summary import Summary
-from agenticlu.scoring import alce as scoring
-from agenticlu.scoring import helmet
 
 Run = Callable[..., Summary]
 REPLY = "Oona Pellisk designed the light [1]. The ferry takes forty-one minutes [2][3]."

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agenticlu.cli.eval import command
-from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     ConfigError,
     EngineUnreachableError,
     IncompleteRunError,
     ModelNotFoundError,
     UsageError,
 )
+from agenticlu.engines import BUNDLED_MODEL
+from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.fingerprint import fingerprint
 from agenticlu.evaluation.predictions import read_predictions
 
@@ -221,7 +221,7 @@ def test_servers_of_different_weights_make_no_pool(tmp_path: Path, listing: Any)
 
 
 def test_our_server_tells_weights_folder_and_pieces(server_url: str) -> None:
-    from agenticlu.engines.served import read_served
+    from agenticlu.engines.model_info import read_served
 
     found = read_served([server_url])
     assert found is not None
@@ -251,7 +251,7 @@ def test_a_plan_counts_helmets_prompts_as_they_are_sent(
     assert with_demos["prompt_tokens"] > without["prompt_tokens"]
     result = call(*words, "--out", str(tmp_path / "out"))
     assert result.exit_code == 0, result.output
-    from agenticlu.tokens import load_tokenizer
+    from agenticlu.documents.tokens import load_tokenizer
 
     count = load_tokenizer(str(BUNDLED_MODEL)).count
     sent = sum(count(request.messages[-1].content) for request in scripted[0].requests)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import load_tokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.evaluation.methods import METHODS, Settings
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
 from agenticlu.evaluation.summary import load_summary
-from agenticlu.prompts import load_profile
-from agenticlu.tokens import load_tokenizer
 
 AGENTICLU = [sys.executable, "-c", "from agenticlu.cli import main; main()"]
 NUM_ITEMS = 50
@@ -36,7 +36,7 @@ async def failing(name, item, *rest):
 def first_question():
     from agenticlu.demo.world import World
     from agenticlu.engines import BUNDLED_MODEL
-    from agenticlu.tokens import load_tokenizer
+    from agenticlu.documents.tokens import load_tokenizer
     count = load_tokenizer(str(BUNDLED_MODEL)).count
     return World(0).document("test", 0, 160, count, num_questions=4).questions[0].id
 runner.answer = failing

@@ -13,15 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
+from agenticlu.core.errors import StoreError
+from agenticlu.core.records import Document, Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import StoreError
 from agenticlu.evaluation.cost import alone_tokens
-from agenticlu.evaluation.judging import (
-    LongAnswerVerdict,
-    RowJudge,
-    judged_file,
-    parse_verdict_of,
-)
 from agenticlu.evaluation.recall import pass_at_k, render_recall, tree_recall
 from agenticlu.evaluation.summary import compare, load_summary, save_summary, summarise
 from agenticlu.evaluation.tables import (
@@ -30,10 +25,10 @@ from agenticlu.evaluation.tables import (
     render_markdown,
     results_table,
 )
-from agenticlu.judge import combine
-from agenticlu.records import Document, Node, Prediction, Question, Tree, Turn, Usage, Verdict
+from agenticlu.judges.panel import combine
+from agenticlu.judges.rubric import LongAnswerVerdict, RowJudge, judged_file, parse_verdict_of
 from agenticlu.search.run import summarise as search_summary
-from agenticlu.store import Store
+from agenticlu.search.store import Store
 
 
 def prediction(

@@ -16,8 +16,11 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.records import Prediction
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.collect import CATEGORIES, collect, columns_of
 from agenticlu.evaluation.helmet.layout import load_templates
@@ -29,9 +32,6 @@ from agenticlu.evaluation.rescore import score_file
 from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
 from agenticlu.evaluation.summary import load_summary
 from agenticlu.evaluation.tasks import TaskRequest, load_items
-from agenticlu.prompts import load_profile
-from agenticlu.records import Prediction
-from agenticlu.tokens import ApproximateTokenizer
 
 TOKENIZER = ApproximateTokenizer()
 IN_FIXTURES = {

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.errors import ConfigError, UsageError
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.alce import score_rows
 from agenticlu.evaluation.helmet.collect import collect
@@ -25,7 +26,6 @@ from agenticlu.evaluation.helmet.sources import OMISSION, Llama2, load_split, re
 from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of
 from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.evaluation.tasks import TaskRequest, load_items
-from agenticlu.tokens import ApproximateTokenizer
 
 FIXTURES = Path(__file__).parent / "fixtures" / "helmet"
 TOKENIZER = ApproximateTokenizer()

@@ -13,19 +13,19 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
+from agenticlu.core.errors import DocumentTooLongError, UsageError
+from agenticlu.core.records import Document, Question, Usage
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampled, Sampling
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import DocumentTooLongError, UsageError
 from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS, SAMPLE, measure_framing
 from agenticlu.evaluation.items import Item, Prompt
 from agenticlu.evaluation.methods import Outcome, Settings, View, answer
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.run import summarise_folder
+from agenticlu.evaluation.scoring.helmet import score_label
 from agenticlu.evaluation.summary import Summary, load_summary
-from agenticlu.prompts import load_profile
-from agenticlu.records import Document, Question, Usage
-from agenticlu.scoring.helmet import score_label
-from agenticlu.tokens import ApproximateTokenizer
 
 Run = Callable[..., Summary]
 TOKENIZER = ApproximateTokenizer()

@@ -12,16 +12,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agenticlu.cli.eval import command
+from agenticlu.core.errors import AgenticluError, ConfigError, UsageError
+from agenticlu.core.records import Prediction
+from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import AgenticluError, ConfigError, UsageError
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import PredictionWriter, read_predictions
 from agenticlu.evaluation.rescore import letter_of, render_scores, score_file
 from agenticlu.evaluation.summary import Summary
 from agenticlu.evaluation.tasks import TaskRequest, load_items
-from agenticlu.records import Prediction
-from agenticlu.tokens import ApproximateTokenizer
 
 Run = Callable[..., Summary]
 TASKS = {

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Document, Question
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.scoring import rouge
 from agenticlu.evaluation.summary import headline_of
-from agenticlu.records import Document, Question
-from agenticlu.scoring import rouge
 
 
 def item(rule: str, *answers: str, question: str = "?", **reference: Any) -> Item:

@@ -15,16 +15,19 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
-from agenticlu.demo.world import World
-from agenticlu.engines.base import Completion
-from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     EngineAuthError,
     EngineReplyError,
     EngineUnreachableError,
     StoreError,
     UsageError,
 )
+from agenticlu.core.records import Document, Prediction
+from agenticlu.demo.world import World
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import ApproximateTokenizer
+from agenticlu.engines.base import Completion
+from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.methods import METHODS, Settings
 from agenticlu.evaluation.plan import build_plan
 from agenticlu.evaluation.predictions import read_predictions
@@ -36,9 +39,6 @@ from agenticlu.evaluation.run import (
     run_evaluation,
 )
 from agenticlu.evaluation.summary import Summary, load_summary
-from agenticlu.prompts import load_profile
-from agenticlu.records import Document, Prediction
-from agenticlu.tokens import ApproximateTokenizer
 
 TOKENIZER = ApproximateTokenizer()
 SETTINGS = Settings(profile=load_profile(), tokenizer=TOKENIZER)

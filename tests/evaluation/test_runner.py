@@ -13,10 +13,7 @@ from typing import Any
 
 import pytest
 
-from agenticlu.engines import breaker
-from agenticlu.engines.base import Completion, Sampling, Weighed
-from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     AgenticluError,
     DocumentTooLongError,
     EngineBusyError,
@@ -27,6 +24,12 @@ from agenticlu.errors import (
     StoreError,
     UsageError,
 )
+from agenticlu.core.records import Message, Prediction
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.documents.tokens import ApproximateTokenizer, load_tokenizer
+from agenticlu.engines import breaker
+from agenticlu.engines.base import Completion, Sampling, Weighed
+from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.folder import LOCK_NAME, ResultsFolder
 from agenticlu.evaluation.methods import Settings
@@ -34,9 +37,6 @@ from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.run import run_evaluation, summarise_folder
 from agenticlu.evaluation.runner import MOST_IN_A_ROW, round_ends
 from agenticlu.evaluation.summary import Summary, load_summary
-from agenticlu.prompts import load_profile
-from agenticlu.records import Message, Prediction
-from agenticlu.tokens import ApproximateTokenizer, load_tokenizer
 
 SETTINGS = Settings(profile=load_profile(), tokenizer=ApproximateTokenizer())
 
@@ -378,7 +378,7 @@ def test_rounds_that_were_over_count_although_a_later_one_failed(tmp_path: Path)
 
 
 def test_rounds_end_after_their_self_check() -> None:
-    from agenticlu.records import Turn
+    from agenticlu.core.records import Turn
 
     def turns(*kinds: str) -> list[Turn]:
         return [

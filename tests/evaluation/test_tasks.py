@@ -18,9 +18,11 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli.eval import command
-from agenticlu.corpus import load_corpus
+from agenticlu.core.errors import MissingDependencyError, UsageError
+from agenticlu.core.records import Piece
+from agenticlu.data.corpus import load_corpus
+from agenticlu.documents.tokens import ApproximateTokenizer, Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.errors import MissingDependencyError, UsageError
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
 from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, file_of, scale_of
@@ -30,8 +32,6 @@ from agenticlu.evaluation.tasks.counting import is_decided, zipf_counts
 from agenticlu.evaluation.tasks.fitting import Fitter, largest_fit
 from agenticlu.evaluation.tasks.graphs import distances
 from agenticlu.evaluation.tasks.stories import MIN_NOISE_TOKENS, PEOPLE, PLACES, THINGS
-from agenticlu.records import Piece
-from agenticlu.tokens import ApproximateTokenizer, Tokenizer, load_tokenizer
 
 TOKENIZER = ApproximateTokenizer()
 TINY = load_tokenizer(str(BUNDLED_MODEL))
@@ -128,7 +128,7 @@ def test_gold_spans_hold_the_evidence(task: str) -> None:
 
 def test_rows_do_not_depend_on_the_process() -> None:
     script = (
-        "from agenticlu.evaluation.tasks import *;from agenticlu.tokens import *;"
+        "from agenticlu.evaluation.tasks import *;from agenticlu.documents.tokens import *;"
         f"print([i.document.id for t in {GENERATORS!r} for i in "
         "load_items(TaskRequest(t, 1500, ApproximateTokenizer(), limit=2))])"
     )

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from agenticlu.records import Node, Pair, Question, Tree, Turn
+from agenticlu.core.records import Node, Pair, Question, Tree, Turn
 from agenticlu.report.data import ReportData
 from agenticlu.report.figures import TreeEntry, node_state, tree_entries
 from agenticlu.report.page import build_report

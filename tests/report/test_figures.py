@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agenticlu import judge
-from agenticlu.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
+from agenticlu.core.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
+from agenticlu.judges import panel as judge
 from agenticlu.report import figures
 from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report

@@ -7,7 +7,7 @@ from importlib import resources
 
 import pytest
 
-from agenticlu.records import Document, Node, Piece, Question, Tree, Turn
+from agenticlu.core.records import Document, Node, Piece, Question, Tree, Turn
 from agenticlu.report.data import Curve, ReportData
 from agenticlu.report.page import (
     VIEWER_PARTS,

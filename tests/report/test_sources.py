@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.errors import StoreError, UsageError
-from agenticlu.records import Prediction, Usage
+from agenticlu.core.errors import StoreError, UsageError
+from agenticlu.core.records import Prediction, Usage
 from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report
 from agenticlu.report.sample import sample_report
 from agenticlu.report.sources import load_evaluation, load_report, load_training
-from agenticlu.store import CallId, Store
+from agenticlu.search.store import CallId, Store
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.core.errors import BudgetExceededError, EngineBusyError
+from agenticlu.core.records import Message
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import BudgetExceededError, EngineBusyError
-from agenticlu.records import Message
 from agenticlu.search.bounded import BoundedEngine
-from agenticlu.search.calls import Admission
+from agenticlu.search.caller import Admission
 from agenticlu.search.run import run_search
-from agenticlu.store import Store
+from agenticlu.search.store import Store
 
 ITEMS = corpus(4, 1)
 ASKED = (Message(role="user", content="x" * 400),)

@@ -10,7 +10,7 @@ from scripted_world import TOKENIZER, corpus, engine
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
-from agenticlu.store import Store, load_trees
+from agenticlu.search.store import Store, load_trees
 
 ITEMS = corpus(1, 1)
 SHAPE = {"branching": 3, "depth": 2, "piece_tokens": 48}

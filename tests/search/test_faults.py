@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from scripted_world import TOKENIZER, corpus
 
+from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.engines import breaker, load_engine
 from agenticlu.engines.retry import RetryPolicy
-from agenticlu.errors import EngineUnreachableError
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
-from agenticlu.store import Store, load_trees
+from agenticlu.search.store import Store, load_trees
 
 SERVER = Path(__file__).parent.parent.parent / "benchmarks" / "slow_server.py"
 ITEMS = corpus(documents=4, questions=1)

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from scripted_world import TOKENIZER, corpus
 
+from agenticlu.core.errors import EngineReplyError
+from agenticlu.core.records import Document, content_id
+from agenticlu.dialogue.profiles import load_profile, render_relevance
 from agenticlu.documents import split
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import EngineReplyError
-from agenticlu.prompts import load_profile, render_relevance
-from agenticlu.records import Document, content_id
-from agenticlu.search.calls import Caller, CallFailedError
+from agenticlu.search.caller import Caller, CallFailedError
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounder, Shortlister, Source, keep, parse_lines
-from agenticlu.store import Store
+from agenticlu.search.store import Store
 
 (ITEM,) = corpus(documents=1, questions=1)
 PIECES = split(ITEM.document, TOKENIZER, 48)
@@ -49,7 +49,7 @@ def test_scan_asks_once_per_piece_and_text_and_keeps_what_helps(tmp_path: Path):
 
 
 def test_scan_puts_the_piece_first_so_that_its_prefix_is_shared(tmp_path: Path, tiny_model_path):
-    from agenticlu.tokens import load_tokenizer
+    from agenticlu.documents.tokens import load_tokenizer
 
     tokenizer = load_tokenizer(str(tiny_model_path))
     rendered = [

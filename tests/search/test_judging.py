@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.core.errors import EngineBusyError, EngineReplyError, UsageError
+from agenticlu.core.records import Node
 from agenticlu.engines import breaker
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import EngineBusyError, EngineReplyError, UsageError
-from agenticlu.judge import SPARED, build_judges
-from agenticlu.records import Node
+from agenticlu.judges.panel import SPARED, build_judges
 from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, SearchSummary, replay, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel, check_judges
-from agenticlu.store import Store, load_trees
+from agenticlu.search.store import Store, load_trees
 
 ITEMS = corpus(2, 2)
 BOTH = CONFIG.model_copy(update={"judges": ("exact", "llm"), "depth": 1})

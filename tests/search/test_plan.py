@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.core.errors import UsageError
+from agenticlu.core.prices import Prices
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.errors import UsageError
-from agenticlu.prices import Prices
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.plan import build_plan, count_expansions, load_measured, render
 from agenticlu.search.run import run_search
-from agenticlu.store import Store
+from agenticlu.search.store import Store
 
 ITEMS = corpus(documents=2)
 

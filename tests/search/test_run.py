@@ -7,11 +7,7 @@ from pathlib import Path
 import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, gold_of, plain
 
-from agenticlu.dataset.build import load_groves
-from agenticlu.engines import breaker
-from agenticlu.engines.base import Completion
-from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     BudgetExceededError,
     DocumentTooLongError,
     EngineAuthError,
@@ -20,15 +16,19 @@ from agenticlu.errors import (
     EngineUnreachableError,
     StoreError,
 )
-from agenticlu.judge import ExactJudge, LlmJudge, RougeJudge, is_correct
-from agenticlu.prompts import load_profile
-from agenticlu.published import render_profile
-from agenticlu.records import Tree
-from agenticlu.search.calls import LedgeredEngine
+from agenticlu.core.records import Tree
+from agenticlu.data.build import load_groves
+from agenticlu.data.published import render_profile
+from agenticlu.data.traces import build_trace
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.engines import breaker
+from agenticlu.engines.base import Completion
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.judges.panel import ExactJudge, LlmJudge, RougeJudge, is_correct
+from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
-from agenticlu.store import Store, load_trees
-from agenticlu.traces import build_trace
+from agenticlu.search.store import Store, load_trees
 
 ITEMS = corpus()
 

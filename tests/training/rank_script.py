@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from agenticlu.attention.kernels import load_kernel
 from agenticlu.training.attention import forward_rectangles, tree_attention
-from agenticlu.training.kernels import load_kernel
 from agenticlu.training.parallel import MODES, Exchange, clip, rows_in, start_ranks, stop_ranks
-from agenticlu.training.plan import area_of, build_plan
+from agenticlu.training.trie import area_of, build_plan
 
 spec = importlib.util.spec_from_file_location("shared", Path(__file__).with_name("conftest.py"))
 assert spec is not None

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from agenticlu.errors import TrainingError
-from agenticlu.training import attention
+from agenticlu.core.errors import TrainingError
+from agenticlu.training import attention as attention
 from agenticlu.training.attention import TreePlan
 from agenticlu.training.groups import group_ranges, run_groups
 from agenticlu.training.losses import sft_edge_weights
@@ -18,7 +18,7 @@ from agenticlu.training.model import (
     checkpoint_layers,
     probe_model,
 )
-from agenticlu.training.plan import Plan, build_plan
+from agenticlu.training.trie import Plan, build_plan
 
 
 def gradients(model) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.errors import ConfigError
+from agenticlu.core.errors import ConfigError
 from agenticlu.training.config import PRESETS, TrainConfig, load_config_file, resolve_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

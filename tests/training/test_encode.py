@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from agenticlu.errors import TrainingError
+from agenticlu.core.errors import TrainingError
 from agenticlu.training.encode import (
     Encoder,
     EncodeReport,

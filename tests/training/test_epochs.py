@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 from made_trees import asked, make_run, node, story, tree
 
-from agenticlu.dataset.build import build_dataset
-from agenticlu.pairs import PairPolicy
-from agenticlu.store import Store
+from agenticlu.data.build import build_dataset
+from agenticlu.data.pairs import PairPolicy
+from agenticlu.search.store import Store
 from agenticlu.training.encode import Encoder, Unit, group_by_document, load_units
 from agenticlu.training.sampler import build_epoch
 

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from agenticlu.errors import TrainingError, UsageError
-from agenticlu.training import kernels
+from agenticlu.attention import kernels
+from agenticlu.attention.kernels import CpuKernel, PlainKernel, load_kernel
+from agenticlu.core.errors import TrainingError, UsageError
 from agenticlu.training.attention import (
     backward_rectangles,
     choose_kernel,
@@ -14,8 +15,7 @@ from agenticlu.training.attention import (
     group_calls,
     self_test,
 )
-from agenticlu.training.kernels import CpuKernel, PlainKernel, load_kernel
-from agenticlu.training.plan import build_plan
+from agenticlu.training.trie import build_plan
 
 CPU = torch.device("cpu")
 NAMES = ("cpu", "plain")

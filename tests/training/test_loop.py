@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agenticlu.errors import MissingDependencyError, ModelNotFoundError, TrainingError
+from agenticlu.core.errors import MissingDependencyError, ModelNotFoundError, TrainingError
 from agenticlu.training import checkpoint
 from agenticlu.training.config import resolve_config
 from agenticlu.training.folder import check_same_run, hash_units

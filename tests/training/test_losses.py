@@ -17,7 +17,7 @@ from agenticlu.training.losses import (
     sft_edge_weights,
     trace_sums,
 )
-from agenticlu.training.plan import build_plan
+from agenticlu.training.trie import build_plan
 
 
 class LargestTensor(TorchDispatchMode):

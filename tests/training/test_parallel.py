@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agenticlu.errors import TrainingError
+from agenticlu.core.errors import TrainingError
 from agenticlu.training.checkpoint import Checkpoints
 from agenticlu.training.config import resolve_config
 from agenticlu.training.loop import Run, train
@@ -25,7 +25,7 @@ from agenticlu.training.parallel import (
     rows_in,
     start_ranks,
 )
-from agenticlu.training.plan import area_of, build_plan
+from agenticlu.training.trie import area_of, build_plan
 
 SCRIPT = Path(__file__).with_name("rank_script.py")
 

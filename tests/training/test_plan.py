@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from agenticlu.training.plan import Plan, build_plan, dummy_plan
+from agenticlu.training.trie import Plan, build_plan, dummy_plan
 
 
 def visible(plan: Plan) -> np.ndarray:

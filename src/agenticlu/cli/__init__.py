@@ -12,7 +12,7 @@ import sys
 import click
 
 from agenticlu import __version__
-from agenticlu.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
+from agenticlu.core.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import click
 from pydantic import Field
 
-from agenticlu.config import Resolved, Settings, resolve
-from agenticlu.errors import (
+from agenticlu.core.config import Resolved, Settings, resolve
+from agenticlu.core.errors import (
     AgenticluError,
     ConfigError,
     IncompleteRunError,
@@ -26,13 +26,13 @@ from agenticlu.errors import (
 )
 
 if TYPE_CHECKING:
-    from agenticlu.asking import Answer, Estimate, Event
-    from agenticlu.citations import Citation
+    from agenticlu.core.progress import Progress
+    from agenticlu.core.records import Document, Piece, Question
+    from agenticlu.dialogue.ask import Answer, Estimate, Event
+    from agenticlu.dialogue.profiles import Profile
+    from agenticlu.documents.citations import Citation
+    from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines.base import Engine
-    from agenticlu.progress import Progress
-    from agenticlu.prompts import Profile
-    from agenticlu.records import Document, Piece, Question
-    from agenticlu.tokens import Tokenizer
 
 BUNDLED_PIECE_TOKENS = 64
 WORLD_ONLY = (
@@ -221,9 +221,9 @@ class _Job:
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
-        from agenticlu.asking import make_question
+        from agenticlu.dialogue.ask import make_question
+        from agenticlu.dialogue.profiles import load_profile
         from agenticlu.documents import load_document, split
-        from agenticlu.prompts import load_profile
 
         self.profile = load_profile(self.settings.profile)
         self.document = load_document(self.file)
@@ -240,7 +240,7 @@ class _Job:
 
     def piece_tokens(self) -> int:
         from agenticlu.documents import DEFAULT_PIECE_TOKENS
-        from agenticlu.tokens import read_model_hint
+        from agenticlu.documents.tokens import read_model_hint
 
         if self.settings.piece_tokens is not None:
             return self.settings.piece_tokens
@@ -249,8 +249,8 @@ class _Job:
 
     def _load_tokenizer(self) -> tuple[Tokenizer, Path | None]:
         """Returns the tokenizer and, for a local model, its folder."""
+        from agenticlu.documents.tokens import load_tokenizer
         from agenticlu.engines import BUNDLED_MODEL
-        from agenticlu.tokens import load_tokenizer
 
         folder: Path | None = None
         if self.bundled:
@@ -276,8 +276,8 @@ class _Job:
 
     async def run(self, show: _Shown) -> None:
         """Asks all questions, one after another: they share one reading of the document."""
+        from agenticlu.core.progress import Progress
         from agenticlu.engines import load_engine
-        from agenticlu.progress import Progress
 
         if self.bundled:
             self.tell(WORLD_ONLY)
@@ -320,7 +320,7 @@ class _Job:
                 f"{failed} of {len(self.rows)} questions failed; their rows say why."
             )
         if unsupported == len(self.rows):
-            from agenticlu.asking import check_supported
+            from agenticlu.dialogue.ask import check_supported
 
             if not self.many:
                 check_supported(answer)
@@ -329,7 +329,7 @@ class _Job:
     async def _ask(
         self, row: Mapping[str, Any], question: Question | None, engine: Engine, progress: Progress
     ) -> Answer:
-        from agenticlu.asking import ask
+        from agenticlu.dialogue.ask import ask
 
         if question is None:
             raise _BadRowError(str(row["error"]))
@@ -407,7 +407,7 @@ class _Steps:
             self._scan = None
 
     def _scanned(self, event: Event) -> None:
-        from agenticlu.progress import Progress
+        from agenticlu.core.progress import Progress
 
         if self._scan is None:
             self._scan = Progress("pieces weighed", event.total, quiet=self._quiet)
@@ -513,7 +513,7 @@ def _render_citation(number: int, citation: Citation) -> list[str]:
 
 def _show_estimates(job: _Job, *, as_json: bool) -> None:
     """Prints what asking would cost; contacts no server and loads no model."""
-    from agenticlu.asking import estimate
+    from agenticlu.dialogue.ask import estimate
 
     window = _window(job.folder)
     for question in job.questions:

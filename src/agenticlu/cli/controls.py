@@ -62,10 +62,10 @@ def controls(
 
 
 async def _run(run: Path, limit: int, choice: Any, patience_s: float) -> dict[str, Any]:
-    from agenticlu.search.controls import choose_controls, judges_of, run_controls
+    from agenticlu.judges.controls import choose_controls, judges_of, run_controls
     from agenticlu.search.run import Limits, load_run
     from agenticlu.search.setup import build_panel
-    from agenticlu.store import Store
+    from agenticlu.search.store import Store
 
     def tell(text: str) -> None:
         click.echo(text, err=True)

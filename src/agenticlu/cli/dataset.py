@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from agenticlu.dataset.contamination import EvaluationTexts
-    from agenticlu.dataset.summary import DatasetSummary
+    from agenticlu.data.contamination import EvaluationTexts
+    from agenticlu.data.summary import DatasetSummary
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -153,15 +153,15 @@ def build(
     **options: Any,
 ) -> None:
     """Write OUT/sft, OUT/self_check and OUT/preference from the trees of RUN, with a card."""
-    from agenticlu.dataset.build import build_dataset
-    from agenticlu.dataset.card import write_card
-    from agenticlu.dataset.facts import collect_facts
-    from agenticlu.dataset.folder import check_out, staged
-    from agenticlu.dataset.hub import check_push
-    from agenticlu.dataset.licences import parse_licence
-    from agenticlu.dataset.summary import MEANINGS
-    from agenticlu.pairs import PairPolicy
-    from agenticlu.store import Store
+    from agenticlu.data.build import build_dataset
+    from agenticlu.data.card import write_card
+    from agenticlu.data.facts import collect_facts
+    from agenticlu.data.folder import check_out, staged
+    from agenticlu.data.hub import check_push
+    from agenticlu.data.licences import parse_licence
+    from agenticlu.data.pairs import PairPolicy
+    from agenticlu.data.summary import MEANINGS
+    from agenticlu.search.store import Store
 
     policy = PairPolicy.model_validate({**options, "drop_leaks": not keep_leaks})
     named = parse_licence(licence, license_name, license_link)
@@ -198,11 +198,11 @@ def import_(
     as_json: bool,
 ) -> None:
     """Stream a preference data set in the published schema into OUT, split by document."""
-    from agenticlu.dataset.card import write_card
-    from agenticlu.dataset.folder import check_out, staged
-    from agenticlu.dataset.intake import import_published
-    from agenticlu.dataset.licences import parse_licence
-    from agenticlu.dataset.summary import IMPORT_MEANINGS
+    from agenticlu.data.card import write_card
+    from agenticlu.data.folder import check_out, staged
+    from agenticlu.data.intake import import_published
+    from agenticlu.data.licences import parse_licence
+    from agenticlu.data.summary import IMPORT_MEANINGS
 
     named = parse_licence(licence, license_name, license_link)
     check_out(out, Path(source))
@@ -233,9 +233,9 @@ def import_(
 @VISIBILITY
 def push_(*, folder: Path, hub_id: str, private: bool) -> None:
     """Upload the data set in FOLDER to the hub; goes on where an upload broke off."""
-    from agenticlu.dataset.folder import load_record
-    from agenticlu.dataset.hub import check_push
-    from agenticlu.dataset.licences import Licence
+    from agenticlu.data.folder import load_record
+    from agenticlu.data.hub import check_push
+    from agenticlu.data.licences import Licence
 
     licence = load_record(folder).get("licence")
     check_push(hub_id, None if licence is None else Licence(**licence))
@@ -243,14 +243,14 @@ def push_(*, folder: Path, hub_id: str, private: bool) -> None:
 
 
 def _push(folder: Path, hub_id: str, private: bool, quiet: bool) -> None:
-    from agenticlu.dataset.hub import push
+    from agenticlu.data.hub import push
 
     address = push(folder, hub_id, private=private)
     click.echo(f"Uploaded to {address}", err=quiet)
 
 
 def _evaluation(sources: tuple[Path, ...], only_report: bool) -> EvaluationTexts | None:
-    from agenticlu.dataset.contamination import load_evaluation
+    from agenticlu.data.contamination import load_evaluation
 
     if not sources:
         if only_report:

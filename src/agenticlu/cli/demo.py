@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
 
 
 @click.command("demo")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import click
 from pydantic import Field
 
-from agenticlu.config import Settings, resolve
+from agenticlu.core.config import Settings, resolve
 
 
 class DoctorSettings(Settings):
@@ -35,7 +35,7 @@ def command(extras: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     (AGENTICLU_MODEL, AGENTICLU_BASE_URL) or in a configuration file. Exit code 5: an engine that
     was asked for is broken; 7: a package is missing.
     """
-    from agenticlu.doctor import examine, exit_code, render_checks
+    from agenticlu.cli.checks import examine, exit_code, render_checks
 
     given = {key: value or None if key == "base_url" else value for key, value in flags.items()}
     settings = resolve(DoctorSettings, section="doctor", flags=given).values

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import click
 from pydantic import Field
 
-from agenticlu.config import Resolved, Settings, resolve
-from agenticlu.errors import (
+from agenticlu.core.config import Resolved, Settings, resolve
+from agenticlu.core.errors import (
     AgenticluError,
     EngineUnreachableError,
     IncompleteRunError,
@@ -20,12 +20,12 @@ from agenticlu.errors import (
 )
 
 if TYPE_CHECKING:
-    from agenticlu.engines.served import Served
+    from agenticlu.core.prices import Prices
+    from agenticlu.documents.tokens import Tokenizer
+    from agenticlu.engines.model_info import Served
     from agenticlu.evaluation.config import EvaluationConfig
     from agenticlu.evaluation.methods import Settings as MethodSettings
     from agenticlu.evaluation.summary import Summary
-    from agenticlu.prices import Prices
-    from agenticlu.tokens import Tokenizer
 
 TASK_OPTIONS = (
     "shots",
@@ -252,7 +252,7 @@ def command(
         return
     config, settings = _prepare(resolved, as_published, dry_run)
     if dry_run:
-        from agenticlu.prices import Prices
+        from agenticlu.core.prices import Prices
 
         prices = Prices(price_in, price_out, price_cached, tokens_per_s)
         _print_plan(config, settings, prices, out, retry_failed, as_json)
@@ -275,14 +275,14 @@ def command(
 def _prepare(
     resolved: Resolved[EvalSettings], as_published: bool, dry_run: bool
 ) -> tuple[EvaluationConfig, MethodSettings]:
+    from agenticlu.core.records import content_id
+    from agenticlu.dialogue.profiles import load_profile
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
+    from agenticlu.documents.tokens import ApproximateTokenizer, read_model_hint
     from agenticlu.engines import check_base_url, check_model_path
     from agenticlu.evaluation.config import EvaluationConfig, as_published_config, check_config
     from agenticlu.evaluation.fingerprint import fingerprint
     from agenticlu.evaluation.methods import Settings as MethodSettings
-    from agenticlu.prompts import load_profile
-    from agenticlu.records import content_id
-    from agenticlu.tokens import ApproximateTokenizer, read_model_hint
 
     given = resolved.values
     urls = tuple(check_base_url(url) for url in given.base_url)
@@ -342,7 +342,7 @@ def _prepare(
 
 def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> Served | None:
     """Asks the servers what they serve; a plan does without, where nobody answers."""
-    from agenticlu.engines.served import read_served
+    from agenticlu.engines.model_info import read_served
 
     try:
         return read_served(urls, given.model, given.api_key_env)
@@ -355,7 +355,7 @@ def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> S
 
 def _load_tokenizer(given: EvalSettings, folder: str | None, served: Served | None) -> Tokenizer:
     """Loads the tokenizer that was asked for, else the model's own, else one that estimates."""
-    from agenticlu.tokens import load_tokenizer
+    from agenticlu.documents.tokens import load_tokenizer
 
     if given.tokenizer is not None or folder is not None:
         return load_tokenizer(given.tokenizer or folder)
@@ -504,8 +504,8 @@ def score(file: Path, rule: str | None, rouge: bool, out: Path | None, as_json: 
     predictions.jsonl of this program, or a result file of HELMET. Rows that cannot be scored are
     counted and listed, and the exit code is then 9.
     """
+    from agenticlu.core.files import write_atomically
     from agenticlu.evaluation.rescore import render_scores, score_file
-    from agenticlu.files import write_atomically
 
     scored = score_file(file, rule=rule, with_rouge=rouge)
     if out is not None:
@@ -563,17 +563,17 @@ def judge(
     """
     from agenticlu.engines import load_engine
     from agenticlu.engines.breaker import Breaker, be_patient
-    from agenticlu.engines.served import read_served
+    from agenticlu.engines.model_info import read_served
     from agenticlu.evaluation.helmet.collect import JUDGED, JUDGED_CATEGORIES
     from agenticlu.evaluation.helmet.keypoints import load_key_points
     from agenticlu.evaluation.helmet.specs import SPECS
     from agenticlu.evaluation.judgements import results_of
-    from agenticlu.evaluation.judging import Judged, RowJudge, judged_file, kept_verdicts
     from agenticlu.evaluation.metrics import LONG_ANSWER_METRIC, SUMMARY_METRIC
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
     from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
     from agenticlu.evaluation.saved import read_json, read_result
+    from agenticlu.judges.rubric import Judged, RowJudge, judged_file, kept_verdicts
 
     def say(line: str) -> None:
         click.echo(line, err=True)
@@ -677,7 +677,7 @@ def cite(file: Path, nli: str | None) -> None:
 def recall(run: Path, as_json: bool) -> None:
     """Show recall by depth and pass@k of a generation run (agenticlu generate)."""
     from agenticlu.evaluation.recall import render_recall, tree_recall
-    from agenticlu.store import Store
+    from agenticlu.search.store import Store
 
     with Store(run, writable=False) as store:
         unfinished = store.tree_counts()["growing"]
@@ -710,9 +710,9 @@ def rows_of(
     Rows of RULER's tasks and of key_values have the columns that HELMET reads; those of the others
     have a corpus's: context, question, answers.
     """
+    from agenticlu.core.files import write_atomically
+    from agenticlu.documents.tokens import load_tokenizer
     from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
-    from agenticlu.files import write_atomically
-    from agenticlu.tokens import load_tokenizer
 
     if len(lengths) != 1:
         raise UsageError("One file holds rows of one length.", hint="Give one, such as 8k.")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from agenticlu.cli.controls import controls
-from agenticlu.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
+from agenticlu.core.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
-    from agenticlu.corpus import Item, LeftOut
-    from agenticlu.progress import MetricsWriter, Progress
-    from agenticlu.records import Node, Tree
+    from agenticlu.core.progress import MetricsWriter, Progress
+    from agenticlu.core.records import Node, Tree
+    from agenticlu.data.corpus import Item, LeftOut
     from agenticlu.search.config import SearchConfig
     from agenticlu.search.run import SearchSummary
 
@@ -129,7 +129,7 @@ def resolve_config(
 
     A model's folder may say how long its pieces should be.
     """
-    from agenticlu.config import resolve
+    from agenticlu.core.config import resolve
     from agenticlu.search.config import SearchConfig
     from agenticlu.search.setup import EngineChoice
 
@@ -239,8 +239,8 @@ def run(
     **flags: Any,
 ) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
-    from agenticlu.corpus import LeftOut
-    from agenticlu.folders import check_owner
+    from agenticlu.core.folders import check_owner
+    from agenticlu.data.corpus import LeftOut
     from agenticlu.search.run import Limits
     from agenticlu.search.setup import (
         EngineChoice,
@@ -354,15 +354,15 @@ async def _generate(
     seal_every_s: float,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.corpus import LeftOut, load_corpus
-    from agenticlu.files import write_atomically
-    from agenticlu.judge import build_judges
-    from agenticlu.progress import MetricsWriter, Progress
-    from agenticlu.prompts import load_profile
+    from agenticlu.core.files import write_atomically
+    from agenticlu.core.progress import MetricsWriter, Progress
+    from agenticlu.data.corpus import LeftOut, load_corpus
+    from agenticlu.dialogue.profiles import load_profile
+    from agenticlu.judges.panel import build_judges
     from agenticlu.search.run import bind, run_search
-    from agenticlu.search.sealer import Sealer
     from agenticlu.search.setup import build_panel
-    from agenticlu.store import Store
+    from agenticlu.search.shards.sealer import Sealer
+    from agenticlu.search.store import Store
 
     # What cannot be is found before anything is written: it leaves no folder and no part of a
     # corpus behind. A hub data set streams, so of it only the first line is looked at.
@@ -421,15 +421,15 @@ def _generate_on_ray(
     shard: Any,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.corpus import LeftOut, load_corpus
-    from agenticlu.files import write_atomically
-    from agenticlu.judge import build_judges
-    from agenticlu.progress import MetricsWriter, Progress
-    from agenticlu.prompts import load_profile
-    from agenticlu.search.cluster import Job, search_on_ray
+    from agenticlu.core.files import write_atomically
+    from agenticlu.core.progress import MetricsWriter, Progress
+    from agenticlu.data.corpus import LeftOut, load_corpus
+    from agenticlu.dialogue.profiles import load_profile
+    from agenticlu.judges.panel import build_judges
     from agenticlu.search.run import summarise
     from agenticlu.search.setup import build_panel
-    from agenticlu.store import Store
+    from agenticlu.search.shards.ray import Job, search_on_ray
+    from agenticlu.search.store import Store
 
     if address is not None and seal is None:
         raise UsageError(
@@ -467,7 +467,7 @@ def _generate_on_ray(
 
 def _listener(progress: Progress, metrics: MetricsWriter, left_out: LeftOut) -> Any:
     """Shows a bar to people and writes a line per finished tree for machines."""
-    from agenticlu.judge import solved_depth
+    from agenticlu.judges.panel import solved_depth
     from agenticlu.search.run import Listener
 
     began = time.monotonic()
@@ -545,8 +545,8 @@ def render(summary: SearchSummary, out: Path) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to merge into.")
 def merge(*, sources: tuple[str, ...], out: Path) -> None:
     """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
-    from agenticlu.folders import check_owner
-    from agenticlu.search.merge import merge_runs
+    from agenticlu.core.folders import check_owner
+    from agenticlu.search.shards.merge import merge_runs
 
     check_owner(out, "generate")
     found = merge_runs(out, sources)
@@ -613,11 +613,11 @@ def replay_run(
 
 
 async def _replay(run: Path, changes: dict[str, Any], judges: Any, limits: Any) -> SearchSummary:
-    from agenticlu.config import change
-    from agenticlu.judge import build_judges
+    from agenticlu.core.config import change
+    from agenticlu.judges.panel import build_judges
     from agenticlu.search.run import load_run, replay
     from agenticlu.search.setup import build_panel
-    from agenticlu.store import Store
+    from agenticlu.search.store import Store
 
     def tell(text: str) -> None:
         click.echo(text, err=True)

@@ -33,10 +33,10 @@ def command() -> None:
 )
 def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least: int) -> None:
     """Rebuild the fixed wordings from the user turns of DATASET (published schema)."""
-    from agenticlu.corpus import load_rows
-    from agenticlu.errors import UsageError
-    from agenticlu.files import write_atomically
-    from agenticlu.published import extract_profile, render_profile
+    from agenticlu.core.errors import UsageError
+    from agenticlu.core.files import write_atomically
+    from agenticlu.data.corpus import load_rows
+    from agenticlu.data.published import extract_profile, render_profile
 
     if out.suffix != ".toml":
         raise UsageError(f"{str(out)!r} is no TOML file.", hint=f"Try --out {out}.toml")
@@ -51,7 +51,7 @@ def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least
 @click.argument("profile")
 def check(*, profile: str) -> None:
     """Load PROFILE (a name or a TOML file) and count its wordings."""
-    from agenticlu.prompts import KINDS, load_profile
+    from agenticlu.dialogue.profiles import KINDS, load_profile
 
     loaded = load_profile(profile)
     counts = ", ".join(f"{len(getattr(loaded, kind))} {kind}" for kind in KINDS)

@@ -51,10 +51,10 @@ def command(
     Prints the address when requests are accepted; give it to other commands with --base-url. Stop
     the server with Ctrl-C.
     """
+    from agenticlu.documents.tokens import read_model_hint
     from agenticlu.engines import BUNDLED_MODEL, load_engine
     from agenticlu.evaluation.fingerprint import fingerprint
-    from agenticlu.serve import open_listener, run_server
-    from agenticlu.tokens import read_model_hint
+    from agenticlu.server.app import open_listener, run_server
 
     listener = open_listener(host, port)
     options: dict[str, Any] = {} if name is None else {"name": name}

@@ -18,7 +18,7 @@ from typing import Any
 import click
 
 from agenticlu.demo.world import World
-from agenticlu.tokens import load_tokenizer
+from agenticlu.documents.tokens import load_tokenizer
 
 MODEL = Path(__file__).parent / "model"
 LENGTHS = (256, 512, 768, 1024)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from agenticlu.core.records import Prediction
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.summary import Difference, compare, load_summary
 from agenticlu.evaluation.tables import percent, points, render_table
-from agenticlu.records import Prediction
 from agenticlu.search.run import summarise
-from agenticlu.store import Store
+from agenticlu.search.store import Store
 
 ARMS = (("base", "direct"), ("base", "clarify"), ("trained", "direct"), ("trained", "clarify"))
 

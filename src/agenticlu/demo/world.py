@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, Protocol
 
+from agenticlu.core.records import content_id, content_seed
 from agenticlu.demo.lexicon import (
     ANIMALS,
     DISTRACTORS,
@@ -37,7 +38,6 @@ from agenticlu.demo.lexicon import (
     TOWNS,
     TRADES,
 )
-from agenticlu.records import content_id, content_seed
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -54,7 +54,7 @@ OPENED = 0.2
 
 
 class Span(Protocol):
-    """Anything with character offsets into a document, such as `agenticlu.records.Piece`."""
+    """Anything with character offsets into a document, such as `agenticlu.core.records.Piece`."""
 
     @property
     def start(self) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines.base import Engine
-from agenticlu.errors import ConfigError, ModelNotFoundError, UsageError
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
 """The tiny model that the package carries."""
@@ -47,7 +47,7 @@ def load_engine(
         from agenticlu.engines.pool import PoolEngine
 
         return PoolEngine.of(urls, model, api_key_env=api_key_env, **options)
-    from agenticlu.engines.hf import HFEngine
+    from agenticlu.engines.local.hf import HFEngine
 
     if model is None:
         options.setdefault("name", BUNDLED_NAME)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
-from agenticlu.records import FinishReason, Message, Usage
+from agenticlu.core.records import FinishReason, Message, Usage
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Engine(Protocol):
     """Samples text and weighs choices.
 
     Implementations are safe to call concurrently from one event loop, raise only
-    `agenticlu.errors.EngineError` and its children, and add every request to `usage`.
+    `agenticlu.core.errors.EngineError` and its children, and add every request to `usage`.
     """
 
     name: str

@@ -12,14 +12,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from agenticlu.engines.base import Engine, Sampling
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     AgenticluError,
     EngineBusyError,
     EngineReplyError,
     EngineUnreachableError,
 )
-from agenticlu.records import Message
+from agenticlu.core.records import Message
+from agenticlu.engines.base import Engine, Sampling
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0

@@ -19,6 +19,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from agenticlu.core.errors import (
+    AgenticluError,
+    BudgetExceededError,
+    DocumentTooLongError,
+    EngineAuthError,
+    EngineBusyError,
+    EngineRefusedError,
+    EngineReplyError,
+    EngineUnreachableError,
+    ModelNotFoundError,
+    did_you_mean,
+    missing_dependency,
+)
+from agenticlu.core.records import Message, Usage, content_seed, without_lone_surrogates
+from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.engines.base import Asked, Capabilities, Health, Sampled, Sampling, Weighed
 from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.replies import (
@@ -33,22 +48,7 @@ from agenticlu.engines.replies import (
     window_of,
 )
 from agenticlu.engines.retry import Admission, RetryPolicy
-from agenticlu.engines.wire import Wire
-from agenticlu.errors import (
-    AgenticluError,
-    BudgetExceededError,
-    DocumentTooLongError,
-    EngineAuthError,
-    EngineBusyError,
-    EngineRefusedError,
-    EngineReplyError,
-    EngineUnreachableError,
-    ModelNotFoundError,
-    did_you_mean,
-    missing_dependency,
-)
-from agenticlu.records import Message, Usage, content_seed, without_lone_surrogates
-from agenticlu.verdicts import parse_verdict
+from agenticlu.engines.transport import Wire
 
 TOP_LOGPROBS = 20
 """As many as the protocol allows."""
@@ -180,7 +180,7 @@ class OpenAIEngine:
         """Samples `sampling.n` replies, in one request where the server can.
 
         Raises:
-            EngineError: See the tree in `agenticlu.errors`.
+            EngineError: See the tree in `agenticlu.core.errors`.
             DocumentTooLongError: The server says that the prompt exceeds the model's window.
             BudgetExceededError: The spend limit is reached.
         """

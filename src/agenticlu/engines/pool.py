@@ -15,6 +15,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from agenticlu.core.errors import (
+    EngineBusyError,
+    EngineError,
+    EngineUnreachableError,
+    ModelNotFoundError,
+)
+from agenticlu.core.records import Message, Usage, content_seed
 from agenticlu.engines.base import (
     Capabilities,
     Engine,
@@ -27,13 +34,6 @@ from agenticlu.engines.base import (
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.retry import RetryPolicy
-from agenticlu.errors import (
-    EngineBusyError,
-    EngineError,
-    EngineUnreachableError,
-    ModelNotFoundError,
-)
-from agenticlu.records import Message, Usage, content_seed
 
 Reply = TypeVar("Reply")
 MOVABLE = (EngineUnreachableError, EngineBusyError)

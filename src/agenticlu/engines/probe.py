@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from agenticlu.core.errors import EngineRefusedError, EngineReplyError
+from agenticlu.core.records import Message
 from agenticlu.engines.base import Capabilities, Sampling
 from agenticlu.engines.replies import content_of, first_logprobs, thinking_of, usage_of
-from agenticlu.errors import EngineRefusedError, EngineReplyError
-from agenticlu.records import Message
 
 if TYPE_CHECKING:
     from agenticlu.engines.openai import OpenAIEngine

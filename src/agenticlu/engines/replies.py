@@ -13,8 +13,8 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from agenticlu.core.records import FinishReason, Usage, without_lone_surrogates
 from agenticlu.engines.base import Completion
-from agenticlu.records import FinishReason, Usage, without_lone_surrogates
 
 REASONS: dict[str, FinishReason] = {
     "stop": "stop",

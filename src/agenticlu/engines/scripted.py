@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
+from agenticlu.core.records import Message, Usage, content_id, content_seed
 from agenticlu.engines.base import Capabilities, Completion, Sampled, Sampling, Weighed
-from agenticlu.errors import DocumentTooLongError, EngineReplyError
-from agenticlu.records import Message, Usage, content_id, content_seed
 
 
 class SpanTokenizer(Protocol):

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Prediction, content_id
 from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.fingerprint import tokenizer_key
 from agenticlu.evaluation.methods import Settings, find_method, wordings_of
-from agenticlu.records import Prediction, content_id
 
 Conditions = dict[str, str | int | float | bool | None]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
-from agenticlu.dialogue import MAX_TOKENS
-from agenticlu.errors import UsageError, did_you_mean
+from agenticlu.core.errors import UsageError, did_you_mean
+from agenticlu.core.records import Record
+from agenticlu.dialogue.steps import MAX_TOKENS
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.methods import Settings, find_method
 from agenticlu.evaluation.metrics import metric_names
 from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
-from agenticlu.records import Record
 
 CONFIG_NAME = "config.json"
 PUBLISHED = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agenticlu.records import Prediction, Record, Usage
+from agenticlu.core.records import Prediction, Record, Usage
 
 
 class Overhead(Record):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import UsageError, missing_dependency
+from agenticlu.core.errors import UsageError, missing_dependency
 from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.helmet.layout import load_templates
 from agenticlu.evaluation.helmet.rows import ICL_SETS

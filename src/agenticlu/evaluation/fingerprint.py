@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from agenticlu.records import content_id
-from agenticlu.tokens import Tokenizer
+from agenticlu.core.records import content_id
+from agenticlu.documents.tokens import Tokenizer
 
 WHOLE_BYTES = 64 * 1024 * 1024
 """Files up to this size are hashed whole; of larger ones, both ends and the size."""

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from agenticlu.errors import StoreError
+from agenticlu.core.errors import StoreError
 from agenticlu.evaluation.config import CONFIG_NAME
 from agenticlu.evaluation.predictions import FILE_NAME
 

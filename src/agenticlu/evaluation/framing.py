@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from agenticlu.core.records import Message
+from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine, Sampling
-from agenticlu.records import Message
-from agenticlu.tokens import Tokenizer
 
 CHAT_TOKENS = 64
 """Reckoned where an engine does not tell: more than today's templates add."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agenticlu.errors import UsageError
-from agenticlu.records import Document, Piece, Question
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Document, Piece, Question
 
 
 class DoesNotFitError(UsageError):

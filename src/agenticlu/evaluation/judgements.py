@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import StoreError
+from agenticlu.core.errors import StoreError
+from agenticlu.core.records import Prediction
 from agenticlu.evaluation.helmet.collect import JUDGED
-from agenticlu.evaluation.judging import DETAIL_COLUMN, LongAnswerVerdict, stored_verdict
 from agenticlu.evaluation.metrics import LONG_ANSWER_METRIC, SUMMARY_METRIC
 from agenticlu.evaluation.predictions import FILE_NAME
-from agenticlu.records import Prediction
+from agenticlu.judges.rubric import DETAIL_COLUMN, LongAnswerVerdict, stored_verdict
 
 HELMET_FOLDER = "helmet"
 """Below the folder of results: HELMET's result files, one folder per model and method."""

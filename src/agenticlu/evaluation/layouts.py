@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from agenticlu.core.errors import UsageError
 from agenticlu.engines.base import Engine
-from agenticlu.errors import UsageError
 from agenticlu.evaluation.config import EvaluationConfig, in_form
 from agenticlu.evaluation.framing import measure_framing
 from agenticlu.evaluation.items import Item

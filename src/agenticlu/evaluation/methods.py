@@ -15,16 +15,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agenticlu.dialogue import DIRECT, FULL_ROUND, MAX_TOKENS, Dialogue
+from agenticlu.core.errors import DocumentTooLongError, UsageError, did_you_mean
+from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage, content_seed
+from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, Wording, render_relevance
+from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, MAX_TOKENS, Dialogue
 from agenticlu.documents import mark, parse_marks, split
+from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine, Sampling
-from agenticlu.errors import DocumentTooLongError, UsageError, did_you_mean
 from agenticlu.evaluation.framing import CHAT_TOKENS
 from agenticlu.evaluation.items import Item, Prompt, gold_pieces
-from agenticlu.prompts import RELEVANCE_CHOICES, Profile, Wording, render_relevance
-from agenticlu.records import Message, Piece, Turn, TurnKind, Usage, content_seed
-from agenticlu.scoring.answers import canonical_tokens
-from agenticlu.tokens import Tokenizer
+from agenticlu.evaluation.scoring.answers import canonical_tokens
 
 ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
 """Turns whose reply ends in the answer."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from agenticlu.core.records import Document, Question
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.rules import RULES, score
-from agenticlu.records import Document, Question
-from agenticlu.scoring.helmet import ranking_cuts
+from agenticlu.evaluation.scoring.helmet import ranking_cuts
 
 LONG_ANSWER_METRIC = "gpt-4-score"
 """A judge's finding about a long answer, in [0, 1] (HELMET's own is out of 3)."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
-from agenticlu.dialogue import Dialogue
+from agenticlu.core.prices import Prices
+from agenticlu.core.records import Prediction, Record, Usage
+from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
 from agenticlu.evaluation.config import EvaluationConfig, items_of
 from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS
@@ -21,8 +23,6 @@ from agenticlu.evaluation.methods import (
 from agenticlu.evaluation.run import jobs_of, left_of
 from agenticlu.evaluation.runner import Job
 from agenticlu.evaluation.tables import render_table
-from agenticlu.prices import Prices
-from agenticlu.records import Prediction, Record, Usage
 
 NUM_COUNTED = 8
 """Documents of a task and length whose tokens are counted; the others are reckoned."""

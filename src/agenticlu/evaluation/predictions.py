@@ -11,9 +11,9 @@ from types import TracebackType
 
 from pydantic import ValidationError
 
-from agenticlu.errors import StoreError, UsageError
-from agenticlu.files import write_atomically
-from agenticlu.records import Prediction, without_lone_surrogates
+from agenticlu.core.errors import StoreError, UsageError
+from agenticlu.core.files import write_atomically
+from agenticlu.core.records import Prediction, without_lone_surrogates
 
 FILE_NAME = "predictions.jsonl"
 

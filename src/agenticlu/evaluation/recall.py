@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from agenticlu.core.records import Record, Tree
+from agenticlu.core.statistics import FEW_CLUSTERS, Estimate, estimate_mean
 from agenticlu.evaluation.tables import percent, render_table
-from agenticlu.judge import is_correct, solved_depth
-from agenticlu.records import Record, Tree
-from agenticlu.statistics import FEW_CLUSTERS, Estimate, estimate_mean
+from agenticlu.judges.panel import is_correct, solved_depth
 
 MOST_LEFT_OUT = 0.5
 """The curve of pass@k ends where more than this share of its questions has too few samples."""

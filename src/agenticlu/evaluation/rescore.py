@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from agenticlu.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.records import Document, Prediction, Question, Record
+from agenticlu.core.statistics import Estimate, estimate_mean
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.conditions import current
 from agenticlu.evaluation.helmet.specs import SPECS
@@ -27,10 +29,8 @@ from agenticlu.evaluation.saved import (
     parse_result,
     read_text,
 )
+from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table
-from agenticlu.records import Document, Prediction, Question, Record
-from agenticlu.scoring.helmet import ranking_cuts
-from agenticlu.statistics import Estimate, estimate_mean
 
 REPLY_KEYS = ("prediction", "output", "raw", "response", "completion", "generated", "answer")
 GOLD_KEYS = ("answers", "golds", "gold", "references", "reference", "target", "targets", "answer")

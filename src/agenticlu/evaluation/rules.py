@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agenticlu.errors import UsageError, did_you_mean
+from agenticlu.core.errors import UsageError, did_you_mean
 from agenticlu.evaluation.items import Item
-from agenticlu.scoring import alce, answers, choices, helmet, rouge
-from agenticlu.scoring.golds import Golds
+from agenticlu.evaluation.scoring import alce, answers, choices, helmet, rouge
+from agenticlu.evaluation.scoring.golds import Golds
 
 Metrics = dict[str, float]
 _FINAL_LIST = re.compile(r"Final Answer:[*_\s]*\[([^\[\]]*)\]", re.IGNORECASE)

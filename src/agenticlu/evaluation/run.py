@@ -11,9 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from agenticlu.core.errors import AgenticluError, StoreError, UsageError
+from agenticlu.core.folders import check_owner
+from agenticlu.core.records import Prediction, content_id
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import Breaker, be_patient
-from agenticlu.errors import AgenticluError, StoreError, UsageError
 from agenticlu.evaluation.conditions import (
     Conditions,
     conditions_of,
@@ -58,8 +60,6 @@ from agenticlu.evaluation.runner import (
 )
 from agenticlu.evaluation.summary import SUMMARY_NAME, Summary, save_summary, summarise
 from agenticlu.evaluation.tasks import find_task
-from agenticlu.folders import check_owner
-from agenticlu.records import Prediction, content_id
 
 PATIENCE_S = 300.0
 """Seconds without any answer until a run gives an absent or overloaded server up."""

@@ -9,10 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agenticlu.documents import parse_marks
-from agenticlu.engines.base import Engine
-from agenticlu.engines.breaker import PASSING
-from agenticlu.errors import (
+from agenticlu.core.errors import (
     AgenticluError,
     BudgetExceededError,
     ConfigError,
@@ -25,14 +22,17 @@ from agenticlu.errors import (
     StoreError,
     UsageError,
 )
+from agenticlu.core.records import Prediction, Turn, Usage
+from agenticlu.documents import parse_marks
+from agenticlu.engines.base import Engine
+from agenticlu.engines.breaker import PASSING
 from agenticlu.evaluation import rules
 from agenticlu.evaluation.conditions import Conditions
 from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.items import Item, gold_pieces
 from agenticlu.evaluation.methods import Outcome, Progress, Settings, View, answer, fit
 from agenticlu.evaluation.predictions import PredictionWriter, writable
-from agenticlu.records import Prediction, Turn, Usage
-from agenticlu.scoring.answers import parse_final_answer
+from agenticlu.evaluation.scoring.answers import parse_final_answer
 
 FATAL = (
     BudgetExceededError,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from agenticlu.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, UsageError
 
 Row = Mapping[str, Any]
 ROW_HINT = 'Each line is an object such as {"prediction": "...", "answers": ["..."]}.'

@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from agenticlu.errors import StoreError
+from agenticlu.core.errors import StoreError
+from agenticlu.core.files import write_atomically
+from agenticlu.core.records import Prediction, Record, Usage
+from agenticlu.core.statistics import FEW_CLUSTERS, Estimate, estimate_difference, estimate_mean
 from agenticlu.evaluation.cost import Overhead, alone_tokens, overhead, spent
 from agenticlu.evaluation.metrics import JUDGED_METRICS
 from agenticlu.evaluation.predictions import failures
 from agenticlu.evaluation.rules import RULES
-from agenticlu.files import write_atomically
-from agenticlu.records import Prediction, Record, Usage
-from agenticlu.scoring.pointback import piece_scores
-from agenticlu.statistics import FEW_CLUSTERS, Estimate, estimate_difference, estimate_mean
+from agenticlu.evaluation.scoring.pointback import piece_scores
 
 SUMMARY_NAME = "summary.json"
 SUMMARY_VERSION = 2

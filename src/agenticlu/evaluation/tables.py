@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from agenticlu.core.records import Usage
+from agenticlu.core.statistics import Estimate
 from agenticlu.evaluation.cost import Overhead
 from agenticlu.evaluation.summary import Cell, Difference, Summary
-from agenticlu.records import Usage
-from agenticlu.statistics import Estimate
 
 COLUMNS = (
     "engine",

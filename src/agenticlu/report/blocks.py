@@ -10,8 +10,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from agenticlu import judge
-from agenticlu.records import LONE_SURROGATE, Document, Node, Piece, Tree, Turn
+from agenticlu.core.records import LONE_SURROGATE, Document, Node, Piece, Tree, Turn
+from agenticlu.judges import panel as judge
 from agenticlu.report import figures
 from agenticlu.report.secrets import redact_text
 

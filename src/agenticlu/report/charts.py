@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from agenticlu.records import Usage
+from agenticlu.core.records import Usage
 from agenticlu.report import figures, plots
 from agenticlu.report.data import Curve, Measure, ResultRow
 from agenticlu.report.figures import Overview

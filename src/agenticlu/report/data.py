@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from agenticlu.records import Document, Pair, Piece, Record, Tree, Usage
+from agenticlu.core.records import Document, Pair, Piece, Record, Tree, Usage
 
 REPORT_VERSION = 1
 """Goes up when a reader of an older report's JSON would misread a new one."""

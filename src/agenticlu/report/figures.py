@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from agenticlu import judge
-from agenticlu.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage
+from agenticlu.core.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage
+from agenticlu.core.statistics import Estimate, estimate_difference, estimate_mean
+from agenticlu.judges import panel as judge
 from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
-from agenticlu.statistics import Estimate, estimate_difference, estimate_mean
 
 RIGHT = 0.5
 """An answer counts as right from this score on, where no verdicts are kept."""

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from agenticlu.records import LONE_SURROGATE, Tree, without_lone_surrogates
+from agenticlu.core.records import LONE_SURROGATE, Tree, without_lone_surrogates
 from agenticlu.report import figures, plots
 from agenticlu.report.blocks import (
     compact_document,

@@ -8,8 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from agenticlu.judge import combine, is_correct
-from agenticlu.records import (
+from agenticlu.core.records import (
     Document,
     Node,
     Pair,
@@ -22,6 +21,7 @@ from agenticlu.records import (
     Verdict,
     content_id,
 )
+from agenticlu.judges.panel import combine, is_correct
 from agenticlu.report import figures
 from agenticlu.report.data import Curve, ReportData, Stage
 

@@ -16,9 +16,9 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from agenticlu.errors import StoreError, UsageError, missing_dependency
-from agenticlu.progress import read_metrics
-from agenticlu.records import Document, Pair, Piece, Prediction, Tree, Usage
+from agenticlu.core.errors import StoreError, UsageError, missing_dependency
+from agenticlu.core.progress import read_metrics
+from agenticlu.core.records import Document, Pair, Piece, Prediction, Tree, Usage
 from agenticlu.report import figures
 from agenticlu.report.data import Curve, Gain, Measure, ReportData, ResultRow, Stage
 
@@ -193,7 +193,7 @@ def load_report(
 
 def load_generation(run: Path) -> Generation:
     """Reads trees, documents, pieces and the ledger's costs of a generation run, live or over."""
-    from agenticlu.store import Store
+    from agenticlu.search.store import Store
 
     _require_folder(run, "--run", "a generation run (agenticlu generate)")
     with Store(run, writable=False) as store:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from agenticlu.core.errors import BudgetExceededError, EngineBusyError, EngineUnreachableError
+from agenticlu.core.records import Message, Usage
 from agenticlu.engines.base import (
     Capabilities,
     Engine,
@@ -14,9 +16,7 @@ from agenticlu.engines.base import (
     Watched,
     Weighed,
 )
-from agenticlu.errors import BudgetExceededError, EngineBusyError, EngineUnreachableError
-from agenticlu.records import Message, Usage
-from agenticlu.search.calls import CHARACTERS_PER_TOKEN, Admission, count_characters
+from agenticlu.search.caller import CHARACTERS_PER_TOKEN, Admission, count_characters
 
 Reply = TypeVar("Reply", Sampled, Weighed)
 

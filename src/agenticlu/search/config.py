@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from agenticlu.config import Settings
-from agenticlu.dialogue import MAX_TOKENS
-from agenticlu.records import TurnKind
+from agenticlu.core.config import Settings
+from agenticlu.core.records import TurnKind
+from agenticlu.dialogue.steps import MAX_TOKENS
 
 Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
 Growth = Literal["until-solved", "full", "best-first"]

@@ -19,15 +19,15 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from agenticlu.dialogue import Dialogue
+from agenticlu.core.records import Document, Message, Piece, Question, content_id
+from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, render_relevance
+from agenticlu.dialogue.steps import Dialogue
+from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.documents import mark, neutralise, parse_marks
 from agenticlu.engines.base import Sampling
-from agenticlu.prompts import RELEVANCE_CHOICES, Profile, render_relevance
-from agenticlu.records import Document, Message, Piece, Question, content_id
-from agenticlu.search.calls import Caller, NotRecordedError, sample_key, together, weigh_key
+from agenticlu.search.caller import Caller, NotRecordedError, sample_key, together, weigh_key
 from agenticlu.search.config import SearchConfig
-from agenticlu.store import CallId, Fold, GroundingRecord
-from agenticlu.verdicts import parse_verdict
+from agenticlu.search.store import CallId, Fold, GroundingRecord
 
 VERDICT_SCORES = {"yes": 1.0, "maybe": 0.5, "no": 0.0}
 SCORE_DIGITS = 4

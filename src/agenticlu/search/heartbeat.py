@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from agenticlu.core.errors import StoreError
+from agenticlu.core.records import Usage
 from agenticlu.engines.base import Engine, Health, Watched
-from agenticlu.errors import StoreError
-from agenticlu.records import Usage
-from agenticlu.store import Store
+from agenticlu.search.store import Store
 
 EVERY_S = 5.0
 SESSIONS = "sessions"

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.corpus import Item
+from agenticlu.core.prices import Prices
+from agenticlu.core.records import Question, Usage
+from agenticlu.data.corpus import Item
+from agenticlu.dialogue.profiles import Profile, Wording, load_profile, render_relevance
 from agenticlu.documents import split
-from agenticlu.judge import render_judgement
-from agenticlu.prices import Prices
-from agenticlu.prompts import Profile, Wording, load_profile, render_relevance
-from agenticlu.records import Question, Usage
+from agenticlu.documents.tokens import Tokenizer
+from agenticlu.judges.panel import render_judgement
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Shard
 from agenticlu.search.status import load_rate
-from agenticlu.store import Store
-from agenticlu.tokens import Tokenizer
+from agenticlu.search.store import Store
 
 REPLY_TOKENS: Mapping[str, float] = {
     "direct": 40,

@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.corpus import Item
+from agenticlu.core.errors import AgenticluError, DocumentError, StoreError
+from agenticlu.core.records import Node, Question, Tree, Usage
+from agenticlu.data.corpus import Item
+from agenticlu.dialogue.profiles import Profile, load_profile
 from agenticlu.documents import split
+from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import Breaker
-from agenticlu.errors import AgenticluError, DocumentError, StoreError
-from agenticlu.judge import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
-from agenticlu.prompts import Profile, load_profile
-from agenticlu.records import Node, Question, Tree, Usage
-from agenticlu.search.calls import Admission, Caller
+from agenticlu.judges.panel import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
+from agenticlu.search.caller import Admission, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
 from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.slots import Slots
+from agenticlu.search.store import Store, as_mapping
 from agenticlu.search.tree import TreeSearch
-from agenticlu.store import Store, as_mapping
-from agenticlu.tokens import Tokenizer
 
 DEFAULT_PARALLEL = 16
 """Questions that grow at the same time."""

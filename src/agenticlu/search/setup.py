@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agenticlu.core.errors import UsageError
+from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import Breaker
-from agenticlu.errors import UsageError
-from agenticlu.judge import LlmJudge
-from agenticlu.search.calls import LedgeredEngine
+from agenticlu.judges.panel import LlmJudge
+from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Shard
-from agenticlu.store import Store
-from agenticlu.tokens import Tokenizer, load_tokenizer, read_model_hint
+from agenticlu.search.store import Store
 
 DEFAULT_TIMEOUT_S = 600.0
 JUDGE_REQUESTS = 64

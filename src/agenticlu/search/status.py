@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from agenticlu.core.prices import Prices
+from agenticlu.core.records import Usage
 from agenticlu.engines.base import Health
-from agenticlu.prices import Prices
-from agenticlu.records import Usage
 from agenticlu.search.heartbeat import BEFORE, EVERY_S, PULSE, SESSIONS, active_s
-from agenticlu.search.segments import Manifest, SharedFolder
-from agenticlu.store import FILE_NAME, LOCK_NAME, Store, as_mapping
+from agenticlu.search.shards.segments import Manifest, SharedFolder
+from agenticlu.search.store import FILE_NAME, LOCK_NAME, Store, as_mapping
 
 RATE_WINDOW_S = 60.0
 """The rate is that of the last minute, or of the time since the process began."""

@@ -8,21 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from agenticlu.clarifications import merge_near_duplicates
-from agenticlu.dialogue import FULL_ROUND, Dialogue, Request, opening_of
-from agenticlu.documents import render_marks
-from agenticlu.engines.base import Completion, Sampled, Sampling
-from agenticlu.judge import (
-    SPARED,
-    Judge,
-    combine,
-    history_of,
-    is_correct,
-    is_settled,
-    judgement_key,
-)
-from agenticlu.prompts import Profile
-from agenticlu.records import (
+from agenticlu.core.records import (
     Node,
     Question,
     Tree,
@@ -33,19 +19,27 @@ from agenticlu.records import (
     content_id,
     content_seed,
 )
-from agenticlu.scoring.answers import parse_final_answer
-from agenticlu.search.calls import (
-    Caller,
-    CallFailedError,
-    NotRecordedError,
-    sample_key,
-    together,
+from agenticlu.dialogue.clarifications import merge_near_duplicates
+from agenticlu.dialogue.profiles import Profile
+from agenticlu.dialogue.steps import FULL_ROUND, Dialogue, Request, opening_of
+from agenticlu.documents import render_marks
+from agenticlu.engines.base import Completion, Sampled, Sampling
+from agenticlu.evaluation.scoring.answers import parse_final_answer
+from agenticlu.judges.panel import (
+    SPARED,
+    Judge,
+    combine,
+    history_of,
+    is_correct,
+    is_settled,
+    judgement_key,
 )
+from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, sample_key, together
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
 from agenticlu.search.growth import BestFirstGrowth, Grown, Growth, build_growth
 from agenticlu.search.slots import Activity, Slots
-from agenticlu.store import CallId
+from agenticlu.search.store import CallId
 
 WITHHELD = "(The document is withheld.)"
 Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]

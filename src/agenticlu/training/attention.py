@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agenticlu.errors import TrainingError
-from agenticlu.training.kernels import Kernel, candidates, load_kernel
-from agenticlu.training.plan import Plan, Rectangle, area_of, build_plan
+from agenticlu.attention.kernels import Kernel, candidates, load_kernel
+from agenticlu.core.errors import TrainingError
+from agenticlu.training.trie import Plan, Rectangle, area_of, build_plan
 
 NAME = "agenticlu_tree"
 

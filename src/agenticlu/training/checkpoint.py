@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from agenticlu.errors import TrainingError
+from agenticlu.core.errors import TrainingError
 from agenticlu.training.parallel import Ranks
 
 VERSION = 1

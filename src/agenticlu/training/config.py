@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agenticlu.errors import ConfigError, did_you_mean
+from agenticlu.core.errors import ConfigError, did_you_mean
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 

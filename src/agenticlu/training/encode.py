@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agenticlu.errors import TrainingError, missing_dependency
+from agenticlu.core.errors import TrainingError, missing_dependency
 
 Stage = Literal["sft", "dpo"]
 Turns = Literal["all", "last"]

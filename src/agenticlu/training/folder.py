@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import TrainingError
+from agenticlu.core.errors import TrainingError
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.encode import Unit
 

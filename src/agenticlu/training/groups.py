@@ -19,7 +19,7 @@ from torch import Tensor
 from agenticlu.training.attention import TreePlan, tree_attention
 from agenticlu.training.losses import FloatArray, edge_logprobs
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.plan import Plan
+from agenticlu.training.trie import Plan
 
 
 @dataclass

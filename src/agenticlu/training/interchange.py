@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agenticlu.errors import TrainingError
+from agenticlu.core.errors import TrainingError
 
 Messages = list[dict[str, str]]
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agenticlu.errors import TrainingError, UsageError
-from agenticlu.files import write_atomically
-from agenticlu.training import attention
+from agenticlu.core.errors import TrainingError, UsageError
+from agenticlu.core.files import write_atomically
+from agenticlu.training import attention as attention
 from agenticlu.training.budget import (
     GIB,
     MemorySettings,
@@ -72,9 +72,9 @@ from agenticlu.training.parallel import (
     start_ranks,
     stop_ranks,
 )
-from agenticlu.training.plan import dummy_plan
 from agenticlu.training.reference import ReferenceStore, hash_model
 from agenticlu.training.sampler import Step, build_schedule, check_lockstep, idle_share, place
+from agenticlu.training.trie import dummy_plan
 from agenticlu.training.tries import Totals, Trie, build_trie, denominators, weigh
 
 LN2 = math.log(2.0)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agenticlu.training.plan import Plan
+from agenticlu.training.trie import Plan
 
 FloatArray = npt.NDArray[np.float64]
 SftLoss = Literal["per-trace", "per-token"]

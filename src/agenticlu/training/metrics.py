@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from agenticlu.errors import missing_dependency
+from agenticlu.core.errors import missing_dependency
 
 
 class MetricsLog:

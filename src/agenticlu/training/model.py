@@ -15,12 +15,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from agenticlu.errors import ModelNotFoundError, TrainingError, missing_dependency
-from agenticlu.training import attention
+from agenticlu.core.errors import ModelNotFoundError, TrainingError, missing_dependency
+from agenticlu.training import attention as attention
 from agenticlu.training.attention import TreePlan
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.losses import edge_logprobs
-from agenticlu.training.plan import Plan, build_plan
+from agenticlu.training.trie import Plan, build_plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 

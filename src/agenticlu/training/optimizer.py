@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from agenticlu.errors import missing_dependency
+from agenticlu.core.errors import missing_dependency
 from agenticlu.training.config import TrainConfig
 
 

@@ -25,15 +25,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from agenticlu.errors import TrainingError
+from agenticlu.attention.kernels import load_kernel
+from agenticlu.core.errors import TrainingError
 from agenticlu.training.attention import (
     TreePlan,
     backward_rectangles,
     forward_rectangles,
     tree_attention,
 )
-from agenticlu.training.kernels import load_kernel
-from agenticlu.training.plan import Plan, Rectangle, area_of
+from agenticlu.training.trie import Plan, Rectangle, area_of
 
 Range = tuple[int, int]
 # Newer names of the same collectives, where torch has them.

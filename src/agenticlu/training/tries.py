@@ -19,7 +19,7 @@ from agenticlu.training.losses import (
     trace_sums,
 )
 from agenticlu.training.parallel import Ranks
-from agenticlu.training.plan import Plan, build_plan
+from agenticlu.training.trie import Plan, build_plan
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from agenticlu.core.records import content_seed
 from agenticlu.evaluation.helmet.entailment import EntailsMany, Pair
 from agenticlu.evaluation.helmet.sentences import find_splitter
 from agenticlu.evaluation.rules import GROUPS
 from agenticlu.evaluation.saved import Result
-from agenticlu.records import content_seed
-from agenticlu.scoring import alce, rouge
+from agenticlu.evaluation.scoring import alce, rouge
 
 MIN_SENTENCE = 5
 """Sentences of fewer characters are dropped, as '1.' is taken for one."""

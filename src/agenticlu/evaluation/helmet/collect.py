@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import ConfigError, UsageError
-from agenticlu.evaluation.judging import DETAIL_COLUMN
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.records import Record
 from agenticlu.evaluation.saved import read_json
 from agenticlu.evaluation.tables import render_table
-from agenticlu.records import Record
+from agenticlu.judges.rubric import DETAIL_COLUMN
 
 HEADLINES: dict[str, tuple[str, ...]] = {
     "json_kv": ("substring_exact_match",),

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agenticlu.errors import ModelNotFoundError, missing_dependency
+from agenticlu.core.errors import ModelNotFoundError, missing_dependency
 
 NLI_MODEL = "google/t5_xxl_true_nli_mixture"
 """ALCE's model: 11B parameters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agenticlu.errors import ConfigError
+from agenticlu.core.errors import ConfigError
 from agenticlu.evaluation.helmet.sources import read_rows
 
 FILES = {

@@ -10,9 +10,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from agenticlu.errors import ConfigError, did_you_mean
+from agenticlu.core.errors import ConfigError, did_you_mean
+from agenticlu.core.records import Record
 from agenticlu.evaluation.items import Prompt
-from agenticlu.records import Record
 
 Row = Mapping[str, Any]
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.records import Prediction, Record
 from agenticlu.evaluation.helmet import alce
 from agenticlu.evaluation.helmet.specs import SPECS, Spec, dataset_name, file_of
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import write_json
 from agenticlu.evaluation.saved import read_json
-from agenticlu.records import Prediction, Record
-from agenticlu.scoring import helmet
-from agenticlu.scoring.golds import Golds
+from agenticlu.evaluation.scoring import helmet
+from agenticlu.evaluation.scoring.golds import Golds
 
 
 class ResultArgs(Record):

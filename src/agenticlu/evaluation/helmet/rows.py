@@ -13,7 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from agenticlu.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.records import content_seed
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.layout import (
     Template,
@@ -34,9 +35,8 @@ from agenticlu.evaluation.helmet.sources import (
 )
 from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, Spec, file_of, kept_tokens, scale_of
 from agenticlu.evaluation.items import DoesNotFitError
-from agenticlu.records import content_seed
-from agenticlu.scoring.alce import remove_citations
-from agenticlu.scoring.helmet import ranking_cuts
+from agenticlu.evaluation.scoring.alce import remove_citations
+from agenticlu.evaluation.scoring.helmet import ranking_cuts
 
 Row = dict[str, Any]
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import ConfigError, UsageError, missing_dependency
+from agenticlu.core.errors import ConfigError, UsageError, missing_dependency
 
 OMISSION = " ... [the rest of the text is omitted]"
 """Put where a document is cut, as in HELMET (data.py:162); part of what is measured."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 _LADDER: dict[str, tuple[int, ...]] = {

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agenticlu.errors import UsageError, did_you_mean
+from agenticlu.core.errors import UsageError, did_you_mean
+from agenticlu.core.records import content_seed
+from agenticlu.documents.tokens import Tokenizer
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
-from agenticlu.records import content_seed
-from agenticlu.tokens import Tokenizer
 
 TASKS: dict[str, str] = {
     "world": "world",

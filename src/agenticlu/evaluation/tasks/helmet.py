@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from agenticlu.errors import ConfigError
+from agenticlu.core.errors import ConfigError
+from agenticlu.core.records import Document, Question, content_id
 from agenticlu.evaluation.helmet.layout import build_prompt
 from agenticlu.evaluation.helmet.rows import Loaded, Row, Wanted, load_rows
 from agenticlu.evaluation.helmet.specs import scale_of
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest
-from agenticlu.records import Document, Question, content_id
 
 Spans = tuple[tuple[int, int], ...]
 LEFT_OUT = ("ctxs", "context", "document", "docs", "positive_ctxs", "hard_negative_ctxs")

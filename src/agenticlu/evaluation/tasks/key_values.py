@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Document, Question, content_id
 from agenticlu.evaluation.helmet.layout import Template, build_prompt, load_templates
 from agenticlu.evaluation.helmet.rows import json_kv_row
 from agenticlu.evaluation.helmet.specs import SPECS, has_scale, scale_of
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
 from agenticlu.evaluation.tasks.fitting import Fitter
-from agenticlu.records import Document, Question, content_id
 
 NUM_PLACES = 6
 GEN_TOKENS = 100

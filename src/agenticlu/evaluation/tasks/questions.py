@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from agenticlu.core.records import Document, Question, content_id
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest
 from agenticlu.evaluation.tasks.fitting import Fitter
-from agenticlu.records import Document, Question, content_id
 
 AROUND_ANSWER = 16
 """Tokens of a reply beside the answer, such as 'Final Answer: '."""

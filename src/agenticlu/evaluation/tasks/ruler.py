@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from agenticlu.core.records import Document, Question, content_id
 from agenticlu.evaluation.helmet.layout import Template, build_prompt, load_templates
 from agenticlu.evaluation.helmet.rows import ruler_row, ruler_template
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest
 from agenticlu.evaluation.tasks.fitting import Fitter
-from agenticlu.records import Document, Question, content_id
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from random import Random
 
-from agenticlu.errors import UsageError
+from agenticlu.core.errors import UsageError
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
 from agenticlu.evaluation.tasks.questions import Asked, item_of

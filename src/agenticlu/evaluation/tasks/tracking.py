@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from agenticlu.core.records import content_seed
 from agenticlu.evaluation.helmet.layout import Template
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
 from agenticlu.evaluation.tasks.fitting import Fitter
 from agenticlu.evaluation.tasks.ruler import Made, ruler_items, template_of
-from agenticlu.records import content_seed
 
 HOPS = 4
 EXAMPLE_TOKENS = 500

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agenticlu.errors import MissingDependencyError, UsageError, did_you_mean
+from agenticlu.core.errors import MissingDependencyError, UsageError, did_you_mean
 
 FILLER_LINE = "The hill is green. The lake is still. The wind is low. A door is shut. So it stays."
 """The line that simple haystacks repeat."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import count
 from random import Random
 
+from agenticlu.core.records import Document, Question, content_seed
 from agenticlu.demo.world import World, WorldDocument, WorldQuestion, render_choices
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest
-from agenticlu.records import Document, Question, content_seed
 
 
 def load(request: TaskRequest) -> Iterator[Item]:

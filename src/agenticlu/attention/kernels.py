@@ -1,0 +1,599 @@
+"""Attention kernels that give out the log-sum-exp and take it back.
+
+The one module that knows torch's private operators.
+
+A kernel works on blocks of rows of one sequence: queries q_THD, keys k_UGD and values v_UGD
+(tokens, heads, head dim; G divides H), cut by the offsets `cu_q` and `cu_k` into blocks that see
+only each other. `forward` returns out_THD and lse_HT; `backward` takes the *merged* out and
+log-sum-exp and returns exactly this call's share of dq, dk and dv (TRAINING 2.3).
+
+`causal` is used on squares only: for unequal lengths the kernels disagree about alignment. Empty
+blocks are never issued: on a CPU they end the process, elsewhere they poison the merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from agenticlu.core.errors import TrainingError, UsageError, did_you_mean
+
+Grads = tuple[Tensor, Tensor, Tensor]
+Offsets = Sequence[int]
+
+
+class Kernel(Protocol):
+    """One way to compute attention over blocks of rows."""
+
+    name: str
+    varlen: bool
+    """Whether many blocks in one call are cheaper than one call each."""
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns out_THD and lse_HT."""
+        ...
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> Grads:
+        """Returns dq_THD, dk_UGD, dv_UGD."""
+        ...
+
+
+def _blocks(cu_q: Offsets, cu_k: Offsets) -> list[tuple[slice, slice]]:
+    return [
+        (slice(cu_q[i], cu_q[i + 1]), slice(cu_k[i], cu_k[i + 1])) for i in range(len(cu_q) - 1)
+    ]
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    """THD → 1HTD, a view."""
+    return x.transpose(0, 1).unsqueeze(0)
+
+
+class PlainKernel:
+    """Matrix products and a softmax in blocks of query rows: slow, works everywhere, the oracle."""
+
+    name = "plain"
+    varlen = False
+
+    def __init__(self, block_rows: int = 1024) -> None:
+        self.block_rows = block_rows
+
+    def _scores(self, q: Tensor, k: Tensor, causal: bool, scale: float, first: int) -> Tensor:
+        """Returns scores_GRTU of a block of query rows that starts at row `first`."""
+        rows, heads, width = q.shape
+        groups = k.shape[1]
+        q_GRTD = q.reshape(rows, groups, heads // groups, width).permute(1, 2, 0, 3)
+        scores = (q_GRTD * scale) @ k.permute(1, 2, 0).unsqueeze(1)
+        if causal:
+            row = torch.arange(first, first + rows, device=q.device)
+            column = torch.arange(k.shape[0], device=q.device)
+            scores = scores.masked_fill(column[None] > row[:, None], float("-inf"))
+        return scores
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Computes out and lse with scores kept for `block_rows` queries at a time."""
+        wide = torch.promote_types(q.dtype, torch.float32)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        lse = torch.empty(q.shape[1], q.shape[0], dtype=wide, device=q.device)
+        for rows, keys in _blocks(cu_q, cu_k):
+            k_b, v_b = k[keys].to(wide), v[keys].to(wide)
+            for start in range(rows.start, rows.stop, self.block_rows):
+                part = slice(start, min(start + self.block_rows, rows.stop))
+                scores = self._scores(q[part].to(wide), k_b, causal, scale, start - rows.start)
+                lse_GRT = scores.logsumexp(-1)
+                probabilities = (scores - lse_GRT.unsqueeze(-1)).exp()
+                o_GRTD = probabilities @ v_b.transpose(0, 1).unsqueeze(1)
+                out[part] = o_GRTD.permute(2, 0, 1, 3).reshape(q[part].shape).to(q.dtype)
+                lse[:, part] = lse_GRT.reshape(q.shape[1], -1)
+        return out, lse
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> Grads:
+        """P = exp(score - lse); ds = P (dP - sum(dout out))."""
+        wide = torch.promote_types(q.dtype, torch.float32)
+        dq = torch.empty_like(q, memory_format=torch.contiguous_format)
+        dk, dv = torch.zeros(k.shape, dtype=wide), torch.zeros(v.shape, dtype=wide)
+        dk, dv = dk.to(k.device), dv.to(v.device)
+        heads, groups = q.shape[1], k.shape[1]
+        for rows, keys in _blocks(cu_q, cu_k):
+            k_b, v_b = k[keys].to(wide), v[keys].to(wide)
+            for start in range(rows.start, rows.stop, self.block_rows):
+                part = slice(start, min(start + self.block_rows, rows.stop))
+                q_p, do_p, o_p = q[part].to(wide), dout[part].to(wide), out[part].to(wide)
+                shape = (q_p.shape[0], groups, heads // groups, q_p.shape[2])
+                scores = self._scores(q_p, k_b, causal, scale, start - rows.start)
+                lse_GRT = lse[:, part].reshape(groups, heads // groups, -1)
+                probabilities = (scores - lse_GRT.unsqueeze(-1)).exp()
+                do_GRTD = do_p.reshape(shape).permute(1, 2, 0, 3)
+                q_GRTD = q_p.reshape(shape).permute(1, 2, 0, 3)
+                delta = (do_p * o_p).sum(-1).reshape(shape[:3]).permute(1, 2, 0)
+                dprob = do_GRTD @ v_b.permute(1, 2, 0).unsqueeze(1)
+                dscores = probabilities * (dprob - delta.unsqueeze(-1)) * scale
+                dv[keys] += (probabilities.transpose(-1, -2) @ do_GRTD).sum(1).transpose(0, 1)
+                dk[keys] += (dscores.transpose(-1, -2) @ q_GRTD).sum(1).transpose(0, 1)
+                dq_GRTD = dscores @ k_b.transpose(0, 1).unsqueeze(1)
+                dq[part] = dq_GRTD.permute(2, 0, 1, 3).reshape(q_p.shape).to(q.dtype)
+        return dq, dk.to(k.dtype), dv.to(v.dtype)
+
+
+class _AtenKernel:
+    """Base of the kernels on private operators: checks the schema it was written for."""
+
+    name = ""
+    varlen = True
+    schemas: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Operator and the leading argument names it must have."""
+
+    def __init__(self) -> None:
+        for operator, expected in self.schemas:
+            check_schema(operator, expected)
+
+
+def check_schema(operator: str, expected: Sequence[str]) -> None:
+    """Raises TrainingError when torch's operator no longer takes the arguments we pass."""
+    packet = getattr(torch.ops.aten, operator, None)
+    if packet is None:
+        raise TrainingError(f"This torch ({torch.__version__}) has no operator aten::{operator}.")
+    found = tuple(argument.name for argument in packet.default._schema.arguments)
+    if found[: len(expected)] != tuple(expected):
+        raise TrainingError(
+            f"aten::{operator} of torch {torch.__version__} takes ({', '.join(found)}); "
+            f"this version of agenticlu was written for ({', '.join(expected)}, ...).",
+            hint="Use --attention-kernel plain, or the torch version of constraints.txt.",
+        )
+
+
+class CpuKernel(_AtenKernel):
+    """torch's flash attention for the CPU: fp64, fp32, bf16; grouped heads native."""
+
+    name = "cpu"
+    varlen = False
+    schemas = (
+        (
+            "_scaled_dot_product_flash_attention_for_cpu",
+            ("query", "key", "value", "dropout_p", "is_causal", "attn_mask", "scale"),
+        ),
+        (
+            "_scaled_dot_product_flash_attention_for_cpu_backward",
+            ("grad_out", "query", "key", "value", "out", "logsumexp", "dropout_p", "is_causal"),
+        ),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        aten = torch.ops.aten
+        self._forward = aten._scaled_dot_product_flash_attention_for_cpu.default
+        self._backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """One call per block."""
+        parts = []
+        for rows, keys in _blocks(cu_q, cu_k):
+            out, lse = self._forward(
+                _heads_first(q[rows]),
+                _heads_first(k[keys]),
+                _heads_first(v[keys]),
+                0.0,
+                causal,
+                attn_mask=None,
+                scale=scale,
+            )
+            parts.append((out[0].transpose(0, 1), lse[0]))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts], dim=1)
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> Grads:
+        """One call per block."""
+        parts = []
+        for rows, keys in _blocks(cu_q, cu_k):
+            grads = self._backward(
+                _heads_first(dout[rows]),
+                _heads_first(q[rows]),
+                _heads_first(k[keys]),
+                _heads_first(v[keys]),
+                _heads_first(out[rows]),
+                lse[:, rows].unsqueeze(0),
+                0.0,
+                causal,
+                attn_mask=None,
+                scale=scale,
+            )
+            parts.append(tuple(grad[0].transpose(0, 1) for grad in grads))
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1], parts[0][2]
+        dq, dk, dv = (torch.cat(grads) for grads in zip(*parts, strict=True))
+        return dq, dk, dv
+
+
+_CU_CACHE: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+
+
+def _device_offsets(offsets: Offsets, device: torch.device) -> Tensor:
+    key = (device, tuple(offsets))
+    if key not in _CU_CACHE:
+        if len(_CU_CACHE) > 4096:
+            _CU_CACHE.clear()
+        _CU_CACHE[key] = torch.tensor(key[1], dtype=torch.int32, device=device)
+    return _CU_CACHE[key]
+
+
+def _longest(offsets: Offsets) -> int:
+    return max(offsets[i + 1] - offsets[i] for i in range(len(offsets) - 1))
+
+
+class FlashKernel(_AtenKernel):
+    """torch's variable-length flash attention on CUDA (FA2, or FA3/FA4 when activated)."""
+
+    name = "flash"
+    schemas = (
+        (
+            "_flash_attention_forward",
+            ("query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p",
+             "is_causal", "return_debug_mask", "scale"),
+        ),
+        (
+            "_flash_attention_backward",
+            ("grad_out", "query", "key", "value", "out", "logsumexp", "cum_seq_q", "cum_seq_k",
+             "max_q", "max_k", "dropout_p", "is_causal", "rng_state", "unused"),
+        ),
+    )  # fmt: skip
+
+    def __init__(self, implementation: str | None = None) -> None:
+        super().__init__()
+        if implementation is not None:
+            from torch.nn import attention
+
+            attention.activate_flash_attention_impl(implementation)
+            self.name = implementation.lower()
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """One call for all blocks."""
+        result = torch.ops.aten._flash_attention_forward(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            _device_offsets(cu_q, q.device),
+            _device_offsets(cu_k, q.device),
+            _longest(cu_q),
+            _longest(cu_k),
+            0.0,
+            causal,
+            False,
+            scale=scale,
+        )
+        return result[0], result[1]
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> Grads:
+        """One call for all blocks; no dropout, so the random state is never read."""
+        state = torch.zeros(2, dtype=torch.uint64, device=q.device)
+        unused = torch.empty(0, dtype=torch.uint64, device=q.device)
+        dq, dk, dv = torch.ops.aten._flash_attention_backward(
+            dout.contiguous(),
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            out.contiguous(),
+            lse.contiguous(),
+            _device_offsets(cu_q, q.device),
+            _device_offsets(cu_k, q.device),
+            _longest(cu_q),
+            _longest(cu_k),
+            0.0,
+            causal,
+            state,
+            unused,
+            scale=scale,
+        )
+        return dq, dk, dv
+
+
+class CudnnKernel(_AtenKernel):
+    """cuDNN's attention on CUDA, through torch."""
+
+    name = "cudnn"
+    schemas = (
+        (
+            "_cudnn_attention_forward",
+            ("query", "key", "value", "attn_bias", "cum_seq_q", "cum_seq_k", "max_q", "max_k",
+             "compute_log_sumexp", "dropout_p", "is_causal", "return_debug_mask", "scale"),
+        ),
+        (
+            "_cudnn_attention_backward",
+            ("grad_out", "query", "key", "value", "out", "logsumexp", "philox_seed",
+             "philox_offset", "attn_bias", "cum_seq_q", "cum_seq_k", "max_q", "max_k",
+             "dropout_p", "is_causal", "scale"),
+        ),
+    )  # fmt: skip
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """One call for all blocks."""
+        result = torch.ops.aten._cudnn_attention_forward(
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            None,
+            _device_offsets(cu_q, q.device),
+            _device_offsets(cu_k, q.device),
+            _longest(cu_q),
+            _longest(cu_k),
+            True,
+            0.0,
+            causal,
+            False,
+            scale=scale,
+        )
+        lse: Tensor = result[1]
+        lse = lse.squeeze(-1)
+        return result[0], lse.transpose(0, 1) if lse.shape[0] == q.shape[0] else lse
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> Grads:
+        """One call for all blocks; the log-sum-exp goes back as (tokens, heads, 1)."""
+        nothing = torch.zeros((), dtype=torch.int64, device=q.device)
+        dq, dk, dv = torch.ops.aten._cudnn_attention_backward(
+            dout.contiguous(),
+            q.contiguous(),
+            k.contiguous(),
+            v.contiguous(),
+            out.contiguous(),
+            lse.transpose(0, 1).contiguous().unsqueeze(-1),
+            nothing,
+            nothing,
+            None,
+            _device_offsets(cu_q, q.device),
+            _device_offsets(cu_k, q.device),
+            _longest(cu_q),
+            _longest(cu_k),
+            0.0,
+            causal,
+            scale=scale,
+        )
+        return dq, dk, dv
+
+
+class EfficientKernel(_AtenKernel):
+    """torch's memory-efficient attention on CUDA: fp32 too, heads repeated here."""
+
+    name = "efficient"
+    varlen = False
+    schemas = (
+        (
+            "_efficient_attention_forward",
+            ("query", "key", "value", "bias", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q",
+             "max_seqlen_k", "dropout_p", "custom_mask_type", "compute_log_sumexp", "scale"),
+        ),
+        (
+            "_efficient_attention_backward",
+            ("grad_out_", "query", "key", "value", "bias", "out", "cu_seqlens_q",
+             "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "logsumexp", "dropout_p",
+             "philox_seed", "philox_offset", "custom_mask_type", "bias_requires_grad", "scale"),
+        ),
+    )  # fmt: skip
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """One call per block; the padding of the log-sum-exp is cut off."""
+        ratio = q.shape[1] // k.shape[1]
+        outs, lses = [], []
+        for rows, keys in _blocks(cu_q, cu_k):
+            k_b, v_b = (x[keys].repeat_interleave(ratio, 1).unsqueeze(0) for x in (k, v))
+            result = torch.ops.aten._efficient_attention_forward(
+                q[rows].unsqueeze(0),
+                k_b,
+                v_b,
+                None,
+                None,
+                None,
+                None,
+                None,
+                0.0,
+                int(causal),
+                True,
+                scale=scale,
+            )
+            outs.append(result[0][0])
+            lses.append(result[1][0, :, : rows.stop - rows.start])
+        return torch.cat(outs), torch.cat(lses, dim=1)
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        cu_q: Offsets,
+        cu_k: Offsets,
+        causal: bool,
+        scale: float,
+    ) -> Grads:
+        """One call per block; the log-sum-exp is padded to a multiple of 32 again."""
+        groups, ratio = k.shape[1], q.shape[1] // k.shape[1]
+        none = torch.zeros((), dtype=torch.int64, device=q.device)
+        parts = []
+        for rows, keys in _blocks(cu_q, cu_k):
+            count = rows.stop - rows.start
+            k_b, v_b = (x[keys].repeat_interleave(ratio, 1).unsqueeze(0) for x in (k, v))
+            padded = torch.nn.functional.pad(
+                lse[:, rows], (0, -count % 32), value=float("inf")
+            ).unsqueeze(0)
+            dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
+                dout[rows].unsqueeze(0),
+                q[rows].unsqueeze(0),
+                k_b,
+                v_b,
+                None,
+                out[rows].unsqueeze(0),
+                None,
+                None,
+                count,
+                keys.stop - keys.start,
+                padded.contiguous(),
+                0.0,
+                none,
+                none,
+                int(causal),
+                False,
+                scale=scale,
+            )
+            shape = (-1, groups, ratio, k.shape[2])
+            parts.append((dq[0], dk[0].reshape(shape).sum(2), dv[0].reshape(shape).sum(2)))
+        dq, dk, dv = (torch.cat(grads) for grads in zip(*parts, strict=True))
+        return dq, dk, dv
+
+
+_FACTORIES: dict[str, Callable[[], Kernel]] = {
+    "fa4": lambda: FlashKernel("FA4"),
+    "fa3": lambda: FlashKernel("FA3"),
+    "cudnn": CudnnKernel,
+    "flash": FlashKernel,
+    "efficient": EfficientKernel,
+    "cpu": CpuKernel,
+    "plain": PlainKernel,
+}
+_KERNELS: dict[str, Kernel] = {}
+KERNEL_NAMES = ("auto", *_FACTORIES)
+
+
+def load_kernel(name: str) -> Kernel:
+    """Returns the kernel of that name, made once.
+
+    Raises:
+        UsageError: There is no such kernel.
+        TrainingError: torch has changed the operators it stands on.
+    """
+    if name not in _FACTORIES:
+        raise UsageError(
+            f"There is no attention kernel {name!r}; allowed: {', '.join(KERNEL_NAMES)}.",
+            hint=did_you_mean(name, KERNEL_NAMES),
+        )
+    if name not in _KERNELS:
+        _KERNELS[name] = _FACTORIES[name]()
+    return _KERNELS[name]
+
+
+def candidates(device_type: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """Returns the kernels to try, best first, on a device with a dtype."""
+    if device_type == "cpu":
+        return ("cpu", "plain")
+    if device_type != "cuda":
+        return ("plain",)
+    if dtype in (torch.bfloat16, torch.float16):
+        return ("fa4", "fa3", "cudnn", "flash", "efficient", "plain")
+    return ("efficient", "plain") if dtype == torch.float32 else ("plain",)

@@ -1,0 +1,1 @@
+"""What every stage builds on: records, errors, configuration, progress, files, statistics."""

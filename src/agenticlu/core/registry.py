@@ -1,0 +1,84 @@
+"""Tables of names: 'name' -> 'module:attribute', imported when the name is used."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from agenticlu.core.errors import ConfigError, did_you_mean, missing_dependency
+
+EXTRA_OF_PACKAGE = {
+    "bm25s": "data",
+    "datasets": "hub",
+    "fsspec": "data",
+    "huggingface_hub": "data",
+    "peft": "train",
+    "pyarrow": "data",
+    "ray": "ray",
+    "rouge_score": "evaluate",
+    "safetensors": "local",
+    "starlette": "serve",
+    "torch": "local",
+    "transformers": "local",
+    "uvicorn": "serve",
+    "zstandard": "data",
+}
+"""Which extra of agenticlu installs a package that it does not always need."""
+
+
+class Registry(Mapping[str, str]):
+    """Names and where the things behind them live.
+
+    Args:
+        kind: What the names stand for, in the singular; used in messages.
+        table: Name to 'module:attribute'.
+
+    >>> paths = Registry("path function", {"join": "posixpath:join"})
+    >>> paths.load("join")("a", "b")
+    'a/b'
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._table = dict(table)
+        for name, target in self._table.items():
+            assert target.count(":") == 1, f"{name}: {target!r} is not 'module:attribute'"
+
+    def __getitem__(self, name: str) -> str:
+        """Returns 'module:attribute' of a name.
+
+        Raises:
+            ConfigError: There is no such name; the message lists those there are.
+        """
+        if name not in self._table:
+            raise ConfigError(
+                f"There is no {self.kind} {name!r}. There are: {', '.join(self._table)}.",
+                hint=did_you_mean(name, self._table),
+            )
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
+
+    def load(self, name: str) -> Any:
+        """Imports what the name stands for.
+
+        Raises:
+            ConfigError: There is no such name.
+            MissingDependencyError: A package that it needs is not installed.
+        """
+        module, _, attribute = self[name].partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRA_OF_PACKAGE:
+                raise
+            raise missing_dependency(package, EXTRA_OF_PACKAGE[package]) from error

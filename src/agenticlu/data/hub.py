@@ -1,0 +1,194 @@
+"""Uploads a data set to the hub: checked before anything is computed, in one commit, resumable.
+
+What goes up are the files that `summary.json` names, and nothing else of the folder. The hub keeps
+every large file it has received, so a push that broke off sends only the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agenticlu.core.errors import AgenticluError, IncompleteRunError, UsageError, missing_dependency
+from agenticlu.data.folder import CARD, CROISSANT, NAMES, SUMMARY, load_record
+from agenticlu.data.licences import Licence
+
+_EMPTY = frozenset({".gitattributes", CARD})
+"""Files that a new repository may hold."""
+
+
+def check_push(hub_id: str, licence: Licence | None) -> None:
+    """Checks name, licence, token and repository before anything is computed.
+
+    Raises:
+        UsageError: The name cannot be, no licence was given, no token may write there, or the
+            repository holds something else.
+        AgenticluError: The hub cannot be reached.
+    """
+    hub = _client()
+    _check_name(hub_id)
+    if licence is None:
+        raise UsageError(
+            "A public home needs a licence, which is asked for and never assumed.",
+            hint="Build with --license, for example --license mit; that asks no model.",
+        )
+    token = hub.get_token()
+    if not token:
+        raise UsageError(
+            "There is no token for the hub.", hint="Set HF_TOKEN, or run: hf auth login"
+        )
+    api = hub.HfApi(token=token)
+    with _reaching(api.endpoint):
+        identity = api.whoami()
+    _check_token(identity, hub_id)
+    with _reaching(api.endpoint):
+        present = _files_on_hub(api, hub_id)
+    if present - _EMPTY and not {SUMMARY, CROISSANT} <= present:
+        raise UsageError(
+            f"{hub_id} exists and holds something else: {', '.join(sorted(present)[:3])}.",
+            hint="Give a new name.",
+        )
+
+
+def push(folder: Path, hub_id: str, *, private: bool) -> str:
+    """Uploads a data set and returns its address.
+
+    Raises:
+        UsageError: The folder is no data set.
+        StoreError: A file of it was changed.
+        IncompleteRunError: The upload broke off; what has arrived is not sent again.
+    """
+    hub = _client()
+    names = [*load_record(folder)["files"], SUMMARY]
+    api = hub.HfApi()
+    with _uploading(folder, hub_id, private):
+        api.create_repo(hub_id, repo_type="dataset", private=private, exist_ok=True)
+        stale = (_files_on_hub(api, hub_id) & NAMES) - set(names)
+        operations: list[Any] = [
+            hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name))
+            for name in names
+        ]
+        operations += [hub.CommitOperationDelete(path_in_repo=name) for name in sorted(stale)]
+        api.create_commit(
+            hub_id, operations, commit_message="Data set of agenticlu", repo_type="dataset"
+        )
+    return f"{api.endpoint}/datasets/{hub_id}"
+
+
+def _client() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise missing_dependency("huggingface-hub", "data") from error
+    return huggingface_hub
+
+
+def _check_name(hub_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+
+    validate: Any = importlib.import_module("huggingface_hub.utils").validate_repo_id
+    owner, slash, name = hub_id.partition("/")
+    try:
+        for part in (hub_id, owner, name):
+            validate(part)
+    except HFValidationError:
+        slash = ""
+    if not (owner and slash and name):
+        raise UsageError(
+            f"{hub_id!r} is no name on the hub. A name is OWNER/NAME, each of at most 96 letters, "
+            "digits, - _ and .; none begins or ends in - or ., holds -- or .., or ends in .git.",
+            hint="For example yourname/long-traces",
+        )
+
+
+def _check_token(identity: Mapping[str, Any], hub_id: str) -> None:
+    """Checks that a token may write under the owner's name."""
+    owner = hub_id.partition("/")[0]
+    orgs = {org.get("name"): org.get("roleInOrg") for org in identity.get("orgs") or ()}
+    if owner != identity.get("name") and owner not in orgs:
+        owners = ", ".join(str(name) for name in (identity.get("name"), *orgs) if name)
+        raise UsageError(
+            f"The token is not for {owner!r}, but for {owners}.",
+            hint=f"For example {identity.get('name')}/{hub_id.partition('/')[2]}",
+        )
+    token = (identity.get("auth") or {}).get("accessToken") or {}
+    role = token.get("role")
+    may_write = role != "read" and orgs.get(owner) != "read"
+    if role == "fineGrained" and isinstance(token.get("fineGrained"), Mapping):
+        # A token of this kind may do what is listed for the owner or for the repository.
+        may_write = any(
+            "repo.write" in (scope.get("permissions") or ())
+            and (scope.get("entity") or {}).get("name") in (owner, hub_id)
+            for scope in token["fineGrained"].get("scoped") or ()
+        )
+    if not may_write:
+        raise UsageError(
+            f"The token may read, but not write to {owner!r}.",
+            hint="Make one with the role `write` at huggingface.co/settings/tokens",
+        )
+
+
+def _files_on_hub(api: Any, hub_id: str) -> frozenset[str]:
+    """Returns the files of a repository; none when there is no such repository."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        found = api.repo_info(hub_id, repo_type="dataset")
+    except RepositoryNotFoundError:
+        return frozenset()
+    return frozenset(file.rfilename for file in found.siblings or ())
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Returns what the client raises when the hub is away or says no."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Its first base is that of the HTTP library underneath, which differs between versions.
+    base = HfHubHTTPError.__mro__[1]
+    assert issubclass(base, Exception)
+    return HfHubHTTPError, base, OSError
+
+
+@contextlib.contextmanager
+def _reaching(endpoint: str) -> Iterator[None]:
+    try:
+        yield
+    except _failures() as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403):
+            raise UsageError(
+                f"The hub at {endpoint} did not accept the token ({status}).",
+                hint="Check HF_TOKEN, which goes before a login: hf auth whoami",
+            ) from error
+        raise AgenticluError(
+            f"The hub at {endpoint} cannot be reached: {_first_line(error)}.",
+            hint="Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE; or build without "
+            "--push-to-hub and push later: agenticlu dataset push",
+        ) from error
+
+
+@contextlib.contextmanager
+def _uploading(folder: Path, hub_id: str, private: bool) -> Iterator[None]:
+    # The client reports a broken transfer as RuntimeError, a malformed reply as ValueError.
+    failures: tuple[type[Exception], ...] = (*_failures(), RuntimeError, ValueError)
+    try:
+        yield
+    except failures as error:
+        public = "" if private else " --public"
+        raise IncompleteRunError(
+            f"The upload to {hub_id} broke off: {_first_line(error)}. The data set is whole in "
+            f"{folder}.",
+            hint=f"Go on, without building again: agenticlu dataset push {folder} {hub_id}{public}",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns what happened, in one line: what the hub says, or else the deepest cause."""
+    while error.__cause__ is not None and not getattr(error, "server_message", None):
+        error = error.__cause__
+    said = str(getattr(error, "server_message", None) or error)
+    lines = said.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}".rstrip(".") if lines else type(error).__name__

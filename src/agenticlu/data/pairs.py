@@ -1,0 +1,350 @@
+"""Trees into rows: conversations for SFT, preference pairs for DPO.
+
+Rows are views of the trees. A conversation is rendered by the dialogue itself over the *whole*
+marked document, so what training reads is, message for message, what inference sends; the search
+only showed the model a shorter view.
+
+| pairs | chosen and rejected |
+|---|---|
+| step | siblings: the same history, one decision apart |
+| path | the best and the worst node of the tree, compared where their paths part |
+
+Every node that gives no pair, every pair that gives no row and every tree that gives no
+conversation is counted under a reason; the counts sum to the totals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agenticlu.core.records import Node, Pair, Record, Tree, Turn, TurnKind, content_id
+from agenticlu.data.tree_view import Flaw, Funnel, Grove, flaw_of, path_flaw
+from agenticlu.dialogue.verdicts import parse_verdict
+from agenticlu.judges.panel import is_correct
+
+TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
+Unpaired = Literal["no partner", "tie", "below margin", "no near miss"]
+"""Why a right answer found no wrong one."""
+NodeFate = Literal[
+    Flaw,
+    Unpaired,
+    "chosen",
+    "rejected",
+    "all right",
+    "all wrong",
+    "enough pairs",
+    "unpaired",
+    "not an extreme",
+    "unscored",
+    "unsupported",
+    "leak",
+    "repeats",
+]
+"""What becomes of a node; `dataset.summary` says what each one means."""
+RowFate = Literal[
+    "written",
+    "no such turn",
+    "equal",
+    "empty",
+    "length ratio",
+    "answers not told apart",
+    "check against the judges",
+]
+"""What becomes of a turn of a pair."""
+
+
+class PairPolicy(Record):
+    """Which pairs are made."""
+
+    pairs: Literal["step", "path"] = "step"
+    rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
+    """mean-2sd: the wrong answer whose score is nearest to two standard deviations below the
+    mean of its candidates; min: the lowest score; near-miss: a wrong answer on a path that kept
+    the right pieces."""
+    margin: float = Field(default=0.25, ge=0, le=1)
+    """Least difference of scores."""
+    pairs_per_node: int = Field(default=2, ge=1)
+    """Pairs from one expansion at most; every node is used once."""
+    turns: tuple[TurnKind, ...] = TURNS
+    """Turns of a pair that become rows."""
+    max_log_ratio: float = Field(default=1.5, ge=0)
+    """Largest |log(length chosen / length rejected)| of a row, in characters."""
+    drop_leaks: bool = True
+    """Learn from no path with a clarification that holds the answer before any piece gave it."""
+    drop_closed_book: float | None = Field(default=None, ge=0, le=1)
+    """Drop trees whose question was answered right without the document at least this often."""
+    self_checks: int = Field(default=1, ge=0)
+    """Rows of a question at most that teach the self-check to say no; see `traces`."""
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the documents kept for validation."""
+
+
+def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) -> list[Pair]:
+    """Returns the pairs of a tree; every node is counted in the funnel."""
+    funnel = funnel or Funnel()
+    fates: dict[str, NodeFate] = {}
+    if policy.pairs == "path":
+        pairs = _path_pairs(grove, policy, fates)
+    else:
+        pairs = [
+            pair
+            for parent in grove.tree.nodes
+            for pair in _sibling_pairs(grove, grove.tree.children(parent.id), policy, fates)
+        ]
+    for node in grove.tree.nodes:
+        if node.parent is not None:
+            funnel.nodes[fates[node.id]] += 1
+    funnel.pairs += len(pairs)
+    return pairs
+
+
+def _sibling_pairs(
+    grove: Grove, siblings: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
+) -> list[Pair]:
+    chosen, rejected = _candidates(grove, siblings, policy, fates)
+    pairs: list[Pair] = []
+    for best in chosen:
+        if len(pairs) >= policy.pairs_per_node:
+            fates[best.id] = "enough pairs"
+            continue
+        worst = _reject(grove, best, rejected, siblings, policy)
+        if worst is None:
+            fates[best.id] = _unpaired(best, rejected, policy)
+            continue
+        rejected = [node for node in rejected if node.id != worst.id]
+        fates[best.id], fates[worst.id] = "chosen", "rejected"
+        pairs.append(_pair(grove, best, worst, "step"))
+    for node in rejected:
+        if not chosen:
+            fates[node.id] = "all wrong"
+        elif len(pairs) == policy.pairs_per_node:
+            fates[node.id] = "enough pairs"
+        else:
+            fates[node.id] = "no partner" if len(pairs) == len(chosen) else "unpaired"
+    return pairs
+
+
+def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, NodeFate]) -> list[Pair]:
+    """Pairs the best with the worst node of the tree, as published, but for degenerate ones."""
+    rounds = [node for node in grove.tree.nodes if node.parent is not None]
+    chosen, rejected = _candidates(grove, rounds, policy, fates)
+    for node in (*chosen, *rejected):
+        fates[node.id] = "not an extreme" if chosen else "all wrong"
+    for best in chosen:
+        # Where one path holds the other there is no turn at which they part.
+        apart = [node for node in rejected if not _are_in_line(grove.tree, node, best)]
+        worst = _reject(grove, best, apart, rounds, policy)
+        if worst is not None:
+            fates[best.id], fates[worst.id] = "chosen", "rejected"
+            return [_pair(grove, best, worst, "path")]
+        fates[best.id] = _unpaired(best, apart, policy)
+    return []
+
+
+def _candidates(
+    grove: Grove, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
+) -> tuple[list[Node], list[Node]]:
+    """Sorts nodes into right ones, best first, and wrong ones; names the fate of the others.
+
+    The rows of a path pair are of the round where the paths part, so all of a path must be sound.
+    """
+    right: list[Node] = []
+    wrong: list[Node] = []
+    for node in nodes:
+        correct = is_correct(node.verdicts)
+        flaw = path_flaw(grove.tree, node) if policy.pairs == "path" else flaw_of(node)
+        if flaw is not None:
+            fates[node.id] = flaw
+        elif correct is None or node.score is None:
+            fates[node.id] = "unscored"
+        elif not correct:
+            wrong.append(node)
+        elif policy.drop_leaks and grove.leaks.is_tainted(node):
+            fates[node.id] = "leak"
+        elif grove.repeats(node):
+            fates[node.id] = "repeats"
+        elif not node.kept:
+            fates[node.id] = "unsupported"
+        else:
+            right.append(node)
+    if right and not wrong:
+        for node in right:
+            fates[node.id] = "all right"
+        return [], []
+    order = {node.id: i for i, node in enumerate(nodes)}
+    right.sort(key=lambda node: (-(node.score or 0.0), order[node.id]))
+    return right, wrong
+
+
+def _reject(
+    grove: Grove,
+    best: Node,
+    rejected: Sequence[Node],
+    candidates: Sequence[Node],
+    policy: PairPolicy,
+) -> Node | None:
+    far = [
+        node
+        for node in rejected
+        if (best.score or 0.0) - (node.score or 0.0) >= max(policy.margin, 1e-9)
+    ]
+    if policy.rejected == "near-miss":
+        far = [node for node in far if _has_right_pieces(grove.tree, best, node)]
+    if not far:
+        return None
+    scores = [node.score for node in candidates if node.score is not None]
+    mean = math.fsum(scores) / len(scores)
+    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+    target = mean - 2 * spread if policy.rejected == "mean-2sd" else 0.0
+    order = {node.id: i for i, node in enumerate(candidates)}
+    return min(
+        far,
+        key=lambda node: (
+            round(abs((node.score or 0.0) - target), 9),
+            abs(log_ratio(_last_reply(best), _last_reply(node))),
+            order[node.id],
+        ),
+    )
+
+
+def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> Unpaired:
+    if not rejected:
+        return "no partner"
+    gaps = [(best.score or 0.0) - (node.score or 0.0) for node in rejected]
+    if max(gaps) <= 0:
+        return "tie"
+    if max(gaps) < policy.margin:
+        return "below margin"
+    return "no near miss"
+
+
+def _has_right_pieces(tree: Tree, best: Node, node: Node) -> bool:
+    """Whether a path kept the gold pieces; where none are known, what the best one kept."""
+    wanted = set(tree.question.gold_pieces or _kept_until(tree, best))
+    return bool(wanted) and wanted <= _kept_until(tree, node)
+
+
+def _kept_until(tree: Tree, node: Node) -> set[int]:
+    """Returns the pieces that the rounds up to a node point at: what its answer could know."""
+    return {piece for step in tree.path(node.id)[1:] for piece in step.kept}
+
+
+def _are_in_line(tree: Tree, one: Node, other: Node) -> bool:
+    """Whether one of the nodes is an ancestor of the other."""
+    upper, lower = sorted((one, other), key=lambda node: node.depth)
+    return any(step.id == upper.id for step in tree.path(lower.id))
+
+
+def _pair(grove: Grove, best: Node, worst: Node, kind: Literal["step", "path"]) -> Pair:
+    assert best.score is not None
+    assert worst.score is not None
+    return Pair(
+        id=content_id("pair", grove.tree.id, best.id, worst.id),
+        tree_id=grove.tree.id,
+        document_id=grove.document.id,
+        question_id=grove.tree.question.id,
+        kind=kind,
+        chosen=best.id,
+        rejected=worst.id,
+        score_chosen=best.score,
+        score_rejected=worst.score,
+    )
+
+
+def build_rows(
+    grove: Grove, pair: Pair, policy: PairPolicy, funnel: Funnel | None = None
+) -> list[dict[str, Any]]:
+    """Returns one preference row per turn in which the two differ.
+
+    The prompt of each row is the history of the *chosen* one up to the turn's request; both
+    replies answer that same request. Where the pair is not of siblings, they are compared where
+    their paths part.
+    """
+    funnel = funnel or Funnel()
+    best, worst = _parting(grove.tree, pair)
+    replies = {turn.kind: turn for turn in worst.turns}
+    rows: list[dict[str, Any]] = []
+    before = list(grove.before(best))
+    for turn in best.turns:
+        aside = turn.kind == "check" and grove.profile.layout == "published"
+        if turn.kind in policy.turns and not aside:
+            other = replies.get(turn.kind)
+            reason = _label_flaw(best, worst, turn, other) or _row_flaw(turn, other, policy)
+            funnel.rows[reason or "written"] += 1
+            if reason is None and other is not None:
+                rows.append(_row(grove, pair, best, before, turn, other))
+        before.append(turn)
+    return rows
+
+
+def _parting(tree: Tree, pair: Pair) -> tuple[Node, Node]:
+    """Returns the first nodes in which the two paths differ."""
+    best, worst = tree.path(pair.chosen), tree.path(pair.rejected)
+    for one, other in zip(best, worst, strict=False):
+        if one.id != other.id:
+            return one, other
+    raise AssertionError("one path holds the other; such pairs are not made")
+
+
+def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> RowFate | None:
+    if other is None:
+        return "no such turn"
+    if turn.reply.strip() == other.reply.strip():
+        return "equal"
+    if not turn.reply.strip() or not other.reply.strip():
+        return "empty"
+    if abs(log_ratio(turn.reply, other.reply)) > policy.max_log_ratio:
+        return "length ratio"
+    return None
+
+
+def _label_flaw(best: Node, worst: Node, turn: Turn, other: Turn | None) -> RowFate | None:
+    """Returns why the chosen reply may not be called the better one.
+
+    Where the paths of a pair part, both rounds may have answered wrongly, or the rejected one
+    rightly: then only what leads on, not what they answered, is told apart by the outcome. A
+    self-check is right when it says what the judges say, here of the chosen answer.
+    """
+    if turn.kind not in ("answer", "check"):
+        return None
+    if not is_correct(best.verdicts) or is_correct(worst.verdicts) is not False:
+        return "answers not told apart"
+    if turn.kind == "check" and other is not None:
+        said = [parse_verdict(one.reply, ("yes", "no")) for one in (turn, other)]
+        return None if said == ["yes", "no"] else "check against the judges"
+    return None
+
+
+def _row(
+    grove: Grove, pair: Pair, best: Node, before: Sequence[Turn], turn: Turn, other: Turn
+) -> dict[str, Any]:
+    *prompt, chosen = grove.render((*before, turn))
+    return {
+        "prompt": [message.model_dump() for message in prompt],
+        "chosen": [chosen.model_dump()],
+        "rejected": [{"role": "assistant", "content": other.reply}],
+        "score_chosen": pair.score_chosen,
+        "score_rejected": pair.score_rejected,
+        **grove.provenance(grove.tree.path(pair.chosen)[-1]),
+        "depth": best.depth,
+        "turn_kind": turn.kind,
+        "chosen_node": pair.chosen,
+        "rejected_node": pair.rejected,
+        "pair_id": pair.id,
+        "pair_kind": pair.kind,
+        "margin": round(pair.score_chosen - pair.score_rejected, 6),
+        "log_length_ratio": round(log_ratio(turn.reply, other.reply), 4),
+    }
+
+
+def _last_reply(node: Node) -> str:
+    return next((turn.reply for turn in reversed(node.turns) if turn.kind == "answer"), "")
+
+
+def log_ratio(chosen: str, rejected: str) -> float:
+    """Returns the logarithm of the ratio of two lengths, in characters."""
+    return math.log(max(1, len(chosen)) / max(1, len(rejected)))

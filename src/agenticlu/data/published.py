@@ -1,0 +1,251 @@
+"""Preference data in the published schema: read its rows, and the wordings off them.
+
+A row of yzhuang/Agentic-Long-Context-Understanding-QA holds `prompt`, `chosen`, `rejected` (lists
+of messages) and two scores. Its conversations begin with system, marked document + question, base
+answer; each level then has four requests: clarify, point back, sub-answer, answer. Ids of document
+and question are not kept there; here they are made from the content, so that a split by document
+is possible.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agenticlu.core.errors import DocumentError
+from agenticlu.core.records import TurnKind, content_id
+from agenticlu.data.leaks import is_leak
+from agenticlu.dialogue.profiles import KINDS, Layout, Profile, Wording, load_profile
+from agenticlu.documents import parse_marks
+
+LEVEL: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
+ROUND: tuple[TurnKind, ...] = (*LEVEL, "check")
+_PIECE = re.compile(r"<para(?:graph)?\s*(\d+)\s*>(.*?)</para(?:graph)?\s*\1\s*>", re.DOTALL)
+_LAST_MARK = re.compile(r"</para(?:graph)?\s*\d+\s*>(?!.*</para(?:graph)?\s*\d+\s*>)", re.DOTALL)
+Messages = list[dict[str, str]]
+RowFlaw = Literal[
+    "not in the published schema",
+    "score is no number",
+    "prompt does not end in a request",
+    "not exactly one reply",
+    "chosen equals rejected",
+    "empty reply",
+    "no marked document",
+]
+"""Why a row is of no use."""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One row, with what its conversation tells."""
+
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    score_chosen: float
+    score_rejected: float
+    document: str
+    """The marked document as it stands in the prompt."""
+    question: str
+    turn_kind: TurnKind
+    depth: int
+    answers: tuple[str, ...] = ()
+    """Accepted answers; empty when the data set does not tell them."""
+
+    @property
+    def document_id(self) -> str:
+        """Content hash of the marked document."""
+        return content_id(self.document)
+
+    @property
+    def leak(self) -> bool | None:
+        """Whether a clarification holds an answer too early; None when no answer is known."""
+        if not self.answers:
+            return None
+        pieces = {int(index): text for index, text in _PIECE.findall(self.document)}
+        known = [self.question]
+        replies = [m["content"] for m in self.prompt if m["role"] == "assistant"]
+        replies.append(self.chosen[0]["content"])
+        # The published conversations begin with a base answer and have no self-checks.
+        kinds, first = (LEVEL, 1) if _layout(self) == "published" else (ROUND, 0)
+        for number, reply in enumerate(replies):
+            kind = kinds[(number - first) % len(kinds)] if number >= first else "direct"
+            if kind == "clarify" and is_leak(reply, known, self.answers):
+                return True
+            known.append(reply)
+            if kind == "point":
+                named = parse_marks(reply, max(pieces, default=-1) + 1).valid
+                known += [pieces[index] for index in named if index in pieces]
+        return False
+
+
+def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
+    """Returns a row, or the reason why it is of no use."""
+    try:
+        prompt, chosen, rejected = (
+            _messages(row[name]) for name in ("prompt", "chosen", "rejected")
+        )
+        scores = float(row["score_chosen"]), float(row["score_rejected"])
+    except (KeyError, TypeError, ValueError):
+        return "not in the published schema"
+    if not all(map(math.isfinite, scores)):
+        return "score is no number"
+    if not prompt or prompt[-1]["role"] != "user":
+        return "prompt does not end in a request"
+    if [m["role"] for m in chosen] != ["assistant"] or [m["role"] for m in rejected] != [
+        "assistant"
+    ]:
+        return "not exactly one reply"
+    if chosen == rejected:
+        return "chosen equals rejected"
+    if not chosen[0]["content"].strip() or not rejected[0]["content"].strip():
+        return "empty reply"
+    first = next(message["content"] for message in prompt if message["role"] == "user")
+    document, question = split_opening(first)
+    if not document:
+        return "no marked document"
+    kind, depth = _place(row, prompt)
+    answers = row.get("answers")
+    return PublishedRow(
+        *(prompt, chosen, rejected, *scores, document, question, kind, depth),
+        answers=tuple(map(str, answers)) if isinstance(answers, (list, tuple)) else (),
+    )
+
+
+def split_opening(text: str) -> tuple[str, str]:
+    r"""Returns the marked document and the question of a conversation's first request.
+
+    >>> split_opening("<para 0> Ada bakes. </para 0>\n\nWho bakes?")
+    ('<para 0> Ada bakes. </para 0>', 'Who bakes?')
+    """
+    found = _LAST_MARK.search(text)
+    if not found:
+        return "", text.strip()
+    rest = text[found.end() :].strip()
+    question = rest.split("\n\n")[0].strip()
+    return text[: found.end()], question.removeprefix("Question:").strip()
+
+
+def extract_profile(
+    rows: Iterable[Mapping[str, Any]], name: str, *, least: int = 1, limit: int | None = None
+) -> tuple[Profile, dict[str, int]]:
+    """Reads the fixed wordings of requests off a preference data set.
+
+    Args:
+        rows: Rows in the published schema.
+        name: Of the profile.
+        least: Times a wording must occur.
+        limit: Rows to read at most.
+
+    Returns:
+        A profile with the wordings found, the commonest first, completed from the default one for
+        kinds that the data set does not have, in the layout of most of its conversations; and the
+        number found of each kind.
+
+    Raises:
+        DocumentError: No wording was found.
+    """
+    found: dict[str, Counter[str]] = {}
+    layouts: Counter[Layout] = Counter()
+    for number, raw in enumerate(rows):
+        if limit is not None and number >= limit:
+            break
+        row = parse_row(raw)
+        if not isinstance(row, str):
+            layouts[_layout(row)] += 1
+            for kind, text in _wordings(row):
+                found.setdefault(kind, Counter())[text] += 1
+    pools: dict[str, tuple[Wording, ...]] = {}
+    for kind, counter in found.items():
+        texts = [text for text, times in counter.most_common() if times >= least]
+        if texts:
+            pools[kind] = tuple(
+                Wording(id=f"{kind.replace('_', '-')}-{content_id(text, length=8)}", text=text)
+                for text in texts
+            )
+    if not pools:
+        raise DocumentError(
+            "No wording could be read off the data set.",
+            hint="Rows need a prompt that begins with a marked document (<para 0> ... </para 0>).",
+        )
+    if "clarify_again" not in pools and "clarify" in pools:
+        pools["clarify_again"] = pools["clarify"]
+    layout = layouts.most_common(1)[0][0]
+    changes = {"name": name, "version": 1, "layout": layout, **pools}
+    profile = load_profile().model_copy(update=changes)
+    return profile, {kind: len(pool) for kind, pool in sorted(pools.items())}
+
+
+def render_profile(profile: Profile) -> str:
+    """Returns a profile as TOML."""
+    lines = [
+        f"name = {_quoted(profile.name)}",
+        f"version = {profile.version}",
+        f"layout = {_quoted(profile.layout)}",
+    ]
+    for kind in KINDS:
+        for wording in getattr(profile, kind):
+            lines += ["", f"[[{kind}]]", f"id = {_quoted(wording.id)}"]
+            lines.append(f"text = {_quoted(wording.text)}")
+    return "\n".join(lines) + "\n"
+
+
+# --- Inside ---------------------------------------------------------------------------------------
+
+
+def _messages(value: Any) -> Messages:
+    if isinstance(value, str):
+        value = json.loads(value)
+    messages = [{"role": m["role"], "content": m["content"]} for m in value]
+    if not all(isinstance(text, str) for message in messages for text in message.values()):
+        raise TypeError("a message holds what is no text")
+    return messages
+
+
+def _place(row: Mapping[str, Any], prompt: Sequence[Mapping[str, str]]) -> tuple[TurnKind, int]:
+    """Returns which turn the row asks for, from its place in the conversation."""
+    if row.get("turn_kind") in ROUND and row.get("depth"):
+        return row["turn_kind"], int(row["depth"])
+    answered = sum(message["role"] == "assistant" for message in prompt)
+    if answered == 0:
+        return "direct", 0
+    return LEVEL[(answered - 1) % len(LEVEL)], (answered - 1) // len(LEVEL) + 1
+
+
+def _layout(row: PublishedRow) -> Layout:
+    """Tells whether document and question open the conversation alone."""
+    first = next(message["content"] for message in row.prompt if message["role"] == "user")
+    rest = first[len(row.document) :].strip().removeprefix("Question:").strip()
+    return "published" if rest == row.question else "own"
+
+
+def _wordings(row: PublishedRow) -> Iterator[tuple[str, str]]:
+    """Yields (kind, wording) of every request in a prompt."""
+    requests = []
+    for message in row.prompt:
+        if message["role"] == "system":
+            yield "system", message["content"]
+        elif message["role"] == "user":
+            requests.append(message["content"])
+    if _layout(row) == "own":
+        requests[0] = requests[0][len(row.document) :].strip().split("\n\n", 1)[1]
+        kinds = ROUND
+    else:
+        requests, kinds = requests[1:], LEVEL
+    for number, request in enumerate(requests):
+        kind: str = kinds[number % len(kinds)]
+        if kind == "clarify" and number >= len(kinds):
+            kind = "clarify_again"
+        text = request.replace(row.question, "{question}") if row.question else request
+        if text.strip():
+            yield kind, text
+
+
+def _quoted(text: str) -> str:
+    """Returns a TOML basic string."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,0 +1,1 @@
+"""The chain of clarifications: its steps, its wordings, how replies are read, and `ask`."""

@@ -1,0 +1,232 @@
+"""Loads a checkpoint and chooses, by trying, the forward pass that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from agenticlu.core.errors import (
+    EngineError,
+    ModelNotFoundError,
+    UsageError,
+    did_you_mean,
+    missing_dependency,
+)
+from agenticlu.engines.local.bare import load_bare
+from agenticlu.engines.local.chat import ChatFormat
+from agenticlu.engines.local.forward import Forward, GenericForward, LeanForward
+from agenticlu.engines.local.kvcache import PrefixCache
+from agenticlu.engines.local.shared_prefix import PLAIN_DEVICES, register
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
+"""Largest difference of log-probabilities against the model's own pass over the same ids."""
+REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+"""What a model of an unforeseen kind fails with when it is tried."""
+TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+"""What reading a torn or foreign file fails with."""
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that is ready to run."""
+
+    forward: Forward
+    chat: ChatFormat
+    device: torch.device
+    dtype: torch.dtype
+    end_ids: frozenset[int]
+    context_tokens: int | None
+
+
+def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkpoint:
+    """Loads model and tokenizer from a folder.
+
+    Raises:
+        ModelNotFoundError: The folder holds no model.
+        UsageError: There is no such device or dtype.
+        EngineError: The model does not run here.
+    """
+    check_folder(path)
+    place = _choose_device(device)
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(
+            f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.",
+            hint=did_you_mean(dtype, DTYPES),
+        )
+    bare = None
+    if place.type == "cpu" and dtype in (None, "float32"):
+        try:
+            bare = load_bare(path)
+        except TORN as error:
+            raise _torn(path, error) from error
+    if bare is not None:
+        return Checkpoint(
+            forward=bare.forward,
+            chat=ChatFormat(bare.tokenizer, str(path)),
+            device=place,
+            dtype=torch.float32,
+            end_ids=bare.end_ids,
+            context_tokens=bare.context_tokens,
+        )
+    return _load_with_transformers(path, place, dtype)
+
+
+def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) -> Checkpoint:
+    try:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ImportError as error:
+        raise missing_dependency("transformers", "local") from error
+    from transformers.utils import logging
+
+    quieten: Callable[[], None] = logging.disable_progress_bar
+    quieten()
+    wanted = DTYPES[dtype] if dtype else (torch.float32 if place.type == "cpu" else "auto")
+    attention = register()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=wanted, attn_implementation=attention
+        )
+    except TORN as error:
+        raise _torn(path, error) from error
+    model = model.to(place).eval()
+    model.requires_grad_(False)
+    numbers = next(model.parameters()).dtype
+    return Checkpoint(
+        forward=choose_forward(model, attention, str(path)),
+        chat=ChatFormat(tokenizer, str(path)),
+        device=place,
+        dtype=numbers,
+        end_ids=find_end_ids(model, tokenizer),
+        context_tokens=find_context_tokens(model.config),
+    )
+
+
+def _torn(path: Path, error: Exception) -> EngineError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return EngineError(
+        f"{str(path)!r} could not be loaded: {reason}",
+        hint="A file in it may be torn or foreign: copy or export the model again.",
+    )
+
+
+def check_folder(path: Path) -> None:
+    """Raises if the folder lacks what a model needs."""
+    if not path.is_dir():
+        raise ModelNotFoundError(f"There is no folder {str(path)!r}.")
+    if not (path / "config.json").is_file():
+        raise ModelNotFoundError(f"{str(path)!r} holds no config.json, so it is no model.")
+    if not any(found for pattern in WEIGHTS for found in path.glob(pattern)):
+        raise ModelNotFoundError(
+            f"{str(path)!r} holds no weights (model.safetensors).",
+            hint="An adapter alone does not run: merge it into its base model first."
+            if (path / "adapter_config.json").is_file()
+            else None,
+        )
+
+
+def choose_forward(model: Any, attention: str, source: str) -> Forward:
+    """Returns the fastest forward pass that agrees with the model's own.
+
+    Raises:
+        EngineError: None agrees, so the architecture cannot run in process.
+    """
+    weight = next(model.parameters())
+    kernels = [False] if weight.device.type == "cpu" else [False, True]
+    reason = ""
+    for plain in kernels:
+        if plain:
+            PLAIN_DEVICES.add(weight.device.type)
+        try:
+            reference = _reference_logprobs(model, attention)
+            candidates: list[Forward] = [GenericForward(model)]
+            if LeanForward.fits(model):
+                candidates.insert(0, LeanForward.of(model))
+            for forward in candidates:
+                off = float((_own_logprobs(forward, model) - reference).abs().max())
+                if off <= TOLERANCE[weight.dtype]:
+                    return forward
+            reason = f"its log-probabilities are off by {off:.2g}"
+        except REFUSALS as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise EngineError(
+        f"{source!r} ({model.config.model_type}) cannot run in this process: {reason}.",
+        hint="Serve it (for example with vLLM) and give its address with --base-url.",
+    )
+
+
+def _probe_ids(model: Any) -> list[int]:
+    size = min(model.config.get_text_config().vocab_size, 1000)
+    return [(7 * i * i + 3 * i + 5) % size for i in range(24)]
+
+
+@torch.inference_mode()
+def _reference_logprobs(model: Any, attention: str) -> torch.Tensor:
+    """The model's own pass with stock attention, log-probabilities after the last token."""
+    device = next(model.parameters()).device
+    model.set_attn_implementation("eager")
+    try:
+        ids = torch.tensor([_probe_ids(model)], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, -1].float()
+    finally:
+        model.set_attn_implementation(attention)
+    return torch.log_softmax(logits, dim=-1)
+
+
+def _own_logprobs(forward: Forward, model: Any) -> torch.Tensor:
+    """The same, read in three goes: a prompt, one that parts from it, and decoded branches."""
+    from agenticlu.engines.local.decoder import Decoder
+
+    weight = next(model.parameters())
+    decoder = Decoder(forward, PrefixCache(1 << 30), weight.device, weight.dtype)
+    ids = _probe_ids(model)
+    decoder.read([ids[:9] + ids[3:5]])
+    reading = decoder.read([ids[:16], ids[:-2]])[1]
+    decoder.join([(reading, 2)])
+    decoder.step([ids[-2], ids[-3]])
+    logits = decoder.step([ids[-1], ids[-4]])[0]
+    return torch.log_softmax(logits, dim=-1)
+
+
+def find_end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Returns every token that ends a reply, by generation config, config and tokenizer."""
+    found: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for source in (generation, model.config, tokenizer):
+        value: int | Sequence[int] | None = getattr(source, "eos_token_id", None)
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(value)
+    return frozenset(found)
+
+
+def find_context_tokens(config: Any) -> int | None:
+    """Returns the model's window: its positions, or a narrower sliding window."""
+    text = config.get_text_config()
+    limits = [getattr(text, "max_position_embeddings", None)]
+    if getattr(text, "use_sliding_window", True):
+        limits.append(getattr(text, "sliding_window", None))
+    known = [one for one in limits if one]
+    return min(known) if known else None
+
+
+def _choose_device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(
+            f"There is no device {device!r}.", hint="Try 'cpu', 'cuda' or 'cuda:0'."
+        ) from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("No GPU is visible to torch.", hint="Try the device 'cpu'.")
+    return place

@@ -1,0 +1,298 @@
+"""Reads prompts and decodes branches on one model, batched, over one cache. Synchronous.
+
+read = decoder.read([ids])[0]           # only what is not cached is computed
+branches = decoder.join([(read, 8)])    # eight branches on one copy of the prompt's keys
+logits_BV = decoder.step(tokens)        # one token of every branch
+decoder.leave(branch)                   # its tokens stay cached
+"""
+# ruff: noqa: N815  (shapes live in names: q_HTD)
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from agenticlu.engines.local.forward import Forward
+from agenticlu.engines.local.kvcache import Chain, PrefixCache, Segment
+from agenticlu.engines.local.shared_prefix import Block, DecodePlan, Read, ReadPlan
+
+ALONE_TOKENS = 256
+"""Up to this length a part of a prompt is copied into the block of its only branch: one batched
+call over the block costs less than a call of its own."""
+SHARE_TOKENS = 128
+"""Likewise for a part that several branches share."""
+SHARE_MULTIPLE = 64
+"""Lengths of shared parts are rounded down to this, so that later prompts fall in with them."""
+SHARE_SPREAD = 128
+"""Prompts that leave a segment within this many tokens share the shortest's part of it."""
+
+
+def agree_on_lengths(users: Mapping[int, int], known: Collection[int]) -> dict[int, int]:
+    """Returns, per length, how many of its tokens are attended to where they lie; 0 is left out.
+
+    >>> agree_on_lengths({1000: 1, 1010: 7, 2000: 1, 90: 4}, known=())
+    {1000: 960, 1010: 960, 2000: 1984}
+
+    Args:
+        users: Number of branches per length of one segment.
+        known: Lengths that branches already share.
+    """
+    groups: list[tuple[int, list[int]]] = []
+    for length in sorted(users):
+        if not groups or length - groups[-1][0] > SHARE_SPREAD:
+            base = length if length in known else length // SHARE_MULTIPLE * SHARE_MULTIPLE
+            groups.append((base, []))
+        groups[-1][1].append(length)
+    agreed: dict[int, int] = {}
+    for base, group in groups:
+        num_users = sum(users[length] for length in group)
+        if base in known or base > (SHARE_TOKENS if num_users > 1 else ALONE_TOKENS):
+            agreed.update(dict.fromkeys(group, base))
+    return agreed
+
+
+@dataclass
+class Reading:
+    """A prompt that was read."""
+
+    ids: list[int]
+    num_cached: int
+    chain: Chain
+    anchor: tuple[Segment, int]
+    logits_V: Tensor
+    """Of the token after the prompt."""
+
+
+@dataclass(eq=False)
+class Branch:
+    """One sequence that decodes."""
+
+    anchor: tuple[Segment, int]
+    shared: tuple[tuple[Segment, int], ...]
+    num_folded: int
+    """Tokens of the prompt at the start of its row of the block."""
+    num_prompt: int
+    row: int
+    fed: list[int] = field(default_factory=list)
+    """Tokens decoded so far whose keys and values are in the block."""
+
+
+class Decoder:
+    """One model, one cache, one block of branches.
+
+    Args:
+        forward: The model.
+        cache: Kept between prompts; None reads every prompt from its start.
+        device: Of the model.
+        dtype: Of the model.
+        share: False copies what a branch has read into its own row, to compare.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        cache: PrefixCache | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        share: bool = True,
+    ) -> None:
+        self._share = share
+        self.cache = cache
+        self.branches: list[Branch] = []
+        self._forward = forward
+        self._device = device
+        self._dtype = dtype
+        self._block = Block()
+        self._plan: DecodePlan | None = None
+
+    def num_uncached(self, ids: Sequence[int]) -> int:
+        """Returns how many tokens reading the prompt would compute."""
+        if self.cache is None:
+            return len(ids)
+        return max(1, len(ids) - self.cache.match(ids).num_tokens)
+
+    @torch.inference_mode()
+    def read(self, prompts: Sequence[list[int]]) -> list[Reading]:
+        """Reads prompts in one forward pass; those that share a prefix compute it once."""
+        plan = ReadPlan()
+        tokens: list[int] = []
+        positions: list[int] = []
+        last: list[int] = []
+        readings: list[Reading] = []
+        nothing = torch.empty(0)
+        for ids in prompts:
+            assert ids, "an empty prompt"
+            cache = PrefixCache(0) if self.cache is None else self.cache
+            match = cache.match(ids)
+            if match.num_tokens == len(ids):
+                # Only the last token's logits are missing: it is read again, outside the tree.
+                new = ids[-1:]
+                read = Read(Segment(None, 0, new), 0, len(tokens), 1)
+                segment, length = match.chain[-1]
+                before = [*match.chain[:-1], (segment, length - 1)]
+                chain, anchor = match.chain, match.anchor
+            else:
+                new = ids[match.num_tokens :]
+                segment, start = cache.extend(match.anchor, new)
+                read = Read(segment, start, len(tokens), len(new))
+                before = match.chain
+                anchor = (segment, start + len(new))
+                kept = before[:-1] if before and before[-1][0] is segment else before
+                chain = [*kept, anchor]
+            plan.add(read, [part for part in before if part[1] > 0])
+            tokens.extend(new)
+            positions.extend(range(len(ids) - len(new), len(ids)))
+            last.append(len(tokens) - 1)
+            readings.append(Reading(ids, len(ids) - len(new), chain, anchor, nothing))
+        logits = self._run(tokens, positions, plan, last)
+        for reading, row in zip(readings, logits, strict=True):
+            reading.logits_V = row
+        if self.cache is not None:
+            for read in plan.reads:
+                if read.segment.parent is not None:
+                    self.cache.account(read.segment)
+            self.cache.shrink()
+        return readings
+
+    @torch.inference_mode()
+    def join(self, joining: Sequence[tuple[Reading, int]]) -> list[list[Branch]]:
+        """Adds branches that go on after prompts; they decode from the next step on.
+
+        Args:
+            joining: Prompts, and how many branches go on after each.
+        """
+        shares = self._choose_shares(joining)
+        groups = []
+        for reading, count in joining:
+            shared: list[tuple[Segment, int]] = []
+            first = len(self.branches)
+            self._block.lengths.extend([0] * count)
+            for segment, length in reading.chain:
+                keep = shares.get((segment, length), 0)
+                if keep:
+                    shared.append((segment, keep))
+                if keep < length:
+                    self._block.append(range(first, first + count), segment, keep, length)
+            group = [
+                Branch(
+                    anchor=reading.anchor,
+                    shared=tuple(shared),
+                    num_folded=self._block.lengths[first],
+                    num_prompt=len(reading.ids),
+                    row=first + i,
+                )
+                for i in range(count)
+            ]
+            self.branches.extend(group)
+            groups.append(group)
+        self._plan = None
+        return groups
+
+    def _choose_shares(
+        self, joining: Sequence[tuple[Reading, int]]
+    ) -> dict[tuple[Segment, int], int]:
+        """Returns how much of each part of the prompts is attended to where it lies.
+
+        Prompts that part within a few tokens of each other agree on one length, so that one call
+        serves them; the rest is copied. A part of few users and tokens is copied whole.
+        """
+        if not self._share:
+            return {}
+        users: dict[Segment, Counter[int]] = {}
+        known: dict[Segment, set[int]] = {}
+        for branch in self.branches:
+            for segment, length in branch.shared:
+                users.setdefault(segment, Counter())[length] += 1
+                known.setdefault(segment, set()).add(length)
+        for reading, count in joining:
+            for segment, length in reading.chain:
+                users.setdefault(segment, Counter())[length] += count
+        return {
+            (segment, length): share
+            for segment, lengths in users.items()
+            for length, share in agree_on_lengths(lengths, known.get(segment, ())).items()
+        }
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Feeds one token to every branch, in the order of `branches`; returns logits (B, V)."""
+        if self._plan is None:
+            self._plan = DecodePlan(self._block, self._group_shared())
+        positions = [branch.num_prompt + len(branch.fed) for branch in self.branches]
+        self._plan.start_step(self._device, self._dtype)
+        logits = self._run(list(tokens), positions, self._plan, list(range(len(tokens))))
+        for branch, token in zip(self.branches, tokens, strict=True):
+            branch.fed.append(token)
+            self._block.lengths[branch.row] += 1
+        return logits
+
+    @torch.inference_mode()
+    def leave(self, branch: Branch) -> None:
+        """Takes a branch out; what it decoded is kept in the cache."""
+        if self.cache is not None and branch.fed and not branch.anchor[0].dropped:
+            self._keep(branch, self.cache)
+        moved = self.branches.pop()
+        if moved is not branch:
+            self._block.move(moved.row, branch.row)
+            self.branches[branch.row] = moved
+            moved.row = branch.row
+        self._block.lengths.pop()
+        self._plan = None
+        if not self.branches:
+            self._block = Block()
+
+    def reset(self) -> None:
+        """Drops all branches and the cache, after a pass that failed half-way."""
+        self.branches.clear()
+        self._block = Block()
+        self._plan = None
+        if self.cache is not None:
+            self.cache.clear()
+
+    def _keep(self, branch: Branch, cache: PrefixCache) -> None:
+        match = cache.follow(branch.anchor, [], branch.fed)
+        rest = branch.fed[match.num_tokens :]
+        if not rest:
+            return
+        segment, start = cache.extend(match.anchor, rest)
+        begin = branch.num_folded + match.num_tokens
+        end = branch.num_folded + len(branch.fed)
+        for layer, (keys, values) in enumerate(
+            zip(self._block.keys, self._block.values, strict=True)
+        ):
+            row = branch.row
+            segment.write(layer, start, keys[row, :, begin:end], values[row, :, begin:end])
+        cache.account(segment)
+        cache.shrink()
+
+    def _group_shared(self) -> list[tuple[Segment, int, Tensor | None]]:
+        groups: dict[tuple[Segment, int], list[int]] = {}
+        for branch in self.branches:
+            for part in branch.shared:
+                groups.setdefault(part, []).append(branch.row)
+        return [
+            (
+                segment,
+                length,
+                None
+                if len(rows) == len(self.branches)
+                else torch.tensor(sorted(rows), device=self._device),
+            )
+            for (segment, length), rows in groups.items()
+        ]
+
+    def _run(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        plan: ReadPlan | DecodePlan,
+        last: list[int],
+    ) -> Tensor:
+        ids = torch.tensor(tokens, device=self._device)
+        at = torch.tensor(positions, device=self._device)
+        return self._forward(ids, at, plan, torch.tensor(last, device=self._device))

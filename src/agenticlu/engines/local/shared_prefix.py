@@ -1,0 +1,362 @@
+"""Attention over one copy of a shared prefix, merged with each branch's own suffix.
+
+Softmax attention over keys split into disjoint parts is the parts' outputs weighted by their
+log-sum-exps: with o_j, l_j of part j and L = logsumexp_j l_j, the whole is sum_j exp(l_j - L) o_j.
+So branches of one prefix need not copy its keys and values: their queries are laid side by side
+against the one copy (they do not see each other there, for a full rectangle has no mask), and each
+branch's suffix is attended to separately.
+
+Shapes: H heads of queries, K heads of keys (K divides H), T or n tokens, S keys, D head dimension,
+B branches.
+"""
+# ruff: noqa: N803, N806  (shapes live in names: q_HTD)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from agenticlu.engines.local.kvcache import Segment
+
+NAME = "agenticlu_shared_prefix"
+"""Under which the attention is registered with transformers."""
+
+_flash_for_cpu: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_efficient_for_gpu: Any = torch.ops.aten._scaled_dot_product_efficient_attention
+PLAIN_DEVICES: set[str] = set()
+"""Kinds of device whose kernel failed the trial when a model was loaded."""
+
+
+def attend(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    scale: float,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns the attention's output (B, H, T, D) and its log-sum-exp (B, H, T), in fp32.
+
+    Args:
+        q_BHTD: Queries.
+        k_BKSD: Keys; with fewer heads than queries each serves H / K neighbouring heads.
+        v_BKSD: Values.
+        scale: Of the scores.
+        causal: Only for T = S.
+        mask: Added to the scores, broadcast from (B, 1, 1, S); no row may be fully masked.
+    """
+    kind = q_BHTD.device.type
+    if kind == "cpu" and q_BHTD.shape[-1] == v_BKSD.shape[-1]:
+        out, lse = _flash_for_cpu(q_BHTD, k_BKSD, v_BKSD, 0.0, causal, attn_mask=mask, scale=scale)
+        return out, lse
+    if kind == "cuda" and mask is None and kind not in PLAIN_DEVICES:
+        return _attend_on_gpu(q_BHTD, k_BKSD, v_BKSD, scale, causal=causal)
+    return _attend_plainly(q_BHTD, k_BKSD, v_BKSD, scale, causal=causal, mask=mask)
+
+
+def _attend_on_gpu(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    scale: float,
+    *,
+    causal: bool,
+) -> tuple[Tensor, Tensor]:
+    """Like `attend`, by the kernel that takes every dtype on a GPU and tells the log-sum-exp."""
+    num_rows = q_BHTD.shape[2]
+    repeats = q_BHTD.shape[1] // k_BKSD.shape[1]
+    if repeats > 1:
+        k_BKSD = k_BKSD.repeat_interleave(repeats, dim=1)
+        v_BKSD = v_BKSD.repeat_interleave(repeats, dim=1)
+    out, lse, *_ = _efficient_for_gpu(q_BHTD, k_BKSD, v_BKSD, None, True, 0.0, causal, scale=scale)
+    return out, lse[:, :, :num_rows]  # the kernel pads rows to a multiple of 32
+
+
+def _attend_plainly(
+    q_BHTD: Tensor,
+    k_BKSD: Tensor,
+    v_BKSD: Tensor,
+    scale: float,
+    *,
+    causal: bool,
+    mask: Tensor | None,
+    block: int = 512,
+) -> tuple[Tensor, Tensor]:
+    """Like `attend`, by matrix products in blocks of query rows; any device and dtype."""
+    repeats = q_BHTD.shape[1] // k_BKSD.shape[1]
+    if repeats > 1:
+        k_BKSD = k_BKSD.repeat_interleave(repeats, dim=1)
+        v_BKSD = v_BKSD.repeat_interleave(repeats, dim=1)
+    outs, lses = [], []
+    for start in range(0, q_BHTD.shape[2], block):
+        rows = q_BHTD[:, :, start : start + block]
+        scores = (rows @ k_BKSD.transpose(-1, -2)).float() * scale
+        if mask is not None:
+            scores = scores + mask
+        if causal:
+            at = torch.arange(start, start + rows.shape[2], device=rows.device)
+            hidden = at[:, None] < torch.arange(k_BKSD.shape[2], device=rows.device)
+            scores = scores.masked_fill(hidden, float("-inf"))
+        lse = scores.logsumexp(-1)
+        outs.append(torch.exp(scores - lse[..., None]).to(v_BKSD.dtype) @ v_BKSD)
+        lses.append(lse)
+    return torch.cat(outs, dim=2), torch.cat(lses, dim=2)
+
+
+def attend_folded(
+    q_HnD: Tensor,
+    k_KSD: Tensor,
+    v_KSD: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Attention of n queries, of any branches, to one full rectangle of keys.
+
+    Query heads that share a key head are folded into the query length as well, so each key is read
+    once. Returns (H, n, D) and (H, n).
+    """
+    num_heads, num_rows, dim = q_HnD.shape
+    num_key_heads = k_KSD.shape[0]
+    folded = q_HnD.reshape(1, num_key_heads, -1, dim)
+    out, lse = attend(folded, k_KSD[None], v_KSD[None], scale)
+    return (
+        out.reshape(num_heads, num_rows, v_KSD.shape[-1]),
+        lse.reshape(num_heads, num_rows),
+    )
+
+
+def merge(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Merges two partial attentions of the same queries over disjoint keys.
+
+    Args:
+        out: (..., D).
+        lse: (...), log-sum-exp of the scores behind `out`.
+        other_out: Like `out`.
+        other_lse: Like `lse`.
+    """
+    # exp(b - log(exp a + exp b)) is the logistic function of b - a, which cannot overflow.
+    weight = torch.sigmoid(other_lse - lse)[..., None]
+    if weight.dtype != out.dtype:
+        weight = weight.to(out.dtype)
+    return torch.lerp(out, other_out, weight), torch.logaddexp(lse, other_lse)
+
+
+class Plan(Protocol):
+    """Where the keys and values of a forward pass go, and who attends to what."""
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: Tensor,
+        k_KTD: Tensor,
+        v_KTD: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """Stores the new keys and values; returns the attention's output (T, H, D)."""
+        ...
+
+
+@dataclass
+class Read:
+    """New tokens of one prompt, side by side in the packed row."""
+
+    segment: Segment
+    start: int
+    """Index of the first new token in its segment."""
+    row: int
+    """Its row in the packed row of tokens."""
+    num_rows: int
+
+
+@dataclass
+class ReadPlan:
+    """Reads many prompts in one packed row of tokens, each after what is cached of it."""
+
+    reads: list[Read] = field(default_factory=list)
+    rectangles: dict[tuple[Segment, int], list[int]] = field(default_factory=dict)
+    """(segment, length) to the reads whose new tokens see the segment's first `length` tokens."""
+
+    def add(self, read: Read, chain: list[tuple[Segment, int]]) -> None:
+        """Adds a prompt's new tokens, which follow the chain."""
+        for part in chain:
+            self.rectangles.setdefault(part, []).append(len(self.reads))
+        self.reads.append(read)
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: Tensor,
+        k_KTD: Tensor,
+        v_KTD: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """Stores the new keys and values; returns the attention's output (T, H, D)."""
+        for read in self.reads:
+            rows = slice(read.row, read.row + read.num_rows)
+            read.segment.write(layer, read.start, k_KTD[:, rows], v_KTD[:, rows])
+        outs, lses = [], []
+        for read in self.reads:
+            rows = slice(read.row, read.row + read.num_rows)
+            out, lse = attend(
+                q_HTD[None, :, rows], k_KTD[None, :, rows], v_KTD[None, :, rows], scale, causal=True
+            )
+            outs.append(out[0])
+            lses.append(lse[0])
+        for (segment, length), indices in self.rectangles.items():
+            keys, values = segment.read(layer, length)
+            reads = [self.reads[i] for i in indices]
+            queries = [q_HTD[:, read.row : read.row + read.num_rows] for read in reads]
+            q_HnD = queries[0] if len(queries) == 1 else torch.cat(queries, dim=1)
+            seen, seen_lse = attend_folded(q_HnD, keys, values, scale)
+            at = 0
+            for i in indices:
+                end = at + self.reads[i].num_rows
+                outs[i], lses[i] = merge(outs[i], lses[i], seen[:, at:end], seen_lse[:, at:end])
+                at = end
+        out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+        return out.transpose(0, 1)
+
+
+class Block:
+    """The suffixes of the branches that decode together: one row per branch.
+
+    Per layer keys and values of shape (B, K, S, D); row b holds `lengths[b]` tokens. What lies
+    beyond is masked.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.lengths: list[int] = []
+
+    def ensure(self, layer: int, rows: int, length: int, k_KTD: Tensor, v_KTD: Tensor) -> None:
+        """Makes room for `rows` branches of `length` tokens in a layer."""
+        while len(self.keys) <= layer:
+            self.keys.append(k_KTD.new_zeros(0, k_KTD.shape[0], 0, k_KTD.shape[-1]))
+            self.values.append(v_KTD.new_zeros(0, v_KTD.shape[0], 0, v_KTD.shape[-1]))
+        have_rows, _, have_length, _ = self.keys[layer].shape
+        if rows <= have_rows and length <= have_length:
+            return
+        new_rows = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
+        new_length = have_length if length <= have_length else max(length + 32, 2 * have_length)
+        for buffers in (self.keys, self.values):
+            old = buffers[layer]
+            grown = old.new_zeros(new_rows, old.shape[1], new_length, old.shape[3])
+            grown[:have_rows, :, :have_length] = old
+            buffers[layer] = grown
+
+    def append(self, rows: range, segment: Segment, start: int, end: int) -> None:
+        """Copies tokens of a segment behind the rows' ends, which are equal."""
+        at = self.lengths[rows.start]
+        length = at + end - start
+        for layer, (keys, values) in enumerate(zip(segment.keys, segment.values, strict=True)):
+            self.ensure(layer, len(self.lengths), length, keys, values)
+            self.keys[layer][rows.start : rows.stop, :, at:length] = keys[:, start:end]
+            self.values[layer][rows.start : rows.stop, :, at:length] = values[:, start:end]
+        for row in rows:
+            self.lengths[row] = length
+
+    def move(self, source: int, target: int) -> None:
+        """Copies a branch's row over another's."""
+        length = self.lengths[source]
+        for buffers in (self.keys, self.values):
+            for buffer in buffers:
+                buffer[target, :, :length] = buffer[source, :, :length]
+        self.lengths[target] = length
+
+
+@dataclass
+class DecodePlan:
+    """One token of each branch: row b of the packed row is branch b of the block."""
+
+    block: Block
+    shared: list[tuple[Segment, int, Tensor | None]]
+    """(segment, length, rows of the branches that see it; None for all of them)."""
+    mask: Tensor | None = field(init=False)
+    positions: Tensor = field(init=False)
+    rows: Tensor = field(init=False)
+    num_keys: int = field(init=False)
+    level: bool = field(init=False)
+    """Whether all branches have the same number of tokens in the block."""
+
+    def start_step(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Prepares a step; the block's lengths do not yet count the new tokens."""
+        lengths = self.block.lengths
+        self.num_keys = max(lengths) + 1
+        self.level = min(lengths) == self.num_keys - 1
+        self.mask = None
+        if self.level:
+            return
+        self.positions = torch.tensor(lengths, device=device)
+        self.rows = torch.arange(len(lengths), device=device)
+        hidden = torch.arange(self.num_keys, device=device) > self.positions[:, None]
+        mask = torch.zeros(hidden.shape, device=device, dtype=dtype)
+        self.mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None, :]
+
+    def attend(
+        self, layer: int, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, scale: float
+    ) -> Tensor:
+        """Stores the new keys and values; returns the attention's output (T, H, D)."""
+        num_heads, num_rows, _ = q_HTD.shape
+        num_key_heads = k_KTD.shape[0]
+        self.block.ensure(layer, num_rows, self.num_keys, k_KTD, v_KTD)
+        keys, values = self.block.keys[layer], self.block.values[layer]
+        if self.level:
+            keys[:num_rows, :, self.num_keys - 1] = k_KTD.transpose(0, 1)
+            values[:num_rows, :, self.num_keys - 1] = v_KTD.transpose(0, 1)
+        else:
+            keys[self.rows, :, self.positions] = k_KTD.transpose(0, 1)
+            values[self.rows, :, self.positions] = v_KTD.transpose(0, 1)
+        q_BKGD = q_HTD.transpose(0, 1).reshape(
+            num_rows, num_key_heads, num_heads // num_key_heads, -1
+        )
+        own, own_lse = attend(
+            q_BKGD,
+            keys[:num_rows, :, : self.num_keys],
+            values[:num_rows, :, : self.num_keys],
+            scale,
+            mask=self.mask,
+        )
+        out = own.reshape(num_rows, num_heads, -1)
+        lse = own_lse.reshape(num_rows, num_heads)
+        for segment, length, rows in self.shared:
+            shared_keys, shared_values = segment.read(layer, length)
+            queries = q_HTD if rows is None else q_HTD[:, rows]
+            seen, seen_lse = attend_folded(queries, shared_keys, shared_values, scale)
+            seen, seen_lse = seen.transpose(0, 1), seen_lse.transpose(0, 1)
+            if rows is None:
+                out, lse = merge(out, lse, seen, seen_lse)
+            else:
+                out[rows], lse[rows] = merge(out[rows], lse[rows], seen, seen_lse)
+        return out
+
+
+def register() -> str:
+    """Registers the attention with transformers; returns its name."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)
+    return NAME
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    agenticlu_plan: Plan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer: (1, heads, T, D) to (1, T, H, D)."""
+    assert agenticlu_plan is not None, "the model dropped the plan between layer and attention"
+    assert kwargs.get("softcap") is None, "soft-capped scores are not supported"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = agenticlu_plan.attend(module.layer_idx, query[0], key[0], value[0], scale)
+    return out[None], None

@@ -1,0 +1,414 @@
+"""The thread that runs a model: it batches what waits and hands back what is done.
+
+The event loop stays free: it only puts jobs into an inbox and is called back. Each turn of the
+thread reads the prompts that wait, in one packed pass, then decodes one token of every reply under
+way, so requests join and leave between tokens.
+"""
+# ruff: noqa: N803  (shapes live in names: q_HTD)
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineError
+from agenticlu.core.records import FinishReason, Message, Usage, content_id, content_seed
+from agenticlu.engines.base import Completion, Generated, Sampling, TokenLogprob, Weighed
+from agenticlu.engines.local.chat import ChatFormat
+from agenticlu.engines.local.decoder import Branch, Decoder, Reading
+from agenticlu.engines.local.kvcache import num_common
+from agenticlu.engines.local.sampling import choose, draw_uniforms
+
+LOOK_AHEAD = 512
+"""Waiting requests that are considered for the next pass."""
+GATHER_S = 0.001
+"""Pause after the first request of an idle engine, in which its companions arrive."""
+
+
+@dataclass(eq=False)
+class Draft:
+    """One reply in the making."""
+
+    job: Job
+    ordinal: int
+    uniforms: list[float]
+    tokens: list[int] = field(default_factory=list)
+    """As sampled, the end token included."""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    reason: FinishReason | None = None
+    branch: Branch | None = None
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way through the worker."""
+
+    asked: tuple[Message, ...] | str
+    """A conversation, or a plain text to continue."""
+    sampling: Sampling | None
+    """None for `weigh`."""
+    choices: tuple[str, ...]
+    call: int
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    top_logprobs: int | None = None
+    on_token: Callable[[int, int], None] | None = None
+    ids: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    drafts: list[Draft] = field(default_factory=list)
+
+    def settle(self, result: Any) -> None:
+        """Hands the result, or the error, to whoever waits."""
+
+        def deliver() -> None:
+            if self.future.done():
+                return
+            if isinstance(result, BaseException):
+                self.future.set_exception(result)
+            else:
+                self.future.set_result(result)
+
+        self.notify(deliver)
+
+    def notify(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Calls a function in the waiting event loop."""
+        # A loop that has been closed, even just now, has nobody waiting any more.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(function, *arguments)
+
+
+class Worker:
+    """Runs jobs on one decoder.
+
+    Args:
+        decoder: The model and its cache; used by the worker's thread alone.
+        chat: Template and tokenizer.
+        end_ids: Tokens that end a reply.
+        context_tokens: Longest prompt plus reply; None for no limit.
+        max_batch: Replies that decode together at most.
+        prefill_tokens: Prompts are read together up to this many uncached tokens.
+        name: Named in errors.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        chat: ChatFormat,
+        end_ids: frozenset[int],
+        context_tokens: int | None,
+        *,
+        max_batch: int,
+        prefill_tokens: int,
+        name: str,
+    ) -> None:
+        self.decoder = decoder
+        self._chat = chat
+        self._end_ids = end_ids
+        self._context_tokens = context_tokens
+        self._max_batch = max_batch
+        self._prefill_tokens = prefill_tokens
+        self._name = name
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        self._reading: list[Job] = []
+        self._by_branch: dict[Branch, Draft] = {}
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; the thread starts with the first.
+
+        Raises:
+            EngineError: The worker is closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise EngineError(f"The engine {self._name} is closed.")
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name=f"agenticlu-{self._name}", daemon=True
+                )
+                self._thread.start()
+            self._inbox.put(job)
+
+    def close(self) -> None:
+        """Fails what is under way, drops the cache and waits for the thread to end."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._inbox.put(None)
+            thread.join()
+
+    def _work(self) -> None:
+        waiting: list[Job] = []
+        drafts: list[Draft] = []
+        with torch.inference_mode():
+            while self._receive(waiting, idle=not waiting and not drafts):
+                try:
+                    self._advance(waiting, drafts)
+                except Exception as error:  # handed to those who wait; the worker lives on
+                    self._fail(error, waiting, drafts)
+        closed = EngineError(f"The engine {self._name} was closed.")
+        self._fail(closed, waiting, drafts)
+
+    def _receive(self, waiting: list[Job], *, idle: bool) -> bool:
+        """Takes what has arrived; waits if there is nothing to do. False ends the worker."""
+        if idle:
+            job = self._inbox.get()
+            if job is None:
+                return False
+            waiting.append(job)
+            time.sleep(GATHER_S)
+        while True:
+            try:
+                job = self._inbox.get_nowait()
+            except queue.Empty:
+                return True
+            if job is None:
+                return False
+            waiting.append(job)
+
+    def _advance(self, waiting: list[Job], drafts: list[Draft]) -> None:
+        """Reads the next prompts, then decodes one token of every draft."""
+        jobs = self._admit(waiting, len(drafts))
+        if jobs:
+            self._read(jobs, drafts)
+        gone = [draft for draft in drafts if draft.job.future.cancelled()]
+        for draft in gone:
+            self._leave(draft, drafts)
+        if drafts:
+            ordered: list[Draft] = [self._by_branch[b] for b in self.decoder.branches]
+            logits = self.decoder.step([draft.tokens[-1] for draft in ordered])
+            self._draw(ordered, logits)
+            for draft in ordered:
+                if draft.reason is not None:
+                    self._leave(draft, drafts)
+                    self._finish_if_done(draft.job)
+
+    def _admit(self, waiting: list[Job], num_drafts: int) -> list[Job]:
+        """Takes the next prompts that fit, in order of arrival; `weigh` may pass a full batch."""
+        jobs: list[Job] = []
+        done: set[int] = set()
+        tokens = 0
+        for i, job in enumerate(waiting[:LOOK_AHEAD]):
+            count = 0 if job.sampling is None else job.sampling.n
+            if job.future.cancelled():
+                done.add(i)
+                continue
+            if count and num_drafts and num_drafts + count > self._max_batch:
+                num_drafts = self._max_batch  # later samples do not overtake this one
+                continue
+            try:
+                job.ids = job.ids or self._encode(job)
+            except Exception as error:  # a template may refuse a conversation in its own way
+                job.settle(self._explain(error))
+                done.add(i)
+                continue
+            new = self.decoder.num_uncached(job.ids)
+            if jobs:
+                new = min(new, len(job.ids) - num_common(jobs[-1].ids, 0, job.ids, 0))
+                if tokens + new > self._prefill_tokens:
+                    break
+            jobs.append(job)
+            done.add(i)
+            tokens += new
+            num_drafts += count
+        waiting[:LOOK_AHEAD] = [job for i, job in enumerate(waiting[:LOOK_AHEAD]) if i not in done]
+        return jobs
+
+    def _encode(self, job: Job) -> list[int]:
+        if isinstance(job.asked, str):
+            ids = self._chat.encode_plain(job.asked)
+        else:
+            ids = self._chat.encode(job.asked)
+        if job.sampling is None:
+            self._chat.first_tokens(job.choices)
+        reply = 1 if job.sampling is None else job.sampling.max_tokens
+        limit = self._context_tokens
+        if limit is not None and len(ids) + reply > limit:
+            raise DocumentTooLongError(
+                f"The prompt has {len(ids)} tokens and its reply may take {reply}; {self._name}"
+                f" takes {limit} in all.",
+                hint="Use a model with a longer window, or let grounding choose the pieces.",
+            )
+        return ids
+
+    def _read(self, jobs: list[Job], drafts: list[Draft]) -> None:
+        """Reads the jobs' prompts in one pass; answers `weigh`, draws the first tokens."""
+        self._reading = jobs
+        readings = self.decoder.read([job.ids for job in jobs])
+        first: list[Draft] = []
+        rows: list[Tensor] = []
+        for job, reading in zip(jobs, readings, strict=True):
+            job.num_cached = reading.num_cached
+            if job.sampling is None:
+                job.settle(self._weighed(job, reading.logits_V))
+                continue
+            job.drafts = self._open_drafts(job, job.sampling)
+            first.extend(job.drafts)
+            rows.extend([reading.logits_V] * job.sampling.n)
+        if not first:
+            return
+        self._draw(first, torch.stack(rows))
+        joining: list[tuple[Reading, list[Draft]]] = []
+        for job, reading in zip(jobs, readings, strict=True):
+            going = [draft for draft in job.drafts if draft.reason is None]
+            if going:
+                joining.append((reading, going))
+            elif job.sampling is not None:
+                self._finish_if_done(job)
+        groups = self.decoder.join([(reading, len(going)) for reading, going in joining])
+        for (_, going), branches in zip(joining, groups, strict=True):
+            for draft, branch in zip(going, branches, strict=True):
+                draft.branch = branch
+                self._by_branch[branch] = draft
+            drafts.extend(going)
+
+    def _open_drafts(self, job: Job, sampling: Sampling) -> list[Draft]:
+        """Starts the replies of a job, each with its numbers: from prompt, seed and ordinal.
+
+        Without a seed the number of the call takes its place: a repeated request differs.
+        """
+        if sampling.temperature == 0:
+            return [Draft(job, ordinal, []) for ordinal in range(sampling.n)]
+        prompt = content_id(array("q", job.ids).tobytes().hex())
+        source = f"call {job.call}" if sampling.seed is None else f"seed {sampling.seed}"
+        seeds = [content_seed(prompt, source, str(ordinal)) for ordinal in range(sampling.n)]
+        return [
+            Draft(job, ordinal, draw_uniforms(seed, sampling.max_tokens))
+            for ordinal, seed in enumerate(seeds)
+        ]
+
+    def _weighed(self, job: Job, logits_V: Tensor) -> Weighed:
+        tokens = self._chat.first_tokens(job.choices)
+        probabilities = torch.softmax(logits_V.double(), dim=-1)
+        mass = {choice: float(probabilities[list(ids)].sum()) for choice, ids in tokens.items()}
+        total = sum(mass.values())
+        usage = Usage(
+            requests=1,
+            prompt_tokens=len(job.ids),
+            cached_tokens=job.num_cached,
+            completion_tokens=1,
+        )
+        return Weighed(
+            probabilities={choice: one / total for choice, one in mass.items()},
+            label_mass=min(1.0, total),
+            usage=usage,
+        )
+
+    def _draw(self, drafts: list[Draft], logits_BV: Tensor) -> None:
+        """Draws the next token of every draft and notes which are finished."""
+        settings = [draft.job.sampling for draft in drafts]
+        tokens = choose(
+            logits_BV,
+            [one.temperature for one in settings if one],
+            [one.top_p for one in settings if one],
+            [draft.uniforms[len(draft.tokens)] if draft.uniforms else 0.0 for draft in drafts],
+        )
+        for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
+            draft.tokens.append(token)
+            sampling, job = draft.job.sampling, draft.job
+            assert sampling is not None
+            ended = token in self._end_ids
+            if job.top_logprobs is not None:
+                draft.logprobs.append(self._token_logprob(logits_BV[row], token, job.top_logprobs))
+            if ended or (sampling.stop and self._stopped(draft, sampling.stop)):
+                draft.reason = "stop"
+            elif len(draft.tokens) >= sampling.max_tokens:
+                draft.reason = "length"
+            if job.on_token is not None and not ended:
+                job.notify(job.on_token, draft.ordinal, token)
+
+    def _stopped(self, draft: Draft, stops: tuple[str, ...]) -> bool:
+        text = self._chat.decode(draft.tokens)
+        return any(stop in text for stop in stops)
+
+    def _token_logprob(self, logits_V: Tensor, token: int, count: int) -> TokenLogprob:
+        logprobs = torch.log_softmax(logits_V.double(), dim=-1)
+        values, ids = logprobs.topk(min(count, len(logprobs)))
+        return TokenLogprob(
+            token_id=token,
+            text=self._chat.token_text(token),
+            logprob=float(logprobs[token]),
+            top=tuple(
+                (one, self._chat.token_text(one), value)
+                for one, value in zip(ids.tolist(), values.tolist(), strict=True)
+            ),
+        )
+
+    def _leave(self, draft: Draft, drafts: list[Draft]) -> None:
+        assert draft.branch is not None
+        self.decoder.leave(draft.branch)
+        del self._by_branch[draft.branch]
+        drafts.remove(draft)
+
+    def _finish_if_done(self, job: Job) -> None:
+        if any(draft.reason is None for draft in job.drafts):
+            return
+        usage = Usage(
+            requests=1,
+            prompt_tokens=len(job.ids),
+            cached_tokens=job.num_cached,
+            completion_tokens=sum(len(draft.tokens) for draft in job.drafts),
+        )
+        job.settle(
+            Generated(
+                completions=tuple(self._completion(draft) for draft in job.drafts),
+                usage=usage,
+                logprobs=tuple(tuple(draft.logprobs) for draft in job.drafts)
+                if job.top_logprobs is not None
+                else (),
+            )
+        )
+
+    def _completion(self, draft: Draft) -> Completion:
+        assert draft.job.sampling is not None
+        assert draft.reason is not None
+        tokens = [token for token in draft.tokens if token not in self._end_ids]
+        text = self._chat.decode(tokens)
+        ends = [at for stop in draft.job.sampling.stop if (at := text.find(stop)) >= 0]
+        if ends:
+            text = text[: min(ends)]
+            while tokens and len(self._chat.decode(tokens[:-1])) >= len(text):
+                tokens.pop()
+        if not isinstance(draft.job.asked, str):
+            text = text.strip()
+        return Completion(text, draft.reason, tuple(tokens))
+
+    def _fail(self, error: BaseException, waiting: list[Job], drafts: list[Draft]) -> None:
+        """Hands an error to everyone under way; nothing half-computed stays in the cache."""
+        jobs = {id(job): job for job in (*self._reading, *(draft.job for draft in drafts))}
+        if isinstance(error, EngineError):
+            jobs.update({id(job): job for job in waiting})
+            waiting.clear()
+        told = self._explain(error)
+        for job in jobs.values():
+            job.settle(told)
+        drafts.clear()
+        self._reading = []
+        self._by_branch.clear()
+        self.decoder.reset()
+
+    def _explain(self, error: BaseException) -> AgenticluError:
+        """Returns an error of ours for any."""
+        if isinstance(error, AgenticluError):
+            return error
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        out_of_memory = isinstance(error, MemoryError) or "memory" in text.lower()
+        told = EngineError(
+            f"{self._name} failed: {text}",
+            hint="Lower max_batch, prefill_tokens or cache_bytes." if out_of_memory else None,
+        )
+        told.__cause__ = error
+        return told

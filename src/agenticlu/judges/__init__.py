@@ -1,0 +1,1 @@
+"""Judges of answers: exact match, ROUGE, LLM panels, HELMET's rubrics, controls of judges."""

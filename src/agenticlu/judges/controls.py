@@ -1,0 +1,156 @@
+"""Judges on controls: candidates of which it is known whether they are right.
+
+An accepted answer must be found right. An answer of another question, or a wrong option, must be
+found wrong. What a judge gets wrong here it gets wrong in the trees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agenticlu.core.errors import ConfigError
+from agenticlu.core.records import Question, Verdict, content_id, content_seed
+from agenticlu.evaluation.scoring.answers import matches, word_match
+from agenticlu.judges.panel import (
+    BUILT_IN,
+    Judge,
+    LlmJudge,
+    build_judges,
+    is_correct,
+    judgement_key,
+)
+from agenticlu.search.caller import together
+from agenticlu.search.store import Store
+
+TOGETHER = "all together"
+"""Stands for the decision that the judges come to."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A candidate for an answer."""
+
+    question: Question
+    candidate: str
+    is_right: bool
+
+
+def choose_controls(questions: Sequence[tuple[Question, str]], limit: int) -> list[Control]:
+    """Returns a right and a wrong candidate for each of some questions.
+
+    Args:
+        questions: Questions and their documents' ids.
+        limit: Questions at most; chosen by the hash of their ids.
+    """
+    known = [(question, document_id) for question, document_id in questions if question.answers]
+    chosen = sorted(known, key=lambda one: content_id("control", one[0].id))[:limit]
+    by_document: dict[str, list[str]] = {}
+    for question, document_id in known:
+        by_document.setdefault(document_id, []).append(question.answers[0])
+    everywhere = [question.answers[0] for question, _ in known]
+    controls = []
+    for question, document_id in chosen:
+        answers = question.answers
+        gold = answers[content_seed("control", question.id) % len(answers)]
+        controls.append(Control(question, gold, is_right=True))
+        pools = (question.options, by_document[document_id], everywhere)
+        wrong = next(filter(None, (_differing(question, pool) for pool in pools)), None)
+        if wrong is not None:
+            controls.append(Control(question, wrong, is_right=False))
+    return controls
+
+
+def _differing(question: Question, pool: Sequence[str]) -> str | None:
+    """Returns a text of the pool that is no accepted answer, nor holds one or is held by one."""
+    accepted = _accepted(question)
+    start = content_seed("wrong control", question.id) % len(pool) if pool else 0
+    for text in (*pool[start:], *pool[:start]):
+        near = word_match(text, accepted) or any(word_match(one, [text]) for one in accepted)
+        if text.strip() and not near and not matches(text, accepted):
+            return text
+    return None
+
+
+def _accepted(question: Question) -> list[str]:
+    """Returns the accepted answers, of a multiple choice question as letters and as texts."""
+    accepted = list(question.answers)
+    for number, option in enumerate(question.options):
+        letter = chr(ord("A") + number)
+        if matches(option, question.answers) or letter in question.answers:
+            accepted += [option, letter]
+    return accepted
+
+
+def judges_of(store: Store, panel: Sequence[LlmJudge]) -> tuple[Judge, ...]:
+    """Returns the judges that a run was judged by.
+
+    Args:
+        store: The run.
+        panel: The models at hand.
+
+    Raises:
+        ConfigError: A model of the run is not at hand, or one is that is none of the run's.
+    """
+    names = list(store.get("judges") or ())
+    models = {judge.name: judge for judge in panel}
+    for name in names:
+        if name not in BUILT_IN and name not in models:
+            raise ConfigError(
+                f"{store.folder} was judged by {', '.join(names)}; {name} is not at hand.",
+                hint=f"Add --judge-model {name.partition(':')[2]} and, for a server, "
+                "--judge-base-url.",
+            )
+    for name in models:
+        if name not in names:
+            raise ConfigError(
+                f"{name} is no judge of {store.folder}, which was judged by {', '.join(names)}.",
+                hint="Leave it out, or judge with it first: agenticlu generate replay RUN "
+                "--judge llm --judge-model NAME",
+            )
+    return tuple(models.get(name) or build_judges([name])[0] for name in names)
+
+
+async def run_controls(
+    store: Store, judges: Sequence[Judge], controls: Sequence[Control]
+) -> dict[str, Any]:
+    """Judges the controls, keeps what it costs to ask, and stores the result with the run.
+
+    Returns:
+        Judge to {right, wrong} to {n, correct, unscored}; an unscored one is not correct.
+    """
+    judged = await together(_verdicts(store, judges, control) for control in controls)
+    results: dict[str, dict[str, dict[str, int]]] = {}
+    for control, verdicts in zip(controls, judged, strict=True):
+        found = {
+            verdict.judge: None if verdict.value is None else verdict.value >= 0.5
+            for verdict in verdicts
+        }
+        if len(judges) > 1:
+            found[TOGETHER] = is_correct(verdicts)
+        for name, said in found.items():
+            empty = {"n": 0, "correct": 0, "unscored": 0}
+            sides = results.setdefault(name, {"right": dict(empty), "wrong": dict(empty)})
+            counts = sides["right" if control.is_right else "wrong"]
+            counts["n"] += 1
+            counts["correct"] += said is control.is_right
+            counts["unscored"] += said is None
+    store.put(controls=results)
+    return results
+
+
+async def _verdicts(store: Store, judges: Sequence[Judge], control: Control) -> list[Verdict]:
+    return await together(_verdict(store, judge, control) for judge in judges)
+
+
+async def _verdict(store: Store, judge: Judge, control: Control) -> Verdict:
+    if judge.is_free:
+        return await judge.judge(control.question, control.candidate)
+    key = judgement_key(judge.name, control.question, control.candidate)
+    found = store.find_judgement(key, only_scored=True)
+    if found is not None:
+        return Verdict.model_validate_json(found)
+    verdict = await judge.judge(control.question, control.candidate)
+    await store.add_judgement(key, judge.name, verdict.model_dump_json())
+    return verdict

@@ -1,0 +1,1 @@
+"""A search on many machines: immutable segments, their union, sealing, and Ray."""

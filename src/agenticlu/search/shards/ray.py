@@ -1,0 +1,466 @@
+"""A search over many machines, by Ray: one actor per worker, documents as its tasks.
+
+Ray places the actors, starts them again when they die and repeats the task that died with them.
+Each document is searched in a small store on the worker's own disk and sealed to a folder that all
+machines share; the process that waits for them merges each segment into the run as it comes, so
+that the run can be looked at, and goes on, like any other. A document that is sealed under the same
+settings is not searched again; under others, or where it is unfinished, only what is missing is
+asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypedDict
+
+from agenticlu.core.errors import (
+    TERMINATED_EXIT_CODE,
+    AgenticluError,
+    EngineError,
+    StoreError,
+    missing_dependency,
+)
+from agenticlu.core.records import Document, Question, content_id
+from agenticlu.data.corpus import Item
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.engines.base import Engine, Health
+from agenticlu.judges.panel import build_judges
+from agenticlu.search.bounded import BoundedEngine
+from agenticlu.search.caller import Admission
+from agenticlu.search.config import SearchConfig
+from agenticlu.search.heartbeat import Heartbeat
+from agenticlu.search.run import Limits, Listener, bind, run_search
+from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
+from agenticlu.search.shards.merge import MergeSummary, SegmentPart, Union
+from agenticlu.search.shards.segments import Manifest, SharedFolder, seal_run
+from agenticlu.search.store import Store
+
+TASKS_PER_WORKER = 4
+"""Documents that a worker has in hand at once."""
+JUDGE_REQUESTS = 64
+"""Requests that a worker's judges have in flight at most."""
+POLL_S = 2.0
+"""Seconds between looks at what the workers have to tell."""
+STOP_S = 60.0
+"""Seconds that workers get to seal what they have when the search ends early."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Set unless set already: nothing is told to anybody, and workers run in this environment."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker does; plain data, so that it travels."""
+
+    config: SearchConfig
+    engine: EngineChoice
+    judges: JudgeChoice
+    limits: Limits
+    """Of each worker, over all documents that it has in hand; `max_tokens` is shared out evenly
+    among the workers."""
+    tokenizer: str | None
+    sealed: str
+    """Folder or URL of the segments; all machines see it."""
+    scratch: str | None = None
+    """Folder on each worker's own disk; None takes the system's."""
+
+    @property
+    def settings(self) -> str:
+        """Hash of what a document's trees follow from, besides its questions."""
+        profile = load_profile(self.config.profile)
+        served = (self.engine.model,) if self.engine.model else self.engine.base_url
+        parts = [
+            self.config.model_dump(mode="json"),
+            profile.model_dump(mode="json"),
+            [served, self.tokenizer, self.judges.models],
+        ]
+        return content_id("job", json.dumps(parts, sort_keys=True))
+
+
+class News(TypedDict):
+    """What a worker has to tell."""
+
+    notes: list[str]
+    """For people, each once."""
+    in_flight: int
+    replicas: list[Health]
+
+
+class Worker:
+    """Searches documents, several at once; becomes a Ray actor.
+
+    Args:
+        job: What to do.
+    """
+
+    def __init__(self, job: Job) -> None:
+        limits = job.limits
+        self._job = job
+        self._notes: dict[str, None] = {}
+        bound = Admission(limits.prompt_tokens_in_flight, limits.requests_in_flight)
+        sampler = job.engine.load(limits.requests_in_flight, self._note)
+        self._engine = BoundedEngine(sampler, bound, limits.max_tokens)
+        self._judges: list[tuple[str, Engine]] = [
+            (name, BoundedEngine(engine, Admission(max_requests=JUDGE_REQUESTS)))
+            for name, engine in job.judges.engines()
+        ]
+        self._tokenizer = job.engine.tokenizer(job.tokenizer)
+        self._searching: set[asyncio.Task[Any]] = set()
+
+    async def search(self, rows: list[dict[str, Any]], settings: str, seeds: list[str]) -> str:
+        """Searches one document's questions.
+
+        Args:
+            rows: The questions.
+            settings: What the segment is sealed under; see `task_settings`.
+            seeds: Names of segments that hold some of it already.
+
+        Returns:
+            The segment's name.
+        """
+        items = [_item(row) for row in rows]
+        document_id = items[0].document.id
+        root = Path(self._job.scratch or tempfile.gettempdir()) / "agenticlu-workers"
+        folder = root / content_id(self._job.sealed, document_id, settings)
+        task = asyncio.current_task()
+        assert task is not None
+        self._searching.add(task)
+        try:
+            await self._search(items, folder, seeds)
+        except BaseException:
+            # Whatever ended it: another machine can go on from what there is.
+            with contextlib.suppress(StoreError):
+                if _has_anything(folder):
+                    self._seal(folder, document_id, settings, finished=False)
+            raise
+        finally:
+            self._searching.discard(task)
+        name = self._seal(folder, document_id, settings, finished=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        return name
+
+    async def news(self) -> News:
+        """Returns what there is to tell since the last time."""
+        notes, self._notes = list(self._notes), {}
+        return {
+            "notes": notes,
+            "in_flight": self._engine.admission.requests,
+            "replicas": self._engine.health(),
+        }
+
+    async def stop(self) -> None:
+        """Ends what is in hand; each document seals what it has."""
+        for task in self._searching:
+            task.cancel()
+
+    async def _search(self, items: list[Item], folder: Path, seeds: list[str]) -> None:
+        job = self._job
+        with Store(folder) as store:
+            if seeds:
+                await self._use(seeds, store)
+            panel = build_panel(self._judges, store, limits=job.limits, say=self._note)
+            await run_search(
+                items,
+                self._engine,
+                store,
+                job.config,
+                tokenizer=self._tokenizer,
+                judges=build_judges(job.config.judges, panel),
+                limits=replace(job.limits, max_tokens=None),
+                progress=_Heard(self._note),
+            )
+
+    async def _use(self, seeds: list[str], store: Store) -> None:
+        """Merges segments whose calls would be found again."""
+        await self._engine.capabilities()  # only then the engine's name is known for sure
+        bind(
+            store,
+            self._job.config,
+            load_profile(self._job.config.profile),
+            tokenizer=self._tokenizer.name,
+            engine=self._engine.name,
+        )
+        shared = SharedFolder(self._job.sealed)
+        union = Union(store, into_running=True)
+        for seed in seeds:
+            try:
+                union.take([SegmentPart(shared, shared.manifest_of(seed))])
+            except StoreError as error:
+                self._note(f"not used again: {error.message}")
+        union.finish()
+
+    def _seal(self, folder: Path, document_id: str, settings: str, *, finished: bool) -> str:
+        address = seal_run(
+            folder, self._job.sealed, label=document_id, settings=settings, finished=finished
+        )
+        return address.rpartition("/")[2]
+
+    def _note(self, text: str) -> None:
+        self._notes[text] = None
+
+
+class _Heard(Listener):
+    """Hands on what a person should read."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def say(self, text: str) -> None:
+        self._say(text)
+
+
+def search_on_ray(
+    corpus: Iterable[Item],
+    out: Path,
+    job: Job,
+    num_workers: int,
+    address: str | None = None,
+    *,
+    progress: Listener | None = None,
+    num_questions: int | None = None,
+) -> MergeSummary:
+    """Searches a corpus on Ray actors and merges what they seal into a run folder.
+
+    Args:
+        corpus: Questions; those of one document must stand together.
+        out: Folder of the merged run; another process may look at it meanwhile.
+        job: What to do.
+        num_workers: Actors.
+        address: Of a Ray cluster; None starts Ray on this machine.
+        progress: Told of what happens.
+        num_questions: In the corpus, where it is known.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+        StoreError: The folder holds a run with other settings, or the segments cannot be written.
+        EngineError: A worker gave up; what was sealed before is kept and not done again.
+        BudgetExceededError: A worker has used up its share.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_dependency("ray", "ray") from error
+    SharedFolder(job.sealed).check()
+    if job.limits.max_tokens is not None:
+        share = max(1, job.limits.max_tokens // num_workers)
+        job = replace(job, limits=replace(job.limits, max_tokens=share))
+    with Store(out) as store:
+        profile = load_profile(job.config.profile)
+        words = job.engine.tokenizer(job.tokenizer).name
+        bind(store, job.config, profile, tokenizer=words)
+        store.put(judges=None, expected=num_questions)  # who judges, the segments tell
+        run = _Run(ray, store, job, progress or Listener())
+        with _ray_running(ray, address), _ending_in_order():
+            run.work(corpus, _start_workers(ray, job, num_workers))
+        return run.summary()
+
+
+class _Run:
+    """The process that hands out documents and merges what comes back."""
+
+    def __init__(self, ray: Any, store: Store, job: Job, progress: Listener) -> None:
+        self._ray = ray
+        self._store = store
+        self._job = job
+        self._progress = progress
+        self._shared = SharedFolder(job.sealed)
+        self._union = Union(store, over_older=True)
+        self._sealed: dict[str | None, list[Manifest]] = {}
+        for one in sorted(self._shared.manifests(may_miss=True), key=lambda one: one.sealed_s):
+            self._sealed.setdefault(one.label, []).append(one)
+        self._pulse = Heartbeat(store)
+        self._looked = 0.0
+        self._workers: list[Any] = []
+        self._running: dict[Any, tuple[int, str]] = {}
+        """Task to the number of its worker, and its document's id."""
+        self._parts = 0
+
+    def work(self, corpus: Iterable[Item], workers: list[Any]) -> None:
+        """Has every document searched that is not sealed yet, and merges all."""
+        self._workers = workers
+        settings = self._job.settings
+        self._progress.start(self._store.get("expected") or 0)
+        try:
+            for items in _by_document(corpus):
+                document_id = items[0].document.id
+                wanted = task_settings(settings, items)
+                known = self._sealed.get(document_id, [])
+                done = self._done(known, wanted)
+                if done is not None:
+                    self._take(document_id, done)
+                    continue
+                while len(self._running) >= TASKS_PER_WORKER * len(workers):
+                    self._wait()
+                worker = self._idlest()
+                rows, seeds = [_row(item) for item in items], [one.name for one in known]
+                task = workers[worker].search.remote(rows, wanted, seeds)
+                self._running[task] = (worker, document_id)
+            while self._running:
+                self._wait()
+            self._look()  # at what the last documents had to tell
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, AgenticluError):
+                raise error.cause from error
+            raise EngineError(f"A Ray worker failed: {error.cause}") from error
+        except self._ray.exceptions.RayError as error:
+            raise EngineError(
+                f"Ray lost its workers: {error}",
+                hint="Run the same command again: sealed documents are not searched again.",
+            ) from error
+        finally:
+            self._stop()
+            self._union.finish()
+            with contextlib.suppress(StoreError):
+                self._pulse.write(0, [], elsewhere=True)
+
+    def summary(self) -> MergeSummary:
+        """Returns what was merged."""
+        counts = self._store.tree_counts()
+        trees = counts["done"] + counts["growing"]
+        return MergeSummary(self._parts, counts["questions"], trees, self._union.rows)
+
+    def _done(self, known: Sequence[Manifest], wanted: str) -> Manifest | None:
+        """Returns the last segment that holds a document whole, unless it is to be tried again."""
+        whole = [one for one in known if one.finished and one.settings == wanted]
+        if not whole:
+            return None
+        failed = whole[-1].progress["calls"]["failed"]
+        return None if failed and self._job.limits.retry_failed else whole[-1]
+
+    def _idlest(self) -> int:
+        busy = [number for number, _ in self._running.values()]
+        return min(range(len(self._workers)), key=busy.count)
+
+    def _wait(self) -> None:
+        """Waits for a task, or for news; raises what a task raised."""
+        finished, _ = self._ray.wait(list(self._running), num_returns=1, timeout=POLL_S)
+        for task in finished:
+            _, document_id = self._running.pop(task)
+            self._take(document_id, self._shared.manifest_of(self._ray.get(task)))
+        if time.monotonic() - self._looked >= POLL_S:
+            self._look()
+
+    def _take(self, document_id: str, manifest: Manifest) -> None:
+        self._union.take([SegmentPart(self._shared, manifest)])
+        self._parts += 1
+        for tree in self._store.trees(document_id=document_id):
+            for node in tree.nodes:
+                self._progress.node(node)
+            self._progress.tree(tree)
+
+    def _look(self) -> None:
+        """Asks the workers for news; one that is being started again has none."""
+        replicas: list[Health] = []
+        in_flight = 0
+        asked = [worker.news.remote() for worker in self._workers]
+        ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=POLL_S)
+        for number, task in enumerate(asked):
+            if task not in ready:
+                continue
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                news: News = self._ray.get(task)
+                in_flight += news["in_flight"]
+                for one in news["replicas"]:
+                    replicas.append({**one, "address": f"worker {number}: {one['address']}"})
+                for note in news["notes"]:
+                    self._progress.say(f"worker {number}: {note}")
+        self._pulse.write(in_flight, replicas, elsewhere=True)
+        self._looked = time.monotonic()
+
+    def _stop(self) -> None:
+        """Lets the workers seal what they have in hand, when the search ends early."""
+        if not self._running:
+            return
+        for worker in self._workers:
+            worker.stop.remote()
+        tasks = list(self._running)
+        self._ray.wait(tasks, num_returns=len(tasks), timeout=STOP_S)
+
+
+@contextlib.contextmanager
+def _ray_running(ray: Any, address: str | None) -> Iterator[None]:
+    """Joins a cluster, or starts Ray on this machine; leaves alone what runs already."""
+    started = not ray.is_initialized()
+    if started:
+        where = {"_node_ip_address": "127.0.0.1"} if address is None else {"address": address}
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR", **where)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Makes SIGTERM end the search as Ctrl-C does; Ray has taken the signal for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED_EXIT_CODE))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _start_workers(ray: Any, job: Job, num_workers: int) -> list[Any]:
+    # As many as were asked for, whatever the cores; on as many machines as there are.
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+    options |= {"max_restarts": -1, "max_task_retries": 3}
+    gpus = 0 if job.engine.base_url else ray.cluster_resources().get("GPU", 0)
+    if gpus:  # Ray hides them from actors that ask for none
+        options["num_gpus"] = min(1.0, gpus / num_workers)
+    actor: Any = ray.remote(**options)(Worker)
+    return [actor.remote(job) for _ in range(num_workers)]
+
+
+def task_settings(settings: str, items: Sequence[Item]) -> str:
+    """Returns what a document's questions are sealed under."""
+    return content_id(settings, *(item.question.model_dump_json() for item in items))
+
+
+def _by_document(corpus: Iterable[Item]) -> Iterator[list[Item]]:
+    for _, group in groupby(corpus, key=lambda item: item.document.id):
+        yield list(group)
+
+
+def _has_anything(folder: Path) -> bool:
+    with Store(folder, writable=False) as store:
+        return bool(store.progress_by_document())
+
+
+def _row(item: Item) -> dict[str, Any]:
+    return {
+        **asdict(item),
+        "document": item.document.model_dump_json(),
+        "question": item.question.model_dump_json(),
+    }
+
+
+def _item(row: dict[str, Any]) -> Item:
+    spans = row["gold_spans"]
+    return Item(
+        position=row["position"],
+        document=Document.model_validate(json.loads(row["document"])),
+        question=Question.model_validate(json.loads(row["question"])),
+        gold_spans=None if spans is None else tuple((a, b) for a, b in spans),
+    )

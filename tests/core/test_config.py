@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field, SecretStr
+
+from agenticlu.cli.ask import AskSettings
+from agenticlu.core.config import (
+    Resolved,
+    Settings,
+    load_toml,
+    parse_overrides,
+    public_values,
+    resolve,
+)
+from agenticlu.core.errors import ConfigError, MissingDependencyError
+from agenticlu.core.registry import EXTRA_OF_PACKAGE, Registry
+
+
+class Optimizer(Settings):
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+class Example(Settings):
+    model: str | None = None
+    base_url: tuple[str, ...] = ()
+    rounds: int = Field(default=1, ge=1)
+    mode: Literal["scan", "point"] = "scan"
+    quiet: bool = False
+    out: Path = Path("out")
+    optimizer: Optimizer = Optimizer()
+    weights: dict[str, float] = Field(default_factory=dict)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Any:
+    def resolved(
+        *,
+        user: str = "",
+        project: str = "",
+        config: str | None = None,
+        environ: dict[str, str] | None = None,
+        **flags: object,
+    ) -> Resolved[Example]:
+        (tmp_path / "user.toml").write_text(user)
+        (tmp_path / "agenticlu.toml").write_text(project)
+        if config is not None:
+            (tmp_path / "run.toml").write_text(config)
+        return resolve(
+            Example,
+            section="ask",
+            flags={key.replace("__", "."): value for key, value in flags.items()},
+            environ=environ or {},
+            config_file=None if config is None else tmp_path / "run.toml",
+            project_file=tmp_path / "agenticlu.toml",
+            user_file=tmp_path / "user.toml",
+        )
+
+    return resolved
+
+
+def test_defaults(files: Any) -> None:
+    found = files()
+    assert found.values == Example()
+    assert set(found.origins.values()) == {"default"}
+    assert "optimizer.lr" in found.origins
+
+
+def test_precedence_step_by_step(files: Any) -> None:
+    sources: dict[str, Any] = {}
+    expected = 1
+    for name, value in (
+        ("user", "[ask]\nrounds = 2"),
+        ("project", "[ask]\nrounds = 3"),
+        ("config", "rounds = 4"),
+        ("environ", {"AGENTICLU_ASK_ROUNDS": "5"}),
+        ("rounds", 6),
+    ):
+        sources[name] = value
+        expected += 1
+        found = files(**sources)
+        assert found.values.rounds == expected
+        origin = found.origins["rounds"]
+        word = {"user": "user.toml", "project": "agenticlu.toml", "config": "run.toml"}.get(
+            name, {"environ": "environment AGENTICLU_ASK_ROUNDS", "rounds": "flag"}.get(name, "")
+        )
+        assert origin.endswith(word)
+
+
+def test_shared_keys_and_a_commands_own(files: Any) -> None:
+    project = 'model = "shared"\n[ask]\nmodel = "own"\n[generate]\nbranching = 8\n'
+    assert files(project=project).values.model == "own"
+    assert files(project='model = "shared"').values.model == "shared"
+    assert files(project='temperature = 0.5\nmodel = "m"').values.model == "m"
+    both = {"AGENTICLU_MODEL": "shared", "AGENTICLU_ASK_MODEL": "own"}
+    assert files(environ=both).values.model == "own"
+    assert files(environ={"AGENTICLU_MODEL": ""}).values.model is None
+
+
+def test_environment_values_are_parsed(files: Any) -> None:
+    environ = {
+        "AGENTICLU_BASE_URL": "http://a/v1, http://b/v1",
+        "AGENTICLU_ASK_OPTIMIZER__LR": "3e-5",
+        "AGENTICLU_ASK_OPTIMIZER__BETAS": "[0.8, 0.9]",
+        "AGENTICLU_ASK_QUIET": "yes",
+        "AGENTICLU_ASK_WEIGHTS": '{"a": 1}',
+        "AGENTICLU_TRAIN_STEPS": "3",
+        "AGENTICLU_DEBUG": "1",
+    }
+    values = files(environ=environ).values
+    assert values.base_url == ("http://a/v1", "http://b/v1")
+    assert values.optimizer == Optimizer(lr=3e-5, betas=(0.8, 0.9))
+    assert values.quiet
+    assert values.weights == {"a": 1.0}
+
+
+def test_nested_tables_and_overrides(files: Any) -> None:
+    config = 'mode = "point"\n[optimizer]\nlr = 1\n[weights]\nx = 0.5\n'
+    found = files(config=config, optimizer__lr=0.25)
+    assert found.values.optimizer.lr == 0.25
+    assert found.values.weights == {"x": 0.5}
+    assert found.origins["optimizer.lr"] == "flag"
+    assert found.origins["optimizer.betas"] == "default"
+    assert parse_overrides(["optimizer.lr=1", "out=a b", "x=true", 'y="1"']) == {
+        "optimizer.lr": 1,
+        "out": "a b",
+        "x": True,
+        "y": "1",
+    }
+    with pytest.raises(ConfigError, match="key=value"):
+        parse_overrides(["rounds"])
+
+
+@pytest.mark.parametrize(
+    ("sources", "message", "hint"),
+    [
+        ({"project": "[ask]\nronds = 2"}, "'ronds'", "rounds"),
+        ({"project": "rounds = 2"}, "'rounds'", None),
+        ({"project": "[aks]\nrounds = 2"}, r"\[aks\]", "ask"),
+        ({"project": 'modle = "a"'}, "'modle'", "model"),
+        ({"config": "[optimizer]\nlear = 2"}, "'optimizer.lear'", "optimizer"),
+        ({"config": "lr = 2"}, "'lr'", "optimizer.lr"),
+        ({"config": "rounds = '2'"}, "rounds = '2'", None),
+        ({"config": "rounds = 0"}, "rounds = 0", None),
+        ({"config": "rounds = 1.5"}, "rounds", None),
+        ({"config": "quiet = 'yes'"}, "quiet", None),
+        ({"config": 'mode = "scam"'}, "scam", None),
+        ({"config": "rounds = 2026-11-23"}, "rounds", None),
+        ({"config": "rounds = "}, "not TOML", None),
+        ({"environ": {"AGENTICLU_MODLE": "a"}}, "AGENTICLU_MODLE", "AGENTICLU_MODEL"),
+        ({"environ": {"AGENTICLU_ROUNDS": "2"}}, "AGENTICLU_ROUNDS", "AGENTICLU_ASK_ROUNDS"),
+        ({"environ": {"AGENTICLU_COLOUR": "2"}}, "AGENTICLU_COLOUR", "AGENTICLU_MODEL"),
+        ({"environ": {"AGENTICLU_ASK_RONDS": "2"}}, "AGENTICLU_ASK_RONDS", "ASK_ROUNDS"),
+        ({"environ": {"AGENTICLU_ASK_ROUNDS": "two"}}, "AGENTICLU_ASK_ROUNDS", None),
+        ({"rounds": "two"}, "flag", None),
+        ({"ronds": 2}, "'ronds'", "rounds"),
+    ],
+)
+def test_refused(files: Any, sources: dict[str, Any], message: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        files(**sources)
+    assert caught.value.exit_code == 3
+    if hint is not None:
+        assert hint in str(caught.value.hint)
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load_toml(tmp_path / "nowhere.toml")
+    (tmp_path / "latin.toml").write_bytes("a = 'é'".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not TOML"):
+        load_toml(tmp_path / "latin.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_toml(tmp_path)
+
+
+def test_resolved_is_saved_with_origins_and_without_secrets(tmp_path: Path, files: Any) -> None:
+    class Secretive(Settings):
+        api_key: str | None = None
+        api_key_env: str = "OPENAI_API_KEY"
+        password: SecretStr = SecretStr("hunter2")
+        piece_tokens: int = 512
+        base_url: tuple[str, ...] = ()
+
+    found = resolve(
+        Secretive,
+        section="ask",
+        flags={
+            "api_key": "sk-live-1",
+            "base_url": ["http://me:sesame@host/v1?api_key=abc&x=1"],
+        },
+        environ={},
+        project_file=None,
+    )
+    path = tmp_path / "config.json"
+    found.save_resolved(path)
+    text = path.read_text()
+    for secret in ("sk-live-1", "hunter2", "sesame", "abc"):
+        assert secret not in text
+        assert secret not in found.describe()
+    saved = json.loads(text)
+    assert saved["values"]["piece_tokens"] == 512
+    assert saved["values"]["api_key_env"] == "OPENAI_API_KEY"
+    assert saved["values"]["base_url"] == ["http://***host/v1?***&x=1"]
+    assert saved["origins"]["api_key"] == "flag"
+    assert saved["command"] == "ask"
+    assert "piece_tokens = 512  (default)" in found.describe()
+    with pytest.raises(ConfigError) as caught:
+        resolve(Secretive, flags={"api_key": ["sk-live-2"]}, environ={}, project_file=None)
+    assert "sk-live-2" not in caught.value.message
+
+
+def test_saved_values_are_read_back(tmp_path: Path) -> None:
+    settings = Example(rounds=3, out=Path("x"), optimizer=Optimizer(lr=0.5), weights={"a": 1.0})
+    assert Example.model_validate(public_values(settings)) == settings
+
+
+def test_every_setting_of_ask_can_be_set_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "ask.toml"
+    path.write_text(
+        'model = "m"\nbase_url = ["http://a/v1"]\nprofile = "default"\nrounds = 2\n'
+        "piece_tokens = 128\ntemperature = 1\nspans = true\n"
+    )
+    found = resolve(AskSettings, section="ask", environ={}, config_file=path, project_file=None)
+    assert found.values.temperature == 1.0
+    assert found.values.spans
+
+
+# --- Registry -------------------------------------------------------------------------------------
+
+
+def test_registry_loads_by_name() -> None:
+    table = Registry("encoder", {"json": "json:dumps", "torch": "no_such_package_here:x"})
+    assert table.load("json")([1]) == "[1]"
+    assert list(table) == ["json", "torch"]
+    assert "jsn" not in table
+    with pytest.raises(ConfigError, match="There are: json, torch") as caught:
+        table.load("jsn")
+    assert caught.value.hint == "Did you mean json?"
+    with pytest.raises(ModuleNotFoundError):
+        table.load("torch")
+
+
+def test_registry_names_the_extra_of_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(EXTRA_OF_PACKAGE, "no_such_package_here", "train")
+    table = Registry("thing", {"a": "no_such_package_here.part:x"})
+    with pytest.raises(MissingDependencyError) as caught:
+        table.load("a")
+    assert caught.value.hint == "pip install 'agenticlu[train]'"

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agenticlu.core.errors import ConfigError, DocumentError
+from agenticlu.core.records import Piece
+from agenticlu.data import corpus
+from agenticlu.data.corpus import LeftOut, load_corpus, load_rows, own_id
+
+LINE = {"context": "Ada lives in Brellin. Ben does not.", "question": "Where?", "answers": ["B"]}
+
+
+def write(path: Path, *rows: object) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def test_a_line_becomes_a_document_and_a_question(tmp_path: Path):
+    extra = {"id": "q7", "options": ["a", "b"], "gold_spans": [[0, 20]], "hops": 2}
+    source = write(tmp_path / "c.jsonl", LINE, {**LINE, **extra})
+    first, second = load_corpus(source)
+    assert first.document.text == LINE["context"]
+    assert first.document is second.document, "a repeated text is one document"
+    assert (first.position, second.position) == (0, 1)
+    assert first.question.answers == ("B",)
+    assert second.question.id == "q7"
+    assert second.question.options == ("a", "b")
+    pieces = [Piece(index=0, start=0, end=15, num_tokens=4)]
+    pieces += [Piece(index=1, start=15, end=21, num_tokens=2)]
+    pieces += [Piece(index=2, start=21, end=35, num_tokens=3)]
+    assert second.question_over(pieces).gold_pieces == (0, 1)
+    assert first.question_over(pieces).gold_pieces is None
+
+
+def test_ids_follow_from_content(tmp_path: Path):
+    (a,) = load_corpus(write(tmp_path / "a.jsonl", LINE))
+    (b,) = load_corpus(write(tmp_path / "b.jsonl", LINE))
+    (c,) = load_corpus(write(tmp_path / "c.jsonl", {**LINE, "question": "When?"}))
+    assert a.question.id == b.question.id != c.question.id
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"),
+    [
+        ("one", ("one",)),
+        (3, ("3",)),
+        (["a", "a", " b "], ("a", "b")),
+        ({"text": ["x"], "answer_start": [1]}, ("x",)),
+        ([{"text": "x", "tokens": ["x"]}], ("x",)),
+        ([None, "x", {"text": None}], ("x",)),
+    ],
+)
+def test_answers_come_in_many_shapes(tmp_path: Path, value, answers):
+    row = {"context": "text", "question": "?", "answer": value}
+    (item,) = load_corpus(write(tmp_path / "c.jsonl", row))
+    assert item.question.answers == answers
+
+
+def test_columns_are_mapped(tmp_path: Path):
+    source = write(tmp_path / "c.jsonl", {"body": "text", "q": "?", "gold": "x", "nr": 5})
+    (item,) = load_corpus(source, columns={"context": "body", "question": "q", "id": "nr"})
+    assert (item.document.text, item.question.text, item.question.id) == ("text", "?", "5")
+    with pytest.raises(ConfigError) as caught:
+        list(load_corpus(source, columns={"contxt": "body"}))
+    assert caught.value.hint == "Did you mean context?"
+
+
+def test_narrativeqa_is_known_by_its_layout(tmp_path: Path):
+    row = {
+        "document": {"id": "d1", "text": "A long tale.", "summary": {"text": "short"}},
+        "question": {"text": "Who is it?", "tokens": []},
+        "answers": [{"text": "Ada", "tokens": []}, {"text": "ada holt", "tokens": []}],
+    }
+    (item,) = load_corpus(write(tmp_path / "n.jsonl", row))
+    assert item.document.text == "A long tale."
+    assert item.document.source.endswith("#d1")
+    assert item.question.text == "Who is it?"
+    assert item.question.answers == ("Ada", "ada holt")
+
+
+def test_parquet_files_and_folders(tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_pylist([{**LINE, "answers": ["B"]}, {**LINE, "question": "Who?"}])
+    arrow.parquet.write_table(table, tmp_path / "train-0.parquet")
+    arrow.parquet.write_table(table, tmp_path / "test-0.parquet")
+    for source in (tmp_path / "train-0.parquet", tmp_path):
+        items = list(load_corpus(str(source)))
+        assert [item.question.text for item in items] == ["Where?", "Who?"]
+    assert len(list(load_corpus(str(tmp_path), limit=1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "holds no question"),
+        ("not json\n", "Line 1 of .* is not JSON"),
+        ("[1]\n", "is no object"),
+        ('{"question": "?", "answers": ["x"]}\n', "has no 'context'"),
+        ('{"context": "t", "question": "?"}\n', "has no 'answers'"),
+        ('{"context": "t", "question": "?", "answers": []}\n', "no accepted answer"),
+        ('{"context": " ", "question": "?", "answers": ["x"]}\n', "no text, or empty"),
+        ('{"context": 5, "question": "?", "answers": ["x"]}\n', "no text, or empty"),
+        ('{"context": "t", "question": "?", "answers": {"text": null}}\n', "no accepted answer"),
+        ('{"context": "t", "question": "?", "answers": [null]}\n', "no accepted answer"),
+        ('{"context": "t", "question": "?", "answers": [["x"]]}\n', "answers hold what is no text"),
+        ('{"context": "t", "question": "?", "answers": "x", "hops": "two"}\n', "hops is no whole"),
+        ('{"context": "t", "question": "?", "answers": "x", "hops": 1.5}\n', "hops is no whole"),
+        ('{"context": "t", "question": "?", "answers": "x", "hops": -1}\n', "hops is below 0"),
+        ('{"context": "t", "question": "?", "answers": "x", "options": "ab"}\n', "are no list"),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "gold_spans": 3}\n',
+            "gold_spans are no",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0]]}\n',
+            "gold_spans are",
+        ),
+        ('{"context": "t", "question": "?", "answers": "x", "gold_spans": ["01"]}\n', "gold_spans"),
+        ('{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0, 9]]}\n', "end <= 1"),
+        ('{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0, null]]}\n', "spans"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, content: str, words: str):
+    path = tmp_path / "c.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DocumentError, match=words):
+        list(load_corpus(str(path)))
+
+
+def test_what_is_not_there_is_said(tmp_path: Path):
+    with pytest.raises(DocumentError, match="There is no file, folder or data set"):
+        list(load_corpus(str(tmp_path / "no" / "such" / "file.jsonl")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DocumentError, match="no Parquet") as caught:
+        list(load_corpus(str(tmp_path / "empty")))
+    assert "give one" in (caught.value.hint or "")
+    (tmp_path / "bad.parquet").write_bytes(b"words")
+    pytest.importorskip("pyarrow")
+    with pytest.raises(DocumentError, match="no readable Parquet"):
+        list(load_corpus(str(tmp_path / "bad.parquet")))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_json_arrays_are_read_entry_by_entry(tmp_path: Path, monkeypatch, size: int):
+    """Whatever is read at a time, the entries are those that `json` finds."""
+    monkeypatch.setattr(corpus, "ARRAY_CHARACTERS", size)
+    rows = [{"a": "x, ] } \\" + chr(233), "b": [1, {"c": None}]}, {}, {"long": "y" * 300}]
+    path = tmp_path / "a.json"
+    for text in (json.dumps(rows), json.dumps(rows, indent=2) + "\n", "[]", " [ ]\n"):
+        path.write_text(text, encoding="utf-8")
+        assert list(load_rows(str(path))) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "Entry 1 of .* is no object"),
+        ('[{"a": 1}, 12]', "Entry 2 of .* is no object"),
+        ('[{"a": 1}', "Entry 1 of .* is not JSON"),
+        ('[{"a": 1}, ]', "Entry 2 of .* is not JSON"),
+        ('[{"a": 1} {"b": 2}]', "Entry 1 of .* is not JSON"),
+        ('[{"a": 1}, {"b": ', "Entry 2 of .* is not JSON"),
+        ('[{"a": 1}] {}', "follows the array"),
+    ],
+)
+def test_a_bad_entry_of_an_array_is_named(tmp_path: Path, text: str, words: str):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DocumentError, match=words):
+        list(load_rows(str(tmp_path / "a.json")))
+
+
+def test_a_large_array_is_not_held_whole(tmp_path: Path):
+    import tracemalloc
+
+    path = tmp_path / "a.json"
+    row = json.dumps({"context": "x" * 20_000, "question": "?"})
+    path.write_text(f"[{', '.join([row] * 1000)}]")
+    tracemalloc.start()
+    count = sum(1 for _ in load_rows(str(path)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 1000
+    assert peak < path.stat().st_size / 2
+
+
+def layout(root: Path, *names: str) -> str:
+    arrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        arrow.parquet.write_table(arrow.Table.from_pylist([{"name": name}]), root / name)
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "found"),
+    [
+        (("default/train/0000.parquet", "default/test/0000.parquet"), "train", (0,)),
+        (("default/train/0000.parquet", "default/test/0000.parquet"), "test", (1,)),
+        (
+            ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"),
+            "train",
+            (0, 1),
+        ),
+        (("train_clean-0.parquet", "test.parquet"), "train_clean", (0,)),
+        (("0000.parquet", "0001.parquet"), "train", (0, 1)),
+        (("trainer.parquet",), "train", (0,)),
+    ],
+)
+def test_a_split_is_told_by_files_and_folders(tmp_path: Path, names, split, found):
+    rows = list(load_rows(layout(tmp_path, *names), split))
+    assert [row["name"] for row in rows] == [names[i] for i in found]
+
+
+@pytest.mark.parametrize(
+    ("names", "split"),
+    [
+        (("default/train/0000.parquet",), "test"),
+        (("default/test/0000.parquet", "0000.parquet"), "train"),
+        (("0000.parquet",), "test"),
+        (("training.parquet",), "train"),
+    ],
+)
+def test_a_split_that_is_not_there_is_an_error(tmp_path: Path, names, split):
+    with pytest.raises(DocumentError, match=f"has no split '{split}'") as caught:
+        list(load_rows(layout(tmp_path, *names), split))
+    assert "--split" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["data/x.json", "data/x.jsonl", "data/x.csv", "data/x.parquet"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(corpus, "_load_hub", lambda *_: pytest.fail("asked the hub"))
+    with pytest.raises(DocumentError, match="There is no file, folder or data set"):
+        list(load_rows(name))
+    with pytest.raises(pytest.fail.Exception):
+        list(load_rows("owner/name-v1.5"))
+
+
+def test_the_corpus_s_own_id_survives_odd_names(tmp_path: Path):
+    (tmp_path / "a#b").mkdir()
+    source = write(
+        tmp_path / "a#b" / "c.jsonl", {**LINE, "document_id": "x#1"}, {**LINE, "context": "other"}
+    )
+    first, second = load_corpus(source)
+    assert own_id(first.document) == "x#1"
+    assert own_id(second.document) is None
+
+
+def test_lines_without_an_answer_are_left_out_and_counted(tmp_path: Path):
+    rows = [LINE, {**LINE, "answers": []}, {**LINE, "question": "Who?"}, {**LINE, "answers": None}]
+    source = write(tmp_path / "c.jsonl", *rows)
+    left_out = LeftOut()
+    items = list(load_corpus(source, left_out=left_out))
+    assert [item.position for item in items] == [0, 2]
+    assert left_out.render() == (
+        "2 lines have no accepted answer and are left out; the first is line 2."
+    )
+    assert len(list(load_corpus(source, limit=2, left_out=LeftOut()))) == 2, "of questions"
+    with pytest.raises(DocumentError, match=r"Line 2 of .* has no accepted answer"):
+        list(load_corpus(source))
+
+
+def test_a_corpus_without_any_answer_is_an_error(tmp_path: Path):
+    source = write(tmp_path / "c.jsonl", {**LINE, "answers": ""}, {**LINE, "answers": [None]})
+    with pytest.raises(DocumentError, match=r"No line of .* has an accepted answer"):
+        list(load_corpus(source, left_out=LeftOut()))
+
+
+def test_an_empty_field_is_not_a_missing_column(tmp_path: Path):
+    source = write(tmp_path / "c.jsonl", {**LINE, "question": None})
+    with pytest.raises(DocumentError, match=r"The question on line 1 of .* is no text, or empty"):
+        list(load_corpus(source))
+
+
+def test_one_id_stands_for_one_question(tmp_path: Path):
+    first = {**LINE, "id": "q"}
+    repeated = write(tmp_path / "repeated.jsonl", first, first)
+    assert len(list(load_corpus(repeated))) == 2
+    other = write(tmp_path / "other.jsonl", first, LINE, {**first, "question": "Who?"})
+    with pytest.raises(DocumentError, match=r"Lines 1 and 3 of .* have the id 'q' and differ"):
+        list(load_corpus(other))

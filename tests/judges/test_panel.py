@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from agenticlu.core.errors import ConfigError
+from agenticlu.core.records import Question, Turn, Verdict
+from agenticlu.engines.base import Completion
+from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.judges.panel import (
+    ExactJudge,
+    LlmJudge,
+    RougeJudge,
+    build_judges,
+    combine,
+    continued,
+    disagrees,
+    is_correct,
+    judgement_key,
+)
+
+QUESTION = Question(id="q", text="Which town?", answers=("Brellin", "the town of Brellin"))
+
+
+def judge(one, answer: str, question: Question = QUESTION) -> Verdict:
+    return asyncio.run(one.judge(question, answer))
+
+
+def test_exact_takes_aliases_numbers_and_options():
+    assert judge(ExactJudge(), "brellin").value == 1.0
+    assert judge(ExactJudge(), "Brell").value == 0.0
+    assert judge(ExactJudge(), "3", Question(id="n", text="?", answers=("three",))).value == 1.0
+    choice = Question(id="c", text="?", answers=("blue",), options=("red", "blue"))
+    assert judge(ExactJudge(), "(B)", choice).value == 1.0
+    assert judge(ExactJudge(), "(A)", choice).value == 0.0
+    assert judge(ExactJudge(), "x", Question(id="u", text="?")).value is None
+
+
+def test_rouge_is_graded():
+    values = [judge(RougeJudge(), answer).value for answer in ("the town of Brellin", "town", "x")]
+    assert values[0] == 1.0
+    assert values[2] == 0.0
+    assert values[1] is not None
+    assert 0 < values[1] < 1
+
+
+def test_an_unreadable_verdict_is_asked_again_and_then_unscored():
+    engine = ScriptedEngine(lambda request: "hm" if request.call < 2 else '{"verdict": "yes"}')
+    verdict = judge(LlmJudge(engine, "m"), "Brellin")
+    assert (verdict.value, len(engine.requests)) == (1.0, 3)
+    assert verdict.usage is not None
+    assert verdict.usage.requests == 3
+    stubborn = ScriptedEngine(lambda request: "hm")
+    verdict = judge(LlmJudge(stubborn, "m"), "Brellin")
+    assert (verdict.value, len(stubborn.requests)) == (None, 3)
+    assert "hm" in verdict.reason
+
+
+def test_a_form_is_wished_for_once():
+    engine = ScriptedEngine(lambda request: "hm")
+    judge(LlmJudge(engine, "m"), "Brellin")
+    first, *others = [request.sampling.schema for request in engine.requests]
+    assert json.loads(first)["properties"]["verdict"]["enum"] == ["yes", "no"]
+    assert others == [None, None]
+
+
+def test_a_verdict_that_was_cut_off_is_asked_for_again_at_length():
+    whole = '{"explanation": "the candidate says no", "verdict": "yes"}'
+
+    def reply(request):
+        short = request.sampling.max_tokens < 1000
+        return Completion(whole[:45], "length") if short else whole
+
+    engine = ScriptedEngine(reply)
+    verdict = judge(LlmJudge(engine, "m"), "Brellin")
+    assert (verdict.value, len(engine.requests)) == (1.0, 2)
+
+
+def test_an_empty_answer_is_wrong_without_asking():
+    engine = ScriptedEngine()
+    assert judge(LlmJudge(engine, "m"), " ").value == 0.0
+    assert engine.requests == []
+
+
+def votes(*values: float | None, exact: float | None = None) -> list[Verdict]:
+    panel = [Verdict(judge=f"llm:{i}", value=value) for i, value in enumerate(values)]
+    return panel if exact is None else [Verdict(judge="exact", value=exact), *panel]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "correct"),
+    [
+        (votes(exact=1.0), True),
+        (votes(exact=0.0), False),
+        (votes(0.0, 0.0, exact=1.0), True),
+        (votes(1.0, 1.0, 0.0, exact=0.0), True),
+        (votes(1.0, 0.0, exact=0.0), False),
+        (votes(1.0, None, None, exact=0.0), True),
+        (votes(None, None, exact=0.0), None),
+        (votes(None), None),
+        ([Verdict(judge="rouge-l", value=0.6)], True),
+        ([Verdict(judge="rouge-l", value=0.4)], False),
+        ([Verdict(judge="exact", value=0.0), Verdict(judge="rouge-l", value=0.9)], False),
+        ([], None),
+    ],
+)
+def test_a_panel_decides_by_majority_and_silence_is_unscored(verdicts, correct):
+    assert is_correct(verdicts) is correct
+    assert (combine(verdicts) is None) == (correct is None)
+
+
+def test_the_score_orders_answers():
+    near = [Verdict(judge="exact", value=0.0), Verdict(judge="rouge-l", value=0.8)]
+    far = [Verdict(judge="exact", value=0.0), Verdict(judge="rouge-l", value=0.1)]
+    assert combine(votes(exact=1.0)) == 1.0
+    assert 1.0 > (combine(near) or 0) > (combine(far) or 0) > 0
+    assert disagrees(near)
+    assert not disagrees(far)
+
+
+def test_judges_are_built_by_name():
+    assert [one.name for one in build_judges(["exact", "rouge-l", "exact"])] == ["exact", "rouge-l"]
+    with pytest.raises(ConfigError) as caught:
+        build_judges(["exakt"])
+    assert caught.value.hint == "Did you mean exact?"
+    with pytest.raises(ConfigError, match="needs a model"):
+        build_judges(["llm"])
+
+
+def test_the_cache_key_is_made_of_judge_question_gold_and_answer():
+    keys = {
+        judgement_key("a", QUESTION, "x"),
+        judgement_key("b", QUESTION, "x"),
+        judgement_key("a", QUESTION, "y"),
+        judgement_key("a", QUESTION.model_copy(update={"answers": ("z",)}), "x"),
+        judgement_key("a", QUESTION.model_copy(update={"text": "Who?"}), "x"),
+    }
+    assert len(keys) == 5
+    same = QUESTION.model_copy(update={"id": "other", "hops": 2})
+    assert judgement_key("a", same, "x") in keys
+
+
+def test_a_round_that_goes_on_has_said_no():
+    turns = (
+        Turn(kind="answer", wording="w", request="r", reply="a"),
+        Turn(kind="check", wording="w", request="r", reply="Yes, it is.", token_ids=(1,)),
+    )
+    after = continued(turns)
+    assert after[0] is turns[0]
+    assert (after[1].reply, after[1].token_ids) == ("no", None)
+    kept = (turns[1].model_copy(update={"reply": "No, not yet."}),)
+    assert continued(kept) == kept
