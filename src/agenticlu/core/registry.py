@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from agenticlu.core.errors import ConfigError, did_you_mean, missing_dependency
+from agenticlu.core.errors import AgenticluError, ConfigError, did_you_mean, missing_dependency
 
 EXTRA_OF_PACKAGE = {
     "bm25s": "data",
@@ -25,6 +25,35 @@ EXTRA_OF_PACKAGE = {
     "zstandard": "data",
 }
 """Which extra of agenticlu installs a package that it does not always need."""
+
+
+def require_known(
+    name: str,
+    known: Iterable[str],
+    *,
+    kind: str,
+    error: type[AgenticluError] = ConfigError,
+    hint: str | None = None,
+) -> str:
+    """Returns the name if it is among those known.
+
+    Args:
+        name: What was given.
+        known: What is allowed, in the order in which it is listed.
+        kind: What the names stand for, in the singular; used in the message.
+        error: Class of the error; it decides the exit code.
+        hint: What to type next where no known name is close.
+
+    Raises:
+        AgenticluError: It is not; the message names what was given and what is allowed.
+    """
+    known = tuple(known)
+    if name not in known:
+        raise error(
+            f"Unknown {kind} {name!r}. Allowed: {', '.join(known)}.",
+            hint=did_you_mean(name, known) or hint,
+        )
+    return name
 
 
 class Registry(Mapping[str, str]):
@@ -49,14 +78,9 @@ class Registry(Mapping[str, str]):
         """Returns 'module:attribute' of a name.
 
         Raises:
-            ConfigError: There is no such name; the message lists those there are.
+            ConfigError: The name is unknown; the message lists those allowed.
         """
-        if name not in self._table:
-            raise ConfigError(
-                f"There is no {self.kind} {name!r}. There are: {', '.join(self._table)}.",
-                hint=did_you_mean(name, self._table),
-            )
-        return self._table[name]
+        return self._table[require_known(name, self._table, kind=self.kind)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._table)
@@ -71,7 +95,7 @@ class Registry(Mapping[str, str]):
         """Imports what the name stands for.
 
         Raises:
-            ConfigError: There is no such name.
+            ConfigError: The name is unknown.
             MissingDependencyError: A package that it needs is not installed.
         """
         module, _, attribute = self[name].partition(":")
