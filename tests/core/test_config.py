@@ -238,7 +238,7 @@ def test_registry_loads_by_name() -> None:
     assert table.load("json")([1]) == "[1]"
     assert list(table) == ["json", "torch"]
     assert "jsn" not in table
-    with pytest.raises(ConfigError, match="There are: json, torch") as caught:
+    with pytest.raises(ConfigError, match="Allowed: json, torch") as caught:
         table.load("jsn")
     assert caught.value.hint == "Did you mean json?"
     with pytest.raises(ModuleNotFoundError):
