@@ -123,7 +123,7 @@ def talk(
 
 
 def scan(decoder: Any, passages: list[list[int]], questions: list[list[int]], batch: int) -> Any:
-    """Weighs every question against every passage, `batch` prompts to a pass."""
+    """Scores every question against every passage, `batch` prompts to a pass."""
     prompts = [[*passage, *question] for passage in passages for question in questions]
     found = []
     for start in range(0, len(prompts), batch):
@@ -208,7 +208,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     assert found == found_alone == found_again, "batching changed a verdict"
     count = len(passages) * len(questions)
     add(
-        f"weigh {count} (passage, question) pairs, passages shared", 1e3 * scan_s / count, "ms each"
+        f"score {count} (passage, question) pairs, passages shared", 1e3 * scan_s / count, "ms each"
     )
     add("the same, each prompt alone and uncached", 1e3 * alone_s / count, "ms each")
     add("the same, passages cached", 1e3 * again_s / count, "ms each")

@@ -266,7 +266,7 @@ LONG = Document.of(
 
 
 def by_words(table: Mapping[str, str], otherwise: str) -> Any:
-    """Weighs a passage by the first of some words that it holds and the question asks for."""
+    """Scores a passage by the first of some words that it holds and the question asks for."""
 
     def rule(request: ScriptedRequest) -> str:
         passage, _, asked = request.last.rpartition("Question:")
@@ -331,9 +331,9 @@ def test_spans_read_everything_and_say_so() -> None:
     assert all(c.verified for c in result.citations)
     assert any("Read by spans" in note for note in result.notes)
     assert any("not shown: 30" in note for note in result.notes)
-    weighed = [r for r in engine.requests if r.choices]
-    assert len(weighed) == 2 * len(pieces), "for the question and for the clarification"
-    seen = "".join(r.last for r in weighed)
+    scored = [r for r in engine.requests if r.choices]
+    assert len(scored) == 2 * len(pieces), "for the question and for the clarification"
+    seen = "".join(r.last for r in scored)
     assert all(f"Person{i} lives in Town{i}." in seen for i in range(400)), "nothing is left out"
     assert scans[-1].pieces == result.shown_pieces
     clarify = next(r for r in engine.requests if not r.choices)
@@ -342,7 +342,7 @@ def test_spans_read_everything_and_say_so() -> None:
 
 
 def test_spans_overlap() -> None:
-    """A fact cut by a border of pieces is whole in one of the passages that are weighed."""
+    """A fact cut by a border of pieces is whole in one of the passages that are scored."""
     document = Document.of("w " * 500 + "Ada Yardley lives in Wexley " + "w " * 3000, "cut.txt")
     middle = document.text.index("lives")
     pieces = next(

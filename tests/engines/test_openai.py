@@ -177,13 +177,13 @@ def test_long_equal_samples_are_noticed_without_a_probe(serve: Serve, chat_reply
     assert greedy.findings.samples_differ
 
 
-def test_weigh_adds_up_the_spellings_of_a_label(serve: Serve, chat_reply: Any) -> None:
+def test_score_choices_adds_up_the_spellings_of_a_label(serve: Serve, chat_reply: Any) -> None:
     told = logprobs((" Yes", 0.4), ("yes", 0.2), ("no", 0.2), ("not", 0.1))
     endpoint = serve(lambda body, i: (200, chat_reply("Yes", logprobs=told)))
     engine = engine_at(endpoint)
-    weighed = run(engine, lambda: engine.weigh(ASKED, ("yes", "maybe", "no")))
-    assert weighed.label_mass == pytest.approx(0.8)
-    assert weighed.probabilities == pytest.approx({"yes": 0.75, "maybe": 0.0, "no": 0.25})
+    probs = run(engine, lambda: engine.score_choices(ASKED, ("yes", "maybe", "no")))
+    assert probs.label_mass == pytest.approx(0.8)
+    assert probs.probabilities == pytest.approx({"yes": 0.75, "maybe": 0.0, "no": 0.25})
     assert endpoint.bodies[0]["top_logprobs"] == 20
     assert endpoint.bodies[0]["max_tokens"] == 1
 
@@ -196,7 +196,7 @@ def test_labels_of_several_tokens_are_known_by_their_first() -> None:
 
 
 @pytest.mark.parametrize("refuses", [False, True])
-def test_weigh_parses_where_there_are_no_logprobs(
+def test_score_choices_parses_where_there_are_no_logprobs(
     serve: Serve, chat_reply: Any, refuses: bool
 ) -> None:
     def answer(body: dict[str, Any], i: int) -> Any:
@@ -208,8 +208,8 @@ def test_weigh_parses_where_there_are_no_logprobs(
     engine = engine_at(endpoint)
 
     async def twice() -> Any:
-        first = await engine.weigh(ASKED, ("yes", "maybe", "no"))
-        return first, await engine.weigh(ASKED, ("yes", "maybe", "no"))
+        first = await engine.score_choices(ASKED, ("yes", "maybe", "no"))
+        return first, await engine.score_choices(ASKED, ("yes", "maybe", "no"))
 
     first, second = run(engine, twice)
     assert first.method == second.method == "parse"
@@ -220,8 +220,8 @@ def test_weigh_parses_where_there_are_no_logprobs(
 def test_a_reply_that_names_no_label_has_no_mass(serve: Serve, chat_reply: Any) -> None:
     endpoint = serve(lambda body, i: (200, chat_reply("The notebook is known.")))
     engine = engine_at(endpoint)
-    weighed = run(engine, lambda: engine.weigh(ASKED, ("yes", "no")))
-    assert (weighed.label_mass, weighed.method) == (0.0, "parse")
+    probs = run(engine, lambda: engine.score_choices(ASKED, ("yes", "no")))
+    assert (probs.label_mass, probs.method) == (0.0, "parse")
 
 
 def test_overload_is_retried_and_then_told(serve: Serve, chat_reply: Any) -> None:
@@ -280,17 +280,17 @@ def test_half_a_character_becomes_a_whole_one(serve: Serve, chat_reply: Any, pla
         assert "Ada \ufffd." in caught.value.message
 
 
-def test_one_unreadable_reply_does_not_end_the_weighing(serve: Serve, chat_reply: Any) -> None:
+def test_one_unreadable_reply_does_not_end_score_choices(serve: Serve, chat_reply: Any) -> None:
     told = logprobs(("yes", 0.75), ("no", 0.25))
     endpoint = serve(
         lambda _, i: (200, {"choices": "none"} if i < 2 else chat_reply("yes", logprobs=told))
     )
     engine = engine_at(endpoint)
     with pytest.raises(EngineReplyError):
-        run(engine, lambda: engine.weigh(ASKED, ("yes", "no")))
+        run(engine, lambda: engine.score_choices(ASKED, ("yes", "no")))
     assert engine.findings.logprobs, "nothing was refused"
-    weighed = run(engine, lambda: engine.weigh(ASKED, ("yes", "no")))
-    assert weighed.method != "parse"
+    probs = run(engine, lambda: engine.score_choices(ASKED, ("yes", "no")))
+    assert probs.method != "parse"
 
 
 def test_no_server(serve: Serve) -> None:

@@ -71,19 +71,19 @@ def test_reply_is_cut_by_length_and_stop() -> None:
 def test_weights_by_rule() -> None:
     engine = ScriptedEngine(weights={"gate": "yes", "river": {"yes": 0.1, "no": 0.3}})
     choices = ("yes", "maybe", "no")
-    named = asyncio.run(engine.weigh(ask("the gate"), choices))
+    named = asyncio.run(engine.score_choices(ask("the gate"), choices))
     assert named.probabilities["yes"] == pytest.approx(0.9)
-    given = asyncio.run(engine.weigh(ask("the river"), choices))
+    given = asyncio.run(engine.score_choices(ask("the river"), choices))
     assert given.probabilities == pytest.approx({"yes": 0.25, "maybe": 0.0, "no": 0.75})
     assert given.label_mass == pytest.approx(0.4)
-    other = asyncio.run(engine.weigh(ask("else"), choices))
+    other = asyncio.run(engine.score_choices(ask("else"), choices))
     assert sum(other.probabilities.values()) == pytest.approx(1.0)
 
 
 def test_a_server_without_logprobs_gives_a_hard_verdict() -> None:
     engine = ScriptedEngine(weights={"": "no"}, logprobs=False)
-    weighed = asyncio.run(engine.weigh(ask("a"), ("yes", "no")))
-    assert (weighed.method, weighed.probabilities) == ("parse", {"yes": 0.0, "no": 1.0})
+    probs = asyncio.run(engine.score_choices(ask("a"), ("yes", "no")))
+    assert (probs.method, probs.probabilities) == ("parse", {"yes": 0.0, "no": 1.0})
 
 
 def test_usage_counts_the_longest_common_prefix_of_the_session() -> None:

@@ -244,9 +244,9 @@ def test_a_turn_finds_no_more_than_its_own_history_and_retrieval_reads_its_passa
     lucky = prediction("clarify", 256, 0, 0, 1.0, **dialogue(0))
     lucky = lucky.model_copy(update={"turns": (*lucky.turns[:1], Turn(**asked(120, 119)))})
     assert alone_tokens(lucky) == 100 + 120 - 105
-    weighed = Usage(requests=4, prompt_tokens=400, cached_tokens=390, completion_tokens=4)
+    scored = Usage(requests=4, prompt_tokens=400, cached_tokens=390, completion_tokens=4)
     turn = asked(40, 30)
-    found = prediction("retrieve", 256, 0, 0, 1.0, turns=(turn,), usage=weighed + turn["usage"])
+    found = prediction("retrieve", 256, 0, 0, 1.0, turns=(turn,), usage=scored + turn["usage"])
     assert alone_tokens(found) == 400 + 40
 
 

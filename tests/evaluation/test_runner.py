@@ -28,7 +28,7 @@ from agenticlu.core.records import Message, Prediction
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer, load_tokenizer
 from agenticlu.engines import breaker
-from agenticlu.engines.base import Completion, Sampling, Weighed
+from agenticlu.engines.base import ChoiceProbs, Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.folder import LOCK_NAME, ResultsFolder
@@ -509,15 +509,15 @@ def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:
     assert run(config(metric="f1", limit=1), ScriptedEngine(), tmp_path).cells[0].headline == "f1"
 
 
-def test_a_wait_is_for_weighing_too() -> None:
-    """The engine that weighs passages for retrieval is as patient as the one that samples."""
+def test_patience_covers_score_choices() -> None:
+    """The engine that scores passages for retrieval is as patient as the one that samples."""
     engine = ScriptedEngine(faults={0: EngineUnreachableError("away")})
 
-    async def weigh() -> Weighed:
+    async def score() -> ChoiceProbs:
         patient = breaker.be_patient(engine, breaker.Breaker(30.0))
-        return await patient.weigh([Message(role="user", content="x")], ("yes", "no"))
+        return await patient.score_choices([Message(role="user", content="x")], ("yes", "no"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
-        assert sum(asyncio.run(weigh()).probabilities.values()) == pytest.approx(1)
+        assert sum(asyncio.run(score()).probabilities.values()) == pytest.approx(1)
     assert isinstance(EngineUnreachableError("x"), AgenticluError)

@@ -53,7 +53,7 @@ def test_an_overload_shrinks_the_bound_for_all():
     before = bounded.admission.limit_requests
 
     async def ask() -> None:
-        await bounded.weigh(ASKED, ("yes", "no"))
+        await bounded.score_choices(ASKED, ("yes", "no"))
 
     with pytest.raises(EngineBusyError):
         asyncio.run(ask())

@@ -11,7 +11,7 @@ import pytest
 from agenticlu.core.errors import BudgetExceededError, EngineBusyError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines import breaker
-from agenticlu.engines.base import Completion, Sampled, Sampling, Weighed
+from agenticlu.engines.base import ChoiceProbs, Completion, Sampled, Sampling
 from agenticlu.engines.breaker import Breaker
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.caller import (
@@ -19,10 +19,10 @@ from agenticlu.search.caller import (
     Caller,
     CallFailedError,
     LedgeredEngine,
+    decode_choice_probs,
     decode_sampled,
-    decode_weighed,
+    encode_choice_probs,
     encode_sampled,
-    encode_weighed,
     sample_key,
     together,
 )
@@ -60,8 +60,8 @@ def test_replies_come_back_from_json_as_they_were():
     usage = Usage(requests=1)
     sampled = Sampled((Completion("é", "length", (1, 2)), Completion("", "stop", None)), usage)
     assert decode_sampled(json.loads(json.dumps(encode_sampled(sampled))), usage) == sampled
-    weighed = Weighed({"yes": 0.25, "no": 0.75}, 0.5, usage, "parse")
-    assert decode_weighed(json.loads(json.dumps(encode_weighed(weighed))), usage) == weighed
+    probs = ChoiceProbs({"yes": 0.25, "no": 0.75}, 0.5, usage, "parse")
+    assert decode_choice_probs(json.loads(json.dumps(encode_choice_probs(probs))), usage) == probs
 
 
 def test_admission_bounds_tokens_and_requests_in_order():

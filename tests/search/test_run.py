@@ -288,11 +288,11 @@ def test_grounding_is_shared_by_nodes_and_questions_that_ask_the_same(tmp_path: 
     )
     config = CONFIG.model_copy(update={"depth": 1, "merge": False})
     search(tmp_path, sampler, config)
-    weighed = [request for request in sampler.requests if request.choices]
+    scored = [request for request in sampler.requests if request.choices]
     with Store(tmp_path, writable=False) as store:
         pieces = [len(store.pieces(document)) for document in store.document_ids()]
     # Two questions and three clarifications for each document; both questions clarify alike.
-    assert len(weighed) == sum(number * (2 + 3) for number in pieces)
+    assert len(scored) == sum(number * (2 + 3) for number in pieces)
 
 
 def test_a_refused_request_marks_its_node_and_spares_the_others(tmp_path: Path):

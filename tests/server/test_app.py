@@ -110,7 +110,7 @@ def test_replies_and_weights_are_those_of_the_model_in_process(url: str, local: 
         return [
             await engine.sample(messages, greedy),
             await engine.sample(messages, drawn),
-            await engine.weigh(messages, CHOICES),
+            await engine.score_choices(messages, CHOICES),
         ]
 
     here, there = run(both(local)), run(both(remote))

@@ -410,7 +410,7 @@ class _Steps:
         from agenticlu.core.progress import Progress
 
         if self._scan is None:
-            self._scan = Progress("pieces weighed", event.total, quiet=self._quiet)
+            self._scan = Progress("pieces scored", event.total, quiet=self._quiet)
             self._scan.__enter__()
         self._scan.update(event.done)
         if event.pieces:

@@ -5,7 +5,7 @@ self-check. All of its turns are one session, so that an engine with a prefix ca
 document once.
 
 A document longer than the model's window is refused, or, with `spans`, read piecewise: every piece
-is weighed, with the edges of its neighbours, against the question and against each clarification,
+is scored, with the edges of its neighbours, against the question and against each clarification,
 and the dialogue runs over the pieces that bear on them. The answer then says so.
 """
 
@@ -96,7 +96,7 @@ class Event:
     pieces: tuple[int, ...] = ()
     """Valid marks of a `point` turn; pieces kept by a finished scan."""
     done: int = 0
-    """Pieces weighed so far."""
+    """Pieces scored so far."""
     total: int = 0
 
 
@@ -392,30 +392,30 @@ class _Asking:
     # Reading by spans
 
     async def _scan(self, asked: str, round_: int) -> None:
-        """Weighs every piece against a question and keeps those that bear on any so far."""
+        """Scores every piece against a question and keeps those that bear on any so far."""
         limit = asyncio.Semaphore(SCANS_IN_FLIGHT)
         done = 0
         cost = sum(p.num_tokens for p in self.pieces) * 5 // 4 + 99 * len(self.pieces)
         if self._exceeds(cost):
             raise self._over_budget(cost)
 
-        async def weigh(piece: Piece) -> tuple[int, float, Usage]:
+        async def read(piece: Piece) -> tuple[int, float, Usage]:
             nonlocal done
             messages = render_relevance(
                 self.profile, self.document.id, self._span_text(piece), [asked]
             )
             async with limit:
-                weighed = await self.engine.weigh(
+                scored = await self.engine.score_choices(
                     messages, RELEVANCE_CHOICES, session=self.document.id
                 )
             done += 1
             self.on_event(Event("scan", round_, done=done, total=len(self.pieces)))
-            chances = weighed.probabilities
-            return piece.index, chances["yes"] + chances["maybe"] / 2, weighed.usage
+            chances = scored.probabilities
+            return piece.index, chances["yes"] + chances["maybe"] / 2, scored.usage
 
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(weigh(piece)) for piece in self.pieces]
+                tasks = [group.create_task(read(piece)) for piece in self.pieces]
         except BaseExceptionGroup as error:
             raise _first_of_ours(error) from error
         for index, score, usage in (task.result() for task in tasks):

@@ -70,8 +70,8 @@ class Generated(Sampled):
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """The reply to a `weigh` request."""
+class ChoiceProbs:
+    """The reply to a `score_choices` request."""
 
     probabilities: Mapping[str, float]
     """Choice to probability, normalised over the choices (sums to 1)."""
@@ -126,7 +126,7 @@ class Watched(Protocol):
 
 
 class Engine(Protocol):
-    """Samples text and weighs choices.
+    """Samples text and scores choices.
 
     Implementations are safe to call concurrently from one event loop, raise only
     `agenticlu.core.errors.EngineError` and its children, and add every request to `usage`.
@@ -168,9 +168,9 @@ class Engine(Protocol):
         """
         ...
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
+    ) -> ChoiceProbs:
         """Returns the probability of each choice as the reply's first token."""
         ...
 

@@ -30,7 +30,7 @@ FEW = 4
 SHORT_QUESTION = (Message(role="user", content="Say yes."),)
 PASSING = (EngineBusyError, EngineUnreachableError)
 """Errors that say nothing about the request: another time it may be answered."""
-ASKING = frozenset({"sample", "weigh", "complete"})
+ASKING = frozenset({"sample", "score_choices", "complete"})
 """Methods of an engine that send requests."""
 
 

@@ -1,9 +1,9 @@
-"""Any OpenAI-compatible endpoint, and what it really does.
+"""An engine for any OpenAI-compatible endpoint, whatever it really supports.
 
-Compatible servers drop fields in silence: asked for eight samples, some return one, some eight
-equal ones; asked for log-probabilities, some return none. `capabilities` finds out by asking, once;
-`sample` and `weigh` work around what is missing (separate requests with different seeds; a parsed
-reply) and the notes say which setting of the server would mend it.
+Compatible servers drop fields silently: asked for eight samples, some return one, some eight equal
+ones; asked for log-probabilities, some return none. `capabilities` probes once; `sample` and
+`score_choices` work around what is missing (separate requests with different seeds; a parsed reply)
+and the notes say which server setting would fix it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message, Usage, content_seed, without_lone_surrogates
 from agenticlu.dialogue.verdicts import parse_verdict
-from agenticlu.engines.base import Asked, Capabilities, Health, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
 from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.replies import (
     check_reply,
@@ -218,9 +218,9 @@ class OpenAIEngine:
         total = sum((part.usage for part in parts), Usage())
         return Sampled(tuple(one for part in parts for one in part.completions), total)
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
+    ) -> ChoiceProbs:
         """Returns the probability of each choice as the reply's first token.
 
         A choice of several tokens is known by its first. Without log-probabilities one greedy
@@ -251,8 +251,8 @@ class OpenAIEngine:
                 total = sum(masses.values())
                 if total > 0:
                     shares = {choice: mass / total for choice, mass in masses.items()}
-                    return Weighed(shares, min(1.0, total), spent)
-        return await self._weigh_by_parse(messages, choices, session, spent)
+                    return ChoiceProbs(shares, min(1.0, total), spent)
+        return await self._score_by_parse(messages, choices, session, spent)
 
     async def capabilities(self) -> Capabilities:
         """Asks the server a handful of short questions, once; remembers the answers."""
@@ -337,13 +337,13 @@ class OpenAIEngine:
         self._tell(text)
         return reply
 
-    async def _weigh_by_parse(
+    async def _score_by_parse(
         self,
         messages: Sequence[Message],
         choices: Sequence[str],
         session: str | None,
         spent: Usage,
-    ) -> Weighed:
+    ) -> ChoiceProbs:
         length = THINKING_PARSE_TOKENS if self.findings.thinks else PARSE_TOKENS
         reply = await self._sample_once(messages, Sampling(max_tokens=length), session)
         if not reply.completions[0].text and self.findings.thinks and length == PARSE_TOKENS:
@@ -355,9 +355,9 @@ class OpenAIEngine:
         verdict = parse_verdict(reply.completions[0].text, tuple(choices))
         if verdict is None:
             even = {choice: 1.0 / len(choices) for choice in choices}
-            return Weighed(even, 0.0, spent, method="parse")
+            return ChoiceProbs(even, 0.0, spent, method="parse")
         shares = {choice: float(choice == by_label[verdict.casefold()]) for choice in choices}
-        return Weighed(shares, 1.0, spent, method="parse")
+        return ChoiceProbs(shares, 1.0, spent, method="parse")
 
     async def _ask(
         self,

@@ -24,12 +24,12 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message, Usage, content_seed
 from agenticlu.engines.base import (
     Capabilities,
+    ChoiceProbs,
     Engine,
     Health,
     Sampled,
     Sampling,
     Watched,
-    Weighed,
 )
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pulse import Pulse
@@ -151,16 +151,16 @@ class PoolEngine:
             session, lambda engine: engine.complete(text, sampling, session=session)
         )
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
-        """Weighs on the session's replica.
+    ) -> ChoiceProbs:
+        """Scores choices on the session's replica.
 
         Raises:
             EngineError: As the replicas' engines do.
         """
         return await self._on_some(
-            session, lambda engine: engine.weigh(messages, choices, session=session)
+            session, lambda engine: engine.score_choices(messages, choices, session=session)
         )
 
     async def capabilities(self) -> Capabilities:

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id, content_seed
-from agenticlu.engines.base import Capabilities, Completion, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Sampled, Sampling
 
 
 class SpanTokenizer(Protocol):
@@ -33,7 +33,7 @@ class ScriptedRequest:
 
     messages: tuple[Message, ...]
     sampling: Sampling | None
-    """None for a `weigh` request."""
+    """None for a `score_choices` request."""
     choices: tuple[str, ...]
     """Empty for a `sample` request."""
     session: str | None
@@ -88,11 +88,11 @@ class ScriptedEngine:
             message contains to its reply or to one reply per ordinal (the longest matching text
             wins; ordinals beyond the last reply wrap round), or a sequence with one reply per
             assistant turn. Without a matching rule the reply is derived from a hash.
-        weights: Likewise for `weigh`: a mapping of choice to weight, or the favoured choice.
+        weights: For `score_choices`: a mapping of choice to weight, or the favoured choice.
         tokenizer: Counts tokens; words at white space without one.
         faults: Errors to raise: by number of the call, or by a callable.
         latency_s: Seconds each request takes, or a callable that says so.
-        logprobs: False plays a server without log-probabilities: `weigh` is parsed from a reply.
+        logprobs: False plays a server without log-probabilities: scores come from a reply.
         completes: False plays a server without a route for plain text.
         context_tokens: Longest prompt; None for no limit.
         name: Shown and stored.
@@ -156,19 +156,19 @@ class ScriptedEngine:
         usage = self._count(request, [one.text for one in completions], sampled_tokens)
         return Sampled(completions=completions, usage=usage)
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
+    ) -> ChoiceProbs:
         """Plays the weights of the choices."""
         request = await self._begin(messages, None, tuple(choices), session)
-        weights = self._weigh(request)
+        weights = self._score(request)
         total = sum(weights.values())
         usage = self._count(request, [], 1)
         if not self._logprobs:
             best = max(choices, key=lambda choice: weights[choice])
             hard = {choice: float(choice == best) for choice in choices}
-            return Weighed(probabilities=hard, label_mass=1.0, usage=usage, method="parse")
-        return Weighed(
+            return ChoiceProbs(probabilities=hard, label_mass=1.0, usage=usage, method="parse")
+        return ChoiceProbs(
             probabilities={choice: weight / total for choice, weight in weights.items()},
             label_mass=min(total, 1.0),
             usage=usage,
@@ -236,7 +236,7 @@ class ScriptedEngine:
             return found[request.ordinal % len(found)]
         return self._replies[request.turn] if request.turn < len(self._replies) else None
 
-    def _weigh(self, request: ScriptedRequest) -> dict[str, float]:
+    def _score(self, request: ScriptedRequest) -> dict[str, float]:
         weights: Weights | None = None
         if callable(self._weights):
             weights = self._weights(request)

@@ -466,11 +466,11 @@ async def retrieve(
                 settings.profile, item.document.id, text, [item.question.text]
             )
             session = f"{item.session}/{piece.index}"
-            weighed = await engine.weigh(messages, RELEVANCE_CHOICES, session=session)
-            usage = usage + weighed.usage
+            scored = await engine.score_choices(messages, RELEVANCE_CHOICES, session=session)
+            usage = usage + scored.usage
             if progress is not None:
-                progress.add(weighed.usage)
-            found = weighed.probabilities
+                progress.add(scored.usage)
+            found = scored.probabilities
             scores.append(found.get("yes", 0.0) + found.get("maybe", 0.0) / 2)
     else:
         query = canonical_tokens(" ".join((item.question.text, *item.question.options)))

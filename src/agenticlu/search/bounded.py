@@ -9,16 +9,16 @@ from agenticlu.core.errors import BudgetExceededError, EngineBusyError, EngineUn
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.base import (
     Capabilities,
+    ChoiceProbs,
     Engine,
     Health,
     Sampled,
     Sampling,
     Watched,
-    Weighed,
 )
 from agenticlu.search.caller import CHARACTERS_PER_TOKEN, Admission, count_characters
 
-Reply = TypeVar("Reply", Sampled, Weighed)
+Reply = TypeVar("Reply", Sampled, ChoiceProbs)
 
 
 class BoundedEngine:
@@ -59,13 +59,13 @@ class BoundedEngine:
             len(text), lambda: self._engine.complete(text, sampling, session=session)
         )
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
-        """Weighs when there is room."""
+    ) -> ChoiceProbs:
+        """Scores choices when there is room."""
         return await self._ask(
             count_characters(messages),
-            lambda: self._engine.weigh(messages, choices, session=session),
+            lambda: self._engine.score_choices(messages, choices, session=session),
         )
 
     async def capabilities(self) -> Capabilities:

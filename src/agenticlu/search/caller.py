@@ -27,7 +27,7 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.records import Message, Usage, content_id
-from agenticlu.engines.base import Capabilities, Completion, Engine, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Engine, Sampled, Sampling
 from agenticlu.engines.breaker import Breaker, Tries
 from agenticlu.search.store import CallId, Store
 
@@ -203,22 +203,23 @@ class Caller:
 
         return await self.once(call.key, lambda: self._send(call, len(text), send, encode_sampled))
 
-    async def weigh(
+    async def score_choices(
         self, call: CallId, messages: Sequence[Message], choices: Sequence[str]
-    ) -> Weighed:
-        """Weighs choices, or returns what was found before under this key."""
+    ) -> ChoiceProbs:
+        """Scores choices, or returns what was found before under this key."""
         recorded = self._recorded(call.key)
         if recorded is not None:
-            return decode_weighed(recorded[0], recorded[1])
+            return decode_choice_probs(recorded[0], recorded[1])
         engine = self._engine(call)
 
-        async def send() -> Weighed:
-            return await engine.weigh(messages, choices, session=call.document_id)
+        async def send() -> ChoiceProbs:
+            return await engine.score_choices(messages, choices, session=call.document_id)
 
-        weighed = await self.once(
-            call.key, lambda: self._send(call, count_characters(messages), send, encode_weighed)
+        probs = await self.once(
+            call.key,
+            lambda: self._send(call, count_characters(messages), send, encode_choice_probs),
         )
-        return decode_weighed(encode_weighed(weighed), weighed.usage)
+        return decode_choice_probs(encode_choice_probs(probs), probs.usage)
 
     async def once(self, key: str, work: Callable[[], Awaitable[Reply]]) -> Reply:
         """Runs work that several tasks want at the same time once for all of them."""
@@ -406,13 +407,15 @@ class LedgeredEngine:
         except CallFailedError as error:
             raise EngineReplyError(str(error)) from error
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
-        """Weighs, or returns what was found before."""
-        key = weigh_key(("judge", self.name), messages, choices)
+    ) -> ChoiceProbs:
+        """Scores choices, or returns what was found before."""
+        key = choices_key(("judge", self.name), messages, choices)
         try:
-            return await self._caller.weigh(CallId(key, "judge", session or ""), messages, choices)
+            return await self._caller.score_choices(
+                CallId(key, "judge", session or ""), messages, choices
+            )
         except CallFailedError as error:
             raise EngineReplyError(str(error)) from error
 
@@ -502,8 +505,9 @@ def complete_key(scope: Sequence[str], text: str, sampling: Sampling) -> str:
     return content_id("complete", *scope, text, how, length=32)
 
 
-def weigh_key(scope: Sequence[str], messages: Sequence[Message], choices: Sequence[str]) -> str:
-    """Returns the content key of a weighed call."""
+def choices_key(scope: Sequence[str], messages: Sequence[Message], choices: Sequence[str]) -> str:
+    """Returns the content key of a `score_choices` call."""
+    # "weigh" was the name of this request; it stays in the key so that stored ledgers are found.
     return content_id("weigh", *scope, prompt_hash(messages), *choices, length=32)
 
 
@@ -523,13 +527,13 @@ def decode_sampled(data: Any, usage: Usage) -> Sampled:
     return Sampled(completions=completions, usage=usage)
 
 
-def encode_weighed(weighed: Weighed) -> Any:
-    """Returns JSON data of a weighing; probabilities keep six digits."""
-    probabilities = {choice: round(p, 6) for choice, p in weighed.probabilities.items()}
-    return [probabilities, round(weighed.label_mass, 6), weighed.method]
+def encode_choice_probs(probs: ChoiceProbs) -> Any:
+    """Returns JSON data of choice probabilities; probabilities keep six digits."""
+    probabilities = {choice: round(p, 6) for choice, p in probs.probabilities.items()}
+    return [probabilities, round(probs.label_mass, 6), probs.method]
 
 
-def decode_weighed(data: Any, usage: Usage) -> Weighed:
-    """Returns the weighing of `encode_weighed`."""
+def decode_choice_probs(data: Any, usage: Usage) -> ChoiceProbs:
+    """Inverts `encode_choice_probs`."""
     probabilities, mass, method = data
-    return Weighed(probabilities=probabilities, label_mass=mass, usage=usage, method=method)
+    return ChoiceProbs(probabilities=probabilities, label_mass=mass, usage=usage, method=method)

@@ -25,7 +25,7 @@ from agenticlu.dialogue.steps import Dialogue
 from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.documents import mark, neutralise, parse_marks
 from agenticlu.engines.base import Sampling
-from agenticlu.search.caller import Caller, NotRecordedError, sample_key, together, weigh_key
+from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.store import CallId, Fold, GroundingRecord
 
@@ -156,7 +156,7 @@ class Grounder:
 
     async def _scan(self, key: str, text: str, indices: Sequence[int]) -> GroundingRecord:
         scores: list[float | None] = [None] * len(self.source.pieces)
-        keys = await self._weigh_pieces(text, indices, scores)
+        keys = await self._score_pieces(text, indices, scores)
         return await self._finish(Fold(key, self.source.document.id, keys, scores=tuple(scores)))
 
     async def _scan_published(self, key: str, text: str, owner: str) -> GroundingRecord:
@@ -227,22 +227,22 @@ class Grounder:
             said = [line[number] for line in lines]
             scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in said]
             unread = [index for index, score in enumerate(scores) if score is None]
-            own = await self._weigh_pieces(text, unread, scores)
+            own = await self._score_pieces(text, unread, scores)
             folds.append(
                 Fold(keys[text], self.source.document.id, shared + own, scores=tuple(scores))
             )
             shared = []
         await self._caller.store.finish_groundings(folds)
 
-    async def _weigh_pieces(
+    async def _score_pieces(
         self, text: str, indices: Sequence[int], scores: list[float | None]
     ) -> list[str]:
         """Scores pieces in place; returns the keys of the calls."""
 
         async def ask(index: int) -> str:
-            call, messages = self._weigh_call(index, text)
-            weighed = await self._caller.weigh(call, messages, RELEVANCE_CHOICES)
-            p = weighed.probabilities
+            call, messages = self._choices_call(index, text)
+            scored = await self._caller.score_choices(call, messages, RELEVANCE_CHOICES)
+            p = scored.probabilities
             scores[index] = round(p.get("yes", 0.0) + p.get("maybe", 0.0) / 2, SCORE_DIGITS)
             return call.key
 
@@ -264,10 +264,10 @@ class Grounder:
             relevance = tuple(score for score in record.scores if score is not None)
         return Grounded(keep(record.scores, self._config), relevance, record.unparsed)
 
-    def _weigh_call(self, index: int, text: str) -> tuple[CallId, tuple[Message, ...]]:
+    def _choices_call(self, index: int, text: str) -> tuple[CallId, tuple[Message, ...]]:
         passage = self.source.text(index)
         messages = render_relevance(self._profile, self.source.document.id, passage, [text])
-        return self._call(weigh_key(self._scope, messages, RELEVANCE_CHOICES)), messages
+        return self._call(choices_key(self._scope, messages, RELEVANCE_CHOICES)), messages
 
     def _render_published(self, index: int, text: str) -> tuple[Message, ...]:
         asked = f"Question: {text}\n\nContext: {self.source.text(index)}\n\n{_PUBLISHED_REQUEST}"

@@ -138,7 +138,9 @@ def test_seed_decides_and_its_absence_varies(random_model: Path) -> None:
 def test_prompts_of_one_batch_share_what_they_have_in_common(random_model: Path) -> None:
     engine = HFEngine(random_model)
     prompts = [ask(f"{DOCUMENT}Question: does {word} help?") for word in ("Ada", "1911", "mill")]
-    replies = run(engine, *(engine.weigh(prompt, ("yes", "maybe", "no")) for prompt in prompts))
+    replies = run(
+        engine, *(engine.score_choices(prompt, ("yes", "maybe", "no")) for prompt in prompts)
+    )
     shares = sorted(reply.usage.cached_tokens / reply.usage.prompt_tokens for reply in replies)
     assert shares[0] == 0.0
     assert shares[1] > 0.9
@@ -151,7 +153,9 @@ def test_weights_are_the_first_tokens_probabilities(random_model: Path) -> None:
     engine = HFEngine(random_model)
     messages = ask(f"{DOCUMENT}Does it help?")
     choices = ("yes", "maybe", "no")
-    first, repeated = run(engine, engine.weigh(messages, choices), engine.weigh(messages, choices))
+    first, repeated = run(
+        engine, engine.score_choices(messages, choices), engine.score_choices(messages, choices)
+    )
     model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
     with torch.no_grad():
         logits = model(torch.tensor([engine.chat.encode(messages)])).logits[0, -1]
@@ -176,7 +180,7 @@ def test_weights_are_the_first_tokens_probabilities(random_model: Path) -> None:
 def test_choices_that_start_alike_are_refused(random_model: Path) -> None:
     engine = HFEngine(random_model)
     with pytest.raises(EngineError, match="first token"):
-        run(engine, engine.weigh(ask("Well?"), ("Answer A", "Answer B")))
+        run(engine, engine.score_choices(ask("Well?"), ("Answer A", "Answer B")))
 
 
 def test_stop_string_cuts_the_reply(random_model: Path) -> None:
@@ -429,7 +433,7 @@ def test_narrow_limits_change_no_reply(random_model: Path) -> None:
             messages = ask(f"{DOCUMENT[: 97 * (i % 5)]}Who built number {i % 7}?")
             sampling = Sampling(temperature=0.9, max_tokens=1 + i % 9, n=1 + i % 4, seed=i)
             work.append(engine.sample(messages, sampling))
-            work.append(engine.weigh(messages, ("yes", "maybe", "no")))
+            work.append(engine.score_choices(messages, ("yes", "maybe", "no")))
         return await asyncio.gather(*work)
 
     for one, other in zip(run(wide, storm(wide))[0], run(narrow, storm(narrow))[0], strict=True):

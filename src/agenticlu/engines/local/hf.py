@@ -20,7 +20,7 @@ from typing import Any
 
 from agenticlu.core.errors import UsageError, missing_dependency
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines.base import Asked, Capabilities, Generated, Sampled, Sampling, Weighed
+from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Generated, Sampled, Sampling
 
 CACHE_BYTES = 1 << 30
 """Default limit of the cache."""
@@ -147,16 +147,16 @@ class HFEngine:
         )
         return result
 
-    async def weigh(
+    async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
-    ) -> Weighed:
+    ) -> ChoiceProbs:
         """Returns the probability of each choice as the reply's first token.
 
         Raises:
             DocumentTooLongError: The prompt exceeds the model's window.
             EngineError: Two choices start with the same token.
         """
-        result: Weighed = await self._submit(messages, None, tuple(choices))
+        result: ChoiceProbs = await self._submit(messages, None, tuple(choices))
         return result
 
     async def capabilities(self) -> Capabilities:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineError
 from agenticlu.core.records import FinishReason, Message, Usage, content_id, content_seed
-from agenticlu.engines.base import Completion, Generated, Sampling, TokenLogprob, Weighed
+from agenticlu.engines.base import ChoiceProbs, Completion, Generated, Sampling, TokenLogprob
 from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.decoder import Branch, Decoder, Reading
 from agenticlu.engines.local.kvcache import num_common
@@ -56,7 +56,7 @@ class Job:
     asked: tuple[Message, ...] | str
     """A conversation, or a plain text to continue."""
     sampling: Sampling | None
-    """None for `weigh`."""
+    """None for `score_choices`."""
     choices: tuple[str, ...]
     call: int
     loop: asyncio.AbstractEventLoop
@@ -197,7 +197,7 @@ class Worker:
                     self._finish_if_done(draft.job)
 
     def _admit(self, waiting: list[Job], num_drafts: int) -> list[Job]:
-        """Takes the next prompts that fit, in order of arrival; `weigh` may pass a full batch."""
+        """Takes the next prompts that fit, oldest first; a full batch admits `score_choices`."""
         jobs: list[Job] = []
         done: set[int] = set()
         tokens = 0
@@ -245,7 +245,7 @@ class Worker:
         return ids
 
     def _read(self, jobs: list[Job], drafts: list[Draft]) -> None:
-        """Reads the jobs' prompts in one pass; answers `weigh`, draws the first tokens."""
+        """Reads the jobs' prompts in one pass; answers `score_choices`, draws the first tokens."""
         self._reading = jobs
         readings = self.decoder.read([job.ids for job in jobs])
         first: list[Draft] = []
@@ -253,7 +253,7 @@ class Worker:
         for job, reading in zip(jobs, readings, strict=True):
             job.num_cached = reading.num_cached
             if job.sampling is None:
-                job.settle(self._weighed(job, reading.logits_V))
+                job.settle(self._choice_probs(job, reading.logits_V))
                 continue
             job.drafts = self._open_drafts(job, job.sampling)
             first.extend(job.drafts)
@@ -290,7 +290,7 @@ class Worker:
             for ordinal, seed in enumerate(seeds)
         ]
 
-    def _weighed(self, job: Job, logits_V: Tensor) -> Weighed:
+    def _choice_probs(self, job: Job, logits_V: Tensor) -> ChoiceProbs:
         tokens = self._chat.first_tokens(job.choices)
         probabilities = torch.softmax(logits_V.double(), dim=-1)
         mass = {choice: float(probabilities[list(ids)].sum()) for choice, ids in tokens.items()}
@@ -301,7 +301,7 @@ class Worker:
             cached_tokens=job.num_cached,
             completion_tokens=1,
         )
-        return Weighed(
+        return ChoiceProbs(
             probabilities={choice: one / total for choice, one in mass.items()},
             label_mass=min(1.0, total),
             usage=usage,
