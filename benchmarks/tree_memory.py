@@ -22,7 +22,7 @@ import torch
 from agenticlu.training import attention as attention
 from agenticlu.training.budget import MemorySettings, ModelShape, memory_table
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.trie import Plan, build_plan
+from agenticlu.training.trie import TriePlan, build_plan
 
 MIB = 2**20
 CASES = [
@@ -59,7 +59,7 @@ def build_model(vocabulary: int) -> Any:
     return model.train()
 
 
-def step(model: Any, plan: Plan, full: bool) -> None:
+def step(model: Any, plan: TriePlan, full: bool) -> None:
     """One forward and backward."""
     edges = EdgeModel(model, edge_chunk=512)
     if not full:
@@ -67,7 +67,7 @@ def step(model: Any, plan: Plan, full: bool) -> None:
         return
     hidden = edges.hidden_states(
         torch.from_numpy(plan.ids_S), torch.from_numpy(plan.positions_S),
-        attention.TreePlan.of(plan, "cpu"),
+        attention.TrieMask.of(plan, "cpu"),
     )  # fmt: skip
     logp = model.get_output_embeddings()(hidden).log_softmax(-1)
     logp[torch.from_numpy(plan.sources_E), torch.from_numpy(plan.targets_E)].sum().backward()

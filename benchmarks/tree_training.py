@@ -29,7 +29,7 @@ from agenticlu.training import attention as attention
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.losses import Pairs, dpo_edge_weights, sft_edge_weights, trace_sums
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.trie import Plan, build_plan
+from agenticlu.training.trie import TriePlan, build_plan
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Side:
         self.pairs = Pairs([0] * (case.traces - 1), list(range(1, case.traces)))
         self.reference = np.zeros(case.traces)
 
-    def weights(self, plan: Plan, logp_E: np.ndarray) -> np.ndarray:
+    def weights(self, plan: TriePlan, logp_E: np.ndarray) -> np.ndarray:
         """Returns the weights of a plan of all traces."""
         if self.case.stage == "sft":
             return sft_edge_weights(plan, "per-trace", num_traces=self.case.traces, num_targets=0)
@@ -120,7 +120,7 @@ class Side:
             return self.edges.run(plan, "cpu")
         hidden = self.edges.hidden_states(
             torch.from_numpy(plan.ids_S), torch.from_numpy(plan.positions_S),
-            attention.TreePlan.of(plan, "cpu"),
+            attention.TrieMask.of(plan, "cpu"),
         )  # fmt: skip
         logits = self.edges.causal_lm().get_output_embeddings()(hidden)
         logp = logits[:-1].log_softmax(-1).gather(1, torch.from_numpy(plan.ids_S[1:, None]))

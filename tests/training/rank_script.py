@@ -13,7 +13,7 @@ import torch.distributed as dist
 from agenticlu.attention.kernels import load_kernel
 from agenticlu.training.attention import forward_rectangles, tree_attention
 from agenticlu.training.parallel import MODES, Exchange, clip, rows_in, start_ranks, stop_ranks
-from agenticlu.training.trie import area_of, build_plan
+from agenticlu.training.trie import build_plan, count_pairs
 
 spec = importlib.util.spec_from_file_location("shared", Path(__file__).with_name("conftest.py"))
 assert spec is not None
@@ -43,7 +43,7 @@ def check_attention() -> None:
         out, _ = tree_attention(*whole, plan.flat_rectangles, 0.3, "cpu")
         expected = [out.detach(), *torch.autograd.grad(out, whole, dout)]
         exchange = Exchange(plan, dist.group.WORLD, "cpu", torch.device("cpu"))
-        areas = [sum(map(area_of, clip(plan.rectangles, r))) for r in exchange.ranges]
+        areas = [sum(map(count_pairs, clip(plan.rectangles, r))) for r in exchange.ranges]
         assert min(areas) > 0
         assert sum(areas) == plan.area
         rows = rows_in(exchange.ranges[exchange.rank])

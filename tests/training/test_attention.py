@@ -8,7 +8,7 @@ import torch
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.training import attention as attention
-from agenticlu.training.attention import TreePlan
+from agenticlu.training.attention import TrieMask
 from agenticlu.training.groups import group_ranges, run_groups
 from agenticlu.training.losses import sft_edge_weights
 from agenticlu.training.model import (
@@ -18,7 +18,7 @@ from agenticlu.training.model import (
     checkpoint_layers,
     probe_model,
 )
-from agenticlu.training.trie import Plan, build_plan
+from agenticlu.training.trie import TriePlan, build_plan
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def worst(got, expected) -> float:
     return max(float((got[n] - expected[n]).abs().max()) for n in expected) / size
 
 
-def backward_plan(edges: EdgeModel, plan: Plan, traces: int) -> float:
+def backward_plan(edges: EdgeModel, plan: TriePlan, traces: int) -> float:
     logp = edges.run(plan, "cpu")
     weights = sft_edge_weights(plan, "per-trace", num_traces=traces, num_targets=0)
     loss = -(logp * torch.from_numpy(weights).to(logp)).sum()
@@ -56,9 +56,9 @@ def separate(model, sample) -> float:
     return total
 
 
-def one_square(plan: Plan) -> Plan:
-    fields = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
-    return Plan(**{**fields, "rectangles": ((0, plan.num_rows, 0, plan.num_rows, 1),)})
+def one_square(plan: TriePlan) -> TriePlan:
+    fields = {name: getattr(plan, name) for name in TriePlan.__dataclass_fields__}
+    return TriePlan(**{**fields, "rectangles": ((0, plan.num_rows, 0, plan.num_rows, 1),)})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_branches_do_not_see_each_other(make_model) -> None:
     plan = build_plan(traces, [np.zeros(16, bool)] * 2)
 
     def hidden(ids: np.ndarray) -> torch.Tensor:
-        tree_plan = TreePlan.of(plan, "cpu")
+        tree_plan = TrieMask.of(plan, "cpu")
         positions = torch.from_numpy(plan.positions_S)
         return edges.hidden_states(torch.from_numpy(ids), positions, tree_plan).detach()
 
@@ -113,7 +113,7 @@ def test_one_trace_is_bit_equal_to_the_models_own_attention(make_model, tries) -
     with torch.no_grad():
         positions = torch.from_numpy(plan.positions_S)
         row = torch.from_numpy(plan.ids_S)
-        ours = edges.hidden_states(row, positions, TreePlan.of(plan, "cpu"))
+        ours = edges.hidden_states(row, positions, TrieMask.of(plan, "cpu"))
         model.set_attn_implementation("sdpa")
         theirs = model.model(input_ids=row[None], use_cache=False).last_hidden_state[0]
         model.set_attn_implementation(attention.NAME)
@@ -168,7 +168,7 @@ def test_the_probe_accepts_llama_and_catches_a_wrong_scale(make_model) -> None:
 def call_attention(**changes):
     plan = build_plan([np.arange(6)], [np.zeros(6, bool)])
     q = torch.randn(1, 2, 6, 8)
-    given = {"tree_plan": TreePlan.of(plan, "cpu"), **changes}
+    given = {"tree_plan": TrieMask.of(plan, "cpu"), **changes}
     return attention.attention_forward(torch.nn.Identity(), q, q, q, None, **given)
 
 

@@ -25,7 +25,7 @@ from agenticlu.training.parallel import (
     rows_in,
     start_ranks,
 )
-from agenticlu.training.trie import area_of, build_plan
+from agenticlu.training.trie import build_plan, count_pairs
 
 SCRIPT = Path(__file__).with_name("rank_script.py")
 
@@ -216,12 +216,12 @@ def test_every_rank_gets_about_the_same_area() -> None:
         root = np.arange(128 * world)
         traces = [np.concatenate((root, [n, *range(n, n + 9)])) for n in range(3000, 3000 + 16)]
         plan = build_plan(traces, [np.zeros(len(t), bool) for t in traces])
-        areas = [sum(map(area_of, clip(plan.rectangles, r))) for r in own_ranges(plan, world)]
+        areas = [sum(map(count_pairs, clip(plan.rectangles, r))) for r in own_ranges(plan, world)]
         assert sum(areas) == plan.area
         assert max(areas) / (plan.area / world) <= 1.05
     bare = build_plan([np.arange(512)], [np.zeros(512, bool)])
     contiguous = [
-        sum(map(area_of, clip(bare.rectangles, [(i * 128, (i + 1) * 128)]))) for i in range(4)
+        sum(map(count_pairs, clip(bare.rectangles, [(i * 128, (i + 1) * 128)]))) for i in range(4)
     ]
     assert max(contiguous) / (bare.area / 4) > 1.5
 
@@ -235,8 +235,8 @@ def test_small_and_odd_tries_are_dealt_out(tries, world) -> None:
         assert all(ranges)
         rows = np.concatenate([rows_in(r) for r in ranges])
         assert np.array_equal(np.sort(rows), np.arange(plan.num_rows))
-        keys = [sum(map(area_of, clip(plan.rectangles, ranges[0], r))) for r in ranges]
-        assert sum(keys) == sum(map(area_of, clip(plan.rectangles, ranges[0])))
+        keys = [sum(map(count_pairs, clip(plan.rectangles, ranges[0], r))) for r in ranges]
+        assert sum(keys) == sum(map(count_pairs, clip(plan.rectangles, ranges[0])))
 
 
 def test_worlds_that_do_not_fit_are_refused(monkeypatch) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from agenticlu.training.trie import Plan, build_plan, dummy_plan
+from agenticlu.training.trie import TriePlan, build_plan, dummy_plan
 
 
-def visible(plan: Plan) -> np.ndarray:
+def visible(plan: TriePlan) -> np.ndarray:
     """How often each (query, key) is covered by the plan's rectangles."""
     mask = np.zeros((plan.num_rows, plan.num_rows), dtype=int)
     for q0, q1, k0, k1, causal in plan.rectangles:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agenticlu.attention.kernels import Kernel, candidates, load_kernel
 from agenticlu.core.errors import TrainingError
-from agenticlu.training.trie import Plan, Rectangle, area_of, build_plan
+from agenticlu.training.trie import Rectangle, TriePlan, build_plan, count_pairs
 
 NAME = "agenticlu_tree"
 
@@ -310,7 +310,7 @@ tree_attention.register_autograd(_backward, setup_context=_setup_context)
 
 def _area(flat: Sequence[int]) -> int:
     return sum(
-        area_of((flat[i], flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4]))
+        count_pairs((flat[i], flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4]))
         for i in range(0, len(flat), 5)
     )
 
@@ -336,11 +336,11 @@ _register_flops()
 
 
 @dataclass(frozen=True)
-class TreePlan:
+class TrieMask:
     """What travels through the model to its attention: the mask and how to compute it."""
 
     rectangles: list[int]
-    """Flat; see `Plan.flat_rectangles`."""
+    """Flat; see `TriePlan.flat_rectangles`."""
     kernel: str
     max_depth: int
     """Tokens of the longest trace; a sliding window must be at least this wide."""
@@ -349,7 +349,7 @@ class TreePlan:
     of the plain operator."""
 
     @classmethod
-    def of(cls, plan: Plan, kernel: str) -> TreePlan:
+    def of(cls, plan: TriePlan, kernel: str) -> TrieMask:
         """Wraps a plan for one process."""
         return cls(plan.flat_rectangles, kernel, int(plan.positions_S.max()) + 1)
 
@@ -366,7 +366,7 @@ def attention_forward(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
-    tree_plan: TreePlan | None = None,
+    tree_plan: TrieMask | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """The function registered with transformers: q, k, v are (1, heads, rows, head dim).

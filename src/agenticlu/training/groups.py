@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agenticlu.training.attention import TreePlan, tree_attention
+from agenticlu.training.attention import TrieMask, tree_attention
 from agenticlu.training.losses import FloatArray, edge_logprobs
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.trie import Plan
+from agenticlu.training.trie import TriePlan
 
 
 @dataclass
@@ -60,7 +60,7 @@ class _Prefix:
         return attend
 
 
-def group_ranges(plan: Plan, limit: int) -> list[tuple[int, int]]:
+def group_ranges(plan: TriePlan, limit: int) -> list[tuple[int, int]]:
     """Returns row ranges of whole branches below the prefix, each with it within `limit` tokens.
 
     A branch that is too large by itself gets a group of its own.
@@ -78,7 +78,7 @@ def group_ranges(plan: Plan, limit: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def _group_rectangles(plan: Plan, start: int, end: int) -> list[int]:
+def _group_rectangles(plan: TriePlan, start: int, end: int) -> list[int]:
     """The group's mask: own rows from 0, keys behind the prefix's."""
     rows = plan.segments[0].end
     flat: list[int] = []
@@ -90,7 +90,7 @@ def _group_rectangles(plan: Plan, start: int, end: int) -> list[int]:
 
 def run_groups(
     edges: EdgeModel,
-    plan: Plan,
+    plan: TriePlan,
     kernel: str,
     limit: int,
     weights_of: Callable[[FloatArray], FloatArray],
@@ -128,7 +128,7 @@ def run_groups(
         depth = int(plan.positions_S.max()) + 1
         return edges.hidden_states(
             tensor(plan.ids_S[start:end]), tensor(plan.positions_S[start:end]),
-            TreePlan([], kernel, depth, attend),
+            TrieMask([], kernel, depth, attend),
         )  # fmt: skip
 
     def edges_in(start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -49,15 +49,15 @@ from agenticlu.training.model import (
     EdgeModel,
     adapter_off,
     add_adapter,
-    base_of,
     checkpoint_layers,
+    find_base_model,
+    find_stop_ids,
     head_shape,
     load_model,
     load_tokenizer,
     model_shape,
     probe_model,
     resolve_model,
-    stop_ids_of,
     stored_dtype,
     write_export,
 )
@@ -119,7 +119,7 @@ class Run:
         """Encodes both splits and draws the schedule."""
         config = self.config
         self.tokenizer = load_tokenizer(self.source)
-        stop_ids = stop_ids_of(self.source, self.tokenizer)
+        stop_ids = find_stop_ids(self.source, self.tokenizer)
         encoder = Encoder(self.tokenizer, turns=config.turns, stop_ids=stop_ids)
         self.units, self.report = load_units(
             config.dataset, encoder, config.stage, "train", max_tokens=config.max_tokens,
@@ -542,7 +542,7 @@ class Run:
         The base of a second adapter is the first one's model with that adapter merged.
         """
         config = self.config
-        on_adapter = base_of(self.source) != self.source
+        on_adapter = find_base_model(self.source) != self.source
         return bool(config.lora_rank) and (config.lora_merge or on_adapter)
 
     def export_dtype(self) -> torch.dtype:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agenticlu.training.trie import Plan
+from agenticlu.training.trie import TriePlan
 
 FloatArray = npt.NDArray[np.float64]
 SftLoss = Literal["per-trace", "per-token"]
@@ -102,7 +102,9 @@ def edge_logprobs(
     return result
 
 
-def sft_edge_weights(plan: Plan, loss: SftLoss, *, num_traces: int, num_targets: int) -> FloatArray:
+def sft_edge_weights(
+    plan: TriePlan, loss: SftLoss, *, num_traces: int, num_targets: int
+) -> FloatArray:
     """Returns weight_E such that the step's loss is the sum over tries of -weight_E · logp_E.
 
     Args:
@@ -118,7 +120,7 @@ def sft_edge_weights(plan: Plan, loss: SftLoss, *, num_traces: int, num_targets:
     return plan.edge_weights(weights)
 
 
-def trace_sums(plan: Plan, value_E: FloatArray) -> FloatArray:
+def trace_sums(plan: TriePlan, value_E: FloatArray) -> FloatArray:
     """Returns the sum of an edge value over the supervised edges of each trace."""
     return np.bincount(
         plan.trace_of_K, weights=value_E[plan.edge_of_K], minlength=plan.num_traces
@@ -166,7 +168,7 @@ class Pairs:
 
 
 def dpo_edge_weights(
-    plan: Plan,
+    plan: TriePlan,
     pairs: Pairs,
     logp_L: FloatArray,
     reference_L: FloatArray,

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError, missing_dependency
 from agenticlu.training import attention as attention
-from agenticlu.training.attention import TreePlan
+from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.losses import edge_logprobs
-from agenticlu.training.trie import Plan, build_plan
+from agenticlu.training.trie import TriePlan, build_plan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
@@ -66,7 +66,7 @@ def _model_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def stop_ids_of(name: str, tokenizer: Any) -> tuple[int, ...]:
+def find_stop_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
     """Returns the ids that end a reply, from the generation config and the tokenizer."""
     from transformers import GenerationConfig
 
@@ -79,7 +79,7 @@ def stop_ids_of(name: str, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def base_of(name: str) -> str:
+def find_base_model(name: str) -> str:
     """Returns the model that a folder's weights are of: itself, or the base of an adapter."""
     adapter = Path(name) / "adapter_config.json"
     if not adapter.is_file():
@@ -92,7 +92,7 @@ def model_shape(name: str) -> ModelShape:
     from transformers import AutoConfig
 
     with _model_errors(name):
-        config = AutoConfig.from_pretrained(base_of(name))
+        config = AutoConfig.from_pretrained(find_base_model(name))
     check_architecture(config)
     return ModelShape.of(config)
 
@@ -109,7 +109,7 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> nn.Module
 
     attention.register()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    base = base_of(name)
+    base = find_base_model(name)
     with _model_errors(base):
         config = AutoConfig.from_pretrained(base)
         check_architecture(config)
@@ -188,7 +188,7 @@ class EdgeModel(nn.Module):
         model: Any = self.model
         return model.get_base_model() if hasattr(model, "peft_config") else model
 
-    def hidden_states(self, ids_S: Tensor, positions_S: Tensor, tree_plan: TreePlan) -> Tensor:
+    def hidden_states(self, ids_S: Tensor, positions_S: Tensor, tree_plan: TrieMask) -> Tensor:
         """Returns the last hidden state of each row."""
         before = attention.counter.forward_calls
         output = self.causal_lm().base_model(
@@ -211,7 +211,7 @@ class EdgeModel(nn.Module):
         self,
         ids_S: Tensor,
         positions_S: Tensor,
-        tree_plan: TreePlan,
+        tree_plan: TrieMask,
         sources_E: Tensor,
         targets_E: Tensor,
     ) -> Tensor:
@@ -228,7 +228,7 @@ class EdgeModel(nn.Module):
             logit_scale=self.logit_scale,
         )
 
-    def run(self, plan: Plan, kernel: str) -> Tensor:
+    def run(self, plan: TriePlan, kernel: str) -> Tensor:
         """Returns logp_E of a plan on this process."""
         device = next(self.parameters()).device
         tensors = [
@@ -236,7 +236,7 @@ class EdgeModel(nn.Module):
             for array in (plan.ids_S, plan.positions_S, plan.sources_E, plan.targets_E)
         ]
         logp_E: Tensor = self(
-            tensors[0], tensors[1], TreePlan.of(plan, kernel), tensors[2], tensors[3]
+            tensors[0], tensors[1], TrieMask.of(plan, kernel), tensors[2], tensors[3]
         )
         return logp_E
 
@@ -287,7 +287,7 @@ def probe_model(edges: EdgeModel, kernel: str, dtype: torch.dtype) -> float:
     return difference
 
 
-def _probe_plans(vocabulary: int) -> tuple[Plan, Plan, list[np.ndarray[Any, Any]]]:
+def _probe_plans(vocabulary: int) -> tuple[TriePlan, TriePlan, list[np.ndarray[Any, Any]]]:
     generator = np.random.default_rng(11)
     root, middle = (generator.integers(0, vocabulary, n) for n in (24, 9))
     leaves = [generator.integers(0, vocabulary, n) for n in (8, 5, 6)]
@@ -299,12 +299,12 @@ def _probe_plans(vocabulary: int) -> tuple[Plan, Plan, list[np.ndarray[Any, Any]
     masks = [np.arange(len(ids)) > 0 for ids in traces]
     plan = build_plan(traces, masks)
     square = (0, plan.num_rows, 0, plan.num_rows, 1)
-    wrong = Plan(**{**_fields(plan), "rectangles": (square,)})
+    wrong = TriePlan(**{**_fields(plan), "rectangles": (square,)})
     return plan, wrong, traces
 
 
-def _fields(plan: Plan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
+def _fields(plan: TriePlan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in TriePlan.__dataclass_fields__}
 
 
 def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from agenticlu.attention.kernels import load_kernel
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.attention import (
-    TreePlan,
+    TrieMask,
     backward_rectangles,
     forward_rectangles,
     tree_attention,
 )
-from agenticlu.training.trie import Plan, Rectangle, area_of
+from agenticlu.training.trie import Rectangle, TriePlan, count_pairs
 
 Range = tuple[int, int]
 # Newer names of the same collectives, where torch has them.
@@ -188,7 +188,7 @@ def shard(
 # Ownership.
 
 
-def own_ranges(plan: Plan, ranks: int, *, piece: int = 64) -> list[list[Range]]:
+def own_ranges(plan: TriePlan, ranks: int, *, piece: int = 64) -> list[list[Range]]:
     """Returns the rows of each rank, as ascending ranges.
 
     Long segments are cut in 2W chunks of which rank r owns r and 2W-1-r, so that each has the
@@ -203,7 +203,7 @@ def own_ranges(plan: Plan, ranks: int, *, piece: int = 64) -> list[list[Range]]:
         piece //= 4
 
 
-def _deal(plan: Plan, ranks: int, piece: int) -> list[list[Range]]:
+def _deal(plan: TriePlan, ranks: int, piece: int) -> list[list[Range]]:
     owned: list[list[Range]] = [[] for _ in range(ranks)]
     area = [0] * ranks
 
@@ -308,7 +308,7 @@ def _flat(rectangles: Sequence[Rectangle]) -> tuple[int, ...]:
 class Exchange:
     """Who owns which rows, and how tensors travel between the ranks of one trie."""
 
-    def __init__(self, plan: Plan, group: Any, kernel: str, device: torch.device) -> None:
+    def __init__(self, plan: TriePlan, group: Any, kernel: str, device: torch.device) -> None:
         self.group = group
         self.kernel = kernel
         self.size = dist.get_world_size(group)
@@ -322,7 +322,7 @@ class Exchange:
         self.order = torch.from_numpy(order).to(device)
         self.inverse = torch.empty_like(self.order)
         self.inverse[self.order] = torch.arange(len(order), device=device)
-        areas = [sum(map(area_of, clip(plan.rectangles, ranges))) for ranges in self.ranges]
+        areas = [sum(map(count_pairs, clip(plan.rectangles, ranges))) for ranges in self.ranges]
         assert min(areas) > 0, "every rank must have something to do"
         assert sum(areas) == plan.area, "the ranks' areas must sum to the plan's"
 
@@ -603,17 +603,17 @@ class RankPlan:
     targets_e: Tensor
     own_edges: np.ndarray[Any, np.dtype[np.int64]]
     """Numbers of the own edges in the plan."""
-    tree_plan: TreePlan
+    tree_plan: TrieMask
 
 
-def rank_plan(plan: Plan, ranks: Ranks, mode: str, kernel: str) -> RankPlan:
+def rank_plan(plan: TriePlan, ranks: Ranks, mode: str, kernel: str) -> RankPlan:
     """Returns this rank's share; the whole trie when it is alone."""
     device = ranks.device
 
     def tensor(array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-    whole = TreePlan.of(plan, kernel)
+    whole = TrieMask.of(plan, kernel)
     if ranks.context == 1:
         return RankPlan(
             tensor(plan.ids_S), tensor(plan.positions_S), tensor(plan.sources_E),
@@ -630,7 +630,7 @@ def rank_plan(plan: Plan, ranks: Ranks, mode: str, kernel: str) -> RankPlan:
         tensor(local[plan.sources_E[own_edges]]),
         tensor(plan.targets_E[own_edges]),
         own_edges,
-        TreePlan(whole.rectangles, kernel, whole.max_depth, MODES[mode](exchange)),
+        TrieMask(whole.rectangles, kernel, whole.max_depth, MODES[mode](exchange)),
     )
 
 

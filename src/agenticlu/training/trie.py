@@ -30,7 +30,7 @@ Rectangle = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Segment:
+class TrieSegment:
     """A maximal stretch of the trie without a branch, stored once."""
 
     start: int
@@ -48,13 +48,13 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TriePlan:
     """Everything a forward pass needs to know about one trie."""
 
     ids_S: IntArray
     positions_S: IntArray
     """Depth of each row: what rotary embeddings are told."""
-    segments: tuple[Segment, ...]
+    segments: tuple[TrieSegment, ...]
     rectangles: tuple[Rectangle, ...]
     sources_E: IntArray
     """Row whose hidden state predicts the edge's target."""
@@ -78,7 +78,7 @@ class Plan:
     @cached_property
     def area(self) -> int:
         """Visible (query, key) pairs, counted over the rectangles."""
-        return sum(area_of(rectangle) for rectangle in self.rectangles)
+        return sum(count_pairs(rectangle) for rectangle in self.rectangles)
 
     @property
     def depth_levels(self) -> int:
@@ -102,10 +102,10 @@ class Plan:
         ).astype(np.float64)
 
 
-def area_of(rectangle: Rectangle) -> int:
+def count_pairs(rectangle: Rectangle) -> int:
     """Returns the number of visible pairs of a rectangle.
 
-    >>> area_of((0, 4, 0, 4, 1)), area_of((4, 6, 0, 4, 0))
+    >>> count_pairs((0, 4, 0, 4, 1)), count_pairs((4, 6, 0, 4, 0))
     (10, 8)
     """
     q0, q1, k0, k1, causal = rectangle
@@ -192,7 +192,7 @@ def build_plan(
     masks: Sequence[BoolArray],
     *,
     min_shared: int = 1,
-) -> Plan:
+) -> TriePlan:
     """Builds the trie of some traces.
 
     Args:
@@ -213,7 +213,7 @@ def build_plan(
     builder.grow(0, len(order), 0, None)
 
     segments = tuple(
-        Segment(start, end, last, depth, level, parent)
+        TrieSegment(start, end, last, depth, level, parent)
         for (start, end, depth, level, parent), last in zip(
             builder.open, builder.lasts, strict=True
         )
@@ -233,11 +233,11 @@ def build_plan(
     rows_K = np.concatenate(supervised)
     rows_E, edge_of_K = np.unique(rows_K, return_inverse=True)
     lengths = [len(ids) for ids in traces]
-    return Plan(
+    return TriePlan(
         ids_S=ids_S,
         positions_S=positions_S,
         segments=segments,
-        rectangles=rectangles_of(segments),
+        rectangles=build_rectangles(segments),
         sources_E=before_S[rows_E],
         targets_E=ids_S[rows_E],
         edge_of_K=edge_of_K.astype(np.int64).reshape(-1),
@@ -248,19 +248,19 @@ def build_plan(
     )
 
 
-def _rows_of(segments: Sequence[Segment], segment: int | None) -> IntArray:
-    chain: list[Segment] = []
+def _rows_of(segments: Sequence[TrieSegment], segment: int | None) -> IntArray:
+    chain: list[TrieSegment] = []
     while segment is not None:
         chain.append(segments[segment])
         segment = chain[-1].parent
     return np.concatenate([np.arange(s.start, s.end) for s in reversed(chain)])
 
 
-def rectangles_of(segments: Sequence[Segment]) -> tuple[Rectangle, ...]:
+def build_rectangles(segments: Sequence[TrieSegment]) -> tuple[Rectangle, ...]:
     """Returns the mask of a trie: all causal squares, then the full rectangles level by level.
 
-    >>> rectangles_of([Segment(0, 4, 8, 0, 0, None), Segment(4, 6, 6, 4, 1, 0),
-    ...                Segment(6, 8, 8, 4, 1, 0)])
+    >>> build_rectangles([TrieSegment(0, 4, 8, 0, 0, None), TrieSegment(4, 6, 6, 4, 1, 0),
+    ...                TrieSegment(6, 8, 8, 4, 1, 0)])
     ((0, 4, 0, 4, 1), (4, 6, 4, 6, 1), (6, 8, 6, 8, 1), (4, 8, 0, 4, 0))
     """
     squares = [(s.start, s.end, s.start, s.end, 1) for s in segments]
@@ -268,7 +268,7 @@ def rectangles_of(segments: Sequence[Segment]) -> tuple[Rectangle, ...]:
     return (*squares, *((s.end, s.last, s.start, s.end, 0) for s in parents))
 
 
-def dummy_plan(token: int = 0, num_rows: int = 64) -> Plan:
+def dummy_plan(token: int = 0, num_rows: int = 64) -> TriePlan:
     """Returns a trie without edges, to fill an empty place among lockstep ranks."""
     ids = np.full(num_rows, token, dtype=np.int64)
     return build_plan([ids], [np.zeros(num_rows, dtype=np.bool_)])

@@ -19,14 +19,14 @@ from agenticlu.training.losses import (
     trace_sums,
 )
 from agenticlu.training.parallel import Ranks
-from agenticlu.training.trie import Plan, build_plan
+from agenticlu.training.trie import TriePlan, build_plan
 
 
 @dataclass(frozen=True)
 class Trie:
     """The units of one document that enter a step together, planned."""
 
-    plan: Plan
+    plan: TriePlan
     pairs: Pairs
     """DPO: numbers of the plan's traces; empty in SFT."""
     digests: tuple[bytes, ...]
