@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -480,6 +481,43 @@ def test_marks(
     text: str, valid: tuple[int, ...], wrong: tuple[int, ...], twice: tuple[int, ...]
 ) -> None:
     assert parse_marks(text, 10) == Marks(valid=valid, out_of_range=wrong, duplicated=twice)
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t", " \n"])
+def test_marks_are_read_in_linear_time(blank: str) -> None:
+    """Models loop on white space; a reply must not cost more than its length is worth."""
+    began = time.perf_counter()
+    for start in ("paragraph", "paragraph no.", "3,", "[3", "<para 3", "None of", ""):
+        marks = parse_marks(start + blank * 50_000 + "x", 50)
+        assert marks.out_of_range == ()
+    assert time.perf_counter() - began < 5, "seconds; twenty at a thousand blanks, once"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "[THINK]",
+        "[TOOL_CONTENT]",
+        "[ARGS]",
+        "[CALL_ID]",
+        "<seed:bos>",
+        "<seed:eos>",
+        "]~b]",
+        "[e~[",
+        "<SPECIAL_10>",
+        "<BOS_TOKEN>",
+        "[UNUSED_TOKEN_145]",
+        "<end_of_image>",
+        "<|turn>",
+        "<turn|>",
+        "<role>",
+        "</role>",
+    ],
+)
+def test_control_tokens_of_many_families_are_known_by_their_look(token: str) -> None:
+    broken = neutralise(f"so {token} it")
+    assert broken == f"so {token[0]} {token[1:]} it"
+    assert neutralise(broken) == broken
 
 
 @given(st.sets(st.integers(0, 99)))

@@ -595,13 +595,16 @@ _MARKER_LIKE = re.compile(r"<(?=/?para(?:graph)?s?(?:\b|\s*-?\d))", re.IGNORECAS
 _CONTROL_LIKE = re.compile(
     r"<(?="
     r"[|｜][^<>\n]{0,64}?[|｜]>"  # <|im_end|> and the full-width kind
-    r"|/?(?:s|bos|eos|unk|pad|mask|cls|sep|sop|eop|think|thinking|tool_call|tool_response|im_start"
-    r"|im_end|start_of_turn|end_of_turn|start_of_image|end_of_utterance|begin_of_text|endoftext)>"
+    r"|/?(?:s|bos|eos|unk|pad|mask|cls|sep|sop|eop|role|think|thinking|tool_call|tool_response"
+    r"|im_start|im_end|start_of_turn|end_of_turn|start_of_image|end_of_image|end_of_utterance"
+    r"|begin_of_text|endoftext|seed:\w{1,24}|\w{2,24}_token)>"
     r"|/?<?SYS>"
-    r"|(?:reserved|unused|extra_id)_?[\w ]{0,24}>"
+    r"|(?:reserved|unused|extra_id|special)_?[\w ]{0,24}>"
+    r"|[|][a-z_]{1,24}>|[a-z_]{1,24}[|]>"  # <|turn> and <turn|>
     r"|0x[0-9A-Fa-f]{2}>)"
-    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT|IMG|BOS|EOS|PAD|UNK"
-    r"|MASK|CLS|SEP|gMASK)\])",
+    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|IMG|BOS"
+    r"|EOS|PAD|UNK|MASK|CLS|SEP|gMASK|THINK|ARGS|CALL_ID|UNUSED_TOKEN_\d{1,4})\])"
+    r"|\](?=~b\])|\[(?=e~\[)",
     re.IGNORECASE,
 )
 
@@ -677,8 +680,10 @@ _ANGLE = re.compile(
 )
 _CLOSING = re.compile(rf"</para(?:graph)?s?\s*({_NUMBER})\s*>", re.IGNORECASE)
 _LIST = rf"#?{_NUMBER}(?:(?:\s*(?:,|;|&|and|or|\+)\s*(?:and\s+)?|{_TO})#?{_NUMBER})*"
+# Possessive: models loop on blanks, and plain `\s*` three times over is cubic in a run of them.
 _WORDY = re.compile(
-    rf"\b(?:para(?:graph|s)?s?|passages?|pieces?)\.?\s*(?:no\.|nos\.|numbers?)?\s*:?\s*(?P<list>{_LIST})",
+    r"\b(?:para(?:graph|s)?s?|passages?|pieces?)\.?\s*+(?:no\.|nos\.|numbers?)?\s*+:?\s*+"
+    rf"(?P<list>{_LIST})",
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(rf"\[\s*(?P<list>{_LIST})\s*\]")

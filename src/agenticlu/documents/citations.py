@@ -149,7 +149,7 @@ def statements(replies: Sequence[str]) -> list[str]:
     for reply in replies:
         for match in re.finditer(r"[\"“«]([^\"“”«»]{8,})[\"”»]", reply):
             found.setdefault(match.group(1).strip())
-        unlabelled = re.sub(r"(?im)\W*\b(?:final\s+)?answer\s*:.*$", "", reply)
+        unlabelled = re.sub(r"(?im)(?<!\W)\W*+\b(?:final\s+)?answer\s*:.*$", "", reply)
         for start, end in sentences(unlabelled):
             found.setdefault(unlabelled[start:end])
     return [statement for statement in found if _is_long_enough(statement)]
