@@ -20,7 +20,7 @@ from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.sealer import Sealer
 from agenticlu.search.shards.segments import SharedFolder
 from agenticlu.search.store import FILE_NAME, Store, pack
-from agenticlu.search.store.writer import Statement
+from agenticlu.search.store.file import Statement
 
 WORDS = 20_000
 """Words of a document."""

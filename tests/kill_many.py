@@ -22,13 +22,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.data.build import build_dataset
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.run import Limits, run_search
-from agenticlu.search.store import FILE_NAME, Store, load_trees
+from agenticlu.search.store import FILE_NAME, Store
 
 
 class Doomed(ScriptedEngine):

@@ -131,3 +131,9 @@ def make_run(
                 elif state == "growing":
                     asyncio.run(store.put_nodes(made, made.nodes))
     return folder
+
+
+def load_trees(run: str | Path) -> list[Tree]:
+    """Returns the trees of a run, in corpus order."""
+    with Store(run, writable=False) as store:
+        return list(store.trees())

@@ -18,7 +18,7 @@ from agenticlu.cli import COMMANDS
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__init__", "core.records", "core.errors", "demo.lexicon"),
-    ("core.files", "search.store.writer"),
+    ("core.files", "search.store.file"),
     ("core", "search.store"),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),

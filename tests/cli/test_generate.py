@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from made_trees import load_trees
 
 from agenticlu.cli import group
 from agenticlu.core.errors import (
@@ -19,7 +20,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import setup
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ def test_segments_tell_how_far_their_shards_are(tmp_path: Path):
 
 def test_a_folder_without_either_is_said(tmp_path: Path):
     for name in (tmp_path, tmp_path / "none"):
-        with pytest.raises(StoreError, match="no run folder"):
+        with pytest.raises(StoreError, match="not a run folder"):
             load_status(name)
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pyarrow.parquet
 import pytest
 import yaml
-from made_trees import asked, make_run, node, story, tree
+from made_trees import asked, load_trees, make_run, node, story, tree
 
 from agenticlu.core.records import content_seed
 from agenticlu.data.build import Contaminated, TreeLoss, build_dataset
@@ -32,7 +32,7 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
-from agenticlu.search.store import FILE_NAME, Store, load_trees
+from agenticlu.search.store import FILE_NAME, Store
 
 
 def write(run: Path, out: Path, licence: Licence | None = None, **policy: Any) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from made_trees import load_trees
 from pydantic import ValidationError
 from scripted_world import TOKENIZER, corpus, engine
 
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 ITEMS = corpus(1, 1)
 SHAPE = {"branching": 3, "depth": 2, "piece_tokens": 48}

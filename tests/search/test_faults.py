@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from made_trees import load_trees
 from scripted_world import TOKENIZER, corpus
 
 from agenticlu.core.errors import EngineUnreachableError
@@ -18,7 +19,7 @@ from agenticlu.engines import breaker, load_engine
 from agenticlu.engines.retry import RetryPolicy
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 SERVER = Path(__file__).parent.parent.parent / "benchmarks" / "slow_server.py"
 ITEMS = corpus(documents=4, questions=1)

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.core.errors import EngineBusyError, EngineReplyError, UsageError
@@ -18,7 +19,7 @@ from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, SearchSummary, replay, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel, check_judges
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 ITEMS = corpus(2, 2)
 BOTH = CONFIG.model_copy(update={"judges": ("exact", "llm"), "depth": 1})

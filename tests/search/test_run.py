@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, gold_of, plain
 
 from agenticlu.core.errors import (
@@ -28,7 +29,7 @@ from agenticlu.judges.panel import ExactJudge, LlmJudge, RougeJudge, is_correct
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 ITEMS = corpus()
 

@@ -86,6 +86,10 @@ class Usage(Record):
         """Uncached prompt tokens plus sampled tokens: what the engine really worked through."""
         return self.prompt_tokens - self.cached_tokens + self.completion_tokens
 
+    def as_dict(self) -> dict[str, int]:
+        """Returns the counts by name, computed tokens included."""
+        return {**self.model_dump(), "computed_tokens": self.computed_tokens}
+
 
 class Page(Record):
     """Where a page of the source lies in the document's text."""

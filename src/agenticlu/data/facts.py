@@ -9,7 +9,7 @@ from typing import Any
 
 from agenticlu.data.corpus import corpus_name
 from agenticlu.judges.panel import disagrees, solved_depth
-from agenticlu.search.store import Store, as_mapping
+from agenticlu.search.store import Store
 
 _PATH = re.compile(
     r"(?<![\w/.~])(?:~?/(?!/)|[A-Za-z]:\\)(?:[^\s,;'\"/\\]+[/\\])*([^\s,;'\"/\\]+)/?"
@@ -62,7 +62,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
         "judge_disagreements": {"answers": judged, "disagreeing": disagreeing},
         "judge_controls": store.get("controls"),
         "tokens_by_phase": {
-            name: as_mapping(usage) for name, usage in store.usage_by_phase().items()
+            name: usage.as_dict() for name, usage in store.usage_by_phase().items()
         },
     }
     public: dict[str, Any] = without_paths(facts)

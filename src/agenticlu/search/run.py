@@ -26,7 +26,7 @@ from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
 from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.slots import Slots
-from agenticlu.search.store import Store, as_mapping
+from agenticlu.search.store import Store
 from agenticlu.search.tree import TreeSearch
 
 DEFAULT_PARALLEL = 16
@@ -105,8 +105,8 @@ class SearchSummary:
             "clarification_shortfall": self.shortfall,
             "incomplete_trees": len(self.incomplete),
             "gold_recall": None if self.gold_recall is None else round(self.gold_recall, 4),
-            "tokens": as_mapping(total),
-            "tokens_by_phase": {name: as_mapping(usage) for name, usage in self.usage.items()},
+            "tokens": total.as_dict(),
+            "tokens_by_phase": {name: usage.as_dict() for name, usage in self.usage.items()},
             "computed_tokens_per_solved": round(total.computed_tokens / solved) if solved else None,
             "calls": self.calls,
         }

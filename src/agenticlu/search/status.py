@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +13,7 @@ from agenticlu.core.records import Usage
 from agenticlu.engines.base import Health
 from agenticlu.search.heartbeat import BEFORE, EVERY_S, PULSE, SESSIONS, active_s
 from agenticlu.search.shards.segments import Manifest, SharedFolder
-from agenticlu.search.store import FILE_NAME, LOCK_NAME, Store, as_mapping
+from agenticlu.search.store import FILE_NAME, Store, is_locked
 
 RATE_WINDOW_S = 60.0
 """The rate is that of the last minute, or of the time since the process began."""
@@ -68,8 +66,8 @@ class Status:
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON data."""
         data = asdict(self)
-        data["usage"] = {name: as_mapping(usage) for name, usage in self.usage.items()}
-        data["tokens"] = as_mapping(sum(self.usage.values(), Usage()))
+        data["usage"] = {name: usage.as_dict() for name, usage in self.usage.items()}
+        data["tokens"] = sum(self.usage.values(), Usage()).as_dict()
         return data
 
     def line(self) -> str:
@@ -162,7 +160,7 @@ def _load(run: str | Path, now: float | None) -> Status:
         questions = max(counts["questions"], store.get("expected") or 0)
         began = sessions[-1][0] if sessions else now - RATE_WINDOW_S
         window_s = min(RATE_WINDOW_S, now - began)
-        timing = store.timing(now - window_s, now - STALLED_S)
+        timing = store.call_times(now - window_s, now - STALLED_S)
         calls = store.call_counts()
         pulse = (store.get(PULSE) if is_running else None) or {"in_flight": None, "replicas": []}
         in_flight = calls["intent"]
@@ -170,8 +168,8 @@ def _load(run: str | Path, now: float | None) -> Status:
             in_flight = pulse["in_flight"]
         elif pulse["in_flight"] is not None:
             # What judges ask is not the engine's; it is told apart by its phase.
-            in_flight = min(in_flight, pulse["in_flight"] + timing["judging"])
-        recent = timing["recent"] if is_running and window_s > 0 else 0
+            in_flight = min(in_flight, pulse["in_flight"] + timing.judging)
+        recent = timing.recent if is_running and window_s > 0 else 0
         return Status(
             running=is_running,
             questions=questions,
@@ -184,7 +182,7 @@ def _load(run: str | Path, now: float | None) -> Status:
             in_flight=in_flight if is_running else 0,
             waiting=max(0, calls["intent"] - in_flight) if is_running else 0,
             lost=0 if is_running else calls["intent"],
-            stalled=timing["stalled"] if is_running else 0,
+            stalled=timing.stalled if is_running else 0,
             silent_s=round(now - pulse["at"], 1) if "at" in pulse else None,
             calls_per_s=round(recent / window_s, 2) if recent else None,
             eta_s=_eta_s(store, counts["done"], questions, now) if is_running else None,
@@ -214,33 +212,18 @@ def load_rate(run: str | Path) -> float | None:
     last. None before it began.
     """
     with Store(run, writable=False) as store:
-        timing = store.timing(0.0, 0.0)
+        timing = store.call_times(0.0, 0.0)
         tokens = sum(store.usage_by_phase().values(), Usage()).computed_tokens
         sessions = store.get(SESSIONS)
         before = (store.get(BEFORE) or {}).get("tokens", 0)
     if sessions and tokens > before:
         seconds = active_s(sessions)
         tokens -= before
-    elif timing["first_started"] is None or timing["last_finished"] is None:
+    elif timing.first_started is None or timing.last_finished is None:
         return None
     else:
-        seconds = timing["last_finished"] - timing["first_started"]
+        seconds = timing.last_finished - timing.first_started
     return tokens / seconds if seconds > 0 else None
-
-
-def is_locked(run: Path) -> bool:
-    """Whether a process is writing to a run."""
-    try:
-        lock = os.open(run / LOCK_NAME, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def _eta_s(store: Store, done: int, questions: int, now: float) -> float | None:

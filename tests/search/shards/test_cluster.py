@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import scripted_world
 from click.testing import CliRunner
+from made_trees import load_trees
 from scripted_world import TOKENIZER, corpus, engine, export, plain, write_corpus
 
 from agenticlu.cli import group
@@ -43,7 +44,7 @@ from agenticlu.search.shards.ray import (
 )
 from agenticlu.search.shards.segments import SharedFolder
 from agenticlu.search.status import load_status
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 ITEMS = corpus(4, 2)
 CONFIG = SearchConfig(branching=2, depth=1, piece_tokens=48)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, export, plain
 
 from agenticlu.core.errors import BudgetExceededError, EngineAuthError, StoreError
@@ -19,7 +20,7 @@ from agenticlu.search.run import Limits, Shard, replay, run_search
 from agenticlu.search.setup import build_panel
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.segments import seal_run
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 ITEMS = corpus(documents=5)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from made_trees import load_trees
 from scripted_world import CONFIG as WORLD
 from scripted_world import TOKENIZER, corpus, engine, export, plain, write_corpus
 
@@ -22,7 +23,7 @@ from agenticlu.search.run import Limits, Shard, run_search
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.sealer import Sealer
 from agenticlu.search.shards.segments import SharedFolder
-from agenticlu.search.store import Store, load_trees
+from agenticlu.search.store import Store
 
 ITEMS = corpus(5, 1)
 CONFIG = WORLD.model_copy(update={"deepen": 2})

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_trees import load_trees
 
 from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Document, Node, Piece, Question, Tree, Usage
-from agenticlu.search.store import CallId, Fold, Store, load_document, load_trees, pack
-from agenticlu.search.store import writer as ledger_file
+from agenticlu.search.store import CallId, Fold, Store, pack
+from agenticlu.search.store import file as run_file
 
 CALL = CallId(key="k1", phase="answer", document_id="d", question_id="q", node_id="n")
 
@@ -121,7 +122,8 @@ def test_documents_are_stored_once_and_come_back_whole(tmp_path: Path):
         size = store._one("SELECT LENGTH(text) FROM document")
         assert size is not None
         assert size[0] < len(text), "compressed"
-    assert load_document(tmp_path, document.id) == (document, pieces)
+    with Store(tmp_path, writable=False) as store:
+        assert (store.document(document.id), store.pieces(document.id)) == (document, pieces)
 
 
 def test_a_question_id_must_mean_one_question(tmp_path: Path):
@@ -160,7 +162,7 @@ def test_two_writers_are_refused_but_a_reader_is_welcome(tmp_path: Path):
         store.put(a=1)
         with Store(tmp_path, writable=False) as reader:
             assert reader.get("a") == 1
-            with pytest.raises(StoreError, match="reading"):
+            with pytest.raises(StoreError, match="read-only"):
                 reader.put(a=2)
     Store(tmp_path).close()
 
@@ -196,11 +198,11 @@ def test_foreign_torn_and_newer_files_are_refused_in_words(tmp_path: Path):
     connection.execute("PRAGMA user_version = 99")
     connection.commit()
     connection.close()
-    for folder, words in ((foreign, "another program"), (torn, "no readable"), (newer, "newer")):
+    for folder, words in ((foreign, "another program"), (torn, "not a readable"), (newer, "newer")):
         for writable in (True, False):
             with pytest.raises(StoreError, match=words):
                 Store(folder, writable=writable)
-    with pytest.raises(StoreError, match="no run folder"):
+    with pytest.raises(StoreError, match="not a run folder"):
         Store(tmp_path / "nothing", writable=False)
     assert not (tmp_path / "nothing").exists()
 
@@ -266,19 +268,19 @@ def test_a_torn_page_is_an_error_in_words_for_those_who_stream_rows(tmp_path: Pa
     with Store(tmp_path, writable=False) as store:
         rows = store.rows("question")
         assert next(rows), "the case must begin well"
-        with pytest.raises(StoreError, match="no readable"):
+        with pytest.raises(StoreError, match="not a readable"):
             list(rows)
 
 
 def test_every_connection_that_writes_waits_for_the_disk(tmp_path: Path, monkeypatch):
-    connect = ledger_file.connect
+    connect = run_file.connect
     opened: list[sqlite3.Connection] = []
 
     def noted(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         opened.append(connect(path, writable=writable))
         return opened[-1]
 
-    monkeypatch.setattr(ledger_file, "connect", noted)
+    monkeypatch.setattr(run_file, "connect", noted)
     with Store(tmp_path) as store:
         store.put(a=1)  # the writer's own connection is open now
         modes = [one.execute("PRAGMA synchronous").fetchone()[0] for one in opened]
@@ -293,7 +295,7 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monke
             await store.intend(call)
             await store.finish(call.key, "x" * 300 + str(i), Usage())
 
-    connect = ledger_file.connect
+    connect = run_file.connect
 
     def small(path: Path, *, writable: bool = True) -> sqlite3.Connection:
         connection = connect(path, writable=writable)
@@ -301,7 +303,7 @@ def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monke
         return connection
 
     Store(tmp_path).close()
-    monkeypatch.setattr(ledger_file, "connect", small)
+    monkeypatch.setattr(run_file, "connect", small)
     store = Store(tmp_path)
     with pytest.raises(StoreError, match="disk is full"):
         run(fill(store))
@@ -327,11 +329,11 @@ def test_what_cannot_be_written_is_said_and_nobody_waits_for_ever(tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "cifs"])
 def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatch, kind: str):
-    monkeypatch.setattr(ledger_file, "file_system_of", lambda path: kind)
+    monkeypatch.setattr(run_file, "file_system_of", lambda path: kind)
     with pytest.raises(StoreError, match="network file system") as caught:
         Store(tmp_path / "run")
     assert "--seal" in (caught.value.hint or "")
 
 
 def test_the_file_system_of_a_path_is_the_nearest_mount():
-    assert ledger_file.file_system_of(Path("/proc/self")) == "proc"
+    assert run_file.file_system_of(Path("/proc/self")) == "proc"

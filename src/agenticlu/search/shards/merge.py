@@ -25,7 +25,7 @@ from agenticlu.search.shards.segments import (
     settings_of,
 )
 from agenticlu.search.store import FILE_NAME, Store, unpack
-from agenticlu.search.store.writer import Statement
+from agenticlu.search.store.file import Statement
 
 BATCH_ROWS = 500
 

@@ -28,7 +28,7 @@ from typing import IO, Any
 
 from agenticlu.core.errors import AgenticluError, StoreError, missing_dependency
 from agenticlu.core.records import content_id
-from agenticlu.search.store import Store, as_mapping
+from agenticlu.search.store import Store
 
 SEGMENT_FORMAT = "agenticlu-segment"
 SEGMENT_VERSION = 2
@@ -276,7 +276,7 @@ def settings_id(store: Store) -> str:
 
 def progress_of(store: Store) -> dict[str, Any]:
     """Returns how far a run is, as JSON data."""
-    usage = {phase: as_mapping(one) for phase, one in store.usage_by_phase().items()}
+    usage = {phase: one.as_dict() for phase, one in store.usage_by_phase().items()}
     return {
         **store.tree_counts(),
         "outcomes": store.outcomes(),
