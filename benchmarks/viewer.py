@@ -29,7 +29,9 @@ import time
 from pathlib import Path
 
 from agenticlu.report.page import build_report
-from agenticlu.report.sample import sample_report
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from made_report import sample_report
 
 TARGET_S = 2.0
 UNITS = {

@@ -33,8 +33,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "data.published", "training"),
-        *("evaluation", "report", "server"),
+        *("evaluation", "server"),
     ),
+    ("report",),
     ("data", "judges.controls"),
     ("demo",),
     ("cli", "__main__"),

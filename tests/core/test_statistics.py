@@ -7,7 +7,7 @@ import random
 import pytest
 
 from agenticlu.core.statistics import (
-    Estimate,
+    MeanEstimate,
     estimate_difference,
     estimate_mean,
     t_quantile,
@@ -15,7 +15,7 @@ from agenticlu.core.statistics import (
 )
 
 
-def ends(found: Estimate | None) -> tuple[float, float]:
+def ends(found: MeanEstimate | None) -> tuple[float, float]:
     assert found is not None
     assert found.low is not None
     assert found.high is not None

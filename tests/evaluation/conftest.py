@@ -15,9 +15,10 @@ import pytest
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Engine
+from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.methods import Settings
-from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
-from agenticlu.evaluation.summary import Summary
+from agenticlu.evaluation.results import Summary
+from agenticlu.evaluation.run import run_evaluation
 
 FIXTURES = Path(__file__).parent / "fixtures" / "helmet"
 TOKENIZER = ApproximateTokenizer()

@@ -15,9 +15,9 @@ from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.helmet import alce, entailment, sentences
 from agenticlu.evaluation.helmet.entailment import Pair, T5Entails
+from agenticlu.evaluation.results import Summary
 from agenticlu.evaluation.scoring import alce as scoring
 from agenticlu.evaluation.scoring import helmet
-from agenticlu.evaluation.summary import Summary
 
 Run = Callable[..., Summary]
 REPLY = "Oona Pellisk designed the light [1]. The ferry takes forty-one minutes [2][3]."

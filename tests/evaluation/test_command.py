@@ -23,7 +23,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.evaluation.fingerprint import fingerprint
+from agenticlu.evaluation.config import fingerprint
 from agenticlu.evaluation.predictions import read_predictions
 
 FIXTURES = Path(__file__).parent / "fixtures" / "helmet"

@@ -13,10 +13,10 @@ import pytest
 
 from agenticlu.cli import group
 from agenticlu.cli.eval import EvalSettings, command
-from agenticlu.evaluation.conditions import OF_TASKS, SHARED
 from agenticlu.evaluation.helmet.results import result_args
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.methods import METHODS, find_method
+from agenticlu.evaluation.predictions import OF_TASKS, SHARED
 from agenticlu.evaluation.tasks import TASKS, find_task
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"

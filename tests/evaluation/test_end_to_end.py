@@ -17,10 +17,11 @@ from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import load_tokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
+from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.methods import METHODS, Settings
 from agenticlu.evaluation.predictions import read_predictions
-from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
-from agenticlu.evaluation.summary import load_summary
+from agenticlu.evaluation.results import load_summary
+from agenticlu.evaluation.run import run_evaluation
 
 AGENTICLU = [sys.executable, "-c", "from agenticlu.cli import main; main()"]
 NUM_ITEMS = 50

@@ -16,14 +16,15 @@ from agenticlu.cli.eval import command
 from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Document, Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.evaluation.cost import alone_tokens
 from agenticlu.evaluation.recall import pass_at_k, render_recall, tree_recall
-from agenticlu.evaluation.summary import compare, load_summary, save_summary, summarise
+from agenticlu.evaluation.results import load_summary
+from agenticlu.evaluation.summary import alone_tokens, compare, summarise
 from agenticlu.evaluation.tables import (
     render_csv,
     render_differences_csv,
     render_markdown,
     results_table,
+    save_summary,
 )
 from agenticlu.judges.panel import combine
 from agenticlu.judges.rubric import LongAnswerVerdict, RowJudge, judged_file, parse_verdict_of

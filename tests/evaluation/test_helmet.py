@@ -21,6 +21,7 @@ from agenticlu.core.records import Prediction
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
+from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.collect import CATEGORIES, collect, columns_of
 from agenticlu.evaluation.helmet.layout import load_templates
@@ -29,8 +30,8 @@ from agenticlu.evaluation.helmet.sources import OMISSION, Llama2
 from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of
 from agenticlu.evaluation.methods import Settings
 from agenticlu.evaluation.rescore import score_file
-from agenticlu.evaluation.run import EvaluationConfig, run_evaluation
-from agenticlu.evaluation.summary import load_summary
+from agenticlu.evaluation.results import load_summary
+from agenticlu.evaluation.run import run_evaluation
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 
 TOKENIZER = ApproximateTokenizer()

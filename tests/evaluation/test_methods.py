@@ -19,13 +19,19 @@ from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampled, Sampling
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS, SAMPLE, measure_framing
-from agenticlu.evaluation.items import Item, Prompt
+from agenticlu.evaluation.items import (
+    CHAT_TOKENS,
+    PLAIN_TOKENS,
+    SAMPLE,
+    Item,
+    Prompt,
+    measure_framing,
+)
 from agenticlu.evaluation.methods import Outcome, Settings, View, answer
 from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.results import Summary, load_summary
 from agenticlu.evaluation.run import summarise_folder
 from agenticlu.evaluation.scoring.helmet import score_label
-from agenticlu.evaluation.summary import Summary, load_summary
 
 Run = Callable[..., Summary]
 TOKENIZER = ApproximateTokenizer()

@@ -20,7 +20,7 @@ from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import PredictionWriter, read_predictions
 from agenticlu.evaluation.rescore import letter_of, render_scores, score_file
-from agenticlu.evaluation.summary import Summary
+from agenticlu.evaluation.results import Summary
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 
 Run = Callable[..., Summary]

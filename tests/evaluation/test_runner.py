@@ -31,12 +31,11 @@ from agenticlu.engines import breaker
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig
-from agenticlu.evaluation.folder import LOCK_NAME, ResultsFolder
 from agenticlu.evaluation.methods import Settings
-from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.predictions import LOCK_NAME, ResultsFolder, read_predictions
+from agenticlu.evaluation.results import Summary, load_summary
 from agenticlu.evaluation.run import run_evaluation, summarise_folder
 from agenticlu.evaluation.runner import MOST_IN_A_ROW, round_ends
-from agenticlu.evaluation.summary import Summary, load_summary
 
 SETTINGS = Settings(profile=load_profile(), tokenizer=ApproximateTokenizer())
 

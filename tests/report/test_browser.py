@@ -10,12 +10,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from made_report import sample_report
 
 from agenticlu.core.records import Node, Pair, Question, Tree, Turn
 from agenticlu.report.data import ReportData
 from agenticlu.report.figures import TreeEntry, node_state, tree_entries
 from agenticlu.report.page import build_report
-from agenticlu.report.sample import sample_report
 
 Opener = Callable[[str], str]
 

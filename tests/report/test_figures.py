@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
+from made_report import sample_report
 
 from agenticlu.core.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.judges import panel as judge
 from agenticlu.report import figures
 from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report
-from agenticlu.report.sample import sample_report
 
 
 def node(name: str, parent: str | None, depth: int, score: float | None, **more: object) -> Node:

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from importlib import resources
 
 import pytest
+from made_report import sample_report
 
 from agenticlu.core.records import Document, Node, Piece, Question, Tree, Turn
 from agenticlu.report.data import Curve, ReportData
@@ -16,7 +17,6 @@ from agenticlu.report.page import (
     choose_trees,
     summary_json,
 )
-from agenticlu.report.sample import sample_report
 
 
 class Blocks(HTMLParser):

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+from made_report import sample_report
 
 from agenticlu.core.errors import StoreError, UsageError
 from agenticlu.core.records import Prediction, Usage
 from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report
-from agenticlu.report.sample import sample_report
 from agenticlu.report.sources import load_evaluation, load_report, load_training
 from agenticlu.search.store import CallId, Store
 
@@ -93,7 +93,8 @@ def test_a_run_is_read_back_whole(run: Path, sample: ReportData) -> None:
 
 
 def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import save_summary, summarise
+    from agenticlu.evaluation.summary import summarise
+    from agenticlu.evaluation.tables import save_summary
 
     items = predictions("base", "direct", 2) + predictions("trained", "direct", 4)
     items += predictions("trained", "clarify", 7)
@@ -139,7 +140,8 @@ def test_predictions_without_a_summary_give_the_evaluations_own_intervals(tmp_pa
 
 
 def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import save_summary, summarise
+    from agenticlu.evaluation.summary import summarise
+    from agenticlu.evaluation.tables import save_summary
 
     def at(length: int, right: int) -> list[Prediction]:
         return [
@@ -165,7 +167,8 @@ def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) ->
 
 
 def test_cost_alone_is_read_from_the_predictions_behind_a_cell(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import save_summary, summarise
+    from agenticlu.evaluation.summary import summarise
+    from agenticlu.evaluation.tables import save_summary
 
     def reused(usage: Usage) -> Usage:
         return usage.model_copy(update={"cached_tokens": 990})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agenticlu.engines.model_info import Served
     from agenticlu.evaluation.config import EvaluationConfig
     from agenticlu.evaluation.methods import Settings as MethodSettings
-    from agenticlu.evaluation.summary import Summary
+    from agenticlu.evaluation.results import Summary
 
 TASK_OPTIONS = (
     "shots",
@@ -280,9 +280,9 @@ def _prepare(
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
     from agenticlu.documents.tokens import ApproximateTokenizer, read_model_hint
     from agenticlu.engines import check_base_url, check_model_path
-    from agenticlu.evaluation.config import EvaluationConfig, as_published_config, check_config
-    from agenticlu.evaluation.fingerprint import fingerprint
+    from agenticlu.evaluation.config import EvaluationConfig, as_published_config, fingerprint
     from agenticlu.evaluation.methods import Settings as MethodSettings
+    from agenticlu.evaluation.run import check_config
 
     given = resolved.values
     urls = tuple(check_base_url(url) for url in given.base_url)

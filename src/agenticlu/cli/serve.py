@@ -53,7 +53,7 @@ def command(
     """
     from agenticlu.documents.tokens import read_model_hint
     from agenticlu.engines import BUNDLED_MODEL, load_engine
-    from agenticlu.evaluation.fingerprint import fingerprint
+    from agenticlu.evaluation.config import fingerprint
     from agenticlu.server.app import open_listener, run_server
 
     listener = open_listener(host, port)

@@ -27,7 +27,7 @@ _EXPANSION_DEGREES = 200
 """From here on the quantile of t is taken from its expansion, which errs by less than 1e-8."""
 
 
-class Estimate(Record):
+class MeanEstimate(Record):
     """A mean with its interval."""
 
     mean: float
@@ -40,7 +40,7 @@ class Estimate(Record):
     """Independent units among them."""
 
 
-def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate | None:
+def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> MeanEstimate | None:
     """Returns the mean of values in [0, 1] with Wilson's interval for clustered values.
 
     Wilson's interval takes a number of values and a quantile. The number is the effective one,
@@ -62,14 +62,14 @@ def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> Estimate 
         return None
     mean, variance, size = _moments(values, clusters)
     if size < 2:
-        return Estimate(mean=mean, n=len(values), num_clusters=size)
+        return MeanEstimate(mean=mean, n=len(values), num_clusters=size)
     spread = mean * (1 - mean)
     effective = spread / variance if variance > 0 and spread > 0 else float(size)
     low, high = wilson_interval(mean, effective, t_quantile(size - 1))
-    return Estimate(mean=mean, low=low, high=high, n=len(values), num_clusters=size)
+    return MeanEstimate(mean=mean, low=low, high=high, n=len(values), num_clusters=size)
 
 
-def estimate_difference(gains: Sequence[float], clusters: Sequence[str]) -> Estimate | None:
+def estimate_difference(gains: Sequence[float], clusters: Sequence[str]) -> MeanEstimate | None:
     """Returns the mean of paired differences in [-1, 1] with a t interval over clusters.
 
     The interval ends at the bounds. Where all gains are equal nothing is known of their spread;
@@ -84,7 +84,7 @@ def estimate_difference(gains: Sequence[float], clusters: Sequence[str]) -> Esti
         return None
     mean, variance, size = _moments(gains, clusters)
     if size < 2:
-        return Estimate(mean=mean, n=len(gains), num_clusters=size)
+        return MeanEstimate(mean=mean, n=len(gains), num_clusters=size)
     quantile = t_quantile(size - 1)
     if variance > 0:
         half = quantile * math.sqrt(variance)
@@ -92,7 +92,7 @@ def estimate_difference(gains: Sequence[float], clusters: Sequence[str]) -> Esti
     else:
         reach = quantile**2 / (size + quantile**2)
         low, high = mean - reach * (mean + 1), mean + reach * (1 - mean)
-    return Estimate(mean=mean, low=low, high=high, n=len(gains), num_clusters=size)
+    return MeanEstimate(mean=mean, low=low, high=high, n=len(gains), num_clusters=size)
 
 
 def wilson_interval(mean: float, n: float, quantile: float) -> tuple[float, float]:

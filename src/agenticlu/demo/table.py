@@ -7,7 +7,8 @@ from pathlib import Path
 
 from agenticlu.core.records import Prediction
 from agenticlu.evaluation.predictions import read_predictions
-from agenticlu.evaluation.summary import Difference, compare, load_summary
+from agenticlu.evaluation.results import Difference, load_summary
+from agenticlu.evaluation.summary import compare
 from agenticlu.evaluation.tables import percent, points, render_table
 from agenticlu.search.run import summarise
 from agenticlu.search.store import Store

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from agenticlu.core.errors import UsageError, did_you_mean
-from agenticlu.core.records import Record
+from agenticlu.core.records import Record, content_id
 from agenticlu.dialogue.steps import MAX_TOKENS
-from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.methods import Settings, find_method
-from agenticlu.evaluation.metrics import metric_names
-from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
+from agenticlu.documents.tokens import Tokenizer
+from agenticlu.evaluation.methods import Settings
 
 CONFIG_NAME = "config.json"
 PUBLISHED = {
@@ -109,45 +107,41 @@ def as_published_config(config: EvaluationConfig) -> EvaluationConfig:
     return config.model_copy(update=PUBLISHED)
 
 
-def check_config(config: EvaluationConfig) -> None:
-    """Raises UsageError for what cannot be, before any work."""
-    for method in config.methods:
-        find_method(method)
-    for task in config.tasks:
-        find_task(task)
-    if not (config.tasks and config.methods and config.lengths and config.rounds != ()):
-        raise UsageError("An evaluation needs at least one task, one method and one length.")
-    if min(config.lengths) < 1 or config.round_counts[0] < 1 or config.max_tokens < 1:
-        raise UsageError("Lengths, rounds and token limits are at least 1.")
-    if config.limit is not None and config.limit < 1:
-        raise UsageError(f"--limit {config.limit}: at least one item is needed.")
-    known = metric_names()
-    if config.metric is not None and config.metric not in known:
-        listed = [name for name in known if "@" not in name or name.endswith("@10")]
-        raise UsageError(
-            f"There is no metric {config.metric!r}. Metrics: {', '.join(listed)} (other cuts too).",
-            hint=did_you_mean(config.metric, known),
-        )
+WHOLE_BYTES = 64 * 1024 * 1024
+"""Files up to this size are hashed whole; of larger ones, both ends and the size."""
+END_BYTES = 1024 * 1024
+_PROBE = (
+    "On the 17th of March 2026, at 09:45, Ms. O'Neill-Žižková paid €1,234.50 (about 3.1% more) "
+    "for unbelievably heterogeneous antidisestablishmentarianism; nobody re-read it.\n\n"
+    "\tdef f(x_1: int) -> str:\n        return f'{x_1!r}'  # naïve café, Straße, Привет, 東京 🙂\n"
+    "https://example.org/a?b=c&d=0x1F wanders through the quiet, quieter, quietest neighbourhood."
+)
+"""Text of many kinds: tokenizers that cut it alike are taken for one."""
 
 
-def items_of(config: EvaluationConfig, task: str, length: int, settings: Settings) -> list[Item]:
-    """Returns the items of one task at one length, their layouts in the form that is wanted."""
-    items = load_items(
-        TaskRequest(
-            task=task,
-            length=length,
-            tokenizer=settings.tokenizer,
-            limit=config.limit,
-            seed=config.seed,
-            questions_per_document=config.questions_per_document,
-            options=config.options,
-        )
-    )
-    return items if config.chat is None else [in_form(item, chat=config.chat) for item in items]
+def fingerprint(folder: str | Path) -> str:
+    """Returns a hash of a local model's weights and configuration.
+
+    Args:
+        folder: Of a model in Hugging Face layout.
+    """
+    digest = hashlib.sha256()
+    root = Path(folder)
+    names = ("*.safetensors", "*.bin", "config.json", "generation_config.json", "*.jinja")
+    files = sorted({path for pattern in names for path in root.glob(pattern)})
+    for path in [*files, *sorted(root.glob("tokenizer*.json"))]:
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_BYTES:
+                digest.update(file.read())
+            else:
+                digest.update(file.read(END_BYTES))
+                file.seek(-END_BYTES, 2)
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
-def in_form(item: Item, *, chat: bool) -> Item:
-    """Returns an item whose layout, where it has one, is sent as chat or as a text to continue."""
-    if item.prompt is None or item.prompt.chat == chat:
-        return item
-    return replace(item, prompt=replace(item.prompt, chat=chat))
+def hash_tokenizer(tokenizer: Tokenizer) -> str:
+    """Returns a hash of how a tokenizer cuts text: a copy in another folder has the same."""
+    return content_id(*(f"{start}-{end}" for start, end in tokenizer.spans(_PROBE)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agenticlu.core.errors import UsageError
-from agenticlu.core.records import Document, Piece, Question
+from agenticlu.core.records import Document, Message, Piece, Question
+from agenticlu.documents.tokens import Tokenizer
+from agenticlu.engines.base import Engine, Sampling
 
 
 class DoesNotFitError(UsageError):
@@ -100,3 +102,38 @@ def gold_pieces(item: Item, pieces: Sequence[Piece]) -> tuple[int, ...] | None:
         for piece in pieces
         if any(start < piece.end and piece.start < end for start, end in item.gold_spans)
     )
+
+
+def in_form(item: Item, *, chat: bool) -> Item:
+    """Returns an item whose layout, where it has one, is sent as chat or as a text to continue."""
+    if item.prompt is None or item.prompt.chat == chat:
+        return item
+    return replace(item, prompt=replace(item.prompt, chat=chat))
+
+
+CHAT_TOKENS = 64
+"""Reckoned where an engine does not tell: more than today's templates add."""
+PLAIN_TOKENS = 1
+"""Likewise for a text to continue: a start token."""
+SAMPLE = "Which of these words comes first in the alphabet: lantern, copper, meadow?"
+
+
+async def measure_framing(engine: Engine, tokenizer: Tokenizer, *, chat: bool) -> int:
+    """Returns by how many tokens a prompt is longer than its text, from one short request.
+
+    Args:
+        engine: Says how many tokens it read.
+        tokenizer: Counts the text, as it will count the prompts.
+        chat: Whether the prompts are sent as chat.
+
+    Raises:
+        EngineError: The model could not be asked.
+    """
+    sampling = Sampling(max_tokens=1)
+    if chat:
+        reply = await engine.sample([Message(role="user", content=SAMPLE)], sampling)
+    else:
+        reply = await engine.complete(SAMPLE, sampling)
+    if not reply.usage.prompt_tokens:
+        return CHAT_TOKENS if chat else PLAIN_TOKENS
+    return max(0, reply.usage.prompt_tokens - tokenizer.count(SAMPLE))

@@ -22,8 +22,7 @@ from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, MAX_TOKENS, Dialogue
 from agenticlu.documents import mark, parse_marks, split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine, Sampling
-from agenticlu.evaluation.framing import CHAT_TOKENS
-from agenticlu.evaluation.items import Item, Prompt, gold_pieces
+from agenticlu.evaluation.items import CHAT_TOKENS, Item, Prompt, gold_pieces
 from agenticlu.evaluation.scoring.answers import canonical_tokens
 
 ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})

@@ -1,4 +1,4 @@
-"""What an evaluation would cost, before anything is asked."""
+"""What is asked in a run, which parts are still missing, and what they cost at most."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from agenticlu.core.prices import Prices
-from agenticlu.core.records import Prediction, Record, Usage
+from agenticlu.core.records import Prediction, Record, Usage, content_id
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
-from agenticlu.evaluation.config import EvaluationConfig, items_of
-from agenticlu.evaluation.framing import CHAT_TOKENS, PLAIN_TOKENS
-from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.config import EvaluationConfig, hash_tokenizer
+from agenticlu.evaluation.items import CHAT_TOKENS, PLAIN_TOKENS, DoesNotFitError, Item, in_form
 from agenticlu.evaluation.methods import (
     TOKENS_PER_MARKER,
     Method,
@@ -19,15 +18,44 @@ from agenticlu.evaluation.methods import (
     View,
     document_room,
     find_method,
+    wordings_of,
 )
-from agenticlu.evaluation.run import jobs_of, left_of
-from agenticlu.evaluation.runner import Job
+from agenticlu.evaluation.predictions import hash_profile
 from agenticlu.evaluation.tables import render_table
+from agenticlu.evaluation.tasks import TaskRequest, load_items
 
 NUM_COUNTED = 8
 """Documents of a task and length whose tokens are counted; the others are reckoned."""
 REQUEST_TOKENS = 48
 """Reckoned for the question, the request and the chat template of one turn."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One prediction wanted of a job."""
+
+    id: str
+    method: str
+    """Name in the tables."""
+    rounds: int | None = None
+    """Rounds whose answer it is; None where the method has but one."""
+    is_wanted: bool = True
+    """False for one that is there already, and only comes along with the others."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One item to be answered by one method."""
+
+    method: str
+    item: Item
+    outputs: tuple[Output, ...]
+    """Ascending in rounds: what is asked for the last one serves the others too."""
+
+    @property
+    def whole(self) -> Output:
+        """The output that all requests are made for."""
+        return self.outputs[-1]
 
 
 class PlanRow(Record):
@@ -83,6 +111,127 @@ class Plan(Record):
         return sum(int(getattr(row, name)) for row in self.rows)
 
 
+def load_run_items(
+    config: EvaluationConfig, task: str, length: int, settings: Settings
+) -> list[Item]:
+    """Returns the items of one task at one length, their layouts in the form that is wanted."""
+    items = load_items(
+        TaskRequest(
+            task=task,
+            length=length,
+            tokenizer=settings.tokenizer,
+            limit=config.limit,
+            seed=config.seed,
+            questions_per_document=config.questions_per_document,
+            options=config.options,
+        )
+    )
+    return items if config.chat is None else [in_form(item, chat=config.chat) for item in items]
+
+
+def build_jobs(items: Sequence[Item], config: EvaluationConfig, settings: Settings) -> list[Job]:
+    """Returns what is asked about items: one job per item and method that can answer it."""
+    common = (config.label, config.model_fingerprint, *_common_parts(config, settings))
+
+    def outputs_of(method: str, item: Item) -> tuple[Output, ...]:
+        return tuple(
+            replace(output, id=_output_id(item, method, output, config, settings, common))
+            for output in _outputs(method, config)
+        )
+
+    return [
+        Job(method, item, outputs_of(method, item))
+        for item in items
+        for method in config.methods
+        if not (find_method(method).layout and item.prompt is None)
+    ]
+
+
+def _common_parts(config: EvaluationConfig, settings: Settings) -> tuple[str, ...]:
+    """Returns what all ids of a run depend on."""
+    decoding = (config.top_p, config.max_tokens, config.seed, config.as_published)
+    view = (config.piece_tokens, hash_tokenizer(settings.tokenizer))
+    return (settings.profile.label, hash_profile(settings), *map(str, (*decoding, *view)))
+
+
+def _outputs(method: str, config: EvaluationConfig) -> tuple[Output, ...]:
+    """Returns the predictions wanted of a method, without ids: one per number of rounds."""
+    if not find_method(method).several_rounds:
+        return (Output("", method),)
+    counts = config.round_counts
+    if len(counts) == 1:
+        return (Output("", method, counts[0]),)
+    return tuple(Output("", f"{method}@{count}", count) for count in counts)
+
+
+def _output_id(
+    item: Item,
+    method: str,
+    output: Output,
+    config: EvaluationConfig,
+    settings: Settings,
+    common: Sequence[str],
+) -> str:
+    """Returns the id of an item's prediction: everything that its result depends on.
+
+    How documents longer than the window are met is not in it: it changes nothing for the others.
+    """
+    found = find_method(method)
+    own: tuple[object, ...] = (settings.sampling("answer", item, method).temperature,)
+    if output.rounds is not None:
+        own = (*own, output.rounds)
+    if found.retrieves:
+        own = (*own, config.top_k, config.retriever)
+    if found.layout and item.prompt is not None:
+        cut_end = config.overlong == "cut-end"  # cuts at the nominal length, whatever the window
+        own = (*own, item.prompt.text, item.prompt.chat, item.max_tokens, cut_end)
+    return content_id(
+        *common,
+        output.method,
+        item.task,
+        str(item.length),
+        item.document.id,
+        item.question.id,
+        *wordings_of(found),
+        *map(str, own),
+    )
+
+
+def find_missing_jobs(
+    jobs: Sequence[Job],
+    done: Mapping[str, Prediction],
+    settings: Settings,
+    retry_failed: bool = False,
+) -> list[Job]:
+    """Returns the jobs of which a prediction is missing, the missing ones marked as wanted.
+
+    A prediction of a document longer than the window is missing where such documents are met in
+    another way now, or the window is another one.
+    """
+
+    def is_left(found: Prediction | None) -> bool:
+        if found is None or (retry_failed and found.error is not None):
+            return True
+        return bool(found.overlong) and found.overlong != describe_overlong(settings)
+
+    marked = [
+        replace(
+            job,
+            outputs=tuple(
+                replace(output, is_wanted=is_left(done.get(output.id))) for output in job.outputs
+            ),
+        )
+        for job in jobs
+    ]
+    return [job for job in marked if any(output.is_wanted for output in job.outputs)]
+
+
+def describe_overlong(settings: Settings) -> str:
+    """Returns how documents longer than the window are met, and the window, as stored."""
+    window = "unknown" if settings.context_tokens is None else str(settings.context_tokens)
+    return f"{settings.overlong} {window}"
+
+
 def build_plan(
     config: EvaluationConfig,
     settings: Settings,
@@ -105,12 +254,12 @@ def build_plan(
     for task in config.tasks:
         for length in config.lengths:
             try:
-                items = items_of(config, task, length, settings)
+                items = load_run_items(config, task, length, settings)
             except DoesNotFitError as error:
                 left_out.append(error.message)
                 continue
-            jobs = jobs_of(items, config, settings)
-            left = left_of(jobs, done or {}, settings, retry_failed)
+            jobs = build_jobs(items, config, settings)
+            left = find_missing_jobs(jobs, done or {}, settings, retry_failed)
             rows += _rows(task, length, jobs, left, config, settings)
     plan = Plan(rows=tuple(rows), left_out=tuple(left_out), context_tokens=settings.context_tokens)
     prices, usage = prices or Prices(), plan.usage

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from agenticlu.core.records import Record, Tree
-from agenticlu.core.statistics import FEW_CLUSTERS, Estimate, estimate_mean
+from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_mean
 from agenticlu.evaluation.tables import percent, render_table
 from agenticlu.judges.panel import is_correct, solved_depth
 
@@ -19,7 +19,7 @@ class DepthRecall(Record):
 
     depth: int
     """0 is the direct answer."""
-    recall: Estimate | None
+    recall: MeanEstimate | None
     """Share of the questions with a right answer at this depth or above it."""
     new_share: float | None
     """Of the questions unsolved before, the share first solved here; None where none was left."""
@@ -29,7 +29,7 @@ class PassAtK(Record):
     """What k samples of one round are worth."""
 
     k: int
-    value: Estimate | None
+    value: MeanEstimate | None
     """Expected share of questions with at least one right answer among k samples of round 1."""
 
 
@@ -162,6 +162,6 @@ def render_recall(found: TreeRecall) -> str:
     return "\n".join(lines)
 
 
-def _support(found: Estimate | None) -> tuple[str, str]:
+def _support(found: MeanEstimate | None) -> tuple[str, str]:
     """Returns the questions behind a figure and the documents that they are about."""
     return (str(found.n), str(found.num_clusters)) if found else ("0", "0")

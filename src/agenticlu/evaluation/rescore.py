@@ -14,12 +14,11 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Document, Prediction, Question, Record
-from agenticlu.core.statistics import Estimate, estimate_mean
+from agenticlu.core.statistics import MeanEstimate, estimate_mean
 from agenticlu.evaluation import rules
-from agenticlu.evaluation.conditions import current
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.predictions import current, read_predictions
 from agenticlu.evaluation.saved import (
     ROW_HINT,
     Result,
@@ -81,9 +80,9 @@ class ScoredFile(Record):
     path: str
     kind: str
     """jsonl, helmet or predictions."""
-    metrics: dict[str, Estimate]
+    metrics: dict[str, MeanEstimate]
     """Over all rows."""
-    groups: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
+    groups: dict[str, dict[str, MeanEstimate]] = Field(default_factory=dict)
     """Of our own predictions, the metrics of each model, method, task and length; else empty."""
     num_scored: int
     num_unscored: int
@@ -127,7 +126,7 @@ def score_file(path: Path, *, rule: str | None = None, with_rouge: bool = False)
     )
 
 
-def _means(rows: Sequence[tuple[ScoredRow, str]]) -> dict[str, Estimate]:
+def _means(rows: Sequence[tuple[ScoredRow, str]]) -> dict[str, MeanEstimate]:
     """Returns the mean of each metric over the rows that have it, each given with its cluster."""
     found = {}
     for name in dict.fromkeys(name for row, _ in rows for name in row.scores):

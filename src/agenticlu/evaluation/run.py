@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.errors import AgenticluError, StoreError, UsageError
+from agenticlu.core.errors import (
+    AgenticluError,
+    StoreError,
+    UsageError,
+    did_you_mean,
+    missing_dependency,
+)
 from agenticlu.core.folders import check_owner
-from agenticlu.core.records import Prediction, content_id
+from agenticlu.core.records import Prediction
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import Breaker, be_patient
-from agenticlu.evaluation.conditions import (
-    Conditions,
-    conditions_of,
-    current,
-    profile_key,
-    refuse_mixing,
-)
 from agenticlu.evaluation.config import (
     CONFIG_NAME,
     EvaluationConfig,
-    as_published_config,
-    check_config,
-    items_of,
 )
-from agenticlu.evaluation.files import check_files
-from agenticlu.evaluation.fingerprint import tokenizer_key
-from agenticlu.evaluation.folder import ResultsFolder
+from agenticlu.evaluation.helmet.layout import load_templates
 from agenticlu.evaluation.helmet.results import result_args, write_result
+from agenticlu.evaluation.helmet.rows import ICL_SETS
 from agenticlu.evaluation.helmet.sentences import splitter_note
+from agenticlu.evaluation.helmet.sources import INFINITEBENCH, load_llama2, others_of
+from agenticlu.evaluation.helmet.specs import SPECS, file_of, scale_of
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.judgements import (
     HELMET_FOLDER,
@@ -42,39 +40,34 @@ from agenticlu.evaluation.judgements import (
     judges_of,
     with_judgements,
 )
-from agenticlu.evaluation.layouts import Layouts
-from agenticlu.evaluation.methods import METHODS, Settings, find_method, wordings_of
+from agenticlu.evaluation.methods import METHODS, Settings, find_method
+from agenticlu.evaluation.metrics import metric_names
+from agenticlu.evaluation.plan import (
+    Job,
+    _outputs,
+    build_jobs,
+    find_missing_jobs,
+    load_run_items,
+)
 from agenticlu.evaluation.predictions import (
     FILE_NAME,
+    Conditions,
     PredictionWriter,
+    ResultsFolder,
+    build_conditions,
+    current,
     read_predictions,
+    refuse_mixing,
     write_json,
 )
-from agenticlu.evaluation.runner import (
-    Job,
-    Output,
-    Report,
-    Runner,
-    is_gold_present,
-    met_overlong,
-)
-from agenticlu.evaluation.summary import SUMMARY_NAME, Summary, save_summary, summarise
+from agenticlu.evaluation.results import SUMMARY_NAME, Summary
+from agenticlu.evaluation.runner import Layouts, Report, Runner
+from agenticlu.evaluation.summary import summarise
+from agenticlu.evaluation.tables import save_summary
 from agenticlu.evaluation.tasks import find_task
 
 PATIENCE_S = 300.0
 """Seconds without any answer until a run gives an absent or overloaded server up."""
-
-__all__ = [
-    "EvaluationConfig",
-    "as_published_config",
-    "check_config",
-    "is_gold_present",
-    "items_of",
-    "jobs_of",
-    "left_of",
-    "run_evaluation",
-    "summarise_folder",
-]
 
 
 async def run_evaluation(
@@ -113,7 +106,7 @@ async def run_evaluation(
         config = config.model_copy(update={"label": engine.name})
     settings = config.settings(settings)
     conditions = {
-        output.method: conditions_of(config, settings, method, output.rounds)
+        output.method: build_conditions(config, settings, method, output.rounds)
         for method in config.methods
         for output in _outputs(method, config)
     }
@@ -164,17 +157,17 @@ class _Run:
         for task in config.tasks:
             for length in config.lengths:
                 try:
-                    items = items_of(config, task, length, self._settings)
+                    items = load_run_items(config, task, length, self._settings)
                 except DoesNotFitError as error:
                     self._report(f"{error.message} Left out.")
                     self._left_out.append(error.message)
                     continue
                 items = await layouts.sendable(items)
-                jobs = jobs_of(items, config, self._settings)
+                jobs = build_jobs(items, config, self._settings)
                 if not jobs:
                     self._report(f"{task} has no prompt layout of its own: 'helmet' is left out")
                 num_jobs += len(jobs)
-                left = left_of(jobs, self._done, self._settings, retry_failed)
+                left = find_missing_jobs(jobs, self._done, self._settings, retry_failed)
                 self._report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
                 runner = Runner(
                     config,
@@ -209,103 +202,6 @@ class _Run:
             left_out=self._left_out,
             run_notes=(*notes, *self._notes),
         )
-
-
-def jobs_of(items: Sequence[Item], config: EvaluationConfig, settings: Settings) -> list[Job]:
-    """Returns what is asked about items: one job per item and method that can answer it."""
-    common = (config.label, config.model_fingerprint, *_common_parts(config, settings))
-
-    def outputs_of(method: str, item: Item) -> tuple[Output, ...]:
-        return tuple(
-            replace(output, id=_output_id(item, method, output, config, settings, common))
-            for output in _outputs(method, config)
-        )
-
-    return [
-        Job(method, item, outputs_of(method, item))
-        for item in items
-        for method in config.methods
-        if not (find_method(method).layout and item.prompt is None)
-    ]
-
-
-def _common_parts(config: EvaluationConfig, settings: Settings) -> tuple[str, ...]:
-    """Returns what all ids of a run depend on."""
-    decoding = (config.top_p, config.max_tokens, config.seed, config.as_published)
-    view = (config.piece_tokens, tokenizer_key(settings.tokenizer))
-    return (settings.profile.label, profile_key(settings), *map(str, (*decoding, *view)))
-
-
-def _outputs(method: str, config: EvaluationConfig) -> tuple[Output, ...]:
-    """Returns the predictions wanted of a method, without ids: one per number of rounds."""
-    if not find_method(method).several_rounds:
-        return (Output("", method),)
-    counts = config.round_counts
-    if len(counts) == 1:
-        return (Output("", method, counts[0]),)
-    return tuple(Output("", f"{method}@{count}", count) for count in counts)
-
-
-def _output_id(
-    item: Item,
-    method: str,
-    output: Output,
-    config: EvaluationConfig,
-    settings: Settings,
-    common: Sequence[str],
-) -> str:
-    """Returns the id of an item's prediction: everything that its result depends on.
-
-    How documents longer than the window are met is not in it: it changes nothing for the others.
-    """
-    found = find_method(method)
-    own: tuple[object, ...] = (settings.sampling("answer", item, method).temperature,)
-    if output.rounds is not None:
-        own = (*own, output.rounds)
-    if found.retrieves:
-        own = (*own, config.top_k, config.retriever)
-    if found.layout and item.prompt is not None:
-        cut_end = config.overlong == "cut-end"  # cuts at the nominal length, whatever the window
-        own = (*own, item.prompt.text, item.prompt.chat, item.max_tokens, cut_end)
-    return content_id(
-        *common,
-        output.method,
-        item.task,
-        str(item.length),
-        item.document.id,
-        item.question.id,
-        *wordings_of(found),
-        *map(str, own),
-    )
-
-
-def left_of(
-    jobs: Sequence[Job],
-    done: Mapping[str, Prediction],
-    settings: Settings,
-    retry_failed: bool = False,
-) -> list[Job]:
-    """Returns the jobs of which a prediction is missing, the missing ones marked as wanted.
-
-    A prediction of a document longer than the window is missing where such documents are met in
-    another way now, or the window is another one.
-    """
-
-    def is_left(found: Prediction | None) -> bool:
-        if found is None or (retry_failed and found.error is not None):
-            return True
-        return bool(found.overlong) and found.overlong != met_overlong(settings)
-
-    marked = [
-        replace(
-            job,
-            outputs=tuple(
-                replace(output, is_wanted=is_left(done.get(output.id))) for output in job.outputs
-            ),
-        )
-        for job in jobs
-    ]
-    return [job for job in marked if any(output.is_wanted for output in job.outputs)]
 
 
 def summarise_folder(out: Path, metric: str | None = None) -> Summary:
@@ -455,3 +351,98 @@ def _write_helmet(
 
 def _is_chat(item: Item) -> bool:
     return item.prompt is not None and item.prompt.chat
+
+
+def check_config(config: EvaluationConfig) -> None:
+    """Raises UsageError for what cannot be, before any work."""
+    for method in config.methods:
+        find_method(method)
+    for task in config.tasks:
+        find_task(task)
+    if not (config.tasks and config.methods and config.lengths and config.rounds != ()):
+        raise UsageError("An evaluation needs at least one task, one method and one length.")
+    if min(config.lengths) < 1 or config.round_counts[0] < 1 or config.max_tokens < 1:
+        raise UsageError("Lengths, rounds and token limits are at least 1.")
+    if config.limit is not None and config.limit < 1:
+        raise UsageError(f"--limit {config.limit}: at least one item is needed.")
+    known = metric_names()
+    if config.metric is not None and config.metric not in known:
+        listed = [name for name in known if "@" not in name or name.endswith("@10")]
+        raise UsageError(
+            f"There is no metric {config.metric!r}. Metrics: {', '.join(listed)} (other cuts too).",
+            hint=did_you_mean(config.metric, known),
+        )
+
+
+HUB_SETS = {
+    "narrativeqa": "narrativeqa",
+    "infbench": INFINITEBENCH,
+    "multi_lexsum": "allenai/multi_lexsum",
+    "qasper": "tau/scrolls",
+}
+"""Family of HELMET's tasks to its data set on the hub."""
+CUT_BY_LLAMA2 = frozenset(HUB_SETS)
+"""Families whose documents are counted and cut by HELMET's tokenizer."""
+MOST_LISTED = 8
+
+
+def check_files(config: EvaluationConfig) -> None:
+    """Raises the error that a missing file would end the run with, hours later.
+
+    Raises:
+        UsageError: A task's file is missing, or HELMET has none for a length.
+        ConfigError: A file of wordings cannot be read.
+        MissingDependencyError: A package is not there that scoring or a data set needs.
+    """
+    options = config.options
+    load_templates(options.get("templates"))
+    haystack = options.get("haystack")
+    if haystack is not None and not Path(haystack).is_file():
+        raise UsageError(f"There is no file {haystack!r}.", hint="Give a text file by --haystack.")
+    of_helmet = any(find_task(task) == "helmet" for task in config.tasks)
+    if (config.with_rouge or of_helmet) and importlib.util.find_spec("rouge_score") is None:
+        raise missing_dependency("rouge-score", "evaluate")  # HELMET's result files hold ROUGE
+    missing = list(dict.fromkeys(_missing_files(config)))
+    if missing:
+        listed = ", ".join(repr(str(path)) for path in missing[:MOST_LISTED])
+        more = f", and {len(missing) - MOST_LISTED} more" if len(missing) > MOST_LISTED else ""
+        others = "".join(dict.fromkeys(map(others_of, missing[:MOST_LISTED])))
+        raise UsageError(
+            f"{len(missing)} HELMET files are missing: {listed}{more}.{others}",
+            hint="Give the folder that holds HELMET's data/ by --helmet-data FOLDER; see "
+            "docs/evaluation.md for where to get it.",
+        )
+    for task in config.tasks:
+        if find_task(task) == "helmet":
+            _check_hub_set(task, options)
+
+
+def _missing_files(config: EvaluationConfig) -> Iterator[Path]:
+    options = config.options
+    root = Path(options.get("helmet_data") or ".")
+    for task in config.tasks:
+        if find_task(task) != "helmet":
+            continue
+        spec = SPECS[task]
+        shots = options.get("shots")
+        wants_demos = bool(spec.shots if shots is None else shots)
+        for length in config.lengths:
+            if spec.scale:
+                scale_of(spec, length)
+            names = [file_of(spec, length)]
+            if wants_demos and spec.demo_file.startswith("data/"):
+                names.append(spec.demo_file)
+            yield from (root / name for name in names if name and not (root / name).is_file())
+
+
+def _check_hub_set(task: str, options: dict[str, Any]) -> None:
+    """Looks for a hub data set's folder, or the package that fetches it, and for the tokenizer."""
+    root = Path(options.get("helmet_data") or ".")
+    family = SPECS[task].family
+    name = ICL_SETS[task][0] if task in ICL_SETS else HUB_SETS.get(family)
+    if name is None:
+        return
+    if not (root / name).is_dir() and importlib.util.find_spec("datasets") is None:
+        raise missing_dependency("datasets", "hub")
+    if family in CUT_BY_LLAMA2:
+        load_llama2(root, options.get("helmet_tokenizer"))

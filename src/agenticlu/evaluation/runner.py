@@ -7,7 +7,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agenticlu.core.errors import (
     AgenticluError,
@@ -27,11 +27,11 @@ from agenticlu.documents import parse_marks
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import PASSING
 from agenticlu.evaluation import rules
-from agenticlu.evaluation.conditions import Conditions
 from agenticlu.evaluation.config import EvaluationConfig
-from agenticlu.evaluation.items import Item, gold_pieces
-from agenticlu.evaluation.methods import Outcome, Progress, Settings, View, answer, fit
-from agenticlu.evaluation.predictions import PredictionWriter, writable
+from agenticlu.evaluation.items import Item, gold_pieces, in_form, measure_framing
+from agenticlu.evaluation.methods import Outcome, Progress, Settings, View, answer, find_method, fit
+from agenticlu.evaluation.plan import Job, Output, describe_overlong
+from agenticlu.evaluation.predictions import Conditions, PredictionWriter, writable
 from agenticlu.evaluation.scoring.answers import parse_final_answer
 
 FATAL = (
@@ -52,34 +52,6 @@ PLACES_PER_READING = 4
 """Of so many items in flight, one may read a document that others wait for."""
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Output:
-    """One prediction wanted of a job."""
-
-    id: str
-    method: str
-    """Name in the tables."""
-    rounds: int | None = None
-    """Rounds whose answer it is; None where the method has but one."""
-    is_wanted: bool = True
-    """False for one that is there already, and only comes along with the others."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One item to be answered by one method."""
-
-    method: str
-    item: Item
-    outputs: tuple[Output, ...]
-    """Ascending in rounds: what is asked for the last one serves the others too."""
-
-    @property
-    def whole(self) -> Output:
-        """The output that all requests are made for."""
-        return self.outputs[-1]
 
 
 @dataclass
@@ -283,7 +255,7 @@ class Runner:
                 "usage": outcome.usage,
                 "seconds": round(seconds, 4),
                 "truncated": outcome.truncated,
-                "overlong": met_overlong(self._settings) if outcome.truncated else "",
+                "overlong": describe_overlong(self._settings) if outcome.truncated else "",
                 "gold_present": is_gold_present(item, outcome.left),
             }
         )
@@ -303,7 +275,7 @@ class Runner:
             blank = self._blank(job, output)
             update = {
                 "error": _reason(error),
-                "overlong": met_overlong(self._settings) if too_long else "",
+                "overlong": describe_overlong(self._settings) if too_long else "",
                 "turns": tuple(progress.turns),
                 "usage": progress.usage,
                 "seconds": round(seconds, 4),
@@ -349,12 +321,6 @@ def round_ends(turns: Sequence[Turn]) -> list[int]:
     return [i + 2 if check else i + 1 for i, check in zip(answers, checked, strict=True)]
 
 
-def met_overlong(settings: Settings) -> str:
-    """Returns how documents longer than the window are met, and the window, as stored."""
-    window = "unknown" if settings.context_tokens is None else str(settings.context_tokens)
-    return f"{settings.overlong} {window}"
-
-
 def is_gold_present(item: Item, left: str | None = None) -> bool | None:
     """Returns whether a gold answer stands as words in the document, for answers in open text.
 
@@ -379,3 +345,61 @@ def is_gold_present(item: Item, left: str | None = None) -> bool | None:
 def _reason(error: Exception) -> str:
     text = error.message if isinstance(error, AgenticluError) else str(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+class Layouts:
+    """Puts layouts into a form that an engine takes, and measures what a request adds to them.
+
+    Args:
+        config: Of the run.
+        engine: What answers.
+        settings: Of the methods.
+        report: Told once what a reader of the figures should know.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        engine: Engine,
+        settings: Settings,
+        report: Callable[[str], None],
+    ) -> None:
+        self._used = any(find_method(method).layout for method in config.methods)
+        self._wanted = config.chat
+        self._engine = engine
+        self._settings = settings
+        self._report = report
+        self._is_told = False
+        self._framing: dict[bool, int] = {}
+
+    async def sendable(self, items: Sequence[Item]) -> list[Item]:
+        """Returns the items, as chat where the engine continues no plain text.
+
+        Raises:
+            UsageError: It does not, and nothing but plain text was wanted.
+        """
+        plain = any(item.prompt is not None and not item.prompt.chat for item in items)
+        if not self._used or not plain or (await self._engine.capabilities()).completes:
+            return list(items)
+        told = f"{self._engine.name} continues no plain text"
+        if self._wanted is False:
+            raise UsageError(f"{told}, and --no-chat wants nothing else.", hint="Try --chat.")
+        if not self._is_told:
+            self._is_told = True
+            self._report(
+                f"{told}: what HELMET sends as plain text is sent, scored and named as chat."
+            )
+        return [in_form(item, chat=True) for item in items]
+
+    async def framed(self, jobs: Sequence[Job]) -> Settings:
+        """Returns the settings with what a prompt of these jobs costs beside its text."""
+        sent = [job.item.prompt for job in jobs if find_method(job.method).layout]
+        bounded = self._settings.overlong == "cut-end" or self._settings.context_tokens is not None
+        if not sent or sent[0] is None or not bounded:
+            return self._settings
+        chat = sent[0].chat
+        if chat not in self._framing:
+            self._framing[chat] = await measure_framing(
+                self._engine, self._settings.tokenizer, chat=chat
+            )
+        return replace(self._settings, framing_tokens=self._framing[chat])

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
-
-from agenticlu.core.errors import StoreError
-from agenticlu.core.files import write_atomically
-from agenticlu.core.records import Prediction, Record, Usage
-from agenticlu.core.statistics import FEW_CLUSTERS, Estimate, estimate_difference, estimate_mean
-from agenticlu.evaluation.cost import Overhead, alone_tokens, overhead, spent
+from agenticlu.core.records import Prediction, Usage
+from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_difference, estimate_mean
 from agenticlu.evaluation.metrics import JUDGED_METRICS
 from agenticlu.evaluation.predictions import failures
+from agenticlu.evaluation.results import (
+    Cell,
+    Difference,
+    EffectiveLength,
+    Failure,
+    Overhead,
+    Summary,
+)
 from agenticlu.evaluation.rules import RULES
 from agenticlu.evaluation.scoring.pointback import piece_scores
 
-SUMMARY_NAME = "summary.json"
-SUMMARY_VERSION = 2
 BASELINE = "direct"
 EFFECTIVE_SHARE = 0.85
 """A length is effective while the score keeps this share of the score at the shortest one."""
@@ -28,132 +28,6 @@ SHORT_TOKENS = 1024
 """Lengths up to here count as short; the best of them is what longer ones are held against."""
 NUM_DEPTH_BINS = 5
 MOST_LISTED_FAILURES = 100
-
-
-class Cell(Record):
-    """One engine and method on one task at one length."""
-
-    engine: str
-    method: str
-    task: str
-    length: int
-    headline: str
-    """Metric shown first."""
-    metrics: dict[str, Estimate]
-    """Metric to mean and interval over the scored items."""
-    num_scored: int
-    num_failed: int
-    num_truncated: int
-    """Scored items whose document was cut to fit the window."""
-    num_cut_off: int
-    """Scored items whose answering reply ended at the token limit."""
-    usage: Usage
-    """All scored items together, as run: what was cached depends on which method came first."""
-    alone_tokens: int = 0
-    """Prompt tokens that the scored items compute when each is asked alone with an empty cache:
-    of all costs the one to compare methods by, whatever they ran beside."""
-    failed_usage: Usage = Usage()
-    """What failed items cost before they failed."""
-    seconds: float
-    """Sum over items of the time from their first request to their last reply, as run: with the
-    other items in flight beside them."""
-    overhead: Overhead | None = None
-    """Against `direct` of the same engine; None where that was not run."""
-    point_precision: Estimate | None = None
-    """Share of cited pieces that are gold; None where gold or citations do not apply."""
-    point_recall: Estimate | None = None
-    """Share of gold pieces that were cited."""
-    gold_present: float | None = None
-    """Share of the items whose gold answer stands in what was left of the document; None where
-    answers are not meant to be copied."""
-    by_hops: dict[int, Estimate] = Field(default_factory=dict)
-    """Headline metric by the number of facts to combine."""
-    by_depth: dict[str, Estimate] = Field(default_factory=dict)
-    """Headline metric by where the first gold fact stands, in fifths: '0.0-0.2' and so on."""
-
-    @property
-    def score(self) -> Estimate | None:
-        """The headline metric; None when no item was scored."""
-        return self.metrics.get(self.headline)
-
-
-class Difference(Record):
-    """A paired difference on the questions that both sides answered."""
-
-    task: str
-    length: int
-    metric: str
-    baseline_engine: str
-    baseline_method: str
-    engine: str
-    method: str
-    baseline_mean: float
-    mean: float
-    difference: Estimate
-    """Of the second against the first; its interval leaves out 0 when the two really differ."""
-
-
-class EffectiveLength(Record):
-    """How far a score holds as documents grow."""
-
-    engine: str
-    method: str
-    task: str
-    metric: str
-    base_length: int
-    """Length of the score that counts as whole: the best one up to 1024 tokens."""
-    base_score: float
-    effective_length: int | None
-    """Longest length up to which every score keeps 85% of it, counting failed items as wrong;
-    None when it is 0 already."""
-    unknown_from: int | None = None
-    """First longer length without a result of this method, where that, and no low score, ended it:
-    the effective length may be longer. None when a score ended it, or nothing did."""
-
-
-class Failure(Record):
-    """An item without a result."""
-
-    id: str
-    engine: str
-    method: str
-    task: str
-    length: int
-    question_id: str
-    error: str
-
-
-class Summary(Record):
-    """Everything that an evaluation found: the content of `summary.json`."""
-
-    version: int = SUMMARY_VERSION
-    settings: dict[str, Any]
-    """The resolved configuration of the last run into this folder."""
-    cells: tuple[Cell, ...]
-    differences: tuple[Difference, ...]
-    """Against `direct` of the same engine, and against `direct` of the first engine."""
-    effective_lengths: tuple[EffectiveLength, ...]
-    failures: tuple[Failure, ...]
-    """At most 100; `num_failed` counts all."""
-    num_items: int
-    num_failed: int
-    left_out: tuple[str, ...] = ()
-    """Tasks at lengths that their shortest item exceeds, in words."""
-    run_notes: tuple[str, ...] = ()
-    """Those of the notes that only the run itself can tell, such as a fall-back."""
-    notes: tuple[str, ...] = ()
-    """What a reader of the figures has to know, in words: few clusters, nothing to pair, and why
-    the run ended early if it did."""
-    usage: Usage
-    """What all items cost together, failed ones included."""
-
-    def find(self, task: str, length: int, method: str, engine: str | None = None) -> Cell | None:
-        """Returns a cell, of the first engine that has it unless one is named."""
-        for cell in self.cells:
-            place = (cell.task, cell.length, cell.method)
-            if place == (task, length, method) and engine in (None, cell.engine):
-                return cell
-        return None
 
 
 def summarise(
@@ -276,7 +150,7 @@ def _scored(predictions: Iterable[Prediction]) -> list[Prediction]:
 
 def _estimates(
     predictions: Sequence[Prediction], value: Callable[[Prediction], float | None]
-) -> Estimate | None:
+) -> MeanEstimate | None:
     pairs = [(v, _unit(p)) for p in predictions if (v := value(p)) is not None]
     return estimate_mean([v for v, _ in pairs], [u for _, u in pairs])
 
@@ -297,7 +171,7 @@ def _cell(
             metrics[name] = found
     pointing = [p for p in scored if p.gold_pieces and (_points(p) or p.cited)]
 
-    def point(name: str) -> Estimate | None:
+    def point(name: str) -> MeanEstimate | None:
         def value(p: Prediction) -> float | None:
             if not p.gold_pieces or (name == "point_precision" and not p.cited):
                 return None
@@ -305,7 +179,7 @@ def _cell(
 
         return _estimates(pointing, value)
 
-    by_hops: dict[int, Estimate] = {}
+    by_hops: dict[int, MeanEstimate] = {}
     for hops in sorted({p.hops for p in scored if p.hops is not None}):
         group = [p for p in scored if p.hops == hops]
         if (found := _estimates(group, _metric(headline))) is not None:
@@ -348,7 +222,7 @@ def _is_cut_off(prediction: Prediction) -> bool:
     return bool(replies) and replies[-1].finish_reason == "length"
 
 
-def _by_depth(scored: Sequence[Prediction], headline: str) -> dict[str, Estimate]:
+def _by_depth(scored: Sequence[Prediction], headline: str) -> dict[str, MeanEstimate]:
     bins: dict[int, list[Prediction]] = defaultdict(list)
     for p in scored:
         if p.depth is not None:
@@ -473,31 +347,47 @@ def _failure(prediction: Prediction) -> Failure:
     )
 
 
-def save_summary(summary: Summary, out: Path) -> None:
-    """Writes `summary.json`, `results.md`, `results.csv` and `differences.csv` into a folder."""
-    from agenticlu.evaluation.tables import render_csv, render_differences_csv, render_markdown
+def alone_tokens(prediction: Prediction) -> int:
+    """Returns the prompt tokens that an item computes by itself, with a cache that begins empty.
 
-    write_atomically(out / "results.md", render_markdown(summary))
-    write_atomically(out / "results.csv", render_csv(summary))
-    write_atomically(out / "differences.csv", render_differences_csv(summary))
-    write_atomically(out / SUMMARY_NAME, summary.model_dump_json(indent=2) + "\n")
+    Its first turn is read whole. A later turn finds at most what the turn before it held, prompt
+    and reply: what else it found was there because of other items. Retrieval by the engine reads
+    its passages whole.
 
-
-def load_summary(path: str | Path) -> Summary:
-    """Loads a summary from its file or its folder.
-
-    Raises:
-        StoreError: There is none, or it is not ours, or newer than this program.
+    >>> turn = lambda prompt, cached: {"kind": "direct", "wording": "", "request": "", "reply": "",
+    ...     "usage": Usage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=5)}
+    >>> alone_tokens(Prediction(id="", task="", method="", length=1, document_id="", gold=(),
+    ...     question_id="", question="", turns=(turn(100, 90), turn(120, 105)),
+    ...     usage=Usage(prompt_tokens=220, cached_tokens=195, completion_tokens=10)))
+    115
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / SUMMARY_NAME
-    if not path.is_file():
-        raise StoreError(
-            f"There is no summary {str(path)!r}.",
-            hint="Run agenticlu eval first, or go on with it.",
-        )
-    try:
-        return Summary.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise StoreError(f"{str(path)!r} is not a summary of this version: {error}") from error
+    turns = [turn.usage for turn in prediction.turns if turn.usage is not None]
+    asked = sum(usage.prompt_tokens for usage in turns)
+    total, held = prediction.usage.prompt_tokens - asked, 0
+    for usage in turns:
+        total += usage.prompt_tokens - min(usage.cached_tokens, held)
+        held = usage.prompt_tokens + usage.completion_tokens
+    return total
+
+
+def overhead(scored: Sequence[Prediction], baseline: Sequence[Prediction]) -> Overhead:
+    """Returns the cost as a multiple of the baseline's, on the items that both have."""
+    own = {(p.document_id, p.question_id): p for p in scored}
+    other = {(p.document_id, p.question_id): p for p in baseline}
+    shared = [key for key in own if key in other]
+
+    def ratio(cost: Callable[[Prediction], float]) -> float | None:
+        base = sum(cost(other[key]) for key in shared)
+        return round(sum(cost(own[key]) for key in shared) / base, 4) if base else None
+
+    return Overhead(
+        prompt_tokens=ratio(lambda p: p.usage.prompt_tokens),
+        alone_tokens=ratio(alone_tokens),
+        completion_tokens=ratio(lambda p: p.usage.completion_tokens),
+        seconds=ratio(lambda p: p.seconds),
+    )
+
+
+def spent(predictions: Sequence[Prediction]) -> Usage:
+    """Returns what predictions cost together; requests that several share are counted once."""
+    return sum((p.usage for p in predictions if not p.part_of), Usage())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from agenticlu.core.files import write_atomically
 from agenticlu.core.records import Usage
-from agenticlu.core.statistics import Estimate
-from agenticlu.evaluation.cost import Overhead
-from agenticlu.evaluation.summary import Cell, Difference, Summary
+from agenticlu.core.statistics import MeanEstimate
+from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, Overhead, Summary
 
 COLUMNS = (
     "engine",
@@ -69,10 +70,10 @@ LEGEND = (
 )
 
 
-def percent(found: Estimate | None) -> str:
+def percent(found: MeanEstimate | None) -> str:
     """Returns a mean and its interval in per cent, or a dash.
 
-    >>> percent(Estimate(mean=0.5, low=0.25, high=0.751, n=4, num_clusters=2))
+    >>> percent(MeanEstimate(mean=0.5, low=0.25, high=0.751, n=4, num_clusters=2))
     '50.0 [25.0, 75.1]'
     """
     if found is None:
@@ -83,7 +84,7 @@ def percent(found: Estimate | None) -> str:
     return text
 
 
-def points(found: Estimate) -> str:
+def points(found: MeanEstimate) -> str:
     """Returns a difference with its sign and interval, in percentage points."""
     text = f"{100 * found.mean:+.1f}"
     if found.low is not None and found.high is not None:
@@ -171,7 +172,7 @@ def results_table(summary: Summary) -> str:
     return render_table(header, rows)
 
 
-def _support(found: Estimate | None) -> str:
+def _support(found: MeanEstimate | None) -> str:
     return "0/0" if found is None else f"{found.n}/{found.num_clusters}"
 
 
@@ -311,7 +312,7 @@ def depth_table(summary: Summary) -> str:
 def _parts_table(
     summary: Summary,
     names: Sequence[str],
-    parts: Sequence[tuple[Cell, Sequence[Estimate | None]]],
+    parts: Sequence[tuple[Cell, Sequence[MeanEstimate | None]]],
 ) -> str:
     several = len(_engines(summary)) > 1
     rows = [
@@ -408,7 +409,9 @@ def render_differences_csv(summary: Summary) -> str:
     return out.getvalue()
 
 
-def _figures(cell: Cell, part: str, metric: str, found: Estimate) -> dict[str, str | int | float]:
+def _figures(
+    cell: Cell, part: str, metric: str, found: MeanEstimate
+) -> dict[str, str | int | float]:
     return {
         "engine": cell.engine,
         "task": cell.task,
@@ -424,9 +427,17 @@ def _figures(cell: Cell, part: str, metric: str, found: Estimate) -> dict[str, s
     }
 
 
-def _mean(found: Estimate | None) -> str:
+def _mean(found: MeanEstimate | None) -> str:
     return _figure(found.mean if found else None)
 
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def save_summary(summary: Summary, out: Path) -> None:
+    """Writes `summary.json`, `results.md`, `results.csv` and `differences.csv` into a folder."""
+    write_atomically(out / "results.md", render_markdown(summary))
+    write_atomically(out / "results.csv", render_csv(summary))
+    write_atomically(out / "differences.csv", render_differences_csv(summary))
+    write_atomically(out / SUMMARY_NAME, summary.model_dump_json(indent=2) + "\n")

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from agenticlu.core.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage
-from agenticlu.core.statistics import Estimate, estimate_difference, estimate_mean
+from agenticlu.core.statistics import MeanEstimate, estimate_difference, estimate_mean
 from agenticlu.judges import panel as judge
 from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
 
@@ -147,7 +147,7 @@ def paired_difference(pairs: Sequence[tuple[str, float, float]]) -> Measure:
     return _measure(estimate_difference(gains, [unit for unit, _, _ in pairs]))
 
 
-def _measure(found: Estimate | None) -> Measure:
+def _measure(found: MeanEstimate | None) -> Measure:
     if found is None:
         return Measure(mean=0.0, n=0)
     return Measure(mean=found.mean, low=found.low, high=found.high, n=found.n)

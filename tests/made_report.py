@@ -1,6 +1,6 @@
-"""An invented run as records: what tests, the benchmark and the pictures in the docs are made of.
+"""An invented run as records: for tests, the viewer benchmark and the pictures in the docs.
 
-It is plainly invented: no model is asked, and its figures say nothing about any model.
+No model is asked; its figures say nothing about any model.
 """
 
 from __future__ import annotations
