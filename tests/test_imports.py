@@ -17,8 +17,8 @@ from agenticlu.cli import COMMANDS
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "core.records", "core.errors", "demo.lexicon"),
-    ("core.files", "search.store.file"),
+    ("core.errors", "demo.lexicon"),
+    ("__init__", "core.records", "core.output_dir", "search.store.file"),
     ("core", "search.store"),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),

@@ -15,8 +15,7 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 from agenticlu.cli import group
 from agenticlu.cli.status import _redraw
 from agenticlu.core.errors import BudgetExceededError, StoreError
-from agenticlu.core.prices import Prices
-from agenticlu.core.records import Usage
+from agenticlu.core.records import Prices, Usage
 from agenticlu.engines.base import Health
 from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.run import Limits, Shard, run_search

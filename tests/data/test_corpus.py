@@ -8,7 +8,7 @@ import pytest
 from agenticlu.core.errors import ConfigError, DocumentError
 from agenticlu.core.records import Piece
 from agenticlu.data import corpus
-from agenticlu.data.corpus import LeftOut, load_corpus, load_rows, own_id
+from agenticlu.data.corpus import LeftOut, load_corpus, load_source_rows, own_id
 
 LINE = {"context": "Ada lives in Brellin. Ben does not.", "question": "Where?", "answers": ["B"]}
 
@@ -98,7 +98,7 @@ def test_parquet_files_and_folders(tmp_path: Path):
     [
         ("", "holds no question"),
         ("not json\n", "Line 1 of .* is not JSON"),
-        ("[1]\n", "is no object"),
+        ("[1]\n", "Entry 1 of .* is a number, not a JSON object"),
         ('{"question": "?", "answers": ["x"]}\n', "has no 'context'"),
         ('{"context": "t", "question": "?"}\n', "has no 'answers'"),
         ('{"context": "t", "question": "?", "answers": []}\n', "no accepted answer"),
@@ -140,51 +140,8 @@ def test_what_is_not_there_is_said(tmp_path: Path):
     assert "give one" in (caught.value.hint or "")
     (tmp_path / "bad.parquet").write_bytes(b"words")
     pytest.importorskip("pyarrow")
-    with pytest.raises(DocumentError, match="no readable Parquet"):
+    with pytest.raises(DocumentError, match="is not a readable Parquet file"):
         list(load_corpus(str(tmp_path / "bad.parquet")))
-
-
-@pytest.mark.parametrize("size", [1, 7, 1 << 20])
-def test_json_arrays_are_read_entry_by_entry(tmp_path: Path, monkeypatch, size: int):
-    """Whatever is read at a time, the entries are those that `json` finds."""
-    monkeypatch.setattr(corpus, "ARRAY_CHARACTERS", size)
-    rows = [{"a": "x, ] } \\" + chr(233), "b": [1, {"c": None}]}, {}, {"long": "y" * 300}]
-    path = tmp_path / "a.json"
-    for text in (json.dumps(rows), json.dumps(rows, indent=2) + "\n", "[]", " [ ]\n"):
-        path.write_text(text, encoding="utf-8")
-        assert list(load_rows(str(path))) == json.loads(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[1, 2]", "Entry 1 of .* is no object"),
-        ('[{"a": 1}, 12]', "Entry 2 of .* is no object"),
-        ('[{"a": 1}', "Entry 1 of .* is not JSON"),
-        ('[{"a": 1}, ]', "Entry 2 of .* is not JSON"),
-        ('[{"a": 1} {"b": 2}]', "Entry 1 of .* is not JSON"),
-        ('[{"a": 1}, {"b": ', "Entry 2 of .* is not JSON"),
-        ('[{"a": 1}] {}', "follows the array"),
-    ],
-)
-def test_a_bad_entry_of_an_array_is_named(tmp_path: Path, text: str, words: str):
-    (tmp_path / "a.json").write_text(text)
-    with pytest.raises(DocumentError, match=words):
-        list(load_rows(str(tmp_path / "a.json")))
-
-
-def test_a_large_array_is_not_held_whole(tmp_path: Path):
-    import tracemalloc
-
-    path = tmp_path / "a.json"
-    row = json.dumps({"context": "x" * 20_000, "question": "?"})
-    path.write_text(f"[{', '.join([row] * 1000)}]")
-    tracemalloc.start()
-    count = sum(1 for _ in load_rows(str(path)))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 1000
-    assert peak < path.stat().st_size / 2
 
 
 def layout(root: Path, *names: str) -> str:
@@ -212,7 +169,7 @@ def layout(root: Path, *names: str) -> str:
     ],
 )
 def test_a_split_is_told_by_files_and_folders(tmp_path: Path, names, split, found):
-    rows = list(load_rows(layout(tmp_path, *names), split))
+    rows = list(load_source_rows(layout(tmp_path, *names), split))
     assert [row["name"] for row in rows] == [names[i] for i in found]
 
 
@@ -227,7 +184,7 @@ def test_a_split_is_told_by_files_and_folders(tmp_path: Path, names, split, foun
 )
 def test_a_split_that_is_not_there_is_an_error(tmp_path: Path, names, split):
     with pytest.raises(DocumentError, match=f"has no split '{split}'") as caught:
-        list(load_rows(layout(tmp_path, *names), split))
+        list(load_source_rows(layout(tmp_path, *names), split))
     assert "--split" in (caught.value.hint or "")
 
 
@@ -236,9 +193,9 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "_load_hub", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(DocumentError, match="There is no file, folder or data set"):
-        list(load_rows(name))
+        list(load_source_rows(name))
     with pytest.raises(pytest.fail.Exception):
-        list(load_rows("owner/name-v1.5"))
+        list(load_source_rows("owner/name-v1.5"))
 
 
 def test_the_corpus_s_own_id_survives_odd_names(tmp_path: Path):

@@ -191,7 +191,7 @@ def test_what_was_built_can_be_imported_with_a_card_of_its_own(built: Path, tmp_
     [
         ("data/none.json", DocumentError, "There is no file, folder or data set"),
         ("BUILT", UsageError, "lie in one another"),
-        ("ints.json", DocumentError, "Entry 1 of .*ints.json is no object"),
+        ("ints.json", DocumentError, "Entry 1 of .*ints.json is a number"),
     ],
 )
 def test_a_source_that_cannot_be_imported_is_said(built, tmp_path, source, error, words):

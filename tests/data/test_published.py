@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from agenticlu.cli import group
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import Question, Turn
-from agenticlu.data.corpus import load_rows
+from agenticlu.data.corpus import load_source_rows
 from agenticlu.data.published import extract_profile, parse_row, render_profile, split_opening
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.steps import Dialogue
@@ -85,7 +85,7 @@ def test_json_arrays_and_parquet_are_read_alike(tmp_path: Path):
     (tmp_path / "p.json").write_text(json.dumps(ROWS[:4]))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS[:4]), tmp_path / "p.parquet")
     for name in ("p.json", "p.parquet"):
-        assert list(load_rows(str(tmp_path / name))) == ROWS[:4]
+        assert list(load_source_rows(str(tmp_path / name))) == ROWS[:4]
 
 
 def test_wordings_are_read_off_and_drive_the_dialogue(tmp_path: Path):

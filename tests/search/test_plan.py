@@ -7,7 +7,7 @@ import pytest
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.core.errors import UsageError
-from agenticlu.core.prices import Prices
+from agenticlu.core.records import Prices
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.plan import build_plan, count_expansions, load_measured, render

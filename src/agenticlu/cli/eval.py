@@ -20,7 +20,7 @@ from agenticlu.core.errors import (
 )
 
 if TYPE_CHECKING:
-    from agenticlu.core.prices import Prices
+    from agenticlu.core.records import Prices
     from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines.model_info import Served
     from agenticlu.evaluation.config import EvaluationConfig
@@ -252,7 +252,7 @@ def command(
         return
     config, settings = _prepare(resolved, as_published, dry_run)
     if dry_run:
-        from agenticlu.core.prices import Prices
+        from agenticlu.core.records import Prices
 
         prices = Prices(price_in, price_out, price_cached, tokens_per_s)
         _print_plan(config, settings, prices, out, retry_failed, as_json)
@@ -504,7 +504,7 @@ def score(file: Path, rule: str | None, rouge: bool, out: Path | None, as_json: 
     predictions.jsonl of this program, or a result file of HELMET. Rows that cannot be scored are
     counted and listed, and the exit code is then 9.
     """
-    from agenticlu.core.files import write_atomically
+    from agenticlu.core.output_dir import write_atomically
     from agenticlu.evaluation.rescore import render_scores, score_file
 
     scored = score_file(file, rule=rule, with_rouge=rouge)
@@ -710,7 +710,7 @@ def rows_of(
     Rows of RULER's tasks and of key_values have the columns that HELMET reads; those of the others
     have a corpus's: context, question, answers.
     """
-    from agenticlu.core.files import write_atomically
+    from agenticlu.core.output_dir import write_atomically
     from agenticlu.documents.tokens import load_tokenizer
     from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
 

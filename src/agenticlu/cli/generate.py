@@ -239,7 +239,7 @@ def run(
     **flags: Any,
 ) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
-    from agenticlu.core.folders import check_owner
+    from agenticlu.core.output_dir import check_owner
     from agenticlu.data.corpus import LeftOut
     from agenticlu.search.run import Limits
     from agenticlu.search.setup import (
@@ -354,7 +354,7 @@ async def _generate(
     seal_every_s: float,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.core.files import write_atomically
+    from agenticlu.core.output_dir import write_atomically
     from agenticlu.core.progress import MetricsWriter, Progress
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.dialogue.profiles import load_profile
@@ -421,7 +421,7 @@ def _generate_on_ray(
     shard: Any,
     quiet: bool,
 ) -> SearchSummary:
-    from agenticlu.core.files import write_atomically
+    from agenticlu.core.output_dir import write_atomically
     from agenticlu.core.progress import MetricsWriter, Progress
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.dialogue.profiles import load_profile
@@ -545,7 +545,7 @@ def render(summary: SearchSummary, out: Path) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to merge into.")
 def merge(*, sources: tuple[str, ...], out: Path) -> None:
     """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
-    from agenticlu.core.folders import check_owner
+    from agenticlu.core.output_dir import check_owner
     from agenticlu.search.shards.merge import merge_runs
 
     check_owner(out, "generate")

@@ -45,7 +45,7 @@ def command(
     **flags: Any,
 ) -> None:
     """Count requests, tokens, judge calls, price and time of a search over CORPUS."""
-    from agenticlu.core.prices import Prices
+    from agenticlu.core.records import Prices
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.search.plan import build_plan, load_measured, render
     from agenticlu.search.setup import EngineChoice, check_judges, parse_columns, parse_shard

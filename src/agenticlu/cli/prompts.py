@@ -34,13 +34,15 @@ def command() -> None:
 def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least: int) -> None:
     """Rebuild the fixed wordings from the user turns of DATASET (published schema)."""
     from agenticlu.core.errors import UsageError
-    from agenticlu.core.files import write_atomically
-    from agenticlu.data.corpus import load_rows
+    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.data.corpus import load_source_rows
     from agenticlu.data.published import extract_profile, render_profile
 
     if out.suffix != ".toml":
         raise UsageError(f"{str(out)!r} is no TOML file.", hint=f"Try --out {out}.toml")
-    profile, found = extract_profile(load_rows(dataset, split), name, least=least, limit=limit)
+    profile, found = extract_profile(
+        load_source_rows(dataset, split), name, least=least, limit=limit
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_profile(profile))
     counts = ", ".join(f"{number} {kind}" for kind, number in found.items())

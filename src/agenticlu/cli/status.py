@@ -35,7 +35,7 @@ def command(
 
     RUN is the folder of a run, or the folder or URL that shards seal their segments to.
     """
-    from agenticlu.core.prices import Prices
+    from agenticlu.core.records import Prices
     from agenticlu.search.status import load_status, watch_status
 
     prices = Prices(price_in, price_out, price_cached)

@@ -82,7 +82,7 @@ def _config(
 def _run(stage: str, dataset: str, model: str | None, out: Path, given: dict[str, Any]) -> None:
     as_json, plan_only = given.pop("as_json"), given.pop("plan_only")
     config = _config(stage, dataset, model, out, given)
-    from agenticlu.core.folders import check_owner
+    from agenticlu.core.output_dir import check_owner
     from agenticlu.training.loop import plan_run, train
 
     if plan_only:

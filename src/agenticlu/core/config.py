@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationEr
 
 from agenticlu import __version__
 from agenticlu.core.errors import ConfigError, did_you_mean
-from agenticlu.core.files import write_atomically
+from agenticlu.core.output_dir import write_atomically
 
 PROJECT_FILE = "agenticlu.toml"
 ENVIRONMENT_PREFIX = "AGENTICLU_"

@@ -56,7 +56,7 @@ def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> MeanEstim
 
     >>> found = estimate_mean([1.0, 0.0, 1.0, 1.0] * 10, [str(i // 2) for i in range(40)])
     >>> found.mean, round(found.low, 3), round(found.high, 3), found.num_clusters
-    (0.75, 0.585, 0.864, 20)
+    (0.75, 0.587, 0.864, 20)
     """
     if not values:
         return None

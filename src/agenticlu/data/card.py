@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.files import write_atomically
+from agenticlu.core.output_dir import write_atomically
 from agenticlu.data.croissant import render_croissant
 from agenticlu.data.folder import CARD, CROISSANT, FORMAT, SUMMARY, VERSION, describe_files
 from agenticlu.data.licences import Licence

@@ -9,7 +9,6 @@ are those of a question of the evaluation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import content_id
-from agenticlu.data.corpus import load_rows
+from agenticlu.core.rows import load_rows
 from agenticlu.data.shingles import Hashes, shingles_of, words_of
 from agenticlu.data.splits import fold
 
@@ -183,7 +182,7 @@ def load_evaluation(sources: Sequence[str | Path]) -> EvaluationTexts:
     for source in map(Path, sources):
         before = texts.num_documents + texts.num_questions + len(texts._ids)
         for file in _files_of(source):
-            for row in _rows_of(file):
+            for row in load_rows(file):
                 for kind, text in find_texts(row):
                     if kind == "document":
                         texts.add_document(text)
@@ -237,14 +236,3 @@ def _files_of(source: Path) -> list[Path]:
     if not files:
         raise DocumentError(f"The folder {source} holds no .jsonl, .json or .parquet file.")
     return files
-
-
-def _rows_of(file: Path) -> Iterable[Any]:
-    if file.suffix == ".json":
-        with file.open("rb") as opened:
-            if not opened.read(64).lstrip().startswith(b"["):
-                try:
-                    return [json.loads(file.read_bytes())]
-                except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                    raise DocumentError(f"{file} is not JSON ({error}).") from error
-    return load_rows(str(file))

@@ -7,16 +7,17 @@ One line holds a `context`, a `question` and its `answers`. Other names are mapp
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, TextIO
+from typing import Any
 
 from agenticlu.core.errors import ConfigError, DocumentError, did_you_mean, missing_dependency
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
+from agenticlu.core.rows import Row, load_numbered_rows, load_rows
 
 FIELDS = (
     "context",
@@ -53,8 +54,6 @@ SPLIT_NAMES = (
     *("eval", "evaluation"),
 )
 """Words in the path of a file that name its split."""
-ARRAY_CHARACTERS = 1 << 20
-"""Characters of a JSON array that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -139,23 +138,23 @@ def load_corpus(
     documents: dict[str, Document] = {}
     lines: dict[str, tuple[int, str]] = {}
     count = 0
-    for position, row in enumerate(load_rows(source, split)):
+    for line, row in _load_numbered(source, split):
         if limit is not None and count >= limit:
             break
         try:
-            item = build_item(row, position, source, columns, documents)
+            item = build_item(row, line - 1, source, columns, documents)
         except _NoAnswerError:
             if left_out is None:
                 raise
-            left_out.add(position + 1)
+            left_out.add(line)
             continue
         content = content_id(
             item.document.id, item.question.model_dump_json(), str(item.gold_spans)
         )
-        line, before = lines.setdefault(item.question.id, (position + 1, content))
+        first, before = lines.setdefault(item.question.id, (line, content))
         if content != before:
             raise DocumentError(
-                f"Lines {line} and {position + 1} of {source} have the id {item.question.id!r} "
+                f"Lines {first} and {line} of {source} have the id {item.question.id!r} "
                 "and differ.",
                 hint="Give every question its own id, or leave ids out.",
             )
@@ -248,7 +247,6 @@ def corpus_name(document: Document) -> str:
 
 
 _LINE_HINT = 'A line looks like {"context": "...", "question": "...", "answers": ["..."]}'
-_ROW_HINT = "Every row is a JSON object; in a .jsonl file each stands in a line of its own."
 _ANSWER_HINT = "Tree search needs known answers: give a text or a list of texts."
 
 
@@ -256,25 +254,26 @@ class _NoAnswerError(DocumentError):
     """A line whose question nobody answered."""
 
 
-def load_rows(source: str, split: str = "train") -> Iterator[Mapping[str, Any]]:
+def load_source_rows(source: str, split: str = "train") -> Iterator[Row]:
     """Yields the rows of a JSONL, JSON or Parquet file, a folder of Parquet, or a hub data set.
 
     Raises:
         DocumentError: There is no such source, it has no such split, or a row cannot be read.
     """
+    for _, row in _load_numbered(source, split):
+        yield row
+
+
+def _load_numbered(source: str, split: str) -> Iterator[tuple[int, Row]]:
+    """Yields (line, row); lines are counted from 1, over all files of a folder."""
     path = Path(source)
     if path.is_dir():
-        for file in find_split(path, split):
-            yield from _load_parquet(file)
+        files = find_split(path, split)
+        yield from enumerate(itertools.chain.from_iterable(map(load_rows, files)), 1)
     elif path.is_file():
-        if path.suffix == ".parquet":
-            yield from _load_parquet(path)
-        elif path.suffix == ".json" and _starts_array(path):
-            yield from _load_array(path)
-        else:
-            yield from _load_jsonl(path)
+        yield from load_numbered_rows(path)
     elif _looks_like_hub_id(source):
-        yield from _load_hub(source, split)
+        yield from enumerate(_load_hub(source, split), 1)
     else:
         raise DocumentError(
             f"There is no file, folder or data set {source!r}.",
@@ -319,112 +318,7 @@ def _split_words(path: PurePath) -> set[str]:
     return words | whole
 
 
-def _load_jsonl(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DocumentError(
-                    f"Line {number} of {path} is not JSON ({error}).", hint=_ROW_HINT
-                ) from error
-            if not isinstance(row, dict):
-                raise DocumentError(f"Line {number} of {path} is no object.", hint=_ROW_HINT)
-            yield row
-
-
-def _starts_array(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(64).lstrip().startswith(b"[")
-
-
-class _ArrayReader:
-    """Reads a JSON array value by value, holding no more than one value and what was read ahead."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._decoder = json.JSONDecoder()
-        self._text = ""
-        self._at = 0
-
-    def next_character(self) -> str:
-        """Skips white space; returns the character that follows, "" at the end of the file."""
-        while True:
-            while self._text[self._at : self._at + 1].isspace():
-                self._at += 1
-            if self._at < len(self._text) or not self._read():
-                return self._text[self._at : self._at + 1]
-
-    def take(self, character: str) -> None:
-        """Moves over a character that must stand here."""
-        if self.next_character() != character:
-            raise json.JSONDecodeError(f"Expecting {character!r}", self._text, self._at)
-        self._at += 1
-
-    def value(self) -> Any:
-        """Returns the value that begins here."""
-        self.next_character()
-        while True:
-            try:
-                value, end = self._decoder.raw_decode(self._text, self._at)
-            except json.JSONDecodeError:
-                if not self._read():
-                    raise
-                continue
-            if end < len(self._text) or not self._read():  # at the edge a number might go on
-                self._at = end
-                return value
-
-    def _read(self) -> bool:
-        # As much again as is held, so that a long value is not read in quadratic time.
-        chunk = self._file.read(max(ARRAY_CHARACTERS, len(self._text) - self._at))
-        if chunk:
-            self._text, self._at = self._text[self._at :] + chunk, 0
-        return bool(chunk)
-
-
-def _load_array(path: Path) -> Iterator[Mapping[str, Any]]:
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            reader = _ArrayReader(file)
-            reader.take("[")
-            while number or reader.next_character() != "]":
-                number += 1
-                row = reader.value()
-                if not isinstance(row, dict):
-                    raise DocumentError(f"Entry {number} of {path} is no object.", hint=_ROW_HINT)
-                yield row
-                if reader.next_character() == "]":
-                    break
-                reader.take(",")
-            reader.take("]")
-            if reader.next_character():
-                raise DocumentError(f"Something follows the array of {path}.")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else error.reason
-        raise DocumentError(
-            f"Entry {number} of {path} is not JSON ({reason}).", hint=_ROW_HINT
-        ) from error
-
-
-def _load_parquet(path: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_dependency("pyarrow", "data") from error
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        for batch in file.iter_batches(batch_size=16):
-            yield from batch.to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DocumentError(f"{path} is no readable Parquet file ({error}).") from error
-
-
-def _load_hub(name: str, split: str) -> Iterator[Mapping[str, Any]]:
+def _load_hub(name: str, split: str) -> Iterator[Row]:
     try:
         import datasets
     except ImportError as error:

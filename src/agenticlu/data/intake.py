@@ -11,7 +11,7 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import content_id
 from agenticlu.data.build import Contaminated
 from agenticlu.data.contamination import EvaluationTexts
-from agenticlu.data.corpus import load_rows
+from agenticlu.data.corpus import load_source_rows
 from agenticlu.data.pairs import log_ratio
 from agenticlu.data.published import Messages, PublishedRow, parse_row
 from agenticlu.data.rows import RowFiles
@@ -94,7 +94,7 @@ def import_published(
 def _rows_of(source: str, split: str) -> Iterable[Mapping[str, Any]]:
     """Reads a source; a data set of ours holds conversations beside its preference rows."""
     preference = Path(source) / "preference"
-    return load_rows(str(preference) if preference.is_dir() else source, split)
+    return load_source_rows(str(preference) if preference.is_dir() else source, split)
 
 
 def _usable(rows: Iterable[Mapping[str, Any]], summary: DatasetSummary) -> Iterator[PublishedRow]:

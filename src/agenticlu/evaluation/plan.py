@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
-from agenticlu.core.prices import Prices
-from agenticlu.core.records import Prediction, Record, Usage, content_id
+from agenticlu.core.records import Prediction, Prices, Record, Usage, content_id
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
 from agenticlu.evaluation.config import EvaluationConfig, hash_tokenizer

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from agenticlu.core.errors import StoreError, UsageError
-from agenticlu.core.files import write_atomically
+from agenticlu.core.output_dir import write_atomically
 from agenticlu.core.records import Prediction, content_id, without_lone_surrogates
 from agenticlu.evaluation.config import CONFIG_NAME, EvaluationConfig, hash_tokenizer
 from agenticlu.evaluation.methods import Settings, find_method, wordings_of

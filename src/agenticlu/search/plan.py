@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.prices import Prices
-from agenticlu.core.records import Question, Usage
+from agenticlu.core.records import Prices, Question, Usage
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import Profile, Wording, load_profile, render_relevance
 from agenticlu.documents import split

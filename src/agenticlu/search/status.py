@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.prices import Prices
-from agenticlu.core.records import Usage
+from agenticlu.core.records import Prices, Usage
 from agenticlu.engines.base import Health
 from agenticlu.search.heartbeat import BEFORE, EVERY_S, PULSE, SESSIONS, active_s
 from agenticlu.search.shards.segments import Manifest, SharedFolder

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from agenticlu.core.errors import TrainingError, UsageError
-from agenticlu.core.files import write_atomically
+from agenticlu.core.output_dir import write_atomically
 from agenticlu.training import attention as attention
 from agenticlu.training.budget import (
     GIB,

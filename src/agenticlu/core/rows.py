@@ -1,0 +1,206 @@
+"""Reads rows, JSON objects or table rows, from JSONL, JSON and Parquet files.
+
+The only reader of such files: every command accepts the same formats and reports faults by the
+same line or entry number. Rows are streamed, so a file may be larger than memory. JSONL and JSON
+may begin with a byte order mark.
+
+JSON arrays are streamed with the standard library's decoder. A faster streaming parser (ijson)
+rejects what Python itself writes and reads, NaN and integers of more than 64 bits, and turns lone
+surrogates into question marks.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from agenticlu.core.errors import AgenticluError, DocumentError, missing_dependency
+
+Row = dict[str, Any]
+ROW_HINT = "A row is a JSON object; in a .jsonl file each is on a line of its own."
+CHUNK_CHARACTERS = 1 << 20
+"""Characters of a JSON array that are read at a time."""
+BATCH_ROWS = 16
+"""Parquet rows decoded at a time; a row may hold a document of megabytes."""
+_SPACE = re.compile(r"[ \t\r\n]*")
+_INVALID = (ValueError, RecursionError)
+"""What json raises: also for integers of 5,000 digits and for nesting too deep for Python."""
+
+
+def load_rows(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    error: type[AgenticluError] = DocumentError,
+    skip_torn: bool = False,
+) -> Iterator[Row]:
+    """Yields the rows of a file; see `load_numbered_rows`."""
+    for _, row in load_numbered_rows(path, columns=columns, error=error, skip_torn=skip_torn):
+        yield row
+
+
+def load_numbered_rows(
+    path: str | Path,
+    *,
+    columns: Sequence[str] | None = None,
+    error: type[AgenticluError] = DocumentError,
+    skip_torn: bool = False,
+) -> Iterator[tuple[int, Row]]:
+    """Yields the rows of a .jsonl, .json or .parquet file with their numbers.
+
+    A file that begins with '[' is an array whatever its name; a .json file may also hold JSON
+    lines, or one object, which is then the only row.
+
+    Args:
+        path: The file.
+        columns: Columns to read of a Parquet file; None reads all.
+        error: Class of the errors raised; it decides the exit code.
+        skip_torn: Skips lines that are not JSON with a warning, as a killed writer leaves one.
+
+    Returns:
+        Line (JSONL) or entry (JSON, Parquet), counted from 1, and the row.
+
+    Raises:
+        AgenticluError: Of the class `error`: the file cannot be read, or a row is not an object.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".parquet":
+            yield from enumerate(_read_parquet(path, columns, error), 1)
+        elif _starts_array(path):
+            yield from enumerate(_read_array(path, error), 1)
+        else:
+            yield from _read_lines(path, error, skip_torn)
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise error(f"Cannot read {str(path)!r}: {reason}.") from failure
+
+
+def parse_row(text: str | bytes, where: str, error: type[AgenticluError] = DocumentError) -> Row:
+    """Returns the JSON object in a text.
+
+    Args:
+        text: JSON.
+        where: Where it comes from, for messages: 'Line 3 of data.jsonl'.
+        error: Class of the error raised.
+    """
+    try:
+        value = json.loads(text)
+    except _INVALID as failure:
+        raise error(f"{where} is not JSON ({failure}).", hint=ROW_HINT) from failure
+    return require_row(value, where, error)
+
+
+def require_row(value: Any, where: str, error: type[AgenticluError] = DocumentError) -> Row:
+    """Returns a value if it is a JSON object; see `parse_row`."""
+    if not isinstance(value, dict):
+        kinds = {str: "a string", list: "an array", type(None): "null", bool: "a boolean"}
+        kind = kinds.get(type(value), "a number")
+        raise error(f"{where} is {kind}, not a JSON object.", hint=ROW_HINT)
+    return value
+
+
+def _read_lines(
+    path: Path, error: type[AgenticluError], skip_torn: bool
+) -> Iterator[tuple[int, Row]]:
+    is_first = True
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            try:
+                yield number, parse_row(line, f"Line {number} of {path}", error)
+            except error:
+                if is_first and path.suffix == ".json" and line.strip() == b"{":
+                    # Not lines but one object, printed over several of them.
+                    yield 1, parse_row(path.read_text("utf-8-sig"), str(path), error)
+                    return
+                if not skip_torn:
+                    raise
+                warnings.warn(f"{path}: line {number} is torn, skipped", stacklevel=2)
+            is_first = False
+
+
+def _starts_array(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def _read_array(path: Path, error: type[AgenticluError]) -> Iterator[Row]:
+    number = 1
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for value in _iterate_array(file):
+                yield require_row(value, f"Entry {number} of {path}", error)
+                number += 1
+    except _INVALID as failure:
+        reason = failure.msg if isinstance(failure, json.JSONDecodeError) else str(failure)
+        raise error(f"Entry {number} of {path} is not JSON ({reason}).", hint=ROW_HINT) from failure
+
+
+def _iterate_array(file: TextIO) -> Iterator[Any]:
+    """Yields the values of a JSON array, holding one value and what was read ahead of it."""
+    decode = json.JSONDecoder().raw_decode
+    text, at, is_whole, separator = "", 0, False, "["
+    while True:
+        try:
+            value, end = decode(text, _skip(text, at, separator))
+            # What follows must be read, too: a number at the edge of the text might go on.
+            end = _skip(text, end)
+        except json.JSONDecodeError as failure:
+            if is_whole and "".join(text[at:].split()) == "[]":
+                return
+            if is_whole or not _is_cut_off(failure, text):
+                raise
+            # At least as much again as is held: a long value would take quadratic time otherwise.
+            chunk = file.read(max(CHUNK_CHARACTERS, len(text) - at))
+            text, at, is_whole = text[at:] + chunk, 0, not chunk
+            continue
+        yield value
+        at, separator = end, ","
+        if text[at] == "]":
+            break
+    while rest := text[at + 1 :]:
+        if rest.strip():
+            raise json.JSONDecodeError("extra data after the array", text, at)
+        text, at = file.read(CHUNK_CHARACTERS), -1
+
+
+def _skip(text: str, at: int, separator: str = "") -> int:
+    """Returns where the next token begins, after white space and a separator."""
+    at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+    if separator and text[at : at + 1] != separator:
+        raise json.JSONDecodeError(f"expecting {separator!r}", text, at)
+    at = _SPACE.match(text, at + len(separator)).end()  # type: ignore[union-attr]
+    if at == len(text):
+        raise json.JSONDecodeError("unexpected end of file", text, at)
+    return at
+
+
+def _is_cut_off(failure: json.JSONDecodeError, text: str) -> bool:
+    """Whether more text may mend a failure: a file of gigabytes is not read for a missing comma."""
+    longest_token = len("-Infinity")
+    return failure.pos >= len(text) - longest_token or failure.msg.startswith("Unterminated")
+
+
+def _read_parquet(
+    path: Path, columns: Sequence[str] | None, error: type[AgenticluError]
+) -> Iterator[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as failure:
+        raise missing_dependency("pyarrow", "data") from failure
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as failure:
+        raise error(f"{path} is not a readable Parquet file ({failure}).") from failure
