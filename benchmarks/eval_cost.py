@@ -33,8 +33,9 @@ from agenticlu.documents.tokens import Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.methods import Settings, View, answer
+from agenticlu.evaluation.methods import View, answer
 from agenticlu.evaluation.tables import render_table
 
 MOST_READINGS_A_QUESTION = 1.05
@@ -79,7 +80,7 @@ async def measure(
     method: str,
     items: list[Item],
     engine: Engine,
-    settings: Settings,
+    settings: RunSettings,
     limit: float | None = None,
 ) -> Cost:
     """Answers all items and returns what that cost."""
@@ -102,7 +103,8 @@ async def measure(
 async def run(tokens: int, middle_tokens: int, long_tokens: int) -> list[Cost]:
     """Returns all measurements."""
     tokenizer = load_tokenizer(str(BUNDLED_MODEL))
-    settings = Settings(profile=load_profile(), tokenizer=tokenizer, piece_tokens=64, max_tokens=24)
+    config = EvaluationConfig(piece_tokens=64, max_tokens=24)
+    settings = RunSettings(config, load_profile(), tokenizer)
     items = build_items(tokens, tokenizer, NUM_QUESTIONS)
     cached = load_engine(str(BUNDLED_MODEL))
     uncached = load_engine(str(BUNDLED_MODEL), cache=False)
@@ -138,7 +140,7 @@ async def run(tokens: int, middle_tokens: int, long_tokens: int) -> list[Cost]:
         )
     )
     many = build_items(long_tokens, tokenizer, NUM_QUESTIONS)
-    wide = Settings(profile=load_profile(), tokenizer=tokenizer)
+    wide = RunSettings(EvaluationConfig(), load_profile(), tokenizer)
     costs.append(
         await measure(
             f"clarify: {NUM_QUESTIONS} questions, one document, simulated server",

@@ -15,8 +15,7 @@ import pytest
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Engine
-from agenticlu.evaluation.config import EvaluationConfig
-from agenticlu.evaluation.methods import Settings
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.results import Summary
 from agenticlu.evaluation.run import run_evaluation
 
@@ -65,7 +64,7 @@ def run_helmet(root: Path) -> Callable[..., Summary]:
             "options": {"helmet_data": str(root), "shots": shots},
         }
         config = EvaluationConfig.model_validate(base | changes)
-        settings = Settings(profile=load_profile(), tokenizer=TOKENIZER)
-        return asyncio.run(run_evaluation(config, engine, settings, out))
+        settings = RunSettings(config, load_profile(), TOKENIZER)
+        return asyncio.run(run_evaluation(settings, engine, out))
 
     return run

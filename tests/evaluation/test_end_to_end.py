@@ -17,8 +17,8 @@ from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import load_tokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
-from agenticlu.evaluation.config import EvaluationConfig
-from agenticlu.evaluation.methods import METHODS, Settings
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
+from agenticlu.evaluation.methods import METHODS
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.results import load_summary
 from agenticlu.evaluation.run import run_evaluation
@@ -133,12 +133,12 @@ def test_served_and_in_process_answers_are_the_same(
         label="same",
     )
     tokenizer = load_tokenizer(str(tiny_model_path))
-    settings = Settings(profile=load_profile(), tokenizer=tokenizer)
+    settings = RunSettings(config, load_profile(), tokenizer)
 
     def answers(engine: Engine, name: str) -> dict[str, list[str]]:
         async def run() -> None:
             try:
-                await run_evaluation(config, engine, settings, tmp_path / name)
+                await run_evaluation(settings, engine, tmp_path / name)
             finally:
                 await engine.close()
 

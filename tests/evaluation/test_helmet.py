@@ -21,14 +21,13 @@ from agenticlu.core.records import Prediction
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.evaluation.config import EvaluationConfig
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.collect import CATEGORIES, collect, columns_of
 from agenticlu.evaluation.helmet.layout import load_templates
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
 from agenticlu.evaluation.helmet.sources import OMISSION, Llama2
 from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of
-from agenticlu.evaluation.methods import Settings
 from agenticlu.evaluation.rescore import score_file
 from agenticlu.evaluation.results import load_summary
 from agenticlu.evaluation.run import run_evaluation
@@ -414,8 +413,8 @@ def evaluate(root: Path, out: Path, engine: ScriptedEngine, **changes: Any) -> N
         "options": {"helmet_data": str(root)},
     }
     config = EvaluationConfig.model_validate(base | changes)
-    settings = Settings(profile=load_profile(), tokenizer=TOKENIZER)
-    asyncio.run(run_evaluation(config, engine, settings, out))
+    settings = RunSettings(config, load_profile(), TOKENIZER)
+    asyncio.run(run_evaluation(settings, engine, out))
 
 
 def right_answer(root: Path, name: str) -> Any:

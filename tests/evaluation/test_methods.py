@@ -19,6 +19,7 @@ from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampled, Sampling
 from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.items import (
     CHAT_TOKENS,
     PLAIN_TOKENS,
@@ -27,7 +28,7 @@ from agenticlu.evaluation.items import (
     Prompt,
     measure_framing,
 )
-from agenticlu.evaluation.methods import Outcome, Settings, View, answer
+from agenticlu.evaluation.methods import Outcome, View, answer
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.results import Summary, load_summary
 from agenticlu.evaluation.run import summarise_folder
@@ -201,6 +202,9 @@ def test_refused_prompts_are_counted(tmp_path: Path, run_helmet: Run, long_root:
     assert [one.last for one in engine.requests] == [SAMPLE]
 
 
+WINDOW = ("context_tokens", "framing_tokens")
+
+
 def numbered(num: int, length: int, gold: int | None, **settings: Any) -> Outcome:
     """Asks about a context of numbered lines; line `gold` is the evidence."""
     lines = [f"Line {i} of the log." for i in range(num)]
@@ -215,9 +219,9 @@ def numbered(num: int, length: int, gold: int | None, **settings: Any) -> Outcom
         max_tokens=10,
         prompt=Prompt("{context}\nQ: {question}", {"question": "Which?"}, text, "A:", "\n", False),
     )
-    own = Settings(
-        **{"profile": load_profile(), "tokenizer": TOKENIZER, "piece_tokens": 8} | settings
-    )
+    window = {name: settings.pop(name) for name in WINDOW if name in settings}
+    config = EvaluationConfig(piece_tokens=8, **settings)
+    own = RunSettings(config, load_profile(), TOKENIZER, **window)
     return asyncio.run(answer("helmet", item, View(item, own), ScriptedEngine(), own))
 
 

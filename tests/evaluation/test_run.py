@@ -28,8 +28,8 @@ from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.evaluation.config import EvaluationConfig, as_published_config
-from agenticlu.evaluation.methods import METHODS, Settings
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings, as_published_config
+from agenticlu.evaluation.methods import METHODS
 from agenticlu.evaluation.plan import build_plan, load_run_items
 from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.results import Summary, load_summary
@@ -37,7 +37,7 @@ from agenticlu.evaluation.run import run_evaluation
 from agenticlu.evaluation.runner import is_gold_present
 
 TOKENIZER = ApproximateTokenizer()
-SETTINGS = Settings(profile=load_profile(), tokenizer=TOKENIZER)
+SETTINGS = RunSettings(EvaluationConfig(), load_profile(), TOKENIZER)
 ALL = tuple(name for name in METHODS if name != "helmet")
 
 
@@ -79,7 +79,9 @@ def knowing(known: dict[str, str]) -> Callable[[ScriptedRequest], str]:
 
 
 def run(cfg: EvaluationConfig, engine: ScriptedEngine, out: Path, **more: Any) -> Summary:
-    return asyncio.run(run_evaluation(cfg, engine, SETTINGS, out, **({"patience_s": 0} | more)))
+    return asyncio.run(
+        run_evaluation(replace(SETTINGS, config=cfg), engine, out, **({"patience_s": 0} | more))
+    )
 
 
 def test_every_method_runs_and_the_dialogue_beats_direct(tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_document_longer_than_the_window_is_refused_or_fitted(tmp_path: Path) ->
         shown = set(map(int, re.findall(r"<para (\d+)>", request.messages[1].content)))
         question = next(
             item.question.id
-            for item in load_run_items(cfg, "world", 1500, cfg.settings(SETTINGS))
+            for item in load_run_items(replace(SETTINGS, config=cfg), "world", 1500)
             if f"Question: {item.question.text}\n" in request.messages[1].content
         )
         assert set(gold[question] or ()) <= shown
@@ -225,7 +227,7 @@ def test_document_longer_than_the_window_is_refused_or_fitted(tmp_path: Path) ->
 def test_multiple_choice_reads_letters(tmp_path: Path) -> None:
     letters: dict[str, str] = {}
     cfg = config(tasks=("world-choice",), methods=("direct",))
-    for item in load_run_items(cfg, "world-choice", 300, cfg.settings(SETTINGS)):
+    for item in load_run_items(replace(SETTINGS, config=cfg), "world-choice", 300):
         letters[item.question.text] = item.reference["letter"]
 
     def reply(request: ScriptedRequest) -> str:
@@ -307,7 +309,7 @@ def test_regrounding_shows_the_cited_pieces_alone(tmp_path: Path) -> None:
 
 def test_predictions_hold_no_document_text(tmp_path: Path) -> None:
     run(config(methods=ALL), ScriptedEngine(), tmp_path)
-    items = load_run_items(config(), "world", 300, config().settings(SETTINGS))
+    items = load_run_items(replace(SETTINGS, config=config()), "world", 300)
     text = (tmp_path / "predictions.jsonl").read_text()
     assert all(item.document.text[:60] not in text for item in items)
     assert all(
@@ -378,7 +380,7 @@ def test_a_length_that_a_task_exceeds_is_left_out_and_told(tmp_path: Path) -> No
 def test_gold_in_the_document_is_told(tmp_path: Path) -> None:
     run(config(methods=("direct",)), ScriptedEngine(), tmp_path)
     assert load_summary(tmp_path).cells[0].gold_present == 1.0
-    item = load_run_items(config(), "world", 300, config().settings(SETTINGS))[0]
+    item = load_run_items(replace(SETTINGS, config=config()), "world", 300)[0]
     cut = replace(item, document=Document.of("Nothing here.", "test"))
     assert is_gold_present(cut) is False
     assert is_gold_present(replace(item, rule="all_of")) is None
@@ -391,7 +393,7 @@ def test_plan_bounds_what_a_run_asks(tmp_path: Path) -> None:
     cfg = config(methods=tuple(m for m in ALL if m != "clarify-reground"), rounds=2, max_tokens=40)
     engine = ScriptedEngine(never_sure, tokenizer=TOKENIZER)
     run(cfg, engine, tmp_path)
-    plan = build_plan(cfg, cfg.settings(SETTINGS))
+    plan = build_plan(replace(SETTINGS, config=cfg))
     for row in plan.rows:
         cell = load_summary(tmp_path).find("world", 300, row.method)
         assert cell is not None

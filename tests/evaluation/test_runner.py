@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,13 @@ from agenticlu.documents.tokens import ApproximateTokenizer, load_tokenizer
 from agenticlu.engines import breaker
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.evaluation.config import EvaluationConfig
-from agenticlu.evaluation.methods import Settings
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.predictions import LOCK_NAME, ResultsFolder, read_predictions
 from agenticlu.evaluation.results import Summary, load_summary
 from agenticlu.evaluation.run import run_evaluation, summarise_folder
 from agenticlu.evaluation.runner import MOST_IN_A_ROW, round_ends
 
-SETTINGS = Settings(profile=load_profile(), tokenizer=ApproximateTokenizer())
+SETTINGS = RunSettings(EvaluationConfig(), load_profile(), ApproximateTokenizer())
 
 
 def config(**changes: object) -> EvaluationConfig:
@@ -53,7 +53,9 @@ def config(**changes: object) -> EvaluationConfig:
 
 def run(cfg: EvaluationConfig, engine: Any, out: Path, **more: Any) -> Summary:
     settings = more.pop("settings", SETTINGS)
-    return asyncio.run(run_evaluation(cfg, engine, settings, out, **({"patience_s": 0} | more)))
+    return asyncio.run(
+        run_evaluation(replace(settings, config=cfg), engine, out, **({"patience_s": 0} | more))
+    )
 
 
 def kept(out: Path) -> list[Prediction]:
@@ -271,11 +273,11 @@ def test_what_bears_on_no_comparison_is_not_refused(tmp_path: Path, change: dict
 def test_another_tokenizer_is_refused_and_a_copy_of_it_is_not(
     tmp_path: Path, tiny_model_path: Path
 ) -> None:
-    own = Settings(profile=SETTINGS.profile, tokenizer=load_tokenizer(str(tiny_model_path)))
+    own = replace(SETTINGS, tokenizer=load_tokenizer(str(tiny_model_path)))
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / "tokenizer.json").write_bytes((tiny_model_path / "tokenizer.json").read_bytes())
-    copied = Settings(profile=SETTINGS.profile, tokenizer=load_tokenizer(str(copy)))
+    copied = replace(SETTINGS, tokenizer=load_tokenizer(str(copy)))
     run(config(), ScriptedEngine(), tmp_path / "out", settings=own)
     engine = ScriptedEngine()
     run(config(), engine, tmp_path / "out", settings=copied)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from agenticlu.core.records import Prices
     from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines.model_info import Served
-    from agenticlu.evaluation.config import EvaluationConfig
-    from agenticlu.evaluation.methods import Settings as MethodSettings
+    from agenticlu.evaluation.config import RunSettings
     from agenticlu.evaluation.results import Summary
 
 TASK_OPTIONS = (
@@ -250,16 +250,16 @@ def command(
     if show_config:
         click.echo(resolved.describe())
         return
-    config, settings = _prepare(resolved, as_published, dry_run)
+    settings = _prepare(resolved, as_published, dry_run)
     if dry_run:
         from agenticlu.core.records import Prices
 
         prices = Prices(price_in, price_out, price_cached, tokens_per_s)
-        _print_plan(config, settings, prices, out, retry_failed, as_json)
+        _print_plan(settings, prices, out, retry_failed, as_json)
         return
     if out is None:
         raise UsageError("Where should the results go?", hint="Add --out EVAL (a folder).")
-    summary = asyncio.run(_run(resolved.values, config, settings, out, retry_failed))
+    summary = asyncio.run(_run(resolved.values, settings, out, retry_failed))
     _print_summary(summary, out, as_json)
     if summary.num_failed:
         raise IncompleteRunError(
@@ -272,16 +272,18 @@ def command(
         raise IncompleteRunError(" ".join(summary.left_out), hint="Choose longer lengths.")
 
 
-def _prepare(
-    resolved: Resolved[EvalSettings], as_published: bool, dry_run: bool
-) -> tuple[EvaluationConfig, MethodSettings]:
+def _prepare(resolved: Resolved[EvalSettings], as_published: bool, dry_run: bool) -> RunSettings:
     from agenticlu.core.records import content_id
     from agenticlu.dialogue.profiles import load_profile
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
     from agenticlu.documents.tokens import ApproximateTokenizer, read_model_hint
     from agenticlu.engines import check_base_url, check_model_path
-    from agenticlu.evaluation.config import EvaluationConfig, as_published_config, fingerprint
-    from agenticlu.evaluation.methods import Settings as MethodSettings
+    from agenticlu.evaluation.config import (
+        EvaluationConfig,
+        RunSettings,
+        as_published_config,
+        fingerprint,
+    )
     from agenticlu.evaluation.run import check_config
 
     given = resolved.values
@@ -336,8 +338,7 @@ def _prepare(
     window = served.context_tokens if served is not None else None
     if folder is not None and dry_run:
         window = _window_of(Path(folder))
-    settings = MethodSettings(profile=profile, tokenizer=tokenizer, context_tokens=window)
-    return config, config.settings(settings)
+    return RunSettings(config, profile, tokenizer, context_tokens=window)
 
 
 def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> Served | None:
@@ -399,8 +400,7 @@ def _window_of(folder: Path) -> int | None:
 
 async def _run(
     given: EvalSettings,
-    config: EvaluationConfig,
-    settings: MethodSettings,
+    settings: RunSettings,
     out: Path,
     retry_failed: bool,
 ) -> Summary:
@@ -411,9 +411,8 @@ async def _run(
     engine = load_engine(given.model, given.base_url, given.api_key_env, **options)
     try:
         return await run_evaluation(
-            config,
-            engine,
             settings,
+            engine,
             out,
             retry_failed=retry_failed,
             patience_s=given.patience_s,
@@ -458,8 +457,7 @@ def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
 
 
 def _print_plan(
-    config: EvaluationConfig,
-    settings: MethodSettings,
+    settings: RunSettings,
     prices: Prices,
     out: Path | None,
     retry_failed: bool,
@@ -469,14 +467,15 @@ def _print_plan(
     from agenticlu.evaluation.plan import build_plan, render_plan
     from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
 
-    done = {}
+    done, config = {}, settings.config
     if out is not None and (out / FILE_NAME).is_file():
         done = read_predictions(out / FILE_NAME, warn=False)
     if not config.label and out is not None and (out / CONFIG_NAME).is_file():
         before = json.loads((out / CONFIG_NAME).read_text(encoding="utf-8"))
         if before.get("model_fingerprint") == config.model_fingerprint:
             config = config.model_copy(update={"label": before["label"]})
-    plan = build_plan(config, settings, prices=prices, done=done, retry_failed=retry_failed)
+            settings = replace(settings, config=config)
+    plan = build_plan(settings, prices=prices, done=done, retry_failed=retry_failed)
     click.echo(plan.model_dump_json(indent=2) if as_json else render_plan(plan))
 
 

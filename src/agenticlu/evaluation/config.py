@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from agenticlu.core.records import Record, content_id
+from agenticlu.core.records import Record, TurnKind, content_id, content_seed
+from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.steps import MAX_TOKENS
 from agenticlu.documents.tokens import Tokenizer
-from agenticlu.evaluation.methods import Settings
+from agenticlu.engines.base import Sampling
+from agenticlu.evaluation.items import CHAT_TOKENS, Item
 
 CONFIG_NAME = "config.json"
 PUBLISHED = {
@@ -25,6 +28,9 @@ PUBLISHED = {
 """Settings of the published arms: one round, up to 1024 tokens in every turn, temperature 0.6 but
 for the prompting arms, which are greedy, and HELMET's substring match as the score."""
 PUBLISHED_GREEDY = frozenset({"step-by-step", "plan-and-solve", "fact-and-reflect"})
+"""Methods that the published runs decoded greedily, whatever the temperature of the others."""
+ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
+"""Turns whose reply ends in the answer."""
 
 
 class EvaluationConfig(Record):
@@ -52,10 +58,16 @@ class EvaluationConfig(Record):
     temperature: float = 0.0
     top_p: float = 1.0
     max_tokens: int = 256
+    """Token limit of a reply that ends in an answer, for every method."""
     piece_tokens: int = 512
     top_k: int = 4
+    """Pieces that `retrieve` shows."""
     retriever: str = "bm25"
+    """bm25, or engine: the model's own relevance verdicts."""
     overlong: str = "refuse"
+    """refuse: an item longer than the window fails. fit: pieces without gold facts are left out
+    from the middle until it fits. cut-end: as fit, but the method `helmet` cuts the context's end
+    at the nominal length, as HELMET does. A cut item counts as truncated."""
     with_rouge: bool = False
     concurrency: int = 8
     """Items in flight at most."""
@@ -74,32 +86,46 @@ class EvaluationConfig(Record):
     """Further settings of single tasks."""
 
     @property
+    def max_rounds(self) -> int:
+        """Rounds to ask for: the largest number wanted."""
+        return self.round_counts[-1]
+
+    @property
     def round_counts(self) -> tuple[int, ...]:
         """Numbers of rounds wanted, ascending; at least one."""
         given = (self.rounds,) if isinstance(self.rounds, int) else self.rounds
         return tuple(sorted(set(given)))
 
-    def settings(self, base: Settings) -> Settings:
-        """Returns the methods' settings, with profile, tokenizer and window of `base`."""
-        return Settings(
-            profile=base.profile,
-            tokenizer=base.tokenizer,
-            context_tokens=base.context_tokens,
-            framing_tokens=base.framing_tokens,
-            turn_tokens=dict.fromkeys(MAX_TOKENS, self.max_tokens)
-            if self.as_published
-            else base.turn_tokens,
-            greedy_methods=PUBLISHED_GREEDY if self.as_published else frozenset(),
-            rounds=self.round_counts[-1],
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            max_tokens=self.max_tokens,
-            piece_tokens=self.piece_tokens,
-            top_k=self.top_k,
-            retriever=self.retriever,
-            overlong=self.overlong,
+
+@dataclass(frozen=True)
+class RunSettings:
+    """A configuration with what it resolves to: shared by all methods of a run."""
+
+    config: EvaluationConfig
+    profile: Profile
+    tokenizer: Tokenizer
+    context_tokens: int | None = None
+    """The engine's window; None when unknown."""
+    framing_tokens: int = CHAT_TOKENS
+    """What a chat template or a start token adds to a prompt of the method `helmet`."""
+
+    def sampling(self, kind: TurnKind, item: Item, method: str = "") -> Sampling:
+        """Returns how a turn is sampled."""
+        config = self.config
+        is_greedy = config.as_published and method in PUBLISHED_GREEDY
+        return Sampling(
+            temperature=0.0 if is_greedy else config.temperature,
+            top_p=config.top_p,
+            max_tokens=self.max_reply_tokens(kind),
+            seed=content_seed(str(config.seed), item.question.id, kind),
         )
+
+    def max_reply_tokens(self, kind: TurnKind) -> int:
+        """Returns the token limit of a turn's reply."""
+        limit = self.config.max_tokens
+        if kind in ANSWERING or self.config.as_published:
+            return limit
+        return min(MAX_TOKENS.get(kind, limit), limit)
 
 
 def as_published_config(config: EvaluationConfig) -> EvaluationConfig:

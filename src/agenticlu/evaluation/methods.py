@@ -16,17 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agenticlu.core.errors import DocumentTooLongError, UsageError, did_you_mean
-from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage, content_seed
+from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage
 from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, Wording, render_relevance
-from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, MAX_TOKENS, Dialogue
+from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue
 from agenticlu.documents import mark, parse_marks, split
-from agenticlu.documents.tokens import Tokenizer
-from agenticlu.engines.base import Engine, Sampling
-from agenticlu.evaluation.items import CHAT_TOKENS, Item, Prompt, gold_pieces
+from agenticlu.engines.base import Engine
+from agenticlu.evaluation.config import ANSWERING, RunSettings
+from agenticlu.evaluation.items import Item, Prompt, gold_pieces
 from agenticlu.evaluation.scoring.answers import canonical_tokens
 
-ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
-"""Turns whose reply ends in the answer."""
 TOKENS_PER_MARKER = 16
 """Room reckoned for the two markers of a piece when a document is fitted into a window."""
 TURN_RESERVE = 512
@@ -76,52 +74,6 @@ METHODS: dict[str, Method] = {
     "fact-and-reflect": Method(wording="fact-and-reflect", note="facts, what follows, the answer"),
     "helmet": Method(layout=True, note="the task's own prompt layout, as HELMET sends it"),
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all methods of a run share."""
-
-    profile: Profile
-    tokenizer: Tokenizer
-    rounds: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_tokens: int = 256
-    """Most tokens of a reply that ends in an answer, for every method."""
-    turn_tokens: Mapping[TurnKind, int] = field(default_factory=lambda: dict(MAX_TOKENS))
-    """Most tokens of the other replies."""
-    piece_tokens: int = 512
-    top_k: int = 4
-    """Pieces that `retrieve` shows."""
-    retriever: str = "bm25"
-    """bm25, or engine: the model's own relevance verdicts."""
-    overlong: str = "refuse"
-    """refuse: an item longer than the window fails. fit: pieces without gold facts are left out
-    from the middle until it fits. cut-end: as fit, but the method `helmet` cuts the context's end
-    at the nominal length, as HELMET does. A cut item counts as truncated."""
-    context_tokens: int | None = None
-    """The engine's window; None when unknown."""
-    framing_tokens: int = CHAT_TOKENS
-    """What chat template or start token add to a prompt of the method `helmet`."""
-    greedy_methods: frozenset[str] = frozenset()
-    """Methods that stay greedy whatever the temperature (the published prompting arms did)."""
-
-    def sampling(self, kind: TurnKind, item: Item, method: str = "") -> Sampling:
-        """Returns how a turn is sampled."""
-        return Sampling(
-            temperature=0.0 if method in self.greedy_methods else self.temperature,
-            top_p=self.top_p,
-            max_tokens=self.most_tokens(kind),
-            seed=content_seed(str(self.seed), item.question.id, kind),
-        )
-
-    def most_tokens(self, kind: TurnKind) -> int:
-        """Returns the most tokens of a turn's reply."""
-        if kind in ANSWERING:
-            return self.max_tokens
-        return min(self.turn_tokens.get(kind, self.max_tokens), self.max_tokens)
 
 
 @dataclass(frozen=True)
@@ -178,14 +130,14 @@ def find_method(name: str) -> Method:
 class View:
     """A document's pieces and marked text, computed once for all its items and methods."""
 
-    def __init__(self, item: Item, settings: Settings) -> None:
+    def __init__(self, item: Item, settings: RunSettings) -> None:
         self.document = item.document
         self._settings = settings
 
     @functools.cached_property
     def pieces(self) -> tuple[Piece, ...]:
         """The document's pieces."""
-        return split(self.document, self._settings.tokenizer, self._settings.piece_tokens)
+        return split(self.document, self._settings.tokenizer, self._settings.config.piece_tokens)
 
     @functools.cached_property
     def marked(self) -> str:
@@ -215,7 +167,7 @@ async def answer(
     item: Item,
     view: View,
     engine: Engine,
-    settings: Settings,
+    settings: RunSettings,
     progress: Progress | None = None,
 ) -> Outcome:
     """Answers one item by the method of that name.
@@ -256,7 +208,7 @@ async def _run_dialogue(
     item: Item,
     view: View,
     engine: Engine,
-    settings: Settings,
+    settings: RunSettings,
     shown: Sequence[int] | None,
     progress: Progress | None,
 ) -> Outcome:
@@ -268,7 +220,7 @@ async def _run_dialogue(
         view=text,
         question=item.question,
         steps=method.steps,
-        max_rounds=settings.rounds if method.several_rounds else 1,
+        max_rounds=settings.config.max_rounds if method.several_rounds else 1,
         ends_on_repeat=True,
     )
     usage = Usage()
@@ -295,7 +247,7 @@ async def _run_dialogue(
     )
 
 
-async def _answer_layout(item: Item, view: View, engine: Engine, settings: Settings) -> Outcome:
+async def _answer_layout(item: Item, view: View, engine: Engine, settings: RunSettings) -> Outcome:
     """Sends the task's own prompt: as one user message, or as a text that the reply continues."""
     if item.prompt is None:
         raise UsageError(
@@ -327,26 +279,26 @@ async def _answer_layout(item: Item, view: View, engine: Engine, settings: Setti
     return Outcome(raw=raw, turns=(turn,), usage=sampled.usage, left=left)
 
 
-def _fit_prompt(prompt: Prompt, item: Item, view: View, settings: Settings) -> Prompt:
+def _fit_prompt(prompt: Prompt, item: Item, view: View, settings: RunSettings) -> Prompt:
     """Returns the prompt, its context cut where it is too long and may be cut.
 
     Raises:
         DocumentTooLongError: It may not, or what must stay is too long alone.
     """
-    limit = item.length if settings.overlong == "cut-end" else settings.context_tokens
+    limit = item.length if settings.config.overlong == "cut-end" else settings.context_tokens
     if limit is None:
         return prompt
-    room = limit - (item.max_tokens or settings.max_tokens) - settings.framing_tokens
+    room = limit - (item.max_tokens or settings.config.max_tokens) - settings.framing_tokens
     over = settings.tokenizer.count(prompt.text) - room
     if over <= 0:
         return prompt
-    if settings.overlong == "refuse":
+    if settings.config.overlong == "refuse":
         raise DocumentTooLongError(
             f"The prompt takes {over} tokens more than the {room} that the window leaves.",
             hint="Try --overlong fit, which leaves out pieces without gold facts, or a shorter "
             "length.",
         )
-    if settings.overlong == "cut-end":
+    if settings.config.overlong == "cut-end":
         return replace(prompt, context=_cut_end(prompt.context, over, settings))
     costs = {piece.index: piece.num_tokens for piece in view.pieces}
     excess = over
@@ -357,7 +309,7 @@ def _fit_prompt(prompt: Prompt, item: Item, view: View, settings: Settings) -> P
     return fitted
 
 
-def _cut_end(context: str, over: int, settings: Settings) -> str:
+def _cut_end(context: str, over: int, settings: RunSettings) -> str:
     """Returns the context without its last `over` tokens: HELMET's rule."""
     spans = settings.tokenizer.spans(context)
     if over >= len(spans):
@@ -390,20 +342,20 @@ def _profile(profile: Profile, wording: str | None) -> Profile:
     return profile.model_copy(update={"direct": _wordings()[wording]})
 
 
-def document_room(settings: Settings) -> int | None:
+def document_room(settings: RunSettings) -> int | None:
     """Returns the tokens of a window that a document may take; None where none is known.
 
     It is the same for all methods of a run: what the longest dialogue leaves.
     """
     if settings.context_tokens is None:
         return None
-    round_tokens = sum(map(settings.most_tokens, FULL_ROUND))
-    reply_tokens = settings.max_tokens + settings.rounds * round_tokens
+    round_tokens = sum(map(settings.max_reply_tokens, FULL_ROUND))
+    reply_tokens = settings.config.max_tokens + settings.config.max_rounds * round_tokens
     room = settings.context_tokens - reply_tokens - TURN_RESERVE
     return max(room, settings.context_tokens // 2)
 
 
-def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
+def fit(item: Item, view: View, settings: RunSettings) -> tuple[int, ...] | None:
     """Returns the pieces to show when the document is longer than the window, else None.
 
     Pieces that hold gold facts stay, so do the first and the last ones; others are left out from
@@ -419,7 +371,7 @@ def fit(item: Item, view: View, settings: Settings) -> tuple[int, ...] | None:
     over = sum(costs.values()) - room
     if over <= 0:
         return None
-    if settings.overlong == "refuse":
+    if settings.config.overlong == "refuse":
         raise DocumentTooLongError(
             f"The document takes about {sum(costs.values())} tokens; the window leaves {room}.",
             hint="Try --overlong fit to leave out pieces without gold facts, or a shorter length.",
@@ -453,11 +405,11 @@ def leave_out(item: Item, view: View, costs: Mapping[int, int], over: int) -> tu
 
 
 async def retrieve(
-    item: Item, view: View, engine: Engine, settings: Settings, progress: Progress | None = None
+    item: Item, view: View, engine: Engine, settings: RunSettings, progress: Progress | None = None
 ) -> tuple[tuple[int, ...], Usage]:
     """Returns the best pieces for the question, ascending, and what finding them cost."""
     usage = Usage()
-    if settings.retriever == "engine":
+    if settings.config.retriever == "engine":
         scores = []
         for piece in view.pieces:
             text = item.document.text[piece.start : piece.end]
@@ -474,7 +426,7 @@ async def retrieve(
     else:
         query = canonical_tokens(" ".join((item.question.text, *item.question.options)))
         scores = bm25(query, view.words)
-    best = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: settings.top_k]
+    best = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: settings.config.top_k]
     return tuple(sorted(best)), usage
 
 

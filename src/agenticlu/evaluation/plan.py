@@ -8,12 +8,11 @@ from dataclasses import astuple, dataclass, replace
 from agenticlu.core.records import Prediction, Prices, Record, Usage, content_id
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
-from agenticlu.evaluation.config import EvaluationConfig, hash_tokenizer
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings, hash_tokenizer
 from agenticlu.evaluation.items import CHAT_TOKENS, PLAIN_TOKENS, DoesNotFitError, Item, in_form
 from agenticlu.evaluation.methods import (
     TOKENS_PER_MARKER,
     Method,
-    Settings,
     View,
     document_room,
     find_method,
@@ -110,10 +109,9 @@ class Plan(Record):
         return sum(int(getattr(row, name)) for row in self.rows)
 
 
-def load_run_items(
-    config: EvaluationConfig, task: str, length: int, settings: Settings
-) -> list[Item]:
+def load_run_items(settings: RunSettings, task: str, length: int) -> list[Item]:
     """Returns the items of one task at one length, their layouts in the form that is wanted."""
+    config = settings.config
     items = load_items(
         TaskRequest(
             task=task,
@@ -128,13 +126,14 @@ def load_run_items(
     return items if config.chat is None else [in_form(item, chat=config.chat) for item in items]
 
 
-def build_jobs(items: Sequence[Item], config: EvaluationConfig, settings: Settings) -> list[Job]:
+def build_jobs(items: Sequence[Item], settings: RunSettings) -> list[Job]:
     """Returns what is asked about items: one job per item and method that can answer it."""
-    common = (config.label, config.model_fingerprint, *_common_parts(config, settings))
+    config = settings.config
+    common = (config.label, config.model_fingerprint, *_common_parts(settings))
 
     def outputs_of(method: str, item: Item) -> tuple[Output, ...]:
         return tuple(
-            replace(output, id=_output_id(item, method, output, config, settings, common))
+            replace(output, id=_output_id(item, method, output, settings, common))
             for output in _outputs(method, config)
         )
 
@@ -146,8 +145,9 @@ def build_jobs(items: Sequence[Item], config: EvaluationConfig, settings: Settin
     ]
 
 
-def _common_parts(config: EvaluationConfig, settings: Settings) -> tuple[str, ...]:
+def _common_parts(settings: RunSettings) -> tuple[str, ...]:
     """Returns what all ids of a run depend on."""
+    config = settings.config
     decoding = (config.top_p, config.max_tokens, config.seed, config.as_published)
     view = (config.piece_tokens, hash_tokenizer(settings.tokenizer))
     return (settings.profile.label, hash_profile(settings), *map(str, (*decoding, *view)))
@@ -167,15 +167,14 @@ def _output_id(
     item: Item,
     method: str,
     output: Output,
-    config: EvaluationConfig,
-    settings: Settings,
+    settings: RunSettings,
     common: Sequence[str],
 ) -> str:
     """Returns the id of an item's prediction: everything that its result depends on.
 
     How documents longer than the window are met is not in it: it changes nothing for the others.
     """
-    found = find_method(method)
+    config, found = settings.config, find_method(method)
     own: tuple[object, ...] = (settings.sampling("answer", item, method).temperature,)
     if output.rounds is not None:
         own = (*own, output.rounds)
@@ -199,7 +198,7 @@ def _output_id(
 def find_missing_jobs(
     jobs: Sequence[Job],
     done: Mapping[str, Prediction],
-    settings: Settings,
+    settings: RunSettings,
     retry_failed: bool = False,
 ) -> list[Job]:
     """Returns the jobs of which a prediction is missing, the missing ones marked as wanted.
@@ -225,15 +224,14 @@ def find_missing_jobs(
     return [job for job in marked if any(output.is_wanted for output in job.outputs)]
 
 
-def describe_overlong(settings: Settings) -> str:
+def describe_overlong(settings: RunSettings) -> str:
     """Returns how documents longer than the window are met, and the window, as stored."""
     window = "unknown" if settings.context_tokens is None else str(settings.context_tokens)
-    return f"{settings.overlong} {window}"
+    return f"{settings.config.overlong} {window}"
 
 
 def build_plan(
-    config: EvaluationConfig,
-    settings: Settings,
+    settings: RunSettings,
     *,
     prices: Prices | None = None,
     done: Mapping[str, Prediction] | None = None,
@@ -242,24 +240,23 @@ def build_plan(
     """Builds the plan from the very items that a run would ask; request counts are upper bounds.
 
     Args:
-        config: What would run; its label is that of the predictions in `done`.
-        settings: Tokenizer, profile and window.
+        settings: What would run; its label is that of the predictions in `done`.
         prices: Per million tokens.
         done: Predictions that the folder of results holds.
         retry_failed: Whether failed items would run again.
     """
     rows: list[PlanRow] = []
     left_out: list[str] = []
-    for task in config.tasks:
-        for length in config.lengths:
+    for task in settings.config.tasks:
+        for length in settings.config.lengths:
             try:
-                items = load_run_items(config, task, length, settings)
+                items = load_run_items(settings, task, length)
             except DoesNotFitError as error:
                 left_out.append(error.message)
                 continue
-            jobs = build_jobs(items, config, settings)
+            jobs = build_jobs(items, settings)
             left = find_missing_jobs(jobs, done or {}, settings, retry_failed)
-            rows += _rows(task, length, jobs, left, config, settings)
+            rows += _rows(task, length, jobs, left, settings)
     plan = Plan(rows=tuple(rows), left_out=tuple(left_out), context_tokens=settings.context_tokens)
     prices, usage = prices or Prices(), plan.usage
     price, seconds = prices.price(usage), prices.seconds(usage)
@@ -291,12 +288,12 @@ class _Size:
 class _Row:
     """Counts one method's requests."""
 
-    def __init__(self, name: str, method: Method, config: EvaluationConfig, settings: Settings):
+    def __init__(self, name: str, method: Method, settings: RunSettings):
         self.name = name
         self.requests = self.prompt = self.uncached = self.sampled = 0
         self.too_long = self.cut = 0
         self._method = method
-        self._config = config
+        self._config = settings.config
         self._settings = settings
         self._limits: list[int] | None = None
 
@@ -319,7 +316,7 @@ class _Row:
         else:
             room = document_room(self._settings)
             if room is not None and document.fitted > room:
-                if self._settings.overlong == "refuse":
+                if self._settings.config.overlong == "refuse":
                     self.too_long += 1
                     return False
                 self.cut += 1
@@ -348,14 +345,14 @@ class _Row:
     def _add_layout(self, item: Item, document: _Size) -> None:
         """Counts the task's own prompt, demonstrations included; taken as read whole."""
         assert item.prompt is not None, "jobs without a layout are not made"
-        limit = item.max_tokens or self._settings.max_tokens
-        window = item.length if self._settings.overlong == "cut-end" else None
+        limit = item.max_tokens or self._settings.config.max_tokens
+        window = item.length if self._settings.config.overlong == "cut-end" else None
         window = window or self._settings.context_tokens
         frame = replace(item.prompt, context="").text
         size = document.text + self._settings.tokenizer.count(frame)
         size += CHAT_TOKENS if item.prompt.chat else PLAIN_TOKENS  # a run measures what they are
         if window is not None and size > window - limit:
-            if self._settings.overlong == "refuse":
+            if self._settings.config.overlong == "refuse":
                 self.too_long += 1
                 return
             self.cut += 1
@@ -371,11 +368,10 @@ def _rows(
     length: int,
     jobs: Sequence[Job],
     left: Sequence[Job],
-    config: EvaluationConfig,
-    settings: Settings,
+    settings: RunSettings,
 ) -> list[PlanRow]:
     sizes = _sizes([job.item for job in left], settings)
-    rows = {name: _Row(name, find_method(name), config, settings) for name in config.methods}
+    rows = {name: _Row(name, find_method(name), settings) for name in settings.config.methods}
     read: set[str] = set()
     for job in left:
         document = job.item.document.id
@@ -400,7 +396,7 @@ def _rows(
     ]
 
 
-def _limits(method: Method, item: Item, settings: Settings) -> list[int]:
+def _limits(method: Method, item: Item, settings: RunSettings) -> list[int]:
     """Returns the most tokens of each reply of a dialogue whose self-check never says yes."""
     dialogue = Dialogue(
         profile=settings.profile,
@@ -408,16 +404,16 @@ def _limits(method: Method, item: Item, settings: Settings) -> list[int]:
         view="",
         question=item.question,
         steps=method.steps,
-        max_rounds=settings.rounds if method.several_rounds else 1,
+        max_rounds=settings.config.max_rounds if method.several_rounds else 1,
     )
     limits = []
     while (request := dialogue.next_request()) is not None:
-        limits.append(settings.most_tokens(request.kind))
+        limits.append(settings.max_reply_tokens(request.kind))
         dialogue = dialogue.advance(request.turn(Completion("no")))
     return limits
 
 
-def _sizes(items: Sequence[Item], settings: Settings) -> dict[str, _Size]:
+def _sizes(items: Sequence[Item], settings: RunSettings) -> dict[str, _Size]:
     """Returns the size of each document.
 
     The first documents are counted; the others are reckoned from their characters, since counting

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from agenticlu.core.errors import StoreError, UsageError
 from agenticlu.core.output_dir import write_atomically
 from agenticlu.core.records import Prediction, content_id, without_lone_surrogates
-from agenticlu.evaluation.config import CONFIG_NAME, EvaluationConfig, hash_tokenizer
-from agenticlu.evaluation.methods import Settings, find_method, wordings_of
+from agenticlu.evaluation.config import CONFIG_NAME, RunSettings, hash_tokenizer
+from agenticlu.evaluation.methods import find_method, wordings_of
 
 FILE_NAME = "predictions.jsonl"
 
@@ -219,7 +219,7 @@ SHARED = (
     "tokenizer",
     "as_published",
 )
-"""Settings that all results of a folder have in common."""
+"""RunSettings that all results of a folder have in common."""
 OF_TASKS = (
     "questions_per_document",
     "shots",
@@ -229,26 +229,24 @@ OF_TASKS = (
     "words",
     "helmet_tokenizer",
 )
-"""Settings that all results of a task have in common."""
+"""RunSettings that all results of a task have in common."""
 OF_METHODS = ("rounds", "top_k", "retriever", "wording")
-"""Settings that all results of a method have in common."""
+"""RunSettings that all results of a method have in common."""
 MODEL = ("weights", "profile")
 """What tells one model under a label from another: the later one's results replace the earlier's,
 and those of different labels are what is compared."""
 _FILES = ("templates", "haystack")
 
 
-def build_conditions(
-    config: EvaluationConfig, settings: Settings, method: str, rounds: int | None = None
-) -> Conditions:
+def build_conditions(settings: RunSettings, method: str, rounds: int | None = None) -> Conditions:
     """Returns what the predictions of a method are asked under.
 
     Args:
-        config: Of the run.
-        settings: Of its methods.
+        settings: Of the run.
         method: Its name, without a number of rounds.
         rounds: Where the method has several.
     """
+    config = settings.config
     options = {name: config.options.get(name) for name in OF_TASKS} | {"chat": config.chat}
     found: Conditions = {
         **{name: getattr(config, name) for name in SHARED},
@@ -267,7 +265,7 @@ def build_conditions(
     return found
 
 
-def hash_profile(settings: Settings) -> str:
+def hash_profile(settings: RunSettings) -> str:
     """Returns a hash of the wordings."""
     return content_id(settings.profile.model_dump_json())
 

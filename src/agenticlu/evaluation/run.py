@@ -26,6 +26,7 @@ from agenticlu.engines.breaker import Breaker, be_patient
 from agenticlu.evaluation.config import (
     CONFIG_NAME,
     EvaluationConfig,
+    RunSettings,
 )
 from agenticlu.evaluation.helmet.layout import load_templates
 from agenticlu.evaluation.helmet.results import result_args, write_result
@@ -40,7 +41,7 @@ from agenticlu.evaluation.judgements import (
     judges_of,
     with_judgements,
 )
-from agenticlu.evaluation.methods import METHODS, Settings, find_method
+from agenticlu.evaluation.methods import METHODS, find_method
 from agenticlu.evaluation.metrics import metric_names
 from agenticlu.evaluation.plan import (
     Job,
@@ -71,9 +72,8 @@ PATIENCE_S = 300.0
 
 
 async def run_evaluation(
-    config: EvaluationConfig,
+    settings: RunSettings,
     engine: Engine,
-    settings: Settings,
     out: Path,
     *,
     retry_failed: bool = False,
@@ -85,9 +85,8 @@ async def run_evaluation(
     Where an error ends the run, what is finished is summarised before it is raised.
 
     Args:
-        config: What to run.
+        settings: What to run; its window is the engine's where it names none.
         engine: What answers.
-        settings: Profile, tokenizer and window; the rest is taken from `config`.
         out: Folder of the results; a folder of an earlier run is continued.
         retry_failed: Run items again that failed before.
         patience_s: Seconds without any answer until an absent server is given up.
@@ -96,6 +95,7 @@ async def run_evaluation(
     Raises:
         AgenticluError: Something that every item would meet; finished items are kept.
     """
+    config = settings.config
     check_config(config)
     check_files(config)
     check_owner(out, "eval")
@@ -104,9 +104,9 @@ async def run_evaluation(
         settings = replace(settings, context_tokens=capabilities.context_tokens)
     if not config.label:
         config = config.model_copy(update={"label": engine.name})
-    settings = config.settings(settings)
+        settings = replace(settings, config=config)
     conditions = {
-        output.method: build_conditions(config, settings, method, output.rounds)
+        output.method: build_conditions(settings, method, output.rounds)
         for method in config.methods
         for output in _outputs(method, config)
     }
@@ -117,7 +117,7 @@ async def run_evaluation(
         refuse_mixing(done.values(), conditions, config.tasks, out)
         _warn_of_other_servers(config, out, report)
         write_json(out / CONFIG_NAME, config.model_dump(mode="json"))
-        run = _Run(config, settings, conditions, out, done, report)
+        run = _Run(settings, conditions, out, done, report)
         with PredictionWriter(path) as writer:
             try:
                 await run.ask(patient, writer, retry_failed)
@@ -134,14 +134,13 @@ class _Run:
 
     def __init__(
         self,
-        config: EvaluationConfig,
-        settings: Settings,
+        settings: RunSettings,
         conditions: Mapping[str, Conditions],
         out: Path,
         done: dict[str, Prediction],
         report: Report,
     ) -> None:
-        self._config = config
+        self._config = settings.config
         self._settings = settings
         self._conditions = conditions
         self._out = out
@@ -153,26 +152,25 @@ class _Run:
     async def ask(self, engine: Engine, writer: PredictionWriter, retry_failed: bool) -> None:
         """Asks what is missing, task by task and length by length."""
         config, num_jobs = self._config, 0
-        layouts = Layouts(config, engine, self._settings, self._tell)
+        layouts = Layouts(self._settings, engine, self._tell)
         for task in config.tasks:
             for length in config.lengths:
                 try:
-                    items = load_run_items(config, task, length, self._settings)
+                    items = load_run_items(self._settings, task, length)
                 except DoesNotFitError as error:
                     self._report(f"{error.message} Left out.")
                     self._left_out.append(error.message)
                     continue
                 items = await layouts.sendable(items)
-                jobs = build_jobs(items, config, self._settings)
+                jobs = build_jobs(items, self._settings)
                 if not jobs:
                     self._report(f"{task} has no prompt layout of its own: 'helmet' is left out")
                 num_jobs += len(jobs)
                 left = find_missing_jobs(jobs, self._done, self._settings, retry_failed)
                 self._report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
                 runner = Runner(
-                    config,
-                    engine,
                     await layouts.framed(left),
+                    engine,
                     self._conditions,
                     writer,
                     self._done,

@@ -27,9 +27,9 @@ from agenticlu.documents import parse_marks
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import PASSING
 from agenticlu.evaluation import rules
-from agenticlu.evaluation.config import EvaluationConfig
+from agenticlu.evaluation.config import RunSettings
 from agenticlu.evaluation.items import Item, gold_pieces, in_form, measure_framing
-from agenticlu.evaluation.methods import Outcome, Progress, Settings, View, answer, find_method, fit
+from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
 from agenticlu.evaluation.plan import Job, Output, describe_overlong
 from agenticlu.evaluation.predictions import Conditions, PredictionWriter, writable
 from agenticlu.evaluation.scoring.answers import parse_final_answer
@@ -72,9 +72,8 @@ class Runner:
     the cache.
 
     Args:
-        config: Of the run.
+        settings: Of the run.
         engine: What answers; waits by itself where it is away for a while.
-        settings: Of the methods.
         conditions: What each method, by its name in the tables, is asked under.
         writer: Takes finished predictions.
         done: Predictions by id; finished ones are added.
@@ -83,17 +82,16 @@ class Runner:
 
     def __init__(
         self,
-        config: EvaluationConfig,
+        settings: RunSettings,
         engine: Engine,
-        settings: Settings,
         conditions: Mapping[str, Conditions],
         writer: PredictionWriter,
         done: dict[str, Prediction],
         report: Report,
     ) -> None:
-        self._config = config
-        self._engine = engine
+        self._config = settings.config
         self._settings = settings
+        self._engine = engine
         self._conditions = conditions
         self._writer = writer
         self._done = done
@@ -351,21 +349,19 @@ class Layouts:
     """Puts layouts into a form that an engine takes, and measures what a request adds to them.
 
     Args:
-        config: Of the run.
+        settings: Of the run.
         engine: What answers.
-        settings: Of the methods.
         report: Told once what a reader of the figures should know.
     """
 
     def __init__(
         self,
-        config: EvaluationConfig,
+        settings: RunSettings,
         engine: Engine,
-        settings: Settings,
         report: Callable[[str], None],
     ) -> None:
-        self._used = any(find_method(method).layout for method in config.methods)
-        self._wanted = config.chat
+        self._used = any(find_method(method).layout for method in settings.config.methods)
+        self._wanted = settings.config.chat
         self._engine = engine
         self._settings = settings
         self._report = report
@@ -391,10 +387,12 @@ class Layouts:
             )
         return [in_form(item, chat=True) for item in items]
 
-    async def framed(self, jobs: Sequence[Job]) -> Settings:
+    async def framed(self, jobs: Sequence[Job]) -> RunSettings:
         """Returns the settings with what a prompt of these jobs costs beside its text."""
         sent = [job.item.prompt for job in jobs if find_method(job.method).layout]
-        bounded = self._settings.overlong == "cut-end" or self._settings.context_tokens is not None
+        bounded = (
+            self._settings.config.overlong == "cut-end" or self._settings.context_tokens is not None
+        )
         if not sent or sent[0] is None or not bounded:
             return self._settings
         chat = sent[0].chat
