@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agenticlu.core.records import Document, Node, Question, Tree, Turn, Verdict
-from agenticlu.data.tree_view import Grove
+from agenticlu.data.tree_view import TreeView
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import ApproximateTokenizer
+from agenticlu.search.config import SearchConfig
 from agenticlu.search.store import Store
 
 TEXT = " ".join(f"Sentence number {i} speaks of thing {i}." for i in range(30))
@@ -59,7 +60,7 @@ def node(
     return Node.model_validate({**fields, **changes})
 
 
-def grove(*nodes: Node, question: Question = QUESTION) -> Grove:
+def tree_view(*nodes: Node, question: Question = QUESTION) -> TreeView:
     root = Node(id="root", parent=None, depth=0, ordinal=0, turns=(), score=0.0)
     tree = Tree(
         id="t",
@@ -69,7 +70,7 @@ def grove(*nodes: Node, question: Question = QUESTION) -> Grove:
         profile="default@1",
         nodes=(root, *nodes),
     )
-    return Grove(tree, DOCUMENT, PIECES, load_profile(), "scripted")
+    return TreeView(tree, DOCUMENT, PIECES, load_profile(), "scripted")
 
 
 def tree(*nodes: Node, question: Question = QUESTION, document: Document = DOCUMENT) -> Tree:
@@ -116,6 +117,7 @@ def make_run(
     with Store(folder) as store:
         store.put(
             bound={"engine": engine, "seed": 0, "tokenizer": "words"},
+            config=SearchConfig().model_dump(mode="json"),
             profile=load_profile().model_dump(mode="json"),
             judges=["exact"],
         )

@@ -29,7 +29,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attention",),
     ("engines",),
     ("dialogue.steps", "judges"),
-    ("data.leaks",),
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "data.published", "training"),

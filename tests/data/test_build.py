@@ -232,3 +232,27 @@ def test_doubts_alone_are_no_data_set(tmp_path: Path):
     run = make_run(tmp_path / "run", [(document, doubted)])
     with pytest.raises(TrainingError, match="The trees give no row"):
         build(run, tmp_path / "data")
+
+
+def test_a_folder_where_no_search_began_is_refused_and_nothing_is_written(tmp_path: Path):
+    Store(tmp_path / "run").close()
+    with pytest.raises(StoreError, match="holds no search") as caught:
+        build(tmp_path / "run", tmp_path / "out")
+    assert "agenticlu generate" in (caught.value.hint or "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_settings_are_a_damaged_run_not_a_crash(tmp_path: Path):
+    run = make_run(tmp_path / "run", [(story(0), tree(*MIXED))])
+    with Store(run) as store:
+        store.put(profile={"name": 3})
+    with pytest.raises(StoreError, match="cannot be read"):
+        build(run, tmp_path / "out")
+
+
+def test_a_search_that_grew_nothing_gives_no_data_set(tmp_path: Path):
+    asked_only = [(story(0), asked(0))]
+    for unstarted in ([], asked_only):
+        run = make_run(tmp_path / f"run{len(unstarted)}", [], unstarted=unstarted)
+        with pytest.raises(TrainingError, match="give no row"):
+            build(run, tmp_path / "out")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_trees import DOCUMENT, PIECES, QUESTION, TEXT, grove, node
+from made_trees import DOCUMENT, PIECES, QUESTION, TEXT, node, tree_view
 
 from agenticlu.core.records import Document, Node, Pair, Turn, Verdict
 from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows
@@ -25,7 +25,7 @@ def test_training_reads_what_inference_sends():
     """The conversation of a trace is, message for message, what a dialogue would have sent."""
     first = node("a", 0.0, check="no")
     second = node("b", 1.0, parent="a", depth=2)
-    trees = grove(first, second)
+    trees = tree_view(first, second)
     row = build_trace(trees)
     assert row is not None
     replies = [turn.reply for step in (first, second) for turn in step.turns]
@@ -68,7 +68,7 @@ def test_a_trace_of_a_real_search_is_the_dialogue_to_the_byte(tmp_path: Path):
         turn = Turn(kind=request.kind, wording=request.wording, request=request.text, reply=reply)
         turns.append(turn)
         dialogue = dialogue.advance(turn)
-    row = build_trace(grove(node("a", 1.0, turns=tuple(turns))))
+    row = build_trace(tree_view(node("a", 1.0, turns=tuple(turns))))
     assert row is not None
     inference = Dialogue(
         profile=profile, document_id=DOCUMENT.id, view=mark(DOCUMENT, PIECES), question=QUESTION
@@ -83,15 +83,15 @@ def test_a_trace_of_a_real_search_is_the_dialogue_to_the_byte(tmp_path: Path):
 
 def test_the_shortest_right_path_becomes_the_trace():
     row = build_trace(
-        grove(node("a", 0.0), node("b", 1.0, ordinal=1), node("c", 1.0, parent="a", depth=2))
+        tree_view(node("a", 0.0), node("b", 1.0, ordinal=1), node("c", 1.0, parent="a", depth=2))
     )
     assert row is not None
     assert (row["node_id"], row["depth"]) == ("b", 1)
 
 
 def test_a_self_check_that_disagrees_is_left_out_at_the_end():
-    agrees = build_trace(grove(node("a", 1.0, check="Yes.")))
-    denies = build_trace(grove(node("a", 1.0, check="no")))
+    agrees = build_trace(tree_view(node("a", 1.0, check="Yes.")))
+    denies = build_trace(tree_view(node("a", 1.0, check="no")))
     assert agrees is not None
     assert denies is not None
     assert (agrees["has_check"], denies["has_check"]) == (True, False)
@@ -99,7 +99,7 @@ def test_a_self_check_that_disagrees_is_left_out_at_the_end():
 
 
 def test_a_self_check_inside_a_trace_says_no():
-    row = build_trace(grove(node("a", 0.0, check="Yes."), node("b", 1.0, parent="a", depth=2)))
+    row = build_trace(tree_view(node("a", 0.0, check="Yes."), node("b", 1.0, parent="a", depth=2)))
     assert row is not None
     assert row["messages"][10] == {"role": "assistant", "content": "no"}
 
@@ -117,12 +117,12 @@ def test_a_self_check_inside_a_trace_says_no():
 )
 def test_a_tree_without_a_trace_has_a_reason(nodes, reason):
     funnel = Funnel()
-    assert build_trace(grove(*nodes), funnel) is None
+    assert build_trace(tree_view(*nodes), funnel) is None
     assert dict(funnel.traces) == {reason: 1}
 
 
 def test_siblings_give_a_pair_at_every_turn_in_which_they_differ():
-    trees = grove(node("a", 1.0), node("b", 0.0, ordinal=1, kept=(1,)))
+    trees = tree_view(node("a", 1.0), node("b", 0.0, ordinal=1, kept=(1,)))
     funnel = Funnel()
     (pair,) = build_pairs(trees, PairPolicy(), funnel)
     assert (pair.chosen, pair.rejected, pair.kind) == ("a", "b", "step")
@@ -173,7 +173,7 @@ def test_siblings_give_a_pair_at_every_turn_in_which_they_differ():
 )
 def test_what_gives_no_pair_is_counted_under_its_reason(nodes, fates):
     funnel = Funnel()
-    assert build_pairs(grove(*nodes), PairPolicy(), funnel) == []
+    assert build_pairs(tree_view(*nodes), PairPolicy(), funnel) == []
     assert dict(funnel.nodes) == fates
 
 
@@ -181,7 +181,7 @@ def test_truncated_replies_give_no_pair():
     whole = node("b", 0.0, ordinal=1)
     cut = tuple(turn.model_copy(update={"finish_reason": "length"}) for turn in whole.turns)
     funnel = Funnel()
-    trees = grove(node("a", 1.0), whole.model_copy(update={"turns": cut}))
+    trees = tree_view(node("a", 1.0), whole.model_copy(update={"turns": cut}))
     assert build_pairs(trees, PairPolicy(), funnel) == []
     assert funnel.nodes["truncated"] == 1
 
@@ -192,15 +192,17 @@ def test_a_clarification_that_holds_the_answer_is_a_leak():
         leaking.turns[0].model_copy(update={"reply": "Is it Brellin?"}),
         *leaking.turns[1:],
     )
-    trees = grove(leaking.model_copy(update={"turns": turns}), node("b", 0.0, ordinal=1))
-    assert trees.leaks.is_tainted(trees.tree.nodes[1])
+    trees = tree_view(leaking.model_copy(update={"turns": turns}), node("b", 0.0, ordinal=1))
+    assert trees.is_tainted(trees.tree.nodes[1])
     funnel = Funnel()
     assert build_pairs(trees, PairPolicy(), funnel) == []
     assert funnel.nodes["leak"] == 1
     (pair,) = build_pairs(trees, PairPolicy(drop_leaks=False))
     assert all(row["leak"] for row in build_rows(trees, pair, PairPolicy()))
-    named = grove(*trees.tree.nodes[1:], question=QUESTION.model_copy(update={"text": "Brellin?"}))
-    assert not named.leaks.is_tainted(named.tree.nodes[1])
+    named = tree_view(
+        *trees.tree.nodes[1:], question=QUESTION.model_copy(update={"text": "Brellin?"})
+    )
+    assert not named.is_tainted(named.tree.nodes[1])
 
 
 def test_the_rejected_one_follows_the_policy():
@@ -212,12 +214,12 @@ def test_the_rejected_one_follows_the_policy():
     ]
     picked = {}
     for policy in ("mean-2sd", "min", "near-miss"):
-        (pair,) = build_pairs(grove(*siblings), PairPolicy(rejected=policy, pairs_per_node=1))
+        (pair,) = build_pairs(tree_view(*siblings), PairPolicy(rejected=policy, pairs_per_node=1))
         picked[policy] = pair.rejected
     assert picked == {"mean-2sd": "low", "min": "low", "near-miss": "near"}
     tight = [node("a", 1.0), *(node(f"n{i}", 0.5 + i / 100, ordinal=i + 1) for i in range(6))]
     tight.append(node("outlier", 0.0, ordinal=9))
-    (pair,) = build_pairs(grove(*tight), PairPolicy(rejected="mean-2sd", pairs_per_node=1))
+    (pair,) = build_pairs(tree_view(*tight), PairPolicy(rejected="mean-2sd", pairs_per_node=1))
     scores = [n.score or 0.0 for n in tight]
     mean = sum(scores) / len(scores)
     spread = (sum((s - mean) ** 2 for s in scores) / len(scores)) ** 0.5
@@ -234,7 +236,7 @@ def test_the_right_pieces_of_a_near_miss_are_those_of_its_path(gold, rejected):
         node("far", 0.0, parent="a", depth=2, ordinal=1, kept=(1,)),
         node("near", 0.0, parent="a", depth=2, ordinal=2, kept=(2,)),
     ]
-    trees = grove(*nodes, question=QUESTION.model_copy(update={"gold_pieces": gold}))
+    trees = tree_view(*nodes, question=QUESTION.model_copy(update={"gold_pieces": gold}))
     pairs = build_pairs(trees, PairPolicy(rejected="near-miss"))
     assert [pair.rejected for pair in pairs] == ([rejected] if rejected else [])
 
@@ -243,7 +245,7 @@ def test_every_node_is_used_once():
     siblings = [node(f"r{i}", 1.0, ordinal=i) for i in range(4)]
     siblings += [node(f"w{i}", 0.0, ordinal=4 + i) for i in range(3)]
     funnel = Funnel()
-    pairs = build_pairs(grove(*siblings), PairPolicy(pairs_per_node=3), funnel)
+    pairs = build_pairs(tree_view(*siblings), PairPolicy(pairs_per_node=3), funnel)
     used = [name for pair in pairs for name in (pair.chosen, pair.rejected)]
     assert len(pairs) == 3
     assert len(set(used)) == 6
@@ -257,7 +259,7 @@ def test_a_path_pair_is_compared_where_the_paths_part():
         node("c", 1.0, parent="a", depth=2),
         node("d", 0.0, parent="b", depth=2),
     ]
-    trees = grove(*nodes)
+    trees = tree_view(*nodes)
     policy = PairPolicy(pairs="path", rejected="min")
     (pair,) = build_pairs(trees, policy)
     assert (pair.kind, pair.chosen, pair.rejected) == ("path", "c", "d")
@@ -268,7 +270,7 @@ def test_a_path_pair_is_compared_where_the_paths_part():
 
 def test_rows_of_very_unequal_length_are_left_out():
     long = node("b", 0.0, ordinal=1, answer="wrong " * 60)
-    trees = grove(node("a", 1.0), long)
+    trees = tree_view(node("a", 1.0), long)
     (pair,) = build_pairs(trees, PairPolicy())
     funnel = Funnel()
     rows = build_rows(trees, pair, PairPolicy(max_log_ratio=1.0), funnel)
@@ -280,12 +282,12 @@ def test_of_equal_scores_the_reply_nearest_in_length_is_rejected():
     long = node("long", 0.0, ordinal=1, answer="it is not to be found anywhere in here")
     near = node("near", 0.0, ordinal=2, answer="Sorvale")
     for siblings in ((long, near), (near, long)):
-        (pair,) = build_pairs(grove(node("a", 1.0), *siblings), PairPolicy(pairs_per_node=1))
+        (pair,) = build_pairs(tree_view(node("a", 1.0), *siblings), PairPolicy(pairs_per_node=1))
         assert pair.rejected == "near"
 
 
 def test_a_row_tells_its_margin_lengths_and_how_often_no_document_was_needed():
-    trees = grove(node("a", 1.0), node("b", 0.25, ordinal=1, answer="Sor"))
+    trees = tree_view(node("a", 1.0), node("b", 0.25, ordinal=1, answer="Sor"))
     trees = replace(trees, tree=trees.tree.model_copy(update={"closed_book": 0.5}))
     (pair,) = build_pairs(trees, PairPolicy())
     rows = {row["turn_kind"]: row for row in build_rows(trees, pair, PairPolicy())}
@@ -301,13 +303,13 @@ def test_a_right_answer_is_chosen_by_the_judges_not_by_the_score():
     high = node("b", 0.4, ordinal=1, verdicts=(Verdict(judge="llm:m", value=0.0),))
     assert is_correct(low.verdicts)
     funnel = Funnel()
-    assert build_pairs(grove(low, high), PairPolicy(), funnel) == []
+    assert build_pairs(tree_view(low, high), PairPolicy(), funnel) == []
     assert funnel.nodes["tie"] == 1
 
 
 def test_a_wrong_answer_on_the_way_is_no_target():
     """The conversation keeps it; training does not learn it."""
-    row = build_trace(grove(node("a", 0.0, check="no"), node("b", 1.0, parent="a", depth=2)))
+    row = build_trace(tree_view(node("a", 0.0, check="no"), node("b", 1.0, parent="a", depth=2)))
     assert row is not None
     said = {i: m["content"] for i, m in enumerate(row["messages"]) if m["role"] == "assistant"}
     learned = [said[i] for i in row["targets"]]
@@ -327,10 +329,10 @@ PATH = PairPolicy(pairs="path", rejected="min")
 def test_a_node_that_grew_from_the_best_is_no_partner():
     """A complete tree goes on below right answers; there the paths never part."""
     funnel = Funnel()
-    below = grove(node("a", 1.0), node("b", 0.0, parent="a", depth=2))
+    below = tree_view(node("a", 1.0), node("b", 0.0, parent="a", depth=2))
     assert build_pairs(below, PATH, funnel) == []
     assert dict(funnel.nodes) == {"no partner": 1, "not an extreme": 1}
-    beside = grove(*below.tree.nodes[1:], node("c", 0.4, ordinal=1))
+    beside = tree_view(*below.tree.nodes[1:], node("c", 0.4, ordinal=1))
     (pair,) = build_pairs(beside, PATH)
     assert (pair.chosen, pair.rejected) == ("a", "c"), "the lower score is below the best"
     assert build_rows(beside, pair, PATH)
@@ -350,7 +352,7 @@ def test_where_paths_part_an_answer_is_chosen_only_if_it_is_the_right_one(
 ):
     """The best node lies below `a`, the worst below `b`; the rows are those of a and b."""
     policy = PATH.model_copy(update={"turns": ("clarify", "sub_answer", "answer", "check")})
-    trees = grove(
+    trees = tree_view(
         node("a", chosen_side, answer="of a", check="yes" if chosen_side else "no"),
         node("b", rejected_side, ordinal=1, answer="of b", check="yes" if rejected_side else "no"),
         says(node("c", 1.0, parent="a", depth=2), "clarify", "Longer question of c?"),
@@ -373,7 +375,7 @@ def test_a_chosen_self_check_says_what_the_judges_say():
     found = {}
     for one, other in (("yes", "no"), ("no", "yes"), ("no", "no way"), ("yes", "perhaps")):
         funnel = Funnel()
-        trees = grove(node("a", 1.0, check=one), node("b", 0.0, ordinal=1, check=other))
+        trees = tree_view(node("a", 1.0, check=one), node("b", 0.0, ordinal=1, check=other))
         (pair,) = build_pairs(trees, policy)
         rows = build_rows(trees, pair, policy, funnel)
         found[one, other] = [row["turn_kind"] for row in rows], funnel.rows.total()
@@ -394,10 +396,10 @@ def test_all_of_a_path_is_sound(flawed):
         node("c", 1.0, parent="a", depth=2),
         node("d", 0.0, parent="b", depth=2),
     ]
-    assert build_pairs(grove(*nodes), PATH)[0].rejected in ("b", "d")
+    assert build_pairs(tree_view(*nodes), PATH)[0].rejected in ("b", "d")
     spoilt = [says(n, "sub_answer", "I'm sorry, I can't.") if n.id == flawed else n for n in nodes]
     funnel = Funnel()
-    pairs = build_pairs(grove(*spoilt), PATH, funnel)
+    pairs = build_pairs(tree_view(*spoilt), PATH, funnel)
     assert all(flawed not in (p.chosen, p.rejected) for p in pairs)
     assert funnel.nodes["refused"] == 2, "what grew from it has it on its path"
 
@@ -406,7 +408,7 @@ def test_a_leak_taints_what_grew_from_it():
     leaking = says(node("a", 0.0, check="no"), "clarify", "Is it Brellin?")
     right = node("b", 1.0, parent="a", depth=2)
     wrong = node("c", 0.0, parent="a", depth=2, ordinal=1)
-    trees = grove(leaking, right, wrong)
+    trees = tree_view(leaking, right, wrong)
     funnel = Funnel()
     assert build_pairs(trees, PairPolicy(), funnel) == []
     assert funnel.nodes["leak"] == 1
@@ -417,7 +419,7 @@ def test_a_leak_taints_what_grew_from_it():
 def test_rows_where_paths_part_tell_the_leak_further_down():
     """It is the leak that made the chosen path come out right."""
     later = says(node("c", 1.0, parent="a", depth=2), "clarify", "Is it Brellin?")
-    trees = grove(node("a", 0.0, check="no"), later, node("b", 0.0, ordinal=1, check="no"))
+    trees = tree_view(node("a", 0.0, check="no"), later, node("b", 0.0, ordinal=1, check="no"))
     policy = PairPolicy(pairs="path", drop_leaks=False)
     (pair,) = build_pairs(trees, policy)
     rows = build_rows(trees, pair, policy)
@@ -430,14 +432,14 @@ def test_rows_where_paths_part_tell_the_leak_further_down():
 def test_a_one_sided_tree_gives_no_path_pair():
     for score, fate in ((1.0, "all right"), (0.0, "all wrong")):
         funnel = Funnel()
-        trees = grove(node("a", score), node("b", score, ordinal=1))
+        trees = tree_view(node("a", score), node("b", score, ordinal=1))
         assert build_pairs(trees, PATH, funnel) == []
         assert dict(funnel.nodes) == {fate: 2}
 
 
 def test_a_trace_with_a_leak_is_none_and_kept_it_is_no_target():
     leaking = says(node("a", 0.0, check="no"), "clarify", "Is it Brellin?")
-    trees = grove(leaking, node("b", 1.0, parent="a", depth=2))
+    trees = tree_view(leaking, node("b", 1.0, parent="a", depth=2))
     funnel = Funnel()
     assert build_trace(trees, funnel) is None
     assert dict(funnel.traces) == {"leak": 1}
@@ -448,7 +450,9 @@ def test_a_trace_with_a_leak_is_none_and_kept_it_is_no_target():
     assert "Is it Brellin?" in [m["content"] for m in row["messages"]]
     assert "Is it Brellin?" not in learnt
     assert "What of b?" in learnt
-    sound = grove(leaking, node("b", 1.0, parent="a", depth=2), node("d", 1.0, ordinal=1, depth=1))
+    sound = tree_view(
+        leaking, node("b", 1.0, parent="a", depth=2), node("d", 1.0, ordinal=1, depth=1)
+    )
     best = build_trace(sound)
     assert best is not None
     assert best["node_id"] == "d"
@@ -460,11 +464,11 @@ def test_an_answer_that_a_kept_piece_gave_is_no_leak():
     last = len(pieces) - 1
     first = node("a", 0.0, check="no", kept=(last,))
     second = says(node("b", 1.0, parent="a", depth=2), "clarify", "What of Brellin?")
-    trees = replace(grove(first, second), document=told, pieces=pieces)
-    assert not trees.leaks.is_tainted(second)
+    trees = replace(tree_view(first, second), document=told, pieces=pieces)
+    assert not trees.is_tainted(second)
     unread = first.model_copy(update={"kept": (0,)})
-    trees = replace(grove(unread, second), document=told, pieces=pieces)
-    assert trees.leaks.is_tainted(second)
+    trees = replace(tree_view(unread, second), document=told, pieces=pieces)
+    assert trees.is_tainted(second)
 
 
 def test_a_path_that_asks_the_same_twice_is_not_learnt_from():
@@ -473,18 +477,18 @@ def test_a_path_that_asks_the_same_twice_is_not_learnt_from():
     again = node("b", 1.0, parent="a", depth=2)
     again = again.model_copy(update={"turns": (first.turns[0], *again.turns[1:])})
     funnel = Funnel()
-    trees = grove(first, again, node("c", 0.0, parent="a", depth=2, ordinal=1))
+    trees = tree_view(first, again, node("c", 0.0, parent="a", depth=2, ordinal=1))
     assert build_trace(trees, funnel) is None
     assert funnel.traces == {"repeats": 1}
     assert build_pairs(trees, PairPolicy(), funnel) == []
     assert funnel.nodes["repeats"] == 1
     other = node("d", 1.0, parent="a", depth=2, ordinal=2)
-    assert build_trace(grove(first, again, other))["node_id"] == "d"
+    assert build_trace(tree_view(first, again, other))["node_id"] == "d"
 
 
 def test_a_doubted_wrong_answer_teaches_the_self_check_alone():
     late = node("c", 0.0, parent="a", depth=2, check="no")
-    trees = grove(node("a", 0.0, check="no"), node("b", 0.0, check="yes"), late)
+    trees = tree_view(node("a", 0.0, check="no"), node("b", 0.0, check="yes"), late)
     (row,) = build_self_checks(trees, 1)
     assert row["node_id"] == "a", "the earliest first"
     assert row["targets"] == [len(row["messages"]) - 1]
@@ -508,10 +512,10 @@ def test_a_doubted_wrong_answer_teaches_the_self_check_alone():
     ids=["right", "believed", "unclear", "unscored", "empty", "failed"],
 )
 def test_only_a_sound_and_wrong_answer_is_doubted(other: Node):
-    assert build_self_checks(grove(other), 9) == []
+    assert build_self_checks(tree_view(other), 9) == []
 
 
 def test_a_profile_whose_self_check_stands_aside_teaches_none():
-    trees = grove(node("a", 0.0, check="no"))
+    trees = tree_view(node("a", 0.0, check="no"))
     published = trees.profile.model_copy(update={"layout": "published"})
     assert build_self_checks(replace(trees, profile=published), 9) == []

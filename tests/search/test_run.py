@@ -18,7 +18,7 @@ from agenticlu.core.errors import (
     StoreError,
 )
 from agenticlu.core.records import Tree
-from agenticlu.data.build import load_groves
+from agenticlu.data.build import load_tree_views
 from agenticlu.data.published import render_profile
 from agenticlu.data.traces import build_trace
 from agenticlu.dialogue.profiles import load_profile
@@ -79,26 +79,26 @@ def test_a_tree_in_the_published_layout_keeps_its_base_answer(tmp_path: Path):
     search(tmp_path / "run", engine(ITEMS), config)
     deep = 0
     with Store(tmp_path / "run", writable=False) as store:
-        groves = [grove for grove, _ in load_groves(store)]
-    for grove in groves:
-        root = grove.tree.nodes[0]
+        tree_views = [tree_view for tree_view, _ in load_tree_views(store)]
+    for tree_view in tree_views:
+        root = tree_view.tree.nodes[0]
         assert root.turns[0].request == "", "document and question alone"
-        for node in grove.tree.nodes[1:]:
-            turns = grove.history(node)
+        for node in tree_view.tree.nodes[1:]:
+            turns = tree_view.history(node)
             assert turns[0] == root.turns[0]
-            told = [message.content for message in grove.render(turns)]
-            assert told[1].endswith(f"\n\n{grove.tree.question.text}")
+            told = [message.content for message in tree_view.render(turns)]
+            assert told[1].endswith(f"\n\n{tree_view.tree.question.text}")
             assert told[2] == root.turns[0].reply
             checks = [turn.reply for turn in turns if turn.kind == "check"]
             assert len(checks) == node.depth
             assert len(told) == 3 + 8 * node.depth, "self-checks leave no trace"
             deep += node.depth == 2
-        trace = build_trace(grove)
+        trace = build_trace(tree_view)
         if trace is not None:
             targets = [trace["messages"][index] for index in trace["targets"]]
             assert all(message["role"] == "assistant" for message in targets)
             assert trace["targets"][0] > 2, "the base answer is not learned"
-            last = grove.tree.path(trace["node_id"])[-1].turns
+            last = tree_view.tree.path(trace["node_id"])[-1].turns
             answers = [turn.reply for turn in last if turn.kind == "answer"]
             assert targets[-1]["content"] == answers[0] == trace["messages"][-1]["content"]
     assert deep

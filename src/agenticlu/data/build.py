@@ -16,8 +16,8 @@ from agenticlu.data.rows import RowFiles
 from agenticlu.data.splits import Fingerprint, assign_splits
 from agenticlu.data.summary import DatasetSummary
 from agenticlu.data.traces import build_self_checks, build_trace
-from agenticlu.data.tree_view import Grove
-from agenticlu.dialogue.profiles import Profile
+from agenticlu.data.tree_view import TreeView
+from agenticlu.search.run import read_settings
 from agenticlu.search.store import Store
 
 Contaminated = Literal["document in evaluation", "question in evaluation"]
@@ -46,9 +46,11 @@ def build_dataset(
         drop_contaminated: Leave out what is shared; else only count it.
 
     Raises:
+        StoreError: The store holds no search.
         TrainingError: The trees give not a single row.
     """
     with store.snapshot():
+        read_settings(store)  # before anything is written
         fingerprints, found = _read_documents(store, evaluation)
         asked = {
             question.id
@@ -60,16 +62,16 @@ def build_dataset(
             summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
         unwanted = (found, asked) if drop_contaminated else (set[str](), set[str]())
         with RowFiles(folder) as files:
-            for grove, is_finished in load_groves(store):
+            for view, is_finished in load_tree_views(store):
                 loss: TreeLoss | None = (
-                    _loss(grove.tree, policy, *unwanted) if is_finished else "unfinished"
+                    _loss(view.tree, policy, *unwanted) if is_finished else "unfinished"
                 )
                 if loss is None:
-                    _write_tree(grove, policy, summary, files)
+                    _write_tree(view, policy, summary, files)
                 else:
                     summary.funnel.traces[loss] += 1
                     summary.funnel.nodes[loss] += sum(
-                        node.parent is not None for node in grove.tree.nodes
+                        node.parent is not None for node in view.tree.nodes
                     )
             _count_unstarted(store, summary)
             summary.rows = files.counts()
@@ -82,15 +84,15 @@ def build_dataset(
     return summary
 
 
-def load_groves(store: Store) -> Iterator[tuple[Grove, bool]]:
+def load_tree_views(store: Store) -> Iterator[tuple[TreeView, bool]]:
     """Yields the trees of a run, in corpus order, and whether each is finished."""
-    profile = Profile.model_validate(store.get("profile"))
+    _, profile = read_settings(store)
     bound = store.get("bound") or {}
     last: tuple[Document, tuple[Piece, ...]] | None = None
     for tree in store.trees():
         if last is None or last[0].id != tree.document_id:
             last = store.document(tree.document_id), store.pieces(tree.document_id)
-        grove = Grove(
+        view = TreeView(
             tree=tree,
             document=last[0],
             pieces=last[1],
@@ -98,7 +100,7 @@ def load_groves(store: Store) -> Iterator[tuple[Grove, bool]]:
             engine=str(without_paths(bound.get("engine", ""))),
             seed=int(bound.get("seed", 0)),
         )
-        yield grove, store.tree_state(tree.id) == "done"
+        yield view, store.tree_state(tree.id) == "done"
 
 
 def _read_documents(
@@ -114,18 +116,20 @@ def _read_documents(
     return fingerprints, found
 
 
-def _write_tree(grove: Grove, policy: PairPolicy, summary: DatasetSummary, files: RowFiles) -> None:
-    split = summary.splits.of[grove.document.id]
+def _write_tree(
+    view: TreeView, policy: PairPolicy, summary: DatasetSummary, files: RowFiles
+) -> None:
+    split = summary.splits.of[view.document.id]
     if policy.drop_closed_book is not None:
-        summary.num_not_asked_blindly += grove.tree.closed_book is None
-    trace = build_trace(grove, summary.funnel, drop_leaks=policy.drop_leaks)
+        summary.num_not_asked_blindly += view.tree.closed_book is None
+    trace = build_trace(view, summary.funnel, drop_leaks=policy.drop_leaks)
     if trace is not None:
         files.write("sft", split, trace)
         summary.lengths.add_row(trace)
-    for row in build_self_checks(grove, policy.self_checks, drop_leaks=policy.drop_leaks):
+    for row in build_self_checks(view, policy.self_checks, drop_leaks=policy.drop_leaks):
         files.write("self_check", split, row)
-    for pair in build_pairs(grove, policy, summary.funnel):
-        for row in build_rows(grove, pair, policy, summary.funnel):
+    for pair in build_pairs(view, policy, summary.funnel):
+        for row in build_rows(view, pair, policy, summary.funnel):
             files.write("preference", split, row)
             summary.lengths.add_row(row)
             summary.turn_kinds[row["turn_kind"]] += 1

@@ -1,28 +1,28 @@
-"""Trees into rows: conversations for SFT, preference pairs for DPO.
+"""Preference pairs for DPO, made from trees.
 
-Rows are views of the trees. A conversation is rendered by the dialogue itself over the *whole*
-marked document, so what training reads is, message for message, what inference sends; the search
-only showed the model a shorter view.
+A row is rendered by the dialogue itself over the *whole* marked document, so what training reads
+is, message for message, what inference sends; the search only showed the model a shorter view.
 
 | pairs | chosen and rejected |
 |---|---|
 | step | siblings: the same history, one decision apart |
 | path | the best and the worst node of the tree, compared where their paths part |
 
-Every node that gives no pair, every pair that gives no row and every tree that gives no
-conversation is counted under a reason; the counts sum to the totals.
+Every node that gives no pair and every turn that gives no row is counted under a reason; the counts
+sum to the totals.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from agenticlu.core.records import Node, Pair, Record, Tree, Turn, TurnKind, content_id
-from agenticlu.data.tree_view import Flaw, Funnel, Grove, flaw_of, path_flaw
+from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_flaw, find_path_flaw
 from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.judges.panel import is_correct
 
@@ -44,7 +44,7 @@ NodeFate = Literal[
     "leak",
     "repeats",
 ]
-"""What becomes of a node; `dataset.summary` says what each one means."""
+"""Fate of a node; `data.summary` explains each one."""
 RowFate = Literal[
     "written",
     "no such turn",
@@ -54,11 +54,11 @@ RowFate = Literal[
     "answers not told apart",
     "check against the judges",
 ]
-"""What becomes of a turn of a pair."""
+"""Fate of a turn of a pair."""
 
 
 class PairPolicy(Record):
-    """Which pairs are made."""
+    """Settings of which pairs and rows are made."""
 
     pairs: Literal["step", "path"] = "step"
     rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
@@ -83,19 +83,19 @@ class PairPolicy(Record):
     """Share of the documents kept for validation."""
 
 
-def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) -> list[Pair]:
+def build_pairs(view: TreeView, policy: PairPolicy, funnel: Funnel | None = None) -> list[Pair]:
     """Returns the pairs of a tree; every node is counted in the funnel."""
     funnel = funnel or Funnel()
     fates: dict[str, NodeFate] = {}
     if policy.pairs == "path":
-        pairs = _path_pairs(grove, policy, fates)
+        pairs = _path_pairs(view, policy, fates)
     else:
         pairs = [
             pair
-            for parent in grove.tree.nodes
-            for pair in _sibling_pairs(grove, grove.tree.children(parent.id), policy, fates)
+            for parent in view.tree.nodes
+            for pair in _sibling_pairs(view, view.tree.children(parent.id), policy, fates)
         ]
-    for node in grove.tree.nodes:
+    for node in view.tree.nodes:
         if node.parent is not None:
             funnel.nodes[fates[node.id]] += 1
     funnel.pairs += len(pairs)
@@ -103,21 +103,21 @@ def build_pairs(grove: Grove, policy: PairPolicy, funnel: Funnel | None = None) 
 
 
 def _sibling_pairs(
-    grove: Grove, siblings: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
+    view: TreeView, siblings: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
 ) -> list[Pair]:
-    chosen, rejected = _candidates(grove, siblings, policy, fates)
+    chosen, rejected = _candidates(view, siblings, policy, fates)
     pairs: list[Pair] = []
     for best in chosen:
         if len(pairs) >= policy.pairs_per_node:
             fates[best.id] = "enough pairs"
             continue
-        worst = _reject(grove, best, rejected, siblings, policy)
+        worst = _reject(view, best, rejected, siblings, policy)
         if worst is None:
             fates[best.id] = _unpaired(best, rejected, policy)
             continue
         rejected = [node for node in rejected if node.id != worst.id]
         fates[best.id], fates[worst.id] = "chosen", "rejected"
-        pairs.append(_pair(grove, best, worst, "step"))
+        pairs.append(_pair(view, best, worst, "step"))
     for node in rejected:
         if not chosen:
             fates[node.id] = "all wrong"
@@ -128,25 +128,25 @@ def _sibling_pairs(
     return pairs
 
 
-def _path_pairs(grove: Grove, policy: PairPolicy, fates: dict[str, NodeFate]) -> list[Pair]:
+def _path_pairs(view: TreeView, policy: PairPolicy, fates: dict[str, NodeFate]) -> list[Pair]:
     """Pairs the best with the worst node of the tree, as published, but for degenerate ones."""
-    rounds = [node for node in grove.tree.nodes if node.parent is not None]
-    chosen, rejected = _candidates(grove, rounds, policy, fates)
+    rounds = [node for node in view.tree.nodes if node.parent is not None]
+    chosen, rejected = _candidates(view, rounds, policy, fates)
     for node in (*chosen, *rejected):
         fates[node.id] = "not an extreme" if chosen else "all wrong"
     for best in chosen:
         # Where one path holds the other there is no turn at which they part.
-        apart = [node for node in rejected if not _are_in_line(grove.tree, node, best)]
-        worst = _reject(grove, best, apart, rounds, policy)
+        apart = [node for node in rejected if not _are_in_line(view.tree, node, best)]
+        worst = _reject(view, best, apart, rounds, policy)
         if worst is not None:
             fates[best.id], fates[worst.id] = "chosen", "rejected"
-            return [_pair(grove, best, worst, "path")]
+            return [_pair(view, best, worst, "path")]
         fates[best.id] = _unpaired(best, apart, policy)
     return []
 
 
 def _candidates(
-    grove: Grove, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
+    view: TreeView, nodes: Sequence[Node], policy: PairPolicy, fates: dict[str, NodeFate]
 ) -> tuple[list[Node], list[Node]]:
     """Sorts nodes into right ones, best first, and wrong ones; names the fate of the others.
 
@@ -156,16 +156,16 @@ def _candidates(
     wrong: list[Node] = []
     for node in nodes:
         correct = is_correct(node.verdicts)
-        flaw = path_flaw(grove.tree, node) if policy.pairs == "path" else flaw_of(node)
+        flaw = find_path_flaw(view.tree, node) if policy.pairs == "path" else find_flaw(node)
         if flaw is not None:
             fates[node.id] = flaw
         elif correct is None or node.score is None:
             fates[node.id] = "unscored"
         elif not correct:
             wrong.append(node)
-        elif policy.drop_leaks and grove.leaks.is_tainted(node):
+        elif policy.drop_leaks and view.is_tainted(node):
             fates[node.id] = "leak"
-        elif grove.repeats(node):
+        elif view.repeats(node):
             fates[node.id] = "repeats"
         elif not node.kept:
             fates[node.id] = "unsupported"
@@ -181,7 +181,7 @@ def _candidates(
 
 
 def _reject(
-    grove: Grove,
+    view: TreeView,
     best: Node,
     rejected: Sequence[Node],
     candidates: Sequence[Node],
@@ -193,12 +193,11 @@ def _reject(
         if (best.score or 0.0) - (node.score or 0.0) >= max(policy.margin, 1e-9)
     ]
     if policy.rejected == "near-miss":
-        far = [node for node in far if _has_right_pieces(grove.tree, best, node)]
+        far = [node for node in far if _has_right_pieces(view.tree, best, node)]
     if not far:
         return None
     scores = [node.score for node in candidates if node.score is not None]
-    mean = math.fsum(scores) / len(scores)
-    spread = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+    mean, spread = statistics.fmean(scores), statistics.pstdev(scores)
     target = mean - 2 * spread if policy.rejected == "mean-2sd" else 0.0
     order = {node.id: i for i, node in enumerate(candidates)}
     return min(
@@ -239,14 +238,14 @@ def _are_in_line(tree: Tree, one: Node, other: Node) -> bool:
     return any(step.id == upper.id for step in tree.path(lower.id))
 
 
-def _pair(grove: Grove, best: Node, worst: Node, kind: Literal["step", "path"]) -> Pair:
+def _pair(view: TreeView, best: Node, worst: Node, kind: Literal["step", "path"]) -> Pair:
     assert best.score is not None
     assert worst.score is not None
     return Pair(
-        id=content_id("pair", grove.tree.id, best.id, worst.id),
-        tree_id=grove.tree.id,
-        document_id=grove.document.id,
-        question_id=grove.tree.question.id,
+        id=content_id("pair", view.tree.id, best.id, worst.id),
+        tree_id=view.tree.id,
+        document_id=view.document.id,
+        question_id=view.tree.question.id,
         kind=kind,
         chosen=best.id,
         rejected=worst.id,
@@ -256,7 +255,7 @@ def _pair(grove: Grove, best: Node, worst: Node, kind: Literal["step", "path"]) 
 
 
 def build_rows(
-    grove: Grove, pair: Pair, policy: PairPolicy, funnel: Funnel | None = None
+    view: TreeView, pair: Pair, policy: PairPolicy, funnel: Funnel | None = None
 ) -> list[dict[str, Any]]:
     """Returns one preference row per turn in which the two differ.
 
@@ -265,18 +264,18 @@ def build_rows(
     their paths part.
     """
     funnel = funnel or Funnel()
-    best, worst = _parting(grove.tree, pair)
+    best, worst = _parting(view.tree, pair)
     replies = {turn.kind: turn for turn in worst.turns}
     rows: list[dict[str, Any]] = []
-    before = list(grove.before(best))
+    before = list(view.before(best))
     for turn in best.turns:
-        aside = turn.kind == "check" and grove.profile.layout == "published"
+        aside = turn.kind == "check" and view.profile.layout == "published"
         if turn.kind in policy.turns and not aside:
             other = replies.get(turn.kind)
             reason = _label_flaw(best, worst, turn, other) or _row_flaw(turn, other, policy)
             funnel.rows[reason or "written"] += 1
             if reason is None and other is not None:
-                rows.append(_row(grove, pair, best, before, turn, other))
+                rows.append(_row(view, pair, best, before, turn, other))
         before.append(turn)
     return rows
 
@@ -320,16 +319,16 @@ def _label_flaw(best: Node, worst: Node, turn: Turn, other: Turn | None) -> RowF
 
 
 def _row(
-    grove: Grove, pair: Pair, best: Node, before: Sequence[Turn], turn: Turn, other: Turn
+    view: TreeView, pair: Pair, best: Node, before: Sequence[Turn], turn: Turn, other: Turn
 ) -> dict[str, Any]:
-    *prompt, chosen = grove.render((*before, turn))
+    *prompt, chosen = view.render((*before, turn))
     return {
         "prompt": [message.model_dump() for message in prompt],
         "chosen": [chosen.model_dump()],
         "rejected": [{"role": "assistant", "content": other.reply}],
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
-        **grove.provenance(grove.tree.path(pair.chosen)[-1]),
+        **view.provenance(view.tree.path(pair.chosen)[-1]),
         "depth": best.depth,
         "turn_kind": turn.kind,
         "chosen_node": pair.chosen,

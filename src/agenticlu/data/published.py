@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import TurnKind, content_id
-from agenticlu.data.leaks import is_leak
+from agenticlu.data.tree_view import is_leak
 from agenticlu.dialogue.profiles import KINDS, Layout, Profile, Wording, load_profile
 from agenticlu.documents import parse_marks
 

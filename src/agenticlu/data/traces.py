@@ -1,4 +1,4 @@
-"""Trees into conversations for supervised fine-tuning."""
+"""Conversations for supervised fine-tuning, made from trees."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from agenticlu.core.records import Message, Node
-from agenticlu.data.tree_view import Flaw, Funnel, Grove, path_flaw
+from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_path_flaw
 from agenticlu.dialogue.steps import opening_of
 from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.judges.panel import history_of, is_correct
@@ -14,11 +14,11 @@ from agenticlu.judges.panel import history_of, is_correct
 TraceFate = Literal[
     Flaw, "written", "no right answer", "unscored", "unsupported", "leak", "repeats"
 ]
-"""What becomes of a tree."""
+"""Fate of a tree."""
 
 
 def build_trace(
-    grove: Grove, funnel: Funnel | None = None, *, drop_leaks: bool = True
+    view: TreeView, funnel: Funnel | None = None, *, drop_leaks: bool = True
 ) -> dict[str, Any] | None:
     """Returns the conversation of a tree's best path as a row; None when it has none.
 
@@ -27,23 +27,24 @@ def build_trace(
     stays only when it agrees with the judges.
     """
     funnel = funnel or Funnel()
-    node, reason = _best_node(grove, drop_leaks)
+    node, reason = _best_node(view, drop_leaks)
     funnel.traces[reason] += 1
     if node is None:
         return None
     turns = list(node.turns)
     if turns[-1].kind == "check" and (
-        grove.profile.layout == "published"
-        or parse_verdict(turns[-1].reply, ("yes", "no")) != "yes"
+        view.profile.layout == "published" or parse_verdict(turns[-1].reply, ("yes", "no")) != "yes"
     ):
         turns.pop()
-    messages = grove.render((*grove.before(node), *turns))
+    messages = view.render((*view.before(node), *turns))
     has_check = turns[-1].kind == "check"
-    row = _row(grove, node, messages, _targets(grove, node, len(messages)))
+    row = _row(view, node, messages, _targets(view, node, len(messages)))
     return {**row, "has_check": has_check}
 
 
-def build_self_checks(grove: Grove, most: int, *, drop_leaks: bool = True) -> list[dict[str, Any]]:
+def build_self_checks(
+    view: TreeView, most: int, *, drop_leaks: bool = True
+) -> list[dict[str, Any]]:
     """Returns conversations that end in a wrong answer and the self-check that says so, as rows.
 
     The self-check, which the model sampled and the judges confirm, is their only target: without
@@ -51,34 +52,34 @@ def build_self_checks(grove: Grove, most: int, *, drop_leaks: bool = True) -> li
     stops doubting. A profile whose self-checks stand aside has none.
 
     Args:
-        grove: The tree.
+        view: The tree.
         most: Rows at most; the earliest rounds come first.
         drop_leaks: Leave out paths with a clarification that holds the answer too early.
     """
-    if grove.profile.layout == "published":
+    if view.profile.layout == "published":
         return []
-    doubted = [node for node in grove.tree.nodes if _is_doubted(grove, node, drop_leaks)]
+    doubted = [node for node in view.tree.nodes if _is_doubted(view, node, drop_leaks)]
     rows = []
     for node in sorted(doubted, key=lambda node: node.depth)[:most]:
-        messages = grove.render(grove.history(node))
-        rows.append(_row(grove, node, messages, targets=[len(messages) - 1]))
+        messages = view.render(view.history(node))
+        rows.append(_row(view, node, messages, targets=[len(messages) - 1]))
     return rows
 
 
-def _is_doubted(grove: Grove, node: Node, drop_leaks: bool) -> bool:
+def _is_doubted(view: TreeView, node: Node, drop_leaks: bool) -> bool:
     """Whether a sound round answered wrongly and its self-check says so."""
     return (
         node.parent is not None
         and is_correct(node.verdicts) is False
-        and path_flaw(grove.tree, node) is None
+        and find_path_flaw(view.tree, node) is None
         and node.turns[-1].kind == "check"
         and parse_verdict(node.turns[-1].reply, ("yes", "no")) == "no"
-        and not (drop_leaks and grove.leaks.is_tainted(node))
+        and not (drop_leaks and view.is_tainted(node))
     )
 
 
 def _row(
-    grove: Grove, node: Node, messages: Sequence[Message], targets: list[int]
+    view: TreeView, node: Node, messages: Sequence[Message], targets: list[int]
 ) -> dict[str, Any]:
     return {
         "messages": [message.model_dump() for message in messages],
@@ -86,11 +87,11 @@ def _row(
         "score": node.score,
         "depth": node.depth,
         "node_id": node.id,
-        **grove.provenance(node),
+        **view.provenance(node),
     }
 
 
-def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
+def _targets(view: TreeView, node: Node, num_messages: int) -> list[int]:
     """Returns the indices of the messages to learn: all replies but wrong ones on the way.
 
     An early round may have answered wrongly: that answer stays in the conversation as what came
@@ -98,24 +99,24 @@ def _targets(grove: Grove, node: Node, num_messages: int) -> list[int]:
     is a clarification that holds the answer too early.
     """
     targets: list[int] = []
-    path = grove.tree.path(node.id)
+    path = view.tree.path(node.id)
     # After the system message, the opening and the first request.
-    index = 2 + 2 * len(history_of(path[:1], opening_of(grove.profile)))
+    index = 2 + 2 * len(history_of(path[:1], opening_of(view.profile)))
     for step in path[1:]:
         right, is_last = bool(is_correct(step.verdicts)), step.id == node.id
         for turn in step.turns:
-            if turn.kind == "check" and grove.profile.layout == "published":
+            if turn.kind == "check" and view.profile.layout == "published":
                 continue
             misleads = not is_last and turn.kind == ("check" if right else "answer")
-            leaks = turn.kind == "clarify" and grove.leaks.leaks(step)
+            leaks = turn.kind == "clarify" and view.leaks(step)
             if index < num_messages and not misleads and not leaks:
                 targets.append(index)
             index += 2
     return targets
 
 
-def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
-    tree = grove.tree
+def _best_node(view: TreeView, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
+    tree = view.tree
     if not tree.nodes or tree.nodes[0].status == "failed":
         return None, "failed"
     rounds = [node for node in tree.nodes if node.parent is not None]
@@ -123,7 +124,7 @@ def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
     if not right:
         scored = any(node.score is not None for node in tree.nodes)
         return None, "no right answer" if scored else "unscored"
-    flaws = [_trace_flaw(grove, node, drop_leaks) for node in right]
+    flaws = [_trace_flaw(view, node, drop_leaks) for node in right]
     sound = [node for node, flaw in zip(right, flaws, strict=True) if flaw is None]
     if not sound:
         assert flaws[0] is not None
@@ -131,18 +132,18 @@ def _best_node(grove: Grove, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
     order = {node.id: i for i, node in enumerate(tree.nodes)}
     best = min(
         sound,
-        key=lambda n: (n.depth, grove.leaks.is_tainted(n), -(n.score or 0.0), order[n.id]),
+        key=lambda n: (n.depth, view.is_tainted(n), -(n.score or 0.0), order[n.id]),
     )
     return best, "written"
 
 
-def _trace_flaw(grove: Grove, node: Node, drop_leaks: bool) -> TraceFate | None:
+def _trace_flaw(view: TreeView, node: Node, drop_leaks: bool) -> TraceFate | None:
     """Returns why a path cannot be shown to a model to learn from."""
-    flaw = path_flaw(grove.tree, node)
+    flaw = find_path_flaw(view.tree, node)
     if flaw is not None:
         return flaw
-    if drop_leaks and grove.leaks.is_tainted(node):
+    if drop_leaks and view.is_tainted(node):
         return "leak"
-    if grove.repeats(node):
+    if view.repeats(node):
         return "repeats"
     return None if node.kept else "unsupported"

@@ -1,31 +1,38 @@
-"""A tree with what it takes to make rows of it, and what became of its parts."""
+"""A search tree as training data sees it: rendered over the whole document, its flaws and leaks.
+
+A *leak* is a clarification that holds the answer before anything that was read gave it: asked by
+luck, or because the model knows the document. Training on it teaches to guess.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from agenticlu.core.records import Document, Message, Node, Piece, Tree, Turn
-from agenticlu.data.leaks import LeakFinder
 from agenticlu.dialogue.clarifications import is_near_duplicate
 from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.refusals import is_refusal
 from agenticlu.dialogue.steps import Dialogue, opening_of
 from agenticlu.documents import mark
+from agenticlu.evaluation.scoring.answers import canonical_tokens
 from agenticlu.judges.panel import history_of
 
 Flaw = Literal["failed", "truncated", "refused", "empty"]
 """Why a round is of no use, whatever its score."""
 USED = ("chosen", "rejected", "written")
 """Fates of what ends up in a data set; all others are reasons for a loss."""
+SMALL_NUMBER = 100
+"""Bare numbers below this occur in a question by chance."""
+_COMMON = frozenset({"yes", "no", "true", "false"})
 
 
 @dataclass
 class Funnel:
-    """What became of everything; each counter sums to its total."""
+    """Counts the fate of everything in a run; each counter sums to its total."""
 
     nodes: Counter[str] = field(default_factory=Counter)
     """Non-root nodes: 'chosen', 'rejected', or a reason."""
@@ -48,8 +55,8 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class Grove:
-    """A tree with what is needed to render it."""
+class TreeView:
+    """A tree with all that rendering it takes."""
 
     tree: Tree
     document: Document
@@ -60,14 +67,36 @@ class Grove:
     seed: int = 0
 
     @cached_property
-    def leaks(self) -> LeakFinder:
-        """Tells which clarifications hold the answer before a piece that was kept gave it."""
-        spans = {piece.index: (piece.start, piece.end) for piece in self.pieces}
-        return LeakFinder(
-            self.tree,
-            lambda index: self.document.text[slice(*spans[index])],
-            opening_of(self.profile),
-        )
+    def _by_id(self) -> dict[str, Node]:
+        return {node.id: node for node in self.tree.nodes}
+
+    @cached_property
+    def _leaks(self) -> dict[str, bool]:
+        return {}
+
+    def leaks(self, node: Node) -> bool:
+        """Whether this node's own clarification leaks."""
+        if node.id not in self._leaks:
+            asked = next((turn.reply for turn in node.turns if turn.kind == "clarify"), "")
+            found = is_leak(asked, self._known_before(node), self.tree.question.answers)
+            self._leaks[node.id] = found
+        return self._leaks[node.id]
+
+    def is_tainted(self, node: Node) -> bool:
+        """Whether a clarification on the way to this node leaks, its own included."""
+        return any(map(self.leaks, self.tree.path(node.id)))
+
+    def _known_before(self, node: Node) -> Iterator[str]:
+        """Yields what was asked, said and read before the node's clarification."""
+        yield self.tree.question.text
+        yield from self.tree.question.options
+        opening = opening_of(self.profile)
+        spans = {piece.index: slice(piece.start, piece.end) for piece in self.pieces}
+        for step in self.tree.path(node.id)[:-1]:
+            yield from (self.document.text[spans[index]] for index in step.kept)
+            for turn in step.turns:
+                if step.parent is not None or turn.kind in opening:
+                    yield turn.reply
 
     def history(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds up to and with `node`, as its children saw them."""
@@ -76,8 +105,7 @@ class Grove:
     def before(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds before `node`."""
         assert node.parent is not None
-        by_id = {other.id: other for other in self.tree.nodes}
-        return self.history(by_id[node.parent])
+        return self.history(self._by_id[node.parent])
 
     def repeats(self, node: Node) -> bool:
         """Whether a clarification on the way to `node` was asked before: inference ends there."""
@@ -114,17 +142,17 @@ class Grove:
             "engine": self.engine,
             "judge": ",".join(verdict.judge for verdict in node.verdicts),
             "seed": self.seed,
-            "leak": self.leaks.is_tainted(node),
+            "leak": self.is_tainted(node),
             "closed_book": tree.closed_book,
         }
 
 
-def path_flaw(tree: Tree, node: Node) -> Flaw | None:
+def find_path_flaw(tree: Tree, node: Node) -> Flaw | None:
     """Returns the first flaw on the way to a node."""
-    return next(filter(None, map(flaw_of, tree.path(node.id)[1:])), None)
+    return next(filter(None, map(find_flaw, tree.path(node.id)[1:])), None)
 
 
-def flaw_of(node: Node) -> Flaw | None:
+def find_flaw(node: Node) -> Flaw | None:
     """Returns why a node is of no use, whatever its score."""
     if node.status == "failed":
         return "failed"
@@ -136,3 +164,38 @@ def flaw_of(node: Node) -> Flaw | None:
     if not node.answer.strip() or any(not turn.reply.strip() for turn in sampled):
         return "empty"
     return None
+
+
+def is_leak(said: str, known: Iterable[str], answers: Sequence[str]) -> bool:
+    """Whether a text holds an accepted answer that none of the known texts holds.
+
+    Yes and no, single letters and bare small numbers prove nothing: they occur by chance.
+
+    >>> is_leak("Is it Brellin?", ["Which town?"], ["Brellin"])
+    True
+    >>> is_leak("Is it Brellin?", ["The road to Brellin is long."], ["Brellin"])
+    False
+    >>> is_leak("Which 2 towns are near?", ["How many?"], ["2"])
+    False
+    """
+    spoken = _pad(said)
+    golds = [gold for gold in map(_pad, answers) if gold in spoken and not _is_common(gold.split())]
+    if not golds:
+        return False
+    texts = list(map(_pad, known))
+    return any(not any(gold in text for text in texts) for gold in golds)
+
+
+def _is_common(words: Sequence[str]) -> bool:
+    """Whether an answer may well occur in a question by chance."""
+    if len(words) != 1:
+        return not words
+    (word,) = words
+    number = word.lstrip("-")
+    is_small = number.replace(".", "", 1).isdigit() and float(number) < SMALL_NUMBER
+    return word in _COMMON or len(word) == 1 or is_small
+
+
+def _pad(text: str) -> str:
+    """Returns the words of a text between spaces, so that `in` compares whole words."""
+    return f" {' '.join(canonical_tokens(text))} "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.errors import AgenticluError, DocumentError, StoreError
+from agenticlu.core.errors import DocumentError, StoreError
 from agenticlu.core.records import Node, Question, Tree, Usage
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import Profile, load_profile
@@ -430,10 +430,22 @@ def summarise(store: Store) -> SearchSummary:
 def load_run(run: str | Path) -> tuple[SearchConfig, Profile]:
     """Returns the settings and the profile that a run was made with."""
     with Store(run, writable=False) as store:
-        config, profile = store.get("config"), store.get("profile")
+        return read_settings(store)
+
+
+def read_settings(store: Store) -> tuple[SearchConfig, Profile]:
+    """Returns the settings and the profile that a store's run was made with.
+
+    Raises:
+        StoreError: The search never began, or its settings cannot be read.
+    """
+    config, profile = store.get("config"), store.get("profile")
     if config is None or profile is None:
-        raise StoreError(f"{run} was never started.", hint="Run agenticlu generate first.")
+        raise StoreError(
+            f"{store.folder} holds no search: it was prepared, but never started.",
+            hint=f"Start it: agenticlu generate CORPUS --out {store.folder}",
+        )
     try:
         return SearchConfig.model_validate(config), Profile.model_validate(profile)
     except ValueError as error:
-        raise AgenticluError(f"The settings in {run} cannot be read: {error}") from error
+        raise StoreError(f"The settings in {store.path} cannot be read: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agenticlu.data.leaks import is_leak
+from agenticlu.data.tree_view import is_leak
 
 
 @pytest.mark.parametrize(
