@@ -22,8 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core", "search.store"),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
-        *("dialogue.verdicts", "dialogue.clarifications", "dialogue.profiles"),
-        "dialogue.refusals",
+        *("dialogue.replies", "dialogue.clarifications", "dialogue.profiles"),
     ),
     ("engines.base",),
     ("attention",),

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from agenticlu.core.records import Node, Pair, Record, Tree, Turn, TurnKind, content_id
 from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_flaw, find_path_flaw
-from agenticlu.dialogue.verdicts import parse_verdict
+from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.judges.panel import is_correct
 
 TURNS: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")

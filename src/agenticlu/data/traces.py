@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from agenticlu.core.records import Message, Node
 from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_path_flaw
+from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.steps import opening_of
-from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.judges.panel import history_of, is_correct
 
 TraceFate = Literal[

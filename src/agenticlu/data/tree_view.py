@@ -15,7 +15,7 @@ from typing import Any, Literal
 from agenticlu.core.records import Document, Message, Node, Piece, Tree, Turn
 from agenticlu.dialogue.clarifications import is_near_duplicate
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.refusals import is_refusal
+from agenticlu.dialogue.replies import is_refusal
 from agenticlu.dialogue.steps import Dialogue, opening_of
 from agenticlu.documents import mark
 from agenticlu.evaluation.scoring.answers import canonical_tokens

@@ -36,8 +36,8 @@ from agenticlu.core.records import (
     content_seed,
 )
 from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, render_relevance
+from agenticlu.dialogue.replies import parse_verdict, strip_thinking
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
-from agenticlu.dialogue.verdicts import parse_verdict, strip_thinking
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import Tokenizer

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from agenticlu.core.records import Message, Question, Turn, TurnKind, Usage
 from agenticlu.dialogue.clarifications import is_near_duplicate
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.verdicts import parse_verdict
+from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.engines.base import Completion
 
 FULL_ROUND: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer", "check")

@@ -33,7 +33,7 @@ from agenticlu.core.errors import (
     missing_dependency,
 )
 from agenticlu.core.records import Message, Usage, content_seed, without_lone_surrogates
-from agenticlu.dialogue.verdicts import parse_verdict
+from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
 from agenticlu.engines.pulse import Pulse
 from agenticlu.engines.replies import (
@@ -41,9 +41,9 @@ from agenticlu.engines.replies import (
     completion_of,
     continuation_of,
     first_logprobs,
+    holds_thinking,
     label_masses,
     retry_after_s,
-    thinking_of,
     usage_of,
     window_of,
 )
@@ -312,7 +312,7 @@ class OpenAIEngine:
         else:
             reply = await self._ask(asked, sampling, session, extra)
         completions = tuple(completion_of(choice) for choice in reply["choices"])
-        if any(thinking_of(choice) for choice in reply["choices"]):
+        if any(holds_thinking(choice) for choice in reply["choices"]):
             self.findings.thinks = True
         return Sampled(completions, usage_of(reply))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agenticlu.core.errors import EngineRefusedError, EngineReplyError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Capabilities, Sampling
-from agenticlu.engines.replies import content_of, first_logprobs, thinking_of, usage_of
+from agenticlu.engines.replies import content_of, first_logprobs, holds_thinking, usage_of
 
 if TYPE_CHECKING:
     from agenticlu.engines.openai import OpenAIEngine
@@ -59,7 +59,7 @@ async def _probe_samples(engine: OpenAIEngine) -> None:
             f"{engine.name} refuses n > 1: samples are asked for one by one. ({error.message})"
         )
         return
-    if any(thinking_of(choice) for choice in reply["choices"]):
+    if any(holds_thinking(choice) for choice in reply["choices"]):
         engine.findings.thinks = True
     texts = [content_of(choice) for choice in reply["choices"]]
     if len(texts) < 2:

@@ -7,13 +7,13 @@ other functions rely on.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from agenticlu.core.records import FinishReason, Usage, without_lone_surrogates
+from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.engines.base import Completion
 
 REASONS: dict[str, FinishReason] = {
@@ -21,8 +21,6 @@ REASONS: dict[str, FinishReason] = {
     "length": "length",
     "content_filter": "refused",
 }
-_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL)
-_UNOPENED_THINKING = re.compile(r"^.*?</think(?:ing)?>", re.DOTALL)
 
 
 Json = dict[str, Any]
@@ -66,37 +64,20 @@ def content_of(choice: Json) -> str:
     return without_lone_surrogates(choice["message"].get("content") or "")
 
 
-def thinking_of(choice: Json) -> str:
-    """Returns what a model thought aloud before its reply; empty if it did not."""
-    for name in ("reasoning_content", "reasoning"):
-        text = choice["message"].get(name)
-        if isinstance(text, str) and text:
-            return text
+def holds_thinking(choice: Json) -> bool:
+    """Whether the model thought aloud before its reply."""
+    named = (choice["message"].get(name) for name in ("reasoning_content", "reasoning"))
     content = content_of(choice)
-    found = _THINKING.match(content)
-    if found is None and "</think" in content:
-        found = _UNOPENED_THINKING.match(content)
-    return found.group() if found else ""
-
-
-def strip_thinking(text: str) -> str:
-    """Returns a reply without what was thought aloud before it.
-
-    >>> strip_thinking("<think>Hm, a mill.</think> Ada")
-    'Ada'
-    """
-    if found := _THINKING.match(text):
-        return text[found.end() :].strip()
-    if "</think" in text and (found := _UNOPENED_THINKING.match(text)):
-        return text[found.end() :].strip()
-    return text.strip()
+    return strip_thinking(content) != content or any(
+        isinstance(text, str) and text for text in named
+    )
 
 
 def completion_of(choice: Json) -> Completion:
     """Reads one sample."""
     content = content_of(choice)
     refused = choice["message"].get("refusal")
-    text = strip_thinking(content)
+    text = strip_thinking(content).strip()
     ids = choice.get("token_ids")
     whole = text == content.strip()
     reason = REASONS.get(choice.get("finish_reason") or "", "unknown")

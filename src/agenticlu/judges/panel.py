@@ -28,7 +28,7 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
-from agenticlu.dialogue.verdicts import parse_judgement, parse_verdict
+from agenticlu.dialogue.replies import parse_judgement, parse_verdict
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.evaluation.scoring.answers import matches
 from agenticlu.evaluation.scoring.choices import parse_choice

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from agenticlu.core.records import Document, Message, Piece, Question, content_id
 from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, render_relevance
+from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.steps import Dialogue
-from agenticlu.dialogue.verdicts import parse_verdict
 from agenticlu.documents import mark, neutralise, parse_marks
 from agenticlu.engines.base import Sampling
 from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together

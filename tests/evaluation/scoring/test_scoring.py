@@ -559,6 +559,17 @@ def test_the_letter_i_is_told_from_the_pronoun(text: str, letter: str | None) ->
     assert choices.parse_choice(text, [f"option number {i}" for i in range(9)]) == letter
 
 
+@pytest.mark.parametrize(
+    "unit", [" ", "\n", "\t\n", "answer ", "1 ", "so ", "(A) ", "A ", "*", "I, "]
+)
+def test_choices_are_read_in_linear_time(unit: str) -> None:
+    """Models loop; a reply must not cost more than its length is worth."""
+    for start, end in (("", ""), ("A", "x"), ("Answer:", "x"), ("option", " A")):
+        began = time.perf_counter()
+        choices.parse_choice(start + unit * (20_000 // len(unit)) + end, OPTIONS)
+        assert time.perf_counter() - began < 5, "seconds, of what takes half a one at most"
+
+
 @given(st.text(alphabet="ABCDE abcorisnt.,:()\n", max_size=80))
 def test_any_text_settles_on_a_letter_or_on_none(text: str) -> None:
     assert choices.parse_choice(text, OPTIONS) in {None, "A", "B", "C", "D"}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from agenticlu.evaluation.scoring.answers import matches, parse_final_answer, word_match
 
 _LETTER = re.compile(
-    r"\s*(?:(?i:the|either|option|choice|letter|answer|\w+ly)\s+)*"
+    r"\s*(?:(?i:the|either|option|choice|letter|answer|\w+ly)\s+){0,8}"
     r"(?P<open>[(\[{<\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}>\"'”’]*)(?![\w'’-])",
 )
 _CLOSED = re.compile(r"\s*(?:[.,;:!?)(\]<\n–—]|-\s|$)")
@@ -56,13 +56,13 @@ _VERDICT_ON = re.compile(
     r"(?:correct|right|best|answer|true|accurate)\b",
 )
 _ALONE = re.compile(
-    r"^\s*(?:(?:option|choice|answer|letter)\s+)?[(\[\"'“]?(?P<letter>[A-Za-z])[)\]\"'”]?"
-    r"\s*(?:[.:]?\s*$|,(?=\s))",
+    r"^[^\S\n]*+(?:(?:option|choice|answer|letter)\s+)?[(\[\"'“]?(?P<letter>[A-Za-z])[)\]\"'”]?"
+    r"[^\S\n]*+(?:[.:]?[^\S\n]*+$|,(?=\s))",
     re.MULTILINE | re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[](?P<letter>[A-Za-z])[)\]]")
 _LISTED = re.compile(
-    r"^\s*(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)"
+    r"^[^\S\n]*+(?:(?:option|choice)\s+)?(?P<letter>[A-Z])(?:[.):](?=\s)|\s+[–—-]\s)"
     r"(?!\s*(?:is\s+)?(?:incorrect|wrong|false|not)\b)",
     re.MULTILINE | re.IGNORECASE,
 )

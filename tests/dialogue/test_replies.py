@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agenticlu.dialogue.verdicts import parse_judgement, parse_verdict, strip_thinking
+from agenticlu.dialogue.replies import is_refusal, parse_judgement, parse_verdict, strip_thinking
 
 AWKWARD: list[tuple[str, str | None]] = [
     # plain
@@ -165,7 +166,70 @@ def test_thinking_is_stripped() -> None:
     assert strip_thinking("kept <think>never closed") == "kept"
     assert strip_thinking("opened by the template</think> b") == "b"
     assert strip_thinking("<think>a <think>b</think> c") == "c"
-    assert strip_thinking("<think>" * 20000) == "", "in linear time"
+    assert strip_thinking("so it is</think>\n b") == "b"
+    assert strip_thinking("I think so") == "I think so"
+    assert strip_thinking(" as sampled\n") == " as sampled\n", "nothing to strip, nothing changed"
+
+
+@pytest.mark.parametrize(
+    ("reply", "rest"),
+    [
+        ("[THINK]it may be no[/THINK]yes", "yes"),
+        ("<thought>no, not sure</thought>yes", "yes"),
+        ("<seed:think>no?</seed:think>yes", "yes"),
+        ("<reasoning>\nno\n</reasoning>\n\nyes", "yes"),
+        ("<Thinking>no</THINKING> yes", "yes"),
+        ("no[/THINK] yes", "yes"),
+        ("[THINK]no", ""),
+        (
+            "<|channel|>analysis<|message|>Perhaps no.<|end|><|start|>assistant"
+            "<|channel|>final<|message|>yes<|return|>",
+            "yes",
+        ),
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>no<|end|><|start|>assistant"
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+            "",
+        ),
+        ("<|channel|>analysis<|message|>Perhaps no, cut o", ""),
+        ("<|channel|>final<|message|>yes", "yes"),
+        ("[thin king] no", "[thin king] no"),
+    ],
+)
+def test_every_familys_tags_are_known(reply: str, rest: str) -> None:
+    assert strip_thinking(reply) == rest
+    if rest == "yes":
+        assert parse_verdict(reply, ("yes", "no")) == "yes"
+        assert parse_judgement(reply) == 1.0
+
+
+PARTS = st.sampled_from(
+    (
+        *("<think>", "</think>", "[THINK]", "[/THINK]", "<|end|>", "<|channel|>", "analysis"),
+        *("final", "<|message|>", "<|start|>", "a", " ", "<", "\n"),
+    )
+)
+
+
+@given(st.lists(PARTS, max_size=12).map("".join))
+def test_stripping_twice_is_stripping_once(text: str) -> None:
+    assert strip_thinking(strip_thinking(text)) == strip_thinking(text)
+
+
+UNITS = (" ", "\n", "no ", "yes or ", "answer is ", "<", "<think>", "</think>", "[", "{", "{a:")
+UNITS += ('{"verdict":', "sorry, ", "wait, ", "*", '"', "not ", "<|channel|>final", "\\boxed{")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(("start", "end"), [("", ""), ("The answer", "x"), ('{"verdict": "', '"x')])
+def test_replies_are_read_in_linear_time(unit: str, start: str, end: str) -> None:
+    text = start + unit * (40_000 // len(unit)) + end
+    began = time.perf_counter()
+    strip_thinking(text)
+    parse_verdict(text)
+    parse_judgement(text, "length")
+    is_refusal(text)
+    assert time.perf_counter() - began < 5, "seconds, of what takes a few hundredths"
 
 
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyzäöüß", max_size=6)
@@ -402,3 +466,83 @@ def test_any_text_is_a_judgement_or_none(text: str, reason: str) -> None:
 @pytest.mark.parametrize("text", ["{" * 50_000, '{"a":' * 20_000, "\n" * 50_000, "'" * 50_000])
 def test_long_nonsense_is_read_in_little_time(text: str) -> None:
     assert parse_judgement(text) is None
+
+
+REFUSALS = (
+    "I'm sorry, I can't help.",
+    "I’m sorry, I can’t help with that.",
+    "I am sorry, but I cannot assist with this request.",
+    "Sorry, I can't.",
+    "Sorry, but I can't do that.",
+    "I'm sorry.",
+    "I cannot answer that.",
+    "I can not answer this question.",
+    "I can't provide that.",
+    "I'm unable to answer.",
+    "I am unable to help you here.",
+    "I'm not able to respond to that.",
+    "I apologize, but I cannot comply.",
+    "I apologise for the inconvenience, but I can't answer.",
+    "My apologies, I can't share that.",
+    "Unfortunately, I cannot answer.",
+    "I'm afraid I can't do that.",
+    "As an AI, I cannot answer.",
+    "As an AI language model, I can't discuss this.",
+    "I must decline.",
+    "I respectfully decline to answer.",
+    "I won't answer that.",
+    "I will not help with this.",
+    "I'm not comfortable answering that.",
+    "I do not feel comfortable discussing this.",
+    "I am not allowed to answer.",
+    "Answer: I'm sorry, I can't answer",
+    "**Answer:** I cannot help with that.",
+    "Final answer: I’m unable to assist.",
+    "This request is against my guidelines.",
+    "It would be inappropriate to answer.",
+    "We cannot provide this.",
+    "  \n I'm sorry, I can't help.",
+)
+ANSWERS = (
+    "Sorry is the name of the horse",
+    "Sorry",
+    "I can't help but think of Brellin.",
+    "I cannot say for certain, but it seems to be Brellin.",
+    "I cannot give the exact year; about 1870.",
+    "I do not know.",
+    "I don't know.",
+    "There is not enough information.",
+    "The text does not say.",
+    "I'm sorry, but the text does not say.",
+    "I cannot answer this from the given passages.",
+    "Unfortunately, the passages do not mention it.",
+    "I can't tell from this paragraph.",
+    "I cannot determine who it was.",
+    "I'm sorry for the delay, wrote Ada.",
+    "I am sorry, said the miller, and left.",
+    "As an AI researcher she built it.",
+    "As an aide to the mayor.",
+    "I can help: it is Brellin.",
+    "Answer: Brellin",
+    "Answer: no",
+    "No, he could not answer the letter.",
+    "Cannot Hill",
+    "Apologies were made by the king.",
+    "He could not help it.",
+    "They refused to help.",
+    "I, Claudius",
+    "Unable to sail, they walked.",
+    "The request is in the letter.",
+    "It would be Brellin.",
+    "",
+)
+
+
+@pytest.mark.parametrize("reply", REFUSALS)
+def test_a_reply_that_declines(reply: str):
+    assert is_refusal(reply)
+
+
+@pytest.mark.parametrize("reply", ANSWERS)
+def test_a_reply_that_answers_or_says_that_the_text_does_not(reply: str):
+    assert not is_refusal(reply)

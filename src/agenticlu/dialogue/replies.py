@@ -1,8 +1,11 @@
-"""Reads a one-word verdict out of what a model wrote, or says that there is none.
+"""Reading replies: thinking stripped, verdicts and judgements parsed, refusals recognised.
 
-`parse_verdict` reads the short replies of the dialogue and of grounding, `parse_judgement` those of
-a judge, which are JSON where the judge did as it was told. A judge's prose is read more narrowly:
-it is about answers, and *no difference* or *its answer is yes* are no verdicts there.
+`parse_verdict` reads the one-word replies of the dialogue and of grounding, `parse_judgement` those
+of a judge, which are JSON where the judge follows its instructions. A judge's prose is read more
+strictly: it talks about answers, so *no difference* or *its answer is yes* are not verdicts there.
+
+Every pattern here takes time linear in the reply: models loop on blanks and repeat themselves up to
+the token limit, and a stored reply is read again in every later run.
 """
 
 from __future__ import annotations
@@ -26,7 +29,6 @@ _UNSURE = re.compile(
     r"|perhaps|possibly|yes and no|no idea|i do not know|i dont know|hard to (?:say|tell)"
     r"|(?:i )?(?:cannot|cant|can not) (?:say|tell))\b"
 )
-_THINKING = re.compile(r"<(/?)(?:think|thinking|reasoning)>", re.IGNORECASE)
 _ZERO_WIDTH = re.compile("[\u200b-\u200d\u2060\ufeff\u00ad]")
 _FOREIGN = {
     "yes": "yep yeah yup ja oui sí si sim да так evet 是 是的 对 對 はい 네 예 نعم",
@@ -38,23 +40,41 @@ for some mean another thing inside a sentence (*si*, *ja*)."""
 _TRANSLATED = {word: choice for choice, words in _FOREIGN.items() for word in words.split()}
 
 
-def strip_thinking(text: str) -> str:
-    """Returns a reply without a reasoning model's thinking.
+_THOUGHT = re.compile(
+    r"<(?P<slash>/?)(?:think|thinking|thought|reasoning|seed:think)>"
+    r"|\[(?P<stroke>/?)THINK\]"
+    r"|<\|channel\|>(?P<channel>\w{1,16})[^\n<]{0,64}(?:<\|constrain\|>\w{0,16})?<\|message\|>"
+    r"|<\|(?:start|end|return)\|>",
+    re.IGNORECASE,
+)
+"""Tags around what a model thinks aloud: XML-like ones, Mistral's, and the channels of the harmony
+format, where only the channel *final* is the reply."""
 
-    Thinking that was never closed was cut off: nothing of the reply remains.
+
+def strip_thinking(text: str) -> str:
+    """Returns a reply without the thinking of a reasoning model; unchanged where there is none.
+
+    Thinking that was never closed was cut off: nothing of the reply remains. A tag that closes
+    what was never opened ends thinking, too: some chat templates write the opening tag as the end
+    of the prompt.
 
     >>> strip_thinking("<think>Is it no? Hm.</think> yes")
     'yes'
+    >>> strip_thinking("[THINK]It may be"), strip_thinking("It may be no.</think>yes")
+    ('', 'yes')
     """
     kept: list[str] = []
     start, thinking = 0, False
-    for tag in _THINKING.finditer(text):
-        if tag[1] and not thinking:
-            # Some templates open the thinking in the prompt: the reply has its end alone.
+    for tag in _THOUGHT.finditer(text):
+        channel = (tag["channel"] or "").lower()
+        closes = bool(tag["slash"] or tag["stroke"]) or channel == "final"
+        if closes and (channel or not thinking):
             kept = []
-        elif not tag[1] and not thinking:
+        elif not closes and not thinking:
             kept.append(text[start : tag.start()])
-        thinking, start = not tag[1], tag.end()
+        thinking, start = not closes, tag.end()
+    if start == 0:
+        return text
     parts = kept if thinking else [*kept, text[start:]]
     return " ".join(part.strip() for part in parts if part.strip())
 
@@ -309,3 +329,65 @@ def _read_prose(text: str) -> float | None:
         return float(first.group() == "yes")
     translated = _translated(plain, choices)
     return None if translated is None else float(translated == "yes")
+
+
+# --- Refusals ---
+
+_ANSWER_LABEL = re.compile(r"^(?:(?:final|short|sub-?)?\s*answer)\s*(?:is\s*)?[:：—-]\s*")
+_APOLOGY = re.compile(
+    r"^(?:(?:oh|hi|hello|well|unfortunately|regrettably|sadly|i(?:'m| am) afraid(?: that)?|but"
+    r"|(?:i(?:'m| am) |we(?:'re| are) |my )?(?:very |so |truly |deeply |really )?sorry"
+    r"|i (?:do |must |sincerely )?apologi[sz]e(?: for (?:any|the) \w+)?|(?:my )?apologies|no"
+    r"|thank you for (?:asking|your question)"
+    r"|as (?:an? )?(?:ai|assistant|(?:large )?language model)(?: (?:language )?model| assistant)?"
+    r")\b[\s,.;:!–—-]*)+"
+)
+_UNABLE = (
+    r"(?:can ?not|can't|could ?not|couldn't|won't|will not|would not|am not able to|'m not able to"
+    r"|are not able to|am unable to|'m unable to|are unable to|must decline to|have to decline to"
+    r"|am not (?:allowed|permitted|comfortable|going) to|'m not (?:allowed|permitted|going) to"
+    r"|am not comfortable|'m not comfortable|don't feel comfortable|do not feel comfortable)"
+)
+_TASK = (
+    r"(?:help(?! but)|assist|answer(?:ing)?|respond|reply|comply|provid(?:e|ing)|discuss(?:ing)?"
+    r"|fulfil+|do (?:that|this|so)|continue|shar(?:e|ing)|engage|generate|creat(?:e|ing)|process"
+    r"|complete|participate|proceed|give (?:you|advice|that|this))"
+)
+_REFUSAL = re.compile(
+    rf"^(?:i|we)\s*{_UNABLE}\s*(?:to |with )?(?:\w+ly )?{_TASK}\b"
+    rf"|^(?:i|we)\s*{_UNABLE}\s*[.!]?$"
+    r"|^(?:i|we) (?:must |have to )?(?:respectfully |politely )?(?:decline|refuse)\b"
+    r"|^(?:this|that|your|the) (?:request|question|content|topic) (?:is|goes|would|violates|may)\b"
+    r".{0,40}\b(?:inappropriate|against my|my (?:guidelines|policy|policies)|violat|harmful)"
+    r"|^it (?:is|would be) (?:inappropriate|unethical|against my)\b"
+)
+_SELF = re.compile(r"^(?:as|i(?:'m| am)(?: just| only)?) an? (?:ai|(?:large )?language model)\b")
+_SORRY_ALONE = re.compile(r"^(?:i(?:'m| am) (?:very |so )?sorry|my apologies)[\s,.!]*$")
+_EVIDENCE = re.compile(
+    r"\b(?:documents?|passages?|paragraphs?|texts?|context|excerpts?|sources?|informations?"
+    r"|evidence|details?|stated|mentioned|given|provided|above|based on|from (?:this|these|what))\b"
+)
+
+
+def is_refusal(reply: str) -> bool:
+    """Whether a reply declines the task.
+
+    That the text does not tell is an answer, right or wrong, not a refusal: a reply that speaks of
+    the evidence is never one.
+
+    >>> is_refusal("Answer: I’m sorry, but I can’t help with that.")
+    True
+    >>> is_refusal("Sorry is the name of the horse."), is_refusal("The text does not say.")
+    (False, False)
+    """
+    text = unicodedata.normalize("NFKC", reply).replace("’", "'").replace("‘", "'").lower()
+    text = re.sub(r"^[^\w']+", "", text.replace("*", "").replace("_", " "))
+    plain = " ".join(_ANSWER_LABEL.sub("", text).split())
+    if _SORRY_ALONE.match(plain):
+        return True
+    opening = _APOLOGY.match(plain)
+    rest = plain[opening.end() :] if opening else plain
+    first = re.split(r"(?<=[.!?])\s", rest, maxsplit=1)[0]
+    if _EVIDENCE.search(first):
+        return False
+    return bool(_REFUSAL.match(first) or (_SELF.match(plain) and not rest))
