@@ -21,9 +21,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from agenticlu.core.records import Document, Question
-from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.scoring import rouge
+from agenticlu.evaluation.scoring import rouge, rules
 from agenticlu.evaluation.tables import render_table
 
 NUM_WORDS, NUM_LINES, VOCABULARY = 800, 50, 8000

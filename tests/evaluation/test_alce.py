@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 from agenticlu.cli.eval import command
 from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.evaluation.helmet import alce, entailment, sentences
-from agenticlu.evaluation.helmet.entailment import Pair, T5Entails
+from agenticlu.evaluation.helmet import alce
+from agenticlu.evaluation.helmet.alce import Pair, T5Entails
 from agenticlu.evaluation.results import Summary
-from agenticlu.evaluation.scoring import alce as scoring
 from agenticlu.evaluation.scoring import helmet
+from agenticlu.evaluation.scoring import helmet as scoring
 
 Run = Callable[..., Summary]
 REPLY = "Oona Pellisk designed the light [1]. The ferry takes forty-one minutes [2][3]."
@@ -35,9 +35,8 @@ def score_of(path: Path) -> dict[str, Any]:
 @pytest.fixture
 def built_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sentences by the built-in rule, whatever is installed."""
-    splitter = sentences.Splitter(sentences.BUILT_IN, sentences.split_sentences)
+    splitter = alce.Splitter(alce.BUILT_IN, alce.split_sentences)
     monkeypatch.setattr(alce, "find_splitter", lambda: splitter)
-    monkeypatch.setattr(sentences, "find_splitter", lambda: splitter)
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ SPLIT = [
 
 @pytest.mark.parametrize(("text", "count"), SPLIT)
 def test_built_in_rule_splits_sentences(text: str, count: int) -> None:
-    found = sentences.split_sentences(text)
+    found = alce.split_sentences(text)
     assert len(found) == count
     assert "".join("".join(found).split()) == "".join(text.split())  # nothing is lost
 
@@ -83,7 +82,7 @@ def test_built_in_rule_splits_sentences(text: str, count: int) -> None:
 def test_built_in_rule_needs_no_capitals() -> None:
     needs_one = {"He works at Pask Inc. It is small."}  # only the capital tells there
     for text, count in SPLIT:
-        assert len(sentences.split_sentences(text.lower())) == count or text in needs_one
+        assert len(alce.split_sentences(text.lower())) == count or text in needs_one
 
 
 def test_figures_say_which_sentences_they_rest_on(
@@ -104,14 +103,14 @@ def test_punkt_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -
         def sent_tokenize(text: str) -> list[str]:
             return text.split("|")
 
-    sentences.find_splitter.cache_clear()
+    alce.find_splitter.cache_clear()
     try:
-        monkeypatch.setattr(sentences.importlib, "import_module", lambda name: Nltk)
-        assert sentences.find_splitter().name == "nltk punkt"
-        assert sentences.find_splitter().split("a|b") == ["a", "b"]
-        assert sentences.splitter_note() is None
+        monkeypatch.setattr(alce.importlib, "import_module", lambda name: Nltk)
+        assert alce.find_splitter().name == "nltk punkt"
+        assert alce.find_splitter().split("a|b") == ["a", "b"]
+        assert alce.splitter_note() is None
     finally:
-        sentences.find_splitter.cache_clear()
+        alce.find_splitter.cache_clear()
 
 
 # --- golds ------------------------------------------------------------------------------------
@@ -163,7 +162,7 @@ def test_figures_of_a_file_with_citations(
 ) -> None:
     path = result_file()
     judge = Judge()
-    monkeypatch.setattr(entailment, "T5Entails", lambda model, **more: judge)
+    monkeypatch.setattr(alce, "T5Entails", lambda model, **more: judge)
     result = cite(path)
     assert result.exit_code == 0, result.output
     assert "nltk.downloader punkt" in result.output
@@ -219,9 +218,7 @@ def test_batches_give_what_single_questions_give(built_in: None) -> None:
 
     rows = [{"docs": docs}] * len(outputs)
     found = alce.citation_averages("alce_asqa", outputs, rows, many)
-    single = [
-        scoring.citation_scores(sentences.split_sentences(text), docs, holds) for text in outputs
-    ]
+    single = [scoring.citation_scores(alce.split_sentences(text), docs, holds) for text in outputs]
     for name in ("citation_rec", "citation_prec"):
         mean = sum(one[name] for one in single if one) / len(single)
         assert found[name] == pytest.approx(100 * mean)

@@ -23,11 +23,10 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.helmet import sampling
-from agenticlu.evaluation.helmet.collect import CATEGORIES, collect, columns_of
-from agenticlu.evaluation.helmet.layout import load_templates
+from agenticlu.evaluation.helmet.results import CATEGORIES, collect, columns_of
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
 from agenticlu.evaluation.helmet.sources import OMISSION, Llama2
-from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of
+from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of, load_templates
 from agenticlu.evaluation.rescore import score_file
 from agenticlu.evaluation.results import load_summary
 from agenticlu.evaluation.run import run_evaluation

@@ -18,12 +18,16 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.alce import score_rows
-from agenticlu.evaluation.helmet.collect import collect
-from agenticlu.evaluation.helmet.keypoints import load_key_points
-from agenticlu.evaluation.helmet.layout import render_msmarco
+from agenticlu.evaluation.helmet.results import collect
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
-from agenticlu.evaluation.helmet.sources import OMISSION, Llama2, load_split, read_rows
-from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of
+from agenticlu.evaluation.helmet.sources import (
+    OMISSION,
+    Llama2,
+    load_key_points,
+    load_split,
+    read_rows,
+)
+from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, file_of, render_msmarco
 from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 

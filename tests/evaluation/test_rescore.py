@@ -16,11 +16,11 @@ from agenticlu.core.errors import AgenticluError, ConfigError, UsageError
 from agenticlu.core.records import Prediction
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import PredictionWriter, read_predictions
 from agenticlu.evaluation.rescore import letter_of, render_scores, score_file
 from agenticlu.evaluation.results import Summary
+from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 
 Run = Callable[..., Summary]
@@ -264,7 +264,10 @@ def test_a_rule_on_rows_that_lack_what_it_needs_counts_them(tmp_path: Path, rule
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"answers": ["red"], "options": ["red", "blue"], "letter": "Z"}, "'Z' is none of A to B"),
+        (
+            {"answers": ["red"], "options": ["red", "blue"], "letter": "Z"},
+            "'Z' is not one of A to B",
+        ),
         ({"answers": ["green"], "options": ["red", "blue"]}, "needs 'letter'"),
         ({"answers": ["red"], "rule": "rogue"}, "'rogue'"),
         ({"answers": ["red"], "rule": "ranking", "reference": {"labels": [1]}}, "'labels'"),

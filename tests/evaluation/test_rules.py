@@ -9,9 +9,9 @@ import pytest
 
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question
-from agenticlu.evaluation import rules
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.scoring import rouge
+from agenticlu.evaluation.scoring import rouge, rules
+from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.summary import headline_of
 
 
@@ -178,6 +178,28 @@ def test_without_the_package_what_needs_no_rouge_is_scored(
     assert rules.score(item("open", "kite"), "kite")["correct"] == 1.0
 
 
+SAMPLES: dict[str, Item] = {
+    "open": item("open", "x"),
+    "long_answer": item("long_answer", "x"),
+    "choice": item("choice", options=("x", "y"), letter="A"),
+    "all_of": item("all_of", "x"),
+    "label": item("label", "1"),
+    "ranking": item("ranking", labels={"1": 1}, cuts=ranking_cuts(1000)),
+    "summary": item("summary", "x"),
+    "string_em": item("string_em", groups=[["x"]]),
+    "qampari": item("qampari", groups=[["x"]]),
+    "set_f1": item("set_f1", nodes=["x"]),
+    "only_label": item("only_label", "x", labels=("x",)),
+    "recite": item("recite", "x", prefix=""),
+}
+
+
+@pytest.mark.parametrize("rule", rules.RULES)
+def test_a_rule_gives_the_metrics_that_it_names(rule: str) -> None:
+    assert tuple(rules.score(SAMPLES[rule], "x", with_rouge=True)) == rules.RULES[rule].metrics
+    assert rules.RULES[rule].headline in rules.RULES[rule].metrics
+
+
 # --- what a row must have ---------------------------------------------------------------------
 
 
@@ -186,7 +208,7 @@ def test_without_the_package_what_needs_no_rouge_is_scored(
     [
         (item("open"), "needs a gold answer"),
         (item("choice", "red", options=("red", "blue")), "needs 'letter'"),
-        (item("choice", "red", letter="C", options=("red", "blue")), "'C' is none of A to B"),
+        (item("choice", "red", letter="C", options=("red", "blue")), "'C' is not one of A to B"),
         (item("choice", "red", letter="A"), "needs options"),
         (item("choice", "red", letter=3, options=("red",)), "cannot be read"),
         (item("ranking", "1"), "needs 'labels'"),
@@ -197,15 +219,15 @@ def test_without_the_package_what_needs_no_rouge_is_scored(
         (item("set_f1"), "needs 'nodes'"),
         (item("only_label", "office"), "needs 'labels'"),
         (item("recite", "xy"), "needs 'prefix'"),
-        (item("nothing", "a"), "no scoring rule 'nothing'"),
+        (item("nothing", "a"), "Unknown scoring rule 'nothing'"),
     ],
 )
-def test_what_a_row_lacks_is_told(asked: Item, message: str) -> None:
+def test_a_row_that_cannot_be_scored_is_an_error(asked: Item, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        rules.readied(asked)
+        rules.check_reference(asked)
 
 
-def test_a_readied_row_has_the_right_types_and_nothing_else() -> None:
+def test_a_checked_reference_has_the_right_types_and_nothing_else() -> None:
     asked = item("ranking", "1", labels={"1": "2"}, cuts=[1], passages=[{"text": "long"}])
-    assert rules.readied(asked).reference == {"labels": {"1": 2}, "cuts": (1,)}
+    assert rules.check_reference(asked) == {"labels": {"1": 2}, "cuts": (1,)}
     assert rules.stored_reference(asked) == {"labels": {"1": "2"}, "cuts": [1]}

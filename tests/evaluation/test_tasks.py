@@ -23,19 +23,24 @@ from agenticlu.core.records import Piece
 from agenticlu.data.corpus import load_corpus
 from agenticlu.documents.tokens import ApproximateTokenizer, Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.evaluation import rules
 from agenticlu.evaluation.helmet.rows import Wanted, load_rows
 from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, file_of, scale_of
 from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
-from agenticlu.evaluation.tasks import TASKS, TaskRequest, load_items, needles, vocabulary
-from agenticlu.evaluation.tasks.counting import is_decided, zipf_counts
+from agenticlu.evaluation.scoring import rules
+from agenticlu.evaluation.tasks import TASKS, TaskRequest, load_items, ruler, vocabulary
 from agenticlu.evaluation.tasks.fitting import Fitter, largest_fit
-from agenticlu.evaluation.tasks.graphs import distances
-from agenticlu.evaluation.tasks.stories import MIN_NOISE_TOKENS, PEOPLE, PLACES, THINGS
+from agenticlu.evaluation.tasks.ruler import is_decided, zipf_counts
+from agenticlu.evaluation.tasks.synthetic import (
+    MIN_NOISE_TOKENS,
+    PEOPLE,
+    PLACES,
+    THINGS,
+    find_distances,
+)
 
 TOKENIZER = ApproximateTokenizer()
 TINY = load_tokenizer(str(BUNDLED_MODEL))
-GENERATORS = [name for name, module in TASKS.items() if module != "helmet"]
+GENERATORS = [name for name in TASKS if name not in SPECS]
 TEXT_ALONE = ("world", "world-choice", "babi_qa1", "babi_qa2", "babi_qa3")
 """Their length is the text's; that of the others has room for question, answer and reply."""
 
@@ -107,7 +112,7 @@ def test_rows_carry_the_seed_of_every_draw(task: str) -> None:
     for index, item in enumerate(load_items(request)):
         assert item.row is not None
         number = index // 6 if task == "key_values" else index  # six rows ask about one object
-        expected = 3 if task.startswith("world") else request.seed_of(number)
+        expected = 3 if task.startswith("world") else request.row_seed(number)
         assert item.row["seed"] == expected
 
 
@@ -224,7 +229,7 @@ def test_needles_hide_in_a_file_of_ones_own(tmp_path: Path) -> None:
     path.write_text("First sentence here. Second one there! A third?\n" * 40)
     text = items("niah_single_2", length=512, haystack=str(path))[0].document.text
     assert "Second one there!" in text
-    with pytest.raises(UsageError, match="haystack"):
+    with pytest.raises(UsageError, match="Haystack file not found"):
         items("niah_single_2", haystack=str(tmp_path / "absent"))
 
 
@@ -298,7 +303,7 @@ def test_words_are_never_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(MissingDependencyError):
         items("cwe")
     assert items("cwe", words="own")
-    with pytest.raises(UsageError, match=r"Word lists: wonderwords, own\."):
+    with pytest.raises(UsageError, match=r"'wonder'\. Allowed: wonderwords, own\."):
         items("cwe", words="wonder")
 
 
@@ -306,15 +311,15 @@ def test_drawing_more_than_there_is_ends() -> None:
     assert sorted(vocabulary.distinct(lambda rng: str(rng.randrange(9)), Random(0), 9)) == list(
         "012345678"
     )
-    with pytest.raises(UsageError, match="10 different values are wanted, but there are only 9"):
+    with pytest.raises(UsageError, match="10 different values are needed, but only 9 exist"):
         vocabulary.distinct(lambda rng: str(rng.randrange(9)), Random(0), 10)
 
 
 def test_more_needles_than_keys_still_leave_the_asked_one_alone() -> None:
     options = {"words": "own"}
-    build = needles.build_of(TaskRequest("niah_multikey_2", 2**20, TOKENIZER, options=options))
+    build = ruler.needle_builder(TaskRequest("niah_multikey_2", 2**20, TOKENIZER, options=options))
     num = len(vocabulary.adjectives()) * len(vocabulary.nouns())
-    row = build(Random(1), 12 * num).row
+    row = build(Random(1), 12 * num).columns
     keys = re.findall(r"to remember for (.*?) is: ", row["context"])
     assert len(keys) == 12 * num + 1
     assert keys.count(row["query"]) == 1
@@ -322,9 +327,9 @@ def test_more_needles_than_keys_still_leave_the_asked_one_alone() -> None:
 
 
 def test_prose_has_the_words_wanted() -> None:
-    build = needles.build_of(TaskRequest("niah_single_2", 4096, TOKENIZER))
+    build = ruler.needle_builder(TaskRequest("niah_single_2", 4096, TOKENIZER))
     made = build(Random(1), 500)
-    assert len(made.row["context"].replace(made.golds[0], "").split()) == 500
+    assert len(made.columns["context"].replace(made.golds[0], "").split()) == 500
 
 
 @pytest.mark.parametrize("length", [256, 320, 400, 512, 1024])
@@ -511,7 +516,7 @@ def test_graph_answers_are_those_of_a_breadth_first_search() -> None:
         edges = [tuple(line.split(" -> ")) for line in item.document.text.splitlines()]
         asked = re.search(r"exactly (\d) steps from (\w+)", item.question.text)
         assert asked is not None
-        found = distances(edges, asked[2])  # type: ignore[arg-type]
+        found = find_distances(edges, asked[2])  # type: ignore[arg-type]
         assert sorted(n for n, d in found.items() if d == int(asked[1])) == item.reference["nodes"]
 
 

@@ -423,11 +423,12 @@ async def _run(
 
 
 def _list_names(as_json: bool) -> None:
+    from agenticlu.evaluation.helmet.specs import SPECS
     from agenticlu.evaluation.methods import METHODS
     from agenticlu.evaluation.tasks import TASKS
 
-    own = [name for name, module in TASKS.items() if module != "helmet"]
-    theirs = [name for name, module in TASKS.items() if module == "helmet"]
+    own = [name for name in TASKS if name not in SPECS]
+    theirs = list(SPECS)
     if as_json:
         notes = {name: method.note for name, method in METHODS.items()}
         click.echo(json.dumps({"methods": notes, "tasks": own, "helmet_tasks": theirs}, indent=2))
@@ -524,7 +525,7 @@ def score(file: Path, rule: str | None, rouge: bool, out: Path | None, as_json: 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def collect_results(folders: tuple[Path, ...], every: bool, as_json: bool) -> None:
     """Put HELMET's result files (ours or its own) into HELMET's table; one folder per model."""
-    from agenticlu.evaluation.helmet.collect import collect, render_collected
+    from agenticlu.evaluation.helmet.results import collect, render_collected
 
     rows = collect(folders)
     if as_json:
@@ -563,15 +564,15 @@ def judge(
     from agenticlu.engines import load_engine
     from agenticlu.engines.breaker import Breaker, be_patient
     from agenticlu.engines.model_info import read_served
-    from agenticlu.evaluation.helmet.collect import JUDGED, JUDGED_CATEGORIES
-    from agenticlu.evaluation.helmet.keypoints import load_key_points
+    from agenticlu.evaluation.helmet.results import JUDGED, JUDGED_CATEGORIES
+    from agenticlu.evaluation.helmet.sources import load_key_points
     from agenticlu.evaluation.helmet.specs import SPECS
     from agenticlu.evaluation.judgements import results_of
-    from agenticlu.evaluation.metrics import LONG_ANSWER_METRIC, SUMMARY_METRIC
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
     from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
     from agenticlu.evaluation.saved import read_json, read_result
+    from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
     from agenticlu.judges.rubric import Judged, RowJudge, judged_file, kept_verdicts
 
     def say(line: str) -> None:
@@ -643,7 +644,7 @@ def cite(file: Path, nli: str | None) -> None:
     under which [0] means the last passage and passages that were not shown may be cited. Beside
     them, citation_rec_shown and citation_prec_shown take the ids of the passages shown alone.
     """
-    from agenticlu.evaluation.helmet import alce, entailment, sentences
+    from agenticlu.evaluation.helmet import alce
     from agenticlu.evaluation.predictions import write_json
     from agenticlu.evaluation.rescore import helmet_task
     from agenticlu.evaluation.saved import read_result
@@ -656,11 +657,9 @@ def cite(file: Path, nli: str | None) -> None:
             hint="Result files of ALCE begin with alce_asqa or alce_qampari.",
         )
     alce.check_rows(result, task)
-    if task == "alce_asqa" and (note := sentences.splitter_note()):
+    if task == "alce_asqa" and (note := alce.splitter_note()):
         click.echo(note, err=True)
-    entails = entailment.T5Entails(
-        nli or entailment.NLI_MODEL, report=lambda line: click.echo(line, err=True)
-    )
+    entails = alce.T5Entails(nli or alce.NLI_MODEL, report=lambda line: click.echo(line, err=True))
     shown = alce.num_shown(file.name)
     score = alce.score_rows(task, result.rows, entails, num_shown=shown)
     path = file.with_name(file.name + ".score")
@@ -711,11 +710,13 @@ def rows_of(
     """
     from agenticlu.core.output_dir import write_atomically
     from agenticlu.documents.tokens import load_tokenizer
-    from agenticlu.evaluation.tasks import TaskRequest, find_task, load_items
+    from agenticlu.evaluation.helmet.specs import SPECS
+    from agenticlu.evaluation.tasks import TaskRequest, load_items, require_task
 
     if len(lengths) != 1:
         raise UsageError("One file holds rows of one length.", hint="Give one, such as 8k.")
-    if find_task(task) == "helmet":
+    require_task(task)
+    if task in SPECS:
         raise UsageError(
             f"The rows of {task!r} are in HELMET's own files.",
             hint="agenticlu eval --list shows the tasks that need no download.",

@@ -42,8 +42,7 @@ from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Completion, Engine, Sampling
-from agenticlu.evaluation.scoring.answers import parse_final_answer
-from agenticlu.evaluation.scoring.choices import parse_choice
+from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
 
 TEMPLATE_TOKENS = 12
 """What a chat template adds to a message, at most, as far as the window is concerned."""

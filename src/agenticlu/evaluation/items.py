@@ -58,7 +58,7 @@ class Item:
     document: Document
     question: Question
     rule: str = "open"
-    """Name of the scoring rule in `agenticlu.evaluation.rules`."""
+    """Name of the scoring rule in `agenticlu.evaluation.scoring.rules`."""
     gold_spans: tuple[tuple[int, int], ...] | None = None
     """Characters of the document that hold the facts needed; None when unknown."""
     group: str = ""

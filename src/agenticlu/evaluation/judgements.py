@@ -9,9 +9,9 @@ from typing import Any
 
 from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Prediction
-from agenticlu.evaluation.helmet.collect import JUDGED
-from agenticlu.evaluation.metrics import LONG_ANSWER_METRIC, SUMMARY_METRIC
+from agenticlu.evaluation.helmet.results import JUDGED
 from agenticlu.evaluation.predictions import FILE_NAME
+from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
 from agenticlu.judges.rubric import DETAIL_COLUMN, LongAnswerVerdict, stored_verdict
 
 HELMET_FOLDER = "helmet"

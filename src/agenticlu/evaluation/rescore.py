@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Document, Prediction, Question, Record
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
-from agenticlu.evaluation import rules
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import current, read_predictions
@@ -28,6 +27,7 @@ from agenticlu.evaluation.saved import (
     parse_result,
     read_text,
 )
+from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table
 
@@ -142,10 +142,11 @@ def _scored(reply: Reply, with_rouge: bool) -> tuple[ScoredRow, str | None]:
     problem = reply.problem
     if reply.item is not None and reply.text is not None and problem is None:
         try:
-            item = rules.readied(reply.item)
+            reference = rules.check_reference(reply.item)
         except UsageError as error:
             problem = error.message
         else:
+            item = replace(reply.item, reference=reference)
             scores = rules.score(item, reply.text, with_rouge=with_rouge)
             return ScoredRow(id=reply.id, place=reply.place, scores=scores), item.unit or reply.id
     problem = problem or "nothing to score"

@@ -28,12 +28,11 @@ from agenticlu.evaluation.config import (
     EvaluationConfig,
     RunSettings,
 )
-from agenticlu.evaluation.helmet.layout import load_templates
+from agenticlu.evaluation.helmet.alce import splitter_note
 from agenticlu.evaluation.helmet.results import result_args, write_result
 from agenticlu.evaluation.helmet.rows import ICL_SETS
-from agenticlu.evaluation.helmet.sentences import splitter_note
 from agenticlu.evaluation.helmet.sources import INFINITEBENCH, load_llama2, others_of
-from agenticlu.evaluation.helmet.specs import SPECS, file_of, scale_of
+from agenticlu.evaluation.helmet.specs import SPECS, file_of, load_templates, scale_of
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.judgements import (
     HELMET_FOLDER,
@@ -42,7 +41,6 @@ from agenticlu.evaluation.judgements import (
     with_judgements,
 )
 from agenticlu.evaluation.methods import METHODS, find_method
-from agenticlu.evaluation.metrics import metric_names
 from agenticlu.evaluation.plan import (
     Job,
     _outputs,
@@ -63,9 +61,10 @@ from agenticlu.evaluation.predictions import (
 )
 from agenticlu.evaluation.results import SUMMARY_NAME, Summary
 from agenticlu.evaluation.runner import Layouts, Report, Runner
+from agenticlu.evaluation.scoring.rules import metric_names
 from agenticlu.evaluation.summary import summarise
 from agenticlu.evaluation.tables import save_summary
-from agenticlu.evaluation.tasks import find_task
+from agenticlu.evaluation.tasks import require_task
 
 PATIENCE_S = 300.0
 """Seconds without any answer until a run gives an absent or overloaded server up."""
@@ -177,7 +176,7 @@ class _Run:
                     self._report,
                 )
                 await runner.run(left)
-                if find_task(task) == "helmet":
+                if task in SPECS:
                     _write_helmet(task, length, jobs, self._done, config, self._out)
                 if task == "alce_asqa" and (note := splitter_note()) and note not in self._notes:
                     self._tell(note)
@@ -356,7 +355,7 @@ def check_config(config: EvaluationConfig) -> None:
     for method in config.methods:
         find_method(method)
     for task in config.tasks:
-        find_task(task)
+        require_task(task)
     if not (config.tasks and config.methods and config.lengths and config.rounds != ()):
         raise UsageError("An evaluation needs at least one task, one method and one length.")
     if min(config.lengths) < 1 or config.round_counts[0] < 1 or config.max_tokens < 1:
@@ -397,7 +396,7 @@ def check_files(config: EvaluationConfig) -> None:
     haystack = options.get("haystack")
     if haystack is not None and not Path(haystack).is_file():
         raise UsageError(f"There is no file {haystack!r}.", hint="Give a text file by --haystack.")
-    of_helmet = any(find_task(task) == "helmet" for task in config.tasks)
+    of_helmet = any(task in SPECS for task in config.tasks)
     if (config.with_rouge or of_helmet) and importlib.util.find_spec("rouge_score") is None:
         raise missing_dependency("rouge-score", "evaluate")  # HELMET's result files hold ROUGE
     missing = list(dict.fromkeys(_missing_files(config)))
@@ -411,7 +410,7 @@ def check_files(config: EvaluationConfig) -> None:
             "docs/evaluation.md for where to get it.",
         )
     for task in config.tasks:
-        if find_task(task) == "helmet":
+        if task in SPECS:
             _check_hub_set(task, options)
 
 
@@ -419,7 +418,7 @@ def _missing_files(config: EvaluationConfig) -> Iterator[Path]:
     options = config.options
     root = Path(options.get("helmet_data") or ".")
     for task in config.tasks:
-        if find_task(task) != "helmet":
+        if task not in SPECS:
             continue
         spec = SPECS[task]
         shots = options.get("shots")

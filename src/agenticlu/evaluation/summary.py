@@ -8,7 +8,6 @@ from typing import Any
 
 from agenticlu.core.records import Prediction, Usage
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_difference, estimate_mean
-from agenticlu.evaluation.metrics import JUDGED_METRICS
 from agenticlu.evaluation.predictions import failures
 from agenticlu.evaluation.results import (
     Cell,
@@ -18,8 +17,8 @@ from agenticlu.evaluation.results import (
     Overhead,
     Summary,
 )
-from agenticlu.evaluation.rules import RULES
-from agenticlu.evaluation.scoring.pointback import piece_scores
+from agenticlu.evaluation.scoring.answers import piece_scores
+from agenticlu.evaluation.scoring.rules import JUDGED_METRICS, RULES
 
 BASELINE = "direct"
 EFFECTIVE_SHARE = 0.85
@@ -86,7 +85,7 @@ def headline_of(scores: Iterable[str], metric: str | None = None) -> str:
         if name is not None and name in scores:
             return name
     for rule in RULES.values():
-        if rule.headline in scores and (rule.helmet is None or rule.helmet in scores):
+        if rule.headline in scores and (rule.published is None or rule.published in scores):
             return rule.headline
     return scores[0] if scores else "correct"
 

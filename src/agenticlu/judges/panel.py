@@ -30,8 +30,7 @@ from agenticlu.core.records import (
 )
 from agenticlu.dialogue.replies import parse_judgement, parse_verdict
 from agenticlu.engines.base import Engine, Sampling
-from agenticlu.evaluation.scoring.answers import matches
-from agenticlu.evaluation.scoring.choices import parse_choice
+from agenticlu.evaluation.scoring.answers import matches, parse_choice
 from agenticlu.evaluation.scoring.rouge import unicode_rouge
 
 LLM_PREFIX = "llm:"

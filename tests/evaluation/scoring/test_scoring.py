@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticlu.core.errors import UsageError
-from agenticlu.evaluation.scoring import alce, answers, choices, helmet, pointback, rouge
+from agenticlu.evaluation.scoring import answers, helmet, rouge
+from agenticlu.evaluation.scoring import answers as choices
+from agenticlu.evaluation.scoring import answers as pointback
+from agenticlu.evaluation.scoring import helmet as alce
 
 
 def test_worked_examples_of_the_docstrings_hold() -> None:

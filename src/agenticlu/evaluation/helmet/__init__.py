@@ -1,6 +1,6 @@
-"""HELMET's files: its rows, its demonstrations, its layouts, its result files, its table.
+"""HELMET's files: its rows and demonstrations, its prompts, its result files and its table.
 
-Facts follow princeton-nlp/HELMET at 4526dfb. Which rows and demonstrations are drawn, how a prompt
-is put together, how outputs are scored and how files are named is the same; the instruction
-sentences are our own and can be replaced (`layout.load_templates`).
+Facts follow princeton-nlp/HELMET at 4526dfb. The rows and demonstrations drawn, the form of the
+prompts, the scoring and the file names are HELMET's; the instruction sentences are our own and can
+be replaced (`specs.load_templates`).
 """

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
+from agenticlu.core.errors import ModelNotFoundError, missing_dependency
 from agenticlu.core.records import content_seed
-from agenticlu.evaluation.helmet.entailment import EntailsMany, Pair
-from agenticlu.evaluation.helmet.sentences import find_splitter
-from agenticlu.evaluation.rules import GROUPS
 from agenticlu.evaluation.saved import Result
-from agenticlu.evaluation.scoring import alce, rouge
+from agenticlu.evaluation.scoring import helmet as alce
+from agenticlu.evaluation.scoring import rouge
+from agenticlu.evaluation.scoring.rules import GROUPS
 
 MIN_SENTENCE = 5
 """Sentences of fewer characters are dropped, as '1.' is taken for one."""
@@ -190,3 +193,194 @@ def _sentences(task: str, output: str, row: Row) -> list[str]:
         parts = output.rstrip().rstrip(".").rstrip(",").split(",")
         return [f"{row['question']} {part.strip()}" for part in parts]
     return [s for s in find_splitter().split(output) if len(s.strip()) >= MIN_SENTENCE]
+
+
+NLI_MODEL = "google/t5_xxl_true_nli_mixture"
+"""ALCE's model: 11B parameters."""
+BATCH_TOKENS = 16384
+"""Tokens of a batch at most, padding included; a longer text goes alone."""
+REPLY_TOKENS = 10
+
+Pair = tuple[str, str]
+"""Premise and hypothesis."""
+EntailsMany = Callable[[Sequence[Pair]], list[bool]]
+"""Says of each pair whether the premise entails the hypothesis."""
+
+
+class T5Entails:
+    """A T5 that answers `premise: ... hypothesis: ...` with 1 or 0.
+
+    In bfloat16 on an accelerator, in float32 on a CPU.
+
+    Args:
+        model: Folder or hub id.
+        device: Such as 'cuda:1'; None takes an accelerator where there is one.
+        batch_tokens: Tokens of a batch at most, padding included.
+        report: Called with a line for people, now and then.
+
+    Raises:
+        ModelNotFoundError: There is no such model, or it cannot be loaded.
+        MissingDependencyError: torch or transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str = NLI_MODEL,
+        *,
+        device: str | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        try:
+            self._torch: Any = importlib.import_module("torch")
+            transformers: Any = importlib.import_module("transformers")
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error.name or "transformers", "local") from error
+        self.device = self._torch.device(device) if device else self._choose_device()
+        cpu = self.device.type == "cpu"
+        self.dtype = self._torch.float32 if cpu else self._torch.bfloat16
+        self._batch_tokens = batch_tokens
+        self._report = report
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+            loaded = transformers.AutoModelForSeq2SeqLM.from_pretrained(model, dtype=self.dtype)
+        except (OSError, ValueError, ImportError) as error:
+            reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
+            raise ModelNotFoundError(
+                f"The inference model {model!r} cannot be loaded: {reason}",
+                hint="Give a folder with a T5 that answers 1 or 0 by --nli FOLDER.",
+            ) from error
+        self._model = loaded.to(self.device).eval()
+
+    def __call__(self, pairs: Sequence[Pair]) -> list[bool]:
+        """Returns of each pair whether the premise entails the hypothesis."""
+        texts = [f"premise: {premise} hypothesis: {claim}" for premise, claim in pairs]
+        ids = [self._tokenizer(text)["input_ids"] for text in texts]
+        verdicts = [False] * len(pairs)
+        done = 0
+        for batch in self._batches([len(one) for one in ids]):
+            for index, reply in zip(batch, self._replies([ids[i] for i in batch]), strict=True):
+                verdicts[index] = reply == "1"
+            done += len(batch)
+            self._report(f"{done} of {len(pairs)} claims held against their passages")
+        return verdicts
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Returns indices in batches of texts of about one length, longest first."""
+        batches: list[list[int]] = []
+        widest = 0
+        for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            if not batches or widest * (len(batches[-1]) + 1) > self._batch_tokens:
+                batches.append([])
+                widest = lengths[index]
+            batches[-1].append(index)
+        return batches
+
+    def _replies(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        inputs = self._tokenizer.pad({"input_ids": list(ids)}, return_tensors="pt")
+        with self._torch.inference_mode():
+            output = self._model.generate(
+                input_ids=inputs["input_ids"].to(self.device),
+                attention_mask=inputs["attention_mask"].to(self.device),
+                max_new_tokens=REPLY_TOKENS,
+                do_sample=False,
+            )
+        replies: list[str] = self._tokenizer.batch_decode(output, skip_special_tokens=True)
+        return replies
+
+    def _choose_device(self) -> Any:
+        accelerators = self._torch.accelerator
+        if accelerators.is_available():
+            return accelerators.current_accelerator()
+        return self._torch.device("cpu")
+
+
+PUNKT = "nltk punkt"
+BUILT_IN = "built-in rule"
+PUNKT_HINT = "python -m nltk.downloader punkt_tab"
+"""What fetches punkt's data."""
+
+_END = re.compile(r"[.!?]+[\"'”’)\]]*(?:\s*\[\d+\])*\s+")
+_NEVER_LAST = frozenset(
+    re.findall(
+        r"\S+",
+        "dr mr mrs ms messrs prof st mt ft vs e.g i.e cf ca approx gen rev sen rep gov hon capt "
+        "col lt sgt",
+    )
+)
+"""Abbreviations that something always follows."""
+_SOMETIMES_LAST = frozenset(
+    re.findall(r"\S+", "etc inc ltd co corp bros jr sr u.s u.k u.n a.m p.m b.c a.d ph.d")
+)
+"""Abbreviations that may end a sentence: they do where a capital follows."""
+_BEFORE_NUMBERS = frozenset(
+    re.findall(r"\S+", "no nos fig vol pp p art sec jan feb aug sept oct nov dec")
+)
+"""Abbreviations where a figure follows, words otherwise."""
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """A way to cut text into sentences."""
+
+    name: str
+    """Stored with the figures."""
+    split: Callable[[str], list[str]]
+
+
+@functools.cache
+def find_splitter() -> Splitter:
+    """Returns punkt where its data is installed, else the built-in rule."""
+    try:
+        nltk = importlib.import_module("nltk")
+        nltk.sent_tokenize("One. Two.")
+    except (ModuleNotFoundError, LookupError):
+        return Splitter(BUILT_IN, split_sentences)
+    return Splitter(PUNKT, nltk.sent_tokenize)
+
+
+def splitter_note() -> str | None:
+    """Returns what a reader of figures over sentences should know; None with punkt."""
+    if find_splitter().name == PUNKT:
+        return None
+    return (
+        "ALCE's figures over sentences (rougeLsum, citations) use a built-in rule, since nltk's "
+        f"punkt is not installed; as published: {PUNKT_HINT}"
+    )
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cuts text after full stops and the like; needs no capitals.
+
+    Citations that follow the full stop stay with their sentence.
+
+    >>> split_sentences("dr. ames left at 5 p.m. for st. ives. [1] she came back. why?")
+    ['dr. ames left at 5 p.m. for st. ives. [1]', 'she came back.', 'why?']
+    """
+    sentences = []
+    start = 0
+    for found in _END.finditer(text):
+        if _ends(text[start : found.start()], found.group(), text[found.end() :]):
+            sentences.append(text[start : found.end()].strip())
+            start = found.end()
+    sentences.append(text[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+def _ends(before: str, mark: str, after: str) -> bool:
+    """Whether a sentence ends with the mark between two texts."""
+    capital = after[:1].isupper()
+    if mark.startswith(".."):
+        return capital
+    if not mark.startswith("."):
+        return True
+    word = re.sub(r"^\W+", "", before.split()[-1] if before.split() else "")
+    lowered = word.lower()
+    if lowered in _NEVER_LAST or (len(word) == 1 and word.isalpha() and lowered != "i"):
+        return False
+    if lowered in _BEFORE_NUMBERS:
+        return not after[:1].isdigit()
+    if lowered in _SOMETIMES_LAST:
+        return capital
+    return True

@@ -16,14 +16,6 @@ from typing import Any, TypeVar
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import content_seed
 from agenticlu.evaluation.helmet import sampling
-from agenticlu.evaluation.helmet.layout import (
-    Template,
-    block,
-    load_templates,
-    ranking_of,
-    render_kilt,
-    render_msmarco,
-)
 from agenticlu.evaluation.helmet.sources import (
     INFINITEBENCH,
     OMISSION,
@@ -33,10 +25,22 @@ from agenticlu.evaluation.helmet.sources import (
     load_split,
     read_rows,
 )
-from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, Spec, file_of, kept_tokens, scale_of
+from agenticlu.evaluation.helmet.specs import (
+    LENGTHS,
+    SPECS,
+    Spec,
+    Template,
+    block,
+    file_of,
+    kept_tokens,
+    load_templates,
+    ranking_of,
+    render_kilt,
+    render_msmarco,
+    scale_of,
+)
 from agenticlu.evaluation.items import DoesNotFitError
-from agenticlu.evaluation.scoring.alce import remove_citations
-from agenticlu.evaluation.scoring.helmet import ranking_cuts
+from agenticlu.evaluation.scoring.helmet import ranking_cuts, remove_citations
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -172,10 +176,12 @@ def load_json_kv(wanted: Wanted) -> Loaded:
     rows = sampling.shuffled(read_rows(wanted.file()), wanted.seed)[: wanted.num_rows]
     for row in rows:
         _enough(row["demos"], wanted.num_shots, f"{wanted.name}, row {row.get('id')}")
-    return Loaded([json_kv_row(row, wanted.num_shots) for row in rows], wanted.template("json_kv"))
+    return Loaded(
+        [build_json_kv_row(row, wanted.num_shots) for row in rows], wanted.template("json_kv")
+    )
 
 
-def json_kv_row(row: Mapping[str, Any], shots: int) -> Row:
+def build_json_kv_row(row: Mapping[str, Any], shots: int) -> Row:
     """Returns a key-value row with the columns that its template needs."""
     demos = [f"Key: {key}\nCorresponding value: {value}\n\n" for key, value in row["demos"][:shots]]
     return {**row, "demos": "".join(demos), "k": row["num_kvs"]}
@@ -184,7 +190,9 @@ def json_kv_row(row: Mapping[str, Any], shots: int) -> Row:
 def load_ruler(wanted: Wanted) -> Loaded:
     """Recall: the first rows of the permutation, no demonstrations."""
     rows = sampling.shuffled(read_rows(wanted.file()), wanted.seed)[: wanted.num_rows]
-    return Loaded([ruler_row(row) for row in rows], wanted.template(ruler_template(wanted.name)))
+    return Loaded(
+        [build_ruler_row(row) for row in rows], wanted.template(ruler_template(wanted.name))
+    )
 
 
 def ruler_template(name: str) -> str:
@@ -196,7 +204,7 @@ def ruler_template(name: str) -> str:
     return next(kind for kind in ("niah", "vt", "cwe", "fwe") if kind in name)
 
 
-def ruler_row(row: Mapping[str, Any]) -> Row:
+def build_ruler_row(row: Mapping[str, Any]) -> Row:
     """Returns a RULER row with the columns that its template needs."""
     example = row.get("example") or ""
     return {

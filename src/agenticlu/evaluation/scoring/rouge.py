@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agenticlu.core.errors import missing_dependency
-from agenticlu.evaluation.scoring.golds import Golds, flat_golds
+from agenticlu.evaluation.scoring.answers import Golds, flat_golds
 
+METRICS = ("rougeL_f1", "rougeL_recall", "rougeLsum_f1", "rougeLsum_recall")
+"""Names that `rouge` gives."""
 RougeValue = tuple[float, float, float]
 """Precision, recall, F1."""
 Tokenize = Callable[[str], Sequence[str]]

@@ -1,26 +1,31 @@
-"""Fits haystacks to a length: grown in steps, shrunk where a row is still too long."""
+"""Generated rows that fit a length: finds the size of the haystack and makes items of the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Generic, TypeVar
 
-from agenticlu.evaluation.items import DoesNotFitError
+from agenticlu.core.records import Document, Question, content_id
+from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest
 
 T = TypeVar("T")
+ANSWER_MARGIN = 16
+"""Tokens of a reply beside the answer itself, such as 'Final Answer: '."""
 
 
 def largest_fit(
     fits: Callable[[int], bool], step: int, *, start: int = 0, most: int | None = None
 ) -> int:
-    """Returns the largest of start, start + step, ... that fits, as growing step by step finds it.
+    """Returns the largest of start, start + step, ... that fits, in logarithmically many tries.
 
     Args:
-        fits: Whether a size fits; larger sizes are taken not to where a smaller one does not.
-        step: By how much the size grows.
+        fits: Whether a size fits; once a size does not, no larger one is assumed to.
+        step: Distance between sizes.
         start: First size; 0 always fits.
-        most: Sizes end here, though this may be no whole step.
+        most: Largest size, whether or not it is a whole number of steps away.
 
     Returns:
         The size; `start - step` when not even `start` fits.
@@ -52,18 +57,18 @@ def largest_fit(
 class Fitter(Generic[T]):
     """Makes the rows of one task as long as one length allows.
 
-    The first row's haystack grows step by step while the row fits; the others get its size, and a
-    row that is still too long shrinks step by step. Where not even one step fits, single units
-    (lines, words, pairs) are tried, so that short lengths work where they can at all.
+    The haystack of the first row grows step by step while the row fits. The others start from its
+    size and shrink step by step where they are still too long. When not even one step fits, single
+    units (lines, words, pairs) are tried, so that short lengths work wherever they can.
 
     Args:
         request: The task and its length.
         step: By how much the haystack grows and shrinks.
         start: Size that growing starts from.
         least: Smallest size that makes a row.
-        most: Largest size that there is.
+        most: Largest size available.
         usable: Whether a size may be used, however long its row is.
-        room: Tokens at most; None takes the request's length.
+        room: Most tokens of a row; None takes the request's length.
     """
 
     def __init__(
@@ -86,12 +91,33 @@ class Fitter(Generic[T]):
         self._room = request.length if room is None else room
         self._size: int | None = None
 
+    def rows(
+        self, build: Callable[[Random, int], T], tokens: Callable[[T], int]
+    ) -> Iterator[tuple[int, T]]:
+        """Yields the index and the row of each item requested.
+
+        Args:
+            build: Makes a row with a haystack of the given size; every draw comes from the
+                generator.
+            tokens: Counts a row with its prompt, answer and reply.
+
+        Raises:
+            DoesNotFitError: The shortest form of a row is too long.
+        """
+        for index in range(self._request.num_items):
+            seed = self._request.row_seed(index)
+
+            def sized(size: int, seed: int = seed) -> T:
+                return build(Random(seed), size)
+
+            yield index, self.row(sized, tokens)
+
     def row(self, build: Callable[[int], T], tokens: Callable[[T], int]) -> T:
         """Returns the next row.
 
         Args:
             build: Makes the row with a haystack of the given size; the same row for the same size.
-            tokens: Counts a row, its prompt, answer and reply.
+            tokens: Counts a row with its prompt, answer and reply.
 
         Raises:
             DoesNotFitError: Its shortest form is too long.
@@ -110,7 +136,7 @@ class Fitter(Generic[T]):
     def _settle(self, size: int, fits: Callable[[int], bool]) -> int:
         """Returns the first size from `size` downwards that fits and may be used."""
         for top, step in ((size, self._step), (self._below(size + self._step), 1)):
-            found = self._shrunk(top, step, fits)
+            found = self._shrink(top, step, fits)
             while found >= self._least and not self._usable(found):
                 found -= step
             if found >= self._least:
@@ -120,10 +146,11 @@ class Fitter(Generic[T]):
     def _below(self, size: int) -> int:
         return size - 1 if self._most is None else min(size - 1, self._most)
 
-    def _shrunk(self, size: int, step: int, fits: Callable[[int], bool]) -> int:
+    def _shrink(self, size: int, step: int, fits: Callable[[int], bool]) -> int:
         """Returns the first of size, size - step, ... that fits, or one below the least."""
         most_steps = (size - self._least) // step + 1
-        low, high = -1, 0  # low is too long; high is the first that is not, if it is known
+        # `low` steps are too few; `high` is the smallest number known to be enough, if any is.
+        low, high = -1, 0
         while high < most_steps and not fits(size - high * step):
             low, high = high, 2 * high + 1
         high = min(high, most_steps)
@@ -134,3 +161,69 @@ class Fitter(Generic[T]):
             else:
                 low = middle
         return size - high * step
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A generated text with a question about it and the accepted answer."""
+
+    text: str
+    question: str
+    answer: str
+    spans: tuple[tuple[int, int], ...] | None = None
+    """Characters of the text that hold the evidence; None where all of it does."""
+    reference: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit_items(
+    request: TaskRequest,
+    build: Callable[[Random, int], Asked],
+    fitter: Fitter[Asked],
+    gen_tokens: int,
+    rule: str,
+) -> Iterator[Item]:
+    """Yields items whose text, question, answer and reply fit the length.
+
+    Args:
+        request: The task and its length.
+        build: Makes a text of the given size and its question.
+        fitter: Finds the size of the text.
+        gen_tokens: Reserved for the reply: at most a quarter of the length, and at least what the
+            answer takes.
+        rule: Scoring rule.
+    """
+    count = request.tokenizer.count
+
+    def reply_tokens(asked: Asked) -> int:
+        return max(min(gen_tokens, request.length // 4), count(asked.answer) + ANSWER_MARGIN)
+
+    def tokens(asked: Asked) -> int:
+        return count(f"{asked.text}\n\n{asked.question} {asked.answer}") + reply_tokens(asked)
+
+    for index, asked in fitter.rows(build, tokens):
+        yield build_item(request, index, asked, rule, reply_tokens(asked))
+
+
+def build_item(request: TaskRequest, index: int, asked: Asked, rule: str, max_tokens: int) -> Item:
+    """Returns the item of a question."""
+    seed = request.row_seed(index)
+    name = content_id(request.task, str(seed))
+    return Item(
+        task=request.task,
+        length=request.length,
+        document=Document.of(asked.text, f"{request.task}:{request.seed}:{index}"),
+        question=Question(id=name, text=asked.question, answers=(asked.answer,)),
+        rule=rule,
+        gold_spans=asked.spans or None,
+        max_tokens=max_tokens,
+        reference=asked.reference,
+        row={
+            "index": index,
+            "id": name,
+            "question": asked.question,
+            "answers": [asked.answer],
+            "gold_spans": asked.spans,
+            "length": request.length,
+            "seed": seed,
+        },
+    )

@@ -9,9 +9,8 @@ from typing import Any
 
 from agenticlu.core.errors import ConfigError
 from agenticlu.core.records import Document, Question, content_id
-from agenticlu.evaluation.helmet.layout import build_prompt
 from agenticlu.evaluation.helmet.rows import Loaded, Row, Wanted, load_rows
-from agenticlu.evaluation.helmet.specs import scale_of
+from agenticlu.evaluation.helmet.specs import build_prompt, scale_of
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest
 

@@ -9,9 +9,15 @@ from typing import Any
 
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_id
-from agenticlu.evaluation.helmet.layout import Template, build_prompt, load_templates
-from agenticlu.evaluation.helmet.rows import json_kv_row
-from agenticlu.evaluation.helmet.specs import SPECS, has_scale, scale_of
+from agenticlu.evaluation.helmet.rows import build_json_kv_row
+from agenticlu.evaluation.helmet.specs import (
+    SPECS,
+    Template,
+    build_prompt,
+    has_scale,
+    load_templates,
+    scale_of,
+)
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
 from agenticlu.evaluation.tasks.fitting import Fitter
@@ -74,7 +80,7 @@ class Rows:
 
     def _object(self, number: int) -> Pairs:
         """Returns an object of which all six rows fit."""
-        seed = self._request.seed_of(number)
+        seed = self._request.row_seed(number)
 
         def build(num_pairs: int) -> Pairs:
             rng = Random(seed)
@@ -92,7 +98,7 @@ class Rows:
 
     def _text(self, row: dict[str, Any], context: str) -> str:
         """Returns prompt and answer."""
-        shown = json_kv_row({**row, "context": context}, self._shots)
+        shown = build_json_kv_row({**row, "context": context}, self._shots)
         return f"{build_prompt(self._template, shown, chat=False).text} {row['answer']}"
 
     def _row(self, pairs: Pairs, index: int, number: int, place: int) -> dict[str, Any]:
@@ -108,14 +114,14 @@ class Rows:
             "depth": place / (NUM_PLACES - 1),
             "id": index,
             "length": self._request.length,
-            "seed": self._request.seed_of(number),
+            "seed": self._request.row_seed(number),
         }
 
     def _item(self, pairs: Pairs, index: int, number: int, place: int) -> Item:
         request = self._request
         raw = self._row(pairs, index, number, place)
         context = _render(pairs)
-        row = json_kv_row({**raw, "context": context}, self._shots)
+        row = build_json_kv_row({**raw, "context": context}, self._shots)
         line = f'"{raw["question"]}": "{raw["answer"]}"'
         start = context.index(line)
         return Item(

@@ -1,73 +1,81 @@
-"""Rows with RULER's columns as items, with the prompt that HELMET makes of such rows."""
+"""RULER's tasks as generators: needles, variable tracking, common and frequent words.
+
+Rows have RULER's columns; their prompt is the one that HELMET makes of such rows.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from agenticlu.core.records import Document, Question, content_id
-from agenticlu.evaluation.helmet.layout import Template, build_prompt, load_templates
-from agenticlu.evaluation.helmet.rows import ruler_row, ruler_template
-from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.tasks import TaskRequest
+from agenticlu.core.records import Document, Question, content_id, content_seed
+from agenticlu.evaluation.helmet.rows import build_ruler_row, ruler_template
+from agenticlu.evaluation.helmet.specs import Template, build_prompt, load_templates
+from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.tasks import TaskRequest, vocabulary
 from agenticlu.evaluation.tasks.fitting import Fitter
+
+NEEDLE_TOKENS = {"niah_multikey_3": 100, "niah_multiquery": 100}
+"""Tokens of a reply to a needle task where it is not 50."""
+OF_LINES = ("niah_single_1", "niah_multikey_2", "niah_multikey_3")
+"""Needle tasks whose haystack is made of lines; that of the others is prose, measured in words."""
+DEPTHS = tuple(round(100 * i / 39) for i in range(40))
+"""Depths in per cent that needles are placed at; drawn without repeat."""
+HOPS = 4
+"""Assignments that pass a variable's value on."""
+EXAMPLE_TOKENS = 500
+"""Most tokens of variable tracking's worked example. At lengths below 4096 it may take a quarter of
+the length, or else has no filler lines."""
+NUM_COMMON = 10
+NUM_ASKED = 3
+"""Frequent words asked for: those of rank 2 to 4."""
 
 
 @dataclass(frozen=True)
-class Made:
+class RulerRow:
     """One generated row."""
 
-    row: dict[str, Any]
-    """Columns as in RULER's files: context, query or question, answer and what the task adds."""
+    columns: dict[str, Any]
+    """As in RULER's files: context, query or question, answer and what the task adds."""
     golds: tuple[str, ...] = ()
     """Sentences or lines of the context that hold the evidence."""
 
 
-Build = Callable[[Random, int], Made]
+Build = Callable[[Random, int], RulerRow]
 """Makes a row with a haystack of the given size; every draw comes from the generator."""
 
 
-def template_of(request: TaskRequest) -> Template:
-    """Returns the wording of a task with RULER's columns."""
+def _load_template(request: TaskRequest) -> Template:
     return load_templates(request.options.get("templates"))[ruler_template(request.task)]
 
 
-def ruler_items(
-    request: TaskRequest, build: Build, fitter: Fitter[Made], gen_tokens: int
+def _fit_items(
+    request: TaskRequest, build: Build, fitter: Fitter[RulerRow], gen_tokens: int
 ) -> Iterator[Item]:
-    """Yields `num_items` rows that fit.
-
-    Args:
-        request: What is wanted.
-        build: Makes a row.
-        fitter: Finds the size of its haystack.
-        gen_tokens: Reserved for the reply; at short lengths at most a quarter is.
-    """
-    template = template_of(request)
+    """Yields items that fit; at short lengths at most a quarter is reserved for the reply."""
+    template = _load_template(request)
     gen_tokens = min(gen_tokens, request.length // 4)
 
-    def tokens(made: Made) -> int:
-        row = ruler_row(made.row)
+    def tokens(made: RulerRow) -> int:
+        row = build_ruler_row(made.columns)
         text = build_prompt(template, row, chat=False).text + " " + ", ".join(row["answer"])
         return request.tokenizer.count(text) + gen_tokens
 
-    for index in range(request.num_items):
-        seed = request.seed_of(index)
-
-        def sized(size: int, seed: int = seed) -> Made:
-            return build(Random(seed), size)
-
-        yield _item(request, template, fitter.row(sized, tokens), index, gen_tokens)
+    for index, made in fitter.rows(build, tokens):
+        yield _build_item(request, template, made, index, gen_tokens)
 
 
-def _item(
-    request: TaskRequest, template: Template, made: Made, index: int, gen_tokens: int
+def _build_item(
+    request: TaskRequest, template: Template, made: RulerRow, index: int, gen_tokens: int
 ) -> Item:
-    seed = request.seed_of(index)
-    raw = {"index": index, **made.row, "length": request.length, "seed": seed}
-    row = ruler_row(raw)
+    seed = request.row_seed(index)
+    columns = {"index": index, **made.columns, "length": request.length, "seed": seed}
+    row = build_ruler_row(columns)
     context = row["context"]
     spans = []
     for gold in made.golds:
@@ -87,5 +95,267 @@ def _item(
         gold_spans=tuple(spans) or None,
         max_tokens=gen_tokens,
         prompt=build_prompt(template, row, chat=False),
-        row={key: value for key, value in raw.items() if key != "context"},
+        row={key: value for key, value in columns.items() if key != "context"},
     )
+
+
+def _insert_in_order(parts: list[str], places: list[int], inserted: list[str]) -> None:
+    """Inserts texts before the given places, which are ascending and count the parts alone."""
+    # From the end, so that what is inserted does not move the places still to come.
+    for place, text in reversed(list(zip(places, inserted, strict=True))):
+        parts.insert(place, text)
+
+
+def load_needles(request: TaskRequest) -> Iterator[Item]:
+    """Yields needles in a haystack: RULER's eight niah tasks."""
+    step = 500
+    if request.task in OF_LINES:
+        step = 25 if request.length >= 4096 else 5
+    fitter = Fitter[RulerRow](request, step=step)
+    gen_tokens = NEEDLE_TOKENS.get(request.task, 50)
+    yield from _fit_items(request, needle_builder(request), fitter, gen_tokens)
+
+
+def needle_builder(request: TaskRequest) -> Build:
+    """Returns the function that makes a row of a needle task."""
+    task, path = request.task, request.options.get("haystack")
+    source = vocabulary.require_source(request.options)
+
+    def build(rng: Random, size: int) -> RulerRow:
+        if task == "niah_single_1":
+            key = vocabulary.key_name(rng, source)
+            return _needle_in_lines(rng, [vocabulary.FILLER_LINE] * size, "number", key)
+        if task in OF_LINES:
+            kind = "number" if task.endswith("2") else "uuid"
+            return _needle_among_needles(rng, size, kind, source)
+        return _needles_in_prose(rng, task, size, path, source)
+
+    return build
+
+
+def _render_needle(kind: str, key: str, value: str) -> str:
+    return f"One of the special magic {kind}s to remember for {key} is: {value}."
+
+
+def _draw_key(rng: Random, kind: str, source: str) -> str:
+    return vocabulary.uuid(rng) if kind == "uuid" else vocabulary.key_name(rng, source)
+
+
+def _draw_value(rng: Random, kind: str) -> str:
+    return vocabulary.uuid(rng) if kind == "uuid" else vocabulary.number(rng)
+
+
+def _needle_in_lines(rng: Random, lines: list[str], kind: str, key: str) -> RulerRow:
+    value = _draw_value(rng, kind)
+    sentence = _render_needle(kind, key, value)
+    lines.insert(rng.randrange(len(lines) + 1), sentence)
+    row = {"context": "\n".join(lines), "query": key, "answer": [value], "type_needle_v": kind}
+    return RulerRow(row, (sentence,))
+
+
+def _needle_among_needles(rng: Random, num_lines: int, kind: str, source: str) -> RulerRow:
+    """Puts one needle among others; its key occurs nowhere else."""
+    gold = _draw_key(rng, kind, source)
+    lines: list[str] = []
+    while len(lines) < num_lines:
+        key = _draw_key(rng, kind, source)
+        if key != gold:
+            lines.append(_render_needle(kind, key, _draw_value(rng, kind)))
+    return _needle_in_lines(rng, lines, kind, gold)
+
+
+def _needles_in_prose(
+    rng: Random, task: str, num_words: int, path: str | None, source: str
+) -> RulerRow:
+    """Puts needles between the sentences of some prose."""
+    kind = "uuid" if task == "niah_single_3" else "number"
+    num_keys = 4 if task in ("niah_multikey_1", "niah_multiquery") else 1
+    num_values = 4 if task == "niah_multivalue" else 1
+    keys = vocabulary.distinct(lambda rng: vocabulary.key_name(rng, source), rng, num_keys)
+    pairs = [(key, _draw_value(rng, kind)) for key in keys for _ in range(num_values)]
+    needles = [_render_needle(kind, key, value) for key, value in pairs]
+    many = task in ("niah_multiquery", "niah_multivalue")
+    asked = keys if task == "niah_multiquery" else keys[:1]
+    shuffled = rng.sample(needles, len(needles))
+    prose = _draw_prose(rng, num_words, path)
+    places = sorted(int(len(prose) * depth / 100) for depth in rng.sample(DEPTHS, len(shuffled)))
+    _insert_in_order(prose, places, shuffled)
+    row = {
+        "context": " ".join(prose),
+        "query": asked[0] if len(asked) == 1 else ", ".join(asked[:-1]) + f", and {asked[-1]}",
+        "answer": [value for key, value in pairs if key in asked],
+        "type_needle_v": f"{kind}s" if many else kind,
+    }
+    return RulerRow(row, tuple(needles if many else needles[:1]))
+
+
+def _draw_prose(rng: Random, num_words: int, path: str | None) -> list[str]:
+    """Returns sentences of so many words in all; the last one is cut where they end."""
+    prose: list[str] = []
+    left = num_words
+    source = vocabulary.sentences(rng, path)
+    while left > 0:
+        words = next(source).split()[:left]
+        prose.append(" ".join(words))
+        left -= len(words)
+    return prose
+
+
+def load_variables(request: TaskRequest) -> Iterator[Item]:
+    """Yields variable tracking (vt): the names that hold a value after a chain of assignments."""
+    example = ChainExample(request, _load_template(request))
+
+    def build(rng: Random, num_lines: int) -> RulerRow:
+        shown = example.render(rng.getrandbits(32))
+        chain = _draw_chain(rng, rng, num_lines, 5)
+        row = {
+            "context": chain.text,
+            "query": chain.value,
+            "num_v": HOPS + 1,
+            "example": shown,
+            "answer": chain.names,
+        }
+        return RulerRow(row, tuple(chain.assignments))
+
+    yield from _fit_items(request, build, Fitter[RulerRow](request, step=10), 50)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A text of filler lines in which names are assigned one after the other."""
+
+    text: str
+    names: list[str]
+    value: str
+    assignments: list[str]
+
+
+def _draw_chain(places_rng: Random, names_rng: Random, num_lines: int, letters: int) -> Chain:
+    """Draws the assignments' places from one generator, names and value from another."""
+
+    def name(source: Random) -> str:
+        return "".join(source.choices(string.ascii_uppercase, k=letters))
+
+    names = vocabulary.distinct(name, names_rng, HOPS + 1)
+    value = str(names_rng.randint(10000, 99998))
+    assignments = [f"VAR {names[0]} = {value}"]
+    assignments += [f"VAR {new} = VAR {old} " for old, new in itertools.pairwise(names)]
+    places = sorted(places_rng.randrange(num_lines + 1) for _ in assignments)
+    lines = [vocabulary.FILLER_LINE] * num_lines
+    _insert_in_order(lines, places, assignments)
+    return Chain(" ".join(lines), names, value, assignments)
+
+
+class ChainExample:
+    """The worked example: one text for all rows, with other names and another value in each.
+
+    Args:
+        request: Its length and tokenizer bound the example.
+        template: Its wording.
+    """
+
+    def __init__(self, request: TaskRequest, template: Template) -> None:
+        self._count = request.tokenizer.count
+        self._template = template
+        self._places_seed = content_seed("vt example", str(request.seed), str(request.length))
+        short = request.length < 4096
+        room = min(EXAMPLE_TOKENS, request.length // 4) if short else EXAMPLE_TOKENS
+        self._fitter = Fitter[str](request, step=1, least=0, room=room)
+
+    def render(self, seed: int) -> str:
+        """Returns the example with the names that follow from a seed."""
+
+        def build(num_lines: int) -> str:
+            chain = _draw_chain(Random(self._places_seed), Random(seed), num_lines, 3)
+            fields = {"query": chain.value, "num_v": HOPS + 1, "example": ""}
+            shown = self._template.user.format(context=chain.text, **fields)
+            label = self._template.label.format(**fields)
+            return f"{shown}{self._template.separator}{label} {' '.join(chain.names)}"
+
+        try:
+            return self._fitter.row(build, self._count)
+        except DoesNotFitError:
+            bare = build(0)
+            if self._count(bare) > EXAMPLE_TOKENS:
+                raise
+            return bare
+
+
+def load_common_words(request: TaskRequest) -> Iterator[Item]:
+    """Yields cwe: the ten words that occur most often in a numbered list."""
+    words = vocabulary.words(vocabulary.require_source(request.options))
+    template = _load_template(request)
+    short = request.length < 4096
+
+    def build(rng: Random, num_words: int) -> RulerRow:
+        shown = rng.sample(words, 20 if short else 40)
+        text, other = _draw_list(rng, shown, *((3, 1) if short else (10, 3)))
+        drawn = rng.sample(words, num_words)
+        context, common = _draw_list(rng, drawn, *((6, 1) if short else (30, 3)))
+        example = template.user.format(context=text, example="", query="")
+        example += f"{template.separator}{template.label} {_number(other)}"
+        return RulerRow({"context": context, "example": example, "answer": common})
+
+    fitter = Fitter[RulerRow](request, step=10, least=NUM_COMMON + 1, most=len(words))
+    yield from _fit_items(request, build, fitter, 100)
+
+
+def _draw_list(rng: Random, words: list[str], often: int, seldom: int) -> tuple[str, list[str]]:
+    """Returns a numbered list in which the first ten words occur more often, and those ten."""
+    common = words[:NUM_COMMON]
+    every = common * often + words[NUM_COMMON:] * seldom
+    rng.shuffle(every)
+    return _number(every), common
+
+
+def _number(words: list[str]) -> str:
+    return " ".join(f"{i}. {word}" for i, word in enumerate(words, start=1))
+
+
+def load_frequent_words(request: TaskRequest) -> Iterator[Item]:
+    """Yields fwe: the most frequent of coded words, whose counts follow Zipf's law."""
+    num_coded = max(request.length // 50, 1 + NUM_ASKED)
+
+    def build(rng: Random, num: int) -> RulerRow:
+        return _draw_frequent_words(rng, zipf_counts(num, num_coded))
+
+    def usable(num: int) -> bool:
+        return is_decided(zipf_counts(num, num_coded))
+
+    step = max(1, request.length // 32)
+    fitter = Fitter[RulerRow](request, step=step, start=request.length // 6, usable=usable)
+    yield from _fit_items(request, build, fitter, 50)
+
+
+def zipf_counts(num: int, num_coded: int) -> list[int]:
+    """Returns how often each coded word occurs, by Zipf's law with exponent 2.
+
+    >>> zipf_counts(100, 5)
+    [60, 15, 6, 3, 2]
+    """
+    zeta = math.pi**2 / 6
+    return [int(num * rank**-2 / zeta) for rank in range(1, num_coded + 1)]
+
+
+def is_decided(counts: list[int]) -> bool:
+    """Whether the last word asked for is more frequent than the first one that is not.
+
+    >>> is_decided([27, 6, 3, 1, 1]), is_decided([33, 8, 3, 2, 1]), is_decided([12, 3, 1, 0])
+    (False, True, False)
+    """
+    last = counts[NUM_ASKED]
+    return last >= 1 and last > (counts[NUM_ASKED + 1] if len(counts) > NUM_ASKED + 1 else 0)
+
+
+def _draw_frequent_words(rng: Random, counts: list[int]) -> RulerRow:
+    """Draws coded words; the most frequent one is written as dots."""
+
+    def coded(source: Random) -> str:
+        return "".join(source.choices(string.ascii_lowercase, k=6))
+
+    words = vocabulary.distinct(coded, rng, len(counts))
+    every: list[str] = []
+    for rank, (word, count) in enumerate(zip(words, counts, strict=True), start=1):
+        every += ["..." if rank == 1 else word] * count
+    rng.shuffle(every)
+    return RulerRow({"context": " ".join(every), "answer": words[1 : 1 + NUM_ASKED]})

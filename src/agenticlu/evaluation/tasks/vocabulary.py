@@ -1,4 +1,4 @@
-"""Words and prose for the generators: RULER's word lists, our own, a file's sentences."""
+"""Words and prose for the generators: RULER's word lists, our own, sentences of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from agenticlu.core.errors import MissingDependencyError, UsageError, did_you_mean
+from agenticlu.core.errors import MissingDependencyError, UsageError
+from agenticlu.core.registry import require_known
 
 FILLER_LINE = "The hill is green. The lake is still. The wind is low. A door is shut. So it stays."
 """The line that simple haystacks repeat."""
@@ -31,10 +32,8 @@ _NOUNS = (
 )
 _VERBS = "passed held found kept mended sold lifted washed carried painted hid borrowed"
 _PLACES = "mill square bridge shore tower stable wood inn school road"
-
-
 WORD_SOURCES = ("wonderwords", "own")
-"""Where keys and counted words come from: the package that RULER takes them from, or lists here."""
+"""Sources of keys and counted words: the package that RULER uses, or the lists in this file."""
 
 
 @functools.cache
@@ -49,19 +48,14 @@ def nouns() -> tuple[str, ...]:
     return tuple(_NOUNS.split())
 
 
-def source_of(options: Mapping[str, Any]) -> str:
+def require_source(options: Mapping[str, Any]) -> str:
     """Returns the source of words that a task's options name, RULER's by default.
 
     Raises:
-        UsageError: There is no such source.
+        UsageError: The source is unknown.
     """
     source = str(options.get("words") or WORD_SOURCES[0])
-    if source not in WORD_SOURCES:
-        raise UsageError(
-            f"There is no word list {source!r}. Word lists: {', '.join(WORD_SOURCES)}.",
-            hint=did_you_mean(source, WORD_SOURCES),
-        )
-    return source
+    return require_known(source, WORD_SOURCES, kind="word list", error=UsageError)
 
 
 @functools.cache
@@ -75,9 +69,9 @@ def wonderwords(kind: str) -> tuple[str, ...]:
         package = importlib.import_module("wonderwords")
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            "The words of RULER's tasks come from the package 'wonderwords', which is not "
+            "RULER's tasks take their words from the package 'wonderwords', which is not "
             "installed.",
-            hint="pip install 'agenticlu[evaluate]', or take other words by --words own",
+            hint="pip install 'agenticlu[evaluate]', or use other words: --words own",
         ) from error
     lists = package.RandomWord(enhanced_prefixes=False)
     return tuple(sorted(set(lists.filter(include_categories=[kind]))))
@@ -120,7 +114,8 @@ def distinct(draw_one: Callable[[Random], str], rng: Random, num: int) -> list[s
     """Returns `num` different values of a drawing function.
 
     Raises:
-        UsageError: It has no more: a hundred times as many draws as values brought no new one.
+        UsageError: The function has too few: a hundred times as many draws as values found brought
+            no new one.
     """
     found: dict[str, None] = {}
     repeats = 0
@@ -129,20 +124,20 @@ def distinct(draw_one: Callable[[Random], str], rng: Random, num: int) -> list[s
         found[draw_one(rng)] = None
         repeats = 0 if len(found) > before else repeats + 1
         if repeats > 100 * before:
-            raise UsageError(f"{num} different values are wanted, but there are only {before}.")
+            raise UsageError(f"{num} different values are needed, but only {before} exist.")
     return list(found)
 
 
 @functools.lru_cache(maxsize=4)
-def prose_of(path: str) -> tuple[str, ...]:
+def load_prose(path: str) -> tuple[str, ...]:
     """Returns the sentences of a local text file.
 
     Raises:
-        UsageError: There is no such file, or it cannot be read, is no text or is empty.
+        UsageError: The file does not exist, cannot be read, is not UTF-8 text or is empty.
     """
-    hint = "Give a file of plain text in UTF-8, or leave --haystack out for invented prose."
+    hint = "Give a plain text file in UTF-8, or omit --haystack for invented prose."
     if not Path(path).is_file():
-        raise UsageError(f"There is no haystack file {path!r}.", hint=hint)
+        raise UsageError(f"Haystack file not found: {path!r}.", hint=hint)
     try:
         text = " ".join(Path(path).read_text(encoding="utf-8-sig").split())
     except OSError as error:
@@ -157,9 +152,9 @@ def prose_of(path: str) -> tuple[str, ...]:
 
 
 def sentences(rng: Random, path: str | None = None) -> Iterator[str]:
-    """Yields sentences without end: of a local file, from a random place on, or invented."""
+    """Yields sentences without end: a local file's, starting at a random one, or invented ones."""
     if path is not None:
-        found = prose_of(path)
+        found = load_prose(path)
         start = rng.randrange(len(found))
         while True:
             yield found[start]

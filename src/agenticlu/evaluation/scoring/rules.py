@@ -1,11 +1,11 @@
 """Scoring rules by name: from one raw reply to metrics in [0, 1].
 
 Each rule gives HELMET's figures under HELMET's names and a corrected one, `correct` or another
-name of ours, beside them. ROUGE is computed when asked for, and by the rules whose figure it is
-(`summary`, `long_answer`).
+name of ours, beside them. ROUGE is computed on request, and always by the rules whose headline it
+is (`summary`, `long_answer`).
 
-A rule says what it needs of an item's reference, so that a row from outside that lacks it, or a
-saved prediction, can be told from one that can be scored.
+A rule declares what it needs of an item's reference, so that rows of other origin that lack it are
+reported instead of scored.
 """
 
 from __future__ import annotations
@@ -13,19 +13,43 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agenticlu.core.errors import UsageError, did_you_mean
-from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.scoring import alce, answers, choices, helmet, rouge
-from agenticlu.evaluation.scoring.golds import Golds
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Question
+from agenticlu.core.registry import require_known
+from agenticlu.evaluation.scoring import answers, helmet, rouge
+from agenticlu.evaluation.scoring.answers import Golds
+
+LONG_ANSWER_METRIC = "gpt-4-score"
+"""A judge's score of a long answer, in [0, 1] (HELMET's own is out of 3)."""
+SUMMARY_METRIC = "gpt-4-f1"
+"""A judge's score of a summary, in [0, 1]."""
+JUDGED_METRICS = (LONG_ANSWER_METRIC, SUMMARY_METRIC)
+"""Added to scores by `agenticlu eval judge`; shown first where present, as in HELMET."""
 
 Metrics = dict[str, float]
 _FINAL_LIST = re.compile(r"Final Answer:[*_\s]*\[([^\[\]]*)\]", re.IGNORECASE)
 _ANY_LIST = re.compile(_FINAL_LIST.pattern.replace("Final ", ""), re.IGNORECASE)
+
+
+class Scorable(Protocol):
+    """What a reply is scored against; an evaluation's `Item` is one."""
+
+    @property
+    def rule(self) -> str:
+        """Name of the scoring rule."""
+
+    @property
+    def question(self) -> Question:
+        """The question with its accepted answers and options."""
+
+    @property
+    def reference(self) -> Mapping[str, Any]:
+        """What the rule needs besides."""
 
 
 @dataclass(frozen=True)
@@ -33,29 +57,30 @@ class Need:
     """A part of an item's reference."""
 
     kind: TypeAdapter[Any]
-    words: str
-    """What it is, for people."""
+    description: str
 
 
 @dataclass(frozen=True)
 class Rule:
     """One way to score replies."""
 
-    score: Callable[[Item, str, bool], Metrics]
+    score: Callable[[Scorable, str, bool], Metrics]
     """Called with the item, the raw reply and whether ROUGE is wanted."""
+    metrics: tuple[str, ...]
+    """Names of all metrics that it gives, ROUGE included; the headline is one of them."""
     headline: str
     """Metric shown first."""
-    helmet: str | None = None
-    """The published headline metric (HELMET's, BABILong's, ...), where the first one is ours."""
+    published: str | None = None
+    """The published headline metric (HELMET's, BABILong's, ...), where `headline` is ours."""
     needs: Mapping[str, Need] = field(default_factory=dict)
     """Keys of the reference without which it cannot score."""
     takes: Mapping[str, Need] = field(default_factory=dict)
-    """Keys that it looks at where they are."""
+    """Optional keys of the reference."""
     needs_answers: bool = True
     """Whether it scores against the accepted answers."""
 
 
-def _open(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _open(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     golds = item.question.answers
     prefix = str(item.reference.get("prefix", "Answer:"))
     metrics, _ = helmet.score_default(raw, golds, prefix=prefix, with_rouge=with_rouge)
@@ -67,17 +92,17 @@ def _open(item: Item, raw: str, with_rouge: bool) -> Metrics:
     }
 
 
-def _choice(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _choice(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     letter = str(item.reference["letter"])
     options = item.question.options
     metrics, _ = helmet.score_choice(
         raw, letter, options[ord(letter) - ord("A")], with_rouge=with_rouge
     )
-    return {"correct": choices.choice_match(raw, letter, options), **metrics}
+    return {"correct": answers.choice_match(raw, letter, options), **metrics}
 
 
-def _all_of(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """Several strings are wanted at once, as in RULER."""
+def _all_of(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
+    """RULER's rule: several strings are wanted at once."""
     golds = item.question.answers
     found = [answers.word_match(raw, [gold]) for gold in golds]
     return {
@@ -87,7 +112,7 @@ def _all_of(item: Item, raw: str, with_rouge: bool) -> Metrics:
     }
 
 
-def _label(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _label(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     gold = item.question.answers[0]
     metrics, _ = helmet.score_label(raw, gold, with_rouge=with_rouge)
     final = re.split(r"label\s*:", raw, flags=re.IGNORECASE)[-1].strip()
@@ -95,7 +120,7 @@ def _label(item: Item, raw: str, with_rouge: bool) -> Metrics:
     return {"correct": answers.matches(answers.parse_final_answer(said), [gold]), **metrics}
 
 
-def _ranking(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _ranking(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     labels: Mapping[str, int] = item.reference["labels"]
     metrics, _ = helmet.score_ranking(raw, labels, item.reference["cuts"])
     metrics.pop("num_preds")
@@ -106,38 +131,38 @@ def _unicode(raw: str, golds: Golds) -> Metrics:
     return {f"unicode_{name}": value for name, value in rouge.unicode_rouge(raw, golds).items()}
 
 
-def _summary(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _summary(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     golds = item.question.answers
     prefix = str(item.reference.get("prefix", "Answer:"))
     metrics, _ = helmet.score_default(raw, golds, prefix=prefix, with_rouge=True)
     return {**metrics, **_unicode(raw, golds)}
 
 
-def _long_answer(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _long_answer(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     return {**_open(item, raw, True), **_unicode(raw, item.question.answers)}
 
 
-def _string_em(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    output = alce.remove_citations(alce.clean_alce(raw))
+def _string_em(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
+    output = helmet.remove_citations(helmet.clean_alce(raw))
     groups = item.reference["groups"]
-    share, hit = alce.string_em(output, groups)
+    share, hit = helmet.string_em(output, groups)
     found = [bool(group) and answers.word_match(output, group) for group in groups]
     return {"str_em": share, "str_hit": hit, "word_em": sum(found) / len(found)}
 
 
-def _qampari(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    output = alce.remove_citations(alce.clean_alce(raw))
-    metrics = alce.qampari_scores(output, item.reference["groups"])
+def _qampari(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
+    output = helmet.remove_citations(helmet.clean_alce(raw))
+    metrics = helmet.qampari_scores(output, item.reference["groups"])
     metrics.pop("num_preds")
     return metrics
 
 
-def _set_f1(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _set_f1(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     """GraphWalks' rule: the reply ends in `Final Answer: [a, b]`, a set against a set.
 
     A reply whose last line holds no such list names no set and scores 0. Where the right set is
     empty, a reply that names an empty one scores 1, and so does an empty reply. Corrected, the last
-    list counts wherever it stands, after any `Answer:`, and an empty set must be in writing.
+    list after any `Answer:` counts, on whatever line, and an empty set must be written out.
     """
     golds = set(item.reference["nodes"])
     said = _listed_nodes(_FINAL_LIST, (raw.rstrip().splitlines() or [""])[-1])
@@ -151,7 +176,7 @@ def _set_f1(item: Item, raw: str, with_rouge: bool) -> Metrics:
 
 
 def _listed_nodes(form: re.Pattern[str], text: str) -> set[str] | None:
-    """Returns what the last list of a form holds; None where there is none."""
+    """Returns the entries of the last list of a form; None without one."""
     lists = form.findall(text)
     return {part.strip().strip("'\"`") for part in lists[-1].split(",")} - {""} if lists else None
 
@@ -162,10 +187,10 @@ def _f1_of_sets(said: set[str] | None, golds: set[str]) -> float:
     return 2 * len(said & golds) / (len(said) + len(golds))
 
 
-def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
+def _only_label(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     """BABILong's rule: in the first sentence, the target is the only label not in the question.
 
-    A sentence ends at a full stop alone; of it counts what stands before a mark of an example.
+    Only a full stop ends a sentence; of it, what precedes the mark of an example counts.
     """
     labels = [str(label).lower() for label in item.reference["labels"]]
     target = item.question.answers[0].lower()
@@ -176,24 +201,24 @@ def _only_label(item: Item, raw: str, with_rouge: bool) -> Metrics:
     return {"correct": float(final), "babilong": float(said == {target})}
 
 
-def _recite(item: Item, raw: str, with_rouge: bool) -> Metrics:
-    """MRCR's rule: the reply starts with the prefix; then the likeness of what follows.
+def _recite(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
+    """MRCR's rule: the similarity of what follows the prefix; 0 for a reply without the prefix.
 
-    Corrected, the prefix may stand behind an `Answer:`, where all methods but `helmet` are asked to
-    write it.
+    Corrected, the prefix may follow an `Answer:`, where all methods but `helmet` are asked to write
+    it.
     """
     prefix = str(item.reference["prefix"])
     wanted = item.question.answers[0].removeprefix(prefix)
     final = (answers.after_label(raw) or raw).strip(" \t\r\n*_`\"'")
     is_recited = final.removeprefix(prefix).strip() == wanted.strip()
     return {
-        "final_ratio": _likeness(final, prefix, wanted),
+        "final_ratio": _similarity(final, prefix, wanted),
         "correct": float(final.startswith(prefix) and is_recited),
-        "mrcr": _likeness(raw, prefix, wanted),
+        "mrcr": _similarity(raw, prefix, wanted),
     }
 
 
-def _likeness(text: str, prefix: str, wanted: str) -> float:
+def _similarity(text: str, prefix: str, wanted: str) -> float:
     if not text.startswith(prefix):
         return 0.0
     return difflib.SequenceMatcher(None, text.removeprefix(prefix), wanted).ratio()
@@ -206,21 +231,28 @@ GROUPS = Need(
     "lists of equivalent answers; in HELMET's files from qa_pairs or answers",
 )
 _GROUPS = {"groups": GROUPS}
+_TEXT = (*helmet.TEXT_METRICS, *rouge.METRICS)
+_OPEN = ("correct", "word_match", *_TEXT)
+_UNICODE = tuple(f"unicode_{name}" for name in rouge.METRICS)
 
 RULES: dict[str, Rule] = {
-    "open": Rule(_open, "correct", "substring_exact_match", takes=_PREFIX),
-    "long_answer": Rule(_long_answer, "correct", "rougeL_f1", takes=_PREFIX),
+    "open": Rule(_open, _OPEN, "correct", "substring_exact_match", takes=_PREFIX),
+    "long_answer": Rule(_long_answer, (*_OPEN, *_UNICODE), "correct", "rougeL_f1", takes=_PREFIX),
     "choice": Rule(
         _choice,
+        ("correct", *_TEXT),
         "correct",
         "exact_match",
         needs={"letter": Need(TypeAdapter(str), "the right option's letter, with options")},
         needs_answers=False,
     ),
-    "all_of": Rule(_all_of, "word_recall", "ruler_recall"),
-    "label": Rule(_label, "correct", "exact_match"),
+    "all_of": Rule(
+        _all_of, ("word_recall", "correct", "ruler_recall"), "word_recall", "ruler_recall"
+    ),
+    "label": Rule(_label, ("correct", *_TEXT), "correct", "exact_match"),
     "ranking": Rule(
         _ranking,
+        helmet.RANKING_METRICS,
         "NDCG@10",
         "NDCG@10",
         needs={
@@ -229,13 +261,26 @@ RULES: dict[str, Rule] = {
         },
         needs_answers=False,
     ),
-    "summary": Rule(_summary, "rougeLsum_f1", "rougeLsum_f1", takes=_PREFIX),
-    "string_em": Rule(_string_em, "str_em", "str_em", needs=_GROUPS, needs_answers=False),
+    "summary": Rule(_summary, (*_TEXT, *_UNICODE), "rougeLsum_f1", "rougeLsum_f1", takes=_PREFIX),
+    "string_em": Rule(
+        _string_em,
+        ("str_em", "str_hit", "word_em"),
+        "str_em",
+        "str_em",
+        needs=_GROUPS,
+        needs_answers=False,
+    ),
     "qampari": Rule(
-        _qampari, "qampari_rec_top5", "qampari_rec_top5", needs=_GROUPS, needs_answers=False
+        _qampari,
+        helmet.QAMPARI_METRICS,
+        "qampari_rec_top5",
+        "qampari_rec_top5",
+        needs=_GROUPS,
+        needs_answers=False,
     ),
     "set_f1": Rule(
         _set_f1,
+        ("final_f1", "correct", "set_f1"),
         "final_f1",
         "set_f1",
         needs={"nodes": Need(TypeAdapter(tuple[str, ...]), "the right set")},
@@ -243,12 +288,14 @@ RULES: dict[str, Rule] = {
     ),
     "only_label": Rule(
         _only_label,
+        ("correct", "babilong"),
         "correct",
         "babilong",
-        needs={"labels": Need(TypeAdapter(_TEXTS), "all labels there are")},
+        needs={"labels": Need(TypeAdapter(_TEXTS), "every possible label")},
     ),
     "recite": Rule(
         _recite,
+        ("final_ratio", "correct", "mrcr"),
         "final_ratio",
         "mrcr",
         needs={"prefix": Need(TypeAdapter(str), "what the reply starts with")},
@@ -256,31 +303,32 @@ RULES: dict[str, Rule] = {
 }
 
 
+def metric_names() -> tuple[str, ...]:
+    """Returns the names of all metrics that scoring rules and judges give, in rule order."""
+    names = dict.fromkeys(name for rule in RULES.values() for name in rule.metrics)
+    return (*names, *JUDGED_METRICS)
+
+
 def find_rule(name: str) -> Rule:
     """Returns a rule by name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: The rule is unknown.
     """
-    if name not in RULES:
-        raise UsageError(
-            f"There is no scoring rule {name!r}. Rules: {', '.join(RULES)}.",
-            hint=did_you_mean(name, RULES),
-        )
-    return RULES[name]
+    return RULES[require_known(name, RULES, kind="scoring rule", error=UsageError)]
 
 
-def stored_reference(item: Item) -> dict[str, Any]:
+def stored_reference(item: Scorable) -> dict[str, Any]:
     """Returns the part of an item's reference that its rule looks at: never a passage."""
     rule = find_rule(item.rule)
     return {key: item.reference[key] for key in (*rule.needs, *rule.takes) if key in item.reference}
 
 
-def readied(item: Item) -> Item:
-    """Returns an item from outside with what its rule needs, checked and in the right types.
+def check_reference(item: Scorable) -> dict[str, Any]:
+    """Returns what the rule of an item of other origin looks at, in the right types.
 
     Raises:
-        UsageError: It lacks something, or has something else in its place.
+        UsageError: Something that the rule needs is missing or of the wrong type.
     """
     rule = find_rule(item.rule)
     if rule.needs_answers and not item.question.answers:
@@ -291,20 +339,20 @@ def readied(item: Item) -> Item:
             try:
                 reference[key] = need.kind.validate_python(item.reference[key])
             except ValidationError:
-                raise UsageError(f"{key!r} cannot be read as {need.words}") from None
+                raise UsageError(f"{key!r} cannot be read as {need.description}") from None
         elif key in rule.needs:
-            raise UsageError(f"the rule {item.rule} needs {key!r} ({need.words})")
+            raise UsageError(f"the rule {item.rule} needs {key!r} ({need.description})")
     if item.rule == "choice":
         letters = [chr(ord("A") + i) for i in range(len(item.question.options))]
         if not letters:
             raise UsageError("the rule choice needs options")
         if reference["letter"] not in letters:
             known = f"{letters[0]} to {letters[-1]}"
-            raise UsageError(f"the letter {reference['letter']!r} is none of {known}")
-    return replace(item, reference=reference)
+            raise UsageError(f"the letter {reference['letter']!r} is not one of {known}")
+    return reference
 
 
-def score(item: Item, raw: str, *, with_rouge: bool = False) -> Metrics:
+def score(item: Scorable, raw: str, *, with_rouge: bool = False) -> Metrics:
     """Scores one raw reply by the item's rule; all values are floats in [0, 1]."""
     metrics = find_rule(item.rule).score(item, raw, with_rouge)
     return {name: float(value) for name, value in metrics.items()}
