@@ -158,7 +158,7 @@ def test_a_folder_in_which_nothing_was_answered_may_be_removed(tmp_path: Path):
         search(tmp_path, engine(ITEMS, faults=lambda r: EngineAuthError("bad key")))
     with pytest.raises(StoreError, match="was started with") as caught:
         search(tmp_path, engine(ITEMS), CONFIG.model_copy(update={"piece_tokens": 20}))
-    assert "Nothing has been answered in it yet: remove it" in (caught.value.hint or "")
+    assert "No call in it was answered yet: remove the folder" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", ["seed", "piece_tokens", "profile"])

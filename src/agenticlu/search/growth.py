@@ -1,21 +1,25 @@
-"""Which nodes to expand next.
+"""Scheduling of a search: which nodes a tree expands next, and how many questions grow at once.
 
-A growth is asked for the nodes to expand and told the children that came of it. What it answers
-follows from what it was told, in whatever order, so that it is rebuilt from the ledger alone.
+A `Growth` follows the ask/tell pattern: it is told of finished nodes and asked which to expand.
+Its answers depend only on the set of nodes it was told of, not on their order of arrival, so that
+a killed run rebuilds it from the ledger and goes on exactly where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from agenticlu.search.config import SearchConfig
 
 
 @dataclass(frozen=True)
 class Grown:
-    """What a growth needs to know of a node."""
+    """A finished node, as far as growth depends on it."""
 
     id: str
     parent: str | None
@@ -26,42 +30,38 @@ class Grown:
     """None: unscored or failed."""
     score: float | None
     relevance: float = 0.0
-    """How well its kept pieces score."""
+    """Mean relevance of its kept pieces."""
     failed: bool = False
     tokens: int = 0
     """Prompt and sampled tokens that the node cost."""
 
 
-class Growth(Protocol):
-    """Ask / tell."""
+class Growth(ABC):
+    """Order in which one tree is expanded."""
 
-    def tell(self, nodes: Sequence[Grown]) -> None:
-        """Takes in finished nodes: the root, or all children of an expansion."""
-        ...
-
-    def close(self, node_id: str) -> None:
-        """Notes that an expansion brought no child at all."""
-        ...
-
-    def ask(self) -> tuple[str, ...]:
-        """Returns nodes to expand now; empty when the tree is finished."""
-        ...
-
-
-class _Base:
     def __init__(self, config: SearchConfig) -> None:
         self._config = config
         self._nodes: dict[str, Grown] = {}
         self._closed: set[str] = set()
 
+    @abstractmethod
+    def ask(self) -> tuple[str, ...]:
+        """Returns the ids of nodes to expand now; empty when the tree is finished."""
+
     def tell(self, nodes: Sequence[Grown]) -> None:
-        """Takes in finished nodes."""
-        for node in nodes:
-            self._nodes[node.id] = node
+        """Takes in finished nodes: the root, or all children of an expansion."""
+        self._nodes |= {node.id: node for node in nodes}
 
     def close(self, node_id: str) -> None:
-        """Notes that an expansion brought no child at all."""
+        """Notes that an expansion brought no child at all: it would otherwise be asked again."""
         self._closed.add(node_id)
+
+    def _rounds(self) -> list[Grown]:
+        return [node for node in self._nodes.values() if node.depth > 0]
+
+    def _is_solved(self) -> bool:
+        """Whether an expansion held a right answer."""
+        return any(node.correct for node in self._rounds())
 
     def _expanded(self) -> set[str | None]:
         return {node.parent for node in self._nodes.values()} | self._closed
@@ -77,8 +77,8 @@ class _Base:
         return sorted(nodes, key=lambda node: (node.depth, node.order))
 
 
-class FullGrowth(_Base):
-    """The complete tree, level by level, as published."""
+class FullGrowth(Growth):
+    """Grows the complete tree, level by level, as published."""
 
     def ask(self) -> tuple[str, ...]:
         """Returns all unexpanded nodes of the highest unfinished level."""
@@ -86,7 +86,7 @@ class FullGrowth(_Base):
         return tuple(node.id for node in open_nodes if node.depth == open_nodes[0].depth)
 
 
-class UntilSolvedGrowth(_Base):
+class UntilSolvedGrowth(Growth):
     """Stops when an expansion held a right answer; spends depth on unsolved questions only.
 
     The root is always expanded once, because a question that is answered at once may still give
@@ -100,10 +100,9 @@ class UntilSolvedGrowth(_Base):
 
     def ask(self) -> tuple[str, ...]:
         """Returns the next node to deepen."""
-        if any(node.correct for node in self._nodes.values() if node.depth > 0):
-            return ()
         expanded = self._expanded()
-        if any(node.correct and node.id in expanded for node in self._nodes.values()):
+        solved_directly = any(n.correct and n.id in expanded for n in self._nodes.values())
+        if self._is_solved() or solved_directly:
             return ()
         for level in range(self._config.depth):
             nodes = [node for node in self._nodes.values() if node.depth == level]
@@ -115,7 +114,7 @@ class UntilSolvedGrowth(_Base):
         return ()
 
 
-class BestFirstGrowth(_Base):
+class BestFirstGrowth(Growth):
     """Expands the most promising node anywhere, until one is solved or the budget is used.
 
     Promising is what `UntilSolvedGrowth` calls best; of equals, the one that is less deep.
@@ -123,24 +122,22 @@ class BestFirstGrowth(_Base):
 
     def ask(self) -> tuple[str, ...]:
         """Returns the most promising unexpanded node."""
-        grown = [node for node in self._nodes.values() if node.depth > 0]
-        if any(node.correct for node in grown):
-            return ()
-        nodes, tokens = self._config.node_budget, self._config.token_budget
-        if nodes is not None and len(grown) + self._config.branching > nodes:
-            return ()
-        if tokens is not None and sum(node.tokens for node in self._nodes.values()) >= tokens:
-            return ()
         open_nodes = self._expandable()
-        return (min(open_nodes, key=_preference).id,) if open_nodes else ()
+        if not open_nodes or self._is_solved() or self._is_spent():
+            return ()
+        return (min(open_nodes, key=_preference).id,)
 
     @property
     def over_budget(self) -> bool:
         """Whether the budget, not the tree, ended the growth."""
-        grown = [node for node in self._nodes.values() if node.depth > 0]
-        if any(node.correct for node in grown) or not self._expandable():
-            return False
-        return not self.ask()
+        return self._is_spent() and not self._is_solved() and bool(self._expandable())
+
+    def _is_spent(self) -> bool:
+        """Whether the budget holds no further expansion."""
+        nodes, tokens = self._config.node_budget, self._config.token_budget
+        if nodes is not None and len(self._rounds()) + self._config.branching > nodes:
+            return True
+        return tokens is not None and sum(node.tokens for node in self._nodes.values()) >= tokens
 
 
 def _preference(node: Grown) -> tuple[float, float, int, tuple[int, ...]]:
@@ -150,9 +147,112 @@ def _preference(node: Grown) -> tuple[float, float, int, tuple[int, ...]]:
 
 def build_growth(config: SearchConfig) -> Growth:
     """Returns the growth that the configuration names."""
-    kinds: dict[str, type[FullGrowth | UntilSolvedGrowth | BestFirstGrowth]] = {
+    kinds: dict[str, type[Growth]] = {
         "full": FullGrowth,
         "until-solved": UntilSolvedGrowth,
         "best-first": BestFirstGrowth,
     }
     return kinds[config.growth](config)
+
+
+class Slots:
+    """Admits questions while fewer than `limit` of them keep the sampler busy.
+
+    A semaphore would not do: a question gives its slot up while it only waits for judges, and
+    takes it back without waiting. Were it held up there, its finished calls would lie idle, so for
+    moments more than `limit` may be at work.
+
+    Args:
+        limit: Questions at work at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.at_work = 0
+        self._is_open = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        """Waits for a slot; the caller must begin its work before it awaits anything else."""
+        while self.at_work >= self.limit and not self._is_open:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+
+    def open(self) -> None:
+        """Lets in all who wait or will come: no question is left to hold back."""
+        self._is_open = True
+        while self._wake():
+            pass
+
+    def change(self, by: int) -> None:
+        """Notes that questions begin or cease to work."""
+        self.at_work += by
+        if by < 0:
+            self._wake()
+
+    def _wake(self) -> bool:
+        """Wakes the first who still waits: a cancelled one would let the slot go unused."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return True
+        return False
+
+
+class Activity:
+    """Work of one question that is under way; it holds a slot unless all of it waits for judges.
+
+    Args:
+        slots: Of the run; None where nobody counts.
+    """
+
+    def __init__(self, slots: Slots | None = None) -> None:
+        self._slots = slots
+        self._parts = 0
+        self._judged = 0
+        self._holds = False
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Counts the question itself: from its first step to its last."""
+        self._hold(True)
+        try:
+            yield
+        finally:
+            self._hold(False)
+
+    def change(self, by: int) -> None:
+        """Notes that parts of the question's work begin or end."""
+        self._parts += by
+        self._update()
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Counts the block as a part of the work."""
+        self.change(1)
+        try:
+            yield
+        finally:
+            self.change(-1)
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Marks the part that the block belongs to as waiting for a judge."""
+        self._judged += 1
+        self._update()
+        try:
+            yield
+        finally:
+            self._judged -= 1
+            self._update()
+
+    def _update(self) -> None:
+        # Between one part and the next there is none, and the slot is kept all the same.
+        self._hold(not 0 < self._judged == self._parts)
+
+    def _hold(self, holds: bool) -> None:
+        if self._slots is not None and holds != self._holds:
+            self._slots.change(1 if holds else -1)
+        self._holds = holds

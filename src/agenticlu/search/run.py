@@ -1,15 +1,17 @@
-"""Runs a search over a corpus, into a store; replays it out of the store.
+"""Runs a search over a corpus into a store, and replays it from the store alone.
 
-Running the same search again goes on where it stopped: what the ledger holds is not asked again.
+Running the same search again goes on where it stopped: calls in the ledger are not made again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from agenticlu.core.errors import DocumentError, StoreError
@@ -24,8 +26,8 @@ from agenticlu.judges.panel import BUILT_IN, Judge, RecordedJudge, build_judges,
 from agenticlu.search.caller import Admission, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder, Source
-from agenticlu.search.heartbeat import Heartbeat
-from agenticlu.search.slots import Slots
+from agenticlu.search.growth import Slots
+from agenticlu.search.status import Heartbeat
 from agenticlu.search.store import Store
 from agenticlu.search.tree import TreeSearch
 
@@ -51,13 +53,13 @@ class Shard:
 
 @dataclass
 class SearchSummary:
-    """What a run came to; see `as_dict` for the names in JSON."""
+    """Counts and cost of a run; see `as_dict` for the names in JSON."""
 
     questions: int = 0
     lines_left_out: int = 0
     """Lines of the corpus without an accepted answer; known to the process that read it."""
-    outcomes: dict[str, int] = field(default_factory=dict)
-    solved_by_depth: dict[int, int] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    solved_by_depth: Counter[int] = field(default_factory=Counter)
     """Depth to questions whose first right answer is there; 0 is the direct answer."""
     scored: int = 0
     """Questions with at least one scored node."""
@@ -68,11 +70,38 @@ class SearchSummary:
     """Clarifications wanted and not found."""
     incomplete: set[str] = field(default_factory=set)
     """Ids of trees of which a replay did not find everything."""
-    gold_recall: float | None = None
-    """Share of gold pieces that grounding kept somewhere in the tree; None when gold is unknown."""
+    gold_shares: list[float] = field(default_factory=list)
+    """Of each question whose gold pieces are known: the share of them that grounding kept somewhere
+    in the tree."""
     usage: dict[str, Usage] = field(default_factory=dict)
     """By phase."""
     calls: dict[str, int] = field(default_factory=dict)
+
+    def add(self, tree: Tree) -> None:
+        """Counts a tree."""
+        self.outcomes[tree.outcome] += 1
+        self.nodes += len(tree.nodes)
+        self.shortfall += tree.shortfall
+        self.failed_nodes += sum(node.status == "failed" for node in tree.nodes)
+        self.unscored_nodes += sum(n.status == "done" and n.score is None for n in tree.nodes)
+        depth = solved_depth(tree)
+        if depth is not None:
+            self.solved_by_depth[depth] += 1
+        self.scored += any(node.score is not None for node in tree.nodes)
+        gold = set(tree.question.gold_pieces or ())
+        if gold:
+            kept = {piece for node in tree.nodes for piece in node.kept}
+            self.gold_shares.append(len(gold & kept) / len(gold))
+
+    def add_costs(self, store: Store) -> SearchSummary:
+        """Takes over what the calls of a store cost, and returns the summary."""
+        self.usage, self.calls = store.usage_by_phase(), store.call_counts()
+        return self
+
+    @property
+    def gold_recall(self) -> float | None:
+        """Mean share of gold pieces that grounding kept; None when gold is unknown."""
+        return fmean(self.gold_shares) if self.gold_shares else None
 
     @property
     def recall_by_depth(self) -> dict[int, float]:
@@ -80,7 +109,7 @@ class SearchSummary:
         if not self.scored:
             return {}
         deepest = max(self.solved_by_depth, default=0)
-        counts = [self.solved_by_depth.get(depth, 0) for depth in range(deepest + 1)]
+        counts = [self.solved_by_depth[depth] for depth in range(deepest + 1)]
         return {d: sum(counts[: d + 1]) / self.scored for d in range(deepest + 1)}
 
     @property
@@ -91,7 +120,7 @@ class SearchSummary:
     def as_dict(self) -> dict[str, Any]:
         """Returns the summary as JSON data, tokens by phase included."""
         total = self.total
-        solved = self.outcomes.get("solved", 0) + self.outcomes.get("too-easy", 0)
+        solved = self.outcomes["solved"] + self.outcomes["too-easy"]
         return {
             "questions": self.questions,
             "lines_left_out": self.lines_left_out,
@@ -113,7 +142,7 @@ class SearchSummary:
 
 
 class Listener:
-    """What a run tells while it works; all methods do nothing unless overridden."""
+    """Receives the events of a run; all methods do nothing unless overridden."""
 
     def start(self, questions: int) -> None:
         """The number of questions is known."""
@@ -125,12 +154,12 @@ class Listener:
         """A tree is finished."""
 
     def say(self, text: str) -> None:
-        """Something a person should read, such as a pause."""
+        """A message for people, such as a pause."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a run from outside; changes no result."""
+    """Bounds of a run that change no result."""
 
     parallel: int = DEFAULT_PARALLEL
     """Questions that grow at the same time; those that wait for a judge do not count."""
@@ -149,29 +178,27 @@ def ingest(
     tokenizer: Tokenizer,
     config: SearchConfig,
     shard: Shard | None = None,
-) -> int:
-    """Stores a corpus: documents once, split; questions with their gold pieces.
-
-    Returns:
-        The number of questions stored or already there.
-    """
-    count = 0
+) -> None:
+    """Stores a corpus: documents once, split; questions with their gold pieces."""
     for item in corpus:
         if shard is not None and not shard.holds(item.document.id):
             continue
         if not store.has_document(item.document.id):
             pieces = split(item.document, tokenizer, config.piece_tokens)
             if not pieces:
-                raise DocumentError(f"Line {item.position + 1} holds an empty document.")
+                raise DocumentError(
+                    f"Line {item.position + 1} of the corpus has an empty document."
+                )
             store.add_document(item.document, pieces)
         question = item.question_over(store.pieces(item.document.id))
         store.add_question(question, item.document.id, item.position)
-        count += 1
-    return count
 
 
 def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) -> None:
-    """Writes the settings of a run, or refuses ones that its calls were not made under.
+    """Writes the settings of a run, or refuses those that its calls were not made under.
+
+    The keys of calls follow from these settings: under others, none of them would be found again
+    and everything would be paid for twice.
 
     Raises:
         StoreError: The folder holds a run with another value of a bound setting.
@@ -192,11 +219,11 @@ def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) 
 def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
     if own != wanted:
         raise StoreError(
-            f"{store.folder} was started with {name} = {own!r}, not {wanted!r}; its calls would "
-            "not be found again.",
+            f"{store.folder} was started with {name} = {own!r}, not {wanted!r}: its recorded calls "
+            "could not be reused.",
             hint="Use the same value, or give --out (and --seal) another folder."
             if store.call_counts()["done"]
-            else "Nothing has been answered in it yet: remove it, or use the same value.",
+            else "No call in it was answered yet: remove the folder, or use the same value.",
         )
 
 
@@ -221,12 +248,13 @@ async def run_search(
         config: What to search.
         tokenizer: Splits documents; should be the engine's own.
         judges: Judge answers; None builds those that the configuration names.
-        limits: Bounds from outside.
+        limits: Concurrency, patience and budget.
         shard: Share of the documents to work on.
-        progress: Told of what happens.
+        progress: Receives events.
 
     Raises:
-        EngineError: The engine is away for longer than patience, or refused the key or the model.
+        EngineError: The engine is unreachable for longer than patience, or refused the key or the
+            model.
         StoreError: The disk is full, or the store was started with other settings.
         BudgetExceededError: A limit was reached. Everything finished is kept in each case.
     """
@@ -238,6 +266,8 @@ async def run_search(
     store.put(judges=[judge.name for judge in judges])
 
     async def meet() -> None:
+        # Only now is the engine's name known for sure, and only a call that is really sent needs
+        # it: a finished run goes on without its server.
         found = await engine.capabilities()
         bind(store, config, profile, engine=engine.name)
         for note in found.notes:
@@ -256,9 +286,8 @@ async def run_search(
     questions = store.questions()
     progress.start(len(questions))
     async with Heartbeat(store, engine, lambda: caller.admission.requests):
-        return await _grow_all(
-            questions, caller, profile, config, judges, limits.parallel, progress
-        )
+        growing = _Growing(questions, caller, profile, config, judges, limits.parallel, progress)
+        return await growing.grow()
 
 
 async def replay(
@@ -285,9 +314,8 @@ async def replay(
     Raises:
         StoreError: The settings are such that none of the recorded calls could be found.
     """
-    config = config or SearchConfig.model_validate(store.get("config"))
-    profile = Profile.model_validate(store.get("profile"))
-    own = SearchConfig.model_validate(store.get("config"))
+    own, profile = read_settings(store)
+    config = config or own
     for name in BOUND_SETTINGS:
         _refuse_other(store, name, getattr(own, name), getattr(config, name))
     if judges is None:
@@ -301,94 +329,100 @@ async def replay(
 
     questions = store.questions()
     order = {question.id: i for i, (question, _) in enumerate(questions)}
-    summary = await _grow_all(
-        questions,
-        Caller(store, None, judging=judging, retry_failed=retry_failed),
-        profile,
-        config,
-        judges,
-        DEFAULT_PARALLEL if judging else 1,
-        Keep(),
-    )
+    caller = Caller(store, None, judging=judging, retry_failed=retry_failed)
+    parallel = DEFAULT_PARALLEL if judging else 1
+    growing = _Growing(questions, caller, profile, config, judges, parallel, Keep())
+    summary = await growing.grow()
     counts = store.tree_counts()
     if not kept and counts["growing"] + counts["done"]:
         raise StoreError(
             f"{store.folder} holds no call that these settings would make; nothing was changed.",
-            hint="Give the settings that the search was made with, or ask for what is missing: "
-            "agenticlu generate with these.",
+            hint="Use the settings of the search itself, or run agenticlu generate with these to "
+            "make the missing calls.",
         )
     return sorted(kept, key=lambda tree: order[tree.question.id]), summary
 
 
-async def _grow_all(
-    questions: Sequence[tuple[Question, str]],
-    caller: Caller,
-    profile: Profile,
-    config: SearchConfig,
-    judges: Sequence[Judge],
-    parallel: int,
-    progress: Listener,
-) -> SearchSummary:
-    summary = SearchSummary(questions=len(questions))
-    grounders: dict[str, Grounder] = {}
-    left: dict[str, int] = {}
-    for _, document_id in questions:
-        left[document_id] = left.get(document_id, 0) + 1
-    waiting = iter(_by_document(questions))
-    golds: list[float] = []
+class _Growing:
+    """Grows the trees of many questions, up to `parallel` at a time."""
 
-    slots = Slots(max(1, parallel))
+    def __init__(
+        self,
+        questions: Sequence[tuple[Question, str]],
+        caller: Caller,
+        profile: Profile,
+        config: SearchConfig,
+        judges: Sequence[Judge],
+        parallel: int,
+        progress: Listener,
+    ) -> None:
+        self._caller = caller
+        self._profile = profile
+        self._config = config
+        self._judges = judges
+        self._progress = progress
+        self._slots = Slots(max(1, parallel))
+        self._summary = SearchSummary(questions=len(questions))
+        self._waiting = iter(_sort_by_document(questions))
+        self._grounders: dict[str, Grounder] = {}
+        """Of the documents with a question under way: each holds a document and its pieces."""
+        self._left = Counter(document_id for _, document_id in questions)
+        """Questions of each document that are not finished."""
 
-    async def work() -> None:
+    async def grow(self) -> SearchSummary:
+        """Grows all trees and returns their summary."""
+        num_open = min(OPEN_PER_SLOT * self._slots.limit, self._summary.questions)
+        tasks = [asyncio.create_task(self._work()) for _ in range(num_open)]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            # The store is closed once we are gone: nothing may still be writing to it then, neither
+            # the trees nor the calls that several of them share.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._caller.cancel()
+            raise
+        return self._summary.add_costs(self._caller.store)
+
+    async def _work(self) -> None:
         while True:
-            await slots.enter()
-            entry = next(waiting, None)
+            await self._slots.enter()
+            # No await from here until the search holds its slot: see `Slots.enter`.
+            entry = next(self._waiting, None)
             if entry is None:
-                slots.open()
+                self._slots.open()
                 return
-            question, document_id = entry
-            if document_id not in grounders:
-                source = Source(
-                    caller.store.document(document_id), caller.store.pieces(document_id)
-                )
-                grounders[document_id] = Grounder(source, profile, config, caller)
-            search = TreeSearch(
-                question,
-                grounders[document_id],
-                profile,
-                config,
-                caller,
-                judges,
-                progress.node,
-                slots,
-            )
-            tree = await search.grow()
-            left[document_id] -= 1
-            if not left[document_id]:
-                del grounders[document_id]
-            if tree is not None:
-                _add(summary, tree, golds)
-                if not search.is_complete:
-                    summary.incomplete.add(tree.id)
-                progress.tree(tree)
+            await self._grow_one(*entry)
 
-    most_open = min(OPEN_PER_SLOT * slots.limit, len(questions))
-    tasks = [asyncio.create_task(work()) for _ in range(most_open)]
-    try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await caller.cancel()
-        raise
-    summary.gold_recall = sum(golds) / len(golds) if golds else None
-    summary.usage = caller.store.usage_by_phase()
-    summary.calls = caller.store.call_counts()
-    return summary
+    async def _grow_one(self, question: Question, document_id: str) -> None:
+        if document_id not in self._grounders:
+            store = self._caller.store
+            source = Source(store.document(document_id), store.pieces(document_id))
+            grounder = Grounder(source, self._profile, self._config, self._caller)
+            self._grounders[document_id] = grounder
+        search = TreeSearch(
+            question,
+            self._grounders[document_id],
+            self._profile,
+            self._config,
+            self._caller,
+            self._judges,
+            self._progress.node,
+            self._slots,
+        )
+        tree = await search.grow()
+        self._left[document_id] -= 1
+        if not self._left[document_id]:
+            del self._grounders[document_id]
+        if tree is not None:
+            self._summary.add(tree)
+            if not search.is_complete:
+                self._summary.incomplete.add(tree.id)
+            self._progress.tree(tree)
 
 
-def _by_document(questions: Sequence[tuple[Question, str]]) -> list[tuple[Question, str]]:
+def _sort_by_document(questions: Sequence[tuple[Question, str]]) -> list[tuple[Question, str]]:
     """Orders questions document by document, so that a document is worked on in one stretch."""
     first: dict[str, int] = {}
     for position, (_, document_id) in enumerate(questions):
@@ -396,35 +430,12 @@ def _by_document(questions: Sequence[tuple[Question, str]]) -> list[tuple[Questi
     return sorted(questions, key=lambda entry: first[entry[1]])
 
 
-def _add(summary: SearchSummary, tree: Tree, golds: list[float]) -> None:
-    summary.outcomes[tree.outcome] = summary.outcomes.get(tree.outcome, 0) + 1
-    summary.nodes += len(tree.nodes)
-    summary.shortfall += tree.shortfall
-    summary.failed_nodes += sum(node.status == "failed" for node in tree.nodes)
-    summary.unscored_nodes += sum(
-        node.status == "done" and node.score is None for node in tree.nodes
-    )
-    depth = solved_depth(tree)
-    if depth is not None:
-        summary.solved_by_depth[depth] = summary.solved_by_depth.get(depth, 0) + 1
-    if any(node.score is not None for node in tree.nodes):
-        summary.scored += 1
-    gold = set(tree.question.gold_pieces or ())
-    if gold:
-        kept = {piece for node in tree.nodes for piece in node.kept}
-        golds.append(len(gold & kept) / len(gold))
-
-
 def summarise(store: Store) -> SearchSummary:
     """Returns the summary of what a store holds."""
     summary = SearchSummary(questions=store.tree_counts()["questions"])
-    golds: list[float] = []
     for tree in store.trees():
-        _add(summary, tree, golds)
-    summary.gold_recall = sum(golds) / len(golds) if golds else None
-    summary.usage = store.usage_by_phase()
-    summary.calls = store.call_counts()
-    return summary
+        summary.add(tree)
+    return summary.add_costs(store)
 
 
 def load_run(run: str | Path) -> tuple[SearchConfig, Profile]:
@@ -442,7 +453,7 @@ def read_settings(store: Store) -> tuple[SearchConfig, Profile]:
     config, profile = store.get("config"), store.get("profile")
     if config is None or profile is None:
         raise StoreError(
-            f"{store.folder} holds no search: it was prepared, but never started.",
+            f"{store.folder} holds no search: none was started in it.",
             hint=f"Start it: agenticlu generate CORPUS --out {store.folder}",
         )
     try:

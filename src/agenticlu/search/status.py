@@ -1,26 +1,123 @@
-"""How far a run is, from its file or its segments alone; any process may look."""
+"""Progress of a run: the heartbeat that a search writes, and the status that any process reads.
+
+The process that searches writes a heartbeat into the run's file every few seconds. The heartbeat of
+a process that was killed stands still. One that cannot be written is skipped: whatever is wrong
+with the disk, the run itself will report it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Prices, Usage
-from agenticlu.engines.base import Health
-from agenticlu.search.heartbeat import BEFORE, EVERY_S, PULSE, SESSIONS, active_s
+from agenticlu.engines.base import Engine, Health, Watched
 from agenticlu.search.shards.segments import Manifest, SharedFolder
 from agenticlu.search.store import FILE_NAME, Store, is_locked
 
+EVERY_S = 5.0
+"""Seconds between heartbeats."""
 RATE_WINDOW_S = 60.0
 """The rate is that of the last minute, or of the time since the process began."""
 STALLED_S = 120.0
-"""A call in flight for longer is named as stalled."""
+"""A call in flight for longer is reported as stalled."""
 SILENT_S = 6 * EVERY_S
-"""A process without a pulse for longer is told of."""
+"""A process without a heartbeat for longer is reported."""
 WATCH_S = 2.0
+_SESSIONS = "sessions"
+"""Setting of a run: [began, last beat] of every process that searched, seconds since the epoch."""
+_BEFORE = "before"
+"""Setting of a run: its counts when the first of them began, such as what was merged into it."""
+_PULSE = "pulse"
+"""Setting of a run: the last beat's figures."""
+
+
+class Heartbeat:
+    """Writes a heartbeat every few seconds while the context is open.
+
+    Args:
+        store: Open for writing.
+        engine: Asked for its health, where it reports any.
+        in_flight: Returns the number of requests in flight.
+        every_s: Seconds between beats.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine | None = None,
+        in_flight: Callable[[], int] | None = None,
+        *,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._in_flight = in_flight
+        self._every_s = every_s
+        self._clock = clock
+        began = clock()
+        self._sessions: list[list[float]] = [*(store.get(_SESSIONS) or ()), [began, began]]
+        if len(self._sessions) == 1:
+            done, tokens = store.tree_counts()["done"], store.total_usage().computed_tokens
+            store.put(**{_BEFORE: {"done": done, "tokens": tokens}})
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Heartbeat:
+        self.beat()
+        self._task = asyncio.create_task(self._keep_beating())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(StoreError):
+            self.beat()
+
+    def beat(self) -> None:
+        """Writes a heartbeat now."""
+        self.write(*self._measure())
+
+    def write(
+        self, in_flight: int | None, replicas: Sequence[Health], *, elsewhere: bool = False
+    ) -> None:
+        """Writes one heartbeat.
+
+        Args:
+            in_flight: Requests in flight; None when unknown.
+            replicas: Health of the endpoints.
+            elsewhere: The requests are not recorded in this run's file, but by workers.
+        """
+        now = self._clock()
+        self._sessions[-1][1] = now
+        pulse = {"at": now, "in_flight": in_flight, "replicas": [*replicas], "elsewhere": elsewhere}
+        self._store.put(**{_SESSIONS: self._sessions, _PULSE: pulse})
+
+    def _measure(self) -> tuple[int | None, Sequence[Health]]:
+        in_flight = None if self._in_flight is None else self._in_flight()
+        return in_flight, self._engine.health() if isinstance(self._engine, Watched) else ()
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            figures = self._measure()
+            with contextlib.suppress(StoreError):
+                await asyncio.to_thread(self.write, *figures)  # the disk may be slow
 
 
 @dataclass(frozen=True)
@@ -28,7 +125,7 @@ class Status:
     """State of a run."""
 
     running: bool | None
-    """Whether a process holds the writer's lock; None for segments, which do not tell."""
+    """Whether a process holds the writer's lock; None for segments, which cannot know."""
     questions: int
     done: int
     growing: int
@@ -47,7 +144,7 @@ class Status:
     stalled: int = 0
     """Calls under way for more than two minutes."""
     silent_s: float | None = None
-    """Seconds since the running process's last pulse; None without a pulse."""
+    """Seconds since the running process's last heartbeat; None without one."""
     calls_per_s: float | None = None
     """None when nothing finished lately."""
     eta_s: float | None = None
@@ -60,7 +157,7 @@ class Status:
     sealed_s: float | None = None
     """Seconds since the last segment; None for a run folder."""
     spent: float | None = None
-    """What the engine's tokens cost at the prices given, judges' aside; None without prices."""
+    """Price of the engine's tokens, without those of judges; None without prices."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON data."""
@@ -117,12 +214,12 @@ def render_health(health: Health) -> str:
     ...     "resting_s": 0, "last_answer_s": 140.2})
     'http://a stalled: 12 requests, none answered for 140 s'
     """
-    words = f"{health['address']} {health['state']}: {health['in_flight']} requests"
+    text = f"{health['address']} {health['state']}: {health['in_flight']} requests"
     if health["state"] == "resting":
-        words += f", asked again in {health['resting_s']:.0f} s"
+        text += f", asked again in {health['resting_s']:.0f} s"
     elif health["last_answer_s"] is not None:
-        words += f", none answered for {health['last_answer_s']:.0f} s"
-    return words + (f", {health['failures']} lost in a row" if health["failures"] else "")
+        text += f", none answered for {health['last_answer_s']:.0f} s"
+    return text + (f", {health['failures']} lost in a row" if health["failures"] else "")
 
 
 def load_status(
@@ -138,55 +235,20 @@ def load_status(
     Raises:
         StoreError: There is neither, or it is damaged.
     """
-    status = _load(run, now)
+    now = time.time() if now is None else now
+    is_url = "://" in str(run)
+    manifests: list[Manifest] = []
+    if is_url or (Path(run).is_dir() and not (Path(run) / FILE_NAME).is_file()):
+        manifests = SharedFolder(str(run)).manifests(may_miss=not is_url)
+    if manifests:
+        status = _sum_manifests(manifests, now)
+    else:
+        with Store(run, writable=False) as store:
+            status = _read_status(store, now)
     if prices is None:
         return status
     sampled = [usage for phase, usage in status.usage.items() if phase != "judge"]
     return replace(status, spent=prices.price(sum(sampled, Usage())))
-
-
-def _load(run: str | Path, now: float | None) -> Status:
-    now = time.time() if now is None else now
-    is_url = "://" in str(run)
-    if is_url or (Path(run).is_dir() and not (Path(run) / FILE_NAME).is_file()):
-        manifests = SharedFolder(str(run)).manifests(may_miss=not is_url)
-        if manifests:
-            return _gather(manifests, now)
-    with Store(run, writable=False) as store:
-        is_running = is_locked(Path(run))
-        sessions = store.get(SESSIONS) or []
-        counts = store.tree_counts()
-        questions = max(counts["questions"], store.get("expected") or 0)
-        began = sessions[-1][0] if sessions else now - RATE_WINDOW_S
-        window_s = min(RATE_WINDOW_S, now - began)
-        timing = store.call_times(now - window_s, now - STALLED_S)
-        calls = store.call_counts()
-        pulse = (store.get(PULSE) if is_running else None) or {"in_flight": None, "replicas": []}
-        in_flight = calls["intent"]
-        if pulse.get("elsewhere"):
-            in_flight = pulse["in_flight"]
-        elif pulse["in_flight"] is not None:
-            # What judges ask is not the engine's; it is told apart by its phase.
-            in_flight = min(in_flight, pulse["in_flight"] + timing.judging)
-        recent = timing.recent if is_running and window_s > 0 else 0
-        return Status(
-            running=is_running,
-            questions=questions,
-            done=counts["done"],
-            growing=counts["growing"],
-            outcomes=store.outcomes(),
-            calls=calls,
-            usage=store.usage_by_phase(),
-            failures=store.failures(),
-            in_flight=in_flight if is_running else 0,
-            waiting=max(0, calls["intent"] - in_flight) if is_running else 0,
-            lost=0 if is_running else calls["intent"],
-            stalled=timing.stalled if is_running else 0,
-            silent_s=round(now - pulse["at"], 1) if "at" in pulse else None,
-            calls_per_s=round(recent / window_s, 2) if recent else None,
-            eta_s=_eta_s(store, counts["done"], questions, now) if is_running else None,
-            replicas=pulse["replicas"],
-        )
 
 
 def watch_status(
@@ -211,59 +273,107 @@ def load_rate(run: str | Path) -> float | None:
     last. None before it began.
     """
     with Store(run, writable=False) as store:
-        timing = store.call_times(0.0, 0.0)
-        tokens = sum(store.usage_by_phase().values(), Usage()).computed_tokens
-        sessions = store.get(SESSIONS)
-        before = (store.get(BEFORE) or {}).get("tokens", 0)
+        times = store.call_times(0.0, 0.0)
+        tokens = store.total_usage().computed_tokens
+        sessions = store.get(_SESSIONS)
+        before = (store.get(_BEFORE) or {}).get("tokens", 0)
     if sessions and tokens > before:
-        seconds = active_s(sessions)
+        seconds = _active_s(sessions)
         tokens -= before
-    elif timing.first_started is None or timing.last_finished is None:
+    elif times.first_started is None or times.last_finished is None:
         return None
     else:
-        seconds = timing.last_finished - timing.first_started
+        seconds = times.last_finished - times.first_started
     return tokens / seconds if seconds > 0 else None
 
 
-def _eta_s(store: Store, done: int, questions: int, now: float) -> float | None:
-    sessions = store.get(SESSIONS)
-    gained = done - (store.get(BEFORE) or {}).get("done", 0)
+def _read_status(store: Store, now: float) -> Status:
+    is_running = is_locked(store.folder)
+    sessions = store.get(_SESSIONS) or []
+    counts = store.tree_counts()
+    questions = max(counts["questions"], store.get("expected") or 0)
+    window_s = min(RATE_WINDOW_S, now - sessions[-1][0]) if sessions else RATE_WINDOW_S
+    times = store.call_times(now - window_s, now - STALLED_S)
+    calls = store.call_counts()
+    status = Status(
+        running=is_running,
+        questions=questions,
+        done=counts["done"],
+        growing=counts["growing"],
+        outcomes=store.outcomes(),
+        calls=calls,
+        usage=store.usage_by_phase(),
+        failures=store.failures(),
+    )
+    if not is_running:
+        return replace(status, lost=calls["intent"])
+    pulse = store.get(_PULSE) or {"in_flight": None, "replicas": []}
+    in_flight = calls["intent"]
+    if pulse.get("elsewhere"):
+        in_flight = pulse["in_flight"]
+    elif pulse["in_flight"] is not None:
+        # The heartbeat counts the sampling engine's requests only; those of judges have a phase of
+        # their own in the ledger.
+        in_flight = min(in_flight, pulse["in_flight"] + times.judging)
+    is_active = window_s > 0 and times.recent
+    return replace(
+        status,
+        in_flight=in_flight,
+        waiting=max(0, calls["intent"] - in_flight),
+        stalled=times.stalled,
+        silent_s=round(now - pulse["at"], 1) if "at" in pulse else None,
+        calls_per_s=round(times.recent / window_s, 2) if is_active else None,
+        eta_s=_estimate_left_s(store, sessions, counts["done"], questions, now),
+        replicas=pulse["replicas"],
+    )
+
+
+def _estimate_left_s(
+    store: Store, sessions: Sequence[Sequence[float]], done: int, questions: int, now: float
+) -> float | None:
+    gained = done - (store.get(_BEFORE) or {}).get("done", 0)
     if not sessions or gained <= 0 or done >= questions:
         return None
-    worked_s: float = active_s([*sessions[:-1], (sessions[-1][0], now)])
-    left_s: float = round(worked_s / gained * (questions - done), 1)
-    return left_s
+    worked_s = _active_s([*sessions[:-1], (sessions[-1][0], now)])
+    return float(round(worked_s / gained * (questions - done), 1))
 
 
-def _gather(manifests: list[Manifest], now: float) -> Status:
-    """Returns the sum of what each shard said of itself in its last segment."""
-    latest: dict[str, Manifest] = {}
-    for one in sorted(manifests, key=lambda one: one.sealed_s):
-        latest[one.label or one.sha256] = one
-    told = [one.progress for one in latest.values() if one.progress]
+def _active_s(sessions: Sequence[Sequence[float]]) -> float:
+    """Returns the seconds in which a process searched.
+
+    >>> _active_s([[100.0, 130.0], [500.0, 510.0]])
+    40.0
+    """
+    return sum(last - began for began, last in sessions)
+
+
+def _sum_manifests(manifests: Sequence[Manifest], now: float) -> Status:
+    """Returns the sum of the progress that each shard reported in its last segment."""
+    latest = {one.label or one.sha256: one for one in sorted(manifests, key=lambda m: m.sealed_s)}
+    reports = [one.progress for one in latest.values() if one.progress]
     usage: dict[str, Usage] = {}
-    for progress in told:
-        for phase, data in progress["usage"].items():
+    for report in reports:
+        for phase, data in report["usage"].items():
             spent = Usage.model_validate({name: data[name] for name in Usage.model_fields})
             usage[phase] = usage.get(phase, Usage()) + spent
+    none = {"done": 0, "failed": 0, "intent": 0, "repeated": 0}
     return Status(
         running=None,
-        questions=sum(progress["questions"] for progress in told),
-        done=sum(progress["done"] for progress in told),
-        growing=sum(progress["growing"] for progress in told),
-        outcomes=_sum(progress["outcomes"] for progress in told),
-        calls={"done": 0, "failed": 0, "intent": 0, "repeated": 0}
-        | _sum(progress["calls"] for progress in told),
+        questions=sum(report["questions"] for report in reports),
+        done=sum(report["done"] for report in reports),
+        growing=sum(report["growing"] for report in reports),
+        outcomes=_sum_counts(report["outcomes"] for report in reports),
+        calls=none | _sum_counts(report["calls"] for report in reports),
         usage=usage,
-        failures=_sum(progress["failures"] for progress in told),
+        failures=_sum_counts(report["failures"] for report in reports),
         parts=len(latest),
         sealed_s=round(now - max(one.sealed_s for one in manifests), 1),
     )
 
 
-def _sum(counts: Iterator[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
+def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Returns the sums by name, the largest first."""
+    total: Counter[str] = Counter()
     for one in counts:
-        for name, number in one.items():
-            total[name] = total.get(name, 0) + number
+        total.update(one)
     return dict(sorted(total.items(), key=lambda entry: (-entry[1], entry[0])))

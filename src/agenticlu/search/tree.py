@@ -37,8 +37,7 @@ from agenticlu.judges.panel import (
 from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, sample_key, together
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
-from agenticlu.search.growth import BestFirstGrowth, Grown, Growth, build_growth
-from agenticlu.search.slots import Activity, Slots
+from agenticlu.search.growth import Activity, BestFirstGrowth, Grown, Growth, Slots, build_growth
 from agenticlu.search.store import CallId
 
 WITHHELD = "(The document is withheld.)"

@@ -29,7 +29,6 @@ from agenticlu.engines.base import Engine, Health
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.run import Limits, Listener, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice
 from agenticlu.search.shards.merge import merge_runs
@@ -43,7 +42,7 @@ from agenticlu.search.shards.ray import (
     task_settings,
 )
 from agenticlu.search.shards.segments import SharedFolder
-from agenticlu.search.status import load_status
+from agenticlu.search.status import Heartbeat, load_status
 from agenticlu.search.store import Store
 
 ITEMS = corpus(4, 2)

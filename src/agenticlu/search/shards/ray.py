@@ -41,11 +41,11 @@ from agenticlu.judges.panel import build_judges
 from agenticlu.search.bounded import BoundedEngine
 from agenticlu.search.caller import Admission
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.heartbeat import Heartbeat
 from agenticlu.search.run import Limits, Listener, bind, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
 from agenticlu.search.shards.merge import MergeSummary, SegmentPart, Union
 from agenticlu.search.shards.segments import Manifest, SharedFolder, seal_run
+from agenticlu.search.status import Heartbeat
 from agenticlu.search.store import Store
 
 TASKS_PER_WORKER = 4
