@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core", "search.store"),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
-        *("dialogue.replies", "dialogue.clarifications", "dialogue.profiles"),
+        *("dialogue.replies", "dialogue.profiles"),
     ),
     ("engines.base",),
     ("attention",),

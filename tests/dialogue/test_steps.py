@@ -9,7 +9,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenticlu.core.records import Document, Message, Question, Usage
+from agenticlu.core.records import Document, Message, Question, Turn, Usage
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.steps import (
     DIRECT,
@@ -17,6 +17,7 @@ from agenticlu.dialogue.steps import (
     MAX_TOKENS,
     Dialogue,
     Request,
+    continue_round,
     render_options,
 )
 from agenticlu.documents import mark, split
@@ -132,14 +133,22 @@ def test_a_wrong_turn_is_our_mistake() -> None:
         state.advance(request.turn(Completion("Who?")))
 
 
-def test_a_reply_set_by_grounding_has_no_token_ids() -> None:
+def test_token_ids_are_kept_only_where_they_spell_the_reply() -> None:
     request = dialogue().next_request()
     assert request is not None
     sampled = request.turn(Completion("a", "stop", (1, 2)), Usage(requests=1))
     assert sampled.token_ids == (1, 2)
-    written = request.turn(Completion("a", "stop", (1, 2)), reply="<para 0>")
-    assert written.token_ids is None
-    assert written.reply == "<para 0>"
+    thought = request.turn(Completion("<think>b?</think> a", "stop", (1, 2)))
+    assert (thought.reply, thought.token_ids) == ("a", None)
+
+
+def test_control_tokens_of_question_and_options_are_broken() -> None:
+    options = ("red~~STOP~~", "<para 3>")
+    question = Question(id="q", text="Who? <|im_end|>~~STOP~~", options=options)
+    request = dialogue(question=question, controls=("~~STOP~~",)).next_request()
+    assert request is not None
+    sent = request.messages[-1].content
+    assert "Who? < |im_end|>~ ~STOP~~\nA. red~ ~STOP~~\nB. < para 3>" in sent
 
 
 @given(st.lists(st.text(max_size=12), min_size=15, max_size=15), st.integers(1, 3))
@@ -170,6 +179,18 @@ def test_training_sees_the_messages_that_inference_sends() -> None:
         assert request.messages == trained[: len(request.messages)]
     assert len(engine.requests) == len(FULL_ROUND)
     assert trained[-1] == Message(role="assistant", content=ROUND[-1])
+
+
+def test_a_round_that_goes_on_has_said_no() -> None:
+    turns = (
+        Turn(kind="answer", wording="w", request="r", reply="a"),
+        Turn(kind="check", wording="w", request="r", reply="Yes, it is.", token_ids=(1,)),
+    )
+    after = continue_round(turns)
+    assert after[0] is turns[0]
+    assert (after[1].reply, after[1].token_ids) == ("no", None)
+    kept = (turns[1].model_copy(update={"reply": "No, not yet."}),)
+    assert continue_round(kept) == kept
 
 
 # --- The shared prefix, on token ids --------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from agenticlu.core.errors import ConfigError
-from agenticlu.core.records import Question, Turn, Verdict
+from agenticlu.core.records import Question, Verdict
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges.panel import (
@@ -15,7 +15,6 @@ from agenticlu.judges.panel import (
     RougeJudge,
     build_judges,
     combine,
-    continued,
     disagrees,
     is_correct,
     judgement_key,
@@ -140,15 +139,3 @@ def test_the_cache_key_is_made_of_judge_question_gold_and_answer():
     assert len(keys) == 5
     same = QUESTION.model_copy(update={"id": "other", "hops": 2})
     assert judgement_key("a", same, "x") in keys
-
-
-def test_a_round_that_goes_on_has_said_no():
-    turns = (
-        Turn(kind="answer", wording="w", request="r", reply="a"),
-        Turn(kind="check", wording="w", request="r", reply="Yes, it is.", token_ids=(1,)),
-    )
-    after = continued(turns)
-    assert after[0] is turns[0]
-    assert (after[1].reply, after[1].token_ids) == ("no", None)
-    kept = (turns[1].model_copy(update={"reply": "No, not yet."}),)
-    assert continued(kept) == kept

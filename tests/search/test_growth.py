@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from agenticlu.dialogue.clarifications import is_near_duplicate, merge_near_duplicates
+from agenticlu.dialogue.steps import is_near_duplicate, merge_near_duplicates
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.growth import Grown, build_growth
 

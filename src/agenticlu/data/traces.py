@@ -8,8 +8,8 @@ from typing import Any, Literal
 from agenticlu.core.records import Message, Node
 from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_path_flaw
 from agenticlu.dialogue.replies import parse_verdict
-from agenticlu.dialogue.steps import opening_of
-from agenticlu.judges.panel import history_of, is_correct
+from agenticlu.dialogue.steps import build_history
+from agenticlu.judges.panel import is_correct
 
 TraceFate = Literal[
     Flaw, "written", "no right answer", "unscored", "unsupported", "leak", "repeats"
@@ -101,7 +101,7 @@ def _targets(view: TreeView, node: Node, num_messages: int) -> list[int]:
     targets: list[int] = []
     path = view.tree.path(node.id)
     # After the system message, the opening and the first request.
-    index = 2 + 2 * len(history_of(path[:1], opening_of(view.profile)))
+    index = 2 + 2 * len(build_history(path[:1], view.profile))
     for step in path[1:]:
         right, is_last = bool(is_correct(step.verdicts)), step.id == node.id
         for turn in step.turns:

@@ -13,13 +13,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 from agenticlu.core.records import Document, Message, Node, Piece, Tree, Turn
-from agenticlu.dialogue.clarifications import is_near_duplicate
 from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.replies import is_refusal
-from agenticlu.dialogue.steps import Dialogue, opening_of
+from agenticlu.dialogue.steps import Dialogue, build_history, find_repeat, opening_kinds
 from agenticlu.documents import mark
 from agenticlu.evaluation.scoring.answers import canonical_tokens
-from agenticlu.judges.panel import history_of
 
 Flaw = Literal["failed", "truncated", "refused", "empty"]
 """Why a round is of no use, whatever its score."""
@@ -90,7 +88,7 @@ class TreeView:
         """Yields what was asked, said and read before the node's clarification."""
         yield self.tree.question.text
         yield from self.tree.question.options
-        opening = opening_of(self.profile)
+        opening = opening_kinds(self.profile)
         spans = {piece.index: slice(piece.start, piece.end) for piece in self.pieces}
         for step in self.tree.path(node.id)[:-1]:
             yield from (self.document.text[spans[index]] for index in step.kept)
@@ -100,7 +98,7 @@ class TreeView:
 
     def history(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds up to and with `node`, as its children saw them."""
-        return history_of(self.tree.path(node.id), opening_of(self.profile))
+        return build_history(self.tree.path(node.id), self.profile)
 
     def before(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds before `node`."""
@@ -109,15 +107,8 @@ class TreeView:
 
     def repeats(self, node: Node) -> bool:
         """Whether a clarification on the way to `node` was asked before: inference ends there."""
-        asked: list[str] = []
-        for step in self.tree.path(node.id)[1:]:
-            for turn in step.turns:
-                if turn.kind != "clarify":
-                    continue
-                if any(is_near_duplicate(one, turn.reply) for one in asked):
-                    return True
-                asked.append(turn.reply)
-        return False
+        turns = [turn for step in self.tree.path(node.id)[1:] for turn in step.turns]
+        return find_repeat(turns) is not None
 
     def render(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
         """Renders finished turns over the whole marked document."""

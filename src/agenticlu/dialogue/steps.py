@@ -1,12 +1,13 @@
-"""The chain of clarifications, defined once: a step machine without input or output.
+"""The chain of clarifications: a step machine without input or output.
 
 A round is clarify → point back → sub-answer → answer → self-check (the paper's CoC step, section
-3 of arXiv 2502.15920). Search, inference, training and evaluation all run this machine:
+3 of arXiv 2502.15920). `agenticlu.dialogue.run` drives it for inference, search and evaluation;
+training rows are its rendered turns:
 
     dialogue = Dialogue(profile=profile, document_id=document.id, view=marked, question=question)
     while (request := dialogue.next_request()) is not None:
-        reply = ...                      # ask an engine with request.messages
-        dialogue = dialogue.advance(request.turn(reply))
+        completion = ...                 # an engine's reply to request.messages
+        dialogue = dialogue.advance(request.turn(completion))
 
 The document stands before the question, and the system wording depends on the document alone, so
 all traces of one document share one token prefix.
@@ -18,13 +19,16 @@ turns see.
 
 from __future__ import annotations
 
+import functools
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agenticlu.core.records import Message, Question, Turn, TurnKind, Usage
-from agenticlu.dialogue.clarifications import is_near_duplicate
+from agenticlu.core.records import Message, Node, Question, Turn, TurnKind, Usage
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.replies import parse_verdict
+from agenticlu.dialogue.replies import parse_verdict, strip_thinking
+from agenticlu.documents import neutralise
 from agenticlu.engines.base import Completion
 
 FULL_ROUND: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer", "check")
@@ -39,12 +43,16 @@ MAX_TOKENS: dict[TurnKind, int] = {
     "answer": 256,
     "check": 16,
 }
-"""Most tokens a reply of each kind may take, unless the caller says otherwise."""
+"""Default limit on the tokens of a reply, by kind."""
+NEXT_ROUND_CHECK = "no"
+"""What the self-check of a round reads when another round follows it."""
+SIMILARITY = 0.8
+"""Clarifications whose word sets have at least this Jaccard index are near-duplicates."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """The next thing to ask an engine."""
+    """The next request to an engine."""
 
     kind: TurnKind
     wording: str
@@ -54,16 +62,16 @@ class Request:
     messages: tuple[Message, ...]
     """The whole conversation; ends in a user message."""
 
-    def turn(
-        self, completion: Completion, usage: Usage | None = None, reply: str | None = None
-    ) -> Turn:
-        """Builds the finished turn from a sampled reply (or from `reply`, set by grounding)."""
+    def turn(self, completion: Completion, usage: Usage | None = None) -> Turn:
+        """Builds the finished turn from a reply, thinking stripped."""
+        reply = strip_thinking(completion.text)
         return Turn(
             kind=self.kind,
             wording=self.wording,
             request=self.text,
-            reply=completion.text if reply is None else reply,
-            token_ids=completion.token_ids if reply is None else None,
+            reply=reply,
+            # Ids are what training learns from: they must spell the reply and nothing else.
+            token_ids=completion.token_ids if reply == completion.text else None,
             finish_reason=completion.finish_reason,
             usage=usage,
         )
@@ -78,7 +86,7 @@ class Dialogue:
         document_id: Seeds the draw of the wordings.
         view: What the model sees of the document: all marked pieces, or, during search, those
             that grounding kept.
-        question: Open or multiple choice.
+        question: Open or multiple choice; shown with its control tokens neutralised.
         steps: Turn kinds of one round, in order. Leaving out `clarify` and `sub_answer`, or
             `point`, gives the paper's ablations; `DIRECT` is the plain answer, and needs no
             opening in any layout.
@@ -86,6 +94,7 @@ class Dialogue:
         turns: Finished turns.
         ends_on_repeat: Whether a clarification that was asked before ends the conversation, with
             the answer it has. For inference: a search wants its samples whatever they are.
+        controls: The model's own control tokens; see `documents.neutralise`.
     """
 
     profile: Profile
@@ -96,11 +105,12 @@ class Dialogue:
     max_rounds: int = 1
     turns: tuple[Turn, ...] = ()
     ends_on_repeat: bool = False
+    controls: tuple[str, ...] = ()
 
     @property
     def opening(self) -> tuple[TurnKind, ...]:
         """Turns before the first round: the base answer where the layout has one."""
-        return opening_of(self.profile) if "direct" not in self.steps else ()
+        return opening_kinds(self.profile) if "direct" not in self.steps else ()
 
     @property
     def round(self) -> int:
@@ -124,10 +134,7 @@ class Dialogue:
     @property
     def repeats(self) -> bool:
         """Whether the last turn is a clarification that an earlier round asked already."""
-        if not self.turns or self.turns[-1].kind != "clarify":
-            return False
-        *before, last = [turn.reply for turn in self.turns if turn.kind == "clarify"]
-        return any(is_near_duplicate(one, last) for one in before)
+        return bool(self.turns) and find_repeat(self.turns) == len(self.turns) - 1
 
     def next_request(self) -> Request | None:
         """Returns what to ask next, or None when the conversation is over."""
@@ -168,9 +175,11 @@ class Dialogue:
         return self.opening[number] if number < 0 else self.steps[number % len(self.steps)]
 
     def _asked(self) -> str:
+        text = neutralise(self.question.text, self.controls)
         if not self.question.options:
-            return self.question.text
-        return f"{self.question.text}\n{render_options(self.question.options)}\n"
+            return text
+        options = [neutralise(option, self.controls) for option in self.question.options]
+        return f"{text}\n{render_options(options)}\n"
 
     def _opened(self, request: str, before: Sequence[Turn]) -> str:
         """Puts document and question in front of the first request."""
@@ -181,9 +190,37 @@ class Dialogue:
         return f"{self.view}\n\nQuestion: {self._asked()}\n\n{request}"
 
 
-def opening_of(profile: Profile) -> tuple[TurnKind, ...]:
-    """Returns the turns that stand before the first round in a profile's layout."""
+def opening_kinds(profile: Profile) -> tuple[TurnKind, ...]:
+    """Returns the kinds of turns that precede the first round in a profile's layout."""
     return DIRECT if profile.layout == "published" else ()
+
+
+def build_history(path: Sequence[Node], profile: Profile) -> tuple[Turn, ...]:
+    """Returns the turns along a path, from the root on, as the next round sees them."""
+    opening = opening_kinds(profile)
+    turns: list[Turn] = []
+    for node in path:
+        if node.parent is None:
+            turns += [turn for turn in node.turns if turn.kind in opening]
+        else:
+            turns += continue_round(node.turns)
+    return tuple(turns)
+
+
+def continue_round(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Returns a round's turns as the next round sees them: its self-check reads "no".
+
+    A next round happens only after a "no". Where the sampled check said otherwise, although the
+    judges found the answer wrong (or a complete tree was asked for), its reply is overwritten, as
+    grounding writes the marks.
+    """
+    rewritten = {"reply": NEXT_ROUND_CHECK, "token_ids": None, "finish_reason": "stop"}
+    return tuple(
+        turn.model_copy(update=rewritten)
+        if turn.kind == "check" and parse_verdict(turn.reply, ("yes", "no")) != "no"
+        else turn
+        for turn in turns
+    )
 
 
 def render_options(options: Sequence[str]) -> str:
@@ -193,3 +230,74 @@ def render_options(options: Sequence[str]) -> str:
     'A. red\nB. blue'
     """
     return "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))
+
+
+# --- Clarifications that repeat another -----------------------------------------------------------
+
+_WORD = re.compile(r"\w+")
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+def find_repeat(turns: Sequence[Turn]) -> int | None:
+    """Returns the index of the first clarification that repeats an earlier one, if any."""
+    asked: list[str] = []
+    for index, turn in enumerate(turns):
+        if turn.kind == "clarify":
+            if any(is_near_duplicate(one, turn.reply) for one in asked):
+                return index
+            asked.append(turn.reply)
+    return None
+
+
+def is_near_duplicate(first: str, second: str) -> bool:
+    """Whether two clarifications ask the same thing, judged by their words.
+
+    In a short question one differing name is enough to keep two apart, because it weighs more than
+    a fifth of the words; in a long one, so is a word that only one side has and that is capitalised
+    or a number.
+
+    >>> is_near_duplicate("Who is the mother of Ada?", "who is mother of Ada")
+    True
+    >>> is_near_duplicate("Who is the mother of Ada?", "Who is the mother of Ben?")
+    False
+    """
+    a, b = plain_words(first), plain_words(second)
+    if a == b:
+        return True
+    if len(a & b) / len(a | b) < SIMILARITY:
+        return False
+    return not _holds_name(first, a - b) and not _holds_name(second, b - a)
+
+
+def merge_near_duplicates(texts: Sequence[str]) -> tuple[int, ...]:
+    """Returns the index of the first of every group of near-duplicates; empty texts are dropped.
+
+    All pairs are compared, 0.1 ms for 8 texts and 2 ms for 64. MinHash would be faster only from
+    some hundreds on, and misses pairs (LOG).
+    """
+    kept: list[int] = []
+    for index, text in enumerate(texts):
+        if text.strip() and not any(is_near_duplicate(texts[other], text) for other in kept):
+            kept.append(index)
+    return tuple(kept)
+
+
+@functools.lru_cache(maxsize=4096)
+def plain_words(text: str) -> frozenset[str]:
+    """Returns the distinct words of a text, without case, accents and articles.
+
+    >>> sorted(plain_words("Where is the Café?"))
+    ['cafe', 'is', 'where']
+    """
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(char for char in plain if not unicodedata.combining(char))
+    return frozenset(_WORD.findall(plain)) - _ARTICLES
+
+
+def _holds_name(text: str, words: frozenset[str]) -> bool:
+    """Whether one of the words is a name (capitalised inside a sentence) or a number in a text."""
+    return any(
+        (match[0][0].isdigit() or (match[0][0].isupper() and match.start() > 0))
+        and plain_words(match[0]) & words
+        for match in _WORD.finditer(text)
+    )

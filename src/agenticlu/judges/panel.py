@@ -18,17 +18,14 @@ from typing import Protocol
 from agenticlu.core.errors import ConfigError, EngineReplyError, did_you_mean
 from agenticlu.core.records import (
     Message,
-    Node,
     Question,
     Tree,
-    Turn,
-    TurnKind,
     Usage,
     Verdict,
     content_id,
     content_seed,
 )
-from agenticlu.dialogue.replies import parse_judgement, parse_verdict
+from agenticlu.dialogue.replies import parse_judgement
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.evaluation.scoring.answers import matches, parse_choice
 from agenticlu.evaluation.scoring.rouge import unicode_rouge
@@ -43,8 +40,6 @@ JUDGE_TOKENS = 256
 LONG_JUDGE_TOKENS = 2048
 """Of a reply that is asked for again because it was cut off: a model that thinks first, mostly."""
 PROMPT_VERSION = 1
-NEXT_ROUND_CHECK = "no"
-"""What the self-check of a round reads when another round follows it."""
 _SCHEMA = json.dumps(
     {
         "type": "object",
@@ -284,45 +279,6 @@ def solved_depth(tree: Tree) -> int | None:
     """Returns the depth of the first right answer; None when there is none."""
     depths = [node.depth for node in tree.nodes if is_correct(node.verdicts)]
     return min(depths, default=None)
-
-
-def history_of(path: Sequence[Node], opening: Sequence[TurnKind] = ()) -> tuple[Turn, ...]:
-    """Returns the turns along a path as the next round sees them.
-
-    Args:
-        path: Nodes from the root on.
-        opening: Kinds of the root's turns that stand before the first round; see
-            `dialogue.opening_of`.
-    """
-    turns: list[Turn] = []
-    for node in path:
-        if node.parent is None:
-            turns += [turn for turn in node.turns if turn.kind in opening]
-        else:
-            turns += continued(node.turns)
-    return tuple(turns)
-
-
-def continued(turns: Sequence[Turn]) -> tuple[Turn, ...]:
-    """Returns a round's turns as the next round sees them: its self-check reads "no".
-
-    A next round happens only after a "no". Where the sampled check said otherwise, although the
-    judges found the answer wrong (or a complete tree was asked for), the reply is written, as
-    grounding writes the marks.
-    """
-    return tuple(
-        turn.model_copy(
-            update={
-                "reply": NEXT_ROUND_CHECK,
-                "token_ids": None,
-                "usage": turn.usage,
-                "finish_reason": "stop",
-            }
-        )
-        if turn.kind == "check" and parse_verdict(turn.reply, ("yes", "no")) != "no"
-        else turn
-        for turn in turns
-    )
 
 
 BUILT_IN: dict[str, type[ExactJudge | RougeJudge]] = {"exact": ExactJudge, "rouge-l": RougeJudge}

@@ -19,21 +19,18 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
-from agenticlu.dialogue.clarifications import merge_near_duplicates
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.steps import FULL_ROUND, Dialogue, Request, opening_of
+from agenticlu.dialogue.steps import (
+    FULL_ROUND,
+    Dialogue,
+    Request,
+    build_history,
+    merge_near_duplicates,
+)
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
 from agenticlu.evaluation.scoring.answers import parse_final_answer
-from agenticlu.judges.panel import (
-    SPARED,
-    Judge,
-    combine,
-    history_of,
-    is_correct,
-    is_settled,
-    judgement_key,
-)
+from agenticlu.judges.panel import SPARED, Judge, combine, is_correct, is_settled, judgement_key
 from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, sample_key, together
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
@@ -280,7 +277,7 @@ class TreeSearch:
         pointing = dialogue.next_request()
         assert pointing is not None
         marks = render_marks(grounded.kept)
-        dialogue = dialogue.advance(pointing.turn(Completion(marks, "stop"), reply=marks))
+        dialogue = dialogue.advance(pointing.turn(Completion(marks, "stop")))
         try:
             node = await self._answer(node, dialogue)
         except NotRecordedError:
@@ -381,7 +378,7 @@ class TreeSearch:
         path = [node]
         while (parent := path[-1].parent) is not None:
             path.append(self._nodes[parent])
-        return history_of(path[::-1], opening_of(self._profile))
+        return build_history(path[::-1], self._profile)
 
     async def _sample(
         self,
