@@ -2,27 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, SecretStr
 
 from agenticlu.cli.ask import AskSettings
-from agenticlu.core.config import (
-    Resolved,
-    Settings,
-    load_toml,
-    parse_overrides,
-    public_values,
-    resolve,
-)
-from agenticlu.core.errors import ConfigError, MissingDependencyError
+from agenticlu.core.config import Preset, Resolved, load_toml, resolve
+from agenticlu.core.errors import ConfigError, MissingDependencyError, UsageError
 from agenticlu.core.registry import EXTRA_OF_PACKAGE, Registry
-
-
-class Optimizer(Settings):
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
+from agenticlu.core.settings import Settings, Spelling, parse_overrides, public_values
 
 
 class Example(Settings):
@@ -32,7 +21,8 @@ class Example(Settings):
     mode: Literal["scan", "point"] = "scan"
     quiet: bool = False
     out: Path = Path("out")
-    optimizer: Optimizer = Optimizer()
+    learning_rate: Annotated[float, Spelling("lr", aliases=("rate",))] = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
     weights: dict[str, float] = Field(default_factory=dict)
 
 
@@ -53,7 +43,7 @@ def files(tmp_path: Path) -> Any:
         return resolve(
             Example,
             section="ask",
-            flags={key.replace("__", "."): value for key, value in flags.items()},
+            flags=flags,
             environ=environ or {},
             config_file=None if config is None else tmp_path / "run.toml",
             project_file=tmp_path / "agenticlu.toml",
@@ -67,7 +57,7 @@ def test_defaults(files: Any) -> None:
     found = files()
     assert found.values == Example()
     assert set(found.origins.values()) == {"default"}
-    assert "optimizer.lr" in found.origins
+    assert "lr" in found.origins
 
 
 def test_precedence_step_by_step(files: Any) -> None:
@@ -104,29 +94,29 @@ def test_shared_keys_and_a_commands_own(files: Any) -> None:
 def test_environment_values_are_parsed(files: Any) -> None:
     environ = {
         "AGENTICLU_BASE_URL": "http://a/v1, http://b/v1",
-        "AGENTICLU_ASK_OPTIMIZER__LR": "3e-5",
-        "AGENTICLU_ASK_OPTIMIZER__BETAS": "[0.8, 0.9]",
+        "AGENTICLU_ASK_LR": "3e-5",
+        "AGENTICLU_ASK_BETAS": "[0.8, 0.9]",
         "AGENTICLU_ASK_QUIET": "yes",
         "AGENTICLU_ASK_WEIGHTS": '{"a": 1}',
-        "AGENTICLU_TRAIN_STEPS": "3",
+        "AGENTICLU_TRAIN_MAX_STEPS": "3",
         "AGENTICLU_DEBUG": "1",
     }
     values = files(environ=environ).values
     assert values.base_url == ("http://a/v1", "http://b/v1")
-    assert values.optimizer == Optimizer(lr=3e-5, betas=(0.8, 0.9))
+    assert (values.learning_rate, values.betas) == (3e-5, (0.8, 0.9))
     assert values.quiet
     assert values.weights == {"a": 1.0}
 
 
-def test_nested_tables_and_overrides(files: Any) -> None:
-    config = 'mode = "point"\n[optimizer]\nlr = 1\n[weights]\nx = 0.5\n'
-    found = files(config=config, optimizer__lr=0.25)
-    assert found.values.optimizer.lr == 0.25
+def test_tables_as_values_and_overrides(files: Any) -> None:
+    config = 'mode = "point"\nlr = 1\n[weights]\nx = 0.5\n'
+    found = files(config=config, lr=0.25)
+    assert found.values.learning_rate == 0.25
     assert found.values.weights == {"x": 0.5}
-    assert found.origins["optimizer.lr"] == "flag"
-    assert found.origins["optimizer.betas"] == "default"
-    assert parse_overrides(["optimizer.lr=1", "out=a b", "x=true", 'y="1"']) == {
-        "optimizer.lr": 1,
+    assert found.origins["lr"] == "flag"
+    assert found.origins["betas"] == "default"
+    assert parse_overrides(["lr=1", "out=a b", "x=true", 'y="1"']) == {
+        "lr": 1,
         "out": "a b",
         "x": True,
         "y": "1",
@@ -142,21 +132,23 @@ def test_nested_tables_and_overrides(files: Any) -> None:
         ({"project": "rounds = 2"}, "'rounds'", None),
         ({"project": "[aks]\nrounds = 2"}, r"\[aks\]", "ask"),
         ({"project": 'modle = "a"'}, "'modle'", "model"),
-        ({"config": "[optimizer]\nlear = 2"}, "'optimizer.lear'", "optimizer"),
-        ({"config": "lr = 2"}, "'lr'", "optimizer.lr"),
+        ({"config": "[optimizer]\nlear = 2"}, "'optimizer'", None),
+        ({"config": "[weights]\nx = 'two'"}, "weights", None),
+        ({"project": "[dataset.biuld]\nmargin = 1"}, r"\[dataset.biuld\]", "dataset.build"),
+        ({"project": "ask = 3"}, "'ask'", None),
+        ({"project": "[ask]\nrounds = 0"}, "rounds = 0 .*agenticlu.toml", None),
         ({"config": "rounds = '2'"}, "rounds = '2'", None),
         ({"config": "rounds = 0"}, "rounds = 0", None),
         ({"config": "rounds = 1.5"}, "rounds", None),
         ({"config": "quiet = 'yes'"}, "quiet", None),
         ({"config": 'mode = "scam"'}, "scam", None),
         ({"config": "rounds = 2026-11-23"}, "rounds", None),
-        ({"config": "rounds = "}, "not TOML", None),
+        ({"config": "rounds = "}, "not valid TOML", None),
         ({"environ": {"AGENTICLU_MODLE": "a"}}, "AGENTICLU_MODLE", "AGENTICLU_MODEL"),
         ({"environ": {"AGENTICLU_ROUNDS": "2"}}, "AGENTICLU_ROUNDS", "AGENTICLU_ASK_ROUNDS"),
         ({"environ": {"AGENTICLU_COLOUR": "2"}}, "AGENTICLU_COLOUR", "AGENTICLU_MODEL"),
         ({"environ": {"AGENTICLU_ASK_RONDS": "2"}}, "AGENTICLU_ASK_RONDS", "ASK_ROUNDS"),
         ({"environ": {"AGENTICLU_ASK_ROUNDS": "two"}}, "AGENTICLU_ASK_ROUNDS", None),
-        ({"rounds": "two"}, "flag", None),
         ({"ronds": 2}, "'ronds'", "rounds"),
     ],
 )
@@ -168,13 +160,95 @@ def test_refused(files: Any, sources: dict[str, Any], message: str, hint: str | 
         assert hint in str(caught.value.hint)
 
 
+def test_a_wrong_flag_is_a_usage_error(files: Any) -> None:
+    with pytest.raises(UsageError, match="--rounds two: must be a valid integer") as caught:
+        files(rounds="two")
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError, match="--mode scam") as caught:
+        files(mode="scam")
+    assert caught.value.hint == "Did you mean scan?"
+
+
+def test_former_keys_still_work_and_say_so(files: Any) -> None:
+    found = files(config="rate = 0.5")
+    assert found.values.learning_rate == 0.5
+    assert [note.split(" (")[0] for note in found.notes] == ["rate is now lr"]
+    found = files(environ={"AGENTICLU_ASK_RATE": "0.25"})
+    assert found.values.learning_rate == 0.25
+    assert found.notes == ("rate is now lr (environment AGENTICLU_ASK_RATE).",)
+    assert files(config="lr = 0.5").notes == ()
+
+
+def test_a_subcommand_reads_its_table_and_those_it_inherits(tmp_path: Path) -> None:
+    project = tmp_path / "agenticlu.toml"
+    project.write_text("[train]\nrounds = 2\nquiet = true\n[train.sft]\nrounds = 3\n")
+
+    def read(section: str, **options: Any) -> Resolved[Example]:
+        return resolve(
+            Example,
+            section=section,
+            inherits=("train",),
+            project_file=project,
+            **{"environ": {}, **options},
+        )
+
+    assert (read("train.sft").values.rounds, read("train.dpo").values.rounds) == (3, 2)
+    environ = {"AGENTICLU_TRAIN_ROUNDS": "4", "AGENTICLU_TRAIN_DPO_ROUNDS": "5"}
+    assert read("train.sft", environ=environ).values.rounds == 4
+    assert read("train.dpo", environ=environ).values.rounds == 5
+    assert "quiet" not in read("train.sft", without=("quiet",)).origins
+    project.write_text("[train.sft]\nquiet = true\n")
+    with pytest.raises(ConfigError, match="'quiet'"):
+        read("train.sft", without=("quiet",))
+    config = tmp_path / "run.toml"
+    config.write_text("rounds = 6\n[sft]\nrounds = 7\n")
+    assert read("train.sft", config_file=config).values.rounds == 7
+    assert read("train.dpo", config_file=config).values.rounds == 6
+    for text in ("[train.sft]\nronds = 1", "[train]\nronds = 1", "[train.sfft]\nrounds = 1"):
+        project.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            read("train.sft")
+        assert "Did you mean" in str(caught.value.hint) or "sfft" in caught.value.message
+
+
+def test_a_preset_is_weaker_than_files_unless_it_says_otherwise(files: Any) -> None:
+    def find(beats: Any) -> Resolved[Example]:
+        return resolve(
+            Example,
+            section="ask",
+            environ={"AGENTICLU_ASK_ROUNDS": "2"},
+            flags={"lr": 0.5},
+            project_file=None,
+            find_preset=lambda given: Preset(
+                "preset x", {"rounds": 9, "rate": 1, "out": "p"}, beats
+            ),
+        )
+
+    weak, strong = find("defaults"), find("files")
+    assert (weak.values.rounds, strong.values.rounds) == (2, 9)
+    assert weak.values.learning_rate == strong.values.learning_rate == 0.5
+    assert weak.origins["out"] == "preset x"
+
+
+def test_a_required_setting_is_a_missing_option() -> None:
+    class Needy(Settings):
+        out: Path
+        """Where to write."""
+
+    found = resolve(Needy, environ={}, project_file=None)
+    assert "out = null" in found.describe()
+    with pytest.raises(UsageError, match="Missing option --out") as caught:
+        found.values  # noqa: B018
+    assert "Where to write" in str(caught.value.hint)
+
+
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no configuration file"):
+    with pytest.raises(ConfigError, match="No such configuration file"):
         load_toml(tmp_path / "nowhere.toml")
     (tmp_path / "latin.toml").write_bytes("a = 'é'".encode("latin-1"))
-    with pytest.raises(ConfigError, match="not TOML"):
+    with pytest.raises(ConfigError, match="not valid TOML"):
         load_toml(tmp_path / "latin.toml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="Cannot read"):
         load_toml(tmp_path)
 
 
@@ -209,13 +283,13 @@ def test_resolved_is_saved_with_origins_and_without_secrets(tmp_path: Path, file
     assert saved["origins"]["api_key"] == "flag"
     assert saved["command"] == "ask"
     assert "piece_tokens = 512  (default)" in found.describe()
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UsageError) as caught:
         resolve(Secretive, flags={"api_key": ["sk-live-2"]}, environ={}, project_file=None)
     assert "sk-live-2" not in caught.value.message
 
 
 def test_saved_values_are_read_back(tmp_path: Path) -> None:
-    settings = Example(rounds=3, out=Path("x"), optimizer=Optimizer(lr=0.5), weights={"a": 1.0})
+    settings = Example(rounds=3, out=Path("x"), learning_rate=0.5, weights={"a": 1.0})
     assert Example.model_validate(public_values(settings)) == settings
 
 

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import click
 from pydantic import Field
 
-from agenticlu.core.config import Resolved, Settings, resolve
+from agenticlu.cli.options import (
+    JsonSettings,
+    ModelSettings,
+    Positive,
+    operand,
+    settings_command,
+)
+from agenticlu.core.config import Resolved
 from agenticlu.core.errors import (
     AgenticluError,
     ConfigError,
@@ -24,6 +31,7 @@ from agenticlu.core.errors import (
     NoSupportedAnswerError,
     UsageError,
 )
+from agenticlu.core.settings import Spelling
 
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
@@ -35,77 +43,43 @@ if TYPE_CHECKING:
     from agenticlu.engines.base import Engine
 
 BUNDLED_PIECE_TOKENS = 64
-WORLD_ONLY = (
-    "No model was named, so the bundled tiny model answers. It understands only its own invented "
-    "world; for any other document name a model: --model FOLDER or --base-url ADDRESS."
-)
+MAX_CHOICES = 26
+"""Choices are lettered."""
 
 
-class AskSettings(Settings):
-    """Settings of `agenticlu ask`; the table [ask] of a configuration file."""
+class AskSettings(ModelSettings, JsonSettings):
+    """Settings of `agenticlu ask`."""
 
-    model: str | None = None
-    """A folder in Hugging Face layout, or the name of a served model; None is the bundled one."""
-    base_url: tuple[str, ...] = ()
-    """OpenAI-compatible endpoints."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key."""
-    tokenizer: str | None = None
-    """Folder or hub id of the tokenizer; None is the model's own, else an estimate."""
+    questions: Annotated[
+        tuple[str, ...], Spelling("question", ("-q", "--question"), separator="")
+    ] = ()
+    """A question; may be repeated."""
+    questions_file: Annotated[str | None, Spelling("questions", metavar="FILE")] = None
+    """Questions, one a line, or JSONL with question, options, id; '-' is standard input."""
+    option: Annotated[tuple[str, ...], Spelling(separator="|", aliases=("options",))] = ()
+    """A choice of a multiple-choice question; repeat it, or write A|B|C."""
     profile: str = "default"
+    """Prompt profile: a bundled one or a TOML file."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    """Rounds of clarification at most."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
-    """None: what suits the model, 512 unless its folder says otherwise."""
+    """Tokens of a paragraph at most. Default: what suits the model, else 512."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Sampling temperature; 0 is greedy."""
     spans: bool = False
-    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Prompt and sampled tokens of one question at most; None for no limit."""
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
-    """Seconds that one request to a server may take."""
+    """Read a document that is too long for the model piece by piece."""
+    max_total_tokens: Positive | None = None
+    """Prompt and sampled tokens that one question may cost; no limit by default."""
+    dry_run: bool = False
+    """Estimate the cost; ask nothing."""
+    quiet: bool = False
+    """No progress and no inner steps on standard error."""
 
 
-@click.command("ask")
-@click.argument("file")
-@click.argument("question", required=False)
-@click.option("-q", "more", multiple=True, metavar="TEXT", help="A question; may be repeated.")
-@click.option(
-    "--questions",
-    "questions_file",
-    metavar="FILE",
-    help="Questions, one a line, or JSONL with question, options, id; '-' is standard input.",
-)
-@click.option("--model", help="Folder of a model, or the name of a served one.")
-@click.option("--base-url", multiple=True, help="Address of an OpenAI-compatible server.")
-@click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
-@click.option("--tokenizer", metavar="NAME", help="Tokenizer, where the model's is not known.")
-@click.option("--profile", help="Wordings: a bundled profile or a TOML file.")
-@click.option("--rounds", type=int, help="Rounds of clarification at most (default 1).")
-@click.option("--piece-tokens", type=int, help="Tokens of a paragraph at most (default 512).")
-@click.option("--option", "option", multiple=True, metavar="TEXT", help="A choice; repeat it.")
-@click.option("--options", metavar="A|B|C", help="All choices, divided by bars.")
-@click.option("--temperature", type=float, help="0 is greedy (default).")
-@click.option("--spans", is_flag=True, default=None, help="Read a too long document piecewise.")
-@click.option("--max-total-tokens", type=int, help="Tokens that a question may cost at most.")
-@click.option("--timeout", type=float, help="Seconds of a request to a server (default 600).")
-@click.option("--dry-run", is_flag=True, help="Say what it would cost; ask nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--quiet", is_flag=True, help="No inner steps on standard error.")
-@click.option("--config", "config_file", metavar="FILE", help="TOML file with these settings.")
-@click.option("--show-config", is_flag=True, help="Print every setting and its origin.")
-def command(
-    file: str,
-    question: str | None,
-    more: tuple[str, ...],
-    questions_file: str | None,
-    option: tuple[str, ...],
-    options: str | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    config_file: str | None,
-    show_config: bool,
-    **flags: Any,
-) -> None:
+@settings_command(AskSettings, "ask")
+@operand("file")
+@operand("question", required=False)
+def command(resolved: Resolved[AskSettings], file: str, question: str | None) -> None:
     """Answer QUESTION over FILE ('-' is standard input) and show the passages behind it.
 
     FILE is text, Markdown, HTML, PDF, docx or epub. The answer comes first on standard output,
@@ -113,47 +87,33 @@ def command(
     Several questions give one JSON object a line. Exit code 10: nothing in the document supports
     an answer.
     """
-    resolved = resolve(
-        AskSettings,
-        section="ask",
-        flags={key: value or None if key == "base_url" else value for key, value in flags.items()},
-        config_file=config_file,
-    )
-    if show_config:
-        click.echo(resolved.describe())
-        return
-    if file == "-" and questions_file == "-":
+    settings = resolved.values
+    if file == "-" and settings.questions_file == "-":
         raise UsageError("The document and the questions cannot both be standard input.")
-    given = [text for text in (question, *more) if text is not None]
+    given = [text for text in (question, *settings.questions) if text is not None]
     rows: list[Mapping[str, Any]] = [{"question": text} for text in given]
-    if questions_file is not None:
-        rows.extend(_read_questions(questions_file))
+    if settings.questions_file is not None:
+        rows.extend(_read_questions(settings.questions_file))
     if not rows:
         raise UsageError(
             "No question was given.", hint=f'agenticlu ask {file} "Who wrote the letter?"'
         )
-    choices = _choices(option, options)
-    if as_json or len(rows) > 1 or questions_file is not None:
-        show: type[_Shown] = _Lines if len(rows) > 1 or questions_file is not None else _Json
-    else:
-        show = _Shown
-    job = _Job(resolved, file, rows, choices, many=show is _Lines, quiet=quiet)
-    job.prepare()
-    if dry_run:
-        _show_estimates(job, as_json=as_json or show is _Lines)
-        return
-    asyncio.run(job.run(show()))
-
-
-def _choices(option: tuple[str, ...], options: str | None) -> tuple[str, ...]:
-    choices = (*option, *(part.strip() for part in (options or "").split("|") if part.strip()))
-    if len(choices) == 1:
+    if len(settings.option) == 1:
         raise UsageError(
-            "One choice is no choice.", hint="Repeat --option, or give --options 'A|B|C'."
+            "A multiple-choice question needs at least two choices.",
+            hint="Repeat --option, or write --option 'A|B|C'.",
         )
-    if len(choices) > 26:
-        raise UsageError(f"There can be at most 26 choices, not {len(choices)}.")
-    return choices
+    if len(settings.option) > MAX_CHOICES:
+        raise UsageError(f"At most {MAX_CHOICES} choices are allowed, not {len(settings.option)}.")
+    many = len(rows) > 1 or settings.questions_file is not None
+    show = (_Lines if many else _Json if settings.as_json else _Shown)()
+    job = _Job(settings, file, rows, many=many)
+    job.prepare()
+    settings.note_bundled(quiet=settings.quiet)
+    if settings.dry_run:
+        _show_estimates(job, as_json=settings.as_json or many)
+    else:
+        asyncio.run(job.run(show))
 
 
 def _read_questions(path: str) -> list[Mapping[str, Any]]:
@@ -161,9 +121,9 @@ def _read_questions(path: str) -> list[Mapping[str, Any]]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UsageError(f"The questions {path!r} cannot be read: {error.strerror}.") from error
+        raise UsageError(f"Cannot read the questions {path!r}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"The questions {path!r} are not UTF-8 (byte {error.start}).") from error
+        raise UsageError(f"{path!r} is not UTF-8 text (byte {error.start}).") from error
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.lstrip().startswith("{"):
@@ -171,7 +131,7 @@ def _read_questions(path: str) -> list[Mapping[str, Any]]:
         elif line.strip():
             rows.append({"question": line.strip()})
     if not rows:
-        raise UsageError(f"There is no question in {path!r}.")
+        raise UsageError(f"{path!r} contains no questions.")
     return rows
 
 
@@ -184,7 +144,7 @@ def _read_row(line: str, number: int) -> Mapping[str, Any]:
     if not isinstance(asked, str) or not asked.strip():
         return {**row, "error": f"line {number} has no 'question'"}
     if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
-        return {**row, "error": f"line {number}: 'options' must be a list of texts"}
+        return {**row, "error": f"line {number}: 'options' must be a list of strings"}
     return row
 
 
@@ -199,25 +159,12 @@ class _Job:
     interrupt: _Interrupt
 
     def __init__(
-        self,
-        resolved: Resolved[AskSettings],
-        file: str,
-        rows: Sequence[Mapping[str, Any]],
-        choices: tuple[str, ...],
-        *,
-        many: bool,
-        quiet: bool,
+        self, settings: AskSettings, file: str, rows: Sequence[Mapping[str, Any]], *, many: bool
     ) -> None:
-        self.settings = resolved.values
+        self.settings = settings
         self.file = file
         self.rows = rows
-        self.choices = choices
         self.many = many
-        self.quiet = quiet
-
-    @property
-    def bundled(self) -> bool:
-        return self.settings.model is None and not self.settings.base_url
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
@@ -233,7 +180,9 @@ class _Job:
             None
             if "error" in row
             else make_question(
-                self.document, row["question"], tuple(row.get("options", ())) or self.choices
+                self.document,
+                row["question"],
+                tuple(row.get("options", ())) or self.settings.option,
             )
             for row in self.rows
         ]
@@ -245,7 +194,7 @@ class _Job:
         if self.settings.piece_tokens is not None:
             return self.settings.piece_tokens
         hint = read_model_hint(self.folder, "piece_tokens") if self.folder else None
-        return hint or (BUNDLED_PIECE_TOKENS if self.bundled else DEFAULT_PIECE_TOKENS)
+        return hint or (BUNDLED_PIECE_TOKENS if self.settings.bundled else DEFAULT_PIECE_TOKENS)
 
     def _load_tokenizer(self) -> tuple[Tokenizer, Path | None]:
         """Returns the tokenizer and, for a local model, its folder."""
@@ -253,7 +202,7 @@ class _Job:
         from agenticlu.engines import BUNDLED_MODEL
 
         folder: Path | None = None
-        if self.bundled:
+        if self.settings.bundled:
             folder = BUNDLED_MODEL
         elif self.settings.model and Path(self.settings.model).expanduser().is_dir():
             folder = Path(self.settings.model).expanduser()
@@ -264,14 +213,12 @@ class _Job:
         try:
             return load_tokenizer(self.settings.model, online=False), folder
         except AgenticluError:
-            self.tell(
-                f"The tokenizer of {self.settings.model!r} is not at hand; tokens are estimated. "
-                "--tokenizer NAME counts them exactly."
-            )
-            return load_tokenizer(None), folder
+            estimate = load_tokenizer(None)
+            self.settings.note_estimate(estimate, quiet=self.settings.quiet)
+            return estimate, folder
 
     def tell(self, text: str) -> None:
-        if not self.quiet:
+        if not self.settings.quiet:
             click.echo(text, err=True)
 
     async def run(self, show: _Shown) -> None:
@@ -279,9 +226,7 @@ class _Job:
         from agenticlu.core.progress import Progress
         from agenticlu.engines import load_engine
 
-        if self.bundled:
-            self.tell(WORLD_ONLY)
-        progress = Progress("questions", len(self.rows), quiet=self.quiet or not self.many)
+        progress = Progress("questions", len(self.rows), quiet=self.settings.quiet or not self.many)
         # Endpoints tell when they wait ("429, waiting 12 s"); a model in process never does.
         options = {
             "on_event": progress.say if self.many else self.tell,
@@ -333,7 +278,7 @@ class _Job:
 
         if question is None:
             raise _BadRowError(str(row["error"]))
-        steps = _Steps(progress if self.many else None, quiet=self.quiet)
+        steps = _Steps(progress if self.many else None, quiet=self.settings.quiet)
         if self.many:
             progress.say(f"Question: {question.text}")
         try:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import click
 from pydantic import Field
 
-from agenticlu.core.config import Resolved, Settings, resolve
+from agenticlu.core.config import Resolved, resolve
 from agenticlu.core.errors import (
     AgenticluError,
     EngineUnreachableError,
     IncompleteRunError,
     UsageError,
 )
+from agenticlu.core.settings import Settings
 
 if TYPE_CHECKING:
     from agenticlu.core.records import Prices

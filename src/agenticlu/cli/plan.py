@@ -1,71 +1,176 @@
-"""`agenticlu plan`: what a search will cost, before it runs."""
+"""`agenticlu plan`: settings of a search, and what it will cost before it runs."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
+from pydantic import Field
 
-from agenticlu.cli.generate import CORPUS_OPTIONS, SEARCH_OPTIONS, resolve_config, with_options
+from agenticlu.cli.options import (
+    JsonSettings,
+    JudgeSettings,
+    ModelSettings,
+    Positive,
+    PriceSettings,
+    echo_json,
+    operand,
+    settings_command,
+)
+from agenticlu.core.config import Preset, Resolved
+from agenticlu.core.settings import Settings, Spelling, select
+from agenticlu.search.config import PUBLISHED, SearchConfig
+
+if TYPE_CHECKING:
+    from agenticlu.data.corpus import LeftOut
+    from agenticlu.search.setup import EngineChoice, JudgeChoice
 
 
-@click.command()
-@click.argument("corpus")
-@click.option("--model", help="Model folder, for its tokenizer; without it the bundled one.")
-@click.option("--tokenizer", help="Folder or hub id; default: the model's own.")
-@with_options(*SEARCH_OPTIONS, *CORPUS_OPTIONS)
-@click.option("--judge-model", multiple=True, help="Models of the judge 'llm'.")
-@click.option("--price-in", type=float, help="Price of a million prompt tokens.")
-@click.option("--price-cached", type=float, help="Price of a million cached prompt tokens.")
-@click.option("--price-out", type=float, help="Price of a million sampled tokens.")
-@click.option("--tokens-per-s", type=float, help="Rate of computed tokens, as measured.")
-@click.option("--like", type=click.Path(path_type=Path), help="Run folder to measure by.")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def command(
-    *,
-    corpus: str,
-    model: str | None,
-    tokenizer: str | None,
-    as_published: bool,
-    config_file: Path | None,
-    limit: int | None,
-    columns: tuple[str, ...],
-    split: str,
-    shard: str | None,
-    judge_model: tuple[str, ...],
-    price_in: float | None,
-    price_cached: float | None,
-    price_out: float | None,
-    tokens_per_s: float | None,
-    like: Path | None,
-    as_json: bool,
-    **flags: Any,
-) -> None:
-    """Count requests, tokens, judge calls, price and time of a search over CORPUS."""
-    from agenticlu.core.records import Prices
+class CorpusSettings(Settings):
+    """Part of a corpus."""
+
+    limit: Positive | None = None
+    """Questions at most."""
+    column: Annotated[tuple[str, ...], Spelling(metavar="FIELD=COLUMN")] = ()
+    """Column that holds a field, such as context=text."""
+    split: str = "train"
+    """Split of a hub data set."""
+    shard: Annotated[str | None, Spelling(metavar="I/N")] = None
+    """Search only the documents of this share, counted from 0."""
+
+
+class GenerateSettings(
+    SearchConfig, ModelSettings, JudgeSettings, CorpusSettings, PriceSettings, JsonSettings
+):
+    """Settings of `agenticlu generate` and `agenticlu plan`."""
+
+    out: Annotated[Path | None, Spelling(metavar="RUN")] = None
+    """Folder of the run."""
+    published: Annotated[bool, Spelling("as_published")] = False
+    """Use the published algorithm, end to end; only flags change its settings."""
+    dry_run: bool = False
+    """Estimate the cost, as `agenticlu plan` does; ask nothing."""
+    tokens_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Measured rate of computed tokens, for the estimate."""
+    like: Annotated[Path | None, Spelling(metavar="RUN")] = None
+    """Run folder whose reply lengths and rate the estimate takes."""
+    trees_at_once: Annotated[Positive, Spelling(aliases=("parallel",))] = 16
+    """Questions searched at the same time; those that wait for a judge do not count."""
+    concurrency: Annotated[Positive, Spelling(aliases=("in_flight",))] = 256
+    """Requests in flight at most."""
+    tokens_in_flight: Positive = 400_000
+    """Prompt tokens in flight at most."""
+    max_total_tokens: Annotated[Positive | None, Spelling(aliases=("max_tokens",))] = None
+    """Stop after so many computed tokens."""
+    retry_failed: bool = False
+    """Ask again what failed for good before."""
+    seal: Annotated[str | None, Spelling(metavar="FOLDER")] = None
+    """Folder or URL (fsspec) that gets sealed segments, and gives them back."""
+    seal_every: Annotated[float, Field(gt=0)] = 10.0
+    """Minutes between segments."""
+    ray: Positive | None = None
+    """Search with so many Ray workers; the limits hold for each, --max-total-tokens for all."""
+    ray_address: str | None = None
+    """Address of a Ray cluster. Default: Ray on this machine."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def engine_choice(self) -> EngineChoice:
+        """Returns which model samples."""
+        from agenticlu.search.setup import EngineChoice
+
+        return EngineChoice(self.model, self.base_url, self.api_key_env, self.timeout)
+
+
+def find_preset(given: Mapping[str, object]) -> Preset | None:
+    """Returns what --as-published stands for."""
+    if not given.get("as_published"):
+        return None
+    return Preset("--as-published", PUBLISHED, beats="files")
+
+
+def search_config(resolved: Resolved[GenerateSettings]) -> SearchConfig:
+    """Returns the search's settings; a model's folder may say how long its pieces should be."""
+    settings = resolved.values
+    config = select(settings, SearchConfig)
+    hint = settings.engine_choice().hint("piece_tokens")
+    if hint is not None and resolved.origins["piece_tokens"] == "default":
+        return config.model_copy(update={"piece_tokens": hint})
+    return config
+
+
+def corpus_source(settings: GenerateSettings, corpus: str, left_out: LeftOut) -> dict[str, Any]:
+    """Returns the arguments of `load_corpus`."""
+    from agenticlu.search.setup import parse_columns
+
+    return {
+        "source": corpus,
+        "columns": parse_columns(settings.column),
+        "split": settings.split,
+        "limit": settings.limit,
+        "left_out": left_out,
+    }
+
+
+def judge_choice(settings: JudgeSettings) -> JudgeChoice:
+    """Returns which models judge."""
+    from agenticlu.search.setup import JudgeChoice
+
+    return JudgeChoice(
+        settings.judge_model,
+        settings.judge_base_url,
+        settings.judge_api_key_env,
+        settings.timeout,
+    )
+
+
+def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
+    """Prints what a search will cost; asks nothing."""
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.search.plan import build_plan, load_measured, render
-    from agenticlu.search.setup import EngineChoice, check_judges, parse_columns, parse_shard
+    from agenticlu.search.setup import check_judges, parse_shard
 
-    config = resolve_config(as_published, config_file, flags, model)
-    check_judges(judge_model, config.judges)
-    prices = Prices(price_in, price_out, price_cached, tokens_per_s)
-    measured = None if like is None else load_measured(like)
-    if tokens_per_s is None and measured is not None:
-        prices = replace(prices, tokens_per_s=measured.tokens_per_s)
+    settings = resolved.values
+    config = search_config(resolved)
+    check_judges(settings.judge_model, config.judges)
+    settings.note_bundled(quiet=settings.quiet)
+    measured = None if settings.like is None else load_measured(settings.like)
+    rate = settings.tokens_per_s
+    if rate is None and measured is not None:
+        rate = measured.tokens_per_s
+    prices = settings.prices(rate)
     left_out = LeftOut()
-    columns_of = parse_columns(columns)
+    tokenizer = settings.engine_choice().tokenizer(settings.tokenizer)
+    settings.note_estimate(tokenizer, quiet=settings.quiet)
     plan = build_plan(
-        load_corpus(corpus, columns=columns_of, split=split, limit=limit, left_out=left_out),
-        EngineChoice(model).tokenizer(tokenizer),
+        load_corpus(**corpus_source(settings, corpus, left_out)),
+        tokenizer,
         config,
-        num_llm_judges=(max(1, len(judge_model)) if "llm" in config.judges else 0),
-        shard=parse_shard(shard),
+        num_llm_judges=(max(1, len(settings.judge_model)) if "llm" in config.judges else 0),
+        shard=parse_shard(settings.shard),
         measured=measured,
     )
     if left_out.num_lines:
         click.echo(f"agenticlu: {left_out.render()}", err=True)
-    click.echo(json.dumps(plan.as_dict(prices), indent=2) if as_json else render(plan, prices))
+    if settings.as_json:
+        echo_json(plan.as_dict(prices))
+    else:
+        click.echo(render(plan, prices))
+
+
+@settings_command(
+    GenerateSettings,
+    "plan",
+    inherits=("generate",),
+    without=("dry_run",),
+    find_preset=find_preset,
+)
+@operand("corpus")
+def command(resolved: Resolved[GenerateSettings], corpus: str) -> None:
+    """Count requests, tokens, judge calls, price and time of a search over CORPUS.
+
+    Takes the options of `agenticlu generate`, so that one command line serves both.
+    """
+    show_plan(resolved, corpus)

@@ -1,54 +1,47 @@
-"""agenticlu serve: an OpenAI-compatible server over a model in this process."""
+"""`agenticlu serve`: an OpenAI-compatible server over a model in this process."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import click
+from pydantic import Field
+
+from agenticlu.cli.options import BUNDLED_MODEL_NOTE, Positive, settings_command
+from agenticlu.core.config import Resolved
+from agenticlu.core.settings import Settings, Spelling
 
 
-@click.command("serve")
-@click.option("--model", metavar="FOLDER", help="Model folder; the bundled tiny model by default.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
-)
-@click.option("--name", help="Name under which the model is listed; the folder's by default.")
-@click.option("--device", help="cpu or cuda; a GPU where there is one by default.")
-@click.option("--dtype", help="float32, bfloat16 or float16; on a CPU float32 by default.")
-@click.option(
-    "--max-batch",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Replies that decode together.",
-)
-@click.option(
-    "--context-tokens", type=click.IntRange(1), help="Longest prompt plus reply; the model's own."
-)
-@click.option(
-    "--cache-gib",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Memory for what was read, so that shared prefixes are read once; 0 keeps nothing.",
-)
-def command(
-    model: str | None,
-    host: str,
-    port: int,
-    name: str | None,
-    device: str | None,
-    dtype: str | None,
-    max_batch: int,
-    context_tokens: int | None,
-    cache_gib: float,
-) -> None:
+class ServeSettings(Settings):
+    """Settings of `agenticlu serve`."""
+
+    model: Annotated[str | None, Spelling(metavar="FOLDER")] = None
+    """Model folder in Hugging Face layout. Default: the bundled tiny model."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    name: str | None = None
+    """Name under which the model is listed. Default: the folder's."""
+    device: str | None = None
+    """cpu or cuda. Default: a GPU where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Data type of the weights. Default: float32 on a CPU."""
+    max_batch: Positive = 64
+    """Replies that decode together."""
+    context_tokens: Positive | None = None
+    """Longest prompt plus reply. Default: the model's own window."""
+    cache_gib: float = Field(default=1.0, ge=0)
+    """Memory of the prefix cache, which reads shared prefixes once; 0 caches nothing."""
+
+
+@settings_command(ServeSettings, "serve")
+def command(resolved: Resolved[ServeSettings]) -> None:
     """Serve a model to any OpenAI-compatible client.
 
-    Prints the address when requests are accepted; give it to other commands with --base-url. Stop
+    Prints the address when requests are accepted; pass it to other commands with --base-url. Stop
     the server with Ctrl-C.
     """
     from agenticlu.documents.tokens import read_model_hint
@@ -56,20 +49,22 @@ def command(
     from agenticlu.evaluation.config import fingerprint
     from agenticlu.server.app import open_listener, run_server
 
-    listener = open_listener(host, port)
-    options: dict[str, Any] = {} if name is None else {"name": name}
+    settings = resolved.values
+    if settings.model is None:
+        click.echo(BUNDLED_MODEL_NOTE, err=True)
+    listener = open_listener(settings.host, settings.port)
+    named: dict[str, Any] = {} if settings.name is None else {"name": settings.name}
     engine = load_engine(
-        model,
-        device=device,
-        dtype=dtype,
-        max_batch=max_batch,
-        cache=cache_gib > 0,
-        cache_bytes=int(cache_gib * (1 << 30)),
-        context_tokens=context_tokens,
-        **options,
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_batch=settings.max_batch,
+        cache=settings.cache_gib > 0,
+        cache_bytes=int(settings.cache_gib * (1 << 30)),
+        context_tokens=settings.context_tokens,
+        **named,
     )
-
-    folder = Path(model).expanduser() if model else BUNDLED_MODEL
+    folder = Path(settings.model).expanduser() if settings.model else BUNDLED_MODEL
     details = {
         "root": str(folder.resolve()),
         "weights": fingerprint(folder),

@@ -1,4 +1,4 @@
-"""`agenticlu status`: how far a run is, read from its file while another process writes it."""
+"""`agenticlu status`: progress of a run, read from its file while another process writes it."""
 
 from __future__ import annotations
 
@@ -9,42 +9,40 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agenticlu.cli.options import JsonSettings, PriceSettings, echo_json, operand, settings_command
+from agenticlu.core.config import Resolved
+
 if TYPE_CHECKING:
     from agenticlu.search.status import Status
 
 
-@click.command()
-@click.argument("run")
-@click.option("--watch", is_flag=True, help="Look every two seconds, until the run ends.")
-@click.option("--price-in", type=float, help="Price of a million prompt tokens.")
-@click.option("--price-cached", type=float, help="Price of a million cached prompt tokens.")
-@click.option("--price-out", type=float, help="Price of a million sampled tokens.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print as JSON; one line a look with --watch."
-)
-def command(
-    *,
-    run: str,
-    watch: bool,
-    price_in: float | None,
-    price_cached: float | None,
-    price_out: float | None,
-    as_json: bool,
-) -> None:
-    """Say how far RUN is: done, in flight, rate, time left, tokens and money spent, failures.
+class StatusSettings(PriceSettings, JsonSettings):
+    """Settings of `agenticlu status`."""
+
+    watch: bool = False
+    """Look every two seconds, until the run ends; with --json, one line a look."""
+
+
+@settings_command(StatusSettings, "status")
+@operand("run")
+def command(resolved: Resolved[StatusSettings], run: str) -> None:
+    """Show the progress of RUN: done, in flight, rate, time left, tokens, cost, failures.
 
     RUN is the folder of a run, or the folder or URL that shards seal their segments to.
     """
-    from agenticlu.core.records import Prices
     from agenticlu.search.status import load_status, watch_status
 
-    prices = Prices(price_in, price_out, price_cached)
-    if not watch:
+    settings = resolved.values
+    prices = settings.prices()
+    if not settings.watch:
         status = load_status(run, prices=prices)
-        click.echo(json.dumps(status.as_dict(), indent=2) if as_json else status.render())
+        if settings.as_json:
+            echo_json(status.as_dict())
+        else:
+            click.echo(status.render())
         return
     states = watch_status(run, prices=prices)
-    if as_json:
+    if settings.as_json:
         for status in states:
             click.echo(json.dumps(status.as_dict()))
     elif sys.stdout.isatty():
@@ -64,10 +62,10 @@ def _redraw(states: Iterator[Status]) -> None:
 
 
 def _list(states: Iterator[Status]) -> None:
-    """Prints a line whenever the state has changed, and all there is to say in the end."""
-    said = ""
+    """Prints a line whenever the state has changed, and the details at the end."""
+    printed = ""
     for status in states:
-        if status.line() != said:
-            said = status.line()
-            click.echo(said)
+        if status.line() != printed:
+            printed = status.line()
+            click.echo(printed)
     click.echo("\n".join(status.render().splitlines()[1:]))

@@ -1,82 +1,121 @@
-"""Strict typed configuration, each value with its origin.
+"""Typed settings, each with the place it came from.
 
-A command describes its settings as a model (`Settings`); `resolve` fills it from, first wins:
+A command describes its settings as a model (`Settings`). `resolve` fills it; the first of these
+that names a setting wins:
 
 1. flags of the command line,
-2. environment: `AGENTICLU_ASK_ROUNDS` for one command, `AGENTICLU_MODEL` for what they share,
-3. the file named with `--config` (the settings of this command alone),
-4. `agenticlu.toml` in the working folder: shared keys at the top, one table per command,
+2. environment: `AGENTICLU_ASK_ROUNDS` for one command, `AGENTICLU_MODEL` for a shared key,
+3. the file given with `--config`: the settings of this command, subcommands as tables,
+4. `agenticlu.toml` in the working folder: shared keys at the top, a table for each command,
 5. the user's file of the same form (`$XDG_CONFIG_HOME/agenticlu/config.toml`),
-6. defaults.
+6. a preset, where the command has presets,
+7. defaults.
 
-An unknown key or a wrong type is an error that names the file and the closest known key.
+A setting has one key: the flag `--piece-tokens`, the key `piece_tokens` and the variable
+`AGENTICLU_ASK_PIECE_TOKENS` are the same. An unknown key or a wrong value is an error that names
+where it was read and the closest known key.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import json
-import math
 import os
-import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from agenticlu import __version__
-from agenticlu.core.errors import ConfigError, did_you_mean
+from agenticlu.core.errors import ConfigError, UsageError, did_you_mean
 from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.settings import (
+    Setting,
+    SettingsT,
+    check_value,
+    invalid_settings,
+    public_value,
+    settings_of,
+    unknown_key,
+)
 
 PROJECT_FILE = "agenticlu.toml"
 ENVIRONMENT_PREFIX = "AGENTICLU_"
 DEBUG_VARIABLE = "AGENTICLU_DEBUG"
-"""Shows whole tracebacks; no setting."""
-SECTIONS = (
-    "ask",
-    "chat",
-    "plan",
-    "generate",
-    "dataset",
-    "train",
-    "eval",
-    "report",
-    "serve",
-    "doctor",
-    "demo",
-)
-"""Tables that a project or user file may have: the commands."""
+"""Shows whole tracebacks; not a setting."""
+TABLES: dict[str, tuple[str, ...]] = {
+    "ask": (),
+    "plan": (),
+    "generate": ("merge", "replay", "controls"),
+    "status": (),
+    "dataset": ("build", "import", "push"),
+    "train": ("sft", "dpo", "plan"),
+    "eval": ("table", "score", "collect", "judge", "cite", "recall", "rows"),
+    "report": (),
+    "demo": (),
+    "serve": (),
+    "prompts": ("extract", "check"),
+    "doctor": (),
+}
+"""Tables of a project or user file, and the tables inside each: commands and subcommands."""
+GROUPS = ("dataset", "prompts")
+"""Tables that hold nothing but tables."""
 SHARED = ("model", "base_url", "api_key_env", "profile", "piece_tokens", "tokenizer", "temperature")
-"""Keys that may stand at the top of a file, or bare in the environment; they apply to every
-command that has a setting of that name."""
-
-_SECTION_STARTS = tuple(f"{section}_" for section in SECTIONS)
-_SECRET_NAME = re.compile(r"(?:^|_)(?:api_?key|access_?token|auth_?token|secret|password)$")
-_URL_SECRET = re.compile(
-    r"(?<=://)[^/@\s]+@|(?<=[?&])(?:api_?key|key|token)=[^&\s]+", re.IGNORECASE
-)
+"""Keys allowed at the top of a file, or bare in the environment; they apply to every command that
+has a setting of that name."""
 
 
-class Settings(BaseModel):
-    """Base of all settings: frozen, unknown fields refused."""
+@dataclass(frozen=True)
+class Preset:
+    """Values that one setting stands for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    origin: str
+    """Shown as the origin of its values."""
+    values: Mapping[str, object]
+    beats: Literal["defaults", "files"] = "defaults"
+    """files: they go before everything but flags."""
 
 
-SettingsT = TypeVar("SettingsT", bound=Settings)
+FindPreset = Callable[[Mapping[str, object]], Preset | None]
+"""Returns the preset that the given settings (by key) name."""
 
 
 @dataclass(frozen=True)
 class Resolved(Generic[SettingsT]):
     """Settings and where each came from."""
 
-    values: SettingsT
+    model: type[SettingsT]
+    given: Mapping[str, object]
+    """Key to value, of all that are not left at their defaults."""
     origins: Mapping[str, str]
-    """Dotted key to origin: 'flag', 'environment NAME', a file's path or 'default'."""
+    """Key to origin: 'flag', 'environment NAME', a file's path, a preset or 'default'."""
     section: str | None = None
+    notes: tuple[str, ...] = ()
+    """Lines about deprecated names that were used."""
+
+    @functools.cached_property
+    def values(self) -> SettingsT:
+        """The settings, checked as a whole.
+
+        Raises:
+            UsageError: A required setting is missing.
+            ConfigError: Values that conflict.
+        """
+        settings = settings_of(self.model)
+        missing = [s for s in settings.values() if s.required and s.key not in self.given]
+        if missing:
+            flag = f"--{missing[0].key.replace('_', '-')}"
+            raise UsageError(f"Missing option {flag}.", hint=f"{flag}: {missing[0].help}")
+        try:
+            return self.model.model_validate(
+                {settings[key].name: value for key, value in self.given.items()}
+            )
+        except ValidationError as error:
+            raise invalid_settings(error, self.origins) from error
 
     def save_resolved(self, path: str | Path) -> None:
         """Writes values and origins as JSON, all or nothing; never a key or a secret."""
@@ -84,101 +123,76 @@ class Resolved(Generic[SettingsT]):
             "version": 1,
             "agenticlu": __version__,
             "command": self.section,
-            "values": public_values(self.values),
+            "values": self._public(),
             "origins": dict(self.origins),
         }
         write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def describe(self) -> str:
         """Returns one line per setting: key, value, origin."""
-        values = dict(_flatten(public_values(self.values), set(self.origins)))
+        values = self._public()
         return "\n".join(
-            f"{key} = {json.dumps(values.get(key), ensure_ascii=False)}  ({origin})"
+            f"{key} = {json.dumps(values[key], ensure_ascii=False)}  ({origin})"
             for key, origin in self.origins.items()
         )
+
+    def _public(self) -> dict[str, Any]:
+        settings = settings_of(self.model)
+        return {
+            key: public_value(key, self.given.get(key, settings[key].default))
+            for key in self.origins
+        }
 
 
 def resolve(
     model: type[SettingsT],
     *,
     section: str | None = None,
+    inherits: Sequence[str] = (),
+    without: Sequence[str] = (),
     flags: Mapping[str, object] | None = None,
     environ: Mapping[str, str] | None = None,
     config_file: str | Path | None = None,
     project_file: str | Path | None = PROJECT_FILE,
     user_file: str | Path | None = None,
+    find_preset: FindPreset | None = None,
 ) -> Resolved[SettingsT]:
-    """Fills settings from all sources.
+    """Fills settings from all sources; each value is checked, but not yet all together.
 
     Args:
         model: The settings wanted.
-        section: Command whose table and variables apply; None uses the shared keys alone.
-        flags: Dotted key to value; None values count as not given.
+        section: Table of the command, such as 'train.sft'; None uses the shared keys alone.
+        inherits: Tables that apply where the command's own says nothing, weakest first.
+        without: Keys that this command does not have, although a table it inherits may.
+        flags: Key to value; None values count as not given.
         environ: Defaults to the process's environment.
         config_file: TOML file of this command's settings alone; must exist.
         project_file: Used where it exists; None for none.
         user_file: Used where it exists; None for the user's standard one.
+        find_preset: Expands a setting that stands for others.
 
     Raises:
-        ConfigError: An unknown key, a wrong type, or a file that cannot be read.
+        ConfigError: An unknown key, a wrong value, or a file that cannot be read.
+        UsageError: A wrong value of a flag.
     """
     environ = os.environ if environ is None else environ
-    fields = dict(_leaves(model))
-    merged: dict[str, object] = {}
-    origins: dict[str, str] = dict.fromkeys(fields, "default")
-
-    def take(values: Mapping[str, object], origin: str, *, strict: bool) -> None:
-        for key, value in values.items():
-            if key not in fields:
-                raise _unknown_key(key, fields, origin)
-            merged[key] = _checked(fields[key], key, value, origin, strict=strict)
-            origins[key] = origin
-
+    sections = _Sections(section, tuple(inherits))
+    taken = _Taken(settings_of(model), frozenset(without))
     user = Path(user_file) if user_file is not None else user_config_path(environ)
     for path in (user, Path(project_file) if project_file is not None else None):
         if path is not None and path.is_file():
-            take(_section_values(path, model, fields, section), str(path), strict=True)
+            for own, values in sections.read_tables(load_toml(path), str(path), taken):
+                taken.take(values, str(path), own=own)
     if config_file is not None:
-        take(dict(_flatten(load_toml(config_file), set(fields))), str(config_file), strict=True)
-    for name, key, text in _environment(environ, fields, section):
-        take({key: _parse_text(text, fields[key])}, f"environment {name}", strict=False)
-    given = {key: value for key, value in (flags or {}).items() if value is not None}
-    take(given, "flag", strict=False)
-    try:
-        values = model.model_validate(_nest(merged))
-    except ValidationError as error:
-        raise _invalid(error, origins) from error
-    return Resolved(values=values, origins=origins, section=section)
-
-
-def change(settings: SettingsT, changes: Mapping[str, object]) -> SettingsT:
-    """Returns settings with some of them changed, checked as a whole.
-
-    Raises:
-        ConfigError: An unknown key, or a value that cannot be.
-    """
-    try:
-        return type(settings).model_validate({**settings.model_dump(), **changes})
-    except ValidationError as error:
-        raise _invalid(error, dict.fromkeys(changes, "flag")) from error
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
-    """Reads 'key=value' words of a command line; values as in TOML, else plain text.
-
-    >>> parse_overrides(["optimizer.lr=1e-4", "name=tiny", "lengths=[256, 512]"])
-    {'optimizer.lr': 0.0001, 'name': 'tiny', 'lengths': [256, 512]}
-    """
-    values: dict[str, object] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"{override!r} is not of the form key=value.")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
-            values[key.strip()] = text.strip()
-    return values
+        for own, values in sections.read_config(load_toml(config_file)):
+            taken.take(values, str(config_file), own=own)
+    for own, name, key, text in sections.read_variables(environ, taken):
+        taken.take({key: text}, f"environment {name}", own=own)
+    taken.take({k: v for k, v in (flags or {}).items() if v is not None}, "flag")
+    preset = None if find_preset is None else find_preset(taken.values)
+    if preset is not None:
+        taken.take_preset(preset)
+    return Resolved(model, taken.values, taken.origins, section, tuple(taken.notes))
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:
@@ -191,13 +205,11 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"There is no configuration file {str(path)!r}.", hint="Check the path."
-        ) from error
+        raise ConfigError(f"No such configuration file: {str(path)!r}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{str(path)!r} is not TOML: {error}") from error
+        raise ConfigError(f"{str(path)!r} is not valid TOML: {error}") from error
     except OSError as error:
-        raise ConfigError(f"{str(path)!r} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
 
 
 def user_config_path(environ: Mapping[str, str]) -> Path | None:
@@ -209,196 +221,171 @@ def user_config_path(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def public_values(settings: BaseModel) -> dict[str, Any]:
-    """Returns settings as JSON values without secrets.
+@dataclass
+class _Taken:
+    """Values collected so far, each checked when it is taken."""
 
-    Left out are secret fields and fields named like a key; credentials in addresses are masked.
-    """
+    settings: Mapping[str, Setting]
+    without: frozenset[str]
+    values: dict[str, object] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
-    def clean(name: str, value: Any) -> Any:
-        if isinstance(value, SecretStr) or (value is not None and _SECRET_NAME.search(name)):
-            return "(not saved)"
-        if isinstance(value, BaseModel):
-            return {key: clean(key, item) for key, item in value}
-        if isinstance(value, Mapping):
-            return {str(key): clean(str(key), item) for key, item in value.items()}
-        if isinstance(value, list | tuple | set | frozenset):
-            items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-            return [clean("", item) for item in items]
-        if isinstance(value, str):
-            return _URL_SECRET.sub("***", value)
-        if isinstance(value, bool | int | None):
-            return value
-        if isinstance(value, float):
-            return value if math.isfinite(value) else str(value)
-        return str(value)
+    def __post_init__(self) -> None:
+        self.origins = {key: "default" for key in self.settings if key not in self.without}
+        self._aliases = {
+            alias: key for key, one in self.settings.items() for alias in one.spelling.aliases
+        }
 
-    return {key: clean(key, value) for key, value in settings}
+    def find(self, key: str) -> str | None:
+        """Returns the setting that a key, perhaps a former one, stands for."""
+        key = self._aliases.get(key, key)
+        return key if key in self.settings else None
 
+    def has(self, key: str) -> bool:
+        """Whether the command has a setting of that key."""
+        return key in self.origins
 
-# --- Fields ---------------------------------------------------------------------------------------
+    def take(self, values: Mapping[str, object], origin: str, *, own: bool = True) -> None:
+        """Adds the values of one source, over those of sources before it.
 
+        Args:
+            values: Key to value; a text from the environment is parsed.
+            origin: Where they were read.
+            own: Whether they are this command's; keys of an inherited table may not apply.
+        """
+        for given, value in values.items():
+            key = self.find(given)
+            if key is None or (own and key in self.without):
+                raise unknown_key(given, self.origins, origin)
+            if key in self.without:
+                continue
+            if key != given:
+                self.notes.append(f"{given} is now {key} ({origin}).")
+            self.values[key] = check_value(self.settings[key], value, origin)
+            self.origins[key] = origin
 
-def _leaves(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted key and type of every setting; models nest, everything else is a leaf."""
-    for name, info in model.model_fields.items():
-        inner = _inner_model(info.annotation)
-        if inner is not None:
-            yield from _leaves(inner, f"{prefix}{name}.")
-        else:
-            annotation: Any = info.annotation
-            if info.metadata:  # limits such as ge=1
-                annotation = Annotated[(annotation, *info.metadata)]
-            yield f"{prefix}{name}", annotation
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
-
-
-def _flatten(
-    values: Mapping[str, Any], leaves: set[str], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Yields dotted keys; tables are opened unless the table itself is a setting."""
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and key not in leaves:
-            yield from _flatten(value, leaves, f"{key}.")
-        else:
-            yield key, value
-
-
-def _nest(flat: Mapping[str, object]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *outer, name = key.split(".")
-        table = nested
-        for part in outer:
-            table = table.setdefault(part, {})
-        table[name] = value
-    return nested
-
-
-def _checked(annotation: Any, key: str, value: object, origin: str, *, strict: bool) -> object:
-    try:
-        adapter: TypeAdapter[object] = TypeAdapter(annotation)
-        if strict:  # by JSON: a TOML array is a tuple's JSON form, but "3" is no number
-            return adapter.validate_json(json.dumps(value), strict=True)
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(
-            f"{key} = {_shown(key, value)} ({origin}) cannot be used: {problem['msg']}."
-        ) from error
-    except TypeError as error:
-        raise ConfigError(f"{key} ({origin}) cannot be a {type(value).__name__}.") from error
-
-
-def _shown(key: str, value: object) -> str:
-    return "(not shown)" if _SECRET_NAME.search(key) else _URL_SECRET.sub("***", repr(value))
-
-
-def _unknown_key(key: str, allowed: Iterable[str], origin: str) -> ConfigError:
-    allowed = list(allowed)
-    last_parts = {name.rsplit(".", 1)[-1]: name for name in allowed}
-    hint = did_you_mean(key, allowed)
-    if hint is None and key.rsplit(".", 1)[-1] in last_parts:
-        hint = f"Did you mean {last_parts[key.rsplit('.', 1)[-1]]}?"
-    return ConfigError(
-        f"Unknown key {key!r} ({origin}).",
-        hint=hint or f"Known keys: {', '.join(allowed)}.",
-    )
-
-
-def _invalid(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    lines = []
-    for problem in error.errors(include_input=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        origin = f" ({origins[key]})" if key in origins else ""
-        lines.append(f"{key}{origin}: {problem['msg']}" if key else problem["msg"])
-    return ConfigError("The configuration cannot be used: " + "; ".join(lines) + ".")
+    def take_preset(self, preset: Preset) -> None:
+        """Adds a preset's values where they go before what is there."""
+        for given, value in preset.values.items():
+            key = self._aliases.get(given, given)
+            origin = self.origins[key]
+            if origin == "default" or (preset.beats == "files" and origin != "flag"):
+                self.take({key: value}, preset.origin)
 
 
 # --- Sources --------------------------------------------------------------------------------------
 
 
-def _section_values(
-    path: Path, model: type[BaseModel], fields: Mapping[str, Any], section: str | None
-) -> dict[str, object]:
-    """Returns what a project or user file says about one command's settings."""
-    content = load_toml(path)
-    shared = {key: value for key, value in content.items() if not isinstance(value, dict)}
-    tables = {key: value for key, value in content.items() if isinstance(value, dict)}
-    for key in shared:
-        if key not in SHARED:
-            raise _unknown_key(key, (*SHARED, *(f"[{name}]" for name in SECTIONS)), str(path))
-    for name in tables:
-        if name not in SECTIONS:
-            raise ConfigError(
-                f"Unknown table [{name}] ({path}).",
-                hint=did_you_mean(name, SECTIONS) or f"Known tables: {', '.join(SECTIONS)}.",
-            )
-    values: dict[str, object] = {key: value for key, value in shared.items() if key in fields}
-    if section is not None:
-        values.update(_flatten(tables.get(section, {}), set(fields)))
-    return values
+@dataclass(frozen=True)
+class _Sections:
+    """The tables that one command reads."""
 
+    own: str | None
+    inherits: tuple[str, ...]
 
-def _environment(
-    environ: Mapping[str, str], fields: Mapping[str, Any], section: str | None
-) -> list[tuple[str, str, str]]:
-    """Returns (variable, key, text): shared variables first, so that a command's own one wins."""
-    by_name = {key.replace(".", "__").upper(): key for key in fields}
-    shared = {f"{ENVIRONMENT_PREFIX}{key.upper()}": key for key in SHARED}
-    found = [(name, key, environ[name]) for name, key in shared.items() if name in environ]
-    for name in sorted(environ):
-        given = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if name in shared or given == name.lower() or given.startswith(_SECTION_STARTS):
-            continue
-        if name == DEBUG_VARIABLE:
-            continue
-        if section is not None and name.removeprefix(ENVIRONMENT_PREFIX) in by_name:
-            meant = f"Did you mean {ENVIRONMENT_PREFIX}{section.upper()}_{given.upper()}?"
-        elif close := difflib.get_close_matches(given, SHARED, n=1, cutoff=0.75):
-            meant = f"Did you mean {ENVIRONMENT_PREFIX}{close[0].upper()}?"
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """All tables, weakest first."""
+        return self.inherits if self.own is None else (*self.inherits, self.own)
+
+    def read_tables(
+        self, content: Mapping[str, Any], path: str, taken: _Taken
+    ) -> Iterator[tuple[bool, dict[str, Any]]]:
+        """Yields what a project or user file says: whether a table is the command's own; values."""
+        tables = {name: table for name, table in content.items() if isinstance(table, dict)}
+        for key in content.keys() - tables.keys():
+            if key not in SHARED:
+                raise unknown_key(key, (*SHARED, *(f"[{name}]" for name in TABLES)), path)
+        for name, inside in tables.items():
+            if name not in TABLES:
+                raise _unknown_table(name, TABLES, path)
+            if name in GROUPS:
+                for inner in inside:
+                    if inner not in TABLES[name]:
+                        raise _unknown_table(
+                            f"{name}.{inner}", [f"{name}.{one}" for one in TABLES[name]], path
+                        )
+        yield False, {k: content[k] for k in SHARED if k in content and taken.has(k)}
+        for section in self.chain:
+            table: Any = content
+            for part in section.split("."):
+                table = table.get(part, {})
+                if not isinstance(table, dict):
+                    raise ConfigError(f"{section!r} must be a table: [{section}] ({path}).")
+            yield section == self.own, _without_subcommands(table, section)
+
+    def read_config(self, content: Mapping[str, Any]) -> Iterator[tuple[bool, dict[str, Any]]]:
+        """Yields what a file given with --config says; its tables are named for subcommands."""
+        command, _, subcommand = (self.own or "").partition(".")
+        yield not subcommand, _without_subcommands(content, command)
+        if isinstance(content.get(subcommand), dict):
+            yield True, content[subcommand]
+
+    def read_variables(
+        self, environ: Mapping[str, str], taken: _Taken
+    ) -> Iterator[tuple[bool, str, str, str]]:
+        """Yields (own, variable, key, text): shared variables first, the command's own last."""
+        shared = {f"{ENVIRONMENT_PREFIX}{key.upper()}": key for key in SHARED}
+        for name, key in shared.items():
+            if environ.get(name) and taken.has(key):
+                yield False, name, key, environ[name]
+        found = []
+        for name in sorted(environ):
+            if not name.startswith(ENVIRONMENT_PREFIX) or name in {*shared, DEBUG_VARIABLE}:
+                continue
+            sections = _sections_of_variable(name)
+            if not sections:
+                raise self._unknown_variable(name, shared, taken)
+            own = [section for section in sections if section in self.chain]
+            known = [one for one in own if taken.find(_key_of_variable(name, one))]
+            if known and environ[name] != "":
+                found.append((self.chain.index(known[0]), name, known[0]))
+            elif sections[0] in self.chain and not known:
+                raise self._unknown_variable(name, shared, taken)
+        for _, name, section in sorted(found):
+            yield section == self.own, name, _key_of_variable(name, section), environ[name]
+
+    def _unknown_variable(self, name: str, shared: Mapping[str, str], taken: _Taken) -> ConfigError:
+        prefix = ENVIRONMENT_PREFIX if self.own is None else _prefix(self.own)
+        bare = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        close = difflib.get_close_matches(bare, SHARED, n=1, cutoff=0.75)
+        if _sections_of_variable(name):
+            hint = did_you_mean(name, [f"{prefix}{key.upper()}" for key in taken.origins])
+        elif taken.has(bare):
+            hint = f"Did you mean {prefix}{bare.upper()}?"
         else:
-            meant = (
-                f"All commands share {', '.join(shared)}; others carry the command's name, such as "
-                f"{ENVIRONMENT_PREFIX}ASK_ROUNDS."
-            )
-        raise ConfigError(f"Unknown environment variable {name}.", hint=meant)
-    known = [(name, key, text) for name, key, text in found if key in fields and text != ""]
-    if section is None:
-        return known
-    prefix = f"{ENVIRONMENT_PREFIX}{section.upper()}_"
-    for name in sorted(environ):
-        if not name.startswith(prefix) or environ[name] == "":
-            continue
-        if (key := by_name.get(name.removeprefix(prefix))) is None:
-            raise ConfigError(
-                f"Unknown environment variable {name}.",
-                hint=did_you_mean(name, [prefix + known_name for known_name in by_name]),
-            )
-        known.append((name, key, environ[name]))
-    return known
+            hint = f"Did you mean {ENVIRONMENT_PREFIX}{close[0].upper()}?" if close else None
+        return ConfigError(
+            f"Unknown environment variable {name}.",
+            hint=hint
+            or f"All commands share {', '.join(shared)}; others carry the command's name, such as "
+            f"{ENVIRONMENT_PREFIX}ASK_ROUNDS.",
+        )
 
 
-def _parse_text(text: str, annotation: Any) -> object:
-    """Reads a variable's text: JSON for lists and tables, commas for lists of plain words."""
-    if text[:1] in "[{":
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    if _is_sequence(annotation):
-        return [part.strip() for part in text.split(",") if part.strip()]
-    return text
+def _without_subcommands(table: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Returns a table without the tables of its subcommands; a setting may have the same name."""
+    inner = TABLES.get(section, ())
+    return {k: v for k, v in table.items() if not (k in inner and isinstance(v, dict))}
 
 
-def _is_sequence(annotation: Any) -> bool:
-    origin = get_origin(annotation)
-    if origin in {list, tuple, set, frozenset, Sequence}:
-        return True
-    return any(_is_sequence(part) for part in get_args(annotation) if origin is not dict)
+def _prefix(section: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{section.replace('.', '_').upper()}_"
+
+
+def _key_of_variable(name: str, section: str) -> str:
+    return name.removeprefix(_prefix(section)).lower()
+
+
+def _sections_of_variable(name: str) -> list[str]:
+    """Returns the tables whose variables begin as this one does, the most specific first."""
+    sections = [f"{outer}.{inner}" for outer, names in TABLES.items() for inner in names]
+    return [one for one in (*sections, *TABLES) if name.startswith(_prefix(one))]
+
+
+def _unknown_table(name: str, known: Iterable[str], path: str) -> ConfigError:
+    known = list(known)
+    return ConfigError(
+        f"Unknown table [{name}] ({path}).",
+        hint=did_you_mean(name, known) or f"Known tables: {', '.join(known)}.",
+    )

@@ -1,20 +1,25 @@
-"""From what a person typed to the parts of a search: corpus, engine, tokenizer, judges."""
+"""Builds the parts of a search from settings: engine, tokenizer, judges, progress."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agenticlu.core.errors import UsageError
+from agenticlu.core.progress import MetricsWriter, Progress
+from agenticlu.core.records import Node, Tree
+from agenticlu.data.corpus import LeftOut
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
-from agenticlu.engines import BUNDLED_MODEL, load_engine
+from agenticlu.engines import BUNDLED_MODEL, check_base_url, check_model_path, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import Breaker
-from agenticlu.judges.panel import LlmJudge
+from agenticlu.judges.panel import LlmJudge, solved_depth
 from agenticlu.search.caller import LedgeredEngine
-from agenticlu.search.run import Limits, Shard
+from agenticlu.search.run import Limits, Listener, Shard
 from agenticlu.search.store import Store
 
 DEFAULT_TIMEOUT_S = 600.0
@@ -34,6 +39,18 @@ class EngineChoice:
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
+
+    def check(self) -> None:
+        """Refuses a model or a server that cannot be loaded, without loading it.
+
+        Raises:
+            ModelNotFoundError: The model's folder does not exist.
+            UsageError: The address of a server is none.
+        """
+        for url in self.base_url:
+            check_base_url(url)
+        if not self.base_url:
+            check_model_path(self.model)
 
     def load(
         self, requests_in_flight: int = 256, say: Callable[[str], None] | None = None
@@ -124,7 +141,7 @@ def build_panel(
         engines: Names and engines.
         store: Records the judges' calls; None asks without a record.
         limits: How long a judge's server may be away, and whether to ask again what failed.
-        say: Told in words when a judge pauses.
+        say: Called with a message when a judge pauses.
     """
     if store is None:
         return tuple(LlmJudge(engine, name) for name, engine in engines)
@@ -139,12 +156,72 @@ def build_panel(
     return tuple(panel)
 
 
+@contextlib.asynccontextmanager
+async def open_panel(
+    choice: JudgeChoice, store: Store, limits: Limits, say: Callable[[str], None]
+) -> AsyncIterator[tuple[LlmJudge, ...]]:
+    """Builds a panel for a run that is not searched, and closes its engines at the end."""
+    panel = build_panel(choice.engines(say), store, limits=limits, say=say)
+    try:
+        yield panel
+    finally:
+        for judge in panel:
+            await judge.close()
+
+
+class ProgressListener(Listener):
+    """Shows a bar to people and writes a line per finished tree for machines."""
+
+    def __init__(self, progress: Progress, metrics: MetricsWriter, left_out: LeftOut) -> None:
+        self._progress = progress
+        self._metrics = metrics
+        self._left_out = left_out
+        self._began = time.monotonic()
+        self._nodes = 0
+        self._solved = 0
+
+    @property
+    def _note(self) -> str:
+        return f"{self._solved} solved, {self._nodes} nodes"
+
+    def start(self, questions: int) -> None:
+        """Shows how many questions there are, and what the corpus lacks."""
+        self._progress.update(0, total=questions)
+        if self._left_out.num_lines:
+            self.say(self._left_out.render())
+
+    def node(self, node: Node) -> None:
+        """Counts a node."""
+        self._nodes += 1
+        self._progress.update(self._progress.done, note=self._note)
+
+    def tree(self, tree: Tree) -> None:
+        """Counts a finished tree and writes its line."""
+        depth = solved_depth(tree)
+        self._solved += depth is not None
+        self._metrics.write(
+            event="tree",
+            elapsed_s=round(time.monotonic() - self._began, 3),
+            question_id=tree.question.id,
+            outcome=tree.outcome,
+            solved_depth=depth,
+            nodes=len(tree.nodes),
+            computed_tokens=tree.usage.computed_tokens,
+        )
+        self._progress.advance(note=self._note)
+
+    def say(self, text: str) -> None:
+        """Passes on a message of the run."""
+        self._metrics.write(event="note", text=text)
+        self._progress.warn(text)
+
+
 def _prefixed(prefix: str, say: Callable[[str], None] | None) -> Callable[[str], None] | None:
     return None if say is None else lambda text: say(prefix + text)
 
 
 def check_timeout(seconds: float) -> None:
-    """Refuses a time-out that is none."""
+    """Raises UsageError unless it is a positive number of seconds."""
     if not 0 < seconds < math.inf:
         raise UsageError(
             f"--timeout must be a number of seconds above 0, not {seconds:g}.",
@@ -163,7 +240,7 @@ def parse_shard(text: str | None) -> Shard | None:
     index, slash, count = text.partition("/")
     if not (slash and index.isdigit() and count.isdigit() and int(index) < int(count)):
         raise UsageError(
-            f"{text!r} is no shard. A shard is i/n, with i from 0 to n - 1.",
+            f"{text!r} is not a shard. A shard is i/n, with i from 0 to n - 1.",
             hint="For a Slurm array of four: --shard $SLURM_ARRAY_TASK_ID/4",
         )
     return Shard(int(index), int(count))
@@ -176,7 +253,8 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str] | None:
         field, equals, column = pair.partition("=")
         if not (field and equals and column):
             raise UsageError(
-                f"{pair!r} maps no column.", hint="Write --column context=NAME_IN_YOUR_FILE"
+                f"--column {pair}: expected FIELD=COLUMN.",
+                hint="For example: --column context=NAME_IN_YOUR_FILE",
             )
         columns[field] = column
     return columns or None

@@ -1,0 +1,379 @@
+"""Commands from settings models: flags, configuration layers, and the options commands share."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from pydantic import Field
+
+from agenticlu.core.config import FindPreset, resolve
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Prices
+from agenticlu.core.settings import (
+    Setting,
+    Settings,
+    SettingsT,
+    Spelling,
+    parse_overrides,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from agenticlu.documents.tokens import Tokenizer
+
+Value = TypeVar("Value")
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+BUNDLED_MODEL_NOTE = (
+    "No model was named, so the bundled tiny model answers. It understands only its own invented "
+    "world; for any other document name a model: --model FOLDER or --base-url ADDRESS."
+)
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+# --- Shared settings ------------------------------------------------------------------------------
+
+
+class TimeoutSettings(Settings):
+    """Patience with one request."""
+
+    timeout: Seconds = 600.0
+    """Seconds that one request to a server may take."""
+
+
+class ModelSettings(TimeoutSettings):
+    """The model that answers."""
+
+    model: str | None = None
+    """Model folder in Hugging Face layout, or the name of a served model. Without a model and a
+    server the bundled tiny model answers."""
+    base_url: tuple[str, ...] = ()
+    """Address of an OpenAI-compatible server; several make a pool."""
+    api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    tokenizer: Annotated[str | None, Spelling(metavar="NAME")] = None
+    """Folder or hub id of the tokenizer. Default: the model's own, else an estimate."""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether neither a model nor a server was named."""
+        return self.model is None and not self.base_url
+
+    def note_estimate(self, tokenizer: Tokenizer, *, quiet: bool = False) -> None:
+        """Says on standard error that tokens are estimated, where they are."""
+        from agenticlu.documents.tokens import ApproximateTokenizer
+
+        if isinstance(tokenizer, ApproximateTokenizer) and not quiet:
+            click.echo(
+                f"The tokenizer of {self.model or 'the served model'} was not found, so tokens "
+                "are estimated; --tokenizer NAME counts them exactly.",
+                err=True,
+            )
+
+    def note_bundled(self, *, quiet: bool = False) -> None:
+        """Says on standard error that the bundled model answers, where it does."""
+        if self.bundled and not quiet:
+            click.echo(BUNDLED_MODEL_NOTE, err=True)
+
+
+class JudgeSettings(TimeoutSettings):
+    """The models that judge."""
+
+    judge_model: tuple[str, ...] = ()
+    """Model of the judge 'llm'; several vote."""
+    judge_base_url: tuple[str, ...] = ()
+    """Address of the judges' server."""
+    judge_api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
+    """Environment variable that holds the judges' key."""
+    patience: Annotated[float, Field(ge=0)] = 900.0
+    """Seconds without any answer from a server until the run gives up."""
+
+
+class PriceSettings(Settings):
+    """Prices of tokens."""
+
+    price_in: Price | None = None
+    """Price of a million prompt tokens."""
+    price_cached: Price | None = None
+    """Price of a million cached prompt tokens. Default: that of prompt tokens."""
+    price_out: Price | None = None
+    """Price of a million sampled tokens."""
+
+    def prices(self, tokens_per_s: float | None = None) -> Prices:
+        """Returns the prices, with a rate in computed tokens a second.
+
+        Raises:
+            UsageError: Of prompt and sampled tokens only one has a price.
+        """
+        return Prices(self.price_in, self.price_out, self.price_cached, tokens_per_s)
+
+
+class JsonSettings(Settings):
+    """A result for programs."""
+
+    as_json: Annotated[bool, Spelling(key="json")] = False
+    """Print JSON."""
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+
+class Operand(click.Argument):
+    """An argument that --show-config does not need."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Accepts a missing value where nothing but the settings is shown."""
+        if ctx.params.get("show_config") and self.value_is_missing(value):
+            return () if self.nargs == -1 else None
+        return super().process_value(ctx, value)
+
+
+def operand(name: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Adds a positional argument to a command made by `settings_command`."""
+    return click.argument(name, cls=Operand, **attributes)
+
+
+class SettingOption(click.Option):
+    """The flag of one setting; its value is checked by the settings model, not here."""
+
+    def __init__(self, setting: Setting) -> None:
+        flag = setting.key.replace("_", "-")
+        is_bool = _core_type(setting.annotation) is bool
+        names = setting.spelling.flags or (f"--{flag}/--no-{flag}" if is_bool else f"--{flag}",)
+        many = setting.is_list or setting.is_table
+        super().__init__(
+            [setting.name, *names],
+            metavar=None if is_bool else _metavar(setting),
+            multiple=many,
+            default=None,
+            help=_help(setting),
+            is_flag=is_bool,
+            type=None if is_bool else click.UNPROCESSED,
+        )
+        self.setting = setting
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Leaves out --no-x where that is the default anyway."""
+        if (
+            self.secondary_opts
+            and self.setting.default is False
+            and not self.setting.spelling.flags
+        ):
+            secondary, self.secondary_opts = self.secondary_opts, []
+            try:
+                return super().get_help_record(ctx)
+            finally:
+                self.secondary_opts = secondary
+        return super().get_help_record(ctx)
+
+
+class AliasOption(SettingOption):
+    """A former flag: hidden, and says what it is called now."""
+
+    def __init__(self, setting: Setting, alias: str) -> None:
+        super().__init__(setting)
+        self.hidden = True
+        self.expose_value = False
+        self.opts, self.secondary_opts = [f"--{alias.replace('_', '-')}"], []
+        self.name = alias
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Hands the value to the flag of today."""
+        value = super().process_value(ctx, value)
+        if value not in (None, ()):
+            click.echo(f"{self.opts[0]} is now --{self.setting.key.replace('_', '-')}.", err=True)
+            ctx.meta.setdefault(ALIASES, {})[self.setting.key] = value
+        return value
+
+
+ALIASES = f"{__name__}.aliases"
+
+
+class SettingsCommand(click.Command):
+    """A command whose options are the fields of a settings model."""
+
+    settings: type[Settings]
+    section: str
+    without: tuple[str, ...]
+
+
+def settings_command(
+    model: type[SettingsT],
+    section: str,
+    *,
+    name: str | None = None,
+    group: click.Group | None = None,
+    inherits: Sequence[str] = (),
+    without: Sequence[str] = (),
+    find_preset: FindPreset | None = None,
+    overrides: bool = False,
+) -> Callable[[Callable[..., Any]], SettingsCommand]:
+    """Makes a command of a function that takes `Resolved` settings and its operands.
+
+    Args:
+        model: The settings; every field becomes an option.
+        section: The command's table, such as 'train.sft'.
+        name: Name of the command; default: the last part of its table.
+        group: Group to add it to.
+        inherits: Tables that apply where the command's own says nothing, weakest first.
+        without: Keys of the model that the command does not have.
+        find_preset: Expands a setting that stands for others.
+        overrides: Whether `--set KEY=VALUE` may change settings.
+    """
+    settings = {k: one for k, one in settings_of(model).items() if k not in without}
+
+    def decorate(function: Callable[..., Any]) -> SettingsCommand:
+        @functools.wraps(function)
+        def run(
+            *,
+            config_file: str | None,
+            show_config: bool,
+            changes: tuple[str, ...] = (),
+            **given: Any,
+        ) -> Any:
+            former = click.get_current_context().meta.get(ALIASES, {})
+            flags = {k: given.pop(one.name) for k, one in settings.items()}
+            flags = {k: former.get(k, v) if v in (None, ()) else v for k, v in flags.items()}
+            resolved = resolve(
+                model,
+                section=section,
+                inherits=inherits,
+                without=without,
+                flags=_parse_flags(settings, flags) | parse_overrides(changes),
+                config_file=config_file,
+                find_preset=find_preset,
+            )
+            for note in resolved.notes:
+                click.echo(note, err=True)
+            if show_config:
+                click.echo(resolved.describe())
+                return None
+            return function(resolved, **given)
+
+        operands = list(reversed(getattr(function, "__click_params__", [])))
+        command = SettingsCommand(
+            name or section.rpartition(".")[2],
+            callback=run,
+            params=[*operands, *_options(settings, overrides)],
+            help=function.__doc__,
+            context_settings=CONTEXT,
+        )
+        command.settings, command.section, command.without = model, section, tuple(without)
+        if group is not None:
+            group.add_command(command)
+        return command
+
+    return decorate
+
+
+def _options(settings: Mapping[str, Setting], overrides: bool) -> list[click.Option]:
+    options: list[click.Option] = []
+    for setting in settings.values():
+        options.append(SettingOption(setting))
+        options += [AliasOption(setting, alias) for alias in setting.spelling.aliases]
+    if overrides:
+        options.append(
+            click.Option(
+                ["changes", "--set"],
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Change any setting; may be repeated.",
+            )
+        )
+    options.append(
+        click.Option(["config_file", "--config"], metavar="FILE", help="TOML file of settings.")
+    )
+    options.append(
+        click.Option(
+            ["show_config", "--show-config"],
+            is_flag=True,
+            is_eager=True,
+            help="Print every setting and where it came from, and stop.",
+        )
+    )
+    return options
+
+
+def _parse_flags(settings: Mapping[str, Setting], flags: Mapping[str, Any]) -> dict[str, object]:
+    """Opens the words of lists and tables; leaves out what was not given."""
+    return {
+        key: settings[key].parse_words(value) if isinstance(value, tuple) else value
+        for key, value in flags.items()
+        if value not in (None, ())
+    }
+
+
+def _help(setting: Setting) -> str:
+    text = setting.help.replace("`", "")
+    default = setting.default
+    if isinstance(default, list | tuple):
+        default = ", ".join(map(str, default))
+    is_nothing = default is None or default is False or default in ("", {})
+    facts = [] if is_nothing else [f"default: {_shown(default)}"]
+    facts += ["repeatable"] if setting.is_list else []
+    return text + (f"  [{'; '.join(facts)}]" if facts else "")
+
+
+def _shown(default: object) -> str:
+    if default is True:
+        return "yes"
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def _core_type(annotation: Any) -> Any:
+    """Returns the type of a value or of a list's items: limits and None aside."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Literal or not parts or origin is dict:
+        return annotation
+    return next((_core_type(part) for part in parts if part is not type(None)), str)
+
+
+def _metavar(setting: Setting) -> str:
+    if setting.spelling.metavar:
+        return setting.spelling.metavar
+    if setting.is_table:
+        return "NAME=VALUE"
+    core = _core_type(setting.annotation)
+    if get_origin(core) is Literal:
+        return f"[{'|'.join(map(str, get_args(core)))}]"
+    return {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(core, "TEXT")
+
+
+class DefaultGroup(click.Group):
+    """A group that runs its command `run` where no subcommand is named, and shows its help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Puts `run` in front unless a subcommand or help comes first."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options of `run`, then the subcommands."""
+        run = self.commands["run"]
+        with click.Context(run, info_name=self.name, parent=ctx.parent) as inner:
+            run.format_options(inner, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def require(value: Value | None, flag: str, example: str) -> Value:
+    """Returns the value of an option that only some uses of a command need.
+
+    Raises:
+        UsageError: It was not given.
+    """
+    if value is None:
+        raise UsageError(f"Missing option {flag}.", hint=example)
+    return value
+
+
+def echo_json(value: object) -> None:
+    """Prints a value as indented JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,261 @@
+"""Settings models: fields with their flags and keys, values checked with their origin."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
+
+from agenticlu.core.errors import AgenticluError, ConfigError, UsageError, did_you_mean
+
+_SECRET_NAME = re.compile(r"(?:^|_)(?:api_?key|access_?token|auth_?token|secret|password)$")
+
+
+_URL_SECRET = re.compile(
+    r"(?<=://)[^/@\s]+@|(?<=[?&])(?:api_?key|key|token)=[^&\s]+", re.IGNORECASE
+)
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, unknown fields refused; a field's docstring is its help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+PartT = TypeVar("PartT", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """Metadata of a field whose name and type do not say how users write it."""
+
+    key: str = ""
+    """Key in files, and the long flag; empty: the field's name."""
+    flags: tuple[str, ...] = ()
+    """Flags in click's form, such as ('-m', '--traces-per-trie'); empty: made from the key."""
+    metavar: str = ""
+    """Placeholder of the value in --help; empty: made from the type."""
+    aliases: tuple[str, ...] = ()
+    """Former keys; they still work, and say what they are called now."""
+    separator: str = ","
+    """Divides the items of a list in one word; empty: the items are free text."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a model."""
+
+    name: str
+    """Field of the model."""
+    key: str
+    annotation: Any
+    """Type with its limits."""
+    default: Any
+    required: bool
+    help: str
+    spelling: Spelling
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes several values."""
+        return _is_sequence(self.annotation)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it maps names to values."""
+        return _bare_origin(self.annotation) is dict
+
+    def parse_words(self, words: Sequence[str]) -> object:
+        """Reads a list or a table from words of a command line or a variable."""
+        if not self.spelling.separator:
+            return list(words)
+        parts = [part.strip() for word in words for part in word.split(self.spelling.separator)]
+        if not self.is_table:
+            return list(dict.fromkeys(part for part in parts if part))
+        pairs = [part.partition("=") for part in parts if part]
+        if not all(equals for _, equals, _ in pairs):
+            raise UsageError(f"--{self.key.replace('_', '-')} takes NAME=VALUE.")
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+@functools.cache
+def settings_of(model: type[Settings]) -> dict[str, Setting]:
+    """Returns the settings of a model by key, its own before those of its bases."""
+    found = {}
+    own_first = dict.fromkeys(
+        name for base in model.__mro__ for name in vars(base).get("__annotations__", ())
+    )
+    for name in (one for one in own_first if one in model.model_fields):
+        info = model.model_fields[name]
+        spelling = next((m for m in info.metadata if isinstance(m, Spelling)), Spelling())
+        limits = [m for m in info.metadata if not isinstance(m, Spelling)]
+        annotation: Any = info.annotation
+        if limits:
+            annotation = Annotated[(annotation, *limits)]
+        key = spelling.key or name
+        found[key] = Setting(
+            name=name,
+            key=key,
+            annotation=annotation,
+            default=None if info.is_required() else info.get_default(call_default_factory=True),
+            required=info.is_required(),
+            help=" ".join((info.description or "").split()),
+            spelling=spelling,
+        )
+    return found
+
+
+def select(settings: Settings, part: type[PartT]) -> PartT:
+    """Returns those of a command's settings that another model has."""
+    return part.model_validate({name: getattr(settings, name) for name in part.model_fields})
+
+
+def change(settings: SettingsT, changes: Mapping[str, object]) -> SettingsT:
+    """Returns settings with some of them changed, checked as a whole.
+
+    Raises:
+        ConfigError: An unknown key, or a wrong value.
+    """
+    try:
+        return type(settings).model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise invalid_settings(error, dict.fromkeys(changes, "flag")) from error
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
+    """Reads 'key=value' words of a command line; values as in TOML, else plain text.
+
+    >>> parse_overrides(["lr=1e-4", "name=tiny", "lengths=[256, 512]"])
+    {'lr': 0.0001, 'name': 'tiny', 'lengths': [256, 512]}
+    """
+    values: dict[str, object] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{override!r} is not of the form key=value.")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]
+        except (tomllib.TOMLDecodeError, KeyError):
+            values[key.strip()] = text.strip()
+    return values
+
+
+def public_values(settings: Settings) -> dict[str, Any]:
+    """Returns settings as JSON values without secrets.
+
+    Left out are secret fields and fields named like a key; credentials in addresses are masked.
+    """
+    return {key: public_value(key, value) for key, value in settings}
+
+
+def public_value(name: str, value: Any) -> Any:
+    """Returns one setting's value for JSON: a secret is not shown, credentials are masked."""
+    if isinstance(value, SecretStr) or (value is not None and _SECRET_NAME.search(name)):
+        return "(not saved)"
+    if isinstance(value, Mapping):
+        return {str(key): public_value(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+        return [public_value("", item) for item in items]
+    if isinstance(value, bool | int | None):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return _URL_SECRET.sub("***", str(value))
+
+
+def check_value(setting: Setting, value: object, origin: str) -> object:
+    """Returns a value in the setting's type."""
+    from_file = not (origin == "flag" or origin.startswith("environment "))
+    adapter = _adapter(setting.annotation)
+    try:
+        if isinstance(value, str) and origin.startswith("environment "):
+            value = _parse_text(value, setting)
+        if setting.is_list and not isinstance(value, list | tuple):
+            value = [value]
+        if from_file:  # by JSON: a TOML array is a tuple's JSON form, but "3" is not a number
+            return adapter.validate_json(json.dumps(value, default=str), strict=True)
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise _wrong_value(setting, value, origin, error) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _adapter(annotation: Any) -> TypeAdapter[object]:
+    return TypeAdapter(annotation)
+
+
+def _wrong_value(
+    setting: Setting, value: object, origin: str, error: ValidationError
+) -> AgenticluError:
+    problem = error.errors()[0]
+    must = problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
+    shown = str(value) if origin == "flag" and isinstance(value, str) else repr(value)
+    shown = "(not shown)" if _SECRET_NAME.search(setting.key) else _URL_SECRET.sub("***", shown)
+    hint = did_you_mean(str(problem.get("input")), map(str, _choices(setting.annotation)))
+    if origin == "flag":
+        return UsageError(f"--{setting.key.replace('_', '-')} {shown}: {must}.", hint=hint)
+    return ConfigError(f"{setting.key} = {shown} ({origin}): {must}.", hint=hint)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Returns the allowed values of a Literal, wherever in the type it is."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    return tuple(choice for part in get_args(annotation) for choice in _choices(part))
+
+
+def _parse_text(text: str, setting: Setting) -> object:
+    """Reads a variable's text: JSON for lists and tables, else words with commas between them."""
+    if text[:1] in "[{":
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return setting.parse_words([text]) if setting.is_list or setting.is_table else text
+
+
+def _bare_origin(annotation: Any) -> Any:
+    """Returns the origin of a type, its limits and an alternative of None aside."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _bare_origin(get_args(annotation)[0])
+    return origin
+
+
+def _is_sequence(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in {list, tuple, set, frozenset, Sequence}:
+        return True
+    return any(_is_sequence(part) for part in get_args(annotation) if origin is not dict)
+
+
+def unknown_key(key: str, allowed: Iterable[str], origin: str) -> ConfigError:
+    """Builds the error for a key that no setting has."""
+    allowed = list(allowed)
+    return ConfigError(
+        f"Unknown key {key!r} ({origin}).",
+        hint=did_you_mean(key, allowed) or f"Known keys: {', '.join(allowed)}.",
+    )
+
+
+def invalid_settings(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    """Builds the error for settings that are wrong as a whole."""
+    lines = []
+    for problem in error.errors(include_input=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{key} ({origins.get(key, 'default')}): {message}" if key else message)
+    return ConfigError("Invalid settings: " + "; ".join(lines) + ".")

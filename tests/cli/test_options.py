@@ -1,0 +1,215 @@
+"""Every option of every command, set in every way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from pydantic import TypeAdapter, ValidationError
+
+from agenticlu.cli import COMMANDS, group
+from agenticlu.cli.options import SettingsCommand
+from agenticlu.core.config import SHARED, TABLES
+from agenticlu.core.errors import ConfigError
+from agenticlu.core.settings import Setting, settings_of
+
+
+def walk(command: click.Command, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from walk(inner, *words, name)
+    else:
+        yield words, command
+
+
+ALL = dict(walk(group))
+CONVERTED = {words: one for words, one in ALL.items() if isinstance(one, SettingsCommand)}
+NOT_YET = [
+    words for words in ALL if words[0] in ("dataset", "train", "eval", "report", "demo", "prompts")
+]
+OPTIONS = [
+    (words, setting)
+    for words, command in CONVERTED.items()
+    for key, setting in settings_of(command.settings).items()
+    if key not in command.without
+]
+
+
+def candidates(annotation: Any) -> Iterator[object]:
+    """Values to try for a type."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+        return
+    for part in get_args(annotation):
+        yield from candidates(part)
+    yield from {bool: [True, False], int: [3, 9, 1, 1024], float: [0.5, 0.25, 2.5]}.get(
+        annotation, []
+    )
+    if annotation in (str, Path):
+        yield from ("some-text", "1/4", "0.5/x")
+
+
+def other_value(setting: Setting) -> Any:
+    """A value that is not the default, as JSON and in the form that --show-config prints."""
+    adapter: TypeAdapter[Any] = TypeAdapter(setting.annotation)
+    tried = list(candidates(setting.annotation))
+    wrapped: list[Any] = [[one] for one in tried] if setting.is_list else tried
+    if setting.is_table:
+        wrapped = [{"answer": 7}]
+    for value in wrapped:
+        try:
+            parsed = adapter.validate_json(json.dumps(value), strict=True)
+        except ValidationError:
+            continue
+        if parsed != setting.default:
+            return json.loads(adapter.dump_json(parsed))
+    raise AssertionError(f"no value for {setting.key}: {setting.annotation}")
+
+
+def as_words(setting: Setting, value: Any) -> list[str]:
+    flags = [name for name in setting.spelling.flags if name.startswith("--")]
+    flag = flags[0] if flags else f"--{setting.key.replace('_', '-')}"
+    if isinstance(value, bool):
+        on, _, off = flag.partition("/")
+        return [on if value else (off or f"--no-{on[2:]}")]
+    if isinstance(value, dict):
+        return [flag, ",".join(f"{name}={one}" for name, one in value.items())]
+    return [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+
+
+def as_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {as_toml(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value)
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(group, list(words))
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "agenticlu").mkdir(parents=True)
+
+
+def test_every_command_takes_its_settings_from_one_place() -> None:
+    assert set(ALL) - set(CONVERTED) == set(NOT_YET)
+
+
+def test_the_tables_are_the_commands() -> None:
+    assert set(TABLES) == set(COMMANDS)
+    for words in ALL:
+        assert len(words) == 1 or words[1] in (*TABLES[words[0]], "run")
+
+
+@pytest.mark.parametrize(("words", "setting"), OPTIONS, ids=lambda one: getattr(one, "key", None))
+def test_every_option_from_every_layer(
+    words: tuple[str, ...], setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = CONVERTED[words]
+    assert setting.help, f"{words}: {setting.key} has no help"
+    value = other_value(setting)
+    table = f"[{command.section}]\n{setting.key} = {as_toml(value)}\n"
+    variable = f"AGENTICLU_{command.section}_{setting.key}".replace(".", "_").upper()
+    text = as_words(setting, value)[-1] if not isinstance(value, bool) else str(value).lower()
+    expected = f"{setting.key} = {json.dumps(value, ensure_ascii=False)}  "
+
+    def shown(*given: str) -> list[str]:
+        result = call(*words, "--show-config", *given)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.stdout.splitlines()
+
+    assert not any(line.startswith(expected) for line in shown())
+    user = tmp_path / "home" / "agenticlu" / "config.toml"
+    user.write_text(table)
+    assert f"{expected}({user})" in shown()
+    user.unlink()
+    Path("agenticlu.toml").write_text(table)
+    assert f"{expected}(agenticlu.toml)" in shown()
+    Path("agenticlu.toml").unlink()
+    Path("run.toml").write_text(table.partition("\n")[2])
+    assert f"{expected}(run.toml)" in shown("--config", "run.toml")
+    monkeypatch.setenv(variable, text)
+    assert f"{expected}(environment {variable})" in shown()
+    monkeypatch.delenv(variable)
+    assert f"{expected}(flag)" in shown(*as_words(setting, value))
+    if setting.key in SHARED:
+        monkeypatch.setenv(f"AGENTICLU_{setting.key.upper()}", text)
+        assert f"{expected}(environment AGENTICLU_{setting.key.upper()})" in shown()
+
+
+@pytest.mark.parametrize("words", CONVERTED, ids=" ".join)
+def test_unknown_keys_are_errors_everywhere(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = CONVERTED[words]
+    key = next(key for key in settings_of(command.settings) if key not in command.without)
+    wrong = f"{key}z"
+    for file, text, given in (
+        ("agenticlu.toml", f"[{command.section}]\n{wrong} = 1\n", ()),
+        ("run.toml", f"{wrong} = 1\n", ("--config", "run.toml")),
+    ):
+        Path(file).write_text(text)
+        result = call(*words, "--show-config", *given)
+        Path(file).unlink()
+        assert isinstance(result.exception, ConfigError), (file, result.output)
+        assert repr(wrong) in result.exception.message
+        assert "Did you mean" in (result.exception.hint or "")
+    variable = f"AGENTICLU_{command.section}_{wrong}".replace(".", "_").upper()
+    monkeypatch.setenv(variable, "1")
+    result = call(*words, "--show-config")
+    assert isinstance(result.exception, ConfigError)
+    assert variable in result.exception.message
+    assert "Did you mean" in (result.exception.hint or "")
+
+
+@pytest.mark.parametrize("words", CONVERTED, ids=" ".join)
+def test_former_names_of_options_still_work(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = CONVERTED[words]
+    for setting in settings_of(command.settings).values():
+        for alias in setting.spelling.aliases:
+            value = other_value(setting)
+            flag = f"--{alias.replace('_', '-')}"
+            given = [flag, as_words(setting, value)[-1]] if value is not True else [flag]
+            result = call(*words, "--show-config", *given)
+            assert result.exit_code == 0, result.output
+            assert f"{setting.key} = {json.dumps(value)}  (flag)" in result.stdout
+            assert f"{flag} is now --{setting.key.replace('_', '-')}." in result.stderr
+            assert flag not in call(*words, "--help").output.split()
+
+
+def test_help_shows_defaults_and_choices() -> None:
+    shown = " ".join(call("generate", "run", "--help").output.split())
+    assert "--growth [until-solved|full|best-first]" in shown
+    assert "[default: until- solved]" in shown
+    assert "--judge-all" in shown
+    assert "--no-judge-all" not in shown
+    assert "--merge / --no-merge" in shown
+
+
+def test_no_command_drops_the_model_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("corpus.jsonl").write_text('{"context": "A.", "question": "B?", "answers": ["c"]}\n')
+    Path("a.txt").write_text("Ada lives in Wexley.")
+    for words in (
+        ("plan", "corpus.jsonl"),
+        ("generate", "corpus.jsonl", "--dry-run"),
+        ("ask", "a.txt", "Who?", "--dry-run"),
+    ):
+        assert "bundled tiny model" in call(*words).stderr, words
+        monkeypatch.setenv("AGENTICLU_MODEL", "no-such-model")
+        result = call(*words)
+        assert "bundled" not in result.stderr
+        assert result.exit_code or "estimated" in result.stderr
+        monkeypatch.delenv("AGENTICLU_MODEL")
