@@ -21,6 +21,7 @@ from agenticlu.core.records import (
     Verdict,
     content_id,
 )
+from agenticlu.evaluation.summary import summarise
 from agenticlu.judges.panel import combine, is_correct
 from agenticlu.report import figures
 from agenticlu.report.data import Curve, ReportData, Stage
@@ -73,17 +74,16 @@ def sample_report(
     pairs = tuple(pair for tree in trees for pair in _pairs(tree))
     predictions = {name: _predictions(rng, name, num_questions) for name in ("base", "trained")}
     evaluated = {name: items for name, items in predictions.items() if items}
+    gains, changes = figures.compare_contest(evaluated)
     return ReportData(
         title="Sample run (invented figures)",
         documents=tuple(documents.values()),
         pieces=pieces,
         trees=tuple(trees),
         pairs=pairs,
-        results=tuple(
-            row for name, items in evaluated.items() for row in figures.result_rows(items, name)
-        ),
-        gains=figures.main_gains(evaluated),
-        changes=figures.main_changes(evaluated),
+        results=summarise(p for items in evaluated.values() for p in items).cells,
+        gains=gains,
+        changes=changes,
         funnels={
             "nodes": {
                 "chosen": len(pairs),
@@ -394,6 +394,7 @@ def _predictions(rng: random.Random, system: str, num_questions: int) -> list[Pr
                     prompt = 500
                 predictions.append(
                     Prediction(
+                        engine=system,
                         id=content_id(system, method, str(length), str(i)),
                         task="world",
                         method=method,

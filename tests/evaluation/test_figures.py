@@ -18,7 +18,7 @@ from agenticlu.core.records import Document, Node, Prediction, Question, Tree, T
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.recall import pass_at_k, render_recall, tree_recall
 from agenticlu.evaluation.results import load_summary
-from agenticlu.evaluation.summary import alone_tokens, compare, summarise
+from agenticlu.evaluation.summary import compare, count_alone_tokens, summarise
 from agenticlu.evaluation.tables import (
     render_csv,
     render_differences_csv,
@@ -180,7 +180,7 @@ def test_parts_and_differences_are_in_every_form() -> None:
 
 def test_rounds_stand_in_order_beside_their_method() -> None:
     rows = cells({(name, 256): [1.0] for name in ("clarify@10", "clarify@2", "direct", "retrieve")})
-    found = summarise(rows, methods=("direct", "clarify", "retrieve"))
+    found = summarise(rows)
     assert [c.method for c in found.cells] == ["direct", "clarify@2", "clarify@10", "retrieve"]
 
 
@@ -244,11 +244,55 @@ def test_overhead_is_the_same_whichever_method_read_the_document_first() -> None
 def test_a_turn_finds_no_more_than_its_own_history_and_retrieval_reads_its_passages() -> None:
     lucky = prediction("clarify", 256, 0, 0, 1.0, **dialogue(0))
     lucky = lucky.model_copy(update={"turns": (*lucky.turns[:1], Turn(**asked(120, 119)))})
-    assert alone_tokens(lucky) == 100 + 120 - 105
+    assert count_alone_tokens(lucky) == 100 + 120 - 105
     scored = Usage(requests=4, prompt_tokens=400, cached_tokens=390, completion_tokens=4)
     turn = asked(40, 30)
     found = prediction("retrieve", 256, 0, 0, 1.0, turns=(turn,), usage=scored + turn["usage"])
-    assert alone_tokens(found) == 400 + 40
+    assert count_alone_tokens(found) == 400 + 40
+
+
+def asked_alone(*requests: tuple[int, int, int]) -> int | None:
+    turns = tuple(
+        Turn(
+            kind="answer",
+            wording="w",
+            request="?",
+            reply="!",
+            usage=Usage(
+                requests=1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=sampled
+            ),
+        )
+        for prompt, cached, sampled in requests
+    )
+    usage = sum((turn.usage for turn in turns if turn.usage), Usage())
+    return count_alone_tokens(prediction("clarify", 256, 0, 0, 1.0, turns=turns, usage=usage))
+
+
+def test_alone_the_document_is_still_in_the_cache_after_a_turn_about_a_part_of_it() -> None:
+    """Counted against the turn just before, the last request would compute 60, and all 160."""
+    assert asked_alone((80, 70, 0), (40, 20, 0), (100, 80, 0)) == 80 + 20 + 20 == 120
+    reground = asked_alone((1000, 0, 10), (300, 40, 20), (1090, 1010, 5))
+    assert reground == 1000 + 260 + 80
+
+
+def test_alone_does_not_depend_on_who_read_the_document_before() -> None:
+    first = asked_alone((1000, 0, 10), (1050, 1010, 20), (1100, 1070, 5))
+    after = asked_alone((1000, 990, 10), (1050, 1040, 20), (1100, 1070, 5))
+    assert first == after == 1000 + 40 + 30
+    assert asked_alone((1000, 0, 10), (1050, 0, 20)) == 1000 + 1050
+
+
+def test_alone_several_requests_without_their_turns_are_not_known() -> None:
+    usage = {"prompt_tokens": 100, "cached_tokens": 90, "completion_tokens": 5}
+    rows = [
+        prediction("direct", 256, 0, i, 1.0, usage=Usage(requests=num, **usage))
+        for i, num in enumerate((1, 2))
+    ]
+    assert [count_alone_tokens(row) for row in rows] == [100, None]
+    one, both = summarise(rows[:1]).cells[0], summarise(rows).cells[0]
+    assert (one.alone_tokens, one.alone_tokens_per_item) == (100, 105.0)
+    assert (both.alone_tokens, both.alone_tokens_per_item) == (None, None)
+    assert "–" in render_markdown(summarise(rows))
 
 
 def test_overhead_compares_the_same_items() -> None:

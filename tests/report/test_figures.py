@@ -4,6 +4,7 @@ import pytest
 from made_report import sample_report
 
 from agenticlu.core.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
+from agenticlu.evaluation.summary import summarise
 from agenticlu.judges import panel as judge
 from agenticlu.report import figures
 from agenticlu.report.data import ReportData
@@ -74,40 +75,6 @@ def test_the_score_decides_only_where_no_verdict_is_kept(score: float | None, st
     assert figures.node_state(node("a", None, 0, score)) == state
 
 
-def test_interval_is_wider_when_answers_of_one_document_stand_or_fall_together() -> None:
-    alone = figures.measure([(str(i), float(i < 30)) for i in range(60)])
-    together = figures.measure([(str(i // 6), float(i < 30)) for i in range(60)])
-    assert alone.mean == together.mean == 0.5
-    assert alone.low is not None
-    assert together.low is not None
-    assert together.low < alone.low - 0.1
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_interval_of_all_equal_answers_has_a_width_and_stays_in_bounds(value: float) -> None:
-    found = figures.measure([(str(i), value) for i in range(12)])
-    assert found.low is not None
-    assert found.high is not None
-    assert 0.0 <= found.low <= value <= found.high <= 1.0
-    assert found.high - found.low > 0.1
-
-
-def test_nothing_scored_gives_no_interval() -> None:
-    assert figures.measure([]) == figures.Measure(mean=0.0, n=0)
-    assert figures.paired_difference([]).n == 0
-    assert figures.paired_difference([("a", 0.0, 1.0)]).low is None
-
-
-def test_paired_difference_covers_the_true_one_and_repeats() -> None:
-    values = [(f"d{i // 2}", float(i % 5 == 0), float(i % 5 != 1)) for i in range(60)]
-    found = figures.paired_difference(values)
-    assert found == figures.paired_difference(list(reversed(values)))
-    assert found.mean == pytest.approx(0.6)
-    assert found.low is not None
-    assert found.high is not None
-    assert 0.3 < found.low < 0.6 < found.high < 0.9
-
-
 def test_a_request_shared_by_siblings_is_paid_once() -> None:
     shared = Usage(requests=1, prompt_tokens=100, cached_tokens=60, completion_tokens=40)
     own = Usage(requests=1, prompt_tokens=50, completion_tokens=5)
@@ -148,6 +115,7 @@ def prediction(system: str, method: str, i: int, score: float, **more: object) -
     return Prediction(
         **{
             "id": f"{system}{method}{i}",
+            "engine": system,
             "task": "world",
             "method": method,
             "length": 4096,
@@ -165,10 +133,10 @@ def test_gain_is_over_the_questions_that_both_sides_scored() -> None:
     before = [prediction("base", "direct", i, float(i < 2)) for i in range(10)]
     after = [prediction("trained", "clarify", i, float(i < 9)) for i in range(10)]
     after[0] = prediction("trained", "clarify", 0, 1.0, error="time-out", scores={})
-    (gain,) = figures.main_gains({"base": before, "trained": after})
+    (gain,), _ = figures.compare_contest({"base": before, "trained": after})
     assert gain.difference.n == 9
     assert gain.baseline_mean == pytest.approx(1 / 9)
-    assert gain.contender_mean == pytest.approx(8 / 9)
+    assert gain.mean == pytest.approx(8 / 9)
     sentence = figures.headline(ReportData(gains=(gain,)), ())
     assert "trained model with clarifications" in sentence
     assert "+78 points (95% interval +" in sentence
@@ -178,8 +146,8 @@ def test_a_metric_that_is_no_share_of_right_answers_is_not_called_one() -> None:
     scores = {"rougeL_f1": 0.4}
     before = [prediction("base", "direct", i, 0.0, scores=scores) for i in range(4)]
     after = [prediction("trained", "clarify", i, 0.0, scores=scores) for i in range(4)]
-    gains = figures.main_gains({"base": before, "trained": after})
-    rows = figures.result_rows(before, "base")
+    gains, _ = figures.compare_contest({"base": before, "trained": after})
+    rows = summarise(before).cells
     for data in (ReportData(gains=gains), ReportData(results=rows)):
         sentence = figures.headline(data, ())
         assert "mean rougeL_f1 of 40%" in sentence
@@ -192,13 +160,12 @@ def test_a_metric_that_is_no_share_of_right_answers_is_not_called_one() -> None:
 def test_changes_name_the_questions_behind_the_gain() -> None:
     before = [prediction("base", "direct", i, float(i < 2), answer=f"b{i}") for i in range(4)]
     after = [prediction("trained", "clarify", i, float(i > 0), answer=f"a{i}") for i in range(4)]
-    changes = figures.main_changes({"base": before, "trained": after})
+    (gain,), changes = figures.compare_contest({"base": before, "trained": after})
     assert [(one.before, one.after, one.gained) for one in changes] == [
         ("b2", "a2", True),
         ("b3", "a3", True),
         ("b0", "a0", False),
     ]
-    (gain,) = figures.main_gains({"base": before, "trained": after})
     assert gain.difference.mean == pytest.approx((2 - 1) / 4)
 
 
@@ -215,53 +182,6 @@ def test_what_is_compared_is_fixed_by_name_and_order(
     systems: list[str], expected: tuple[str, str]
 ) -> None:
     assert figures.contest(systems) == expected
-
-
-def test_failed_items_are_counted_and_in_no_mean() -> None:
-    items = [prediction("base", "direct", i, 1.0) for i in range(4)]
-    items[3] = prediction("base", "direct", 3, 0.0, error="refused", scores={})
-    (row,) = figures.result_rows(items, "base")
-    assert (row.score.mean, row.score.n, row.num_failed) == (1.0, 3, 1)
-
-
-def request(prompt: int, cached: int, sampled: int) -> Turn:
-    usage = Usage(requests=1, prompt_tokens=prompt, cached_tokens=cached, completion_tokens=sampled)
-    return Turn(kind="answer", wording="w", request="?", reply="!", usage=usage)
-
-
-def asked(*turns: Turn, beside: Usage | None = None) -> Prediction:
-    spent = sum((turn.usage for turn in turns if turn.usage), beside or Usage())
-    return prediction("base", "clarify", 0, 1.0, turns=turns, usage=spent)
-
-
-def test_cost_alone_does_not_depend_on_who_read_the_document_before() -> None:
-    first = asked(request(1000, 0, 10), request(1050, 1010, 20), request(1100, 1070, 5))
-    after = asked(request(1000, 990, 10), request(1050, 1040, 20), request(1100, 1070, 5))
-    assert first.usage.computed_tokens == 1000 + 40 + 30 + 35
-    assert after.usage.computed_tokens < 100
-    # The document once, then what the turns add: in the end every token of the conversation once.
-    assert figures.lone_tokens(first) == figures.lone_tokens(after) == 1100 + 5
-    assert figures.lone_tokens_per_item([first, after]) == 1105
-
-
-def test_cost_alone_counts_what_an_item_reads_again() -> None:
-    uncached = asked(request(1000, 0, 10), request(1050, 0, 20))
-    assert figures.lone_tokens(uncached) == 1000 + 10 + 1050 + 20
-    # The second request shows the cited pieces alone; the third the whole document again, of
-    # which the first has left 1010 tokens in the cache.
-    reground = asked(request(1000, 0, 10), request(300, 40, 20), request(1090, 1010, 5))
-    assert figures.lone_tokens(reground) == 1010 + 260 + 20 + 80 + 5
-    scan = Usage(requests=8, prompt_tokens=800, cached_tokens=700, completion_tokens=8)
-    assert figures.lone_tokens(asked(request(100, 90, 5), beside=scan)) == 808 + 105
-
-
-def test_cost_alone_of_several_requests_without_their_turns_is_not_known() -> None:
-    one = asked(beside=Usage(requests=1, prompt_tokens=100, cached_tokens=90, completion_tokens=5))
-    many = asked(beside=Usage(requests=2, prompt_tokens=200, cached_tokens=90))
-    assert figures.lone_tokens(one) == 105
-    assert figures.lone_tokens(many) is None
-    assert figures.lone_tokens_per_item([one, many]) is None
-    assert figures.lone_tokens_per_item([]) is None
 
 
 def test_headline_says_something_true_whatever_is_missing() -> None:

@@ -6,11 +6,11 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from agenticlu.report import plots
-from agenticlu.report.plots import Point, Segment, Series, Style
+from agenticlu.report.plots import Axes, Point, Segment, Series, Style
 
 
 def draw(*series: Series, **more: object) -> str:
-    return plots.line_chart(series, title="A & B", x_label="x", y_label="y", **more)
+    return plots.line_chart(series, Axes("x", "y", **more), title="A & B")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_charts_are_well_formed_and_finite(values: tuple[float, ...]) -> None:
 def test_points_land_where_the_axis_says() -> None:
     svg = draw(
         Series("s", Style(1), (Point(0, 0.0), Point(1, 1.0))),
-        y_range=(0.0, 1.0),
+        y_share=True,
         x_ticks=[(0.0, "a"), (1.0, "b")],
     )
     marks = [e for e in ElementTree.fromstring(svg).iter("circle") if "mark" in e.get("class", "")]

@@ -9,6 +9,9 @@ from made_report import sample_report
 
 from agenticlu.core.errors import StoreError, UsageError
 from agenticlu.core.records import Prediction, Usage
+from agenticlu.evaluation.summary import summarise
+from agenticlu.evaluation.tables import save_summary
+from agenticlu.report import figures
 from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report
 from agenticlu.report.sources import load_evaluation, load_report, load_training
@@ -93,9 +96,6 @@ def test_a_run_is_read_back_whole(run: Path, sample: ReportData) -> None:
 
 
 def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import summarise
-    from agenticlu.evaluation.tables import save_summary
-
     items = predictions("base", "direct", 2) + predictions("trained", "direct", 4)
     items += predictions("trained", "clarify", 7)
     items[0] = items[0].model_copy(update={"error": "time-out", "scores": {}})
@@ -103,15 +103,12 @@ def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> No
     summary = summarise(items, {"seed": 1})
     save_summary(summary, folder)
     found = load_evaluation(None, folder)
-    assert found.systems == ("base", "trained")
+    assert found.engines == ("base", "trained")
     for cell in summary.cells:
-        (row,) = [r for r in found.rows if (r.system, r.method) == (cell.engine, cell.method)]
+        (row,) = [r for r in found.cells if (r.engine, r.method) == (cell.engine, cell.method)]
         assert cell.score is not None
-        assert (row.score.mean, row.score.low, row.score.high, row.score.n) == (
-            cell.score.mean, cell.score.low, cell.score.high, cell.num_scored,
-        )  # fmt: skip
-        assert row.num_failed == cell.num_failed
-    (gain,) = found.gains
+        assert row == cell
+    (gain,) = figures.select_gains(found.differences, found.engines)
     theirs = [
         d for d in summary.differences
         if (d.baseline_engine, d.engine, d.method) == ("base", "trained", "clarify")
@@ -123,26 +120,20 @@ def test_evaluation_shows_the_figures_that_it_wrote_itself(tmp_path: Path) -> No
 
 
 def test_predictions_without_a_summary_give_the_evaluations_own_intervals(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import summarise
-
     items = predictions("base", "direct", 2) + predictions("trained", "clarify", 7)
     found = load_evaluation(None, write_predictions(tmp_path / "eval", items))
     summary = summarise(items)
-    for row, cell in zip(found.rows, summary.cells, strict=True):
-        assert cell.score is not None
-        assert (row.score.low, row.score.high) == (cell.score.low, cell.score.high)
-        assert row.score.low is not None
-        assert row.score.low < row.score.mean
-    (gain,), (theirs,) = found.gains, summary.differences[-1:]
+    assert found.cells == summary.cells
+    (gain,), (theirs,) = (
+        figures.select_gains(found.differences, found.engines),
+        summary.differences[-1:],
+    )
     assert (gain.difference.low, gain.difference.high) == (
         theirs.difference.low, theirs.difference.high,
     )  # fmt: skip
 
 
 def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import summarise
-    from agenticlu.evaluation.tables import save_summary
-
     def at(length: int, right: int) -> list[Prediction]:
         return [
             item.model_copy(update={"length": length, "depth": (i % 4) / 5 + 0.1})
@@ -166,10 +157,7 @@ def test_accuracy_by_depth_is_drawn_for_the_longest_documents(tmp_path: Path) ->
     assert "80–100" not in page  # no question there
 
 
-def test_cost_alone_is_read_from_the_predictions_behind_a_cell(tmp_path: Path) -> None:
-    from agenticlu.evaluation.summary import summarise
-    from agenticlu.evaluation.tables import save_summary
-
+def test_cost_alone_is_that_of_the_summary(tmp_path: Path) -> None:
     def reused(usage: Usage) -> Usage:
         return usage.model_copy(update={"cached_tokens": 990})
 
@@ -180,16 +168,16 @@ def test_cost_alone_is_read_from_the_predictions_behind_a_cell(tmp_path: Path) -
     ]
     folder = write_predictions(tmp_path / "eval", first + later)
     save_summary(summarise(first + later), folder)
-    rows = load_evaluation(None, folder).rows
+    rows = load_evaluation(None, folder).cells
     assert [row.computed_tokens_per_item for row in rows] == [1000, 10]
-    assert [row.lone_tokens_per_item for row in rows] == [1000, 1000]
+    assert [row.alone_tokens_per_item for row in rows] == [1000, 1000]
     page = build_report(load_report(evaluations=(str(folder),)))
     assert "1,000 tokens a question asked alone (10 as run)" in page
-    # Of another run's predictions in the folder nobody knows which are behind the cell.
-    stray = later[0].model_copy(update={"id": "of another run"})
-    write_predictions(folder, [*first, *later, stray])
+    # What several requests have in common is not known without their turns.
+    many = later[0].model_copy(update={"usage": Usage(requests=2, prompt_tokens=1000)})
+    save_summary(summarise([*first, *later[1:], many]), folder)
     data = load_report(evaluations=(str(folder),))
-    assert [row.lone_tokens_per_item for row in data.results] == [1000, None]
+    assert [row.alone_tokens_per_item for row in data.results] == [1000, None]
     assert "1 of 2 cells are left out" in build_report(data)
 
 
@@ -202,20 +190,20 @@ def test_two_folders_are_compared_by_their_labels(tmp_path: Path) -> None:
     before = write_predictions(tmp_path / "one", predictions("models/x", "direct", 2))
     after = write_predictions(tmp_path / "two", predictions("models/y/export", "clarify", 6))
     data = load_report(evaluations=[f"base={before}", f"trained={after}"])
-    assert [(row.system, row.method) for row in data.results] == [
+    assert [(row.engine, row.method) for row in data.results] == [
         ("base", "direct"),
         ("trained", "clarify"),
     ]
     assert data.gains[0].difference.mean == 0.5
     assert [stage.name for stage in data.stages] == ["base, direct", "trained, clarify"]
     unnamed = load_report(evaluations=[str(before), str(after)])
-    assert [row.system for row in unnamed.results] == ["x", "y"]
+    assert [row.engine for row in unnamed.results] == ["x", "y"]
 
 
 def test_torn_last_line_is_skipped_and_another_one_is_an_error(tmp_path: Path) -> None:
     items = predictions("base", "direct", 2)
     torn = write_predictions(tmp_path / "torn", items, tail='{"id": "x", "ta')
-    assert load_evaluation(None, torn).rows[0].score.n == 8
+    assert len(load_evaluation(None, torn).predictions["base"]) == 8
     broken = write_predictions(tmp_path / "broken", items, tail='{"id": 1}\n' + "{}\n")
     with pytest.raises(StoreError, match="line 9, is not a prediction"):
         load_evaluation(None, broken)

@@ -46,9 +46,10 @@ class Cell(Record):
     """Scored items whose answering reply ended at the token limit."""
     usage: Usage
     """All scored items together, as run: what was cached depends on which method came first."""
-    alone_tokens: int = 0
+    alone_tokens: int | None = None
     """Prompt tokens that the scored items compute when each is asked alone with an empty cache:
-    of all costs the one to compare methods by, whatever they ran beside."""
+    of all costs the one to compare methods by, whatever they ran beside. None where a prediction
+    does not keep its turns."""
     failed_usage: Usage = Usage()
     """What failed items cost before they failed."""
     seconds: float
@@ -72,6 +73,18 @@ class Cell(Record):
     def score(self) -> MeanEstimate | None:
         """The headline metric; None when no item was scored."""
         return self.metrics.get(self.headline)
+
+    @property
+    def computed_tokens_per_item(self) -> float:
+        """Mean cost of a scored item as run, in tokens computed or sampled; 0 for no items."""
+        return self.usage.computed_tokens / self.num_scored if self.num_scored else 0.0
+
+    @property
+    def alone_tokens_per_item(self) -> float | None:
+        """Mean cost of a scored item asked alone, in tokens computed or sampled."""
+        if self.alone_tokens is None or not self.num_scored:
+            return None
+        return (self.alone_tokens + self.usage.completion_tokens) / self.num_scored
 
 
 class Difference(Record):
@@ -157,7 +170,7 @@ def load_summary(path: str | Path) -> Summary:
     """Loads a summary from its file or its folder.
 
     Raises:
-        StoreError: There is none, or it is not ours, or newer than this program.
+        StoreError: The file is missing, or not a summary of this version.
     """
     path = Path(path)
     if path.is_dir():
@@ -165,9 +178,14 @@ def load_summary(path: str | Path) -> Summary:
     if not path.is_file():
         raise StoreError(
             f"There is no summary {str(path)!r}.",
-            hint="Run agenticlu eval first, or go on with it.",
+            hint="Run agenticlu eval first, or let it finish.",
         )
     try:
         return Summary.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise StoreError(f"{str(path)!r} is not a summary of this version: {error}") from error
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the top level"
+        raise StoreError(
+            f"{path} is not the summary of an evaluation: {first['msg']} at {where}.",
+            hint=f"To write it again from the predictions: agenticlu eval table {path.parent}",
+        ) from error

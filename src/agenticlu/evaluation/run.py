@@ -40,7 +40,7 @@ from agenticlu.evaluation.judgements import (
     judges_of,
     with_judgements,
 )
-from agenticlu.evaluation.methods import METHODS, find_method
+from agenticlu.evaluation.methods import find_method
 from agenticlu.evaluation.plan import (
     Job,
     _outputs,
@@ -246,7 +246,6 @@ def _summarise(
     summary = summarise(
         with_judgements(shown, out),
         settings,
-        methods=tuple(METHODS),
         metric=settings.get("metric"),
     )
     others = [

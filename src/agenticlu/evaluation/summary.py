@@ -8,6 +8,7 @@ from typing import Any
 
 from agenticlu.core.records import Prediction, Usage
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_difference, estimate_mean
+from agenticlu.evaluation.methods import METHODS
 from agenticlu.evaluation.predictions import failures
 from agenticlu.evaluation.results import (
     Cell,
@@ -33,20 +34,22 @@ def summarise(
     predictions: Iterable[Prediction],
     settings: Mapping[str, Any] | None = None,
     *,
-    methods: Sequence[str] = (),
     metric: str | None = None,
 ) -> Summary:
-    """Builds the summary of predictions; the order of engines is that of their first prediction.
+    """Builds the summary of predictions.
+
+    Engines and tasks are ordered by their first prediction, methods as `METHODS` lists them, with
+    'clarify@2' beside 'clarify', and those that it does not list by name.
 
     Args:
         predictions: Any number of engines, methods, tasks and lengths, asked under one set of
             conditions.
         settings: Kept as they are.
-        methods: Order of the methods; others follow by name. 'clarify@2' stands with 'clarify'.
         metric: Shown first where items have it; None takes each task's own.
     """
     every = list(predictions)
     engines = list(dict.fromkeys(p.engine for p in every))
+    methods = list(METHODS)
     tasks = list(dict.fromkeys(p.task for p in every))
     groups: dict[tuple[str, str, str, int], list[Prediction]] = defaultdict(list)
     for p in every:
@@ -74,7 +77,7 @@ def summarise(
         num_items=len(every),
         num_failed=len(failed),
         notes=(*few_clusters(cells), *_unpaired(groups, engines, differences)),
-        usage=spent(every),
+        usage=sum_usage(every),
     )
 
 
@@ -195,10 +198,10 @@ def _cell(
         num_truncated=sum(p.truncated for p in scored),
         num_cut_off=sum(_is_cut_off(p) for p in scored),
         usage=sum((p.usage for p in scored), Usage()),
-        alone_tokens=sum(map(alone_tokens, scored)),
+        alone_tokens=sum_alone_tokens(scored),
         failed_usage=sum((p.usage for p in failures(predictions)), Usage()),
         seconds=round(sum(p.seconds for p in scored), 3),
-        overhead=overhead(scored, _scored(baseline)) if baseline else None,
+        overhead=_overhead(baseline, predictions) if baseline else None,
         point_precision=point("point_precision"),
         point_recall=point("point_recall"),
         gold_present=_share([p.gold_present for p in scored]),
@@ -257,17 +260,18 @@ def compare(
     baseline: Sequence[Prediction], contender: Sequence[Prediction], metric: str | None = None
 ) -> Difference | None:
     """Returns the paired difference on shared questions, or None when they share none."""
-    before = {(p.document_id, p.question_id): p for p in _scored(baseline)}
-    after = {(p.document_id, p.question_id): p for p in _scored(contender)}
-    shared = [key for key in before if key in after]
-    if not shared:
+    pairs = pair_scored(baseline, contender)
+    if not pairs:
         return None
-    known = {name for key in shared for name in before[key].scores}
-    both = (name for key in shared for name in after[key].scores if name in known)
+    both = [name for before, after in pairs for name in after.scores if name in before.scores]
     name = headline_of(dict.fromkeys(both), metric)
-    shared = [key for key in shared if name in before[key].scores and name in after[key].scores]
-    gains = [after[key].scores[name] - before[key].scores[name] for key in shared]
-    difference = estimate_difference(gains, [_unit(after[key]) for key in shared])
+    values = [
+        (before.scores[name], after.scores[name], _unit(after))
+        for before, after in pairs
+        if name in before.scores and name in after.scores
+    ]
+    gains = [after - before for before, after, _ in values]
+    difference = estimate_difference(gains, [unit for _, _, unit in values])
     if difference is None:
         return None
     one, other = baseline[0], contender[0]
@@ -279,8 +283,8 @@ def compare(
         baseline_method=one.method,
         engine=other.engine,
         method=other.method,
-        baseline_mean=sum(before[key].scores[name] for key in shared) / len(shared),
-        mean=sum(after[key].scores[name] for key in shared) / len(shared),
+        baseline_mean=sum(before for before, _, _ in values) / len(values),
+        mean=sum(after for _, after, _ in values) / len(values),
         difference=difference,
     )
 
@@ -346,47 +350,69 @@ def _failure(prediction: Prediction) -> Failure:
     )
 
 
-def alone_tokens(prediction: Prediction) -> int:
+def count_alone_tokens(prediction: Prediction) -> int | None:
     """Returns the prompt tokens that an item computes by itself, with a cache that begins empty.
 
-    Its first turn is read whole. A later turn finds at most what the turn before it held, prompt
-    and reply: what else it found was there because of other items. Retrieval by the engine reads
-    its passages whole.
+    Methods of a run read each document together: whichever asks first pays for it, so what an
+    item computed as run depends on the order. Alone, its first turn is read whole; a later turn
+    reuses at most the longest prompt and reply that an earlier turn of its own has left in the
+    cache, and what else it found there came from other items. Retrieval by the engine is no turn
+    and counts in full. None where several requests were made and their turns are not kept.
 
     >>> turn = lambda prompt, cached: {"kind": "direct", "wording": "", "request": "", "reply": "",
-    ...     "usage": Usage(prompt_tokens=prompt, cached_tokens=cached, completion_tokens=5)}
-    >>> alone_tokens(Prediction(id="", task="", method="", length=1, document_id="", gold=(),
-    ...     question_id="", question="", turns=(turn(100, 90), turn(120, 105)),
-    ...     usage=Usage(prompt_tokens=220, cached_tokens=195, completion_tokens=10)))
-    115
+    ...     "usage": Usage(prompt_tokens=prompt, cached_tokens=cached)}
+    >>> count_alone_tokens(Prediction(id="", task="", method="", length=1, document_id="", gold=(),
+    ...     question_id="", question="", turns=(turn(80, 70), turn(40, 20), turn(100, 80)),
+    ...     usage=Usage(prompt_tokens=220, cached_tokens=170)))
+    120
     """
     turns = [turn.usage for turn in prediction.turns if turn.usage is not None]
-    asked = sum(usage.prompt_tokens for usage in turns)
-    total, held = prediction.usage.prompt_tokens - asked, 0
+    if not turns and prediction.usage.requests > 1:
+        return None
+    held = reused = 0
     for usage in turns:
-        total += usage.prompt_tokens - min(usage.cached_tokens, held)
-        held = usage.prompt_tokens + usage.completion_tokens
-    return total
+        reused += min(usage.cached_tokens, held)
+        # A turn that shows the cited pieces alone does not evict the document read before it.
+        held = max(held, usage.prompt_tokens + usage.completion_tokens)
+    return prediction.usage.prompt_tokens - reused
 
 
-def overhead(scored: Sequence[Prediction], baseline: Sequence[Prediction]) -> Overhead:
+def sum_alone_tokens(predictions: Iterable[Prediction]) -> int | None:
+    """Returns what items compute alone together; None where one of them is not known."""
+    counts = [count_alone_tokens(prediction) for prediction in predictions]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def pair_scored(
+    baseline: Iterable[Prediction], contender: Iterable[Prediction]
+) -> list[tuple[Prediction, Prediction]]:
+    """Returns the predictions of both sides about the questions that both have a reply to."""
+    after = {(p.document_id, p.question_id): p for p in contender if p.error is None}
+    return [
+        (p, after[key])
+        for p in baseline
+        if p.error is None and (key := (p.document_id, p.question_id)) in after
+    ]
+
+
+def _overhead(baseline: Sequence[Prediction], contender: Sequence[Prediction]) -> Overhead:
     """Returns the cost as a multiple of the baseline's, on the items that both have."""
-    own = {(p.document_id, p.question_id): p for p in scored}
-    other = {(p.document_id, p.question_id): p for p in baseline}
-    shared = [key for key in own if key in other]
+    pairs = pair_scored(baseline, contender)
+    before, after = [one for one, _ in pairs], [other for _, other in pairs]
 
-    def ratio(cost: Callable[[Prediction], float]) -> float | None:
-        base = sum(cost(other[key]) for key in shared)
-        return round(sum(cost(own[key]) for key in shared) / base, 4) if base else None
+    def ratio(cost: Callable[[Sequence[Prediction]], float | None]) -> float | None:
+        base, own = cost(before), cost(after)
+        return round(own / base, 4) if base and own is not None else None
 
     return Overhead(
-        prompt_tokens=ratio(lambda p: p.usage.prompt_tokens),
-        alone_tokens=ratio(alone_tokens),
-        completion_tokens=ratio(lambda p: p.usage.completion_tokens),
-        seconds=ratio(lambda p: p.seconds),
+        prompt_tokens=ratio(lambda items: sum(p.usage.prompt_tokens for p in items)),
+        alone_tokens=ratio(sum_alone_tokens),
+        completion_tokens=ratio(lambda items: sum(p.usage.completion_tokens for p in items)),
+        seconds=ratio(lambda items: sum(p.seconds for p in items)),
     )
 
 
-def spent(predictions: Sequence[Prediction]) -> Usage:
+def sum_usage(predictions: Sequence[Prediction]) -> Usage:
     """Returns what predictions cost together; requests that several share are counted once."""
     return sum((p.usage for p in predictions if not p.part_of), Usage())

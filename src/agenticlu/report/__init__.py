@@ -1,6 +1,6 @@
-"""One self-contained HTML page, and the same figures as JSON, from a run's files.
+"""One self-contained HTML page of a run, and the same figures as JSON.
 
-`sources` reads the files, `data` is what a page is made of, `figures` computes from it, `charts`
-says what is drawn and `plots` draws it, `blocks` packs trees and documents, `page` writes.
+`sources` reads the files of the other stages, `data` is what a page is made of, `figures` computes
+what only a report shows, `charts` chooses what is drawn and `plots` draws it, `page` writes.
 Everything but `sources` is pure. `viewer/` is the script that shows the trees in a browser.
 """

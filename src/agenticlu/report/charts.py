@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from agenticlu.core.records import Usage
+from agenticlu.core.statistics import MeanEstimate
+from agenticlu.evaluation.results import Cell
 from agenticlu.report import figures, plots
-from agenticlu.report.data import Curve, Measure, ResultRow
+from agenticlu.report.data import Curve
 from agenticlu.report.figures import Overview
 
 MAIN_QUANTITIES = ("loss", "accuracy", "margin", "ordered", "likely")
@@ -28,68 +30,79 @@ class Chart:
     legend: Legend = ()
 
 
+def _line_chart(
+    title: str,
+    caption: str,
+    series: Sequence[plots.Series],
+    axes: plots.Axes,
+    *,
+    svg_title: str = "",
+    has_legend: bool = True,
+    markers: bool = True,
+) -> Chart:
+    drawn = plots.line_chart(series, axes, title=svg_title or title, markers=markers)
+    keys = tuple((Markup(plots.key(one.style)), one.name) for one in series) if has_legend else ()
+    return Chart(title=title, caption=caption, svg=Markup(drawn), legend=keys)
+
+
 @dataclass(frozen=True)
 class Cast:
-    """The systems and methods of a report: each has one look in all of its charts."""
+    """The engines and methods of a report: each has one look in all of its charts."""
 
-    systems: tuple[str, ...]
+    engines: tuple[str, ...]
     methods: tuple[str, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[ResultRow]) -> Cast:
-        """Returns those of the rows, in their order."""
-        every = list(rows)
+    def of(cls, cells: Sequence[Cell]) -> Cast:
+        """Returns those of the cells, in their order."""
         return cls(
-            systems=tuple(dict.fromkeys(row.system for row in every)),
-            methods=tuple(dict.fromkeys(row.method for row in every)),
+            engines=tuple(dict.fromkeys(cell.engine for cell in cells)),
+            methods=tuple(dict.fromkeys(cell.method for cell in cells)),
         )
 
-    def name(self, system: str, method: str) -> str:
-        """Returns the name in a legend; the system only where there are several."""
-        return f"{system}, {method}" if len(self.systems) > 1 else method
+    def name(self, engine: str, method: str) -> str:
+        """Returns the name in a legend; the engine only where there are several."""
+        return f"{engine}, {method}" if len(self.engines) > 1 else method
 
-    def style(self, system: str, method: str) -> plots.Style:
-        """Method gives colour and marker; the first of several systems is dashed and hollow."""
+    def style(self, engine: str, method: str) -> plots.Style:
+        """Method gives colour and marker; the first of several engines is dashed and hollow."""
         index = self.methods.index(method)
         return plots.Style(
             colour=index % plots.NUM_STYLES + 1,
-            dashed=len(self.systems) > 1 and self.systems.index(system) == 0,
+            dashed=len(self.engines) > 1 and self.engines.index(engine) == 0,
             marker=index % 4,
         )
 
-    def stands_out(self, system: str, method: str) -> bool:
+    def stands_out(self, engine: str, method: str) -> bool:
         """With many lines, only the two that the headline compares stand out."""
-        few = len(self.systems) * len(self.methods) <= 3
+        few = len(self.engines) * len(self.methods) <= 3
         if few or not {"direct", "clarify"} <= set(self.methods):
             return True
-        base, last = figures.contest(self.systems)
-        return (system, method) in ((base, "direct"), (last, "clarify"))
+        base, last = figures.contest(self.engines)
+        return (engine, method) in ((base, "direct"), (last, "clarify"))
 
     def series(
-        self, rows: Iterable[ResultRow], points: Callable[[str, ResultRow], Iterable[plots.Point]]
+        self, cells: Sequence[Cell], points: Callable[[str, Cell], Iterable[plots.Point]]
     ) -> list[plots.Series]:
-        """Returns a line per system and method, its points by ascending length.
+        """Returns a line per engine and method, its points by ascending length.
 
         Args:
-            rows: Cells of one task.
+            cells: Cells of one task.
             points: From a line's name and one of its cells to the points that it gives.
         """
-        lines: dict[tuple[str, str], list[ResultRow]] = {}
-        for row in rows:
-            lines.setdefault((row.system, row.method), []).append(row)
         found = []
-        for (system, method), cells in lines.items():
-            name = self.name(system, method)
-            cells.sort(key=lambda row: row.length)
-            drawn = tuple(point for row in cells for point in points(name, row))
-            style = self.style(system, method)
-            found.append(plots.Series(name, style, drawn, self.stands_out(system, method)))
+        for engine, method in dict.fromkeys((cell.engine, cell.method) for cell in cells):
+            own = [cell for cell in cells if (cell.engine, cell.method) == (engine, method)]
+            own.sort(key=lambda cell: cell.length)
+            name, style = self.name(engine, method), self.style(engine, method)
+            drawn = tuple(point for cell in own for point in points(name, cell))
+            found.append(plots.Series(name, style, drawn, self.stands_out(engine, method)))
         return found
 
 
-def result_charts(rows: Sequence[ResultRow], cast: Cast) -> list[Chart]:
-    """Returns the charts of one task's rows."""
-    return [_length_chart(rows, cast), *_depth_chart(rows, cast), *_tradeoff_chart(rows, cast)]
+def result_charts(cells: Sequence[Cell], cast: Cast) -> list[Chart]:
+    """Returns the charts of one task's cells."""
+    return [_length_chart(cells, cast), *_depth_chart(cells, cast), *_tradeoff_chart(cells, cast)]
 
 
 def search_charts(overview: Overview) -> list[Chart]:
@@ -108,108 +121,72 @@ def training_charts(overview: Overview, curves: Sequence[Curve]) -> list[Chart]:
     return [*_curve_charts(curves), *_cost_charts(overview, "training")]
 
 
-def _length_chart(rows: Sequence[ResultRow], cast: Cast) -> Chart:
-    lengths = sorted({row.length for row in rows})
+def _length_chart(cells: Sequence[Cell], cast: Cast) -> Chart:
+    lengths = sorted({cell.length for cell in cells})
 
-    def points(name: str, row: ResultRow) -> Iterable[plots.Point]:
-        if row.score.n:
-            yield plots.Point(
-                x=float(lengths.index(row.length)),
-                y=row.score.mean,
-                low=row.score.low,
-                high=row.score.high,
-                note=f"{name} at {row.length:,} tokens: {_measured(row.score)}",
-            )
+    def points(name: str, cell: Cell) -> Iterable[plots.Point]:
+        if cell.score is not None:
+            note = f"{name} at {cell.length:,} tokens: {_measured(cell.score)}"
+            yield _point(float(lengths.index(cell.length)), cell.score, note)
 
-    series = cast.series(rows, points)
-    return Chart(
-        title="Accuracy by length",
-        caption=f"{_quantity(rows)}; bands are 95% intervals.",
-        svg=Markup(
-            plots.line_chart(
-                series,
-                title="Accuracy by length",
-                x_label="document length, tokens",
-                y_label="accuracy",
-                x_ticks=[(float(i), plots.length_name(n)) for i, n in enumerate(lengths)],
-                y_range=(0.0, 1.0),
-                y_percent=True,
-            )
-        ),
-        legend=_legend(series),
+    ticks = [(float(i), plots.length_name(length)) for i, length in enumerate(lengths)]
+    return _line_chart(
+        "Accuracy by length",
+        f"{_quantity(cells)}; bands are 95% intervals.",
+        cast.series(cells, points),
+        plots.Axes("document length, tokens", "accuracy", ticks, y_share=True),
     )
 
 
-def _depth_chart(rows: Sequence[ResultRow], cast: Cast) -> list[Chart]:
+def _depth_chart(cells: Sequence[Cell], cast: Cast) -> list[Chart]:
     """Draws the longest length only: intervals of several lengths cannot be pooled.
 
     The lengths ask about the same units, so their items are not independent.
     """
-    known = [row for row in rows if any(m.n for m in row.by_depth.values())]
+    known = [cell for cell in cells if cell.by_depth]
     if not known:
         return []
-    length = max(row.length for row in known)
-    known = [row for row in known if row.length == length]
-    fifths = sorted({fifth for row in known for fifth in row.by_depth}, key=_start)
+    length = max(cell.length for cell in known)
+    known = [cell for cell in known if cell.length == length]
+    fifths = sorted({fifth for cell in known for fifth in cell.by_depth}, key=_start)
 
-    def points(name: str, row: ResultRow) -> Iterable[plots.Point]:
+    def points(name: str, cell: Cell) -> Iterable[plots.Point]:
         for i, fifth in enumerate(fifths):
-            found = row.by_depth.get(fifth)
-            if found is not None and found.n:
-                yield plots.Point(
-                    x=float(i),
-                    y=found.mean,
-                    low=found.low,
-                    high=found.high,
-                    note=f"{name}, first fact at {_percents(fifth)} of the document: "
-                    f"{_measured(found)}",
-                )
+            if (found := cell.by_depth.get(fifth)) is not None:
+                place = f"first fact at {_percents(fifth)} of the document"
+                yield _point(float(i), found, f"{name}, {place}: {_measured(found)}")
 
-    series = cast.series(known, points)
-    sizes = [m.n for row in known for m in row.by_depth.values() if m.n]
+    sizes = [found.n for cell in known for found in cell.by_depth.values()]
     questions = f"{min(sizes):,}" + (f" to {max(sizes):,}" if max(sizes) > min(sizes) else "")
-    return [
-        Chart(
-            title="Accuracy by depth",
-            caption=f"{_quantity(rows)} by where the first gold fact stands, in fifths of the "
-            f"document. Only the longest documents with known places ({length:,} tokens); "
-            f"a point is {questions} question{'' if max(sizes) == 1 else 's'}; bands are 95% "
-            "intervals.",
-            svg=Markup(
-                plots.line_chart(
-                    series,
-                    title="Accuracy by depth",
-                    x_label="place of the first gold fact, % of the document",
-                    y_label="accuracy",
-                    x_ticks=[
-                        (float(i), _percents(fifth).rstrip("%")) for i, fifth in enumerate(fifths)
-                    ],
-                    y_range=(0.0, 1.0),
-                    y_percent=True,
-                )
-            ),
-            legend=_legend(series),
-        )
-    ]
+    ticks = [(float(i), _percents(fifth).rstrip("%")) for i, fifth in enumerate(fifths)]
+    chart = _line_chart(
+        "Accuracy by depth",
+        f"{_quantity(cells)} by where the first gold fact stands, in fifths of the document. Only "
+        f"the longest documents with known places ({length:,} tokens); a point is {questions} "
+        f"question{'' if max(sizes) == 1 else 's'}; bands are 95% intervals.",
+        cast.series(known, points),
+        plots.Axes(
+            "place of the first gold fact, % of the document", "accuracy", ticks, y_share=True
+        ),
+    )
+    return [chart]
 
 
-def _tradeoff_chart(rows: Sequence[ResultRow], cast: Cast) -> list[Chart]:
-    scored = [row for row in rows if row.score.n]
-    priced = [row for row in scored if row.lone_tokens_per_item]
+def _tradeoff_chart(cells: Sequence[Cell], cast: Cast) -> list[Chart]:
+    scored = [cell for cell in cells if cell.score is not None]
+    priced = [cell for cell in scored if cell.alone_tokens_per_item]
     if not priced:
         return []
 
-    def points(name: str, row: ResultRow) -> Iterable[plots.Point]:
-        if row.lone_tokens_per_item:
+    def points(name: str, cell: Cell) -> Iterable[plots.Point]:
+        if (tokens := cell.alone_tokens_per_item) and cell.score is not None:
             yield plots.Point(
-                x=row.lone_tokens_per_item,
-                y=row.score.mean,
-                note=f"{name} at {row.length:,} tokens: {row.lone_tokens_per_item:,.0f} tokens a "
-                f"question asked alone ({row.computed_tokens_per_item:,.0f} as run), "
-                f"{_measured(row.score)}",
+                x=tokens,
+                y=cell.score.mean,
+                note=f"{name} at {cell.length:,} tokens: {tokens:,.0f} tokens a question asked "
+                f"alone ({cell.computed_tokens_per_item:,.0f} as run), {_measured(cell.score)}",
             )
 
-    series = cast.series(priced, points)
     caption = (
         "Tokens computed for a question that is asked alone: its document read once, then what "
         "each turn adds, then the replies. In the run itself questions and methods on one document "
@@ -219,32 +196,18 @@ def _tradeoff_chart(rows: Sequence[ResultRow], cast: Cast) -> list[Chart]:
     if len(priced) < len(scored):
         left = len(scored) - len(priced)
         caption += f" {left} of {len(scored)} cells are left out: no predictions tell their turns."
-    return [
-        Chart(
-            title="Cost against accuracy",
-            caption=caption,
-            svg=Markup(
-                plots.line_chart(
-                    series,
-                    title="Cost against accuracy",
-                    x_label="tokens computed per question, asked alone",
-                    y_label="accuracy",
-                    y_range=(0.0, 1.0),
-                    y_percent=True,
-                    x_log=True,
-                )
-            ),
-            legend=_legend(series),
-        )
-    ]
+    axes = plots.Axes(
+        "tokens computed per question, asked alone", "accuracy", y_share=True, x_log=True
+    )
+    return [_line_chart("Cost against accuracy", caption, cast.series(priced, points), axes)]
 
 
-def _legend(series: Sequence[plots.Series]) -> Legend:
-    return tuple((Markup(plots.key(one.style)), one.name) for one in series)
+def _point(x: float, found: MeanEstimate, note: str) -> plots.Point:
+    return plots.Point(x=x, y=found.mean, low=found.low, high=found.high, note=note)
 
 
-def _quantity(rows: Sequence[ResultRow]) -> str:
-    return figures.quantity(rows[0].metric)
+def _quantity(cells: Sequence[Cell]) -> str:
+    return figures.quantity(cells[0].headline)
 
 
 def _start(fifth: str) -> tuple[float, str]:
@@ -268,7 +231,7 @@ def _percents(fifth: str) -> str:
     return f"{100 * low:.0f}–{100 * high:.0f}%"
 
 
-def _measured(found: Measure) -> str:
+def _measured(found: MeanEstimate) -> str:
     text = figures.percent(found.mean)
     if found.low is not None and found.high is not None:
         text += f" (95% interval {figures.percent(found.low)} to "
@@ -280,37 +243,25 @@ def _recall_charts(overview: Overview) -> list[Chart]:
     depths = overview.recall_by_depth
     if not depths:
         return []
-    style = plots.Style(colour=1)
     points = tuple(
-        plots.Point(
-            x=float(figure.depth),
-            y=figure.recall.mean,
-            low=figure.recall.low,
-            high=figure.recall.high,
-            note=f"depth {figure.depth}: {figures.percent(figure.recall.mean)} of "
+        _point(
+            float(figure.depth),
+            figure.recall,
+            f"depth {figure.depth}: {figures.percent(figure.recall.mean)} of "
             f"{figure.recall.n} questions",
         )
         for figure in depths
     )
     ticks = [(float(f.depth), "direct" if f.depth == 0 else str(f.depth)) for f in depths]
-    return [
-        Chart(
-            title="Recall by depth",
-            caption="Questions with a right answer somewhere in their tree down to this depth; "
-            "depth 0 is the direct answer.",
-            svg=Markup(
-                plots.line_chart(
-                    [plots.Series("recall", style, points)],
-                    title="Recall by depth",
-                    x_label="rounds of clarification",
-                    y_label="recall",
-                    x_ticks=ticks,
-                    y_range=(0.0, 1.0),
-                    y_percent=True,
-                )
-            ),
-        )
-    ]
+    chart = _line_chart(
+        "Recall by depth",
+        "Questions with a right answer somewhere in their tree down to this depth; depth 0 is the "
+        "direct answer.",
+        [plots.Series("recall", plots.Style(colour=1), points)],
+        plots.Axes("rounds of clarification", "recall", ticks, y_share=True),
+        has_legend=False,
+    )
+    return [chart]
 
 
 OUTCOME_NAMES = {
@@ -347,8 +298,8 @@ FUNNELS = {
         "What became of every node below the direct answers.",
         "nodes",
     ),
-    "rows": ("From pairs to rows", "What became of every turn of the pairs.", "turns"),
-    "traces": ("From trees to traces", "What became of every tree in the SFT rows.", "trees"),
+    "cells": ("From pairs to cells", "What became of every turn of the pairs.", "turns"),
+    "traces": ("From trees to traces", "What became of every tree in the SFT cells.", "trees"),
 }
 USED = ("chosen", "rejected", "written")
 """What a funnel calls the part that ends up in the data set; all else are reasons for a loss."""
@@ -438,40 +389,27 @@ def _curve_charts(curves: Sequence[Curve]) -> list[Chart]:
     for quantity in dict.fromkeys(curve.quantity for curve in curves):
         if not any(word in quantity.lower() for word in MAIN_QUANTITIES):
             continue
-        series = []
-        for curve in curves:
-            if curve.quantity != quantity or not curve.points:
-                continue
-            thinned = plots.thin_out([(x, y) for x, y in curve.points if math.isfinite(y)])
-            held_out = curve.split != "training"
-            style = plots.Style(
-                colour=runs.index(curve.run) % plots.NUM_STYLES + 1, dashed=held_out
-            )
-            name = f"{curve.run}, {curve.split}" if held_out else curve.run
-            series.append(
-                plots.Series(name, style, tuple(plots.Point(x=x, y=y) for x, y in thinned))
-            )
+        drawn = [curve for curve in curves if curve.quantity == quantity and curve.points]
+        series = [_curve_line(curve, runs.index(curve.run)) for curve in drawn]
         if not any(one.points for one in series):
             continue
-        is_share = quantity.endswith(("share", "accuracy"))
         name = quantity.replace("_", " ").replace("/", ": ")
-        charts.append(
-            Chart(
-                title=name[:1].upper() + name[1:],
-                caption="",
-                svg=Markup(
-                    plots.line_chart(
-                        series,
-                        title=f"Training: {name}",
-                        x_label="step",
-                        y_label=name,
-                        y_range=(0.0, 1.0) if is_share else None,
-                        y_percent=is_share,
-                        x_whole=True,
-                        markers=any(len(one.points) == 1 for one in series),
-                    )
-                ),
-                legend=_legend(series),
-            )
+        is_share = quantity.endswith(("share", "accuracy"))
+        chart = _line_chart(
+            name[:1].upper() + name[1:],
+            "",
+            series,
+            plots.Axes("step", name, y_share=is_share, x_whole=True),
+            svg_title=f"Training: {name}",
+            markers=any(len(one.points) == 1 for one in series),
         )
+        charts.append(chart)
     return charts
+
+
+def _curve_line(curve: Curve, number: int) -> plots.Series:
+    held_out = curve.split != "training"
+    thinned = plots.thin_out([(x, y) for x, y in curve.points if math.isfinite(y)])
+    style = plots.Style(colour=number % plots.NUM_STYLES + 1, dashed=held_out)
+    name = f"{curve.run}, {curve.split}" if held_out else curve.run
+    return plots.Series(name, style, tuple(plots.Point(x=x, y=y) for x, y in thinned))

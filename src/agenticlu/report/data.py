@@ -10,72 +10,10 @@ from typing import Any
 from pydantic import Field
 
 from agenticlu.core.records import Document, Pair, Piece, Record, Tree, Usage
+from agenticlu.evaluation.results import Cell, Difference
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 """Goes up when a reader of an older report's JSON would misread a new one."""
-
-
-class Measure(Record):
-    """A mean over questions with its 95% interval."""
-
-    mean: float
-    low: float | None = None
-    """Lower end; None when no interval is known."""
-    high: float | None = None
-    n: int = 0
-    """Questions that were scored; failed and unscored ones are not in it."""
-
-
-class ResultRow(Record):
-    """One cell of the results table: a system and a method on a task at one length."""
-
-    system: str
-    """Which weights answered: 'base', 'trained', or the label given on the command line."""
-    method: str
-    task: str
-    length: int
-    """Nominal document length in tokens."""
-    metric: str
-    score: Measure
-    num_failed: int = 0
-    num_truncated: int = 0
-    """Scored items whose document was cut to fit the window."""
-    num_cut_off: int = 0
-    """Scored items whose reply ended at the token limit."""
-    usage: Usage = Usage()
-    """Cost of all scored items together, as run: items share what they read of a document."""
-    lone_tokens_per_item: float | None = None
-    """Mean cost of a scored item that is asked alone, in tokens computed: the same in whatever
-    order items and methods run. None where the predictions do not say."""
-    seconds: float = 0.0
-    """Time of all scored items together."""
-    point_precision: Measure | None = None
-    """Share of cited pieces that are gold; None where gold or citations do not apply."""
-    point_recall: Measure | None = None
-    """Share of gold pieces that were cited."""
-    by_depth: dict[str, Measure] = Field(default_factory=dict)
-    """Score by where the first gold fact stands, in fifths of the document: '0.0-0.2' and so on;
-    empty where that is not known."""
-
-    @property
-    def computed_tokens_per_item(self) -> float:
-        """Mean cost of a scored item as run; 0 when none was scored."""
-        return self.usage.computed_tokens / self.score.n if self.score.n else 0.0
-
-
-class Gain(Record):
-    """A paired difference between two cells, over the questions that both scored."""
-
-    task: str
-    length: int
-    baseline: str
-    """System and method in words, such as 'base model answering directly'."""
-    contender: str
-    """The same of the other side, such as 'trained model with clarifications'."""
-    metric: str = "correct"
-    baseline_mean: float
-    contender_mean: float
-    difference: Measure
 
 
 class Change(Record):
@@ -125,9 +63,11 @@ class ReportData(Record):
     """Pieces of each document by document id; a document without them is shown as one text."""
     trees: tuple[Tree, ...] = ()
     pairs: tuple[Pair, ...] = ()
-    results: tuple[ResultRow, ...] = ()
-    gains: tuple[Gain, ...] = ()
-    """The first one makes the headline."""
+    results: tuple[Cell, ...] = ()
+    """Cells of the evaluations; `engine` is the name of the model: 'base', 'trained', or a label
+    given on the command line."""
+    gains: tuple[Difference, ...] = ()
+    """The differences to show, of the engines in `results`; the first one makes the headline."""
     changes: tuple[Change, ...] = ()
     """Questions behind the gains; may be cut to some of each kind."""
     funnels: dict[str, dict[str, int]] = Field(default_factory=dict)

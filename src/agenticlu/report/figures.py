@@ -10,9 +10,11 @@ from typing import Literal
 from pydantic import Field
 
 from agenticlu.core.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage
-from agenticlu.core.statistics import MeanEstimate, estimate_difference, estimate_mean
+from agenticlu.core.statistics import MeanEstimate, estimate_mean
+from agenticlu.evaluation.results import Cell, Difference
+from agenticlu.evaluation.summary import compare, pair_scored
 from agenticlu.judges import panel as judge
-from agenticlu.report.data import Change, Gain, Measure, ReportData, ResultRow, Stage
+from agenticlu.report.data import Change, ReportData, Stage
 
 RIGHT = 0.5
 """An answer counts as right from this score on, where no verdicts are kept."""
@@ -31,7 +33,7 @@ class DepthFigure(Record):
     """Share of trees with a right answer at this depth or above."""
 
     depth: int
-    recall: Measure
+    recall: MeanEstimate
 
 
 class Counts(Record):
@@ -91,8 +93,8 @@ class Overview(Record):
     created: str | None
     headline: str
     counts: Counts
-    results: tuple[ResultRow, ...]
-    gains: tuple[Gain, ...]
+    results: tuple[Cell, ...]
+    gains: tuple[Difference, ...]
     changes: tuple[Change, ...]
     recall_by_depth: tuple[DepthFigure, ...]
     funnels: dict[str, dict[str, int]]
@@ -132,27 +134,6 @@ def is_scored(tree: Tree) -> bool:
     return any(node_state(node) in ("right", "wrong") for node in tree.nodes)
 
 
-def measure(values: Sequence[tuple[str, float]]) -> Measure:
-    """Returns the mean of (cluster, value in [0, 1]) with a 95% interval, as an evaluation has it.
-
-    >>> measure([("a", 1.0), ("b", 1.0), ("c", 0.0), ("d", 1.0)]).mean
-    0.75
-    """
-    return _measure(estimate_mean([value for _, value in values], [unit for unit, _ in values]))
-
-
-def paired_difference(pairs: Sequence[tuple[str, float, float]]) -> Measure:
-    """Returns the mean of contender - baseline over (cluster, baseline, contender)."""
-    gains = [after - before for _, before, after in pairs]
-    return _measure(estimate_difference(gains, [unit for unit, _, _ in pairs]))
-
-
-def _measure(found: MeanEstimate | None) -> Measure:
-    if found is None:
-        return Measure(mean=0.0, n=0)
-    return Measure(mean=found.mean, low=found.low, high=found.high, n=found.n)
-
-
 def recall_by_depth(trees: Sequence[Tree]) -> tuple[DepthFigure, ...]:
     """Returns, per depth d, the share of scored trees with a right node at depth d or above.
 
@@ -162,14 +143,15 @@ def recall_by_depth(trees: Sequence[Tree]) -> tuple[DepthFigure, ...]:
     if not scored:
         return ()
     deepest = max(node.depth for tree in scored for node in tree.nodes)
-    found = [(tree.document_id, solved_depth(tree)) for tree in scored]
-    return tuple(
-        DepthFigure(
-            depth=depth,
-            recall=measure([(doc, float(at is not None and at <= depth)) for doc, at in found]),
-        )
-        for depth in range(deepest + 1)
-    )
+    firsts = [solved_depth(tree) for tree in scored]
+    clusters = [tree.document_id for tree in scored]
+    found = []
+    for depth in range(deepest + 1):
+        solved = [float(first is not None and first <= depth) for first in firsts]
+        recall = estimate_mean(solved, clusters)
+        assert recall is not None, "there are scored trees"
+        found.append(DepthFigure(depth=depth, recall=recall))
+    return tuple(found)
 
 
 def tree_stages(trees: Iterable[Tree]) -> tuple[Stage, ...]:
@@ -239,10 +221,10 @@ def count(data: ReportData) -> Counts:
             judge.disagrees(node.verdicts) for tree in data.trees for node in tree.nodes
         ),
         outcomes=dict(sorted(Counter(tree.outcome for tree in data.trees).items())),
-        evaluated=sum(row.score.n for row in data.results),
-        evaluation_failed=sum(row.num_failed for row in data.results),
-        evaluation_truncated=sum(row.num_truncated for row in data.results),
-        evaluation_cut_off=sum(row.num_cut_off for row in data.results),
+        evaluated=sum(cell.score.n for cell in data.results if cell.score is not None),
+        evaluation_failed=sum(cell.num_failed for cell in data.results),
+        evaluation_truncated=sum(cell.num_truncated for cell in data.results),
+        evaluation_cut_off=sum(cell.num_cut_off for cell in data.results),
     )
 
 
@@ -275,13 +257,14 @@ def tree_entries(trees: Sequence[Tree], pairs: Sequence[Pair]) -> tuple[TreeEntr
     return tuple(entries)
 
 
-METRICS = ("correct", "match", "accuracy", "exact_match")
-"""Which score of a prediction is shown when nothing else is said: the first that it has."""
 METHOD_WORDS = {"direct": "answering directly", "clarify": "with clarifications"}
-
-
-SHARES = (*METRICS, "word_match", "substring_exact_match", "babilong", "str_hit")
+SHARES = (
+    "correct", "match", "accuracy", "exact_match", "word_match", "substring_exact_match",
+    "babilong", "str_hit",
+)  # fmt: skip
 """Metrics that are 1 for a right answer and 0 for another."""
+MOST_CHANGES = 12
+"""Questions listed per task, length and direction."""
 
 
 def quantity(metric: str) -> str:
@@ -293,177 +276,92 @@ def quantity(metric: str) -> str:
     return "Share of right answers" if metric in SHARES else f"Mean {metric}"
 
 
-def primary_metric(predictions: Iterable[Prediction]) -> str:
-    """Returns the metric that the predictions share: the best known one, else the first by name."""
-    names = {name for prediction in predictions for name in prediction.scores}
-    for name in METRICS:
-        if name in names:
-            return name
-    return min(names, default="correct")
+def describe_system(engine: str, method: str) -> str:
+    """Returns a model and a method as part of a sentence.
 
-
-def result_rows(
-    predictions: Sequence[Prediction], system: str, metric: str | None = None
-) -> tuple[ResultRow, ...]:
-    """Aggregates predictions into one row per method, task and length, clustered by document."""
-    metric = metric or primary_metric(predictions)
-    cells: dict[tuple[str, str, int], list[Prediction]] = {}
-    for prediction in predictions:
-        key = (prediction.task, prediction.method, prediction.length)
-        cells.setdefault(key, []).append(prediction)
-    rows = []
-    for (task, method, length), items in cells.items():
-        scored = [p for p in items if p.error is None and metric in p.scores]
-        rows.append(
-            ResultRow(
-                system=system,
-                method=method,
-                task=task,
-                length=length,
-                metric=metric,
-                score=measure([(p.unit or p.document_id, p.scores[metric]) for p in scored]),
-                num_failed=len(items) - len(scored),
-                num_truncated=sum(p.truncated for p in scored),
-                usage=sum((p.usage for p in scored), Usage()),
-                lone_tokens_per_item=lone_tokens_per_item(scored),
-                seconds=sum(p.seconds for p in scored),
-            )
-        )
-    return tuple(rows)
-
-
-def lone_tokens(prediction: Prediction) -> int | None:
-    """Returns the tokens computed for a prediction that shares nothing with other items.
-
-    That is the whole prompt of its first request; of every later one what the item's own earlier
-    requests have not left in the cache; and all that is sampled. An item asked after another one on
-    the same document reports less, because it reuses the other's reading. Requests that are not
-    turns (retrieval by the model) count in full. None for several requests without their turns.
-    """
-    spent = [turn.usage for turn in prediction.turns if turn.usage is not None]
-    if not spent and prediction.usage.requests > 1:
-        return None
-    own = reused = 0
-    for usage in spent:
-        reused += min(usage.cached_tokens, own)
-        own = max(own, usage.prompt_tokens + usage.completion_tokens)
-    return prediction.usage.prompt_tokens - reused + prediction.usage.completion_tokens
-
-
-def lone_tokens_per_item(predictions: Sequence[Prediction]) -> float | None:
-    """Returns the mean of `lone_tokens`; None where one is not known, or there is none."""
-    known = [tokens for p in predictions if (tokens := lone_tokens(p)) is not None]
-    return sum(known) / len(known) if known and len(known) == len(predictions) else None
-
-
-def in_words(system: str, method: str) -> str:
-    """Returns a system and method as part of a sentence.
-
-    >>> in_words("trained", "clarify")
+    >>> describe_system("trained", "clarify")
     'trained model with clarifications'
     """
-    name = system if system.endswith("model") else f"{system} model"
+    name = engine if engine.endswith("model") else f"{engine} model"
     return f"{name} {METHOD_WORDS.get(method, f'with {method}')}"
 
 
-def contest(systems: Sequence[str]) -> tuple[str, str]:
+def contest(engines: Sequence[str]) -> tuple[str, str]:
     """Returns whose direct answer is compared with whose dialogue: base and trained, or the ends.
 
     Fixed by name and order, never picked by outcome.
     """
-    base = "base" if "base" in systems else systems[0]
-    return base, "trained" if "trained" in systems else systems[-1]
+    base = "base" if "base" in engines else engines[0]
+    return base, "trained" if "trained" in engines else engines[-1]
 
 
-def main_gains(systems: Mapping[str, Sequence[Prediction]]) -> tuple[Gain, ...]:
-    """Compares, per task and length, one system's dialogue with another's direct answer.
+def select_gains(differences: Iterable[Difference], engines: Sequence[str]) -> list[Difference]:
+    """Returns the differences of the contest, the longest length first: it makes the headline."""
+    if not engines:
+        return []
+    base, last = contest(engines)
+    wanted = (base, "direct", last, "clarify")
+    gains = [
+        d
+        for d in differences
+        if (d.baseline_engine, d.baseline_method, d.engine, d.method) == wanted
+    ]
+    return sorted(gains, key=lambda gain: (-gain.length, gain.task))
 
-    The longest length comes first, so it makes the headline. Questions that either side failed
-    are left out.
+
+def compare_contest(
+    predictions: Mapping[str, Sequence[Prediction]],
+) -> tuple[tuple[Difference, ...], tuple[Change, ...]]:
+    """Compares one model's dialogue with another's direct answer, per task and length.
 
     Args:
-        systems: Predictions by system; see `contest` for which are compared.
+        predictions: By engine; see `contest` for which are compared.
+
+    Returns:
+        The differences, the longest length first, and some of the questions behind them: those
+        gained, and those lost.
     """
-    gains = []
-    for (task, length), metric, shared in _contested(systems):
-        values = [
-            (one.unit or one.document_id, one.scores[metric], other.scores[metric])
-            for one, other in shared
-        ]
-        base, last = contest(list(systems))
-        gains.append(
-            Gain(
-                task=task,
-                length=length,
-                baseline=in_words(base, "direct"),
-                contender=in_words(last, "clarify"),
-                metric=metric,
-                baseline_mean=sum(value for _, value, _ in values) / len(values),
-                contender_mean=sum(value for _, _, value in values) / len(values),
-                difference=paired_difference(values),
-            )
-        )
-    return tuple(gains)
-
-
-MOST_CHANGES = 12
-"""Questions listed per task, length and direction."""
-
-
-def main_changes(systems: Mapping[str, Sequence[Prediction]]) -> tuple[Change, ...]:
-    """Returns the questions behind `main_gains`: some of those gained, and of those lost."""
-    changes = []
-    for (task, length), metric, shared in _contested(systems):
-        for gained in (True, False):
-            changed = [
-                Change(
-                    task=task,
-                    length=length,
-                    question=one.question,
-                    gold=one.gold,
-                    before=one.answer,
-                    after=other.answer,
-                    gained=gained,
-                )
-                for one, other in shared
-                if (one.scores[metric] >= RIGHT, other.scores[metric] >= RIGHT)
-                == (not gained, gained)
-            ]
-            changes += changed[:MOST_CHANGES]
-    return tuple(changes)
-
-
-def _contested(
-    systems: Mapping[str, Sequence[Prediction]],
-) -> list[tuple[tuple[str, int], str, list[tuple[Prediction, Prediction]]]]:
-    """Returns (task, length), the metric, and the predictions on questions that both scored."""
-    if not systems:
-        return []
-    base, last = contest(list(systems))
-    metric = primary_metric(p for items in systems.values() for p in items)
-    before, after = _cells(systems[base], "direct"), _cells(systems[last], "clarify")
-    found = []
+    if not predictions:
+        return (), ()
+    base, last = contest(list(predictions))
+    before = _group_by_cell(p for p in predictions[base] if p.method == "direct")
+    after = _group_by_cell(p for p in predictions[last] if p.method == "clarify")
+    gains, changes = [], []
     for cell in sorted(before.keys() & after.keys(), key=lambda at: (-at[1], at[0])):
-        one, other = before[cell], after[cell]
-        shared = [
-            (one[key], other[key])
-            for key in sorted(one.keys() & other.keys())
-            if all(p.error is None and metric in p.scores for p in (one[key], other[key]))
-        ]
-        if shared:
-            found.append((cell, metric, shared))
-    return found
+        if (gain := compare(before[cell], after[cell])) is None:
+            continue
+        gains.append(gain)
+        pairs = pair_scored(before[cell], after[cell])
+        pairs.sort(key=lambda pair: (pair[0].document_id, pair[0].question_id))
+        for gained in (True, False):
+            changed = (_find_change(*pair, gain.metric, gained) for pair in pairs)
+            changes += [one for one in changed if one is not None][:MOST_CHANGES]
+    return tuple(gains), tuple(changes)
 
 
-def _cells(
-    items: Iterable[Prediction], method: str
-) -> dict[tuple[str, int], dict[tuple[str, str], Prediction]]:
-    """Returns one method's predictions by (task, length) and by (document, question)."""
-    cells: dict[tuple[str, int], dict[tuple[str, str], Prediction]] = {}
+def _group_by_cell(items: Iterable[Prediction]) -> dict[tuple[str, int], list[Prediction]]:
+    cells: dict[tuple[str, int], list[Prediction]] = {}
     for p in items:
-        if p.method == method:
-            cells.setdefault((p.task, p.length), {})[p.document_id, p.question_id] = p
+        cells.setdefault((p.task, p.length), []).append(p)
     return cells
+
+
+def _find_change(before: Prediction, after: Prediction, metric: str, gained: bool) -> Change | None:
+    """Returns a question if one side alone is right: the contender where `gained`."""
+    if metric not in before.scores or metric not in after.scores:
+        return None
+    right = (before.scores[metric] >= RIGHT, after.scores[metric] >= RIGHT)
+    if right != (not gained, gained):
+        return None
+    return Change(
+        task=before.task,
+        length=before.length,
+        question=before.question,
+        gold=before.gold,
+        before=before.answer,
+        after=after.answer,
+        gained=gained,
+    )
 
 
 def percent(value: float) -> str:
@@ -487,42 +385,51 @@ def signed(points: float) -> str:
 def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
     """Says in one sentence what came out, with its interval."""
     if data.gains:
-        gain = data.gains[0]
-        before, after = percent(gain.baseline_mean), percent(gain.contender_mean)
-        sentence = f"At {gain.length:,} tokens, the {gain.contender} "
-        if gain.metric in SHARES:
-            sentence += f"is right on {after} of the questions, the {gain.baseline} on {before}"
-        else:
-            sentence += f"reaches a mean {gain.metric} of {after}, the {gain.baseline} {before}"
-        sentence += f": {signed(100 * gain.difference.mean)} points"
-        low, high = gain.difference.low, gain.difference.high
-        if low is not None and high is not None:
-            sentence += f" (95% interval {signed(100 * low)} to {signed(100 * high)})"
-        return sentence + "."
+        return _gain_headline(data.gains[0])
     if depths:
-        first, last = depths[0].recall, depths[-1].recall
-        sentence = (
-            f"The search found a right answer to {percent(last.mean)} of {last.n:,} questions"
-        )
-        if last.low is not None and last.high is not None:
-            sentence += f" (95% interval {percent(last.low)} to {percent(last.high)})"
-        if len(depths) > 1:
-            sentence += f"; the direct answer was right for {percent(first.mean)}"
-        return sentence + "."
-    if data.results:
-        best = max(data.results, key=lambda row: row.length)
-        mean = percent(best.score.mean)
-        is_share = best.metric in SHARES
-        found = (
-            f"is right on {mean} of" if is_share else f"reaches a mean {best.metric} of {mean} over"
-        )
-        return (
-            f"At {best.length:,} tokens, the {in_words(best.system, best.method)} {found} "
-            f"{best.score.n:,} questions."
-        )
+        return _recall_headline(depths[0].recall, depths[-1].recall, len(depths) > 1)
+    scored = [cell for cell in data.results if cell.score is not None]
+    if scored:
+        return _result_headline(max(scored, key=lambda cell: cell.length))
     if data.curves:
         runs = sorted({curve.run for curve in data.curves})
         return f"Training curves of {', '.join(runs)}."
     if data.trees:
         return f"{len(data.trees):,} trees; none has a score yet."
     return "Nothing to show yet: neither trees, nor results, nor training curves."
+
+
+def _gain_headline(gain: Difference) -> str:
+    before, after = percent(gain.baseline_mean), percent(gain.mean)
+    baseline = describe_system(gain.baseline_engine, gain.baseline_method)
+    sentence = f"At {gain.length:,} tokens, the {describe_system(gain.engine, gain.method)} "
+    if gain.metric in SHARES:
+        sentence += f"is right on {after} of the questions, the {baseline} on {before}"
+    else:
+        sentence += f"reaches a mean {gain.metric} of {after}, the {baseline} {before}"
+    sentence += f": {signed(100 * gain.difference.mean)} points"
+    low, high = gain.difference.low, gain.difference.high
+    if low is not None and high is not None:
+        sentence += f" (95% interval {signed(100 * low)} to {signed(100 * high)})"
+    return sentence + "."
+
+
+def _recall_headline(first: MeanEstimate, last: MeanEstimate, has_rounds: bool) -> str:
+    sentence = f"The search found a right answer to {percent(last.mean)} of {last.n:,} questions"
+    if last.low is not None and last.high is not None:
+        sentence += f" (95% interval {percent(last.low)} to {percent(last.high)})"
+    if has_rounds:
+        sentence += f"; the direct answer was right for {percent(first.mean)}"
+    return sentence + "."
+
+
+def _result_headline(cell: Cell) -> str:
+    assert cell.score is not None, "a scored cell"
+    mean = percent(cell.score.mean)
+    found = f"is right on {mean} of"
+    if cell.headline not in SHARES:
+        found = f"reaches a mean {cell.headline} of {mean} over"
+    return (
+        f"At {cell.length:,} tokens, the {describe_system(cell.engine, cell.method)} {found} "
+        f"{cell.score.n:,} questions."
+    )

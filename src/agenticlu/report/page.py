@@ -9,6 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
+import re
+import string
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -16,18 +19,22 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from agenticlu.core.records import LONE_SURROGATE, Tree, without_lone_surrogates
-from agenticlu.report import figures, plots
-from agenticlu.report.blocks import (
-    compact_document,
-    compact_tree,
-    script_json,
-    source_name,
+from agenticlu.core.records import (
+    LONE_SURROGATE,
+    Document,
+    Node,
+    Piece,
+    Tree,
+    Turn,
+    Usage,
+    without_lone_surrogates,
 )
+from agenticlu.evaluation.results import Cell
+from agenticlu.judges import panel as judge
+from agenticlu.report import figures, plots
 from agenticlu.report.charts import Cast, result_charts, search_charts, training_charts
-from agenticlu.report.data import REPORT_VERSION, ReportData, ResultRow
+from agenticlu.report.data import REPORT_VERSION, ReportData
 from agenticlu.report.figures import Overview
-from agenticlu.report.secrets import redact, redact_text
 
 MAX_TREES = 500
 """Trees in a page unless told otherwise; the figures are always over all of them."""
@@ -129,6 +136,7 @@ def build_report(data: ReportData, max_trees: int = MAX_TREES) -> str:
     css, script = _asset("report.css"), _viewer()
     template = _environment().from_string(_asset("page.html.j2"))
     cast = Cast.of(overview.results)
+    tasks = dict.fromkeys(cell.task for cell in overview.results)
     page = template.render(
         overview=overview,
         counts=overview.counts,
@@ -136,7 +144,7 @@ def build_report(data: ReportData, max_trees: int = MAX_TREES) -> str:
         script=Markup(script),
         script_hash=_hash(script),
         blocks=blocks,
-        results=[_result(overview, task, cast) for task in _tasks(overview.results)],
+        results=[_result(overview, task, cast) for task in tasks],
         search_charts=search_charts(overview),
         curve_charts=training_charts(overview, data.curves),
         num_hidden=sum(not entry.embedded for entry in overview.trees),
@@ -189,6 +197,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["lower_first"] = lambda text: text[:1].lower() + text[1:]
     environment.filters["quieten"] = _quieten
     environment.filters["percent"] = figures.percent
+    environment.globals["system"] = figures.describe_system
     environment.filters["short"] = plots.short_number
     environment.filters["tokens"] = plots.length_name
     return environment
@@ -203,42 +212,197 @@ def _quieten(sentence: str) -> Markup:
     return Markup("{} <span>({})</span>{}").format(head, inside, tail)
 
 
-def _tasks(rows: Sequence[ResultRow]) -> list[str]:
-    return list(dict.fromkeys(row.task for row in rows))
-
-
 def _result(overview: Overview, task: str, cast: Cast) -> dict[str, Any]:
     """Returns what the page shows of one task."""
-    rows = [row for row in overview.results if row.task == task]
-    pointing = [row for row in rows if row.point_recall is not None]
+    cells = [cell for cell in overview.results if cell.task == task]
+    pointing = [cell for cell in cells if cell.point_recall is not None]
     return {
-        "table": _table(rows),
+        "table": _table(cells),
         "gains": [gain for gain in overview.gains if gain.task == task],
         "changes": [one for one in overview.changes if one.task == task],
         "pointing": _table(pointing) if pointing else None,
-        "charts": result_charts(rows, cast),
+        "charts": result_charts(cells, cast),
     }
 
 
-def _table(rows: Sequence[ResultRow]) -> dict[str, Any]:
-    """Returns one task's rows by (system, method) and columns by length; the best are marked."""
-    lengths = sorted({row.length for row in rows})
-    lines: dict[tuple[str, str], dict[int, ResultRow]] = {}
-    for row in rows:
-        lines.setdefault((row.system, row.method), {})[row.length] = row
-    scored = [row for row in rows if row.score.n]
-    best = {
-        length: max(row.score.mean for row in scored if row.length == length)
-        for length in {row.length for row in scored}
-    }
+def _table(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Returns a task's rows by (engine, method) and columns by length; the best are marked."""
+    lengths = sorted({cell.length for cell in cells})
+    lines: dict[tuple[str, str], dict[int, Cell]] = {}
+    best: dict[int, float] = {}
+    for cell in cells:
+        lines.setdefault((cell.engine, cell.method), {})[cell.length] = cell
+        if cell.score is not None:
+            best[cell.length] = max(cell.score.mean, best.get(cell.length, 0.0))
     return {
-        "task": rows[0].task,
-        "metric": rows[0].metric,
-        "quantity": figures.quantity(rows[0].metric),
+        "task": cells[0].task,
+        "metric": cells[0].headline,
+        "quantity": figures.quantity(cells[0].headline),
         "lengths": lengths,
         "lines": [
-            (name, [cells.get(length) for length in lengths]) for name, cells in lines.items()
+            (name, [found.get(length) for length in lengths]) for name, found in lines.items()
         ],
         "best": best,
-        "num_systems": len({row.system for row in rows}),
+        "num_systems": len({cell.engine for cell in cells}),
     }
+
+
+_DIGITS = string.digits + string.ascii_lowercase
+
+
+def script_json(value: Any) -> Markup:
+    r"""Returns JSON that is safe inside a script element: `<` and lone surrogates are escaped.
+
+    >>> str(script_json("</script>"))
+    '"\\u003c/script>"'
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return Markup(LONE_SURROGATE.sub(lambda found: f"\\u{ord(found.group()):04x}", text))
+
+
+def compact_tree(tree: Tree) -> dict[str, Any]:
+    """Returns a tree as the page's script reads it, small: a full one has hundreds of nodes.
+
+    A turn is `[request, reply, computed, cached, sampled, finish]`: the request as an index into
+    `requests` (they repeat from node to node) of `[kind, wording, text]`, the cost null where no
+    engine was asked, the finish reason only where it is not 'stop'. Relevance is two digits a
+    piece. What is null or false is left out, and token ids stay in the run.
+    """
+    requests: dict[tuple[str, str, str], int] = {}
+    nodes = [_compact_node(node, requests) for node in tree.nodes]
+    return {
+        "id": tree.id,
+        "document": tree.document_id,
+        "question": tree.question.text,
+        "answers": list(tree.question.answers),
+        "options": list(tree.question.options),
+        "gold": None if tree.question.gold_pieces is None else list(tree.question.gold_pieces),
+        "hops": tree.question.hops,
+        "outcome": tree.outcome,
+        "system": tree.system,
+        "profile": tree.profile,
+        "usage": [*_compact_usage(tree.usage), tree.usage.requests],
+        "requests": [list(request) for request in requests],
+        "nodes": nodes,
+    }
+
+
+def _compact_node(node: Node, requests: dict[tuple[str, str, str], int]) -> dict[str, Any]:
+    values = {
+        "id": node.id,
+        "parent": node.parent,
+        "depth": node.depth,
+        "ordinal": node.ordinal,
+        "state": figures.node_state(node),
+        "split": judge.disagrees(node.verdicts),
+        "kept": list(node.kept),
+        "relevance": None
+        if node.relevance is None
+        else "".join(_two_digits(score) for score in node.relevance),
+        "answer": node.answer,
+        "score": node.score,
+        "failure": None if node.failure is None else redact_text(node.failure),
+        "verdicts": [
+            [verdict.judge, verdict.value, redact_text(verdict.reason)] for verdict in node.verdicts
+        ],
+        "turns": [_compact_turn(turn, requests) for turn in node.turns],
+    }
+    return {key: value for key, value in values.items() if value is not None and value is not False}
+
+
+def _compact_turn(turn: Turn, requests: dict[tuple[str, str, str], int]) -> list[Any]:
+    number = requests.setdefault((turn.kind, turn.wording, turn.request), len(requests))
+    cost = (None, None, None) if turn.usage is None else _compact_usage(turn.usage)
+    finish = () if turn.finish_reason == "stop" else (turn.finish_reason,)
+    return [number, turn.reply, *cost, *finish]
+
+
+def _compact_usage(usage: Usage) -> tuple[int, int, int]:
+    """Returns tokens computed, cached and sampled."""
+    computed = usage.prompt_tokens - usage.cached_tokens
+    return computed, usage.cached_tokens, usage.completion_tokens
+
+
+def source_name(document: Document) -> str:
+    """Returns where a document came from, without the folders of this machine."""
+    source = document.source
+    if "://" in source:
+        return redact_text(source)
+    return source.replace("\\", "/").rstrip("/").rpartition("/")[2] or source
+
+
+def compact_document(document: Document, pieces: Sequence[Piece]) -> dict[str, Any]:
+    """Returns a document with the ends of its pieces, in characters (not UTF-16 units)."""
+    return {
+        "id": document.id,
+        "title": document.title,
+        "source": source_name(document),
+        "text": document.text,
+        "pieces": [[p.index, p.start, p.end, p.num_tokens, p.page] for p in pieces],
+    }
+
+
+def _two_digits(score: float) -> str:
+    """Returns a score in thousandths as two digits to base 36; 'zz' for one that is not known.
+
+    A tree holds nodes times pieces of them: as a list of numbers they would be half of the page.
+
+    >>> [_two_digits(score) for score in (0.0, 0.5, 1.0, float("nan"))]
+    ['00', 'dw', 'rs', 'zz']
+    """
+    if math.isnan(score):
+        return "zz"
+    high, low = divmod(round(1000 * min(1.0, max(0.0, score))), 36)
+    return _DIGITS[high] + _DIGITS[low]
+
+
+BLANK = "(not shown)"
+
+_SECRET_NAME = re.compile(
+    r"(?:^|[_\-.])(?:api[_\-]?key|key|token|secret|password|passwd|credentials?|authorization|auth"
+    r"|cookie|bearer)$",
+    re.IGNORECASE,
+)
+_SECRET_TEXT = re.compile(
+    r"\b(?:sk|pk|rk|hf|gh[opsu]|github_pat|xox[abp]|glpat|AKIA|AIza|nvapi|gsk)"
+    r"[-_]?[A-Za-z0-9_\-]{16,}"
+    r"|(?i:\bbearer\s+)[A-Za-z0-9._~+/\-]{12,}=*"
+)
+_URL_USER = re.compile(r"(?<=://)[^/\s@]+@")
+_URL_QUERY = re.compile(
+    r"([?&](?:[\w\-]*key|[\w\-]*token|secret|password|sig|signature)=)[^&#\s]+", re.IGNORECASE
+)
+
+
+def redact_text(text: str) -> str:
+    """Blanks what looks like a key, and the user and key parts of addresses.
+
+    >>> redact_text("https://me:pw@host/v1?api_key=abc")
+    'https://host/v1?api_key=(not shown)'
+    """
+    text = _URL_USER.sub("", text)
+    text = _URL_QUERY.sub(rf"\g<1>{BLANK}", text)
+    return _SECRET_TEXT.sub(BLANK, text)
+
+
+def redact(value: Any) -> Any:
+    """Returns a configuration with secrets blanked, by the names of keys and the looks of values.
+
+    The *name* of an environment variable (`api_key_env`) is no secret and stays.
+
+    >>> redact({"api_key": "abc", "api_key_env": "OPENAI_API_KEY", "piece_tokens": 512})
+    {'api_key': '(not shown)', 'api_key_env': 'OPENAI_API_KEY', 'piece_tokens': 512}
+    """
+    if isinstance(value, dict):
+        return {
+            str(key): BLANK
+            if _SECRET_NAME.search(str(key)) and isinstance(item, (str, list, tuple, dict)) and item
+            else redact(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redact(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return redact_text(value) if isinstance(value, str) else value

@@ -14,12 +14,9 @@ that their text has the size of the page's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-
-Place = Callable[[float], float]
-"""From data units to the drawing's."""
 
 WIDTH = 360
 HEIGHT = 232
@@ -69,81 +66,86 @@ class Segment:
     value: float
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_ticks: Sequence[tuple[float, str]] | None = None,
-    y_range: tuple[float, float] | None = None,
-    y_percent: bool = False,
-    x_log: bool = False,
-    x_whole: bool = False,
-    markers: bool = True,
-    lines: bool = True,
-) -> str:
+@dataclass(frozen=True)
+class Axes:
+    """What the axes of a line chart say."""
+
+    x_label: str
+    """Under the axis, with the unit."""
+    y_label: str
+    """Named to screen readers."""
+    x_ticks: Sequence[tuple[float, str]] | None = None
+    """(place, text); chosen from the data when None."""
+    y_share: bool = False
+    """Whether y is a share: from 0 to 1, labelled in percent. Else the data give the range."""
+    x_log: bool = False
+    x_whole: bool = False
+    """Whether x counts something, so that ticks between whole numbers mean nothing."""
+
+
+class _Frame:
+    """Places data units in the drawing."""
+
+    def __init__(self, drawn: Sequence[Point], axes: Axes) -> None:
+        self._log = axes.x_log
+        x_low, x_high = min(p.x for p in drawn), max(p.x for p in drawn)
+        ticks = axes.x_ticks
+        if ticks is None:
+            ticks = _log_ticks(x_low, x_high) if axes.x_log else None
+        self.x_ticks = _ticks(x_low, x_high, 5, whole=axes.x_whole) if ticks is None else ticks
+        self._x_low = min(x_low, *(x for x, _ in self.x_ticks), x_low)
+        self._x_high = max(x_high, *(x for x, _ in self.x_ticks), x_high)
+        self.y_low, self.y_high = (
+            (0.0, 1.0)
+            if axes.y_share
+            else _padded(
+                min(p.y if p.low is None else min(p.low, p.y) for p in drawn),
+                max(p.y if p.high is None else max(p.high, p.y) for p in drawn),
+            )
+        )
+
+    def x(self, x: float) -> float:
+        inner = WIDTH - LEFT - RIGHT
+        low, high = self._x_low, self._x_high
+        if low == high:
+            return LEFT + inner / 2
+        if self._log:
+            return LEFT + 10 + (inner - 20) * math.log(x / low) / math.log(high / low)
+        return LEFT + 10 + (inner - 20) * (x - low) / (high - low)
+
+    def y(self, y: float) -> float:
+        share = (min(max(y, self.y_low), self.y_high) - self.y_low) / (self.y_high - self.y_low)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
+
+
+def line_chart(series: Sequence[Series], axes: Axes, *, title: str, markers: bool = True) -> str:
     """Returns an SVG of lines with their interval bands.
 
     Args:
         series: Lines; their points ascend in x.
+        axes: Labels, ticks and scales.
         title: Accessible name.
-        x_label: Under the axis, with the unit.
-        y_label: Above the axis.
-        x_ticks: (place, text); chosen from the data when None.
-        y_range: Ends of the y axis; chosen from the data when None.
-        y_percent: Whether y is a share, labelled in percent.
-        x_log: Whether x is drawn on a logarithmic axis.
-        x_whole: Whether x counts something, so that ticks between whole numbers mean nothing.
         markers: Whether points are drawn (curves with hundreds of steps go without).
-        lines: Whether the points are joined.
     """
     drawn = [point for one in series for point in one.points]
     if not drawn:
-        return _frame(title, "No data.", "")
-    x_low, x_high = min(p.x for p in drawn), max(p.x for p in drawn)
-    if y_range is None:
-        y_low, y_high = _padded(
-            min(p.y if p.low is None else min(p.low, p.y) for p in drawn),
-            max(p.y if p.high is None else max(p.high, p.y) for p in drawn),
-        )
-    else:
-        y_low, y_high = y_range
-    if x_ticks is None:
-        x_ticks = _log_ticks(x_low, x_high) if x_log else _ticks(x_low, x_high, 5, whole=x_whole)
-    if x_ticks:
-        x_low = min(x_low, *(x for x, _ in x_ticks))
-        x_high = max(x_high, *(x for x, _ in x_ticks))
-    inner = WIDTH - LEFT - RIGHT
-    single = x_high == x_low
-
-    def at_x(x: float) -> float:
-        if single:
-            return LEFT + inner / 2
-        if x_log:
-            return LEFT + 10 + (inner - 20) * math.log(x / x_low) / math.log(x_high / x_low)
-        return LEFT + 10 + (inner - 20) * (x - x_low) / (x_high - x_low)
-
-    def at_y(y: float) -> float:
-        share = (min(max(y, y_low), y_high) - y_low) / (y_high - y_low)
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
-
+        return _svg(title, "No data.", "")
+    at = _Frame(drawn, axes)
     parts = []
-    for y, text in _ticks(y_low, y_high, 5, percent=y_percent):
-        parts.append(_line(LEFT, at_y(y), WIDTH - RIGHT, at_y(y), "grid"))
-        parts.append(_text(LEFT - 6, at_y(y) + 4, text, "tick end"))
-    for x, text in x_ticks:
-        parts.append(_line(at_x(x), HEIGHT - BOTTOM, at_x(x), HEIGHT - BOTTOM + 4, "axis"))
-        parts.append(_text(at_x(x), HEIGHT - BOTTOM + 17, text, "tick mid"))
+    for y, text in _ticks(at.y_low, at.y_high, 5, percent=axes.y_share):
+        parts.append(_line(LEFT, at.y(y), WIDTH - RIGHT, at.y(y), "grid"))
+        parts.append(_text(LEFT - 6, at.y(y) + 4, text, "tick end"))
+    for x, text in at.x_ticks:
+        parts.append(_line(at.x(x), HEIGHT - BOTTOM, at.x(x), HEIGHT - BOTTOM + 4, "axis"))
+        parts.append(_text(at.x(x), HEIGHT - BOTTOM + 17, text, "tick mid"))
     parts.append(_line(LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, "axis"))
-    parts.append(_text(LEFT + inner / 2, HEIGHT - 4, x_label, "label mid"))
-    for one in series:
-        if one.strong:
-            parts.append(_band(one, at_x, at_y))
+    parts.append(_text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 4, axes.x_label, "label mid"))
+    # Bands lie below all lines, and weak lines below those that stand out.
+    parts += [_band(one, at) for one in series if one.strong]
     for one in sorted(series, key=lambda one: one.strong):
-        parts.append(_drawn(one, at_x, at_y, markers=markers, lines=lines))
-    summary = "; ".join(f"{one.name}: {_ends(one, y_percent)}" for one in series if one.points)
-    return _frame(title, f"{y_label} by {x_label}. {summary}.", "".join(parts))
+        parts.append(_drawn(one, at, markers=markers))
+    ends = "; ".join(f"{one.name}: {_ends(one, axes.y_share)}" for one in series if one.points)
+    return _svg(title, f"{axes.y_label} by {axes.x_label}. {ends}.", "".join(parts))
 
 
 def stacked_bars(
@@ -172,7 +174,7 @@ def stacked_bars(
         f"{name}: " + ", ".join(f"{part.value:,.0f} {part.name}" for part in parts if part.value)
         for name, parts, _ in rows
     )
-    return _frame(title, summary + ".", "".join(out), height=height)
+    return _svg(title, summary + ".", "".join(out), height=height)
 
 
 def bar_key(index: int) -> str:
@@ -228,7 +230,7 @@ def thin_out(points: Sequence[tuple[float, float]], most: int = 240) -> list[tup
     return thinned
 
 
-def _frame(title: str, summary: str, body: str, height: int = HEIGHT) -> str:
+def _svg(title: str, summary: str, body: str, height: int = HEIGHT) -> str:
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height}" role="img" '
         f'aria-label="{escape(title)}. {escape(summary)}">'
@@ -244,35 +246,35 @@ def _text(x: float, y: float, text: str, css: str) -> str:
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
-def _band(one: Series, at_x: Place, at_y: Place) -> str:
+def _band(one: Series, at: _Frame) -> str:
     ends = [
-        (at_x(p.x), p.low, p.high) for p in one.points if p.low is not None and p.high is not None
+        (at.x(p.x), p.low, p.high) for p in one.points if p.low is not None and p.high is not None
     ]
     if len(ends) == 1:
         x, low, high = ends[0]
         return (
             f'<path class="whisker s{one.style.colour}" '
-            f'd="M{x:.1f} {at_y(low):.1f}V{at_y(high):.1f}"/>'
+            f'd="M{x:.1f} {at.y(low):.1f}V{at.y(high):.1f}"/>'
         )
     if not ends:
         return ""
-    upper = [f"{x:.1f} {at_y(high):.1f}" for x, _, high in ends]
-    lower = [f"{x:.1f} {at_y(low):.1f}" for x, low, _ in reversed(ends)]
+    upper = [f"{x:.1f} {at.y(high):.1f}" for x, _, high in ends]
+    lower = [f"{x:.1f} {at.y(low):.1f}" for x, low, _ in reversed(ends)]
     return f'<path class="band s{one.style.colour}" d="M{"L".join(upper + lower)}Z"/>'
 
 
-def _drawn(one: Series, at_x: Place, at_y: Place, *, markers: bool, lines: bool) -> str:
+def _drawn(one: Series, at: _Frame, *, markers: bool) -> str:
     parts = []
-    if lines and len(one.points) > 1:
-        path = "L".join(f"{at_x(p.x):.1f} {at_y(p.y):.1f}" for p in one.points)
+    if len(one.points) > 1:
+        path = "L".join(f"{at.x(p.x):.1f} {at.y(p.y):.1f}" for p in one.points)
         dash = " dashed" if one.style.dashed else ""
         parts.append(f'<path class="line s{one.style.colour}{dash}" d="M{path}"/>')
     if markers:
         for point in one.points:
             note = f"<title>{escape(point.note)}</title>" if point.note else ""
-            shape = _marker(at_x(point.x), at_y(point.y), one.style)
+            shape = _marker(at.x(point.x), at.y(point.y), one.style)
             target = (
-                f'<circle class="hit" cx="{at_x(point.x):.1f}" cy="{at_y(point.y):.1f}" r="11"/>'
+                f'<circle class="hit" cx="{at.x(point.x):.1f}" cy="{at.y(point.y):.1f}" r="11"/>'
             )
             parts.append(f'<g class="dot">{note}{target}{shape}</g>')
     weight = "" if one.strong else ' class="weak"'

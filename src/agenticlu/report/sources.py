@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agenticlu.core.errors import StoreError, UsageError, missing_dependency
 from agenticlu.core.progress import read_metrics
 from agenticlu.core.records import Document, Pair, Piece, Prediction, Tree, Usage
+from agenticlu.evaluation.config import CONFIG_NAME
+from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
+from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, load_summary
+from agenticlu.evaluation.summary import summarise
 from agenticlu.report import figures
-from agenticlu.report.data import Curve, Gain, Measure, ReportData, ResultRow, Stage
+from agenticlu.report.data import Change, Curve, ReportData, Stage
 
 PHASE_NAMES: dict[str, str] = {
     "ground": "grounding",
@@ -32,78 +34,16 @@ PHASE_NAMES: dict[str, str] = {
 MOST_ERRORS = 50
 
 
-class _Loose(BaseModel):
-    """A part of another stage's file; what it does not know it skips."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _Estimate(_Loose):
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-
-    def measure(self) -> Measure:
-        return Measure(mean=self.mean, low=self.low, high=self.high, n=self.n)
-
-
-class _Cell(_Loose):
-    engine: str
-    method: str
-    task: str
-    length: int
-    headline: str
-    metrics: dict[str, _Estimate]
-    num_failed: int = 0
-    num_truncated: int = 0
-    num_cut_off: int = 0
-    usage: Usage = Usage()
-    seconds: float = 0.0
-    point_precision: _Estimate | None = None
-    point_recall: _Estimate | None = None
-    by_depth: dict[str, _Estimate] = {}
-
-
-class _Difference(_Loose):
-    task: str
-    length: int
-    metric: str = "correct"
-    baseline_engine: str
-    baseline_method: str
-    engine: str
-    method: str
-    baseline_mean: float
-    mean: float
-    difference: _Estimate
-
-
-class _Failure(_Loose):
-    engine: str = ""
-    method: str
-    task: str
-    length: int
-    question_id: str
-    error: str
-
-
-class _Summary(_Loose):
-    settings: dict[str, Any] = {}
-    cells: tuple[_Cell, ...]
-    differences: tuple[_Difference, ...] = ()
-    failures: tuple[_Failure, ...] = ()
-
-
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation folder gives."""
+    """What one evaluation folder gives; engines have the names that the report shows."""
 
-    systems: tuple[str, ...]
+    engines: tuple[str, ...]
     """In order of first appearance; the first is the baseline unless one is called 'base'."""
-    rows: tuple[ResultRow, ...]
-    gains: tuple[Gain, ...]
+    cells: tuple[Cell, ...]
+    differences: tuple[Difference, ...]
     predictions: Mapping[str, Sequence[Prediction]]
-    """By system; empty when there is no such file."""
+    """By engine; empty when there is no such file."""
     settings: Mapping[str, Any]
     errors: tuple[str, ...]
 
@@ -112,12 +52,12 @@ class Evaluation:
 class Generation:
     """What one generation run gives."""
 
-    trees: tuple[Tree, ...]
-    documents: tuple[Document, ...]
-    pieces: Mapping[str, tuple[Piece, ...]]
-    stages: tuple[Stage, ...]
-    settings: Mapping[str, Any]
-    errors: tuple[str, ...]
+    trees: tuple[Tree, ...] = ()
+    documents: tuple[Document, ...] = ()
+    pieces: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
 
 
 def load_report(
@@ -148,46 +88,43 @@ def load_report(
             "A report needs something to show.",
             hint="agenticlu report --run RUN --eval EVAL --train TRAIN --out report.html",
         )
-    generation = load_generation(run) if run is not None else None
-    found = [load_evaluation(*_labelled(given)) for given in evaluations]
-    rows = tuple(row for evaluation in found for row in evaluation.rows)
     config: dict[str, dict[str, Any]] = {}
-    if run is not None and generation is not None and generation.settings:
+    generation = Generation() if run is None else load_generation(run)
+    if run is not None and generation.settings:
         config[f"search ({run.name})"] = dict(generation.settings)
-    errors = list(generation.errors if generation is not None else ())
-    for given, evaluation in zip(evaluations, found, strict=True):
-        if evaluation.settings:
-            config[f"evaluation ({_labelled(given)[1].name})"] = dict(evaluation.settings)
-        errors += evaluation.errors
+    errors, stages = [*generation.errors], [*generation.stages]
+    found = []
+    for label, folder in map(_split_label, evaluations):
+        found.append(load_evaluation(label, folder))
+        errors += found[-1].errors
+        if found[-1].settings:
+            config[f"evaluation ({folder.name})"] = dict(found[-1].settings)
     curves: list[Curve] = []
-    stages = list(generation.stages if generation is not None else ())
-    for given in trainings:
-        label, folder = _labelled(given)
+    for label, folder in map(_split_label, trainings):
         name = label or folder.name
         lines, stage = load_training(folder, name)
         curves += lines
         stages += stage
-        settings = _load_config(folder)
-        if settings:
+        if settings := _load_json(folder / CONFIG_NAME):
             config[f"training ({name})"] = settings
-    stages += _evaluation_stages(rows)
-    trees = generation.trees if generation is not None else ()
+    cells = tuple(cell for evaluation in found for cell in evaluation.cells)
+    gains, changes = _contest(found)
+    more = len(errors) - MOST_ERRORS
     return ReportData(
         title=title or _title(run, evaluations, trainings),
         created=created,
-        documents=generation.documents if generation is not None else (),
-        pieces=dict(generation.pieces) if generation is not None else {},
-        trees=trees,
-        pairs=load_pairs(datasets, trees),
-        results=rows,
-        gains=_gains(found),
+        documents=generation.documents,
+        pieces=dict(generation.pieces),
+        trees=generation.trees,
+        pairs=load_pairs(datasets, generation.trees),
+        results=cells,
+        gains=gains,
         funnels=load_funnels(datasets),
-        changes=figures.main_changes(_merged(found)),
-        stages=tuple(stages),
+        changes=changes,
+        stages=(*stages, *_evaluation_stages(cells)),
         curves=tuple(curves),
         config=config,
-        errors=tuple(errors[:MOST_ERRORS])
-        + ((f"and {len(errors) - MOST_ERRORS} more",) if len(errors) > MOST_ERRORS else ()),
+        errors=(*errors[:MOST_ERRORS], *((f"and {more} more",) if more > 0 else ())),
     )
 
 
@@ -202,7 +139,7 @@ def load_generation(run: Path) -> Generation:
         documents = tuple(store.document(i) for i in ids)
         pieces = {i: store.pieces(i) for i in ids}
         spent = store.usage_by_phase()
-        settings = store.get("config") or _load_config(run)
+        settings = store.get("config") or _load_json(run / CONFIG_NAME)
         calls, counts = store.call_counts(), store.tree_counts()
     order = ("direct", "closed_book", "clarify", "ground", "point", "sub_answer", "answer", "check")
     stages = [
@@ -240,48 +177,37 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
         folder: Evaluation folder.
     """
     _require_folder(folder, "--eval", "an evaluation (agenticlu eval)")
-    lines = folder / "predictions.jsonl"
-    by_engine: dict[str, list[Prediction]] = {}
-    for prediction in _read_predictions(lines) if lines.is_file() else ():
-        by_engine.setdefault(prediction.engine, []).append(prediction)
-    summary_file = folder / "summary.json"
-    summary = _read_summary(summary_file) if summary_file.is_file() else None
-    if summary is None and not by_engine:
+    lines, summary_file = folder / FILE_NAME, folder / SUMMARY_NAME
+    found = [*read_predictions(lines, warn=False).values()] if lines.is_file() else []
+    if not found and not summary_file.is_file():
         raise UsageError(
-            f"--eval {str(folder)!r} holds neither summary.json nor predictions.jsonl.",
+            f"--eval {str(folder)!r} holds neither {SUMMARY_NAME} nor {FILE_NAME}.",
             hint="Give the folder that `agenticlu eval --out` wrote.",
         )
-    mentioned = [cell.engine for cell in summary.cells] if summary is not None else []
-    engines = list(dict.fromkeys([*mentioned, *by_engine]))
-    names = _system_names(engines, label, folder)
-    predictions = {names[engine]: items for engine, items in by_engine.items()}
-    systems = tuple(names[engine] for engine in engines)
-    if summary is None:
-        return Evaluation(
-            systems=systems,
-            rows=tuple(
-                row for s, items in predictions.items() for row in figures.result_rows(items, s)
-            ),
-            gains=figures.main_gains(predictions),
-            predictions=predictions,
-            settings=_load_config(folder),
-            errors=tuple(
-                _failed(s, p.method, p.task, p.length, p.question_id, p.error)
-                for s, items in predictions.items()
-                for p in items
-                if p.error is not None
-            ),
-        )
+    summary = load_summary(summary_file) if summary_file.is_file() else summarise(found)
+    mentioned = [*(cell.engine for cell in summary.cells), *(p.engine for p in found)]
+    names = _name_engines(list(dict.fromkeys(mentioned)), label, folder)
+    predictions: dict[str, list[Prediction]] = {}
+    for p in found:
+        name = names[p.engine]
+        predictions.setdefault(name, []).append(p.model_copy(update={"engine": name}))
     return Evaluation(
-        systems=systems,
-        rows=tuple(_row(cell, names[cell.engine], by_engine) for cell in summary.cells),
-        gains=_summary_gains(summary, names),
-        predictions=predictions,
-        settings=summary.settings or _load_config(folder),
-        errors=tuple(
-            _failed(
-                names.get(f.engine, f.engine), f.method, f.task, f.length, f.question_id, f.error
+        engines=tuple(names.values()),
+        cells=tuple(c.model_copy(update={"engine": names[c.engine]}) for c in summary.cells),
+        differences=tuple(
+            d.model_copy(
+                update={
+                    "engine": names[d.engine],
+                    "baseline_engine": names[d.baseline_engine],
+                }
             )
+            for d in summary.differences
+        ),
+        predictions=predictions,
+        settings=summary.settings or _load_json(folder / CONFIG_NAME),
+        errors=tuple(
+            f"{names.get(f.engine, f.engine)}, {f.method}, {f.task} at {f.length:,} tokens, "
+            f"question {f.question_id}: {f.error}"
             for f in summary.failures
         ),
     )
@@ -396,115 +322,30 @@ def _read_rows(files: Iterable[Path]) -> Iterable[dict[str, Any]]:
         yield from pyarrow.parquet.read_table(file, columns=columns).to_pylist()
 
 
-def _read_predictions(path: Path) -> list[Prediction]:
-    """Reads a file of predictions; of lines with one id the last counts, a torn end is skipped."""
-    found: dict[str, Prediction] = {}
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            prediction = Prediction.model_validate_json(line)
-        except ValidationError as error:
-            if number == len(lines):
-                continue
-            raise StoreError(
-                f"{path}, line {number}, is not a prediction: {error.errors()[0]['msg']}."
-            ) from error
-        found[prediction.id] = prediction
-    return list(found.values())
+def _contest(
+    found: Sequence[Evaluation],
+) -> tuple[tuple[Difference, ...], tuple[Change, ...]]:
+    """Returns the gains and the questions behind them.
 
-
-def _read_summary(path: Path) -> _Summary:
-    try:
-        return _Summary.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the top"
-        raise StoreError(
-            f"{path} is not the summary of an evaluation: {first['msg']} at {where}.",
-            hint="Run the same `agenticlu eval` again; it writes the summary from what it kept.",
-        ) from error
-
-
-def _row(cell: _Cell, system: str, predictions: Mapping[str, Sequence[Prediction]]) -> ResultRow:
-    score = cell.metrics.get(cell.headline)
-    return ResultRow(
-        system=system,
-        method=cell.method,
-        task=cell.task,
-        length=cell.length,
-        metric=cell.headline,
-        score=score.measure() if score is not None else Measure(mean=0.0, n=0),
-        num_failed=cell.num_failed,
-        num_truncated=cell.num_truncated,
-        num_cut_off=cell.num_cut_off,
-        usage=cell.usage,
-        lone_tokens_per_item=_lone_tokens_per_item(cell, predictions.get(cell.engine, ())),
-        seconds=cell.seconds,
-        point_precision=cell.point_precision.measure() if cell.point_precision else None,
-        point_recall=cell.point_recall.measure() if cell.point_recall else None,
-        by_depth={fifth: found.measure() for fifth, found in cell.by_depth.items()},
-    )
-
-
-def _lone_tokens_per_item(cell: _Cell, predictions: Sequence[Prediction]) -> float | None:
-    """Returns the mean cost of an item asked alone, from the predictions behind a cell.
-
-    A folder may hold predictions of the same cell under other settings: then nobody knows.
+    One folder's own differences are shown as they are; those between several folders are computed
+    from their predictions.
     """
-    place = (cell.method, cell.task, cell.length)
-    scored = [p for p in predictions if (p.method, p.task, p.length) == place and p.error is None]
-    if sum((p.usage for p in scored), Usage()) == cell.usage:
-        return figures.lone_tokens_per_item(scored)
-    return None
-
-
-def _summary_gains(summary: _Summary, names: Mapping[str, str]) -> tuple[Gain, ...]:
-    """Returns the summary's own differences for the cells that a report compares."""
-    systems = list(dict.fromkeys(names[cell.engine] for cell in summary.cells))
-    if not systems:
-        return ()
-    wanted = figures.contest(systems)
-    gains = [
-        Gain(
-            task=d.task,
-            length=d.length,
-            baseline=figures.in_words(names[d.baseline_engine], d.baseline_method),
-            contender=figures.in_words(names[d.engine], d.method),
-            metric=d.metric,
-            baseline_mean=d.baseline_mean,
-            contender_mean=d.mean,
-            difference=d.difference.measure(),
-        )
-        for d in summary.differences
-        if (names.get(d.baseline_engine), names.get(d.engine)) == wanted
-        and (d.baseline_method, d.method) == ("direct", "clarify")
-    ]
-    return tuple(sorted(gains, key=lambda gain: (-gain.length, gain.task)))
-
-
-def _gains(found: Sequence[Evaluation]) -> tuple[Gain, ...]:
-    """Returns one folder's own gains; of several folders, those between their predictions."""
-    if len(found) == 1:
-        return found[0].gains
-    return figures.main_gains(_merged(found))
-
-
-def _merged(found: Iterable[Evaluation]) -> dict[str, list[Prediction]]:
-    """Returns the predictions of all folders by system."""
-    merged: dict[str, list[Prediction]] = {}
+    predictions: dict[str, list[Prediction]] = {}
     for evaluation in found:
-        for system, items in evaluation.predictions.items():
-            merged.setdefault(system, []).extend(items)
-    return merged
+        for engine, items in evaluation.predictions.items():
+            predictions.setdefault(engine, []).extend(items)
+    gains, changes = figures.compare_contest(predictions)
+    if len(found) == 1:
+        own = figures.select_gains(found[0].differences, found[0].engines)
+        gains = tuple(own) or gains
+    return gains, changes
 
 
-def _evaluation_stages(rows: Iterable[ResultRow]) -> list[Stage]:
+def _evaluation_stages(cells: Iterable[Cell]) -> list[Stage]:
     spent: dict[str, Usage] = {}
-    for row in rows:
-        name = f"{row.system}, {row.method}"
-        spent[name] = spent.get(name, Usage()) + row.usage
+    for cell in cells:
+        name = f"{cell.engine}, {cell.method}"
+        spent[name] = spent.get(name, Usage()) + cell.usage
     return [
         Stage(group="evaluation", name=name, usage=usage)
         for name, usage in spent.items()
@@ -512,7 +353,7 @@ def _evaluation_stages(rows: Iterable[ResultRow]) -> list[Stage]:
     ]
 
 
-def _system_names(engines: Sequence[str], label: str | None, folder: Path) -> dict[str, str]:
+def _name_engines(engines: Sequence[str], label: str | None, folder: Path) -> dict[str, str]:
     """Returns what to call each engine: the label, else its name without folders."""
     if len(engines) == 1:
         return {engines[0]: label or _short_name(engines[0]) or folder.name}
@@ -529,13 +370,7 @@ def _short_name(engine: str) -> str:
     return parts[-1] if parts else ""
 
 
-def _failed(
-    system: str, method: str, task: str, length: int, question: str, error: str | None
-) -> str:
-    return f"{system}, {method}, {task} at {length:,} tokens, question {question}: {error}"
-
-
-def _labelled(given: str) -> tuple[str | None, Path]:
+def _split_label(given: str) -> tuple[str | None, Path]:
     """Splits `LABEL=FOLDER`; a folder that exists under the whole name is taken as it is."""
     label, sign, folder = given.partition("=")
     if not sign or Path(given).is_dir():
@@ -546,10 +381,6 @@ def _labelled(given: str) -> tuple[str | None, Path]:
 def _require_folder(folder: Path, option: str, what: str) -> None:
     if not folder.is_dir():
         raise UsageError(f"{option} {str(folder)!r} is no folder; it should be that of {what}.")
-
-
-def _load_config(folder: Path) -> dict[str, Any]:
-    return _load_json(folder / "config.json")
 
 
 def _load_json(path: Path) -> dict[str, Any]:
@@ -565,7 +396,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 def _title(run: Path | None, evaluations: Sequence[str], trainings: Sequence[str]) -> str:
     names = [run.resolve().name] if run is not None else []
-    names += [_labelled(given)[1].resolve().name for given in (*evaluations, *trainings)]
+    names += [_split_label(given)[1].resolve().name for given in (*evaluations, *trainings)]
     return " · ".join(dict.fromkeys(names))
 
 
