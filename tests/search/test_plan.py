@@ -10,7 +10,7 @@ from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Prices
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.plan import build_plan, count_expansions, load_measured, render
+from agenticlu.search.plan import build_plan, list_expansions, load_measured, render_plan
 from agenticlu.search.run import run_search
 from agenticlu.search.store import Store
 
@@ -85,7 +85,7 @@ def test_tokens_are_near_when_measured_in_a_run_alike(tmp_path: Path, grounding:
     assert assumed.decoded_tokens > 1.3 * total.completion_tokens, "else there is nothing to mend"
     assert measured.tokens_per_s is not None
     assert plan.is_measured
-    assert "as in the run given" in render(plan, Prices())
+    assert "measured in the run given" in render_plan(plan, Prices())
 
 
 def test_other_growths_stay_within_their_plan(tmp_path: Path):
@@ -108,7 +108,8 @@ def test_other_growths_stay_within_their_plan(tmp_path: Path):
     ],
 )
 def test_expansions(settings, wanted):
-    assert count_expansions(SearchConfig.model_validate(settings)) == wanted
+    least, most = list_expansions(SearchConfig.model_validate(settings))
+    assert (sum(least), sum(most)) == wanted
 
 
 def test_judges_price_and_time():
@@ -121,19 +122,19 @@ def test_judges_price_and_time():
     tokens = plan.most.prefill_tokens + 2 * plan.most.decoded_tokens
     assert known["most"]["price"] == pytest.approx(tokens / 1e6, abs=1e-4)
     assert known["most"]["seconds"] > known["least"]["seconds"] > 0
-    assert "at least" in render(plan, Prices())
+    assert "at least" in render_plan(plan, Prices())
 
 
 def test_what_is_not_exact_does_not_look_it():
     plan = build_plan(ITEMS, TOKENIZER, settings("scan"), num_llm_judges=1)
-    lines = render(plan, Prices(prompt=1.0, completion=2.0, tokens_per_s=9.0)).splitlines()
-    rows = {line[:16].strip(): line[16:].strip() for line in lines[2:-4]}
+    lines = render_plan(plan, Prices(prompt=1.0, completion=2.0, tokens_per_s=9.0)).splitlines()
+    rows = {line[:16].strip(): line[16:].strip() for line in lines[2:-5]}
     assert lines[1].split() == ["exactly"]
     assert rows["requests"] == f"{plan.most.total_requests:,}"
     assert rows["judge calls"] == f"up to {plan.most.judge_calls}"
     for name in ("prefill tokens", "cached tokens", "decoded tokens", "price", "hours"):
         assert rows[name].startswith("~"), name
-    assert "judge" not in render(build_plan(ITEMS, TOKENIZER, CONFIG), Prices()).lower()
+    assert "judge" not in render_plan(build_plan(ITEMS, TOKENIZER, CONFIG), Prices()).lower()
 
 
 @pytest.mark.parametrize("given", [-1.0, float("nan"), float("inf")])

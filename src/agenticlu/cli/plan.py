@@ -129,7 +129,7 @@ def judge_choice(settings: JudgeSettings) -> JudgeChoice:
 def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     """Prints what a search will cost; asks nothing."""
     from agenticlu.data.corpus import LeftOut, load_corpus
-    from agenticlu.search.plan import build_plan, load_measured, render
+    from agenticlu.search.plan import build_plan, load_measured, render_plan
     from agenticlu.search.setup import check_judges, parse_shard
 
     settings = resolved.values
@@ -157,7 +157,7 @@ def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     if settings.as_json:
         echo_json(plan.as_dict(prices))
     else:
-        click.echo(render(plan, prices))
+        click.echo(render_plan(plan, prices))
 
 
 @settings_command(

@@ -1,27 +1,28 @@
-"""What a search will cost, before it runs.
+"""Predicts the cost of a search before it runs.
 
 Requests are counted by the rules that the search follows: for `full` growth they equal the run's
 own counters (as long as no two clarifications are alike). The other growths stop early, so
 they are given as a range: the least is one expansion of every root, the most is when no question
-is solved. Calls of judges are a bound. Tokens are estimated from the corpus and the prompts, with
-lengths of replies that are assumed, or measured in another run.
+is solved. Calls of judges are an upper bound. Tokens are estimated from the corpus and the prompts,
+with lengths of replies that are assumed, or measured in another run.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.records import Prices, Question, Usage
+from agenticlu.core.records import Prices, Usage
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import Profile, Wording, load_profile, render_relevance
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.judges.panel import render_judgement
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.run import Shard
+from agenticlu.search.run import Shard, read_settings
 from agenticlu.search.status import load_rate
 from agenticlu.search.store import Store
 
@@ -42,19 +43,19 @@ ROUND = ("clarify", "sub_answer", "answer", "check")
 KEPT_SHARE = 0.1
 """Assumed share of the pieces that grounding keeps, before the cap."""
 TEMPLATE_TOKENS = 4
-"""What a chat template puts around a message."""
+"""Tokens that a chat template adds to a message."""
 MARK_TOKENS = 8
-"""Of a piece's marks."""
+"""Tokens of the marks around a piece."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What replies and kept pieces came to in another run, in place of what is assumed."""
+class MeasuredLengths:
+    """Lengths of replies and kept pieces measured in another run, in place of assumed ones."""
 
     reply_tokens: Mapping[str, float] = field(default_factory=dict)
-    """As `REPLY_TOKENS`; what is not here is assumed."""
+    """As `REPLY_TOKENS`; what is missing is assumed."""
     fresh_tokens: Mapping[str, float] = field(default_factory=dict)
-    """Prompt tokens of a request that had to be computed, by phase; what is not here follows from
+    """Prompt tokens of a request that had to be computed, by phase; what is missing follows from
     the prompts, as if no two nodes kept the same pieces."""
     kept_pieces: float | None = None
     """Mean over the nodes; None: assumed."""
@@ -65,14 +66,14 @@ class Measured:
         return self.reply_tokens.get(kind, REPLY_TOKENS[kind])
 
 
-def load_measured(run: str | Path) -> Measured:
+def load_measured(run: str | Path) -> MeasuredLengths:
     """Reads lengths, kept pieces and the rate off a run.
 
     Raises:
-        StoreError: There is no run.
+        StoreError: The folder holds no run, or one that was never started.
     """
     with Store(run, writable=False) as store:
-        config = SearchConfig.model_validate(store.get("config") or {})
+        config, _ = read_settings(store)
         usage = store.usage_by_phase()
         nodes = [node for tree in store.trees() for node in tree.nodes if node.status == "done"]
     grown = sum(node.depth > 0 for node in nodes)
@@ -87,7 +88,7 @@ def load_measured(run: str | Path) -> Measured:
             lengths[kind] = spent.completion_tokens / replies
         if phase in ROUND and spent.requests:
             fresh[phase] = (spent.prompt_tokens - spent.cached_tokens) / spent.requests
-    return Measured(
+    return MeasuredLengths(
         reply_tokens=lengths,
         fresh_tokens=fresh,
         kept_pieces=sum(len(node.kept) for node in nodes) / len(nodes) if nodes else None,
@@ -96,14 +97,14 @@ def load_measured(run: str | Path) -> Measured:
 
 
 @dataclass
-class Estimate:
-    """One scenario."""
+class SearchCost:
+    """Requests and tokens of one scenario."""
 
-    requests: dict[str, int] = field(default_factory=dict)
+    requests: Counter[str] = field(default_factory=Counter)
     """By phase."""
     judge_calls: int = 0
     """Calls of models that judge, at most: one for each answer and model, if no answer is repeated,
-    empty or an exact match. A verdict that cannot be read is asked for again."""
+    empty or an exact match. A verdict that cannot be parsed is asked for again."""
     judge_tokens: int = 0
     """Prompt and sampled tokens of those calls; their price is not in `price`."""
     prefill_tokens: int = 0
@@ -114,19 +115,19 @@ class Estimate:
 
     @property
     def total_requests(self) -> int:
-        """Requests of all phases, judges aside."""
-        return sum(self.requests.values())
+        """Requests of all phases, without those of judges."""
+        return self.requests.total()
 
     def add(self, phase: str, requests: int, prefill: float, cached: float, decoded: float) -> None:
         """Adds requests of a phase, with their tokens in total."""
-        self.requests[phase] = self.requests.get(phase, 0) + requests
+        self.requests[phase] += requests
         self.prefill_tokens += round(prefill)
         self.cached_tokens += round(cached)
         self.decoded_tokens += round(decoded)
 
     @property
     def usage(self) -> Usage:
-        """Tokens, judges' aside."""
+        """Tokens, without those of judges."""
         return Usage(
             requests=self.total_requests,
             prompt_tokens=self.prefill_tokens + self.cached_tokens,
@@ -138,28 +139,24 @@ class Estimate:
         """Returns JSON data."""
         price, seconds = prices.price(self.usage), prices.seconds(self.usage)
         return {
+            **vars(self),
             "requests": dict(sorted(self.requests.items())),
             "total_requests": self.total_requests,
-            "judge_calls": self.judge_calls,
-            "judge_tokens": self.judge_tokens,
-            "prefill_tokens": self.prefill_tokens,
-            "cached_tokens": self.cached_tokens,
-            "decoded_tokens": self.decoded_tokens,
             "price": None if price is None else round(price, 4),
             "seconds": None if seconds is None else round(seconds, 1),
         }
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a search will cost at least and at most; the same for `full` growth."""
+class SearchPlan:
+    """Cost of a search at least and at most; the same for `full` growth."""
 
     questions: int
     documents: int
     pieces: int
     document_tokens: int
-    least: Estimate
-    most: Estimate
+    least: SearchCost
+    most: SearchCost
     is_measured: bool = False
     """Whether lengths of replies come from another run."""
 
@@ -180,16 +177,6 @@ class Plan:
             "least": self.least.as_dict(prices),
             "most": self.most.as_dict(prices),
         }
-
-
-def count_expansions(config: SearchConfig) -> tuple[int, int]:
-    """Returns the least and the most expansions of one tree.
-
-    >>> count_expansions(SearchConfig(branching=8, depth=3, growth="full"))
-    (73, 73)
-    """
-    least, most = list_expansions(config)
-    return sum(least), sum(most)
 
 
 def list_expansions(config: SearchConfig) -> tuple[list[int], list[int]]:
@@ -224,8 +211,8 @@ def build_plan(
     *,
     num_llm_judges: int = 0,
     shard: Shard | None = None,
-    measured: Measured | None = None,
-) -> Plan:
+    measured: MeasuredLengths | None = None,
+) -> SearchPlan:
     """Returns the plan of a search over a corpus; the corpus is read once.
 
     Args:
@@ -236,61 +223,44 @@ def build_plan(
         shard: Share of the documents.
         measured: Lengths of another run; None assumes them.
     """
-    profile = load_profile(config.profile)
-    measured = measured or Measured()
+    measured = measured or MeasuredLengths()
+    sizes = PromptSizes.of(load_profile(config.profile), tokenizer)
     pieces: dict[str, list[int]] = {}
-    wanted: list[tuple[Question, str]] = []
+    scenarios = [(levels, SearchCost()) for levels in list_expansions(config)]
+    num_questions = 0
     for item in corpus:
-        if shard is not None and not shard.holds(item.document.id):
+        document_id = item.document.id
+        if shard is not None and not shard.holds(document_id):
             continue
-        if item.document.id not in pieces:
+        num_questions += 1
+        is_first = document_id not in pieces
+        if is_first:
             found = split(item.document, tokenizer, config.piece_tokens)
-            pieces[item.document.id] = [piece.num_tokens for piece in found]
-        wanted.append((item.question, item.document.id))
-    sizes = Sizes.of(profile, tokenizer)
-    scenarios = []
-    for levels in list_expansions(config):
-        estimate = Estimate()
-        seen: set[str] = set()
-        for question, document_id in wanted:
-            one = _Question(
-                config=config,
-                measured=measured,
-                pieces=pieces[document_id],
-                levels=levels,
-                first=document_id not in seen,
-                sizes=sizes,
-                tokens=tokenizer.count(question.text),
+            pieces[document_id] = [piece.num_tokens for piece in found]
+        judgement = render_judgement(item.question, "") if num_llm_judges else ()
+        judging = sum(tokenizer.count(one.content) + TEMPLATE_TOKENS for one in judgement)
+        tokens = tokenizer.count(item.question.text)
+        for levels, cost in scenarios:
+            one = _QuestionCost(
+                config, measured, sizes, pieces[document_id], levels, is_first, tokens
             )
-            one.add_to(estimate)
-            _add_judges(estimate, one, question, num_llm_judges, tokenizer)
-            seen.add(document_id)
-        scenarios.append(estimate)
-    return Plan(
-        questions=len(wanted),
+            one.add_to(cost)
+            calls = num_llm_judges * (1 + one.nodes + config.closed_book)
+            cost.judge_calls += calls
+            cost.judge_tokens += round(calls * (judging + measured.reply("judge")))
+    return SearchPlan(
+        questions=num_questions,
         documents=len(pieces),
         pieces=sum(map(len, pieces.values())),
         document_tokens=sum(map(sum, pieces.values())),
-        least=scenarios[0],
-        most=scenarios[1],
+        least=scenarios[0][1],
+        most=scenarios[1][1],
         is_measured=bool(measured.reply_tokens),
     )
 
 
-def _add_judges(
-    estimate: Estimate, one: _Question, question: Question, number: int, tokenizer: Tokenizer
-) -> None:
-    calls = number * (1 + one.nodes + one.config.closed_book)
-    prompt = sum(
-        tokenizer.count(message.content) + TEMPLATE_TOKENS
-        for message in (render_judgement(question, "") if number else ())
-    )
-    estimate.judge_calls += calls
-    estimate.judge_tokens += round(calls * (prompt + one.measured.reply("judge")))
-
-
 @dataclass(frozen=True)
-class Sizes:
+class PromptSizes:
     """Tokens of the fixed parts of prompts, template included."""
 
     system: float
@@ -300,7 +270,7 @@ class Sizes:
     """Of a grounding request, without passage and text."""
 
     @classmethod
-    def of(cls, profile: Profile, tokenizer: Tokenizer) -> Sizes:
+    def of(cls, profile: Profile, tokenizer: Tokenizer) -> PromptSizes:
         """Counts the wordings of a profile, on the mean over the paraphrases."""
 
         def mean(wordings: Sequence[Wording]) -> float:
@@ -316,18 +286,18 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """One question of a plan. All counts of tokens; an engine with a prefix cache is assumed."""
+class _QuestionCost:
+    """Cost of one question; lengths are in tokens. An engine with a prefix cache is assumed."""
 
     config: SearchConfig
-    measured: Measured
+    measured: MeasuredLengths
+    sizes: PromptSizes
     pieces: Sequence[int]
     """Tokens of each piece of its document."""
     levels: Sequence[int]
     """Expansions by level."""
     first: bool
     """Whether nobody asked about the document before."""
-    sizes: Sizes
     tokens: int
     """Of the question."""
 
@@ -347,34 +317,33 @@ class _Question:
             kept = min(kept, self.config.top_k)
         if self.config.view == "document":
             kept = number
-        kept = min(kept, number)
-        return kept * (sum(self.pieces) / max(1, number) + MARK_TOKENS)
+        return min(kept, number) * (sum(self.pieces) / max(1, number) + MARK_TOKENS)
 
-    def add_to(self, estimate: Estimate) -> None:
+    def add_to(self, cost: SearchCost) -> None:
         """Adds what the question costs."""
-        self._add_grounding(estimate)
+        self._add_grounding(cost)
         reply, config, sizes = self.measured.reply, self.config, self.sizes
         asked = self.tokens + sizes.requests["direct"]
         # The system turn is the same for the whole document, and with the view 'document' all of
         # it; kept pieces are read for each node.
         fresh = self.shown if self.first or config.view == "kept" else 0.0
         known = sizes.system + self.shown - fresh
-        estimate.add("direct", 1, fresh + asked, known, reply("direct"))
+        cost.add("direct", 1, fresh + asked, known, reply("direct"))
         if config.root_check:
             read = sizes.system + self.shown + asked + reply("direct")
-            estimate.add("check", 1, sizes.requests["check"], read, reply("check"))
+            cost.add("check", 1, sizes.requests["check"], read, reply("check"))
         if config.closed_book:
             sampled = reply("direct") * config.closed_book
-            estimate.add("closed_book", 1, asked, sizes.system, sampled)
+            cost.add("closed_book", 1, asked, sizes.system, sampled)
         history = 0.0
         for expansions in self.levels:
-            history = self._add_level(estimate, expansions, history)
+            history = self._add_level(cost, expansions, history)
 
-    def _add_level(self, estimate: Estimate, expansions: int, history: float) -> float:
+    def _add_level(self, cost: SearchCost, expansions: int, history: float) -> float:
         """Adds the expansions of a level; returns the length of the rounds down to it.
 
         Args:
-            estimate: Added to.
+            cost: Added to.
             expansions: Of the level.
             history: Tokens of the rounds above.
         """
@@ -382,23 +351,23 @@ class _Question:
         nodes = expansions * self.config.branching
         opened = sizes.system + self.shown
         before = opened + self.tokens + history
-        self._add_round(estimate, "clarify", expansions, before, nodes)
+        self._add_round(cost, "clarify", expansions, before, nodes)
         written = sizes.requests["clarify"] + reply("clarify")
         written += sizes.requests["point"] + reply("point")
         # The view is now the node's own: all that stands behind it is read anew.
         again = before - opened + written + (self.shown if self.config.view == "kept" else 0.0)
-        self._add_round(estimate, "sub_answer", nodes, before + written, nodes, again)
+        self._add_round(cost, "sub_answer", nodes, before + written, nodes, again)
         written += sizes.requests["sub_answer"] + reply("sub_answer")
-        self._add_round(estimate, "answer", nodes, before + written, nodes, self.tokens)
+        self._add_round(cost, "answer", nodes, before + written, nodes, self.tokens)
         written += sizes.requests["answer"] + self.tokens + reply("answer")
         if self.config.check:
-            self._add_round(estimate, "check", nodes, before + written, nodes)
+            self._add_round(cost, "check", nodes, before + written, nodes)
             written += sizes.requests["check"] + reply("check")
         return history + written
 
     def _add_round(
         self,
-        estimate: Estimate,
+        cost: SearchCost,
         kind: str,
         requests: int,
         before: float,
@@ -408,7 +377,7 @@ class _Question:
         """Adds requests for one kind of turn.
 
         Args:
-            estimate: Added to.
+            cost: Added to.
             kind: Of turn.
             requests: How many.
             before: Tokens in front of each.
@@ -419,9 +388,9 @@ class _Question:
         fresh = self.measured.fresh_tokens.get(kind, own + again)
         known = max(0.0, before + own + (self.tokens if kind == "answer" else 0) - fresh)
         decoded = self.measured.reply(kind) * replies
-        estimate.add(kind, requests, fresh * requests, known * requests, decoded)
+        cost.add(kind, requests, fresh * requests, known * requests, decoded)
 
-    def _add_grounding(self, estimate: Estimate) -> None:
+    def _add_grounding(self, cost: SearchCost) -> None:
         config, reply, sizes, first = self.config, self.measured.reply, self.sizes, self.first
         number, tokens, expansions = len(self.pieces), sum(self.pieces), sum(self.levels)
         texts = 1 + self.nodes
@@ -431,14 +400,14 @@ class _Question:
             document = tokens + MARK_TOKENS * number
             fresh = first * document + said + texts * sizes.requests["point"]
             known = texts * sizes.system + (texts - first) * document
-            estimate.add("ground", texts, fresh, known, reply("point") * texts)
+            cost.add("ground", texts, fresh, known, reply("point") * texts)
             return
         calls = number * texts
         if config.grounding == "as-published":
             # The text stands first: it is shared by the pieces, and nothing else is.
             fresh = texts * (tokens + number * sizes.instruction) + said
             known = (number - 1) * (said + texts * sizes.system)
-            estimate.add("ground", calls, fresh, known, calls * reply("published verdict"))
+            cost.add("ground", calls, fresh, known, calls * reply("published verdict"))
             return
         # A passage is read once with the instruction behind it; each text is all that is new.
         if config.grounding == "shortlist" and number > config.shortlist_k:
@@ -455,42 +424,22 @@ class _Question:
             decoded = number * (1 + self.nodes * reply("line"))
         fresh = first * passages + number * said
         known = calls * sizes.system + (texts - first) * passages
-        estimate.add("ground", calls, fresh, known, decoded)
+        cost.add("ground", calls, fresh, known, decoded)
 
 
-def render(plan: Plan, prices: Prices) -> str:
+def render_plan(plan: SearchPlan, prices: Prices) -> str:
     """Returns the plan for people."""
     lines = [
         f"{plan.questions} questions over {plan.documents} documents, {plan.pieces} pieces, "
         f"{plan.document_tokens} tokens"
     ]
     heads = ["exactly"] if plan.is_exact else ["at least", "at most"]
-    estimates = [plan.most] if plan.is_exact else [plan.least, plan.most]
+    costs = [plan.most] if plan.is_exact else [plan.least, plan.most]
+    phases = dict.fromkeys(phase for cost in costs for phase in cost.requests)
+    columns = [_render_cost(cost, phases, prices) for cost in costs]
     lines.append(f"{'':>16}" + "".join(f"{head:>16}" for head in heads))
-    phases = dict.fromkeys(phase for one in estimates for phase in one.requests)
-    table: list[tuple[str, list[str]]] = [
-        (phase, [f"{one.requests.get(phase, 0):,}" for one in estimates]) for phase in phases
-    ]
-    table += [
-        ("requests", [f"{one.total_requests:,}" for one in estimates]),
-        ("prefill tokens", [f"~{one.prefill_tokens:,}" for one in estimates]),
-        ("cached tokens", [f"~{one.cached_tokens:,}" for one in estimates]),
-        ("decoded tokens", [f"~{one.decoded_tokens:,}" for one in estimates]),
-    ]
-    if plan.most.judge_calls:
-        table += [
-            ("judge calls", [f"up to {one.judge_calls:,}" for one in estimates]),
-            ("judge tokens", [f"up to ~{one.judge_tokens:,}" for one in estimates]),
-        ]
-    for name, unit, values in (
-        ("price", 1, [prices.price(one.usage) for one in estimates]),
-        ("hours", 3600, [prices.seconds(one.usage) for one in estimates]),
-    ):
-        known = [f"~{value / unit:,.2f}" for value in values if value is not None]
-        if known:
-            table.append((name, known))
-    lines += [f"{name:>16}" + "".join(f"{v:>16}" for v in values) for name, values in table]
-    like = "as in the run given" if plan.is_measured else "assumed (--like RUN)"
+    lines += [f"{name:>16}" + "".join(f"{c[name]:>16}" for c in columns) for name in columns[0]]
+    like = "measured in the run given by --like" if plan.is_measured else "assumed (--like RUN)"
     lines += [
         "Requests are counted as if no two clarifications were alike: those that are, are grounded",
         f"once, or merged and sampled again. ~ marks estimates, with lengths {like}.",
@@ -498,6 +447,27 @@ def render(plan: Plan, prices: Prices) -> str:
     if plan.most.judge_calls:
         lines += [
             "Judges are asked once for each answer at most: not for exact matches, repeated and",
-            "empty answers. What cannot be read is asked for again. Price and time leave them out.",
+            "empty answers. A verdict that cannot be parsed is asked for again. Price and time",
+            "leave judges out.",
         ]
     return "\n".join(lines)
+
+
+def _render_cost(cost: SearchCost, phases: Iterable[str], prices: Prices) -> dict[str, str]:
+    """Returns a column of the table, by the name of the row."""
+    column = {phase: f"{cost.requests[phase]:,}" for phase in phases}
+    column |= {
+        "requests": f"{cost.total_requests:,}",
+        "prefill tokens": f"~{cost.prefill_tokens:,}",
+        "cached tokens": f"~{cost.cached_tokens:,}",
+        "decoded tokens": f"~{cost.decoded_tokens:,}",
+    }
+    if cost.judge_calls:
+        column["judge calls"] = f"up to {cost.judge_calls:,}"
+        column["judge tokens"] = f"up to ~{cost.judge_tokens:,}"
+    price, seconds = prices.price(cost.usage), prices.seconds(cost.usage)
+    if price is not None:
+        column["price"] = f"~{price:,.2f}"
+    if seconds is not None:
+        column["hours"] = f"~{seconds / 3600:,.2f}"
+    return column
