@@ -293,10 +293,10 @@ def test_a_document_too_long(run: Run, town: str, engine: Any, tiny_model_path: 
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["nowhere.txt", "Who?"], 4, "no file 'nowhere.txt'"),
+        (["nowhere.txt", "Who?"], 4, "File 'nowhere.txt' does not exist"),
         (["empty.txt", "Who?"], 4, "is empty"),
         (["binary.txt", "Who?"], 4, "binary"),
-        ([".", "Who?"], 4, "folder"),
+        ([".", "Who?"], 4, "is a directory"),
         (["town.txt"], 2, "No question"),
         (["town.txt", "Who?", "--rounds", "0"], 2, "--rounds 0: must be greater than"),
         (["town.txt", "Who?", "--profile", "defualt"], 3, "Did you mean default?"),

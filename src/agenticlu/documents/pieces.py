@@ -1,0 +1,294 @@
+"""Pieces of a document: cut at sentence ends, shown between markers, and named by a model.
+
+Only the *marked view*, which a model is shown, differs from the document's text: there, words that
+look like our markers or like a chat template's control tokens are broken by a space, so that a
+document can neither forge a paragraph nor end its own turn.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from agenticlu.core.records import Document, Piece
+from agenticlu.documents.tokens import Tokenizer
+
+DEFAULT_PIECE_TOKENS = 512
+NO_MARKS = "No paragraph helps."
+"""Stands for an empty list of marks."""
+
+_SENTENCE_END = re.compile(
+    r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？][」』”’)]*"
+    r"|(?<=[.!?…\"'”’»)\]:\n])\n|\n(?=[ \t]*(?:\n|[-*•#|]))"
+)
+"""Where a sentence, a paragraph or an item ends. Other line ends come second: in text wrapped at a
+fixed width they stand inside sentences."""
+_LINE_END = re.compile(r"\n")
+
+
+def split(
+    document: Document, tokenizer: Tokenizer, piece_tokens: int = DEFAULT_PIECE_TOKENS
+) -> tuple[Piece, ...]:
+    """Cuts a document into pieces of at most `piece_tokens` tokens; joined, they give it back.
+
+    Tokens are counted when the whole document is tokenised at once, each where it starts. A piece
+    ends between two tokens and, where the last quarter of the window has one, at the end of a
+    sentence, else of a line. No character is split, even one that is made of more tokens than
+    fit: such a character is a piece of its own.
+    """
+    if piece_tokens < 1:
+        raise ValueError(f"piece_tokens must be at least 1, got {piece_tokens}")
+    text = document.text
+    if not text:
+        return ()
+    starts, clean = _cuts(text, tokenizer.spans(text))
+    ends = tuple(
+        [match.end() for match in kind.finditer(text)] for kind in (_SENTENCE_END, _LINE_END)
+    )
+    pieces: list[Piece] = []
+    start = first = 0  # character and token at which the piece begins
+    while start < len(text):
+        if len(starts) - first <= piece_tokens:
+            end = len(text)
+        else:
+            end = _choose_end(starts, clean, ends, first, piece_tokens, start)
+        last = len(starts) if end == len(text) else bisect.bisect_left(starts, end, lo=first)
+        pieces.append(
+            Piece(
+                index=len(pieces),
+                start=start,
+                end=end,
+                num_tokens=last - first,
+                page=document.page_of(start),
+            )
+        )
+        start, first = end, last
+    return tuple(pieces)
+
+
+def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+    """Returns each token's first character, and whether cutting there harms nothing.
+
+    A cut is clean where no earlier token reaches over it, no combining mark follows and no line
+    end is halved.
+    """
+    starts: list[int] = []
+    clean: list[bool] = []
+    reach = 0
+    for a, b in spans:
+        start = max(starts[-1] if starts else 0, min(a, len(text) - 1))
+        char = text[start]
+        starts.append(start)
+        clean.append(
+            reach <= start
+            and not unicodedata.combining(char)
+            and char not in "\u200d\ufe0f"
+            and not (char == "\n" and text[start - 1 : start] == "\r")
+        )
+        reach = max(reach, b)
+    return starts, clean
+
+
+def _choose_end(
+    starts: Sequence[int],
+    clean: Sequence[bool],
+    ends: Sequence[Sequence[int]],
+    first: int,
+    piece_tokens: int,
+    start: int,
+) -> int:
+    """Returns the character at which a piece ends that cannot hold the rest of the text."""
+    over = first + piece_tokens  # the first token that does not fit
+    quarter = starts[first + piece_tokens - piece_tokens // 4]
+    for kind in ends:
+        best = bisect.bisect_right(kind, starts[over]) - 1
+        while best >= 0 and kind[best] > max(quarter, start):
+            token = bisect.bisect_left(starts, kind[best], lo=first)
+            if token <= over and starts[token] == kind[best] and clean[token]:
+                return kind[best]
+            best -= 1
+    for token in range(over, max(first, over - max(8, piece_tokens // 4)), -1):
+        if starts[token] > start and clean[token]:
+            return starts[token]
+    if starts[over] > start:
+        return starts[over]
+    # One character of more tokens than fit: it goes whole.
+    after = bisect.bisect_right(starts, start, lo=first)
+    return starts[after] if after < len(starts) else start + 1
+
+
+# --- Marking --------------------------------------------------------------------------------------
+
+_MARKER_LIKE = re.compile(r"<(?=/?para(?:graph)?s?(?:\b|\s*-?\d))", re.IGNORECASE)
+_CONTROL_LIKE = re.compile(
+    r"<(?="
+    r"[|｜][^<>\n]{0,64}?[|｜]>"  # <|im_end|> and the full-width kind
+    r"|/?(?:s|bos|eos|unk|pad|mask|cls|sep|sop|eop|role|think|thinking|tool_call|tool_response"
+    r"|im_start|im_end|start_of_turn|end_of_turn|start_of_image|end_of_image|end_of_utterance"
+    r"|begin_of_text|endoftext|seed:\w{1,24}|\w{2,24}_token)>"
+    r"|/?<?SYS>"
+    r"|(?:reserved|unused|extra_id|special)_?[\w ]{0,24}>"
+    r"|[|][a-z_]{1,24}>|[a-z_]{1,24}[|]>"  # <|turn> and <turn|>
+    r"|0x[0-9A-Fa-f]{2}>)"
+    r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|IMG|BOS"
+    r"|EOS|PAD|UNK|MASK|CLS|SEP|gMASK|THINK|ARGS|CALL_ID|UNUSED_TOKEN_\d{1,4})\])"
+    r"|\](?=~b\])|\[(?=e~\[)",
+    re.IGNORECASE,
+)
+
+
+def neutralise(text: str, controls: Collection[str] = ()) -> str:
+    """Breaks what looks like a marker or a control token by a space after its first character.
+
+    Args:
+        text: Text of a document, or any text from outside.
+        controls: Exact control tokens of the model at hand, beside those known by their look.
+
+    >>> neutralise("<para 3> says <|im_end|>")
+    '< para 3> says < |im_end|>'
+    """
+    text = _CONTROL_LIKE.sub(r"\g<0> ", _MARKER_LIKE.sub("< ", text))
+    exact = [c for c in controls if len(c) > 1 and c in text]
+    if exact:
+        longest_first = sorted(exact, key=len, reverse=True)
+        pattern = re.compile("|".join(map(re.escape, longest_first)))
+        text = pattern.sub(lambda m: f"{m.group()[0]} {m.group()[1:]}", text)
+    return text
+
+
+def render_piece(document: Document, piece: Piece, controls: Collection[str] = ()) -> str:
+    """Returns what a model is shown of a piece: stripped, plain line ends, neutralised."""
+    text = document.text[piece.start : piece.end].replace("\r\n", "\n").replace("\r", "\n")
+    return neutralise(text.strip(), controls)
+
+
+def mark(
+    document: Document,
+    pieces: Sequence[Piece],
+    only: Collection[int] | None = None,
+    *,
+    controls: Collection[str] = (),
+) -> str:
+    """Returns the marked view: each piece between paragraph markers, one after another.
+
+    Args:
+        document: The document.
+        pieces: Its pieces.
+        only: Indices of the pieces to show; None shows all.
+        controls: Control tokens to neutralise beside those known by their look.
+    """
+    shown = [piece for piece in pieces if only is None or piece.index in only]
+    return "\n".join(
+        f"<para {piece.index}> {render_piece(document, piece, controls)} </para {piece.index}>"
+        for piece in shown
+    )
+
+
+# --- Marks in model text --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Paragraphs that a model named."""
+
+    valid: tuple[int, ...]
+    """Ascending, each once."""
+    out_of_range: tuple[int, ...]
+    """Numbers that no piece has, ascending, each once."""
+    duplicated: tuple[int, ...]
+    """Valid numbers named more than once, ascending."""
+
+
+_NUMBER = r"-?\d{1,99}(?!\d)"
+_TO = r"[ \t]*(?:-|–|—|\.\.\.?|…|to|through|until)[ \t]*"
+_ANGLE = re.compile(
+    rf"<para(?:graph)?s?\s*(?P<a>{_NUMBER})\s*>"
+    rf"(?:{_TO}<para(?:graph)?s?\s*(?P<b>{_NUMBER})\s*>)?",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(rf"</para(?:graph)?s?\s*({_NUMBER})\s*>", re.IGNORECASE)
+_LIST = rf"#?{_NUMBER}(?:(?:\s*(?:,|;|&|and|or|\+)\s*(?:and\s+)?|{_TO})#?{_NUMBER})*"
+# Possessive: models loop on blanks, and plain `\s*` three times over is cubic in a run of them.
+_WORDY = re.compile(
+    r"\b(?:para(?:graph|s)?s?|passages?|pieces?)\.?\s*+(?:no\.|nos\.|numbers?)?\s*+:?\s*+"
+    rf"(?P<list>{_LIST})",
+    re.IGNORECASE,
+)
+_BRACKETED = re.compile(rf"\[\s*(?P<list>{_LIST})\s*\]")
+_BARE = re.compile(rf"[\s\[({{]*(?P<list>{_LIST}|{_NUMBER}(?:\s+{_NUMBER})*)[\s\])}}.]*")
+_DENIED = re.compile(r"\b(?:none|neither)\s+of\b[^.\n]*", re.IGNORECASE)
+
+
+def parse_marks(text: str, num_pieces: int) -> Marks:
+    """Reads the paragraphs that a model named.
+
+    Markers (`<para 3>`, also as a range) count first; without any, words ("paragraphs 3 and 5"),
+    then brackets ("[3]"), then a reply of bare numbers.
+
+    >>> parse_marks("I need <para 3> and <para 5>-<para 7>, not 2 more.", 7)
+    Marks(valid=(3, 5, 6), out_of_range=(7,), duplicated=())
+    """
+    text = _DENIED.sub(" ", text)
+    named = list(_angle_numbers(text, num_pieces))
+    if not named:
+        for pattern in (_WORDY, _BRACKETED):
+            named = [
+                number
+                for match in pattern.finditer(text)
+                for number in _listed(match["list"], num_pieces)
+            ]
+            if named:
+                break
+    if not named and (match := _BARE.fullmatch(text)):
+        named = list(_listed(match["list"], num_pieces))
+    counts = Counter(named)
+    valid = sorted(n for n in counts if 0 <= n < num_pieces)
+    return Marks(
+        valid=tuple(valid),
+        out_of_range=tuple(sorted(n for n in counts if not 0 <= n < num_pieces)),
+        duplicated=tuple(n for n in valid if counts[n] > 1),
+    )
+
+
+def render_marks(indices: Iterable[int]) -> str:
+    """Writes paragraphs as a model is taught to name them.
+
+    >>> render_marks([3, 7])
+    '<para 3> <para 7>'
+    """
+    return " ".join(f"<para {index}>" for index in indices) or NO_MARKS
+
+
+def _angle_numbers(text: str, num_pieces: int) -> Iterator[int]:
+    opened = set()
+    for match in _ANGLE.finditer(text):
+        for number in _range(int(match["a"]), int(match["b"] or match["a"]), num_pieces):
+            opened.add(number)
+            yield number
+    # A closing marker repeats its opening one; alone, it still names a paragraph.
+    for match in _CLOSING.finditer(text):
+        if (number := int(match[1])) not in opened:
+            opened.add(number)
+            yield number
+
+
+def _listed(listed: str, num_pieces: int) -> Iterator[int]:
+    between = re.compile(rf"#?(?P<a>{_NUMBER})(?:{_TO}#?(?P<b>\d{{1,99}}(?!\d)))?", re.IGNORECASE)
+    for match in between.finditer(listed):
+        yield from _range(int(match["a"]), int(match["b"] or match["a"]), num_pieces)
+
+
+def _range(first: int, last: int, num_pieces: int) -> Iterator[int]:
+    """Yields first..last; of the numbers that no piece has, only the two ends."""
+    if first > last:
+        yield from (first, last)
+        return
+    if first < 0 or first >= num_pieces:
+        yield first
+    yield from range(max(first, 0), min(last, num_pieces - 1) + 1)
+    if last != first and last >= num_pieces:
+        yield last

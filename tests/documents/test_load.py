@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from agenticlu.core.errors import DocumentError
+from agenticlu.core.records import Document
+from agenticlu.documents import (
+    load_document,
+    split,
+)
+from agenticlu.documents.tokens import ApproximateTokenizer
+
+# --- Making files ---------------------------------------------------------------------------------
+
+
+def pdf(pages: list[str], *, trailer: str = "", encrypt: bytes | None = None) -> bytes:
+    """Writes a PDF by hand: one line of Helvetica per text line, no text where it is empty."""
+    objects: list[bytes] = [b"<< /Type /Catalog /Pages 2 0 R >>"]
+    kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
+    objects.append(f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>".encode())
+    objects.append(b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+    for i, text in enumerate(pages):
+        shown = "".join(f"({line}) Tj T* " for line in text.split("\n") if line)
+        stream = f"BT /F1 12 Tf 14 TL 72 720 Td {shown}ET".encode("latin-1") if text else b""
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {5 + 2 * i} 0 R "
+            "/Resources << /Font << /F1 3 0 R >> >> >>".encode()
+        )
+        objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
+    if encrypt is not None:
+        objects.append(encrypt)
+        trailer += f" /Encrypt {len(objects)} 0 R /ID [<{'00' * 16}> <{'00' * 16}>]"
+    out = io.BytesIO()
+    out.write(b"%PDF-1.4\n")
+    offsets = []
+    for number, body in enumerate(objects, start=1):
+        offsets.append(out.tell())
+        out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
+    start = out.tell()
+    out.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
+    out.write(b"".join(b"%010d 00000 n \n" % offset for offset in offsets))
+    size = len(objects) + 1
+    out.write(f"trailer\n<< /Size {size} /Root 1 0 R {trailer} >>\nstartxref\n{start}\n".encode())
+    out.write(b"%%EOF\n")
+    return out.getvalue()
+
+
+def encryption(password: bytes) -> bytes:
+    """The standard handler's dictionary, revision 2 (40 bit RC4), for a user password."""
+    pad = bytes.fromhex("28BF4E5E4E758A4164004E56FFFA01082E2E00B6D0683E802F0CA9FE6453697A")
+
+    def rc4(key: bytes, data: bytes) -> bytes:
+        state, j = list(range(256)), 0
+        for i in range(256):
+            j = (j + state[i] + key[i % len(key)]) % 256
+            state[i], state[j] = state[j], state[i]
+        i = j = 0
+        out = bytearray()
+        for byte in data:
+            i = (i + 1) % 256
+            j = (j + state[i]) % 256
+            state[i], state[j] = state[j], state[i]
+            out.append(byte ^ state[(state[i] + state[j]) % 256])
+        return bytes(out)
+
+    padded = (password + pad)[:32]
+    owner = rc4(hashlib.md5(padded).digest()[:5], padded)
+    permissions = (-4).to_bytes(4, "little", signed=True)
+    key = hashlib.md5(padded + owner + permissions + bytes(16)).digest()[:5]
+    user = rc4(key, pad)
+    return f"<< /Filter /Standard /V 1 /R 2 /P -4 /O <{owner.hex()}> /U <{user.hex()}> >>".encode()
+
+
+def zipped(files: dict[str, str]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+Write = Callable[[str, bytes | str], str]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def written(name: str, content: bytes | str) -> str:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return str(path)
+
+    return written
+
+
+# --- Loading --------------------------------------------------------------------------------------
+
+
+def test_text_is_kept_to_the_character(write: Write) -> None:
+    text = "First line.\r\n\r\nSecond — línea.\tEnd \n"
+    document = load_document(write("a.txt", text))
+    assert document.text == text
+    assert document.pages == ()
+    assert document.id == Document.of(text, "elsewhere").id
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks(write: Write, encoding: str) -> None:
+    assert load_document(write("a.txt", "Ada é".encode(encoding))).text == "Ada é"
+
+
+def test_markdown_keeps_its_text_and_gives_a_title(write: Write) -> None:
+    text = "intro\n\n## The *lamp* of Vell ##\n\n- one\n"
+    document = load_document(write("a.md", text))
+    assert document.text == text
+    assert document.title == "The *lamp* of Vell"
+
+
+def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stdin:
+        buffer = io.BytesIO(b"<!DOCTYPE html><p>Ada &amp; Bo</p>")
+
+    monkeypatch.setattr("sys.stdin", Stdin)
+    document = load_document("-")
+    assert document.text == "Ada & Bo\n"
+    assert document.source == "-"
+
+
+PAGE = """<!DOCTYPE html><html><head><title>Vell  today</title><style>p {color: red}</style>
+<script>var secret = "x";</script></head><body>
+<nav><a href="/">Home</a></nav><header><h1>The news</h1></header>
+<div class="ad" hidden>Buy!</div><span style="display: none">IGNORE ALL</span>
+<article><h2>Lamps</h2><p>Ada has a <b>red</b>
+   lamp.<br>It glows.</p><ul><li>one</li><li>two <i>halves</i></li></ul>
+<pre>a  b
+ c</pre><table><tr><th>Who</th><th>What</th></tr><tr><td>Ada</td><td>lamp</td></tr></table>
+<noscript>no</noscript><!-- a comment --></article><footer>(c) nobody</footer></body></html>"""
+
+
+def test_html_keeps_main_text_headings_and_blocks(write: Write) -> None:
+    document = load_document(write("a.html", PAGE))
+    assert document.title == "Vell today"
+    assert document.text == (
+        "## Lamps\n\nAda has a red lamp.\nIt glows.\n\n- one\n- two halves\n\n"
+        "a  b\n c\n\nWho | What\nAda | lamp\n"
+    )
+
+
+def test_html_without_an_article_keeps_the_page(write: Write) -> None:
+    page = PAGE.replace("article", "section")
+    text = load_document(write("a.htm", page)).text
+    assert text.startswith("# The news\n\n## Lamps")
+    for dropped in ("Home", "nobody", "secret", "Buy", "IGNORE", "comment", "color"):
+        assert dropped not in text
+
+
+def test_html_nested_deeper_than_recursion_allows(write: Write) -> None:
+    depth = 5000
+    page = "<html><body>" + "<div>" * depth + "deep" + "</div>" * depth
+    assert load_document(write("a.html", page)).text == "deep\n"
+
+
+def test_html_with_a_declared_charset(write: Write) -> None:
+    page = '<html><head><meta charset="iso-8859-1"></head><body><p>Zoé’s</p></body></html>'
+    assert load_document(write("a.html", page.encode("cp1252"))).text == "Zoé’s\n"
+
+
+PAGES = {
+    "list numbers": (
+        "<ol><li>Open it.</li><li>Wait.<ul><li>Long.</li></ul></li><li value=7>Close it.</li></ol>",
+        "1. Open it.\n2. Wait.\n   - Long.\n7. Close it.\n",
+    ),
+    "list start": ("<ol start=3><li>c</li><li>d</li></ol>", "3. c\n4. d\n"),
+    "items without a list": ("<p>one<li>two<li>three", "one\n- two\n  - three\n"),
+    "superscripts": (
+        "<p>10<sup>6</sup>, 1998<sup>2</sup>, 1<sup>st</sup>, so<sup>[3]</sup></p>",
+        "10^6, 1998^2, 1st, so[3]\n",
+    ),
+    "cells of paragraphs": (
+        "<table><caption>Trees</caption><tr><td><p>Oak</p></td><td><p>12</p></td></tr>"
+        "<tr><td><div>Elm</div></td><td></td></tr></table>",
+        "Trees\n\nOak | 12\nElm |\n",
+    ),
+    "a table for layout": (
+        "<table><tr><td><h1>News</h1><p>one</p></td><td>"
+        "<table><tr><td>a</td><td>b</td></tr></table></td></tr></table>",
+        "# News\n\none\n\na | b\n",
+    ),
+    "notes and headings": (
+        "<section><header><h2>The Weir</h2></header><p>Old.</p></section>"
+        "<aside role='doc-footnote'>Paid.</aside><aside>Advert</aside>",
+        "## The Weir\n\nOld.\n\nPaid.\n",
+    ),
+    "markup is no text": (
+        "<p>The <b>fee</b> is <code>41</code> <a href='u'>crowns</a>, a_b * c.<!-- x --><?php y ?>",
+        "The fee is 41 crowns, a_b * c.\n",
+    ),
+    "words do not grow together": (
+        "<div>a</div>b<div>c</div><figure>d</figure>e<details><summary>f</summary>g</details>",
+        "a\n\nb\n\nc\n\nd\n\ne\n\nf\n\ng\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_html_structure(write: Write, name: str) -> None:
+    page, text = PAGES[name]
+    assert load_document(write("a.html", f"<html><body>{page}</body></html>")).text == text
+
+
+@pytest.mark.parametrize(
+    ("label", "text", "codec"),
+    [
+        ("gb2312", "朱镕基", "gbk"),
+        ("Shift_JIS", "①価格は41円", "cp932"),
+        ("x-sjis", "価格は41円", "cp932"),
+        ("utf-16", "Café costs 41", "utf-8"),
+        ("windows-1252", "Café costs 41", "cp1252"),
+    ],
+)
+def test_charset_labels_mean_what_browsers_take_them_for(write, label, text, codec) -> None:
+    page = f"<html><head><meta charset='{label}'></head><body><p>{text}</p></body></html>"
+    assert load_document(write("a.html", page.encode(codec))).text == f"{text}\n"
+
+
+def test_pdf_pages_are_spans(write: Write) -> None:
+    document = load_document(write("a.pdf", pdf(["Ada lives\nin Vell.", "", "Bo has a lamp."])))
+    assert [page.number for page in document.pages] == [1, 2, 3]
+    texts = [document.text[page.start : page.end].split() for page in document.pages]
+    assert [" ".join(words) for words in texts] == [
+        "Ada lives in Vell.",
+        "",
+        "Bo has a lamp.",
+    ]
+    assert document.pages[-1].end == len(document.text)
+    for before, after in pairwise(document.pages):
+        assert before.end == after.start
+    assert document.page_of(document.text.index("Bo")) == 3
+    pieces = split(document, ApproximateTokenizer(), 8)
+    assert pieces[0].page == 1
+    assert pieces[-1].page == 3
+
+
+def test_docx(write: Write) -> None:
+    w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    body = (
+        '<w:p><w:pPr><w:pStyle w:val="Heading1"/></w:pPr><w:r><w:t>Lamps</w:t></w:r></w:p>'
+        "<w:p><w:r><w:t>Ada </w:t></w:r><w:r><w:t>has one.</w:t></w:r></w:p>"
+        "<w:tbl><w:tr><w:tc><w:p><w:r><w:t>a</w:t></w:r></w:p></w:tc>"
+        "<w:tc><w:p><w:r><w:t>b</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
+    )
+    xml = f"<w:document {w}><w:body>{body}</w:body></w:document>"
+    document = load_document(write("a.docx", zipped({"word/document.xml": xml})))
+    assert document.text == "# Lamps\n\nAda has one.\n\na | b\n"
+    assert document.title == "Lamps"
+
+
+W = (
+    'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+    'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006" '
+    'xmlns:v="urn:schemas-microsoft-com:vml"'
+)
+RELATIONSHIPS = (
+    '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
+    '<Relationship Id="r" Target="word/document2.xml" Type="http://schemas.openxmlformats.org/'
+    'officeDocument/2006/relationships/officeDocument"/></Relationships>'
+)
+DOCX = {
+    "hyphens and superscripts": (
+        "<w:p><w:r><w:t>pages 3</w:t><w:noBreakHyphen/><w:t>9, 10</w:t></w:r><w:r><w:rPr>"
+        '<w:vertAlign w:val="superscript"/></w:rPr><w:t>6</w:t></w:r></w:p>',
+        "pages 3\u20119, 10^6\n",
+    ),
+    "line breaks and changes": (
+        "<w:p><w:r><w:t>a</w:t><w:br/><w:t>b</w:t></w:r><w:del><w:r><w:delText>c</w:delText></w:r>"
+        "</w:del><w:ins><w:r><w:t>d</w:t></w:r></w:ins></w:p>",
+        "a\nbd\n",
+    ),
+    "a text box, written twice": (
+        "<w:p><w:r><w:t>Anchor.</w:t></w:r><w:r><mc:AlternateContent><mc:Choice Requires='wps'>"
+        "<w:drawing><w:t>Box.</w:t></w:drawing></mc:Choice><mc:Fallback><w:pict><v:textbox>"
+        "<w:txbxContent><w:p><w:r><w:t>Box.</w:t></w:r></w:p></w:txbxContent></v:textbox></w:pict>"
+        "</mc:Fallback></mc:AlternateContent></w:r></w:p>",
+        "Anchor.\n\nBox.\n",
+    ),
+    "a footnote": (
+        "<w:p><w:r><w:t>Old.</w:t></w:r><w:r><w:footnoteReference w:id='2'/></w:r></w:p>",
+        "Old.[1]\n\n1. Paid by Mara.\n",
+    ),
+}
+FOOTNOTES = (
+    f"<w:footnotes {W}><w:footnote w:id='2'><w:p><w:r><w:t>Paid by Mara.</w:t></w:r></w:p>"
+    "</w:footnote></w:footnotes>"
+)
+
+
+@pytest.mark.parametrize("name", DOCX)
+def test_docx_structure(write: Write, name: str) -> None:
+    body, text = DOCX[name]
+    xml = f"<w:document {W}><w:body>{body}</w:body></w:document>"
+    for part, rels in (("document", ""), ("document2", RELATIONSHIPS)):
+        files = {f"word/{part}.xml": xml, "word/footnotes.xml": FOOTNOTES}
+        files |= {"_rels/.rels": rels} if rels else {}
+        assert load_document(write("a.docx", zipped(files))).text == text
+
+
+def test_epub_in_reading_order(write: Write) -> None:
+    files = {
+        "META-INF/container.xml": '<container xmlns="urn:x"><rootfiles>'
+        '<rootfile full-path="OPS/book.opf"/></rootfiles></container>',
+        "OPS/book.opf": '<package xmlns="urn:y" xmlns:dc="urn:dc"><metadata>'
+        "<dc:title>Two</dc:title></metadata><manifest>"
+        '<item id="b" href="b%20b.xhtml"/><item id="a" href="../a.xhtml"/></manifest>'
+        '<spine><itemref idref="a"/><itemref idref="b"/></spine></package>',
+        "a.xhtml": "<html><body><h1>One</h1><p>first</p></body></html>",
+        "OPS/b b.xhtml": "<html><body><p>second</p></body></html>",
+    }
+    document = load_document(write("a.epub", zipped(files)))
+    assert document.text == "# One\n\nfirst\n\nsecond\n"
+    assert document.title == "Two"
+
+
+BROKEN_PDF = b"%PDF-1.4\nnothing that follows is a PDF"
+REFUSED: list[tuple[str, str, bytes, str]] = [
+    ("empty", "a.txt", b"", "is empty"),
+    ("white space", "a.txt", b" \n\t\n", "is empty"),
+    ("binary", "a.txt", bytes(range(256)) * 4, "binary"),
+    ("picture", "a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "an image"),
+    ("old office", "a.doc", b"\xd0\xcf\x11\xe0\x00\x00", "save it as docx"),
+    ("latin-1", "a.txt", "Zoé".encode("latin-1"), "byte 2 is 0xe9"),
+    ("cut UTF-8", "a.md", "Zoé".encode()[:-1], "byte 2 is 0xc3"),
+    ("bad UTF-16", "a.txt", b"\xff\xfeA\x00\x00", "UTF-16-LE: byte 4"),
+    ("unknown charset", "a.html", b"<html><meta charset=klingon>a", "klingon"),
+    ("html of scripts", "a.html", b"<html><script>a</script></html>", "contains no text"),
+    ("pdf of pictures", "a.pdf", pdf(["", ""]), "no text layer"),
+    ("pdf with password", "a.pdf", pdf(["x"], encrypt=encryption(b"pw")), "encrypted"),
+    ("broken pdf", "a.pdf", BROKEN_PDF, "broken"),
+    ("no pdf at all", "a.pdf", b"just text", "broken"),
+    ("zip", "a.zip", zipped({"a.txt": "a"}), "neither docx nor epub"),
+    ("broken docx", "a.docx", zipped({"word/document.xml": "<w"}), "broken"),
+    ("torn zip", "a.docx", zipped({"word/document.xml": "<w/>"})[:40], "broken"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED]
+)
+def test_refused_documents_say_why(write: Write, name: str, content: bytes, message: str) -> None:
+    path = write(name, content)
+    with pytest.raises(DocumentError, match=message) as caught:
+        load_document(path)
+    assert name in caught.value.message
+    assert caught.value.exit_code == 4
+
+
+def test_missing_folder_address(tmp_path: Path, write: Write) -> None:
+    write("report.txt", "a")
+    with pytest.raises(DocumentError, match="does not exist") as caught:
+        load_document(str(tmp_path / "reprot.txt"))
+    assert "report.txt" in str(caught.value.hint)
+    with pytest.raises(DocumentError, match="is a directory"):
+        load_document(str(tmp_path))
+    with pytest.raises(DocumentError, match="is a URL"):
+        load_document("https://example.org/a.html")
+    with pytest.raises(DocumentError):
+        load_document("a\x00b")
