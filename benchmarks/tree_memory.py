@@ -94,7 +94,7 @@ def measure(prefix: int, vocabulary: int, supervised: int, full: bool) -> dict[s
     with os.fdopen(read) as pipe:
         grown = int(json.loads(pipe.read()))
     os.waitpid(child, 0)
-    shape = ModelShape.of(build_model(vocabulary).config)
+    shape = ModelShape.from_config(build_model(vocabulary).config)
     settings = MemorySettings(4, 4, 1, 1, edge_chunk=512)
     table = memory_table(shape, plan.num_rows, len(plan.sources_E), settings)
     predicted = sum(

@@ -27,9 +27,9 @@ import torch
 
 from agenticlu.training import attention as attention
 from agenticlu.training.budget import ModelShape
-from agenticlu.training.losses import Pairs, dpo_edge_weights, sft_edge_weights, trace_sums
+from agenticlu.training.losses import dpo_edge_weights, sft_edge_weights, trace_sums
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.trie import TriePlan, build_plan
+from agenticlu.training.trie import Pairs, TriePlan, build_plan
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def run_case(case: Case, repeats: int) -> dict[str, Any]:
     """Returns one line of the table."""
     model = build_model(case.vocabulary)
     side = Side(case, EdgeModel(model))
-    ratios = bound_of(case, side, ModelShape.of(model.config))
+    ratios = bound_of(case, side, ModelShape.from_config(model.config))
     trie_s = seconds(side.trie, repeats + 1)  # one more: the first run also warms caches
     separate_s = seconds(side.separate, max(repeats - 1, 1))
     return {

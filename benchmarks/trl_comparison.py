@@ -131,7 +131,7 @@ def theirs(stage: str, rows: Path, model: Path, out: Path, steps: int) -> dict[s
         "output_dir": str(out), "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": len(loaded), "max_steps": steps, "learning_rate": 1e-5,
         "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "adam_beta2": 0.95,
-        "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "max_length": None,
+        "bf16": False, "activation_checkpointing": False, "use_cpu": True, "max_length": None,
         "report_to": [], "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
     }  # fmt: skip
     weights = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

@@ -3,8 +3,8 @@
 # attention. Nothing is shared between the traces of a document there. Needs `pip install openrlhf`
 # and GPUs; not run by us. The rows are read as they are: prompt, chosen and rejected are lists of
 # messages. OpenRLHF cuts the reply by the length of the prompt's text, so the chat template must
-# only append; `agenticlu.training.interchange.openrlhf_pair` checks that, and so does training
-# with agenticlu. DPO starts from the SFT result here, unlike in the published script.
+# only append (training with agenticlu checks that it does). DPO starts from the SFT result here,
+# unlike in the published script.
 #
 #   DATA=my-data OUT=my-run runs/train_openrlhf.sh
 set -euo pipefail

@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.core.errors import StoreError
-from agenticlu.core.progress import MetricsWriter, Progress, read_metrics
+from agenticlu.core.errors import MissingDependencyError, StoreError
+from agenticlu.core.progress import (
+    MetricsWriter,
+    Progress,
+    keep_metrics,
+    open_mirrors,
+    read_metrics,
+)
 
 
 class Clock:
@@ -97,6 +103,39 @@ def test_a_torn_line_is_ended_and_skipped(tmp_path: Path) -> None:
         assert [row["step"] for row in read_metrics(path)] == [1, 3]
 
 
-def test_a_metrics_file_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be opened"):
+def test_a_metrics_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Cannot open"):
         MetricsWriter(tmp_path / "nowhere" / "metrics.jsonl")
+
+
+def test_a_resumed_job_estimates_from_what_it_did_itself() -> None:
+    clock, out = Clock(), io.StringIO()
+    with Progress("steps", 100, done=80, stream=out, clock=clock) as progress:
+        clock.now += 20
+        progress.advance(10)
+    assert out.getvalue().splitlines()[:2] == [
+        "steps: 80/100, 0 s", "steps: 90/100, 20 s, about 20 s left",
+    ]  # fmt: skip
+
+
+def test_lines_after_a_resume_point_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    keep_metrics(path, lambda event: True)
+    assert not path.exists()
+    with MetricsWriter(path) as metrics:
+        for step in range(4):
+            metrics.write(event="step", step=step, note="é")
+    keep_metrics(path, lambda event: event["step"] <= 1)
+    assert [event["step"] for event in read_metrics(path)] == [0, 1]
+
+
+def test_mirrors_receive_the_numbers_of_steps(tmp_path: Path) -> None:
+    seen = []
+    mirrors = [lambda values, step: seen.append((step, dict(values)))]
+    with MetricsWriter(tmp_path / "metrics.jsonl", mirrors=mirrors) as metrics:
+        metrics.write(event="step", step=3, loss=0.5, kernel="cpu")
+        metrics.write(event="end", total_s=1.0)
+    assert seen == [(3, {"step/loss": 0.5})]
+    with pytest.raises(MissingDependencyError, match="no_such_tracker") as caught:
+        open_mirrors(["no_such_tracker"], tmp_path, {})
+    assert caught.value.hint == "pip install no_such_tracker"

@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from agenticlu.attention.kernels import load_kernel
 from agenticlu.training.attention import forward_rectangles, tree_attention
-from agenticlu.training.parallel import MODES, Exchange, clip, rows_in, start_ranks, stop_ranks
+from agenticlu.training.context import MODES, Exchange, clip, rows_in
+from agenticlu.training.parallel import start_ranks, stop_ranks
 from agenticlu.training.trie import build_plan, count_pairs
 
 spec = importlib.util.spec_from_file_location("shared", Path(__file__).with_name("conftest.py"))

@@ -69,7 +69,7 @@ def test_a_run_that_cannot_fit_is_refused(rows, model_folder, tmp_path, monkeypa
     monkeypatch.setattr(loop, "available_memory", lambda device, world: int(needed) - 1000)
     with pytest.raises(TrainingError, match=r"needs about .* GiB of the 0\.0 GiB") as caught:
         call("sft", rows, "--model", model_folder, "--out", tmp_path / "x", *QUICK)
-    assert "This would do: --checkpointing full" in (caught.value.hint or "")
+    assert "This would fit: --checkpointing full" in (caught.value.hint or "")
 
 
 def test_misspelt_settings_and_missing_data(rows, model_folder, tmp_path) -> None:

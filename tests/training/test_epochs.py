@@ -13,8 +13,8 @@ from made_trees import asked, make_run, node, story, tree
 from agenticlu.data.build import build_dataset
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.search.store import Store
-from agenticlu.training.encode import Encoder, Unit, group_by_document, load_units
-from agenticlu.training.sampler import build_epoch
+from agenticlu.training.encode import Encoder, Unit, load_units
+from agenticlu.training.trie import build_epoch, group_by_document
 
 
 @pytest.fixture(scope="module")

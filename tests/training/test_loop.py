@@ -15,12 +15,11 @@ from safetensors.torch import load_file
 
 from agenticlu.core.errors import MissingDependencyError, ModelNotFoundError, TrainingError
 from agenticlu.training import checkpoint
+from agenticlu.training.checkpoint import ReferenceStore, check_same_run, hash_units
 from agenticlu.training.config import resolve_config
-from agenticlu.training.folder import check_same_run, hash_units
 from agenticlu.training.loop import Run, train
 from agenticlu.training.model import resolve_model
 from agenticlu.training.parallel import stop_ranks
-from agenticlu.training.reference import ReferenceStore
 
 QUICK = {
     "precision": "fp32", "lr": 1e-2, "batch": 4, "traces_per_trie": 4, "epochs": 2, "threads": 1,
@@ -193,7 +192,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
         return original(*args, **kwargs)
 
     monkeypatch.setattr(checkpoint.saver, "save", save)
-    with pytest.raises(TrainingError, match=r"No space left.*step 2 stays") as caught:
+    with pytest.raises(TrainingError, match=r"No space left.*step 2 remains") as caught:
         train(config)
     assert caught.value.exit_code == 8
     kept = [path.name for path in (out / "checkpoints").iterdir()]
@@ -221,7 +220,7 @@ def test_a_checkpoint_of_another_run_is_refused(
     run.load_rows()
     manifest = json.loads((out / "checkpoints" / "step-2" / "manifest.json").read_text())
     facts = {**manifest, "data_hash": hash_units(run.units)}
-    with pytest.raises(TrainingError, match=r"are not those the checkpoint"):
+    with pytest.raises(TrainingError, match=r"trained on other rows"):
         check_same_run(manifest, facts, out)
     check_same_run(manifest, manifest, out)
 
@@ -251,18 +250,18 @@ def test_reference_is_computed_once_and_found_by_hash(sft, rows, tmp_path, monke
     run.load_rows()
     run.load_model()
     run.load_reference()
-    store = run.reference
+    store = run.runner.reference
     assert store.computed == len(store) > 0
     assert all(path.stat().st_size > 0 for path in store.folder.iterdir())
     again = Run(config.model_copy(update={"traces_per_trie": 1}))
     again.load_rows()
     again.load_model()
     again.load_reference()
-    assert again.reference.computed == 0
+    assert again.runner.reference.computed == 0
     digests = [trace.digest() for unit in again.units for trace in unit.traces]
-    stored = again.reference.sums(digests)
-    assert again.reference.hits == len(digests)
-    alone = [again.trie_of([number]) for number in range(len(again.units))]
+    stored = again.runner.reference.sums(digests)
+    assert again.runner.reference.hits == len(digests)
+    alone = [again.build_trie([number]) for number in range(len(again.units))]
     with torch.no_grad():
         online = np.concatenate([
             np.bincount(t.plan.trace_of_K, again.edges.run(t.plan, "cpu").numpy()[t.plan.edge_of_K])
@@ -271,7 +270,7 @@ def test_reference_is_computed_once_and_found_by_hash(sft, rows, tmp_path, monke
     assert np.abs(stored - online).max() < 1e-12 * np.abs(online).max() * 100
     unit = again.units[0].traces[0]
     moved = type(unit)(unit.pieces, ((unit.spans[0][0] + 1, unit.spans[0][1]),))
-    assert again.reference.missing([unit.digest(), moved.digest()]) == [1]
+    assert again.runner.reference.missing([unit.digest(), moved.digest()]) == [1]
 
 
 def test_a_torn_reference_record_is_computed_again(tmp_path) -> None:

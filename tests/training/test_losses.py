@@ -9,7 +9,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from agenticlu.training.losses import (
-    Pairs,
     dpo_edge_weights,
     edge_logprobs,
     learning_rate,
@@ -17,7 +16,7 @@ from agenticlu.training.losses import (
     sft_edge_weights,
     trace_sums,
 )
-from agenticlu.training.trie import build_plan
+from agenticlu.training.trie import Pairs, build_plan
 
 
 class LargestTensor(TorchDispatchMode):

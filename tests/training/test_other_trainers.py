@@ -7,7 +7,6 @@ import json
 import pytest
 
 from agenticlu.training.encode import Encoder, load_units
-from agenticlu.training.interchange import openrlhf_pair
 
 
 def test_rows_load_in_trl_with_our_ids(rows, model_folder, tokenizer, tmp_path) -> None:
@@ -21,7 +20,7 @@ def test_rows_load_in_trl_with_our_ids(rows, model_folder, tokenizer, tmp_path) 
         cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     settings = DPOConfig(
-        output_dir=str(tmp_path / "out"), bf16=False, gradient_checkpointing=False, use_cpu=True,
+        output_dir=str(tmp_path / "out"), bf16=False, activation_checkpointing=False, use_cpu=True,
         max_length=None, report_to=[],
     )  # fmt: skip
     trainer = DPOTrainer(
@@ -39,12 +38,19 @@ def test_rows_load_in_trl_with_our_ids(rows, model_folder, tokenizer, tmp_path) 
             assert len(row["prompt_ids"]) == trace.spans[0][0]
 
 
+def cut_as_openrlhf(tokenizer, prompt, reply) -> tuple[str, str]:
+    """Cuts a row as OpenRLHF's --apply_chat_template does: by the length of the prompt's text."""
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template([*prompt, *reply], tokenize=False)
+    assert whole.startswith(text), "the template is not prefix-stable"
+    return text, whole[len(text) :]
+
+
 def test_rows_become_openrlhfs_format(rows, tokenizer) -> None:
     line = (rows / "preference" / "train.jsonl").read_text().splitlines()[0]
     row = json.loads(line)
-    prompt, chosen, rejected = openrlhf_pair(
-        tokenizer, row["prompt"], row["chosen"], row["rejected"]
-    )
+    prompt, chosen = cut_as_openrlhf(tokenizer, row["prompt"], row["chosen"])
+    _, rejected = cut_as_openrlhf(tokenizer, row["prompt"], row["rejected"])
     units, _ = load_units(rows, Encoder(tokenizer), "dpo", "train", max_tokens=4000)
     for text, trace in zip((chosen, rejected), units[0].traces, strict=True):
         ids = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]

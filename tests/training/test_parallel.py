@@ -17,14 +17,9 @@ from safetensors.torch import load_file
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.checkpoint import Checkpoints
 from agenticlu.training.config import resolve_config
+from agenticlu.training.context import assign_rows, check_heads, clip, rows_in
 from agenticlu.training.loop import Run, train
-from agenticlu.training.parallel import (
-    check_heads,
-    clip,
-    own_ranges,
-    rows_in,
-    start_ranks,
-)
+from agenticlu.training.parallel import start_ranks
 from agenticlu.training.trie import build_plan, count_pairs
 
 SCRIPT = Path(__file__).with_name("rank_script.py")
@@ -216,7 +211,7 @@ def test_every_rank_gets_about_the_same_area() -> None:
         root = np.arange(128 * world)
         traces = [np.concatenate((root, [n, *range(n, n + 9)])) for n in range(3000, 3000 + 16)]
         plan = build_plan(traces, [np.zeros(len(t), bool) for t in traces])
-        areas = [sum(map(count_pairs, clip(plan.rectangles, r))) for r in own_ranges(plan, world)]
+        areas = [sum(map(count_pairs, clip(plan.rectangles, r))) for r in assign_rows(plan, world)]
         assert sum(areas) == plan.area
         assert max(areas) / (plan.area / world) <= 1.05
     bare = build_plan([np.arange(512)], [np.zeros(512, bool)])
@@ -231,7 +226,7 @@ def test_small_and_odd_tries_are_dealt_out(tries, world) -> None:
     for seed in range(10):
         sample = tries(seed)
         plan = build_plan(sample.traces, sample.masks)
-        ranges = own_ranges(plan, world)
+        ranges = assign_rows(plan, world)
         assert all(ranges)
         rows = np.concatenate([rows_in(r) for r in ranges])
         assert np.array_equal(np.sort(rows), np.arange(plan.num_rows))
@@ -243,7 +238,7 @@ def test_worlds_that_do_not_fit_are_refused(monkeypatch) -> None:
     check_heads("ulysses", 8, 32, 8)
     check_heads("ulysses", 16, 32, 8)
     check_heads("ring", 3, 32, 8)
-    with pytest.raises(TrainingError, match=r"32 query and 8 key heads to 3 ranks") as caught:
+    with pytest.raises(TrainingError, match=r"32 query and 8 key heads among 3 ranks") as caught:
         check_heads("ulysses", 3, 32, 8)
     assert "2 or 4 or 8" in (caught.value.hint or "")
     monkeypatch.setenv("WORLD_SIZE", "6")

@@ -1,44 +1,50 @@
-"""Progress: a bar for people, plain lines where there is no terminal, JSON lines for machines."""
+"""Progress of a job: a bar or plain lines on stderr for people, metrics.jsonl for machines."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from agenticlu.core.errors import StoreError
+from agenticlu.core.errors import MissingDependencyError, StoreError
+from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.rows import load_rows
 
 if TYPE_CHECKING:
     import rich.progress
 
 PLAIN_INTERVAL_S = 10.0
-"""Least seconds between two plain lines."""
+"""Shortest time between two plain lines."""
+Mirror = Callable[[Mapping[str, float], int], object]
+"""Another place for the numbers of a step, such as TensorBoard: called with values and step."""
 
 
 class MetricsWriter:
-    """Appends one JSON object a line; units stand in the keys, as in `elapsed_s`.
+    """Appends one JSON object per line; keys name their units, as in `elapsed_s`.
 
-    Every line is one write to a file opened for appending, so that a reader meets whole lines and
-    a kill loses at most the line in flight. Numbers that are not finite become null.
+    Every line is a single write to a file opened for appending: readers see whole lines, and a
+    kill loses at most the line being written. Numbers that are not finite become null.
 
     Args:
         path: The file; its folder must exist. A torn last line is ended first.
+        mirrors: Also receive the numbers of each line that has a `step`, keyed `event/name`.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, mirrors: Sequence[Mirror] = ()) -> None:
         self.path = Path(path)
+        self._mirrors = mirrors
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise StoreError(
-                f"The metrics file {str(path)!r} cannot be opened: {error.strerror}."
+                f"Cannot open the metrics file {str(path)!r}: {error.strerror}."
             ) from error
         size = os.lseek(self._file, 0, os.SEEK_END)
         if size and os.pread(self._file, 1, size - 1) != b"\n":
@@ -51,9 +57,18 @@ class MetricsWriter:
             os.write(self._file, line.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise StoreError(
-                f"Metrics cannot be written to {str(self.path)!r}: {error.strerror}.",
+                f"Cannot write metrics to {str(self.path)!r}: {error.strerror}.",
                 hint="Free some space, then run the same command again.",
             ) from error
+        step = values.get("step")
+        if self._mirrors and isinstance(step, int):
+            numbers = {
+                f"{values.get('event', 'metrics')}/{key}": float(value)
+                for key, value in values.items()
+                if isinstance(value, int | float) and key != "step"
+            }
+            for mirror in self._mirrors:
+                mirror(numbers, step)
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
@@ -70,23 +85,67 @@ class MetricsWriter:
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yields the objects of a metrics file; a torn line is skipped with a warning."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                if line.strip():
-                    warnings.warn(f"{path}: line {number} is torn, skipped", stacklevel=2)
-                continue
-            if isinstance(value, dict):
-                yield value
+    return load_rows(path, error=StoreError, skip_torn=True)
+
+
+def keep_metrics(path: str | Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Rewrites a metrics file without the lines for which `keep` is false; none need exist."""
+    if Path(path).exists():
+        kept = [
+            json.dumps(value, ensure_ascii=False) for value in read_metrics(path) if keep(value)
+        ]
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
+
+
+def open_mirrors(names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> list[Mirror]:
+    """Opens experiment trackers: tensorboard, or any module with wandb's `init` and `log`.
+
+    Args:
+        names: Which ones.
+        folder: Where they keep their files.
+        settings: The job's settings, recorded with it.
+
+    Raises:
+        MissingDependencyError: One is not installed.
+    """
+    mirrors: list[Mirror] = []
+    for name in names:
+        try:
+            if name == "tensorboard":
+                mirrors.append(_open_tensorboard(folder))
+            else:
+                mirrors.append(_open_tracker(name, folder, settings))
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"Logging to {name} needs the package {name!r}, which is not installed.",
+                hint=f"pip install {name}",
+            ) from error
+    return mirrors
+
+
+def _open_tensorboard(folder: Path) -> Mirror:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+
+    def mirror(values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            writer.add_scalar(key, value, step)
+
+    return mirror
+
+
+def _open_tracker(name: str, folder: Path, settings: Mapping[str, Any]) -> Mirror:
+    tracker: Any = importlib.import_module(name)
+    tracker.init(project="agenticlu", dir=str(folder), config=dict(settings))
+    return lambda values, step: tracker.log(dict(values), step=step)
 
 
 class Progress:
-    """Tells people on stderr how far a job is.
+    """Shows on stderr how far a job has come.
 
-    A bar where stderr is a terminal; else a plain line at the start, at the end and at most every
-    ten seconds between; nothing but warnings with `quiet`.
+    A bar where stderr is a terminal; otherwise a plain line at the start, at the end and at most
+    every ten seconds in between; with `quiet`, only warnings.
 
         with Progress("questions", total=40) as progress:
             for question in questions:
@@ -96,7 +155,8 @@ class Progress:
     Args:
         what: What is counted, in the plural.
         total: How many there are; None when unknown.
-        quiet: Shows nothing but warnings.
+        done: How many an earlier, interrupted call has done.
+        quiet: Shows only warnings.
         stream: Where to write; stderr unless given.
         clock: Seconds, monotonic; for tests.
     """
@@ -106,13 +166,14 @@ class Progress:
         what: str,
         total: int | None = None,
         *,
+        done: int = 0,
         quiet: bool = False,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.what = what
         self.total = total
-        self.done = 0
+        self.done = self._done_before = done
         self._note = ""
         self._quiet = quiet
         self._stream = sys.stderr if stream is None else stream
@@ -144,11 +205,11 @@ class Progress:
             self._line(ended="stopped" if kind else "done")
 
     def advance(self, num: int = 1, *, note: str | None = None) -> None:
-        """Counts `num` more; `note` replaces the words after the bar."""
+        """Counts `num` more; `note` replaces the text behind the bar."""
         self.update(self.done + num, note=note)
 
     def update(self, done: int, *, total: int | None = None, note: str | None = None) -> None:
-        """Sets the count, and the total where it has become known."""
+        """Sets the count, and the total once it is known."""
         self.done = done
         self.total = self.total if total is None else total
         self._note = self._note if note is None else note
@@ -193,7 +254,7 @@ class Progress:
             console=Console(file=self._stream),
             transient=False,
         )
-        self._task = self._bar.add_task(self.what, total=self.total, note="")
+        self._task = self._bar.add_task(self.what, total=self.total, completed=self.done, note="")
         self._bar.start()
 
     def _line(self, ended: str = "") -> None:
@@ -201,10 +262,25 @@ class Progress:
         elapsed_s = self._said - self._began
         of = "" if self.total is None else f"/{self.total}"
         parts = [f"{self.what}: {self.done}{of}", f"{elapsed_s:.0f} s"]
-        if not ended and self.total and 0 < self.done < self.total:
-            parts.append(f"about {elapsed_s / self.done * (self.total - self.done):.0f} s left")
+        new = self.done - self._done_before
+        if not ended and self.total and new > 0 and self.done < self.total:
+            parts.append(f"about {elapsed_s / new * (self.total - self.done):.0f} s left")
         parts += [part for part in (self._note, ended) if part]
         print(", ".join(parts), file=self._stream, flush=True)
+
+
+def format_count(number: float) -> str:
+    """Renders a number in three digits with a unit.
+
+    >>> format_count(950), format_count(12_340), format_count(7_300_000)
+    ('950', '12.3K', '7.30M')
+    """
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if number >= limit:
+            value = number / limit
+            digits = 2 if value < 10 else 1 if value < 100 else 0
+            return f"{value:.{digits}f}{unit}"
+    return f"{number:.0f}"
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,59 @@
 """Training on token tries: all traces of a document in one pass over one shared prefix, exactly.
 
-encode (rows to token ids) → plan (ids to a trie, its rectangles and edges) → attention (over
-kernels) → losses → loop. Nothing heavy is imported before it is used.
+encode (rows to token ids) → trie (ids to layout, mask and edges) → attention (over kernels) →
+losses → step → loop. `train` and `plan_run` import PyTorch when they are called; nothing heavy is
+imported before.
 """
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from agenticlu.core.errors import missing_dependency
+from agenticlu.core.registry import EXTRA_OF_PACKAGE
+
+if TYPE_CHECKING:
+    from agenticlu.training.config import TrainConfig
+
+
+@contextlib.contextmanager
+def _needs_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF_PACKAGE:
+            raise
+        raise missing_dependency(package, "train") from error
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Runs SFT or DPO and returns a summary of the run; see `loop.train`.
+
+    Raises:
+        MissingDependencyError: PyTorch, or another package of the extra `train`, is not installed.
+    """
+    with _needs_extra():
+        from agenticlu.training import loop
+
+        return loop.train(config)
+
+
+def plan_run(
+    config: TrainConfig,
+    *,
+    world: int | None = None,
+    memory_gib: float | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Predicts what a run will cost, without loading the model's weights; see `loop.plan_run`.
+
+    Raises:
+        MissingDependencyError: PyTorch, or another package of the extra `train`, is not installed.
+    """
+    with _needs_extra():
+        from agenticlu.training import loop
+
+        return loop.plan_run(config, world=world, memory_gib=memory_gib, device=device)

@@ -1,4 +1,4 @@
-"""What a run will cost, computed before it starts: tokens, FLOP, memory.
+"""The cost of tries, and of a run before it starts: tokens, FLOP, memory, time, idle ranks.
 
 FLOP of a trie = r_lin 2 n_lin tokens + r_att a pairs + 6 n_head edges, with n_lin the matmul
 weights of the layers, n_head those of the head and a = 4 heads head_dim layers (TRAINING 2.6).
@@ -7,13 +7,24 @@ weights of the layers, n_head those of the head and a = 4 heads head_dim layers 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agenticlu.training.config import TrainConfig
+from agenticlu.training.trie import TriePlan
+
 Checkpointing = Literal["none", "full", "keep-attention"]
+GIB = 2**30
 PEAK_FLOP_PER_S = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
-"""Dense bf16 peaks of accelerators that we know."""
+"""Dense bf16 peaks by accelerator, from the vendor's data sheets."""
+SPEEDS: dict[str, tuple[float, float, float]] = {
+    "H200": (790e12, 640e12, 540e12),
+    "H100": (740e12, 600e12, 500e12),
+    "A100": (250e12, 190e12, 160e12),
+}
+"""Measured or published FLOP/s by accelerator: matmul, attention forward, attention backward."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +43,8 @@ class ModelShape:
     total_weights: int
 
     @classmethod
-    def of(cls, config: Any) -> ModelShape:
-        """Reads a transformers configuration; the weights are counted on the meta device."""
+    def from_config(cls, config: Any) -> ModelShape:
+        """Reads a transformers configuration; weights are counted on the meta device."""
         import torch
         from torch import nn
         from transformers import AutoModelForCausalLM
@@ -70,39 +81,18 @@ class ModelShape:
         """Forward FLOP of one visible (query, key) pair over all layers."""
         return 4 * self.heads * self.head_dim * self.layers
 
-    def forward_flop(self, tokens: int, pairs: int, edges: int) -> int:
-        """Returns the FLOP of one forward pass."""
-        return (
-            2 * self.layer_weights * tokens
-            + self.flop_per_pair * pairs
-            + (2 * self.head_weights * edges)
-        )
-
-    def training_flop(
-        self, tokens: int, pairs: int, edges: int, checkpointing: Checkpointing = "none"
-    ) -> int:
-        """Returns the FLOP of forward and backward, recomputation included."""
-        linear = 3 if checkpointing == "none" else 4
-        # The attention backward is 2.5 forwards; the head's logits are computed again.
-        attention = 4.5 if checkpointing == "full" else 3.5
-        return int(
-            linear * 2 * self.layer_weights * tokens
-            + attention * self.flop_per_pair * pairs
-            + 8 * self.head_weights * edges
-        )
-
     def model_flop(self, tokens: int, pairs: int, edges: int) -> int:
         """Returns the FLOP that MFU counts: causal, without recomputation."""
-        return 3 * self.forward_flop(tokens, pairs, edges)
+        forward = (
+            2 * self.layer_weights * tokens
+            + self.flop_per_pair * pairs
+            + 2 * self.head_weights * edges
+        )
+        return 3 * forward
 
-
-GIB = 2**30
-# Measured or published speeds of one accelerator in FLOP/s: matmul, attention forward, backward.
-SPEEDS: dict[str, tuple[float, float, float]] = {
-    "H200": (790e12, 640e12, 540e12),
-    "H100": (740e12, 600e12, 500e12),
-    "A100": (250e12, 190e12, 160e12),
-}
+    def count_trie_flop(self, plan: TriePlan) -> int:
+        """Returns the model FLOP of one trie."""
+        return self.model_flop(plan.num_rows, plan.area, len(plan.sources_E))
 
 
 @dataclass(frozen=True)
@@ -116,6 +106,14 @@ class TrieSizes:
     traces: int
     trace_tokens: int
     trace_pairs: int
+
+    @classmethod
+    def of(cls, plan: TriePlan) -> TrieSizes:
+        """Measures a plan, which is far larger than its sizes."""
+        return cls(
+            plan.num_rows, plan.area, len(plan.sources_E), plan.depth_levels,
+            plan.num_traces, plan.trace_tokens, plan.trace_pairs,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,9 +132,26 @@ class MemorySettings:
     moments_bytes: int = 8
     edge_chunk: int = 2048
 
+    @classmethod
+    def of_run(
+        cls, config: TrainConfig, *, compute_bytes: int, master_bytes: int, shards: int
+    ) -> MemorySettings:
+        """Takes them from a run's settings; an adapter is always kept in fp32."""
+        return cls(
+            compute_bytes=compute_bytes,
+            master_bytes=4 if config.lora_rank else master_bytes,
+            shards=shards,
+            context=config.context_parallel,
+            checkpointing=config.checkpointing,
+            offload=config.offload,
+            lora_rank=config.lora_rank,
+            moments_bytes=2 if config.optimizer == "adamw8bit" else 2 * master_bytes,
+            edge_chunk=config.edge_chunk,
+        )
 
-def lora_weights(shape: ModelShape, rank: int) -> int:
-    """Returns the weights of an adapter of that rank on all linear layers."""
+
+def count_lora_weights(shape: ModelShape, rank: int) -> int:
+    """Returns the number of weights of an adapter on all linear layers."""
     q, kv = shape.heads * shape.head_dim, shape.groups * shape.head_dim
     widths = [
         (shape.hidden, q), (shape.hidden, kv), (shape.hidden, kv), (q, shape.hidden),
@@ -148,10 +163,12 @@ def lora_weights(shape: ModelShape, rank: int) -> int:
 def memory_table(
     shape: ModelShape, tokens: int, edges: int, settings: MemorySettings
 ) -> dict[str, int]:
-    """Returns the bytes of one rank, item by item, for a trie of that many stored tokens."""
+    """Returns the bytes that one rank needs for a trie of that many stored tokens, by item."""
     value, rows = settings.compute_bytes, -(-tokens // settings.context)
     sharded = settings.shards > 1 or (settings.master_bytes != value and not settings.lora_rank)
-    trained = lora_weights(shape, settings.lora_rank) if settings.lora_rank else shape.total_weights
+    trained = (
+        count_lora_weights(shape, settings.lora_rank) if settings.lora_rank else shape.total_weights
+    )
     frozen = shape.total_weights if settings.lora_rank else 0
     q, kv = shape.heads * shape.head_dim, shape.groups * shape.head_dim
     layer_input = rows * shape.hidden * value
@@ -185,49 +202,66 @@ def memory_table(
     return table
 
 
-def alternatives(settings: MemorySettings, world: int) -> list[tuple[str, MemorySettings]]:
+def _find_savings(settings: MemorySettings) -> list[tuple[str, MemorySettings]]:
     """Returns changes that need less memory, the cheapest first."""
-    changes: list[tuple[str, MemorySettings]] = []
     full = replace(settings, checkpointing="full")
-    if settings.checkpointing != "full":
-        changes.append(("--checkpointing full", full))
+    changes = [("--checkpointing full", full)] if settings.checkpointing != "full" else []
     if not settings.offload:
         changes.append(("--checkpointing full --set offload=true", replace(full, offload=True)))
-    for context in (2, 4, 8):
-        if context > settings.context and world % context == 0:
-            changes.append(
-                (f"--checkpointing full --context-parallel {context}",
-                 replace(full, context=context))
-            )  # fmt: skip
+    changes += [
+        (f"--checkpointing full --context-parallel {context}", replace(full, context=context))
+        for context in (2, 4, 8)
+        if context > settings.context and settings.shards % context == 0
+    ]
     if not settings.lora_rank:
         lora = replace(full, lora_rank=64, master_bytes=4)
         changes += [
             ("--preset lora --checkpointing full", lora),
             ("--preset lora --checkpointing full --set offload=true", replace(lora, offload=True)),
         ]
-    changes.append(("a smaller --traces-per-trie, or shorter rows (--max-tokens)", settings))
     return changes
 
 
-def what_fits(
-    shape: ModelShape,
-    tokens: int,
-    edges: int,
-    settings: MemorySettings,
-    world: int,
-    available: int,
+def _suggest_change(
+    shape: ModelShape, tokens: int, edges: int, settings: MemorySettings, available: int
 ) -> str:
     """Returns the first change under which a rank's memory suffices."""
-    for name, changed in alternatives(settings, world):
+    for name, changed in _find_savings(settings):
         if sum(memory_table(shape, tokens, edges, changed).values()) <= available:
             return name
-    return alternatives(settings, world)[-1][0]
+    return "a smaller --traces-per-trie, or shorter rows (--max-tokens)"
 
 
-def step_seconds(
-    shape: ModelShape, tries: list[TrieSizes], checkpointing: Checkpointing, device: str
+def deal_tries(costs: Sequence[float], ranks: int) -> list[list[int | None]]:
+    """Deals tries to ranks for micro-steps in lockstep.
+
+    Sorted by cost and dealt row by row, so that the tries of one micro-step cost about the same;
+    the time of a step is the sum over micro-steps of the largest cost.
+
+    Returns:
+        For each micro-step the trie of each rank. None is a place for a dummy: every rank must
+        run something, or the others would wait for it in a collective.
+
+    >>> deal_tries([1.0, 5.0, 4.0], 2)
+    [[1, 2], [0, None]]
+    """
+    by_cost = sorted(range(len(costs)), key=lambda number: (-costs[number], number))
+    order: list[int | None] = [*by_cost]
+    order += [None] * (-len(order) % ranks)
+    return [order[i : i + ranks] for i in range(0, len(order), ranks)]
+
+
+def compute_idle_share(costs: Sequence[float], rows: Sequence[Sequence[int | None]]) -> float:
+    """Returns the predicted share of time that ranks wait for the slowest of their micro-step."""
+    total = sum(costs)
+    busy = sum(max(costs[i] for i in row if i is not None) * len(row) for row in rows)
+    return 1.0 - total / busy if busy else 0.0
+
+
+def _predict_seconds(
+    shape: ModelShape, tries: Sequence[TrieSizes], checkpointing: Checkpointing, device: str
 ) -> float | None:
-    """Returns the ceiling-speed time of some tries on one accelerator; None where unknown."""
+    """Returns the time of some tries at an accelerator's top speed; None where unknown."""
     speed = next((value for key, value in SPEEDS.items() if key in device), None)
     if speed is None:
         return None
@@ -242,8 +276,8 @@ def step_seconds(
     )
 
 
-def host_memory() -> int | None:
-    """Returns the bytes of main memory that are free, where the system says so."""
+def _find_free_memory() -> int | None:
+    """Returns the free main memory in bytes; None where the system does not tell."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -256,21 +290,22 @@ def host_memory() -> int | None:
 
 def forecast(
     shape: ModelShape,
-    sizes: list[TrieSizes],
-    each: float,
+    sizes: Sequence[TrieSizes],
+    *,
+    num_tries: int,
+    first_step: int,
     settings: MemorySettings,
-    world: int,
     memory: int | None,
     device: str,
 ) -> dict[str, Any]:
-    """Returns tokens, FLOP, memory and time of a run.
+    """Predicts tokens, FLOP, memory and time of a run.
 
     Args:
         shape: The model.
-        sizes: Tries of the run, or of a part of it.
-        each: How many tries of the run each of them stands for.
+        sizes: The run's tries, or those that it starts with.
+        num_tries: Tries of the run.
+        first_step: Tries of its first step.
         settings: What decides the memory of a rank.
-        world: Ranks.
         memory: Bytes of one rank; None when unknown.
         device: Name of the accelerator.
     """
@@ -282,12 +317,17 @@ def forecast(
     edges = sum(s.edges for s in sizes)
     together = shape.model_flop(stored, sum(s.pairs for s in sizes), edges)
     separate = shape.model_flop(traces, sum(s.trace_pairs for s in sizes), edges)
-    seconds = step_seconds(shape, sizes, settings.checkpointing, device)
+    seconds = _predict_seconds(shape, sizes, settings.checkpointing, device)
+    costs = [float(shape.model_flop(s.tokens, s.pairs, s.edges)) for s in sizes[:first_step]]
+    rows = deal_tries(costs, max(settings.shards // settings.context, 1))
+    each = num_tries / len(sizes)
     would_fit = None
     if memory is not None and not fits:
-        would_fit = what_fits(shape, largest.tokens, largest.edges, settings, world, memory)
+        would_fit = _suggest_change(shape, largest.tokens, largest.edges, settings, memory)
     return {
-        "tries": round(len(sizes) * each),
+        "world": settings.shards,
+        "idle_share": compute_idle_share(costs, rows),
+        "tries": num_tries,
         "tokens_in": round(traces * each),
         "tokens_stored": round(stored * each),
         "sharing": traces / stored,
@@ -301,21 +341,21 @@ def forecast(
         "would_fit": would_fit,
         "hours_at_ceiling": None
         if seconds is None
-        else seconds * each / 3600 * settings.context / world,
+        else seconds * each / 3600 * settings.context / settings.shards,
     }
 
 
 def available_memory(device: Any, world: int) -> int | None:
-    """Returns the bytes one rank may use on a torch device; None where unknown."""
+    """Returns the bytes that one rank may use on a torch device; None where unknown."""
     if device.type == "cuda":
         import torch
 
         return int(torch.cuda.get_device_properties(device).total_memory * 0.94)
-    free = host_memory()
+    free = _find_free_memory()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     return None if free is None else free // max(local, 1)
 
 
 def peak_flop_per_s(name: str) -> float | None:
-    """Returns the dense bf16 peak of an accelerator we know."""
+    """Returns the dense bf16 peak of an accelerator; None where unknown."""
     return next((peak for key, peak in PEAK_FLOP_PER_S.items() if key in name), None)

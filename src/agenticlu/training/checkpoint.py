@@ -1,21 +1,26 @@
-"""Checkpoints: sharded, atomic, resumable on another number of ranks.
+"""The files of a run: checkpoints, what identifies it, its summary, and the reference's cache.
 
-Written by torch.distributed.checkpoint into `step-N.part`, which is renamed to `step-N` after its
-manifest is in place, so a folder named `step-N` is whole. A killed or failed write leaves the
-previous checkpoint as it was. Nothing outside the run's folder is touched.
+Checkpoints are sharded and can be resumed on another number of ranks.
+torch.distributed.checkpoint writes into `step-N.part`, which is renamed to `step-N` once its
+manifest is in place, so a folder named `step-N` is complete. A killed or failed write leaves the
+previous checkpoint untouched. Nothing outside the run's folder is written.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
+import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed.checkpoint.state_dict_loader as loader
 import torch.distributed.checkpoint.state_dict_saver as saver
@@ -28,11 +33,23 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from agenticlu.core.errors import TrainingError
+from agenticlu.core.errors import StoreError, TrainingError
+from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.progress import read_metrics
+from agenticlu.training.config import TrainConfig
+from agenticlu.training.encode import Unit
 from agenticlu.training.parallel import Ranks
 
 VERSION = 1
 MANIFEST = "manifest.json"
+MAY_CHANGE = frozenset({
+    "out", "threads", "save_every", "keep_checkpoints", "eval_every", "log_to", "timeout_s",
+    "context_parallel", "context_mode", "checkpointing", "offload", "attention_kernel",
+    "edge_chunk", "compile", "validation_rows", "leaf_groups_tokens", "lora_merge", "bad_rows",
+})  # fmt: skip
+"""Settings that do not affect what is learnt; a run may be resumed with other values."""
+_FAILURES = (OSError, RuntimeError, CheckpointException)
+Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 class Checkpoints:
@@ -48,18 +65,18 @@ class Checkpoints:
                 shutil.rmtree(part)
 
     def steps(self) -> list[int]:
-        """Returns the steps of whole checkpoints, ascending."""
+        """Returns the steps of complete checkpoints, ascending."""
         return sorted(
             int(path.parent.name.removeprefix("step-"))
             for path in self.folder.glob(f"step-*/{MANIFEST}")
-            if not path.parent.name.endswith(".part")
+            if path.parent.suffix != ".part"
         )
 
     def manifest(self, step: int) -> dict[str, Any]:
         """Reads a checkpoint's manifest.
 
         Raises:
-            TrainingError: It is newer than this version.
+            TrainingError: A newer version of agenticlu wrote it.
         """
         path = self.folder / f"step-{step}" / MANIFEST
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -74,90 +91,79 @@ class Checkpoints:
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer,
         facts: Mapping[str, Any],
     ) -> None:  # fmt: skip
-        """Starts a checkpoint; on several ranks it is written while training goes on.
+        """Saves a checkpoint; on several ranks it is written while training continues.
 
         Raises:
-            TrainingError: It cannot be written; the last good one stays.
+            TrainingError: It cannot be written; the last complete one remains.
         """
         self.finish()
         part = self.folder / f"step-{step}.part"
         manifest = {"version": VERSION, "step": step, **facts}
         if self.ranks.first:
-            shutil.rmtree(part, ignore_errors=True)
-            try:
+            with self._write_errors(part):
+                shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
-            except OSError as error:
-                raise self._failed(part, error) from error
         self.ranks.barrier()
-        state = _state(model, optimizer)
+        state = _get_state(model, optimizer)
         if self.ranks.world > 1:
             future = saver.async_save(
                 state, checkpoint_id=part, process_group=self.ranks.checkpoint_group
             )
             self._pending = (future, part, manifest)
             return
-        try:
+        with self._write_errors(part):
             with _quiet():
                 saver.save(state, checkpoint_id=part, no_dist=True)
-        except (OSError, RuntimeError, CheckpointException) as error:
-            raise self._failed(part, error) from error
-        self._publish(part, manifest)
+            self._publish(part, manifest)
 
     def finish(self) -> None:
-        """Waits for a checkpoint that is being written and publishes it."""
+        """Waits for the checkpoint being written, if any, and publishes it."""
         if self._pending is None:
             return
         future, part, manifest = self._pending
         self._pending = None
-        try:
+        with self._write_errors(part):
             future.result()
-        except (OSError, RuntimeError, CheckpointException) as error:
-            raise self._failed(part, error) from error
-        if self.ranks.first:
-            self._publish(part, manifest)
+            if self.ranks.first:
+                self._publish(part, manifest)
         self.ranks.barrier()
 
     def _publish(self, part: Path, manifest: dict[str, Any]) -> None:
-        try:
-            path = part / MANIFEST
-            with path.open("w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._failed(part, error) from error
-        whole = part.with_suffix("")
-        shutil.rmtree(whole, ignore_errors=True)
-        part.rename(whole)
+        write_atomically(part / MANIFEST, json.dumps(manifest, indent=2))
+        complete = part.with_suffix("")
+        shutil.rmtree(complete, ignore_errors=True)
+        part.rename(complete)
         for step in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step-{step}")
 
-    def _failed(self, part: Path, error: BaseException) -> TrainingError:
-        shutil.rmtree(part, ignore_errors=True)
-        good = self.steps()
-        kept = f"the checkpoint of step {good[-1]} stays" if good else "there is no earlier one"
-        reason = next(
-            (line for line in reversed(str(error).strip().splitlines()) if line.strip()),
-            type(error).__name__,
-        )
-        return TrainingError(
-            f"The checkpoint {part.with_suffix('')} could not be written ({reason}); {kept}.",
-            hint="Free space and run the same command again; it goes on from there.",
-        )
+    @contextlib.contextmanager
+    def _write_errors(self, part: Path) -> Iterator[None]:
+        try:
+            yield
+        except (*_FAILURES, StoreError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            good = self.steps()
+            kept = (
+                f"the checkpoint of step {good[-1]} remains" if good else "there is no earlier one"
+            )
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            reason = lines[-1] if lines else type(error).__name__
+            raise TrainingError(
+                f"Could not write the checkpoint {part.with_suffix('')} ({reason}); {kept}.",
+                hint="Free space and run the same command again; it resumes from there.",
+            ) from error
 
     def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Loads a checkpoint, whatever number of ranks wrote it."""
-        state = _state(model, optimizer)
+        state = _get_state(model, optimizer)
+        folder = self.folder / f"step-{step}"
         try:
             with _quiet():
-                loader.load(
-                    state, checkpoint_id=self.folder / f"step-{step}", no_dist=self.ranks.world == 1
-                )
-        except (OSError, RuntimeError, CheckpointException) as error:
+                loader.load(state, checkpoint_id=folder, no_dist=self.ranks.world == 1)
+        except _FAILURES as error:
             raise TrainingError(
-                f"The checkpoint {self.folder / f'step-{step}'} cannot be read: "
-                f"{str(error).strip().splitlines()[0]}",
-                hint="Delete it to go on from the one before, or from the start.",
+                f"Could not read the checkpoint {folder}: {str(error).strip().splitlines()[0]}",
+                hint="Delete it to resume from the one before, or from the start.",
             ) from error
         set_state_dict(
             model,
@@ -170,21 +176,188 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the warning that one process is one process."""
+    """Hides torch's warning that a single process is not distributed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _get_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     weights, moments = get_state_dict(
         model, optimizer, options=StateDictOptions(ignore_frozen_params=True)
     )
     return {"model": weights, "optimizer": moments}
 
 
-def full_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the unsharded weights on the CPU; on ranks other than 0 the result is empty."""
+def gather_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the unsharded weights on the CPU; empty on ranks other than 0."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: Any = get_model_state_dict(model, options=options)
     return dict(weights)
+
+
+def _find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Lists the settings that affect learning and differ; empty when none does."""
+    return "; ".join(
+        f"{key} was {before.get(key)!r}, now {value!r}"
+        for key, value in now.items()
+        if key not in MAY_CHANGE and before.get(key) != value
+    )
+
+
+def check_same_run(manifest: dict[str, Any], facts: dict[str, Any], out: Path) -> None:
+    """Refuses to resume a checkpoint of another run.
+
+    Raises:
+        TrainingError: Model, settings or rows differ; names what does.
+    """
+    model = [key for key, value in facts["model"].items() if manifest["model"][key] != value]
+    changes = _find_changes(manifest["config"], facts["config"])
+    if model:
+        problem = f"is of another model: {', '.join(model)} differ"
+    elif changes:
+        problem = f"was made with other settings: {changes}"
+    elif manifest["data_hash"] != facts["data_hash"]:
+        problem = f"was trained on other rows than those of {facts['config']['dataset']}"
+    else:
+        return
+    raise TrainingError(f"The checkpoint in {out} {problem}.", hint=_start_afresh(out))
+
+
+def _start_afresh(out: Path) -> str:
+    return f"Give another --out, or delete {out} to start afresh."
+
+
+def load_finished_summary(config: TrainConfig) -> dict[str, Any] | None:
+    """Loads the summary of a folder in which this very run has finished; None if it has not.
+
+    Raises:
+        TrainingError: Another run has finished there.
+    """
+    out = Path(config.out)
+    if not (out / "summary.json").is_file() or not (out / "export").is_dir():
+        return None
+    before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    if changes := _find_changes(before, config.model_dump(mode="json")):
+        raise TrainingError(
+            f"{out} holds another finished run: {changes}.", hint=_start_afresh(out)
+        )
+    result: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return result
+
+
+def summarise_metrics(path: Path) -> dict[str, Any]:
+    """Sums up a run's metrics.jsonl, including the steps before a resume."""
+    events = list(read_metrics(path))
+    steps = [event for event in events if event["event"] == "step"]
+    stored = sum(event["stored_tokens"] for event in steps)
+    traces = sum(event["trace_tokens"] for event in steps)
+    summary: dict[str, Any] = {
+        "steps": len(steps),
+        "trace_tokens": traces,
+        "stored_tokens": stored,
+        "sharing": traces / max(stored, 1),
+        "steps_s": sum(event["step_s"] for event in steps),
+    }
+    validation = [event for event in events if event["event"] == "validation"]
+    if validation:
+        summary["validation_before"], summary["validation_after"] = validation[0], validation[-1]
+    return summary
+
+
+def hash_units(units: Sequence[Unit]) -> str:
+    """Returns a hash of the rows trained on, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for unit in units:
+        digest.update(f"{unit.id}|{unit.document_id}".encode())
+        for trace in unit.traces:
+            digest.update(repr(trace.spans).encode())
+            digest.update(b"".join(piece[-64:].tobytes() for piece in trace.pieces))
+    return digest.hexdigest()
+
+
+def hash_model(folder_or_name: str, *parts: str) -> str:
+    """Returns a hash of a model folder's weights and configuration, and of further parts."""
+    digest = hashlib.blake2b(digest_size=16)
+    folder = Path(folder_or_name)
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            is_config = path.name in ("config.json", "adapter_config.json")
+            if is_config or path.suffix in (".safetensors", ".bin"):
+                digest.update(path.name.encode())
+                with path.open("rb") as file:
+                    while block := file.read(1 << 22):
+                        digest.update(block)
+    else:
+        digest.update(folder_or_name.encode())
+    for part in parts:
+        digest.update(b"|" + part.encode())
+    return digest.hexdigest()
+
+
+class ReferenceStore:
+    """Log-probabilities per trace and target token under one DPO reference, kept on disk.
+
+    A folder per reference model (hash of its weights, adapter and dtype) holds one append-only
+    file per rank. A record is the digest of ids and targets (16 bytes), the number of values, the
+    bytes per value, and the values. Other groupings, batches or pairs find the same records;
+    changed ids, weights or dtypes cannot. A torn last record is ignored.
+    """
+
+    _HEAD = struct.Struct("<16sIB")
+
+    def __init__(self, folder: Path, model_hash: str, *, rank: int = 0) -> None:
+        self.folder = folder / model_hash
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._own_file = self.folder / f"rank-{rank}.bin"
+        self._values: dict[bytes, Values] = {}
+        self.hits = 0
+        self.computed = 0
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads the records of all ranks."""
+        for path in sorted(self.folder.glob("*.bin")):
+            data = path.read_bytes()
+            at = 0
+            while at + self._HEAD.size <= len(data):
+                digest, count, width = self._HEAD.unpack_from(data, at)
+                start = at + self._HEAD.size
+                end = start + count * width
+                if end > len(data):
+                    break
+                dtype = np.float64 if width == 8 else np.float32
+                values: Values = np.frombuffer(data[start:end], dtype)  # type: ignore[assignment]
+                self._values[digest] = values
+                at = end
+            # Only its owner may cut a torn record off: another rank could still be writing it.
+            if path == self._own_file and at < len(data):
+                os.truncate(path, at)
+
+    def digests(self) -> Iterable[bytes]:
+        """Returns the digests of the stored traces."""
+        return self._values.keys()
+
+    def missing(self, digests: Iterable[bytes]) -> list[int]:
+        """Returns the places of the traces that are not stored."""
+        return [place for place, digest in enumerate(digests) if digest not in self._values]
+
+    def add(self, records: Iterable[tuple[bytes, Values]]) -> None:
+        """Appends the records that are not stored yet."""
+        with self._own_file.open("ab") as file:
+            for digest, values in records:
+                if digest in self._values:
+                    continue
+                file.write(self._HEAD.pack(digest, len(values), values.dtype.itemsize))
+                file.write(values.tobytes())
+                self._values[digest] = values
+                self.computed += 1
+
+    def sums(self, digests: Iterable[bytes]) -> npt.NDArray[np.float64]:
+        """Returns the sum over each trace's targets."""
+        found = [self._values[digest] for digest in digests]
+        self.hits += len(found)
+        return np.array([values.sum(dtype=np.float64) for values in found])
+
+    def __len__(self) -> int:
+        return len(self._values)

@@ -1,17 +1,15 @@
-"""Rows to token ids: which tokens a trace has, and which of them are targets.
+"""Encodes rows of conversations: the token ids of each trace, and which of them are targets.
 
 The conversation is rendered by the model's own chat template, turn by turn; what a turn adds to
 the text is what the template adds, never what a search finds. Each addition is tokenised by
-itself, as a model that goes on writing after the prompt sees it, so prompts are prefixes of
-traces in ids as well as in text. Pieces of text that many rows share (a document) are tokenised
-and kept once.
+itself, as a model continuing the prompt sees it, so prompts are prefixes of traces in ids as well
+as in text. Text that many rows share (a document) is tokenised and kept once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agenticlu.core.errors import TrainingError, missing_dependency
+from agenticlu.core.errors import TrainingError
+from agenticlu.core.rows import load_rows
 
 Stage = Literal["sft", "dpo"]
 Turns = Literal["all", "last"]
@@ -72,7 +71,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is sampled as a whole: one trace (SFT), or chosen and rejected (DPO)."""
+    """The traces of one row, sampled together: one (SFT), or chosen and rejected (DPO)."""
 
     id: str
     document_id: str | None
@@ -81,7 +80,7 @@ class Unit:
 
 @dataclass
 class EncodeReport:
-    """What became of the rows."""
+    """Counts of rows used and dropped."""
 
     rows: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
@@ -89,7 +88,7 @@ class EncodeReport:
 
     @property
     def reasons(self) -> Counter[str]:
-        """How many rows were dropped for which reason."""
+        """Number of rows dropped for each reason."""
         return Counter(reason for _, reason in self.dropped)
 
     def summary(self) -> str:
@@ -129,37 +128,6 @@ def find_self_checks(dataset: str | Path, split: str) -> list[Path]:
     return [path for path in paths if path.is_file()][:1]
 
 
-def iterate_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a Parquet or JSONL file.
-
-    Raises:
-        TrainingError: The file cannot be read; says where.
-    """
-    if path.suffix == ".parquet":
-        try:
-            import pyarrow.lib
-            import pyarrow.parquet
-        except ModuleNotFoundError as error:
-            raise missing_dependency("pyarrow", "train") from error
-        try:
-            for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-        except (pyarrow.lib.ArrowException, OSError) as error:
-            raise TrainingError(f"{path} is not a readable Parquet file: {error}") from error
-        return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise TrainingError(f"{path}, line {number}: not JSON ({error}).") from error
-            if not isinstance(row, dict):
-                raise TrainingError(f"{path}, line {number}: a row must be a JSON object.")
-            yield row
-
-
 class Encoder:
     """Renders conversations with a tokenizer's chat template and marks the targets."""
 
@@ -183,8 +151,6 @@ class Encoder:
         }
         names = sorted(self._special, key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
-        self.retokenised = 0
-        """Replies whose sampled ids do not spell their text, so that the text was tokenised."""
         self._checks_left = 3
         self._piecewise = True
 
@@ -234,36 +200,46 @@ class Encoder:
             replies = replies[-1:]
         if not replies or not any(messages[index]["content"].strip() for index in replies):
             return Trace((), ())
+        parts = self._render_turns(messages, replies)
+        sampled = [ids for index in replies for ids in (None, messages[index].get("token_ids"))]
+        encoded = [
+            self._encode_text(part) if ids is None else self._encode_reply(part, ids)
+            for part, ids in zip(parts, sampled, strict=True)
+        ]
+        if self._checks_left and not any(sampled):
+            self._checks_left -= 1
+            self._piecewise = self._piecewise and self._agrees(parts, encoded)
+        if not self._piecewise:
+            encoded = self._encode_whole(parts)
+        trace = self._mark_targets(encoded)
+        self._check_bos(trace)
+        return trace
+
+    def _render_turns(self, messages: Messages, replies: Sequence[int]) -> list[str]:
+        """Returns what each prompt and each reply adds to the text, in turn."""
         text = ""
-        parts: list[tuple[str, bool]] = []
+        parts: list[str] = []
         for index in replies:
             before = self.render(messages[:index], prompt=True)
             after = self.render(messages[: index + 1], prompt=False)
             if not (before.startswith(text) and after.startswith(before)):
                 raise self._unstable(text, before, after, index)
-            parts += [(before[len(text) :], False), (after[len(before) :], True)]
+            parts += [before[len(text) :], after[len(before) :]]
             text = after
-        sampled = [ids for index in replies for ids in (None, messages[index].get("token_ids"))]
-        encoded = [
-            self._encode_text(part) if ids is None else self._encode_reply(part, ids)
-            for (part, _), ids in zip(parts, sampled, strict=True)
-        ]
-        if self._checks_left and not any(sampled):
-            self._checks_left -= 1
-            self._piecewise = self._piecewise and self._agrees(text, encoded)
-        if not self._piecewise:
-            encoded = self._encode_whole(text, [part for part, _ in parts])
+        return parts
+
+    def _mark_targets(self, encoded: list[list[Ids]]) -> Trace:
+        """Joins the chunks of prompts and replies, in turn; cut after the last target."""
         pieces: list[Ids] = []
         spans: list[tuple[int, int]] = []
-        position = keep = 0
-        for (_, is_reply), chunks in zip(parts, encoded, strict=True):
+        position = 0
+        for number, chunks in enumerate(encoded):
             ids = np.concatenate(chunks) if chunks else np.empty(0, np.int32)
-            if is_reply:
+            if number % 2:  # a reply: a target up to its last end token
                 stops = np.flatnonzero(np.isin(ids, list(self.stop_ids)))
                 length = int(stops[-1]) + 1 if len(stops) else len(ids)
                 if length:
                     spans.append((position, position + length))
-                    keep = position + length
             pieces += chunks
             position += len(ids)
         if not spans:
@@ -271,9 +247,7 @@ class Encoder:
                 "The chat template leaves no target: rendering the assistant's turn adds no token.",
                 hint="Its template may drop assistant messages; compare its output by hand.",
             )
-        trace = Trace(tuple(_cut(pieces, keep)), tuple(spans))
-        self._check_bos(trace)
-        return trace
+        return Trace(tuple(_cut(pieces, spans[-1][1])), tuple(spans))
 
     def _check_bos(self, trace: Trace) -> None:
         bos = self.tokenizer.bos_token_id
@@ -319,17 +293,17 @@ class Encoder:
         """
         said = self.tokenizer.decode(list(sampled), skip_special_tokens=False)
         if not text.startswith(said):
-            self.retokenised += 1
             return self._encode_text(text)
         return [np.array(sampled, np.int32), *self._encode_text(text[len(said) :])]
 
-    def _agrees(self, text: str, encoded: list[list[Ids]]) -> bool:
+    def _agrees(self, parts: list[str], encoded: list[list[Ids]]) -> bool:
         """Whether tokenising in parts gives the ids of tokenising at once."""
-        whole = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return bool(np.array_equal(np.concatenate([c for part in encoded for c in part]), whole))
+        whole = self.tokenizer("".join(parts), add_special_tokens=False)["input_ids"]
+        return bool(np.array_equal(np.concatenate(list(itertools.chain(*encoded))), whole))
 
-    def _encode_whole(self, text: str, parts: list[str]) -> list[list[Ids]]:
+    def _encode_whole(self, parts: list[str]) -> list[list[Ids]]:
         """For tokenizers that cannot be fed in parts: boundaries from character offsets."""
+        text = "".join(parts)
         result = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = np.array(result["input_ids"], np.int32)
         ends = np.array([end for _, end in result["offset_mapping"]], np.int64)
@@ -357,7 +331,7 @@ def _cut(pieces: list[Ids], length: int) -> Iterator[Ids]:
         length -= len(piece)
 
 
-def _messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
+def _parse_messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
     value = row.get(column)
     if isinstance(value, str):
         return [{"role": "assistant" if column != "prompt" else "user", "content": value}]
@@ -374,17 +348,22 @@ def _messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
     ]
 
 
-def _conversations(row: Mapping[str, Any], stage: Stage, row_id: str) -> list[tuple[Messages, int]]:
+def _parse_conversations(
+    row: Mapping[str, Any], stage: Stage, row_id: str
+) -> list[tuple[Messages, int]]:
     """Returns the row's conversations, each with the index of its first possible target."""
     if stage == "sft" and "messages" in row:
-        return [(_messages(row, "messages", row_id), 0)]
+        return [(_parse_messages(row, "messages", row_id), 0)]
     if stage == "sft":
-        prompt = _messages(row, "prompt", row_id)
+        prompt = _parse_messages(row, "prompt", row_id)
         reply = "completion" if "completion" in row else "chosen"
-        return [(prompt + _messages(row, reply, row_id), len(prompt))]
-    chosen, rejected = _messages(row, "chosen", row_id), _messages(row, "rejected", row_id)
+        return [(prompt + _parse_messages(row, reply, row_id), len(prompt))]
+    chosen, rejected = (
+        _parse_messages(row, "chosen", row_id),
+        _parse_messages(row, "rejected", row_id),
+    )
     if row.get("prompt") is not None:
-        prompt = _messages(row, "prompt", row_id)
+        prompt = _parse_messages(row, "prompt", row_id)
         if chosen[: len(prompt)] == prompt and rejected[: len(prompt)] == prompt:
             return [(chosen, len(prompt)), (rejected, len(prompt))]
         return [(prompt + chosen, len(prompt)), (prompt + rejected, len(prompt))]
@@ -393,21 +372,21 @@ def _conversations(row: Mapping[str, Any], stage: Stage, row_id: str) -> list[tu
         common += 1
     if common == 0 or chosen[common]["role"] != "assistant" != rejected[common]["role"]:
         raise TrainingError(
-            f"Row {row_id}: chosen and rejected do not answer the same prompt; they are no pair.",
-            hint="Give a prompt column, or conversations that are equal up to the replies.",
+            f"Row {row_id}: chosen and rejected do not answer the same prompt.",
+            hint="Add a prompt column, or make the conversations equal up to the replies.",
         )
     return [(chosen, common), (rejected, common)]
 
 
-def _targets_of(row: Mapping[str, Any], count: int, row_id: str) -> Collection[int] | None:
-    """Returns the messages that a row with a column `targets` wants learnt; None means all."""
+def _parse_targets(row: Mapping[str, Any], count: int, row_id: str) -> Collection[int] | None:
+    """Returns the messages to learn, from the column `targets`; None means all."""
     targets = row.get("targets") if "messages" in row else None
     if targets is None:
         return None
     bad = [t for t in targets if not isinstance(t, int) or not 0 <= t < count]
     if bad:
         raise TrainingError(
-            f"Row {row_id}: targets name message {bad[0]!r}, but there are {count} messages."
+            f"Row {row_id}: targets includes message {bad[0]!r}, but there are {count} messages."
         )
     return frozenset(targets)
 
@@ -440,8 +419,8 @@ def encode_rows(
                 f"{' and '.join(COLUMNS[stage])}. Found: {', '.join(row)}."
             )
         traces = tuple(
-            encoder.encode(messages, first, _targets_of(row, len(messages), row_id))
-            for messages, first in _conversations(row, stage, row_id)
+            encoder.encode(messages, first, _parse_targets(row, len(messages), row_id))
+            for messages, first in _parse_conversations(row, stage, row_id)
         )
         problem = None
         if not all(trace.num_targets for trace in traces):
@@ -490,7 +469,7 @@ def load_units(
     if stage == "sft" and self_checks:
         files = [*files, *find_self_checks(dataset, split)]
     report = EncodeReport()
-    rows = (row for path in files for row in iterate_rows(path))
+    rows = (row for path in files for row in load_rows(path, error=TrainingError))
     encoded = encode_rows(
         rows, encoder, stage, max_tokens=max_tokens, refuse_bad_rows=refuse_bad_rows, report=report
     )
@@ -498,27 +477,3 @@ def load_units(
     if not units and split == "train":
         raise TrainingError(f"No row of {files[0]} can be trained on: {report.summary()}.")
     return units, report
-
-
-def group_by_document(units: Sequence[Unit]) -> list[list[int]]:
-    """Returns the numbers of the units of each document.
-
-    Where rows name no document, rows belong together when the shorter shares about half of
-    itself, at least, with the other: compared by hashes of prefixes of 2^k ids.
-    """
-    groups: dict[object, list[int]] = {}
-    for number, unit in enumerate(units):
-        groups.setdefault(_document_key(unit, groups), []).append(number)
-    return list(groups.values())
-
-
-def _document_key(unit: Unit, known: Mapping[object, object]) -> object:
-    if unit.document_id is not None:
-        return unit.document_id
-    ids = unit.traces[0].ids
-    half = 1 << max((len(ids) // 2).bit_length() - 1, 0)
-    keys = [
-        hashlib.blake2b(ids[:length].tobytes(), digest_size=16).digest()
-        for length in (half, half // 2, half * 2)
-    ]
-    return next((key for key in keys if key in known), keys[0])

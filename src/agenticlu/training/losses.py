@@ -1,8 +1,8 @@
-"""Losses over edges; pure functions.
+"""Losses over edges, what a trie adds to a step, and the optimizer's update.
 
 An edge is one supervised prediction of a trie: (source row, target token). Its log-probability is
 computed from the hidden state of the source alone, in chunks, so logits of a prompt never exist.
-SFT and DPO are both a weighted sum of edge log-probabilities: `-sum(weight_E * logp_E)`; only the
+SFT and DPO are both a weighted sum of edge log-probabilities, `-sum(weight_E * logp_E)`; only the
 weights differ (TRAINING 2.5).
 
 Legend: S rows, C width, V vocabulary, E edges, P pairs, L traces (leaves).
@@ -10,7 +10,10 @@ Legend: S rows, C width, V vocabulary, E edges, P pairs, L traces (leaves).
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agenticlu.training.trie import TriePlan
+from agenticlu.core.errors import MissingDependencyError, TrainingError
+from agenticlu.training.config import TrainConfig
+from agenticlu.training.encode import Unit
+from agenticlu.training.parallel import Ranks
+from agenticlu.training.trie import Pairs, Trie, TriePlan
 
 FloatArray = npt.NDArray[np.float64]
 SftLoss = Literal["per-trace", "per-token"]
@@ -155,18 +162,6 @@ def _sigmoid(x: FloatArray) -> FloatArray:
     return result
 
 
-class Pairs:
-    """Pairs of one trie's traces, as two arrays of trace numbers."""
-
-    def __init__(self, chosen: list[int], rejected: list[int]) -> None:
-        assert len(chosen) == len(rejected)
-        self.chosen = np.asarray(chosen, dtype=np.int64)
-        self.rejected = np.asarray(rejected, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-
 def dpo_edge_weights(
     plan: TriePlan,
     pairs: Pairs,
@@ -209,6 +204,167 @@ def dpo_edge_weights(
         targets_L = np.maximum(plan.trace_targets, 1)
         loss_P = loss_P - nll_weight * (logp_L / targets_L)[pairs.chosen]
     return plan.edge_weights(weight_L), log_ratio_P, loss_P
+
+
+@dataclass
+class Totals:
+    """Sums over the tries of one step or one evaluation."""
+
+    loss: float = 0.0
+    nll: float = 0.0
+    """Sum over supervised tokens of -log p (DPO: of the chosen traces)."""
+    targets: int = 0
+    margin: float = 0.0
+    ordered: float = 0.0
+    """Pairs with a positive margin; ties count half."""
+    preferred: float = 0.0
+    """Pairs whose chosen trace the policy itself finds more likely."""
+    pairs: int = 0
+    traces: int = 0
+    stored_tokens: int = 0
+    trace_tokens: int = 0
+    area: int = 0
+    edges: int = 0
+    largest_log_ratio: float = 0.0
+
+    def over(self, ranks: Ranks) -> Totals:
+        """Returns the sums over all tries of all ranks; ranks that share a trie count once."""
+        names = [field.name for field in dataclasses.fields(self)]
+        counts = ranks.context_rank == 0
+        values = ranks.sum([float(getattr(self, name)) if counts else 0.0 for name in names])
+        whole: dict[str, Any] = {
+            name: type(getattr(self, name))(value)
+            for name, value in zip(names, values, strict=True)
+        }
+        return Totals(**whole)
+
+    def averages(self) -> dict[str, float]:
+        """Returns the means that steps and evaluations log."""
+        if not self.pairs:
+            return {"nll_nat": self.nll / self.targets}
+        return {
+            "margin_mean": self.margin / self.pairs,
+            "pairs_ordered_share": self.ordered / self.pairs,
+            "nll_chosen_nat": self.nll / self.targets,
+        }
+
+
+def count_targets(units: Sequence[Unit]) -> tuple[int, int]:
+    """Returns the traces or pairs and the supervised tokens of a step: its denominators."""
+    return len(units), sum(trace.num_targets for unit in units for trace in unit.traces)
+
+
+def check_first_step(config: TrainConfig, totals: Totals, dtype: torch.dtype) -> None:
+    """Checks that policy and reference of DPO agree before the first update.
+
+    Raises:
+        TrainingError: They do not.
+    """
+    allowed = {torch.float64: 1e-9, torch.float32: 1e-2}.get(dtype, 2.0)
+    beta = config.beta
+    expected = math.log(2.0) if config.dpo_loss == "sigmoid" else (0.5 / beta) ** 2
+    # With a likelihood term the loss has no known start.
+    off = 0.0 if config.nll_weight else abs(totals.loss - expected)
+    if totals.largest_log_ratio > allowed or off > allowed * max(beta, 1 / beta):
+        raise TrainingError(
+            "Before the first step policy and reference differ by "
+            f"{totals.largest_log_ratio:.2e} nat on one pair (allowed {allowed:.0e}); the "
+            f"loss is {totals.loss:.6f}, not {expected:.6f}.",
+            hint=f"Delete {config.out}/cache and start again.",
+        )
+
+
+def weigh_edges(
+    config: TrainConfig,
+    trie: Trie,
+    logp_E: FloatArray,
+    reference_L: FloatArray | None,
+    step_size: tuple[int, int],
+    totals: Totals,
+) -> FloatArray:
+    """Returns the weight of each edge in the step's loss, and adds the trie to the totals.
+
+    Args:
+        config: Decides the loss.
+        trie: One trie of the step.
+        logp_E: Log-probabilities of its edges.
+        reference_L: DPO: the reference's sum over each trace's targets; None means SFT.
+        step_size: Traces or pairs, and supervised tokens, of the whole step.
+        totals: Changed in place.
+    """
+    plan = trie.plan
+    num_units, num_targets = step_size
+    totals.traces += plan.num_traces
+    totals.stored_tokens += plan.num_rows
+    totals.trace_tokens += plan.trace_tokens
+    totals.area += plan.area
+    totals.edges += len(plan.sources_E)
+    logp_L = trace_sums(plan, logp_E)
+    if reference_L is None:
+        weight_E = sft_edge_weights(
+            plan, config.sft_loss, num_traces=num_units, num_targets=num_targets
+        )
+        totals.loss -= float(weight_E @ logp_E)
+        totals.nll -= float(logp_L.sum())
+        totals.targets += int(plan.trace_targets.sum())
+        return weight_E
+    weight_E, log_ratio_P, loss_P = dpo_edge_weights(
+        plan,
+        trie.pairs,
+        logp_L,
+        reference_L,
+        num_pairs=num_units,
+        beta=config.beta,
+        loss=config.dpo_loss,
+        label_smoothing=config.label_smoothing,
+        nll_weight=config.nll_weight,
+    )
+    chosen, rejected = trie.pairs.chosen, trie.pairs.rejected
+    totals.loss += float(loss_P.sum()) / num_units
+    totals.nll -= float(logp_L[chosen].sum())
+    totals.targets += int(plan.trace_targets[chosen].sum())
+    totals.margin += config.beta * float(log_ratio_P.sum())
+    totals.ordered += float((log_ratio_P > 0).sum() + 0.5 * (log_ratio_P == 0).sum())
+    totals.preferred += float((logp_L[chosen] > logp_L[rejected]).sum())
+    totals.pairs += len(trie.pairs)
+    totals.largest_log_ratio = max(
+        totals.largest_log_ratio, float(np.abs(log_ratio_P).max(initial=0.0))
+    )
+    return weight_E
+
+
+def build_optimizer(config: TrainConfig, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Builds AdamW over the trainable weights.
+
+    Raises:
+        MissingDependencyError: The 8-bit version is asked for and torchao is not installed.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    settings: dict[str, Any] = {
+        "lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.adam_eps,
+        "weight_decay": config.weight_decay,
+    }  # fmt: skip
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, fused=True, **settings)
+    try:
+        from torchao.optim import AdamW8bit
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            "The optimizer adamw8bit needs the package 'torchao', which is not installed.",
+            hint="pip install torchao",
+        ) from error
+    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **settings)
+    return optimizer
+
+
+def clip_gradients(model: torch.nn.Module, limit: float) -> float:
+    """Scales the whole gradient to a norm of at most `limit`; returns its norm over all shards."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if hasattr(norm, "full_tensor"):  # a DTensor: every rank needs the norm over all shards
+        norm = norm.full_tensor()
+    torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
 
 
 def learning_rate(

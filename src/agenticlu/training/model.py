@@ -1,8 +1,9 @@
-"""The model to be trained: loading, refusing what tries cannot express, edges, probe, export."""
+"""The model to be trained: loading, checks that tries can express it, edges, probe, export."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from agenticlu.core.errors import ModelNotFoundError, TrainingError, missing_dependency
+from agenticlu.core.errors import ModelNotFoundError, TrainingError
 from agenticlu.training import attention as attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
+from agenticlu.training.config import TrainConfig
 from agenticlu.training.losses import edge_logprobs
 from agenticlu.training.trie import TriePlan, build_plan
 
@@ -87,14 +89,14 @@ def find_base_model(name: str) -> str:
     return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def model_shape(name: str) -> ModelShape:
+def load_shape(name: str) -> ModelShape:
     """Returns the shape of a model without loading its weights."""
     from transformers import AutoConfig
 
     with _model_errors(name):
         config = AutoConfig.from_pretrained(find_base_model(name))
     check_architecture(config)
-    return ModelShape.of(config)
+    return ModelShape.from_config(config)
 
 
 def load_model(name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -117,10 +119,8 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> nn.Module
             base, config=config, dtype=dtype, attn_implementation=attention.NAME
         )
     if base != name:
-        try:
-            from peft import PeftModel
-        except ModuleNotFoundError as error:
-            raise missing_dependency("peft", "train") from error
+        from peft import PeftModel
+
         model = PeftModel.from_pretrained(model, name).merge_and_unload()
     model.config.use_cache = False
     result: nn.Module = nn.Module.to(model, device)
@@ -241,14 +241,6 @@ class EdgeModel(nn.Module):
         return logp_E
 
 
-def head_shape(config: Any) -> tuple[int, int, int]:
-    """Returns (heads, key-value heads, head dim)."""
-    heads = int(config.num_attention_heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return heads, groups, width
-
-
 @torch.no_grad()
 def probe_model(edges: EdgeModel, kernel: str, dtype: torch.dtype) -> float:
     """Compares a small trie with its traces one by one through the model's own attention.
@@ -299,12 +291,8 @@ def _probe_plans(vocabulary: int) -> tuple[TriePlan, TriePlan, list[np.ndarray[A
     masks = [np.arange(len(ids)) > 0 for ids in traces]
     plan = build_plan(traces, masks)
     square = (0, plan.num_rows, 0, plan.num_rows, 1)
-    wrong = TriePlan(**{**_fields(plan), "rectangles": (square,)})
+    wrong = dataclasses.replace(plan, rectangles=(square,))
     return plan, wrong, traces
-
-
-def _fields(plan: TriePlan) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in TriePlan.__dataclass_fields__}
 
 
 def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -319,15 +307,36 @@ def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
     return result
 
 
-def stored_dtype(source: str) -> torch.dtype | None:
-    """Returns the dtype in which a model folder is stored, where it says so."""
+def choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
+    """Returns fp32 after training in fp32; after bf16, the dtype of the source's weights."""
     path = Path(source) / "config.json"
-    if not path.is_file():
-        return None
+    if dtype != torch.bfloat16 or not path.is_file():
+        return dtype
     values = json.loads(path.read_text(encoding="utf-8"))
-    name = values.get("dtype") or values.get("torch_dtype")
-    found = getattr(torch, str(name), None)
-    return found if isinstance(found, torch.dtype) else None
+    found = getattr(torch, str(values.get("dtype") or values.get("torch_dtype")), None)
+    return found if isinstance(found, torch.dtype) else dtype
+
+
+def merges_adapter(config: TrainConfig, source: str) -> bool:
+    """Whether the export has the adapter merged: if asked to, or if its base is on no disk.
+
+    The base of a second adapter is the first one's model with that adapter merged.
+    """
+    on_adapter = find_base_model(source) != source
+    return bool(config.lora_rank) and (config.lora_merge or on_adapter)
+
+
+def render_card(config: TrainConfig, source: str, num_rows: int, num_steps: int) -> str:
+    """Renders the export's README."""
+    start = f"Started from `{source}`"
+    if config.stage == "dpo":
+        kind = "a base model, not an SFT result" if config.from_base else "the SFT result"
+        start += f" ({kind}), which is also the reference"
+    return (
+        f"# Trained with agenticlu: {config.stage}\n\n{start}.\n\n"
+        f"{num_rows} rows of `{config.dataset}`, {num_steps} steps.\n\n"
+        f"```json\n{config.model_dump_json(indent=2)}\n```\n"
+    )
 
 
 COPIED = (
@@ -340,15 +349,9 @@ COPIED = (
 def add_adapter(
     model: nn.Module, rank: int, alpha: int, *, seed: int, source: str | None = None
 ) -> nn.Module:
-    """Puts a LoRA adapter on all linear layers and freezes the rest.
+    """Puts a LoRA adapter on all linear layers and freezes the rest."""
+    from peft import LoraConfig, get_peft_model
 
-    Raises:
-        MissingDependencyError: PEFT is not installed.
-    """
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ModuleNotFoundError as error:
-        raise missing_dependency("peft", "train") from error
     torch.manual_seed(seed)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -427,7 +430,7 @@ def write_export(
     state = edges.state_dict() if weights is None else weights
     state = {key.removeprefix("model."): value for key, value in state.items()}
     if merge is not None:
-        model, state = _merged(source, state, merge, dtype)
+        model, state = _merge_adapter(source, state, merge, dtype)
     for tied in getattr(edges.causal_lm(), "all_tied_weights_keys", {}):
         state.pop(tied, None)
     state = {
@@ -435,18 +438,16 @@ def write_export(
         for key, value in state.items()
     }
     part = folder.with_name(f".{folder.name}.part")
-    config = model.config
-    before = (config.use_cache, config.dtype)
-    config.use_cache, config.dtype = True, dtype
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        model.save_pretrained(part, state_dict=state)
+        with _stored_settings(model.config, dtype):
+            model.save_pretrained(part, state_dict=state)
         tokenizer.save_pretrained(part)
         for name in COPIED:
             if (Path(source) / name).is_file():
                 shutil.copyfile(Path(source) / name, part / name)
-        _sampling_on(part / "generation_config.json")
+        _switch_sampling_on(part / "generation_config.json")
         (part / "README.md").write_text(card, encoding="utf-8")
         for file in part.iterdir():
             with file.open("rb") as handle:
@@ -454,11 +455,25 @@ def write_export(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
         raise TrainingError(
-            f"The export cannot be written to {folder}: {error}",
-            hint="Free space and run the same command again; it goes on from the last checkpoint.",
+            f"Could not write the export to {folder}: {error}",
+            hint="Free space and run the same command again; it resumes from the last checkpoint.",
         ) from error
+    _replace_folder(part, folder)
+
+
+@contextlib.contextmanager
+def _stored_settings(config: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Sets what an export's config.json says, and training needs otherwise."""
+    before = (config.use_cache, config.dtype)
+    config.use_cache, config.dtype = True, dtype
+    try:
+        yield
     finally:
         config.use_cache, config.dtype = before
+
+
+def _replace_folder(part: Path, folder: Path) -> None:
+    # A folder cannot be renamed onto another, so the old one steps aside first.
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -467,7 +482,7 @@ def write_export(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _merged(
+def _merge_adapter(
     source: str, state: dict[str, Tensor], merge: tuple[int, int, int], dtype: torch.dtype
 ) -> tuple[Any, dict[str, Tensor]]:
     from peft import set_peft_model_state_dict
@@ -481,7 +496,7 @@ def _merged(
     return whole, dict(whole.state_dict())
 
 
-def _sampling_on(path: Path) -> None:
+def _switch_sampling_on(path: Path) -> None:
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     values["do_sample"] = True
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

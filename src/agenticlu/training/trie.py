@@ -1,5 +1,5 @@
 # ruff: noqa: N815 (shapes live in names)
-"""The token trie of traces trained together: layout, mask as rectangles, supervised edges.
+"""Token tries: which traces share one, its layout, its mask as rectangles, its supervised edges.
 
 Traces that begin with the same tokens share their rows. Segments (unbranched stretches) are laid
 out in depth-first pre-order, so the descendants of a segment [s, e) are exactly the rows [e, t),
@@ -11,22 +11,30 @@ and the attention mask is a short list of rectangles:
 They cover each visible (query, key) pair once; a token sees depth + 1 keys, so their area is the
 sum of depth + 1 over the stored tokens. Pure: numpy, no torch.
 
+An optimizer step takes B units (traces or pairs), as tries of up to M units of one document. Which
+unit meets which is a pure function of units, seed and epoch.
+
 Legend: S stored tokens (rows), E edges, K (trace, edge) incidences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from agenticlu.training.encode import Unit
+
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Rectangle = tuple[int, int, int, int, int]
 """Query rows [q0, q1), key rows [k0, k1), causal (1, squares only) or full (0)."""
+Step = list[list[int]]
+"""Tries of one optimizer step, each a list of unit numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,7 @@ class TriePlan:
 
     ids_S: IntArray
     positions_S: IntArray
-    """Depth of each row: what rotary embeddings are told."""
+    """Depth of each row: its position for rotary embeddings."""
     segments: tuple[TrieSegment, ...]
     rectangles: tuple[Rectangle, ...]
     sources_E: IntArray
@@ -272,3 +280,107 @@ def dummy_plan(token: int = 0, num_rows: int = 64) -> TriePlan:
     """Returns a trie without edges, to fill an empty place among lockstep ranks."""
     ids = np.full(num_rows, token, dtype=np.int64)
     return build_plan([ids], [np.zeros(num_rows, dtype=np.bool_)])
+
+
+class Pairs:
+    """Pairs of one trie's traces, as two arrays of trace numbers."""
+
+    def __init__(self, chosen: Sequence[int], rejected: Sequence[int]) -> None:
+        assert len(chosen) == len(rejected)
+        self.chosen = np.asarray(chosen, dtype=np.int64)
+        self.rejected = np.asarray(rejected, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+
+@dataclass(frozen=True)
+class Trie:
+    """The units of one document that enter a step together, planned."""
+
+    plan: TriePlan
+    pairs: Pairs
+    """DPO: numbers of the plan's traces; empty in SFT."""
+    digests: tuple[bytes, ...]
+    """DPO: hash of each trace; empty in SFT."""
+
+
+def build_trie(units: Sequence[Unit], *, min_shared: int) -> Trie:
+    """Plans some units; both traces of a pair are always in one trie."""
+    traces = [trace for unit in units for trace in unit.traces]
+    plan = build_plan(
+        [trace.ids for trace in traces], [trace.mask for trace in traces], min_shared=min_shared
+    )
+    if len(traces) == len(units):
+        return Trie(plan, Pairs([], []), ())
+    pairs = Pairs(range(0, len(traces), 2), range(1, len(traces), 2))
+    return Trie(plan, pairs, tuple(trace.digest() for trace in traces))
+
+
+def group_by_document(units: Sequence[Unit]) -> list[list[int]]:
+    """Returns the numbers of the units of each document.
+
+    Where rows name no document, rows belong together when the shorter shares at least about half
+    of itself with the other: compared by hashes of prefixes of 2^k ids.
+    """
+    groups: dict[object, list[int]] = {}
+    for number, unit in enumerate(units):
+        groups.setdefault(_find_document(unit, groups), []).append(number)
+    return list(groups.values())
+
+
+def _find_document(unit: Unit, known: Mapping[object, object]) -> object:
+    if unit.document_id is not None:
+        return unit.document_id
+    ids = unit.traces[0].ids
+    half = 1 << max((len(ids) // 2).bit_length() - 1, 0)
+    keys = [
+        hashlib.blake2b(ids[:length].tobytes(), digest_size=16).digest()
+        for length in (half, half // 2, half * 2)
+    ]
+    return next((key for key in keys if key in known), keys[0])
+
+
+def build_epoch(
+    documents: Sequence[Sequence[int]], *, batch: int, per_trie: int, seed: int, epoch: int
+) -> list[Step]:
+    """Returns the steps of one epoch; every unit appears once, and the last step may be short.
+
+    A group that crosses the end of a step is cut there: both parts stay tries, and every step
+    but the last holds exactly `batch` units.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    groups: list[list[int]] = []
+    for document in documents:
+        shuffled = generator.permutation(np.asarray(document, dtype=np.int64)).tolist()
+        groups += [shuffled[i : i + per_trie] for i in range(0, len(shuffled), per_trie)]
+    steps: list[Step] = [[]]
+    room = batch
+    for index in generator.permutation(len(groups)):
+        group = groups[index]
+        while group:
+            if not room:
+                steps.append([])
+                room = batch
+            part, group = group[:room], group[room:]
+            steps[-1].append(part)
+            room -= len(part)
+    return [step for step in steps if step]
+
+
+def build_schedule(
+    documents: Sequence[Sequence[int]],
+    *,
+    batch: int,
+    per_trie: int,
+    seed: int,
+    epochs: int,
+    max_steps: int | None = None,
+) -> list[Step]:
+    """Returns the steps of a whole run, at most `max_steps`."""
+    steps: list[Step] = []
+    for epoch in range(epochs):
+        steps += build_epoch(documents, batch=batch, per_trie=per_trie, seed=seed, epoch=epoch)
+        if max_steps is not None and len(steps) >= max_steps:
+            return steps[:max_steps]
+    return steps

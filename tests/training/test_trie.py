@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from agenticlu.training.trie import TriePlan, build_plan, dummy_plan
+from agenticlu.training.trie import TriePlan, build_epoch, build_plan, build_schedule, dummy_plan
 
 
 def visible(plan: TriePlan) -> np.ndarray:
@@ -78,3 +79,26 @@ def test_edge_weights_sum_over_the_traces_through_an_edge() -> None:
     weights = plan.edge_weights(np.array([1.0, 10.0]))
     by_target = dict(zip(plan.targets_E.tolist(), weights.tolist(), strict=True))
     assert by_target == {3: 11.0, 4: 1.0, 5: 10.0}
+
+
+DOCUMENTS = [list(range(0, 11)), list(range(11, 14)), list(range(14, 30))]
+
+
+@pytest.mark.parametrize(("batch", "per_trie"), [(1, 1), (4, 3), (7, 8), (64, 8)])
+def test_everything_appears_once_per_epoch(batch: int, per_trie: int) -> None:
+    steps = build_epoch(DOCUMENTS, batch=batch, per_trie=per_trie, seed=1, epoch=0)
+    assert Counter(n for step in steps for trie in step for n in trie) == Counter(range(30))
+    assert [sum(map(len, step)) for step in steps[:-1]] == [batch] * (len(steps) - 1)
+    for trie in (trie for step in steps for trie in step):
+        assert len(trie) <= per_trie
+        assert any(set(trie) <= set(document) for document in DOCUMENTS)
+
+
+def test_the_schedule_depends_on_seed_and_epoch_alone() -> None:
+    settings = {"batch": 6, "per_trie": 4, "epochs": 2}
+    a, b = (build_schedule(DOCUMENTS, seed=5, **settings) for _ in range(2))
+    assert a == b
+    assert a != build_schedule(DOCUMENTS, seed=6, **settings)
+    half = len(a) // 2
+    assert a[:half] != a[half:]
+    assert build_schedule(DOCUMENTS, seed=5, max_steps=3, **settings) == a[:3]
