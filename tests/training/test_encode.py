@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from agenticlu.core.errors import TrainingError
+from agenticlu.core.rows import load_rows
 from agenticlu.training.encode import (
     Encoder,
     EncodeReport,
     encode_rows,
     find_rows,
-    iterate_rows,
     load_units,
 )
 from agenticlu.training.trie import group_by_document
@@ -200,12 +200,12 @@ def test_malformed_rows_and_files_say_where(tokenizer, tmp_path) -> None:
         units_of(tokenizer, [{"chosen": reply("x")}], "dpo")
     broken = tmp_path / "train.jsonl"
     broken.write_text('{"messages": []}\n{"mess')
-    with pytest.raises(TrainingError, match=r"train\.jsonl, line 2"):
-        list(iterate_rows(broken))
+    with pytest.raises(TrainingError, match=r"Line 2 of .*train\.jsonl"):
+        list(load_rows(broken, error=TrainingError))
     parquet = tmp_path / "train.parquet"
     parquet.write_bytes(b"PAR1 torn")
     with pytest.raises(TrainingError, match=r"not a readable Parquet file"):
-        list(iterate_rows(parquet))
+        list(load_rows(parquet, error=TrainingError))
     with pytest.raises(TrainingError, match=r"holds no train rows"):
         load_units(tmp_path / "nowhere", Encoder(tokenizer), "sft", "train", max_tokens=9)
 

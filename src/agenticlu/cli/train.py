@@ -83,7 +83,7 @@ def _run(stage: str, dataset: str, model: str | None, out: Path, given: dict[str
     as_json, plan_only = given.pop("as_json"), given.pop("plan_only")
     config = _config(stage, dataset, model, out, given)
     from agenticlu.core.output_dir import check_owner
-    from agenticlu.training.loop import plan_run, train
+    from agenticlu.training import plan_run, train
 
     if plan_only:
         show_plan(plan_run(config), as_json=as_json)
@@ -163,7 +163,7 @@ def plan(
     as_json = given.pop("as_json")
     given.pop("plan_only")
     config = _config(stage, dataset, model, out, given)
-    from agenticlu.training.loop import plan_run
+    from agenticlu.training import plan_run
 
     result = plan_run(config, world=ranks, memory_gib=memory_gib, device=device)
     show_plan(result, as_json=as_json)
