@@ -62,7 +62,7 @@ def check_attention() -> None:
             leaf = plan.segments[-1]
             for x in changed:
                 x[leaf.start] += 1.0
-            moved = attend(*(x[rows] for x in changed), 0.3) - out
+            moved = attend(*(x[rows] for x in changed), 0.3) - out.detach()
             inside = (rows >= leaf.start) & (rows < leaf.end)
             assert float(moved[~inside].abs().max()) == 0.0, name
             if inside.any():

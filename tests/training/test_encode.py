@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from agenticlu.core.errors import TrainingError
-from agenticlu.core.rows import load_rows
 from agenticlu.training.encode import (
     Encoder,
     EncodeReport,
@@ -201,11 +200,11 @@ def test_malformed_rows_and_files_say_where(tokenizer, tmp_path) -> None:
     broken = tmp_path / "train.jsonl"
     broken.write_text('{"messages": []}\n{"mess')
     with pytest.raises(TrainingError, match=r"Line 2 of .*train\.jsonl"):
-        list(load_rows(broken, error=TrainingError))
+        load_units(broken, Encoder(tokenizer), "sft", "train", max_tokens=9)
     parquet = tmp_path / "train.parquet"
     parquet.write_bytes(b"PAR1 torn")
     with pytest.raises(TrainingError, match=r"not a readable Parquet file"):
-        list(load_rows(parquet, error=TrainingError))
+        load_units(parquet, Encoder(tokenizer), "sft", "train", max_tokens=9)
     with pytest.raises(TrainingError, match=r"holds no train rows"):
         load_units(tmp_path / "nowhere", Encoder(tokenizer), "sft", "train", max_tokens=9)
 

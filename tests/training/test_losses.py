@@ -100,7 +100,7 @@ def numeric_dpo(logp_L, reference_L, chosen, rejected, counts, **settings):
     nll = -(sums / torch.from_numpy(counts).double())[chosen]
     loss = (losses + settings.get("nll_weight", 0.0) * nll).mean()
     loss.backward()
-    return float(loss), sums.grad.numpy()
+    return float(loss.detach()), sums.grad.numpy()
 
 
 SETTINGS = [
