@@ -378,4 +378,4 @@ def test_lines_of_predictions_are_no_result_file(tmp_path: Path, name: str) -> N
     path.write_text('{"id": "a"}\n{"id": "b"}\n')
     found = call(name, str(path))
     assert isinstance(found.exception, UsageError)
-    assert "no result file of HELMET" in found.exception.message
+    assert "a result file of HELMET is one JSON object" in found.exception.message

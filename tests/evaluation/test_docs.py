@@ -13,7 +13,7 @@ import pytest
 
 from agenticlu.cli import group
 from agenticlu.cli.eval import EvalSettings, command
-from agenticlu.evaluation.helmet.results import result_args
+from agenticlu.evaluation.helmet.results import build_args
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.methods import METHODS, find_method
 from agenticlu.evaluation.predictions import OF_TASKS, SHARED
@@ -125,7 +125,7 @@ def test_result_files_on_the_page_are_named_as_they_would_be() -> None:
             for length in given["lengths"]:
                 for method in given["methods"]:
                     own = method == "helmet"
-                    args = result_args(
+                    args = build_args(
                         task,
                         length,
                         model="",

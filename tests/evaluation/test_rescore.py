@@ -18,7 +18,7 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import PredictionWriter, read_predictions
-from agenticlu.evaluation.rescore import letter_of, render_scores, score_file
+from agenticlu.evaluation.rescore import find_letter, render_scores, score_file
 from agenticlu.evaluation.results import Summary
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.tasks import TaskRequest, load_items
@@ -186,10 +186,10 @@ def test_a_torn_last_line_of_our_own_file_is_left_aside(
 
 
 def test_the_right_letter_is_found_by_spelling_text_or_letter() -> None:
-    assert letter_of(["A"], ["B", "A"]) == "B"
-    assert letter_of(["C", "C. a lamp"], ["a kite", "C", "a lamp"]) == "C"
-    assert letter_of(["b"], ["red", "blue"]) == "B"
-    assert letter_of(["green"], ["red", "blue"]) is None
+    assert find_letter(["A"], ["B", "A"]) == "B"
+    assert find_letter(["C", "C. a lamp"], ["a kite", "C", "a lamp"]) == "C"
+    assert find_letter(["b"], ["red", "blue"]) == "B"
+    assert find_letter(["green"], ["red", "blue"]) is None
 
 
 # --- rows of others ---------------------------------------------------------------------------
@@ -225,16 +225,16 @@ def test_line_separators_inside_a_row_do_not_end_it(tmp_path: Path) -> None:
     [
         (b"", UsageError, "empty"),
         (b" \n\n", UsageError, "empty"),
-        ('{"prediction": "caf\xe9", "answers": ["x"]}\n'.encode("latin1"), ConfigError, "UTF-8"),
-        (b'["a", "b"]', ConfigError, "row 1 is a text"),
+        ('{"prediction": "caf\xe9", "answers": ["x"]}\n'.encode("latin1"), ConfigError, "utf-8"),
+        (b'["a", "b"]', ConfigError, "Entry 1 of"),
         (b"[]", ConfigError, "no rows"),
-        (b"[1]", ConfigError, "row 1 is a number"),
-        (b'{"prediction": "a", "answers": ["a"]}\n"text"\n', ConfigError, "line 2, is a text"),
-        (b'{"prediction": "a", "answers": ["a"]}\n{"pred\n', ConfigError, "line 2, is not JSON"),
+        (b"[1]", ConfigError, "is a number, not a JSON object"),
+        (b'{"prediction": "a", "answers": ["a"]}\n"text"\n', ConfigError, "Line 2 of"),
+        (b'{"prediction": "a", "answers": ["a"]}\n{"pred\n', ConfigError, "is not JSON"),
         (b'{"args": {}, "data": []}', ConfigError, "no rows"),
         (b'{"args": {}, "data": 3}', ConfigError, "no list 'data'"),
         (b'{"args": [], "data": [{}]}', ConfigError, "'args'"),
-        (b'{"args": {"datasets": "kilt_nq"}, "data": [{}, "x"]}', ConfigError, "row 2 is a text"),
+        (b'{"args": {"datasets": "kilt_nq"}, "data": [{}, "x"]}', ConfigError, "Row 2 of"),
         (b'{"args": {"datasets": "other"}, "data": [{"output": "x"}]}', UsageError, "--rule"),
         (b"{broken", ConfigError, "not JSON"),
     ],

@@ -195,12 +195,12 @@ def judge(path: Path, monkeypatch: pytest.MonkeyPatch, *more: str, reply: str = 
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        (None, UsageError, "no file"),
+        (None, UsageError, "File not found"),
         ("", UsageError, "empty"),
         ("{", ConfigError, "not JSON"),
         (["a"], ConfigError, "no list 'data'"),
         ({"data": []}, ConfigError, "no rows"),
-        ({"data": [{}, 3]}, ConfigError, "row 2 is a number"),
+        ({"data": [{}, 3]}, ConfigError, "is a number, not a JSON object"),
         ({"args": 3, "data": [{}]}, ConfigError, "'args'"),
     ],
 )

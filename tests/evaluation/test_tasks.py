@@ -23,8 +23,9 @@ from agenticlu.core.records import Piece
 from agenticlu.data.corpus import load_corpus
 from agenticlu.documents.tokens import ApproximateTokenizer, Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.evaluation.helmet.rows import Wanted, load_rows
-from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, file_of, scale_of
+from agenticlu.evaluation.helmet.rows import load_rows
+from agenticlu.evaluation.helmet.sources import RowRequest
+from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, find_file, find_scale
 from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.tasks import TASKS, TaskRequest, load_items, ruler, vocabulary
@@ -579,13 +580,13 @@ IN_HELMET = {
 @pytest.mark.parametrize("task", IN_HELMET)
 def test_rows_read_back_give_the_same_prompts(task: str, tmp_path: Path) -> None:
     name = IN_HELMET[task]
-    write_rows(task, tmp_path / file_of(SPECS[name], 4096))
+    write_rows(task, tmp_path / find_file(SPECS[name], 4096))
     made = {item.prompt.text for item in items(task, 4096, limit=7) if item.prompt}
     options = {"helmet_data": str(tmp_path)}
     read = load_items(TaskRequest(name, 4096, TOKENIZER, options=options))
     assert {item.prompt.text for item in read if item.prompt} == made
     assert len(made) == 7
-    rows = load_rows(Wanted(name, 4096, tmp_path)).rows
+    rows = load_rows(RowRequest(name, 4096, tmp_path)).rows
     assert all(row["seed"] >= 0 for row in rows)
 
 
@@ -627,8 +628,8 @@ def test_rows_command_takes_the_options_of_its_tasks(tmp_path: Path) -> None:
 
 
 def test_ladder_doubles_beyond_its_end() -> None:
-    assert scale_of(SPECS["json_kv"], 262144) == 3600
-    assert file_of(SPECS["kilt_nq"], 524288) == "data/kilt/nq-dev-multikilt_1000_k4000_dep6.jsonl"
+    assert find_scale(SPECS["json_kv"], 262144) == 3600
+    assert find_file(SPECS["kilt_nq"], 524288) == "data/kilt/nq-dev-multikilt_1000_k4000_dep6.jsonl"
     for length in (0, 1000, LENGTHS[-1] * 3):
         with pytest.raises(UsageError, match="HELMET has no files"):
-            scale_of(SPECS["json_kv"], length)
+            find_scale(SPECS["json_kv"], length)

@@ -566,13 +566,12 @@ def judge(
     from agenticlu.engines.breaker import Breaker, be_patient
     from agenticlu.engines.model_info import read_served
     from agenticlu.evaluation.helmet.results import JUDGED, JUDGED_CATEGORIES
-    from agenticlu.evaluation.helmet.sources import load_key_points
+    from agenticlu.evaluation.helmet.sources import load_key_points, read_json, read_result
     from agenticlu.evaluation.helmet.specs import SPECS
     from agenticlu.evaluation.judgements import results_of
     from agenticlu.evaluation.predictions import write_json
-    from agenticlu.evaluation.rescore import MOST_LISTED, helmet_task
+    from agenticlu.evaluation.rescore import MOST_LISTED
     from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
-    from agenticlu.evaluation.saved import read_json, read_result
     from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
     from agenticlu.judges.rubric import Judged, RowJudge, judged_file, kept_verdicts
 
@@ -582,7 +581,7 @@ def judge(
     result = read_result(file)
     path = file.with_name(file.name.removesuffix(".json") + JUDGED)
     before = read_json(path) if path.is_file() else None
-    task = helmet_task(file, result.args)
+    task = result.find_task()
     summaries = task in ("infbench_sum_eng", "multi_lexsum")
     if SPECS[task].category not in JUDGED_CATEGORIES:
         raise UsageError(
@@ -615,7 +614,7 @@ def judge(
     judged = asyncio.run(run())
     if asking.ended is not None and all(one.score is None for one in judged):
         raise asking.ended
-    content = judged_file(result.whole, judged, summaries=summaries, judge=name)
+    content = judged_file(result.content, judged, summaries=summaries, judge=name)
     write_json(path, content)
     metric = SUMMARY_METRIC if summaries else LONG_ANSWER_METRIC
     mean = content["averaged_metrics"].get(metric)
@@ -646,12 +645,11 @@ def cite(file: Path, nli: str | None) -> None:
     them, citation_rec_shown and citation_prec_shown take the ids of the passages shown alone.
     """
     from agenticlu.evaluation.helmet import alce
+    from agenticlu.evaluation.helmet.sources import read_result
     from agenticlu.evaluation.predictions import write_json
-    from agenticlu.evaluation.rescore import helmet_task
-    from agenticlu.evaluation.saved import read_result
 
     result = read_result(file)
-    task = helmet_task(file, result.args)
+    task = result.find_task()
     if not task.startswith("alce_"):
         raise UsageError(
             f"{str(file)!r} holds {task}, not ALCE's data.",

@@ -73,7 +73,7 @@ def load_numbered_rows(
     try:
         if path.suffix == ".parquet":
             yield from enumerate(_read_parquet(path, columns, error), 1)
-        elif _starts_array(path):
+        elif starts_array(path):
             yield from enumerate(_read_array(path, error), 1)
         else:
             yield from _read_lines(path, error, skip_torn)
@@ -128,7 +128,8 @@ def _read_lines(
             is_first = False
 
 
-def _starts_array(path: Path) -> bool:
+def starts_array(path: Path) -> bool:
+    """Whether a file is a JSON array, whatever its name; its rows are then its entries."""
     with path.open("rb") as file:
         return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
 

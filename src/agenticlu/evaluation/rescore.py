@@ -1,4 +1,4 @@
-"""Scores anyone's predictions without a model: JSONL rows, our own results, or HELMET's files."""
+"""Scores saved replies without running a model: JSON rows, our own predictions, HELMET's files."""
 
 from __future__ import annotations
 
@@ -14,19 +14,12 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Document, Prediction, Question, Record
+from agenticlu.core.rows import Row, load_numbered_rows, starts_array
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
+from agenticlu.evaluation.helmet.sources import ResultFile, read_result
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import current, read_predictions
-from agenticlu.evaluation.saved import (
-    ROW_HINT,
-    Result,
-    Row,
-    checked_row,
-    parse_json_lines,
-    parse_result,
-    read_text,
-)
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table
@@ -39,7 +32,7 @@ _NOWHERE = Document.of("", "rescoring")
 
 
 class _QaPair(BaseModel):
-    """A part of ALCE's question, as its files have it; more columns are left aside."""
+    """A part of ALCE's question, as its files have it; other columns are ignored."""
 
     short_answers: tuple[str, ...]
 
@@ -54,7 +47,7 @@ class Reply:
 
     id: str
     place: str
-    """Where it stands in the file, such as 'line 3'; of our own predictions, what was run."""
+    """Position in the file, such as 'line 3'; of our own predictions, what was run."""
     item: Item | None = None
     """None when there is nothing to score it against."""
     text: str | None = None
@@ -68,14 +61,14 @@ class ScoredRow(Record):
 
     id: str
     place: str
-    """Where it stands in the file, such as 'line 3'."""
+    """Position in the file, such as 'line 3'."""
     scores: dict[str, float] = Field(default_factory=dict)
     problem: str | None = None
     """Why it was not scored; None when it was."""
 
 
 class ScoredFile(Record):
-    """What a file of predictions scores."""
+    """The scores of a file of predictions."""
 
     path: str
     kind: str
@@ -90,17 +83,17 @@ class ScoredFile(Record):
 
 
 def score_file(path: Path, *, rule: str | None = None, with_rouge: bool = False) -> ScoredFile:
-    """Scores a file; rows without prediction, or without what their rule needs, are counted.
+    """Scores a file; rows without a prediction, or without what their rule needs, are counted.
 
     Args:
-        path: JSONL of `prediction` and `answers` (and perhaps `options`, `id`, `document_id`), a
-            `predictions.jsonl` of ours, or HELMET's result JSON.
-        rule: Scoring rule for all rows; None takes what each row calls for.
+        path: Rows of `prediction` and `answers` (optional: `options`, `id`, `document_id`) in a
+            JSONL or JSON file, a `predictions.jsonl` of ours, or HELMET's result JSON.
+        rule: Scoring rule of all rows; None takes the one that each row calls for.
         with_rouge: Compute ROUGE too.
 
     Raises:
-        UsageError: There is no such file, nothing in it, or no such rule.
-        ConfigError: It is of another form.
+        UsageError: The file does not exist or is empty, or the rule is unknown.
+        ConfigError: It has another form.
     """
     if rule is not None:
         rules.find_rule(rule)
@@ -154,37 +147,39 @@ def _scored(reply: Reply, with_rouge: bool) -> tuple[ScoredRow, str | None]:
 
 
 def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]:
-    """Reads a file of predictions and tells which kind it is.
+    """Reads a file of predictions; returns its kind and the replies.
 
-    Of our own predictions, those that the tables show: a label's latest model.
+    Of our own predictions, those that the tables show: each label's latest model.
 
     Raises:
-        UsageError: There is no such file, or nothing in it.
-        ConfigError: It is of another form.
+        UsageError: The file does not exist or is empty.
+        ConfigError: It has another form.
     """
-    text = read_text(path)
+    if not path.is_file():
+        raise UsageError(f"File not found: {str(path)!r}.")
+    is_array = path.suffix != ".parquet" and starts_array(path)
+    rows = load_numbered_rows(path, error=ConfigError)
+    first = next(rows, None)
+    if first is None and is_array:
+        raise ConfigError(f"{path} has no rows.")
+    if first is None:
+        raise UsageError(f"The file {str(path)!r} is empty.")
+    if not is_array and _is_prediction(first[1]):
+        shown, _ = current(read_predictions(path))
+        return "predictions", [_from_prediction(p, rule) for p in shown]
+    every = [first, *rows]
+    if not is_array and len(every) == 1 and "data" in first[1]:
+        return "helmet", _from_helmet(read_result(path), rule)
+    unit = "row" if is_array else "line"
+    return "jsonl", [_from_row(f"{unit} {number}", row, rule) for number, row in every]
+
+
+def _is_prediction(row: Row) -> bool:
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError:
-        whole = None
-    if isinstance(whole, dict) and "data" in whole:
-        return "helmet", _from_helmet(parse_result(path, whole), rule)
-    if isinstance(whole, list):
-        rows = [
-            (number, checked_row(row, f"{path}: row {number}"))
-            for number, row in enumerate(whole, start=1)
-        ]
-        if not rows:
-            raise ConfigError(f"{str(path)!r} holds no rows.", hint=ROW_HINT)
-        return "jsonl", [_from_row(f"row {number}", row, rule) for number, row in rows]
-    first = text.lstrip().split("\n", 1)[0]
-    try:
-        Prediction.model_validate_json(first)
+        Prediction.model_validate_json(json.dumps(row))
     except ValidationError:
-        rows = parse_json_lines(path, text)
-        return "jsonl", [_from_row(f"line {number}", row, rule) for number, row in rows]
-    shown, _ = current(read_predictions(path))
-    return "predictions", [_from_prediction(p, rule) for p in shown]
+        return False
+    return True
 
 
 def _first(row: Row, keys: Iterable[str], *, but: str | None = None) -> str | None:
@@ -210,18 +205,18 @@ def _from_row(place: str, row: Row, rule: str | None) -> Reply:
     options = _texts(row.get("options") or row.get("choices") or ())
     chosen = rule or row.get("rule") or ("choice" if options else "open")
     if chosen not in rules.RULES:
-        return Reply(name, place, problem=f"there is no scoring rule {chosen!r}")
+        return Reply(name, place, problem=f"unknown scoring rule {chosen!r}")
     if not golds and rules.RULES[chosen].needs_answers:
         return Reply(name, place, problem=f"no gold answer (one of {', '.join(GOLD_KEYS)})")
     unit = _first(row, UNIT_KEYS)
-    item = _item(chosen, row, golds, options, unit=str(row[unit]) if unit else place)
+    item = _build_item(chosen, row, golds, options, unit=str(row[unit]) if unit else place)
     return Reply(name, place, item, row[said])
 
 
-def letter_of(golds: Sequence[str], options: Sequence[str]) -> str | None:
-    """Returns the letter of the right option: given with its letter, by its text, or by its letter.
+def find_letter(golds: Sequence[str], options: Sequence[str]) -> str | None:
+    """Returns the letter of the right option, which golds give as 'B. text', as text or as letter.
 
-    >>> letter_of(["A"], ["B", "A"]), letter_of(["b"], ["red", "blue"])
+    >>> find_letter(["A"], ["B", "A"]), find_letter(["b"], ["red", "blue"])
     ('B', 'B')
     """
     letters = {chr(ord("A") + i): option for i, option in enumerate(options)}
@@ -232,7 +227,7 @@ def letter_of(golds: Sequence[str], options: Sequence[str]) -> str | None:
     return next((letter for letter in letters if letter.lower() in golds), None)
 
 
-def _item(
+def _build_item(
     rule: str,
     row: Row,
     golds: tuple[str, ...],
@@ -244,7 +239,7 @@ def _item(
 ) -> Item:
     """Builds the item behind a row, with whatever its columns give a rule to score by."""
     reference = _reference(row, cuts) | dict(more or {})
-    letter = row.get("letter", letter_of(golds, options))
+    letter = row.get("letter", find_letter(golds, options))
     if options and letter is not None and "letter" not in reference:
         reference["letter"] = letter.upper() if isinstance(letter, str) else letter
     return Item(
@@ -261,7 +256,7 @@ def _item(
 def _reference(row: Row, cuts: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Returns what a row has for rules that need more than answers, HELMET's columns included.
 
-    What is of another form is left out, so that the rule says what it lacks.
+    What has another form is left out, so that the rule reports it as missing.
     """
     found: dict[str, Any] = {}
     if isinstance(row.get("qrel"), list):
@@ -288,44 +283,22 @@ def _from_prediction(prediction: Prediction, rule: str | None) -> Reply:
         problem = "written by an older version, without its rule; give one by --rule"
         return Reply(prediction.id, place, problem=problem)
     if chosen not in rules.RULES:
-        return Reply(prediction.id, place, problem=f"there is no scoring rule {chosen!r}")
+        return Reply(prediction.id, place, problem=f"unknown scoring rule {chosen!r}")
     row = {"question": prediction.question, "reference": prediction.reference}
     unit = prediction.unit or prediction.document_id
-    item = _item(chosen, row, prediction.gold, prediction.options, unit=unit)
+    item = _build_item(chosen, row, prediction.gold, prediction.options, unit=unit)
     return Reply(prediction.id, place, item, prediction.raw)
 
 
-def helmet_task(path: Path, args: Mapping[str, Any]) -> str:
-    """Returns the task of a HELMET result file, from its arguments or its name.
-
-    Raises:
-        UsageError: It is none that is known here.
-    """
-    options = args.get("dataset_options")
-    given = args.get("datasets") or (options.get("datasets") if isinstance(options, dict) else None)
-    given = given[0] if isinstance(given, list) and given else given
-    name = given if isinstance(given, str) and given else path.name
-    aliases = {"kilt_popqa_3": "popqa", "kilt_nq": "nq", "kilt_hotpotqa": "hotpotqa"}
-    aliases["kilt_triviaqa"] = "triviaqa"
-    for task in sorted(SPECS, key=len, reverse=True):
-        if task in name:
-            return task
-    for task, short in aliases.items():
-        if short in name:
-            return task
-    raise UsageError(
-        f"{str(path)!r}: {name!r} is none of HELMET's data sets known here.",
-        hint="agenticlu eval score takes a rule by --rule, for example --rule open.",
-    )
-
-
-def _from_helmet(result: Result, rule: str | None) -> list[Reply]:
+def _from_helmet(result: ResultFile, rule: str | None) -> list[Reply]:
     try:
-        task = helmet_task(result.path, result.args)
+        spec = SPECS[result.find_task()]
     except UsageError:
         if rule is None:
             raise
-        task = None
+        spec = None
+    chosen = rule or (spec.rule if spec else "")
+    more = {"prefix": spec.label} if spec and "prefix" in rules.RULES[chosen].takes else {}
     first = result.rows[0].get("qrel")
     cuts = ranking_cuts(len(first)) if isinstance(first, list) else None
     replies = []
@@ -343,38 +316,13 @@ def _from_helmet(result: Result, rule: str | None) -> list[Reply]:
         elif isinstance(row.get("options"), list):
             options = _texts(row["options"])
         unit = next((str(row[key]) for key in ("qid", "question") if row.get(key)), str(number))
-        chosen = rule or rule_of(task or "")
-        more = {"prefix": PREFIXES[task]} if task in PREFIXES else {}
-        item = _item(chosen, row, golds, options, unit=unit, cuts=cuts, more=more)
+        item = _build_item(chosen, row, golds, options, unit=unit, cuts=cuts, more=more)
         replies.append(Reply(name, place, item, output))
     return replies
 
 
-PREFIXES = {"json_kv": "corresponding value:", "multi_lexsum": "Summary:"}
-"""Labels that HELMET parses instead of `Answer:`."""
-
-
-def rule_of(task: str) -> str:
-    """Returns the scoring rule of a HELMET task."""
-    named = {
-        "infbench_choice_eng": "choice",
-        "infbench_sum_eng": "summary",
-        "multi_lexsum": "summary",
-        "infbench_qa_eng": "long_answer",
-        "alce_asqa": "string_em",
-        "alce_asqa_nocite": "string_em",
-        "alce_qampari": "qampari",
-        "alce_qampari_nocite": "qampari",
-    }
-    by_family = {"msmarco": "ranking", "icl": "label"}
-    family = SPECS[task].family
-    if family == "ruler":
-        return "open" if "qa_" in task else "all_of"
-    return named.get(task) or by_family.get(family, "open")
-
-
 def render_scores(scored: ScoredFile) -> str:
-    """Renders the metrics of a file for people; those of each group where it has several."""
+    """Renders the metrics of a file, those of each group where it has several."""
     parts = scored.groups if len(scored.groups) > 1 else {"": scored.metrics}
     rows = [
         [*([place] if place else []), name, percent(found), str(found.n)]

@@ -29,10 +29,9 @@ from agenticlu.evaluation.config import (
     RunSettings,
 )
 from agenticlu.evaluation.helmet.alce import splitter_note
-from agenticlu.evaluation.helmet.results import result_args, write_result
-from agenticlu.evaluation.helmet.rows import ICL_SETS
-from agenticlu.evaluation.helmet.sources import INFINITEBENCH, load_llama2, others_of
-from agenticlu.evaluation.helmet.specs import SPECS, file_of, load_templates, scale_of
+from agenticlu.evaluation.helmet.results import build_args, write_result
+from agenticlu.evaluation.helmet.sources import INFINITEBENCH, describe_similar_files, load_llama2
+from agenticlu.evaluation.helmet.specs import ICL_SETS, SPECS, find_file, find_scale, load_templates
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.judgements import (
     HELMET_FOLDER,
@@ -330,7 +329,7 @@ def _write_helmet(
     for method, rows in by_method.items():
         name = config.label if method == "helmet" else f"{config.label}-{method}"
         folder = out / HELMET_FOLDER / re.sub(r"[^\w.-]+", "-", name)
-        args = result_args(
+        args = build_args(
             task,
             length,
             model=config.label,
@@ -402,7 +401,7 @@ def check_files(config: EvaluationConfig) -> None:
     if missing:
         listed = ", ".join(repr(str(path)) for path in missing[:MOST_LISTED])
         more = f", and {len(missing) - MOST_LISTED} more" if len(missing) > MOST_LISTED else ""
-        others = "".join(dict.fromkeys(map(others_of, missing[:MOST_LISTED])))
+        others = "".join(dict.fromkeys(map(describe_similar_files, missing[:MOST_LISTED])))
         raise UsageError(
             f"{len(missing)} HELMET files are missing: {listed}{more}.{others}",
             hint="Give the folder that holds HELMET's data/ by --helmet-data FOLDER; see "
@@ -424,8 +423,8 @@ def _missing_files(config: EvaluationConfig) -> Iterator[Path]:
         wants_demos = bool(spec.shots if shots is None else shots)
         for length in config.lengths:
             if spec.scale:
-                scale_of(spec, length)
-            names = [file_of(spec, length)]
+                find_scale(spec, length)
+            names = [find_file(spec, length)]
             if wants_demos and spec.demo_file.startswith("data/"):
                 names.append(spec.demo_file)
             yield from (root / name for name in names if name and not (root / name).is_file())

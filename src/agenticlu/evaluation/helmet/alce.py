@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agenticlu.core.errors import ModelNotFoundError, missing_dependency
 from agenticlu.core.records import content_seed
-from agenticlu.evaluation.saved import Result
+from agenticlu.evaluation.helmet.sources import ResultFile
 from agenticlu.evaluation.scoring import helmet as alce
 from agenticlu.evaluation.scoring import rouge
 from agenticlu.evaluation.scoring.rules import GROUPS
@@ -37,7 +37,7 @@ def num_shown(file_name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def check_rows(result: Result, task: str) -> None:
+def check_rows(result: ResultFile, task: str) -> None:
     """Raises ConfigError for a row that lacks what ALCE's figures need."""
     for index in range(len(result.rows)):
         result.value(index, "output", str)
@@ -50,12 +50,13 @@ def check_rows(result: Result, task: str) -> None:
             if not (isinstance(annotation, dict) and "long_answer" in annotation):
                 result.refuse(index, "annotations")
         try:
-            GROUPS.kind.validate_python(_groups(task, result.rows[index]))
+            GROUPS.kind.validate_python(find_groups(task, result.rows[index]))
         except (KeyError, TypeError, ValidationError):
             result.refuse(index, "answers" if task.startswith("alce_qampari") else "qa_pairs")
 
 
-def _groups(task: str, row: Row) -> list[list[str]]:
+def find_groups(task: str, row: Row) -> list[list[str]]:
+    """Returns the golds of a row: for each answer or sub-question, its equivalent answers."""
     if task.startswith("alce_qampari"):
         return list(row["answers"])
     return [pair["short_answers"] for pair in row["qa_pairs"]]
@@ -80,7 +81,7 @@ def score_rows(
 
     raw = [alce.clean_alce(row["output"]) for row in rows]
     plain = [alce.remove_citations(text) for text in raw]
-    groups = [_groups(task, row) for row in rows]
+    groups = [find_groups(task, row) for row in rows]
     result: dict[str, Any] = {"length": float(np.mean([len(text.split()) for text in plain]))}
     if task.startswith("alce_qampari"):
         # HELMET's script looks for sub-questions, which these rows lack, and writes zeros.

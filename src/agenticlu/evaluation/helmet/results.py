@@ -11,10 +11,10 @@ from typing import Any
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Prediction, Record
 from agenticlu.evaluation.helmet import alce
-from agenticlu.evaluation.helmet.specs import SPECS, Spec, dataset_name, file_of
+from agenticlu.evaluation.helmet.sources import read_json
+from agenticlu.evaluation.helmet.specs import SPECS, Spec, dataset_name, find_file
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import write_json
-from agenticlu.evaluation.saved import read_json
 from agenticlu.evaluation.scoring import helmet
 from agenticlu.evaluation.scoring.answers import Golds
 from agenticlu.evaluation.tables import render_table
@@ -145,7 +145,7 @@ def averaged(metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
     }
 
 
-def result_args(
+def build_args(
     task: str,
     length: int,
     *,
@@ -175,7 +175,7 @@ def result_args(
     spec: Spec = SPECS[task]
     return ResultArgs(
         dataset=dataset_name(task, length),
-        test_files=file_of(spec, length),
+        test_files=find_file(spec, length),
         demo_files=spec.demo_file,
         model_name_or_path=model,
         output_dir=output_dir,
@@ -284,7 +284,7 @@ class HelmetRow(Record):
     first and the last ones out of its means in silence."""
 
 
-def columns_of(category: str) -> tuple[str, ...]:
+def category_columns(category: str) -> tuple[str, ...]:
     """Returns the columns that a category is the mean of."""
     return tuple(f"{name} {metric}" for name in CATEGORIES[category] for metric in HEADLINES[name])
 
@@ -335,7 +335,7 @@ def _row(length: int, model: str, values: dict[str, float], losses: Iterable[str
     categories: dict[str, float | None] = {}
     missing: list[str] = []
     for name in CATEGORIES:
-        columns = columns_of(name)
+        columns = category_columns(name)
         absent = [column for column in columns if column not in values]
         missing += absent
         categories[name] = (

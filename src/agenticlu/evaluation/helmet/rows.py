@@ -1,4 +1,4 @@
-"""HELMET's rows and demonstrations: which are drawn, in which order, with which text.
+"""HELMET's rows and demonstrations: drawn, ordered and rendered as HELMET does.
 
 Every loader returns rows with the columns that HELMET's own rows have after loading: the source's,
 and `context`, `question`, `answer` and the demonstrations.
@@ -6,100 +6,51 @@ and `context`, `question`, `answer` and the demonstrations.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import content_seed
+from agenticlu.core.rows import Row
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.sources import (
     INFINITEBENCH,
     OMISSION,
     Llama2,
-    label_names,
+    RowRequest,
+    load_label_names,
     load_llama2,
     load_split,
-    read_rows,
+    read_json,
 )
 from agenticlu.evaluation.helmet.specs import (
+    ICL_SETS,
     LENGTHS,
-    SPECS,
-    Spec,
     Template,
-    block,
-    file_of,
-    kept_tokens,
-    load_templates,
-    ranking_of,
+    build_json_kv_row,
+    build_ruler_row,
+    count_kept_tokens,
+    find_scale,
+    render_demos,
     render_kilt,
     render_msmarco,
-    scale_of,
+    render_ranking,
+    ruler_template,
 )
 from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.evaluation.scoring.helmet import ranking_cuts, remove_citations
 
-Row = dict[str, Any]
-T = TypeVar("T")
 POPULARITY = 3.0
 """PopQA rows of subjects below ten to this power of page views are kept."""
 MIN_NARRATIVE_TOKENS = 131072
 """NarrativeQA documents are longer than this."""
 MIN_BOOK_TOKENS = 65536
 """InfiniteBench and Multi-LexSum documents have at least as many."""
-ICL_SETS: dict[str, tuple[str, str | None, str, str, str, int]] = {
-    "icl_trec_coarse": ("CogComp/trec", None, "test", "text", "coarse_label", 6),
-    "icl_trec_fine": ("CogComp/trec", None, "test", "text", "fine_label", 50),
-    "icl_banking77": ("PolyAI/banking77", None, "test", "text", "label", 77),
-    "icl_clinic150": ("clinc_oos", "plus", "validation", "text", "intent", 151),
-    "icl_nlu": ("xingkunliuxtracta/nlu_evaluation_data", None, "", "text", "label", 68),
-}
-"""Data set, configuration, test split, text and label column, labels renamed."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which rows of a HELMET task are wanted."""
-
-    name: str
-    length: int
-    root: Path
-    num: int | None = None
-    """max_test_samples; None takes HELMET's."""
-    shots: int | None = None
-    """None takes HELMET's."""
-    templates: str | None = None
-    """File of other wordings."""
-    tokenizer: str | None = None
-    """Folder of another tokenizer in place of Llama 2's."""
-    seed: int = sampling.SEED
-    """Other seeds give other rows and demonstrations: not HELMET's."""
-
-    @property
-    def spec(self) -> Spec:
-        """The task's facts."""
-        return SPECS[self.name]
-
-    @property
-    def num_rows(self) -> int:
-        """Rows, or questions, at most."""
-        return self.spec.rows if self.num is None else self.num
-
-    @property
-    def num_shots(self) -> int:
-        """Demonstrations."""
-        return self.spec.shots if self.shots is None else self.shots
-
-    def template(self, name: str) -> Template:
-        """Returns the template of that name."""
-        return load_templates(self.templates)[name]
-
-    def file(self) -> Path:
-        """Returns the test file."""
-        return self.root / file_of(self.spec, self.length)
 
 
 @dataclass(frozen=True)
@@ -112,24 +63,39 @@ class Loaded:
     """Cuts of the ranking measures."""
 
 
-def load_rows(wanted: Wanted) -> Loaded:
+def load_rows(wanted: RowRequest) -> Loaded:
     """Loads a task's rows with their demonstrations, in HELMET's order."""
     return LOADERS[wanted.spec.family](wanted)
 
 
-def _enough(found: Sequence[T], shots: int, what: str) -> Sequence[T]:
-    if len(found) < shots:
-        raise UsageError(
-            f"{what}: only {len(found)} demonstrations can be drawn, {shots} are wanted.",
-            hint=f"Try --shots {len(found)}.",
-        )
-    return found
+def _demo_renderer(
+    wanted: RowRequest, pool: Sequence[Row], key: str, render: Callable[[Row], str], *, own: bool
+) -> Callable[[Row], str]:
+    """Returns a function that renders a row's demonstrations; rows with one key share them.
+
+    Args:
+        wanted: The task and its number of demonstrations.
+        pool: Rows that they are drawn from, one per key.
+        key: Column of a row's question.
+        render: Renders a demonstration.
+        own: Whether demonstrations may be about the row's own question.
+    """
+
+    @functools.cache
+    def draw(value: object) -> str:
+        if not wanted.num_shots:
+            return ""
+        others = pool if own else [demo for demo in pool if demo[key] != value]
+        others = sampling.shuffled(others, sampling.text_seed(value))
+        drawn = sampling.first_per_key(others, lambda demo: demo[key], wanted.num_shots)
+        return "".join(f"{render(demo)}\n\n" for demo in wanted.require_shots(drawn))
+
+    return lambda row: draw(row[key])
 
 
-def load_kilt(wanted: Wanted) -> Loaded:
+def load_kilt(wanted: RowRequest) -> Loaded:
     """RAG: all rows (gold depths) of the sampled questions, demonstrations by question."""
-    rows = read_rows(wanted.file())
-    demos = read_rows(wanted.root / wanted.spec.demo_file) if wanted.num_shots else []
+    rows, demos = wanted.load_rows(), wanted.load_demos()
     popqa = "popqa" in wanted.name
     if popqa:
         rows = [row for row in rows if row["s_pop"] < 10**POPULARITY]
@@ -138,25 +104,12 @@ def load_kilt(wanted: Wanted) -> Loaded:
             raise UsageError(f"{wanted.file()} has no subject of popularity below {POPULARITY}.")
     key = "id" if "id" in rows[0] else "question"
     keys = sampling.sample_keys([row[key] for row in rows], wanted.num_rows, wanted.seed)
-    cache: dict[object, str] = {}
 
-    def demos_of(row: Row) -> str:
-        if not wanted.num_shots:
-            return ""
-        if row[key] not in cache:
-            pool = [d for d in demos if not popqa or d[key] != row[key]]
-            pool = sampling.shuffled(pool, sampling.text_seed(row[key]))
-            drawn = sampling.first_per_key(pool, lambda d: d[key], wanted.num_shots)
-            cache[row[key]] = (
-                "\n\n".join(
-                    f"{render_kilt(d['ctxs'])}\n\nQuestion: {d['question']}\nAnswer: "
-                    f"{d['answers'][0]}"
-                    for d in _enough(drawn, wanted.num_shots, wanted.name)
-                )
-                + "\n\n"
-            )
-        return cache[row[key]]
+    def render(demo: Row) -> str:
+        answer = demo["answers"][0]
+        return f"{render_kilt(demo['ctxs'])}\n\nQuestion: {demo['question']}\nAnswer: {answer}"
 
+    demos_of = _demo_renderer(wanted, demos, key, render, own=not popqa)
     kept = [
         {
             **row,
@@ -171,86 +124,50 @@ def load_kilt(wanted: Wanted) -> Loaded:
     return Loaded(kept, wanted.template("kilt"))
 
 
-def load_json_kv(wanted: Wanted) -> Loaded:
+def load_json_kv(wanted: RowRequest) -> Loaded:
     """Recall: the first rows of the permutation; demonstrations are the row's own."""
-    rows = sampling.shuffled(read_rows(wanted.file()), wanted.seed)[: wanted.num_rows]
+    rows = wanted.shuffle(wanted.load_rows())
     for row in rows:
-        _enough(row["demos"], wanted.num_shots, f"{wanted.name}, row {row.get('id')}")
+        wanted.require_shots(row["demos"], f", row {row.get('id')}")
     return Loaded(
         [build_json_kv_row(row, wanted.num_shots) for row in rows], wanted.template("json_kv")
     )
 
 
-def build_json_kv_row(row: Mapping[str, Any], shots: int) -> Row:
-    """Returns a key-value row with the columns that its template needs."""
-    demos = [f"Key: {key}\nCorresponding value: {value}\n\n" for key, value in row["demos"][:shots]]
-    return {**row, "demos": "".join(demos), "k": row["num_kvs"]}
-
-
-def load_ruler(wanted: Wanted) -> Loaded:
+def load_ruler(wanted: RowRequest) -> Loaded:
     """Recall: the first rows of the permutation, no demonstrations."""
-    rows = sampling.shuffled(read_rows(wanted.file()), wanted.seed)[: wanted.num_rows]
-    return Loaded(
-        [build_ruler_row(row) for row in rows], wanted.template(ruler_template(wanted.name))
-    )
+    rows = [build_ruler_row(row) for row in wanted.shuffle(wanted.load_rows())]
+    return Loaded(rows, wanted.template(ruler_template(wanted.name)))
 
 
-def ruler_template(name: str) -> str:
-    """Returns the template of a RULER task, HELMET's or of our generators."""
-    if "qa" in name:
-        return "ruler_qa"
-    if any(part in name for part in ("niah_mv", "niah_mq", "multivalue", "multiquery")):
-        return "niah_many"
-    return next(kind for kind in ("niah", "vt", "cwe", "fwe") if kind in name)
-
-
-def build_ruler_row(row: Mapping[str, Any]) -> Row:
-    """Returns a RULER row with the columns that its template needs."""
-    example = row.get("example") or ""
-    return {
-        **row,
-        "question": row.get("query", row.get("question", "")),
-        "example": f"{example}\n\n" if example else "",
-        "answer": list(row["answer"] if "answer" in row else row["outputs"]),
-    }
-
-
-def load_msmarco(wanted: Wanted) -> Loaded:
+def load_msmarco(wanted: RowRequest) -> Loaded:
     """Re-ranking: all rows (orders) of the sampled queries, demonstrations by query."""
-    rows = read_rows(wanted.file())
+    rows, demos = wanted.load_rows(), wanted.load_demos()
     key = "qid" if "qid" in rows[0] else "query"
     keys = sampling.sample_keys([row[key] for row in rows], wanted.num_rows, wanted.seed)
     kept = [row for row in rows if row[key] in keys]
-    demos = read_rows(wanted.root / wanted.spec.demo_file) if wanted.num_shots else []
+    # HELMET: with demonstrations enough, those of all queries are left out; else a row's own.
     many = len(demos) > 2 * len(kept)
     if many:
         asked = {row["qid"] for row in kept}
         demos = [demo for demo in demos if demo["qid"] not in asked]
-    cache: dict[object, str] = {}
 
-    def demos_of(row: Row) -> str:
-        if not wanted.num_shots:
-            return ""
-        if row["qid"] not in cache:
-            pool = demos if many else [d for d in demos if d["qid"] != row["qid"]]
-            pool = sampling.shuffled(pool, sampling.text_seed(row["qid"]))
-            drawn = sampling.first_per_key(pool, lambda d: d["qid"], wanted.num_shots)
-            titled = "title" in row["ctxs"][0]
-            cache[row["qid"]] = "".join(
-                f"{render_msmarco(d['ctxs'], titled=titled)}\n\nQuery: {d['query']}\nRanking: "
-                f"{ranking_of(d['ctxs'])}\n\n"
-                for d in _enough(drawn, wanted.num_shots, wanted.name)
-            )
-        return cache[row["qid"]]
+    def render(titled: bool, demo: Row) -> str:
+        passages = render_msmarco(demo["ctxs"], titled=titled)
+        return f"{passages}\n\nQuery: {demo['query']}\nRanking: {render_ranking(demo['ctxs'])}"
 
+    demos_of = {
+        titled: _demo_renderer(wanted, demos, "qid", functools.partial(render, titled), own=many)
+        for titled in (True, False)
+    }
     return Loaded(
         [
             {
                 **{name: value for name, value in row.items() if name != "query"},
                 "context": render_msmarco(row["ctxs"], titled="title" in row["ctxs"][0]),
                 "question": row["query"],
-                "demos": demos_of(row),
-                "answer": ranking_of(row["ctxs"]),
+                "demos": demos_of["title" in row["ctxs"][0]](row),
+                "answer": render_ranking(row["ctxs"]),
                 "qrel": [[p["id"], str(p["label"])] for p in row["ctxs"]],
                 "_key": str(row["qid"]),
             }
@@ -261,19 +178,19 @@ def load_msmarco(wanted: Wanted) -> Loaded:
     )
 
 
-def load_alce(wanted: Wanted) -> Loaded:
+def load_alce(wanted: RowRequest) -> Loaded:
     """Citations: demonstrations from one generator over the whole file, then the permutation."""
-    rows = read_rows(wanted.file())
-    prompts = _alce_prompts(wanted)
-    num_docs = scale_of(wanted.spec, wanted.length)
+    rows = wanted.load_rows()
+    prompts = _load_alce_prompts(wanted)
+    num_docs = find_scale(wanted.spec, wanted.length)
     longest = max(len(row["docs"]) for row in rows)
     if wanted.length > LENGTHS[-1] and longest < num_docs:
         raise UsageError(
-            f"{wanted.name} at {wanted.length} shows {num_docs} passages, but no question of "
+            f"{wanted.name} at {wanted.length} needs {num_docs} passages, but no question of "
             f"{str(wanted.file())!r} has more than {longest}.",
             hint="Choose a shorter length for it.",
         )
-    _enough(prompts["demos"], wanted.num_shots, wanted.name)
+    wanted.require_shots(prompts["demos"])
     rng = Random(wanted.seed)
     drawn = [rng.sample(prompts["demos"], wanted.num_shots) for _ in rows]
     close = "\n" if "qampari" in wanted.name else "\n\n"
@@ -294,7 +211,7 @@ def load_alce(wanted: Wanted) -> Loaded:
         ]
         return "\n\n\n".join(shown) + ("\n\n\n" if shown else "")
 
-    kept = sampling.shuffled(list(zip(rows, drawn, strict=True)), wanted.seed)[: wanted.num_rows]
+    kept = wanted.shuffle(list(zip(rows, drawn, strict=True)))
     return Loaded(
         [
             {
@@ -309,20 +226,19 @@ def load_alce(wanted: Wanted) -> Loaded:
     )
 
 
-def _alce_prompts(wanted: Wanted) -> dict[str, Any]:
+def _load_alce_prompts(wanted: RowRequest) -> dict[str, Any]:
     """Returns HELMET's own prompt file if it is there, else ours.
 
     Raises:
-        ConfigError: The file is none.
+        ConfigError: The file is not a JSON object of an instruction and demonstrations.
     """
     path = wanted.root / wanted.spec.demo_file
     if path.is_file():
-        try:
-            prompts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"Cannot read the prompts {str(path)!r}: {error}.") from error
+        prompts = read_json(path)
         if not isinstance(prompts, dict) or not {"instruction", "demos"} <= set(prompts):
-            raise ConfigError(f"{str(path)!r} must hold an object of 'instruction' and 'demos'.")
+            raise ConfigError(
+                f"{str(path)!r} must be a JSON object with 'instruction' and 'demos'."
+            )
         return prompts
     bundled = Path(__file__).with_name("alce_demos.json")
     kind = wanted.name.removeprefix("alce_").removesuffix("_nocite")
@@ -332,26 +248,26 @@ def _alce_prompts(wanted: Wanted) -> dict[str, Any]:
     return {"instruction": wanted.template(wanted.name).instruction, "demos": demos}
 
 
-def _kept(wanted: Wanted, llama: Llama2) -> int:
-    """Returns how many tokens of a document are kept.
+def _cutter(wanted: RowRequest, llama: Llama2) -> Callable[[str], str]:
+    """Returns the function that cuts a document to the tokens that are kept of it.
 
     Raises:
         DoesNotFitError: They are no more than the omission marker's.
     """
-    kept = kept_tokens(wanted.name, wanted.length)
+    kept = count_kept_tokens(wanted.name, wanted.length)
     if kept <= llama.count(OMISSION):
         raise DoesNotFitError(wanted.name, wanted.length)
-    return kept
+    return lambda text: llama.cut(text, kept)
 
 
-def load_narrativeqa(wanted: Wanted) -> Loaded:
+def load_narrativeqa(wanted: RowRequest) -> Loaded:
     """Long questions: permutation, long documents only, cut, first rows.
 
     HELMET shuffles the demonstrations without a seed, so they cannot be repeated; ours follow from
     the row's content.
     """
     llama = load_llama2(wanted.root, wanted.tokenizer)
-    kept = _kept(wanted, llama)
+    cut = _cutter(wanted, llama)
     template = wanted.template("narrativeqa")
     test = sampling.shuffled(load_split(wanted.root, "narrativeqa", "test"), wanted.seed)
     train = load_split(wanted.root, "narrativeqa", "train") if wanted.num_shots else []
@@ -363,18 +279,16 @@ def load_narrativeqa(wanted: Wanted) -> Loaded:
             continue
         question = row["question"]["text"]
         seed = content_seed("narrativeqa", row["document"].get("id", ""), question)
-        drawn = _enough(
-            sampling.shuffled(train, seed)[: wanted.num_shots], wanted.num_shots, wanted.name
-        )
         demos = [
-            f"Question: {d['question']['text']}\nAnswer: {d['answers'][0]['text']}" for d in drawn
+            f"Question: {d['question']['text']}\nAnswer: {d['answers'][0]['text']}"
+            for d in wanted.draw_demos(train, seed)
         ]
         rows.append(
             {
-                "context": llama.cut(row["document"]["text"], kept),
+                "context": cut(row["document"]["text"]),
                 "question": question,
                 "answer": [answer["text"] for answer in row["answers"]],
-                "demo": block(demos, template.switch),
+                "demo": render_demos(demos, template.switch),
                 "seed": seed,
                 "_document": row["document"].get("id"),
             }
@@ -382,12 +296,12 @@ def load_narrativeqa(wanted: Wanted) -> Loaded:
     return Loaded(rows, template)
 
 
-def load_infbench(wanted: Wanted) -> Loaded:
+def load_infbench(wanted: RowRequest) -> Loaded:
     """Long questions and summaries: long documents, cut, then the permutation."""
     kind = wanted.name.removeprefix("infbench_").removesuffix("_eng")
     template = wanted.template(f"infbench_{kind}")
     llama = load_llama2(wanted.root, wanted.tokenizer)
-    kept = _kept(wanted, llama)
+    cut = _cutter(wanted, llama)
     every: list[Row] = []
     for row in load_split(wanted.root, INFINITEBENCH, f"longbook_{kind}_eng"):
         made = {**row, "question": row["input"]}
@@ -402,29 +316,28 @@ def load_infbench(wanted: Wanted) -> Loaded:
 
     def demos_of(row: Row) -> str:
         others = [other for other in every if other["id"] != row["id"]]
-        drawn = sampling.shuffled(others, wanted.seed)[: wanted.num_shots]
-        shown = _enough(drawn, wanted.num_shots, wanted.name)
-        return block([_book_demo(kind, d) for d in shown], template.switch)
+        drawn = wanted.draw_demos(others, wanted.seed)
+        return render_demos([_render_book_demo(kind, demo) for demo in drawn], template.switch)
 
-    rest = [row for row in every if llama.count(row["context"]) >= MIN_BOOK_TOKENS]
-    rows = sampling.shuffled(rest, wanted.seed)[: wanted.num_rows]
-    cut = [{**row, "context": llama.cut(row["context"], kept)} for row in rows]
-    return Loaded([{**row, "demo": demos_of(row)} for row in cut], template)
+    rows = wanted.shuffle([row for row in every if llama.count(row["context"]) >= MIN_BOOK_TOKENS])
+    return Loaded(
+        [{**row, "context": cut(row["context"]), "demo": demos_of(row)} for row in rows], template
+    )
 
 
-def _book_demo(kind: str, row: Row) -> str:
+def _render_book_demo(kind: str, row: Row) -> str:
     if kind == "sum":
         return f"[story text]\nSummary: {row['answer'][0].strip()}"
     options = f"Options:\n{row['options']}\n" if kind == "choice" else ""
     return f"[story text]\nQuestion: {row['question']}\n{options}Answer: {row['answer'][0]}"
 
 
-def load_multi_lexsum(wanted: Wanted) -> Loaded:
+def load_multi_lexsum(wanted: RowRequest) -> Loaded:
     """Summaries of cases; demonstrations as for narrativeqa follow from the row's content."""
     template = wanted.template("multi_lexsum")
     llama = load_llama2(wanted.root, wanted.tokenizer)
     name, config = "allenai/multi_lexsum", "v20230518"
-    kept = _kept(wanted, llama)
+    cut = _cutter(wanted, llama)
 
     def summarised(split: str) -> list[Row]:
         rows = load_split(wanted.root, name, split, config)
@@ -437,15 +350,13 @@ def load_multi_lexsum(wanted: Wanted) -> Loaded:
         if llama.count(context) < MIN_BOOK_TOKENS:
             continue
         seed = content_seed("lexsum", str(row["id"]))
-        drawn = _enough(
-            sampling.shuffled(train, seed)[: wanted.num_shots], wanted.num_shots, wanted.name
-        )
+        drawn = wanted.draw_demos(train, seed)
         shown = "\n\n".join(f"Summary: {d['summary/short']}" for d in drawn)
         demo = f"Example summaries:\n\n{shown}\n\n{template.switch}\n" if wanted.num_shots else ""
         rest.append(
             {
                 **{column: value for column, value in row.items() if column != "sources"},
-                "context": llama.cut(context, kept),
+                "context": cut(context),
                 "demo": demo,
                 "answer": row["summary/short"],
                 "question": "",
@@ -453,11 +364,11 @@ def load_multi_lexsum(wanted: Wanted) -> Loaded:
             }
         )
     if len(rest) > wanted.num_rows:
-        rest = sampling.shuffled(rest, wanted.seed)[: wanted.num_rows]
+        rest = wanted.shuffle(rest)
     return Loaded(rest, template)
 
 
-def load_icl(wanted: Wanted) -> Loaded:
+def load_icl(wanted: RowRequest) -> Loaded:
     """In-context learning: balanced examples per row, labels renamed by the row's own seed."""
     spec = wanted.spec
     name, config, test_split, text, label, num_labels = ICL_SETS[spec.scale]
@@ -470,8 +381,8 @@ def load_icl(wanted: Wanted) -> Loaded:
     if len(test) > wanted.num_rows:
         test = sampling.shuffled(test, wanted.seed)
         test = sampling.balance(test, lambda row: row[label], wanted.num_rows, wanted.seed)
-    shots = scale_of(spec, wanted.length)
-    names = label_names(wanted.root, name, label, config) if spec.natural_labels else []
+    shots = find_scale(spec, wanted.length)
+    names = load_label_names(wanted.root, name, label, config) if spec.natural_labels else []
     by_label = sampling.group(train, lambda row: row[label])
     rows = []
     for row in test:
@@ -494,7 +405,7 @@ def load_icl(wanted: Wanted) -> Loaded:
     return Loaded(rows, wanted.template("icl"))
 
 
-def load_qasper(wanted: Wanted) -> Loaded:
+def load_qasper(wanted: RowRequest) -> Loaded:
     """Scientific articles, as in the AgenticLU fork (tau/scrolls, validation)."""
     template = wanted.template("qasper")
 
@@ -514,24 +425,20 @@ def load_qasper(wanted: Wanted) -> Loaded:
             made["answer"].append(row["output"])
         return list(by_id.values())
 
-    rows = sampling.shuffled(merged("validation"), wanted.seed)[: wanted.num_rows]
+    rows = wanted.shuffle(merged("validation"))
     train = merged("train") if wanted.num_shots else []
-    llama = load_llama2(wanted.root, wanted.tokenizer)
-    kept = _kept(wanted, llama)
+    cut = _cutter(wanted, load_llama2(wanted.root, wanted.tokenizer))
     loaded = []
     for row in rows:
         seed = content_seed("qasper", str(row["id"]))
-        drawn = _enough(
-            sampling.shuffled(train, seed)[: wanted.num_shots], wanted.num_shots, wanted.name
-        )
+        drawn = wanted.draw_demos(train, seed)
         demos = [f"Question: {d['question']}\nAnswer: {d['answer'][0]}" for d in drawn]
-        context = llama.cut(row["context"], kept)
-        demo = block(demos, template.switch)
-        loaded.append({**row, "context": context, "demo": demo, "seed": seed})
+        demo = render_demos(demos, template.switch)
+        loaded.append({**row, "context": cut(row["context"]), "demo": demo, "seed": seed})
     return Loaded(loaded, template)
 
 
-LOADERS: dict[str, Callable[[Wanted], Loaded]] = {
+LOADERS: dict[str, Callable[[RowRequest], Loaded]] = {
     "kilt": load_kilt,
     "json_kv": load_json_kv,
     "ruler": load_ruler,

@@ -1,4 +1,4 @@
-"""HELMET's tasks and the size ladder: which file at which length, how long a reply, how scored."""
+"""HELMET's tasks: files and sizes at each length, length of a reply, scoring rule, prompt."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from agenticlu.core.errors import ConfigError, UsageError, did_you_mean
+from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Record
+from agenticlu.core.registry import require_known
 from agenticlu.evaluation.items import Prompt
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
@@ -48,6 +49,10 @@ class Spec:
     headline: str
     """HELMET's metric, as its table names it."""
     gen_tokens: int
+    rule: str = "open"
+    """Scoring rule."""
+    label: str = "Answer:"
+    """What HELMET looks for in a reply before the answer."""
     shots: int = 2
     chat: bool = False
     rows: int = 100
@@ -82,6 +87,7 @@ def _ruler(folder: str, tokens: int, *, recall: bool = False, shots: int = 0) ->
         family="ruler",
         category="Recall" if recall else "",
         headline="substring_exact_match" if folder.startswith("qa_") else "ruler_recall",
+        rule="open" if folder.startswith("qa_") else "all_of",
         gen_tokens=tokens,
         shots=shots,
         file=f"data/ruler/{folder}/validation_{{length}}.jsonl",
@@ -93,6 +99,8 @@ def _icl(name: str, *, balanced: bool = True, natural_labels: bool = False) -> S
         family="icl",
         category="ICL" if balanced and not natural_labels else "",
         headline="exact_match",
+        rule="label",
+        label="label:",
         gen_tokens=20,
         shots=0,
         rows=500,
@@ -107,6 +115,7 @@ def _alce(name: str, headline: str, *, cited: bool = True) -> Spec:
         family="alce",
         category="Cite" if cited else "",
         headline=headline,
+        rule="string_em" if name == "asqa" else "qampari",
         gen_tokens=300 if cited else 600,
         shots=2 if cited else 0,
         chat=True,
@@ -124,6 +133,7 @@ SPECS: dict[str, Spec] = {
         family="json_kv",
         category="Recall",
         headline="substring_exact_match",
+        label="corresponding value:",
         gen_tokens=100,
         file="data/json_kv/test_k{k}_dep6.jsonl",
         scale="json_kv",
@@ -139,6 +149,7 @@ SPECS: dict[str, Spec] = {
         family="msmarco",
         category="Re-rank",
         headline="NDCG@10",
+        rule="ranking",
         gen_tokens=200,
         file="data/msmarco/test_reranking_data_k{k}_dep3.jsonl",
         demo_file="data/msmarco/test_reranking_data_k10_dep3.jsonl",
@@ -147,10 +158,10 @@ SPECS: dict[str, Spec] = {
     "alce_asqa": _alce("asqa", "str_em"),
     "alce_qampari": _alce("qampari", "qampari_rec_top5"),
     "narrativeqa": Spec("narrativeqa", "LongQA", "gpt-4-score", 100, chat=True),
-    "infbench_qa_eng": Spec("infbench", "LongQA", "rougeL_f1", 10, chat=True),
-    "infbench_choice_eng": Spec("infbench", "LongQA", "exact_match", 10, chat=True),
-    "infbench_sum_eng": Spec("infbench", "Summ", "gpt-4-f1", 1200, chat=True),
-    "multi_lexsum": Spec("multi_lexsum", "Summ", "gpt-4-f1", 400, chat=True),
+    "infbench_qa_eng": Spec("infbench", "LongQA", "rougeL_f1", 10, "long_answer", chat=True),
+    "infbench_choice_eng": Spec("infbench", "LongQA", "exact_match", 10, "choice", chat=True),
+    "infbench_sum_eng": Spec("infbench", "Summ", "gpt-4-f1", 1200, "summary", chat=True),
+    "multi_lexsum": Spec("multi_lexsum", "Summ", "gpt-4-f1", 400, "summary", "Summary:", chat=True),
     **{f"icl_{name}": _icl(name) for name in ICL_NAMES},
     **{
         f"ruler_niah_{short}": _ruler(f"niah_{long}", tokens)
@@ -176,28 +187,37 @@ SPECS: dict[str, Spec] = {
     },
     "qasper": Spec("qasper", "", "f1", 100, chat=True),
 }
-"""Task to its facts (HELMET's own names, without the numbers that depend on the length)."""
+"""Task to its specification, under HELMET's name without the numbers that depend on the length."""
+
+ICL_SETS: dict[str, tuple[str, str | None, str, str, str, int]] = {
+    "icl_trec_coarse": ("CogComp/trec", None, "test", "text", "coarse_label", 6),
+    "icl_trec_fine": ("CogComp/trec", None, "test", "text", "fine_label", 50),
+    "icl_banking77": ("PolyAI/banking77", None, "test", "text", "label", 77),
+    "icl_clinic150": ("clinc_oos", "plus", "validation", "text", "intent", 151),
+    "icl_nlu": ("xingkunliuxtracta/nlu_evaluation_data", None, "", "text", "label", 68),
+}
+"""Data set, configuration, test split, text and label column, labels renamed."""
 
 
 def has_scale(length: int) -> bool:
-    """Returns whether the ladder has a length: one of `LENGTHS`, or the last one doubled."""
+    """Whether the ladder has a length: one of `LENGTHS`, or the last one doubled."""
     doubled, rest = divmod(length, LENGTHS[-1])
     return length in LENGTHS or (rest == 0 and doubled > 0 and doubled & (doubled - 1) == 0)
 
 
-def scale_of(spec: Spec, length: int) -> int:
-    """Returns how many passages, pairs or shots a length has.
+def find_scale(spec: Spec, length: int) -> int:
+    """Returns the number of passages, pairs or shots at a length.
 
     Beyond the ladder, where HELMET's own configurations have only key-value objects (3,600 pairs
     at 262144), the number doubles with the length.
 
     Raises:
-        UsageError: The ladder has no such length.
+        UsageError: The length is not on the ladder.
     """
     if not has_scale(length):
         raise UsageError(
             f"HELMET has no files for length {length}. Lengths: {', '.join(map(str, LENGTHS))}, "
-            "and from there on each the double of the one before.",
+            "then doubling.",
         )
     rungs = _LADDER[spec.scale]
     if length in LENGTHS:
@@ -205,8 +225,8 @@ def scale_of(spec: Spec, length: int) -> int:
     return rungs[-1] * (length // LENGTHS[-1])
 
 
-def kept_tokens(name: str, length: int) -> int:
-    """Returns how many tokens of a document are kept at a length."""
+def count_kept_tokens(name: str, length: int) -> int:
+    """Returns the number of tokens that are kept of a document."""
     return length - _KEPT.get(name, 300)
 
 
@@ -222,17 +242,19 @@ def dataset_name(name: str, length: int) -> str:
     if spec.family == "icl":
         balance = "_balance" if spec.balanced else ""
         natural = "_natural_label" if spec.natural_labels else ""
-        return f"{spec.scale}_{scale_of(spec, length)}shot{balance}{natural}"
+        return f"{spec.scale}_{find_scale(spec, length)}shot{balance}{natural}"
     if spec.family == "alce":
-        return f"{name}_{scale_of(spec, length)}"
-    return f"{name}_{kept_tokens(name, length)}" if name in _KEPT or name == "qasper" else name
+        return f"{name}_{find_scale(spec, length)}"
+    if name in _KEPT or name == "qasper":
+        return f"{name}_{count_kept_tokens(name, length)}"
+    return name
 
 
-def file_of(spec: Spec, length: int) -> str:
+def find_file(spec: Spec, length: int) -> str:
     """Returns the test file of a task at a length; empty for hub data sets."""
     if not spec.file:
         return ""
-    k = scale_of(spec, length) if spec.scale else 0
+    k = find_scale(spec, length) if spec.scale else 0
     return spec.file.format(k=k, length=length)
 
 
@@ -252,23 +274,23 @@ class Template(Record):
 
 @functools.cache
 def load_templates(path: str | None = None) -> Mapping[str, Template]:
-    """Returns the bundled templates, with those of a TOML file put over them key by key.
+    """Returns the bundled templates, overridden key by key by those of a TOML file.
 
     Raises:
-        ConfigError: The file is absent or no TOML, has an unknown table or key, or a template of it
-            lacks a field that is filled in, or names another.
+        ConfigError: The file cannot be read or is not TOML, has an unknown table or key, or a
+            template in it lacks a needed field or names an unknown one.
     """
     bundled = importlib.resources.files(__package__).joinpath("templates.toml")
     tables: dict[str, dict[str, str]] = tomllib.loads(bundled.read_text(encoding="utf-8"))
     if path is not None:
         for name, given in _read_templates(path).items():
-            checked = _checked(path, name, given, tables)
+            checked = _check_table(path, name, given, tables)
             tables[name] = {**tables[name], **checked}
     return {name: Template.model_validate(_trim(table)) for name, table in tables.items()}
 
 
 def _trim(table: Mapping[str, str]) -> dict[str, str]:
-    """Drops the line end that opens a multi-line string in TOML (TOML itself drops one)."""
+    """Drops the second line end that opens a multi-line string; TOML itself drops the first."""
     return {
         key: value.removeprefix("\n") if key == "user" else value for key, value in table.items()
     }
@@ -285,61 +307,46 @@ def _read_templates(path: str) -> dict[str, Any]:
         raise ConfigError(f"{path!r} is not TOML: {error}.") from error
 
 
-def _checked(
+def _check_table(
     path: str, name: str, given: object, tables: Mapping[str, Mapping[str, str]]
 ) -> dict[str, str]:
     """Returns a table of a file of templates, after checking its keys and fields."""
-    if name not in tables:
-        raise ConfigError(
-            f"{path!r}: there is no template {name!r}. Templates: {', '.join(tables)}.",
-            hint=did_you_mean(name, tables),
-        )
+    require_known(name, tables, kind=f"template in {path}:")
     if not isinstance(given, dict):
-        raise ConfigError(f"{path!r}: {name!r} must be a table such as [{name}].")
-    bundled = tables[name]
-    every = {field for text in bundled.values() for field in _fields_of(text)}
+        raise ConfigError(f"{path}: {name!r} must be a table such as [{name}].")
+    bundled, place = tables[name], f"{path}, [{name}]:"
+    every = {field for text in bundled.values() for field in _fields_in(text)}
     for key, value in given.items():
-        place = f"{path!r}, [{name}]"
-        if key not in bundled:
-            raise ConfigError(
-                f"{place}: there is no key {key!r}. Keys: {', '.join(bundled)}.",
-                hint=did_you_mean(key, bundled),
-            )
+        require_known(key, bundled, kind=f"key in {place}")
         if not isinstance(value, str):
-            raise ConfigError(f"{place}: {key} must be a text in quotes, not {value!r}.")
+            raise ConfigError(f"{place} {key} must be a string, not {value!r}.")
         if key in ("user", "label", "ask"):
             allowed = every if key == "user" else every - {"context"}
-            needed = set(_fields_of(bundled[key])) - {"type_needle_v", "num_v"}
-            _check_fields(f"{place}: {key}", value, allowed, needed if key == "user" else set())
+            needed = set(_fields_in(bundled[key])) - {"type_needle_v", "num_v"}
+            _check_fields(f"{place} {key}", value, allowed, needed if key == "user" else set())
     return given
 
 
 def _check_fields(place: str, text: str, allowed: set[str], needed: set[str]) -> None:
+    double = "Double a literal brace: {{ or }}."
     try:
-        found = _fields_of(text)
+        found = _fields_in(text)
     except ValueError as error:
-        raise ConfigError(
-            f"{place} cannot be filled in: {error}.", hint="Double a literal brace: {{ or }}."
-        ) from error
-    shown = ", ".join(f"{{{field}}}" for field in sorted(allowed))
+        raise ConfigError(f"{place} is not a valid format string: {error}.", hint=double) from error
     for field in found:
-        if field not in allowed:
-            raise ConfigError(
-                f"{place} has the unknown field {{{field}}}. Fields: {shown}.",
-                hint=did_you_mean(field, allowed) or "Double a literal brace: {{ or }}.",
-            )
+        require_known(field, sorted(allowed), kind=f"field in {place}:", hint=double)
     if lacking := sorted(needed - set(found)):
         names = ", ".join(f"{{{field}}}" for field in lacking)
         raise ConfigError(
-            f"{place} lacks {names}, so that part of the prompt would be left out.",
+            f"{place} lacks {names}: part of the prompt would be left out.",
             hint="Put it where it belongs; it may be empty when the prompt is made.",
         )
 
 
-def _fields_of(text: str) -> list[str]:
+def _fields_in(text: str) -> list[str]:
     """Returns the fields in braces of a text, in order.
 
-    >>> _fields_of("{demos}{context} with {{braces}}")
+    >>> _fields_in("{demos}{context} with {{braces}}")
     ['demos', 'context']
     """
     return [field for _, field, _, _ in Formatter().parse(text) if field is not None]
@@ -360,20 +367,20 @@ def render_msmarco(passages: Iterable[Row], *, titled: bool) -> str:
     )
 
 
-def ranking_of(passages: Sequence[Row]) -> str:
-    """Returns the ids by label, highest first, in file order among equals."""
+def render_ranking(passages: Sequence[Row]) -> str:
+    """Returns the ids by label, highest first, ties in file order."""
     return " > ".join(p["id"] for p in sorted(passages, key=lambda p: p["label"], reverse=True))
 
 
-def block(demos: Sequence[str], switch: str) -> str:
-    """Returns demonstrations of long documents, opened and closed; empty for none."""
+def render_demos(demos: Sequence[str], switch: str) -> str:
+    """Returns demonstrations of long documents, opened and closed; an empty string for none."""
     if not demos:
         return ""
     return "For example:\n\n" + "\n\n".join(demos) + f"\n\n{switch}\n\n"
 
 
 def build_prompt(template: Template, row: Row, *, chat: bool) -> Prompt:
-    """Returns the prompt of a row; its context can still be cut and the prompt rendered again."""
+    """Returns the prompt of a row; its context can be cut later and the prompt rendered again."""
     fields = {key: value for key, value in row.items() if key != "context"}
     return Prompt(
         template=template.user,
@@ -383,3 +390,29 @@ def build_prompt(template: Template, row: Row, *, chat: bool) -> Prompt:
         separator=template.separator,
         chat=chat,
     )
+
+
+def build_json_kv_row(row: Mapping[str, Any], shots: int) -> dict[str, Any]:
+    """Returns a key-value row with the columns that its template needs."""
+    demos = [f"Key: {key}\nCorresponding value: {value}\n\n" for key, value in row["demos"][:shots]]
+    return {**row, "demos": "".join(demos), "k": row["num_kvs"]}
+
+
+def ruler_template(name: str) -> str:
+    """Returns the template of a RULER task, HELMET's or of our generators."""
+    if "qa" in name:
+        return "ruler_qa"
+    if any(part in name for part in ("niah_mv", "niah_mq", "multivalue", "multiquery")):
+        return "niah_many"
+    return next(kind for kind in ("niah", "vt", "cwe", "fwe") if kind in name)
+
+
+def build_ruler_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a RULER row with the columns that its template needs."""
+    example = row.get("example") or ""
+    return {
+        **row,
+        "question": row.get("query", row.get("question", "")),
+        "example": f"{example}\n\n" if example else "",
+        "answer": list(row["answer"] if "answer" in row else row["outputs"]),
+    }

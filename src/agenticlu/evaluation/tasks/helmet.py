@@ -1,36 +1,25 @@
-"""HELMET's data sets as items: every method can answer them, `helmet` with HELMET's own prompt."""
+"""HELMET's data sets as items for every method; `helmet` sends HELMET's own prompt."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import ConfigError
 from agenticlu.core.records import Document, Question, content_id
-from agenticlu.evaluation.helmet.rows import Loaded, Row, Wanted, load_rows
-from agenticlu.evaluation.helmet.specs import build_prompt, scale_of
+from agenticlu.core.rows import Row
+from agenticlu.evaluation.helmet.alce import find_groups
+from agenticlu.evaluation.helmet.rows import Loaded, load_rows
+from agenticlu.evaluation.helmet.sources import RowRequest
+from agenticlu.evaluation.helmet.specs import build_prompt
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest
 
 Spans = tuple[tuple[int, int], ...]
 LEFT_OUT = ("ctxs", "context", "document", "docs", "positive_ctxs", "hard_negative_ctxs")
-"""Columns not copied into results: passages are kept by reference."""
-
-
-def wanted_of(request: TaskRequest) -> Wanted:
-    """Returns which rows a request asks for."""
-    options = request.options
-    return Wanted(
-        name=request.task,
-        length=request.length,
-        root=Path(options.get("helmet_data") or "."),
-        num=request.limit,
-        shots=options.get("shots"),
-        templates=options.get("templates"),
-        tokenizer=options.get("helmet_tokenizer"),
-    )
+"""Columns left out of results: passages are kept by reference."""
 
 
 def load(request: TaskRequest) -> Iterator[Item]:
@@ -41,10 +30,19 @@ def load(request: TaskRequest) -> Iterator[Item]:
     Raises:
         ConfigError: A row lacks a column that the task needs.
     """
-    wanted = wanted_of(request)
+    options = request.options
+    wanted = RowRequest(
+        name=request.task,
+        length=request.length,
+        root=Path(options.get("helmet_data") or "."),
+        num=request.limit,
+        shots=options.get("shots"),
+        templates=options.get("templates"),
+        tokenizer=options.get("helmet_tokenizer"),
+    )
     try:
         loaded = load_rows(wanted)
-        items = [_item(wanted, loaded, i, row) for i, row in enumerate(loaded.rows)]
+        items = [_build_item(wanted, loaded, i, row) for i, row in enumerate(loaded.rows)]
     except KeyError as error:
         where = str(wanted.file()) if wanted.spec.file else "its data set"
         raise ConfigError(
@@ -58,9 +56,9 @@ def load(request: TaskRequest) -> Iterator[Item]:
         yield from sorted(group, key=lambda item: -(item.depth or 0.0))
 
 
-def _item(wanted: Wanted, loaded: Loaded, index: int, row: Row) -> Item:
+def _build_item(wanted: RowRequest, loaded: Loaded, index: int, row: Row) -> Item:
     spec = wanted.spec
-    rule, golds, reference, options = _RULES[spec.family](wanted, loaded, row)
+    golds, reference = _find_golds(wanted, loaded, row)
     key = str(row.get("_key", ""))
     document = Document.of(row["context"], f"helmet:{wanted.name}:{wanted.length}:{index}")
     asked = loaded.template.ask.format(**row)
@@ -73,10 +71,10 @@ def _item(wanted: Wanted, loaded: Loaded, index: int, row: Row) -> Item:
             id=content_id(wanted.name, key or str(index), row["question"], str(row.get("depth"))),
             text=asked,
             answers=golds,
-            options=options,
+            options=tuple(row.get("_options", ())),
         ),
-        rule=rule,
-        gold_spans=gold_spans(spec.family, row),
+        rule=spec.rule,
+        gold_spans=_find_gold_spans(spec.family, row),
         group=content_id(wanted.name, key) if key else "",
         cluster=content_id(wanted.name, key) if key else str(row.get("_document") or ""),
         max_tokens=spec.gen_tokens,
@@ -86,64 +84,26 @@ def _item(wanted: Wanted, loaded: Loaded, index: int, row: Row) -> Item:
     )
 
 
-Found = tuple[str, tuple[str, ...], dict[str, Any], tuple[str, ...]]
-"""Rule, golds, reference, options."""
-
-
-def _golds(row: Row) -> tuple[str, ...]:
+def _find_golds(
+    wanted: RowRequest, loaded: Loaded, row: Row
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Returns a row's accepted answers and the rest of what its rule needs."""
+    spec = wanted.spec
+    if spec.family == "alce":
+        groups = find_groups(wanted.name, row)
+        golds = tuple(group[0] for group in groups if group)
+        return golds, {"passages": row["docs"], "groups": groups}
     answer = row["answer"]
-    return (answer,) if isinstance(answer, str) else tuple(answer)
+    golds = (answer,) if isinstance(answer, str) else tuple(answer)
+    if spec.rule == "ranking":
+        return golds, {"labels": {name: int(n) for name, n in row["qrel"]}, "cuts": loaded.cuts}
+    if spec.rule == "choice":
+        return golds, {"letter": answer[0]}
+    return golds, {"prefix": spec.label}
 
 
-def _plain(prefix: str = "Answer:", rule: str = "open") -> Callable[[Wanted, Loaded, Row], Found]:
-    return lambda wanted, loaded, row: (rule, _golds(row), {"prefix": prefix}, ())
-
-
-def _ruler(wanted: Wanted, loaded: Loaded, row: Row) -> Found:
-    return ("open" if "qa_" in wanted.name else "all_of", _golds(row), {}, ())
-
-
-def _msmarco(wanted: Wanted, loaded: Loaded, row: Row) -> Found:
-    labels = {name: int(label) for name, label in row["qrel"]}
-    return ("ranking", _golds(row), {"labels": labels, "cuts": loaded.cuts}, ())
-
-
-def _infbench(wanted: Wanted, loaded: Loaded, row: Row) -> Found:
-    if "_options" in row:
-        return ("choice", _golds(row), {"letter": row["answer"][0]}, tuple(row["_options"]))
-    if "sum" in wanted.name:
-        return ("summary", _golds(row), {"prefix": "Answer:", "id": row["id"]}, ())
-    return ("long_answer", _golds(row), {}, ())
-
-
-def _alce(wanted: Wanted, loaded: Loaded, row: Row) -> Found:
-    shown = scale_of(wanted.spec, wanted.length)
-    reference: dict[str, Any] = {"passages": row["docs"], "num_shown": shown}
-    if "qampari" in wanted.name:
-        reference["groups"] = row["answers"]
-        return ("qampari", tuple(group[0] for group in row["answers"] if group), reference, ())
-    reference["groups"] = [pair["short_answers"] for pair in row["qa_pairs"]]
-    reference["long_answers"] = [a["long_answer"] for a in row.get("annotations") or []]
-    firsts = tuple(group[0] for group in reference["groups"] if group)
-    return ("string_em", firsts, reference, ())
-
-
-_RULES: dict[str, Callable[[Wanted, Loaded, Row], Found]] = {
-    "kilt": _plain(),
-    "json_kv": _plain("corresponding value:"),
-    "ruler": _ruler,
-    "msmarco": _msmarco,
-    "narrativeqa": _plain(),
-    "qasper": _plain(),
-    "infbench": _infbench,
-    "multi_lexsum": _plain("Summary:", "summary"),
-    "alce": _alce,
-    "icl": _plain("label:", "label"),
-}
-
-
-def gold_spans(family: str, row: Row) -> Spans | None:
-    """Returns where in the context the gold evidence stands, or None where that is not known."""
+def _find_gold_spans(family: str, row: Row) -> Spans | None:
+    """Returns the characters of the context that hold the gold evidence; None when unknown."""
     context = row["context"]
     if family == "kilt" and row.get("positive_ctxs"):
         texts = [passage["text"] for passage in row["positive_ctxs"]]

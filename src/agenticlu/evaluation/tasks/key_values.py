@@ -9,14 +9,14 @@ from typing import Any
 
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_id
-from agenticlu.evaluation.helmet.rows import build_json_kv_row
 from agenticlu.evaluation.helmet.specs import (
     SPECS,
     Template,
+    build_json_kv_row,
     build_prompt,
+    find_scale,
     has_scale,
     load_templates,
-    scale_of,
 )
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
@@ -60,7 +60,7 @@ class Rows:
         self._template = template
         self._shots = shots
         self._gen_tokens = min(GEN_TOKENS, request.length // 4)
-        most = scale_of(SPECS["json_kv"], request.length) if has_scale(request.length) else None
+        most = find_scale(SPECS["json_kv"], request.length) if has_scale(request.length) else None
         least = max(NUM_PLACES, shots + 1)
         if most is not None and least > most:
             raise UsageError(

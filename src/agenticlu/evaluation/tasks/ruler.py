@@ -14,8 +14,13 @@ from random import Random
 from typing import Any
 
 from agenticlu.core.records import Document, Question, content_id, content_seed
-from agenticlu.evaluation.helmet.rows import build_ruler_row, ruler_template
-from agenticlu.evaluation.helmet.specs import Template, build_prompt, load_templates
+from agenticlu.evaluation.helmet.specs import (
+    Template,
+    build_prompt,
+    build_ruler_row,
+    load_templates,
+    ruler_template,
+)
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, vocabulary
 from agenticlu.evaluation.tasks.fitting import Fitter
