@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from agenticlu.core.records import Document, Node, Piece, Question, Tree, content_id
+from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.sealer import Sealer
-from agenticlu.search.shards.segments import SharedFolder
 from agenticlu.search.store import FILE_NAME, Store, pack
 from agenticlu.search.store.file import Statement
 

@@ -18,7 +18,7 @@ from agenticlu.core.errors import BudgetExceededError, StoreError
 from agenticlu.core.records import Prices, Usage
 from agenticlu.engines.base import Health
 from agenticlu.search.run import Limits, Shard, run_search
-from agenticlu.search.shards.segments import seal_run
+from agenticlu.search.shards.sealer import seal_run
 from agenticlu.search.status import Heartbeat, load_rate, load_status, watch_status
 from agenticlu.search.store import CallId, Store
 

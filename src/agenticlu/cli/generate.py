@@ -196,7 +196,7 @@ def _generate_on_ray(
     from agenticlu.judges.panel import build_judges
     from agenticlu.search.run import summarise
     from agenticlu.search.setup import ProgressListener, build_panel, parse_shard
-    from agenticlu.search.shards.ray import Job, search_on_ray
+    from agenticlu.search.shards.ray import RayJob, search_on_ray
     from agenticlu.search.store import Store
 
     if settings.ray_address is not None and settings.seal is None:
@@ -221,7 +221,7 @@ def _generate_on_ray(
     num_questions = sum(1 for _ in items(corpus["left_out"]))
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
-    job = Job(
+    job = RayJob(
         config=config,
         sealed=settings.seal or str((out / "segments").resolve()),
         engine=choice,

@@ -20,7 +20,7 @@ from typing import Any
 from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Prices, Usage
 from agenticlu.engines.base import Engine, Health, Watched
-from agenticlu.search.shards.segments import Manifest, SharedFolder
+from agenticlu.search.shards import Manifest, SharedFolder
 from agenticlu.search.store import FILE_NAME, Store, is_locked
 
 EVERY_S = 5.0

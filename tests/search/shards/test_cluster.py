@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import signal
 import sys
 import types
@@ -31,17 +32,15 @@ from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice
+from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.ray import (
-    Job,
+    RayJob,
     Worker,
-    _ending_in_order,
-    _item,
-    _row,
+    _exiting_on_sigterm,
+    hash_task,
     search_on_ray,
-    task_settings,
 )
-from agenticlu.search.shards.segments import SharedFolder
 from agenticlu.search.status import Heartbeat, load_status
 from agenticlu.search.store import Store
 
@@ -133,8 +132,8 @@ def fake_ray(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     return ray
 
 
-def job(root: Path, choice: EngineChoice, config: SearchConfig = CONFIG, **limits: Any) -> Job:
-    return Job(
+def job(root: Path, choice: EngineChoice, config: SearchConfig = CONFIG, **limits: Any) -> RayJob:
+    return RayJob(
         config=config,
         engine=choice,
         judges=JudgeChoice(),
@@ -153,8 +152,8 @@ def in_one_process(folder: Path, config: SearchConfig = CONFIG) -> Path:
 
 
 def test_a_question_travels_whole():
-    assert [_item(_row(item)) for item in ITEMS] == ITEMS
-    assert len({task_settings("s", [item]) for item in ITEMS}) == len(ITEMS)
+    assert pickle.loads(pickle.dumps(ITEMS)) == ITEMS
+    assert len({hash_task("s", [item]) for item in ITEMS}) == len(ITEMS)
 
 
 def test_what_is_sealed_is_not_searched_again(fake_ray, tmp_path: Path):
@@ -202,7 +201,7 @@ def test_other_settings_are_searched_and_ask_only_what_is_missing(
     ],
 )
 def test_every_setting_that_changes_trees_changes_what_they_are_sealed_under(
-    tmp_path: Path, change: Callable[[Job], Job]
+    tmp_path: Path, change: Callable[[RayJob], RayJob]
 ):
     one = job(tmp_path, Scripted())
     assert change(one).settings != one.settings
@@ -263,7 +262,7 @@ def test_segments_of_another_engine_are_left_alone(fake_ray, tmp_path: Path):
     other = Renamed("another")
     search_on_ray(ITEMS, tmp_path / "b", job(tmp_path, other), 2, progress=heard)
     assert other.asked > 0
-    assert any("not used again" in text and "engine" in text for text in heard.said)
+    assert any("not reused" in text and "engine" in text for text in heard.said)
 
 
 class Heard(Listener):
@@ -345,10 +344,10 @@ def test_a_worker_that_breaks_is_an_error_in_words(fake_ray, tmp_path: Path):
 
 def test_a_worker_that_is_told_to_stop_seals_what_it_has(tmp_path: Path):
     worker = Worker(job(tmp_path, Scripted()))
-    rows = [_row(item) for item in ITEMS[:2]]
+    items = ITEMS[:2]
 
     async def work() -> None:
-        task = asyncio.create_task(worker.search(rows, "settings", []))
+        task = asyncio.create_task(worker.search(items, "settings", []))
         while worker._engine.usage.requests < 20:
             await asyncio.sleep(0.001)
         await worker.stop()
@@ -364,7 +363,7 @@ def test_a_worker_that_is_told_to_stop_seals_what_it_has(tmp_path: Path):
 def test_sigterm_ends_the_search_in_order_though_ray_has_taken_the_signal():
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        with pytest.raises(SystemExit) as ended, _ending_in_order():
+        with pytest.raises(SystemExit) as ended, _exiting_on_sigterm():
             signal.raise_signal(signal.SIGTERM)
         assert ended.value.code == 143
         signal.raise_signal(signal.SIGTERM)  # as it was before

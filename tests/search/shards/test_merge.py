@@ -19,7 +19,7 @@ from agenticlu.judges.panel import build_judges
 from agenticlu.search.run import Limits, Shard, replay, run_search
 from agenticlu.search.setup import build_panel
 from agenticlu.search.shards.merge import merge_runs
-from agenticlu.search.shards.segments import seal_run
+from agenticlu.search.shards.sealer import seal_run
 from agenticlu.search.store import Store
 
 ITEMS = corpus(documents=5)
@@ -133,7 +133,7 @@ def test_a_question_id_must_mean_one_question_in_all_parts(tmp_path: Path):
         with Store(tmp_path / name) as store:
             asyncio.run(run_search(items, engine(items), store, CONFIG, tokenizer=TOKENIZER))
     for order in (("a", "b"), ("b", "a")):
-        with pytest.raises(StoreError, match="Question id '1' stands for another"):
+        with pytest.raises(StoreError, match="Question id '1' means another"):
             merge_runs(tmp_path / "".join(order), [str(tmp_path / name) for name in order])
 
 

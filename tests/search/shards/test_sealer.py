@@ -20,9 +20,9 @@ from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Shard, run_search
+from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.sealer import Sealer
-from agenticlu.search.shards.segments import SharedFolder
 from agenticlu.search.store import Store
 
 ITEMS = corpus(5, 1)
@@ -197,7 +197,7 @@ def test_an_end_that_cannot_seal_never_hides_what_went_wrong(tmp_path: Path, mon
     monkeypatch.setattr(SharedFolder, "write", refuse)
     sealer.end(ValueError, ValueError("first"), None)
     assert len(said) == 1
-    assert said[0].startswith("gone The run itself is whole in")
+    assert said[0].startswith("gone The run itself is complete in")
     with pytest.raises(StoreError, match="gone"):
         sealer.end(None, None, None)
 

@@ -9,8 +9,9 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.core.errors import StoreError
 from agenticlu.search.run import run_search
+from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs
-from agenticlu.search.shards.segments import SharedFolder, seal_run
+from agenticlu.search.shards.sealer import seal_run
 from agenticlu.search.store import Store
 
 ITEMS = corpus(documents=2)
@@ -55,8 +56,8 @@ def test_data_without_a_manifest_count_as_nothing(run: Path, tmp_path: Path):
     ("change", "words"),
     [
         ({"version": 99}, "newer version"),
-        ({"format": "theirs"}, "no segment's manifest"),
-        ({"shape": 1}, "no segment's manifest"),
+        ({"format": "theirs"}, "not a segment's manifest"),
+        ({"shape": 1}, "not a segment's manifest"),
     ],
 )
 def test_a_foreign_or_newer_manifest_is_refused(run: Path, tmp_path: Path, change, words):

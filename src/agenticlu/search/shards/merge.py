@@ -3,7 +3,7 @@
 Where two parts hold the same key, the one that got further wins; of two equally far, the one whose
 bytes sort first. So a merge is independent of the order and of duplicates. One thing has an order:
 a shard that was started again under other settings sealed segments under both, and those of its
-last settings tell what the run is.
+last settings decide what the run is.
 """
 
 from __future__ import annotations
@@ -13,26 +13,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from agenticlu.core.errors import StoreError
-from agenticlu.search.shards.segments import (
-    SUFFIX,
-    Line,
-    Manifest,
-    SharedFolder,
-    rows_of,
-    settings_of,
-)
-from agenticlu.search.store import FILE_NAME, Store, unpack
-from agenticlu.search.store.file import Statement
+from agenticlu.search.shards import SUFFIX, Line, Manifest, SharedFolder, run_lines
+from agenticlu.search.store import FILE_NAME, Statement, Store, unpack
+from agenticlu.search.store.trees import DELETE_NODES, REPLACE_NODE, REPLACE_TREE
 
 BATCH_ROWS = 500
 
 
 @dataclass(frozen=True)
 class MergeSummary:
-    """What a merge brought together."""
+    """Counts of a merge."""
 
     sources: int
     questions: int
@@ -41,57 +34,39 @@ class MergeSummary:
     """Rows read, duplicates included."""
 
 
-class Part(Protocol):
-    """One source of a merge."""
+@dataclass(frozen=True)
+class Part:
+    """One source of a merge: a run's folder, or a segment."""
 
     name: str
-    manifest: Manifest | None
-    """None for a run folder."""
-
-    def lines(self) -> Iterator[Line]:
-        """Yields the settings, then the rows."""
-        ...
+    lines: Callable[[], Iterator[Line]]
+    """Opens it and yields its settings, then its rows."""
+    manifest: Manifest | None = None
+    """None for a run's folder."""
 
 
-class RunPart:
-    """A run's folder.
+def run_part(folder: str) -> Part:
+    """Returns a run's folder as a part; a process may still be writing to it.
 
-    Args:
-        folder: May belong to a process that still writes.
+    Raises:
+        StoreError: It cannot be read.
     """
+    Store(folder, writable=False).close()  # before anything is merged
 
-    def __init__(self, folder: str) -> None:
-        self.name = folder
-        self.manifest: Manifest | None = None
-        Store(folder, writable=False).close()
-
-    def lines(self) -> Iterator[Line]:
-        """Yields the settings, then the rows; a damaged row is an error here, not later."""
-        with Store(self.name, writable=False) as store, store.snapshot():
-            yield {"settings": settings_of(store)}
-            for line in rows_of(store):
+    def lines() -> Iterator[Line]:
+        with Store(folder, writable=False) as store, store.snapshot():
+            for line in run_lines(store):
                 with store.decoding(f"a row of {line['t']}"):
                     _check(line)
                 yield line
 
+    return Part(folder, lines)
 
-class SegmentPart:
-    """A segment.
 
-    Args:
-        folder: Where it lies.
-        manifest: Its manifest there.
-    """
-
-    def __init__(self, folder: SharedFolder, manifest: Manifest) -> None:
-        self.name = f"{folder.address}/{manifest.name}"
-        self.manifest: Manifest | None = manifest
-        self._folder = folder
-        self._of = manifest
-
-    def lines(self) -> Iterator[Line]:
-        """Yields the settings, then the rows."""
-        return self._folder.lines(self._of)
+def segment_part(folder: SharedFolder, manifest: Manifest) -> Part:
+    """Returns a segment in a folder as a part."""
+    name = f"{folder.address}/{manifest.name}"
+    return Part(name, lambda: folder.lines(manifest), manifest)
 
 
 def merge_runs(out: str | Path, sources: Sequence[str]) -> MergeSummary:
@@ -118,16 +93,16 @@ def find_parts(source: str) -> list[Part]:
         StoreError: It names none.
     """
     if (Path(source) / FILE_NAME).is_file():
-        return [RunPart(source)]
+        return [run_part(source)]
     if source.endswith(SUFFIX):
         parent, _, name = source.rpartition("/")
         folder = SharedFolder(parent or ".")
-        return [SegmentPart(folder, folder.manifest_of(name))]
+        return [segment_part(folder, folder.manifest_of(name))]
     folder = SharedFolder(source)
-    parts: list[Part] = [SegmentPart(folder, one) for one in folder.manifests()]
+    parts = [segment_part(folder, one) for one in folder.manifests()]
     if not parts:
         raise StoreError(
-            f"{source} holds neither a run nor a segment.",
+            f"{source} contains neither a run nor a segment.",
             hint="Give run folders, segment files, or folders or URLs of segments.",
         )
     return parts
@@ -145,82 +120,25 @@ def merge_parts(
     Args:
         store: Open for writing; may hold a run already.
         parts: In any order.
-        holds: See `Union`.
-        into_running: See `Union`.
+        holds: See `Merger`.
+        into_running: See `Merger`.
 
     Raises:
         StoreError: A part is damaged or was made under other settings. What was merged before it
             stays, and merging it again does no harm.
     """
-    union = Union(store, holds, into_running=into_running)
-    union.take(parts)
-    union.finish()
-    return union.rows
+    merger = Merger(store, holds, into_running=into_running)
+    merger.merge(parts)
+    merger.finish()
+    return merger.rows
 
 
-def _latest_settings(parts: Iterable[Part]) -> dict[str, str | None]:
-    """Returns for each label the settings of its last segment."""
-    latest: dict[str, Manifest] = {}
-    for manifest in (part.manifest for part in parts):
-        if manifest is None or manifest.label is None:
-            continue
-        known = latest.get(manifest.label)
-        if known is None or _age(manifest) > _age(known):
-            latest[manifest.label] = manifest
-    return {label: manifest.settings for label, manifest in latest.items()}
-
-
-def _age(manifest: Manifest) -> tuple[float, str]:
-    return manifest.sealed_s, manifest.sha256
-
-
-def _is_outdated(part: Part, latest: dict[str, str | None]) -> bool:
-    manifest = part.manifest
-    if manifest is None or manifest.label is None:
-        return False
-    return latest[manifest.label] != manifest.settings
-
-
-def _take_settings(
-    store: Store, settings: dict[str, Any], source: str, *, only_check: bool = False
-) -> None:
-    """Takes over a part's settings; a shard that had nothing to ask lacks some.
-
-    Args:
-        store: Open for writing.
-        settings: The part's.
-        source: Its name, for messages.
-        only_check: Only what binds calls is of interest.
-    """
-    for name, value in settings.items():
-        if value is None or (only_check and name != "bound"):
-            continue
-        known = store.get(name)
-        if isinstance(known, dict) and isinstance(value, dict):
-            differing = [n for n in known if n in value and known[n] != value[n]]
-            if differing:
-                words = ", ".join(f"{n} is {known[n]!r} and {value[n]!r}" for n in differing)
-                raise _differ("settings" if name == "bound" else name, words, source)
-            value = {**known, **value}
-        elif known is not None and known != value:
-            raise _differ(name, f"they are {known!r} and {value!r}", source)
-        if known != value:
-            store.put(**{name: value})
-
-
-def _differ(name: str, words: str, source: str) -> StoreError:
-    return StoreError(
-        f"The runs differ in their {name}: {words[:300]} (in {source}).",
-        hint="The parts of one search come from one command; give others another folder.",
-    )
-
-
-class Union:
-    """A store that parts are merged into, at once or one after another.
+class Merger:
+    """Merges parts into a store, at once or one after another.
 
     Args:
         store: Open for writing; may hold a run already.
-        holds: Whether a document, by its id, belongs into the store; None takes all.
+        holds: Whether a document, by its id, belongs in the store; None takes all.
         into_running: The store belongs to a search that has settings of its own; only those that
             bind calls must agree.
         over_older: What the store holds may be of older settings than the parts, so that their
@@ -240,54 +158,69 @@ class Union:
         self._store = store
         self._holds = holds or (lambda document_id: True)
         self._into_running = into_running
-        self._columns = {name: store.columns(name) for name in ("call", "grounding", "judgement")}
+        self._upserts = {"document": _DOCUMENT, "question": _QUESTION} | {
+            name: _upsert(name, store.columns(name)) for name in ("call", "grounding", "judgement")
+        }
         self._questions = {row[0]: (row[1], row[3]) for row in store.rows("question")}
         self._batch: list[Statement] = []
         self._pending: set[str] = set()
-        """Trees in the batch."""
+        """Trees in the batch: not in the store yet, so not to be compared with."""
         self._outdated: set[str] = set()
         """Trees in the store that were grown under outdated settings."""
         if over_older:
             self._outdated = {row[0] for row in store.rows("tree")}
 
-    def take(self, parts: Sequence[Part]) -> None:
-        """Merges parts, those of outdated settings first."""
-        latest = _latest_settings(parts)
-        for part in sorted(parts, key=lambda part: not _is_outdated(part, latest)):
-            is_outdated = _is_outdated(part, latest)
+    def merge(self, parts: Sequence[Part]) -> None:
+        """Merges parts, those of outdated settings first: the settings of the last one stay."""
+        for is_outdated, part in _sort_parts(parts):
             lines = part.lines()
             settings = next(lines)["settings"]
-            only_check = is_outdated or self._into_running
-            _take_settings(self._store, settings, part.name, only_check=only_check)
+            only_bound = is_outdated or self._into_running
+            self._merge_settings(settings, part.name, only_bound=only_bound)
             for line in lines:
                 self._add(line, part.name, is_outdated)
             self._flush()
 
+    def _merge_settings(self, settings: dict[str, Any], source: str, *, only_bound: bool) -> None:
+        """Takes over a part's settings; a shard that had nothing to ask lacks some.
+
+        Args:
+            settings: The part's.
+            source: Its name, for messages.
+            only_bound: Only those that calls follow from.
+        """
+        for name, value in settings.items():
+            if value is None or (only_bound and name != "bound"):
+                continue
+            known = self._store.get(name)
+            if isinstance(known, dict) and isinstance(value, dict):
+                differing = [n for n in known if n in value and known[n] != value[n]]
+                if differing:
+                    values = ", ".join(f"{n} is {known[n]!r} and {value[n]!r}" for n in differing)
+                    raise _differ("settings" if name == "bound" else name, values, source)
+                value = {**known, **value}
+            elif known is not None and known != value:
+                raise _differ(name, f"they are {known!r} and {value!r}", source)
+            if known != value:
+                self._store.put(**{name: value})
+
     def finish(self) -> None:
-        """Drops calls of groundings that another part held whole."""
-        self._batch.append(
-            (
-                "DELETE FROM call WHERE phase = 'ground' "
-                "AND node_id IN (SELECT key FROM grounding)",
-                (),
-            )
-        )
+        """Drops calls of groundings that another part held whole: they are counted in those."""
+        half = "phase = 'ground' AND node_id IN (SELECT key FROM grounding)"
+        self._batch.append((f"DELETE FROM call WHERE {half}", ()))
         self._flush()
 
     def _add(self, line: Line, source: str, is_outdated: bool) -> None:
-        """Takes in a row."""
         self.rows += 1
         table, row = line["t"], tuple(line["r"])
         if not self._belongs(table, row):
             return
         if table == "tree":
             self._add_tree(row, [tuple(node) for node in line["nodes"]], is_outdated)
-        elif table == "question":
-            self._add_question(row, source)
-        elif table == "document":
-            self._batch.append((_DOCUMENT, row))
         else:
-            self._batch.append((_upsert(table, self._columns[table]), row))
+            if table == "question":
+                self._check_question(row, source)
+            self._batch.append((self._upserts[table], row))
         if len(self._batch) >= BATCH_ROWS:
             self._flush()
 
@@ -302,20 +235,18 @@ class Union:
             return True
         if table == "tree":
             return self._holds(json.loads(row[3])["document_id"])
-        # The document stands first in its own row, third in a call's, second in the others.
-        document_id = row[{"document": 0, "call": 2}.get(table, 1)]
+        document_id = row[{"document": 0, "call": 2}.get(table, 1)]  # the column's place
         return not document_id or self._holds(document_id)
 
-    def _add_question(self, row: tuple[Any, ...], source: str) -> None:
+    def _check_question(self, row: tuple[Any, ...], source: str) -> None:
         meant = (row[1], row[3])
         if self._questions.setdefault(row[0], meant) != meant:
             raise StoreError(
-                f"Question id {row[0]!r} stands for another question, or one about another "
-                f"document, in {source}.",
-                hint="Give every question of a corpus its own id, or leave ids out; runs of "
-                "different corpora stay apart.",
+                f"Question id {row[0]!r} means another question, or one about another document, in "
+                f"{source}.",
+                hint="Give every question of a corpus its own id, or leave ids out. Do not merge "
+                "runs of different corpora.",
             )
-        self._batch.append((_QUESTION, row))
 
     def _add_tree(
         self, row: tuple[Any, ...], nodes: Sequence[tuple[Any, ...]], is_outdated: bool
@@ -325,18 +256,43 @@ class Union:
             self._flush()
         known = self._store.tree_rows(tree_id)
         if known is not None:
-            rank = _rank(*known, tree_id in self._outdated)
-            if rank <= _rank(row, nodes, is_outdated):
+            own_rank = _rank(*known, tree_id in self._outdated)
+            if own_rank <= _rank(row, nodes, is_outdated):
                 return
         self._pending.add(tree_id)
         self._outdated.discard(tree_id)
         if is_outdated:
             self._outdated.add(tree_id)
         self._batch += [
-            ("DELETE FROM node WHERE tree_id = ?", (tree_id,)),
-            ("INSERT OR REPLACE INTO tree VALUES (?, ?, ?, ?)", row),
-            *(("INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?)", node) for node in nodes),
+            (DELETE_NODES, (tree_id,)),
+            (REPLACE_TREE, row),
+            *((REPLACE_NODE, node) for node in nodes),
         ]
+
+
+def _sort_parts(parts: Sequence[Part]) -> list[tuple[bool, Part]]:
+    """Pairs parts with whether their settings are outdated; those that are come first.
+
+    A part is outdated if its label sealed a later segment under other settings.
+    """
+    labelled = [one for one in (part.manifest for part in parts) if one and one.label is not None]
+    latest: dict[str | None, Manifest] = {}
+    for manifest in sorted(labelled, key=lambda one: (one.sealed_s, one.sha256)):
+        latest[manifest.label] = manifest
+
+    def is_outdated(manifest: Manifest | None) -> bool:
+        last = None if manifest is None else latest.get(manifest.label)
+        return manifest is not None and last is not None and last.settings != manifest.settings
+
+    pairs = [(is_outdated(part.manifest), part) for part in parts]
+    return sorted(pairs, key=lambda pair: not pair[0])
+
+
+def _differ(name: str, values: str, source: str) -> StoreError:
+    return StoreError(
+        f"The runs differ in their {name}: {values[:300]} (in {source}).",
+        hint="Merge only parts of one search; merge others into another folder.",
+    )
 
 
 _DOCUMENT = (
@@ -378,8 +334,8 @@ def _rank(
 
 
 def _check(line: Line) -> None:
-    """Reads what is compressed or JSON in a row, so that damage does not spread."""
-    table, row = line["t"], line["r"]
+    """Decodes what is compressed or JSON in a row, so that damage does not spread."""
+    table, row = line["t"], line.get("r", ())
     if table == "tree":
         json.loads(row[3])
         for node in line["nodes"]:

@@ -1,11 +1,10 @@
-"""A search over many machines, by Ray: one actor per worker, documents as its tasks.
+"""A search on many machines by Ray: one actor per worker, documents as its tasks.
 
-Ray places the actors, starts them again when they die and repeats the task that died with them.
-Each document is searched in a small store on the worker's own disk and sealed to a folder that all
-machines share; the process that waits for them merges each segment into the run as it comes, so
-that the run can be looked at, and goes on, like any other. A document that is sealed under the same
-settings is not searched again; under others, or where it is unfinished, only what is missing is
-asked.
+Ray places the actors, restarts them when they die and repeats the task that died with them. Each
+document is searched in a small store on the worker's own disk and sealed to a folder that all
+machines share. The driver merges each segment into the run as it comes, so that the run can be
+watched and continued like any other. A document that is sealed under the same settings is not
+searched again; under others, or where it is unfinished, only missing calls are made.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypedDict
@@ -33,7 +32,7 @@ from agenticlu.core.errors import (
     StoreError,
     missing_dependency,
 )
-from agenticlu.core.records import Document, Question, content_id
+from agenticlu.core.records import content_id
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.engines.base import Engine, Health
@@ -43,17 +42,18 @@ from agenticlu.search.caller import Admission
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, bind, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
-from agenticlu.search.shards.merge import MergeSummary, SegmentPart, Union
-from agenticlu.search.shards.segments import Manifest, SharedFolder, seal_run
+from agenticlu.search.shards import Manifest, SharedFolder
+from agenticlu.search.shards.merge import Merger, MergeSummary, segment_part
+from agenticlu.search.shards.sealer import seal_run
 from agenticlu.search.status import Heartbeat
 from agenticlu.search.store import Store
 
 TASKS_PER_WORKER = 4
-"""Documents that a worker has in hand at once."""
+"""Documents that a worker searches at once."""
 JUDGE_REQUESTS = 64
 """Requests that a worker's judges have in flight at most."""
 POLL_S = 2.0
-"""Seconds between looks at what the workers have to tell."""
+"""Seconds between polls of the workers' news."""
 STOP_S = 60.0
 """Seconds that workers get to seal what they have when the search ends early."""
 ENVIRONMENT = {
@@ -61,18 +61,19 @@ ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-"""Set unless set already: nothing is told to anybody, and workers run in this environment."""
+"""Set unless set already: no usage statistics leave the machine, and workers run in this very
+environment."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What every worker does; plain data, so that it travels."""
+class RayJob:
+    """What every worker does; picklable, so that it travels."""
 
     config: SearchConfig
     engine: EngineChoice
     judges: JudgeChoice
     limits: Limits
-    """Of each worker, over all documents that it has in hand; `max_tokens` is shared out evenly
+    """Of each worker, over all documents that it searches at once; `max_tokens` is shared evenly
     among the workers."""
     tokenizer: str | None
     sealed: str
@@ -94,22 +95,18 @@ class Job:
 
 
 class News(TypedDict):
-    """What a worker has to tell."""
+    """What happened at a worker since it was last asked."""
 
     notes: list[str]
-    """For people, each once."""
+    """Messages for people, each once."""
     in_flight: int
     replicas: list[Health]
 
 
 class Worker:
-    """Searches documents, several at once; becomes a Ray actor.
+    """Searches documents, several at once; becomes a Ray actor."""
 
-    Args:
-        job: What to do.
-    """
-
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: RayJob) -> None:
         limits = job.limits
         self._job = job
         self._notes: dict[str, None] = {}
@@ -123,18 +120,14 @@ class Worker:
         self._tokenizer = job.engine.tokenizer(job.tokenizer)
         self._searching: set[asyncio.Task[Any]] = set()
 
-    async def search(self, rows: list[dict[str, Any]], settings: str, seeds: list[str]) -> str:
-        """Searches one document's questions.
+    async def search(self, items: list[Item], settings: str, seeds: list[str]) -> str:
+        """Searches one document's questions and seals them; returns the segment's name.
 
         Args:
-            rows: The questions.
-            settings: What the segment is sealed under; see `task_settings`.
+            items: The questions, all about one document.
+            settings: What the segment is sealed under; see `hash_task`.
             seeds: Names of segments that hold some of it already.
-
-        Returns:
-            The segment's name.
         """
-        items = [_item(row) for row in rows]
         document_id = items[0].document.id
         root = Path(self._job.scratch or tempfile.gettempdir()) / "agenticlu-workers"
         folder = root / content_id(self._job.sealed, document_id, settings)
@@ -144,9 +137,12 @@ class Worker:
         try:
             await self._search(items, folder, seeds)
         except BaseException:
-            # Whatever ended it: another machine can go on from what there is.
+            # Whatever ended it: another machine can go on from what is sealed. The folder stays, in
+            # case it is this machine again.
             with contextlib.suppress(StoreError):
-                if _has_anything(folder):
+                with Store(folder, writable=False) as store:
+                    has_any = bool(store.progress_by_document())
+                if has_any:
                     self._seal(folder, document_id, settings, finished=False)
             raise
         finally:
@@ -156,7 +152,7 @@ class Worker:
         return name
 
     async def news(self) -> News:
-        """Returns what there is to tell since the last time."""
+        """Returns what happened since the last time."""
         notes, self._notes = list(self._notes), {}
         return {
             "notes": notes,
@@ -165,7 +161,7 @@ class Worker:
         }
 
     async def stop(self) -> None:
-        """Ends what is in hand; each document seals what it has."""
+        """Ends all searches under way; each seals what it has."""
         for task in self._searching:
             task.cancel()
 
@@ -173,7 +169,7 @@ class Worker:
         job = self._job
         with Store(folder) as store:
             if seeds:
-                await self._use(seeds, store)
+                await self._reuse(seeds, store)
             panel = build_panel(self._judges, store, limits=job.limits, say=self._note)
             await run_search(
                 items,
@@ -183,12 +179,14 @@ class Worker:
                 tokenizer=self._tokenizer,
                 judges=build_judges(job.config.judges, panel),
                 limits=replace(job.limits, max_tokens=None),
-                progress=_Heard(self._note),
+                progress=_Relay(self._note),
             )
 
-    async def _use(self, seeds: list[str], store: Store) -> None:
+    async def _reuse(self, seeds: list[str], store: Store) -> None:
         """Merges segments whose calls would be found again."""
-        await self._engine.capabilities()  # only then the engine's name is known for sure
+        # Calls are bound to the engine's name, which is known for sure only once it has answered.
+        # Bound before they are merged, so that a segment of another engine is refused.
+        await self._engine.capabilities()
         bind(
             store,
             self._job.config,
@@ -197,13 +195,13 @@ class Worker:
             engine=self._engine.name,
         )
         shared = SharedFolder(self._job.sealed)
-        union = Union(store, into_running=True)
+        merger = Merger(store, into_running=True)
         for seed in seeds:
             try:
-                union.take([SegmentPart(shared, shared.manifest_of(seed))])
+                merger.merge([segment_part(shared, shared.manifest_of(seed))])
             except StoreError as error:
-                self._note(f"not used again: {error.message}")
-        union.finish()
+                self._note(f"segment not reused: {error.message}")
+        merger.finish()
 
     def _seal(self, folder: Path, document_id: str, settings: str, *, finished: bool) -> str:
         address = seal_run(
@@ -215,8 +213,8 @@ class Worker:
         self._notes[text] = None
 
 
-class _Heard(Listener):
-    """Hands on what a person should read."""
+class _Relay(Listener):
+    """Passes messages on."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -228,7 +226,7 @@ class _Heard(Listener):
 def search_on_ray(
     corpus: Iterable[Item],
     out: Path,
-    job: Job,
+    job: RayJob,
     num_workers: int,
     address: str | None = None,
     *,
@@ -238,12 +236,12 @@ def search_on_ray(
     """Searches a corpus on Ray actors and merges what they seal into a run folder.
 
     Args:
-        corpus: Questions; those of one document must stand together.
-        out: Folder of the merged run; another process may look at it meanwhile.
-        job: What to do.
+        corpus: Questions; those about one document must follow each other.
+        out: Folder of the merged run; another process may read it meanwhile.
+        job: What every worker does.
         num_workers: Actors.
         address: Of a Ray cluster; None starts Ray on this machine.
-        progress: Told of what happens.
+        progress: Receives events.
         num_questions: In the corpus, where it is known.
 
     Raises:
@@ -264,58 +262,58 @@ def search_on_ray(
         job = replace(job, limits=replace(job.limits, max_tokens=share))
     with Store(out) as store:
         profile = load_profile(job.config.profile)
-        words = job.engine.tokenizer(job.tokenizer).name
-        bind(store, job.config, profile, tokenizer=words)
-        store.put(judges=None, expected=num_questions)  # who judges, the segments tell
-        run = _Run(ray, store, job, progress or Listener())
-        with _ray_running(ray, address), _ending_in_order():
-            run.work(corpus, _start_workers(ray, job, num_workers))
-        return run.summary()
+        tokenizer = job.engine.tokenizer(job.tokenizer)
+        bind(store, job.config, profile, tokenizer=tokenizer.name)
+        store.put(judges=None, expected=num_questions)  # the judges come with the segments
+        driver = _Driver(ray, store, job, progress or Listener())
+        with _ray_running(ray, address), _exiting_on_sigterm():
+            driver.run(corpus, _start_workers(ray, job, num_workers))
+        return driver.summary()
 
 
-class _Run:
-    """The process that hands out documents and merges what comes back."""
+class _Driver:
+    """Hands out documents to workers and merges the segments that come back."""
 
-    def __init__(self, ray: Any, store: Store, job: Job, progress: Listener) -> None:
+    def __init__(self, ray: Any, store: Store, job: RayJob, progress: Listener) -> None:
         self._ray = ray
         self._store = store
         self._job = job
         self._progress = progress
         self._shared = SharedFolder(job.sealed)
-        self._union = Union(store, over_older=True)
+        self._merger = Merger(store, over_older=True)
         self._sealed: dict[str | None, list[Manifest]] = {}
         for one in sorted(self._shared.manifests(may_miss=True), key=lambda one: one.sealed_s):
             self._sealed.setdefault(one.label, []).append(one)
         self._pulse = Heartbeat(store)
-        self._looked = 0.0
+        self._polled = 0.0
         self._workers: list[Any] = []
         self._running: dict[Any, tuple[int, str]] = {}
         """Task to the number of its worker, and its document's id."""
         self._parts = 0
 
-    def work(self, corpus: Iterable[Item], workers: list[Any]) -> None:
-        """Has every document searched that is not sealed yet, and merges all."""
+    def run(self, corpus: Iterable[Item], workers: list[Any]) -> None:
+        """Has every document searched that is not sealed yet, and merges all segments."""
         self._workers = workers
         settings = self._job.settings
         self._progress.start(self._store.get("expected") or 0)
         try:
-            for items in _by_document(corpus):
-                document_id = items[0].document.id
-                wanted = task_settings(settings, items)
+            for document_id, group in groupby(corpus, key=lambda item: item.document.id):
+                items = list(group)
+                wanted = hash_task(settings, items)
                 known = self._sealed.get(document_id, [])
-                done = self._done(known, wanted)
+                done = self._find_done(known, wanted)
                 if done is not None:
                     self._take(document_id, done)
                     continue
                 while len(self._running) >= TASKS_PER_WORKER * len(workers):
                     self._wait()
-                worker = self._idlest()
-                rows, seeds = [_row(item) for item in items], [one.name for one in known]
-                task = workers[worker].search.remote(rows, wanted, seeds)
+                worker = self._find_idlest()
+                seeds = [one.name for one in known]
+                task = workers[worker].search.remote(items, wanted, seeds)
                 self._running[task] = (worker, document_id)
             while self._running:
                 self._wait()
-            self._look()  # at what the last documents had to tell
+            self._poll_news()  # of the last documents
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, AgenticluError):
                 raise error.cause from error
@@ -323,11 +321,11 @@ class _Run:
         except self._ray.exceptions.RayError as error:
             raise EngineError(
                 f"Ray lost its workers: {error}",
-                hint="Run the same command again: sealed documents are not searched again.",
+                hint="Run the same command again: sealed documents are kept.",
             ) from error
         finally:
             self._stop()
-            self._union.finish()
+            self._merger.finish()
             with contextlib.suppress(StoreError):
                 self._pulse.write(0, [], elsewhere=True)
 
@@ -335,17 +333,18 @@ class _Run:
         """Returns what was merged."""
         counts = self._store.tree_counts()
         trees = counts["done"] + counts["growing"]
-        return MergeSummary(self._parts, counts["questions"], trees, self._union.rows)
+        return MergeSummary(self._parts, counts["questions"], trees, self._merger.rows)
 
-    def _done(self, known: Sequence[Manifest], wanted: str) -> Manifest | None:
-        """Returns the last segment that holds a document whole, unless it is to be tried again."""
+    def _find_done(self, known: Sequence[Manifest], wanted: str) -> Manifest | None:
+        """Returns the last segment with all of a document, unless its failures are retried."""
         whole = [one for one in known if one.finished and one.settings == wanted]
         if not whole:
             return None
         failed = whole[-1].progress["calls"]["failed"]
         return None if failed and self._job.limits.retry_failed else whole[-1]
 
-    def _idlest(self) -> int:
+    def _find_idlest(self) -> int:
+        """Returns the number of the worker with the fewest tasks."""
         busy = [number for number, _ in self._running.values()]
         return min(range(len(self._workers)), key=busy.count)
 
@@ -355,19 +354,19 @@ class _Run:
         for task in finished:
             _, document_id = self._running.pop(task)
             self._take(document_id, self._shared.manifest_of(self._ray.get(task)))
-        if time.monotonic() - self._looked >= POLL_S:
-            self._look()
+        if time.monotonic() - self._polled >= POLL_S:
+            self._poll_news()
 
     def _take(self, document_id: str, manifest: Manifest) -> None:
-        self._union.take([SegmentPart(self._shared, manifest)])
+        self._merger.merge([segment_part(self._shared, manifest)])
         self._parts += 1
         for tree in self._store.trees(document_id=document_id):
             for node in tree.nodes:
                 self._progress.node(node)
             self._progress.tree(tree)
 
-    def _look(self) -> None:
-        """Asks the workers for news; one that is being started again has none."""
+    def _poll_news(self) -> None:
+        """Asks the workers for news; one that is being restarted has none."""
         replicas: list[Health] = []
         in_flight = 0
         asked = [worker.news.remote() for worker in self._workers]
@@ -383,10 +382,10 @@ class _Run:
                 for note in news["notes"]:
                     self._progress.say(f"worker {number}: {note}")
         self._pulse.write(in_flight, replicas, elsewhere=True)
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
 
     def _stop(self) -> None:
-        """Lets the workers seal what they have in hand, when the search ends early."""
+        """Lets the workers seal what they have, when the search ends early."""
         if not self._running:
             return
         for worker in self._workers:
@@ -397,7 +396,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _ray_running(ray: Any, address: str | None) -> Iterator[None]:
-    """Joins a cluster, or starts Ray on this machine; leaves alone what runs already."""
+    """Joins a cluster, or starts Ray on this machine; a Ray that already runs is left as it is."""
     started = not ray.is_initialized()
     if started:
         where = {"_node_ip_address": "127.0.0.1"} if address is None else {"address": address}
@@ -410,8 +409,8 @@ def _ray_running(ray: Any, address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending_in_order() -> Iterator[None]:
-    """Makes SIGTERM end the search as Ctrl-C does; Ray has taken the signal for itself."""
+def _exiting_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM end the search as Ctrl-C does: Ray installs a handler of its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -422,7 +421,7 @@ def _ending_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start_workers(ray: Any, job: Job, num_workers: int) -> list[Any]:
+def _start_workers(ray: Any, job: RayJob, num_workers: int) -> list[Any]:
     # As many as were asked for, whatever the cores; on as many machines as there are.
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
     options |= {"max_restarts": -1, "max_task_retries": 3}
@@ -433,34 +432,6 @@ def _start_workers(ray: Any, job: Job, num_workers: int) -> list[Any]:
     return [actor.remote(job) for _ in range(num_workers)]
 
 
-def task_settings(settings: str, items: Sequence[Item]) -> str:
-    """Returns what a document's questions are sealed under."""
+def hash_task(settings: str, items: Sequence[Item]) -> str:
+    """Returns the settings that a document's questions are sealed under, as a hash."""
     return content_id(settings, *(item.question.model_dump_json() for item in items))
-
-
-def _by_document(corpus: Iterable[Item]) -> Iterator[list[Item]]:
-    for _, group in groupby(corpus, key=lambda item: item.document.id):
-        yield list(group)
-
-
-def _has_anything(folder: Path) -> bool:
-    with Store(folder, writable=False) as store:
-        return bool(store.progress_by_document())
-
-
-def _row(item: Item) -> dict[str, Any]:
-    return {
-        **asdict(item),
-        "document": item.document.model_dump_json(),
-        "question": item.question.model_dump_json(),
-    }
-
-
-def _item(row: dict[str, Any]) -> Item:
-    spans = row["gold_spans"]
-    return Item(
-        position=row["position"],
-        document=Document.model_validate(json.loads(row["document"])),
-        question=Question.model_validate(json.loads(row["question"])),
-        gold_spans=None if spans is None else tuple((a, b) for a, b in spans),
-    )

@@ -1,30 +1,137 @@
-"""Seals a run again and again while it works, and takes up what its shard sealed elsewhere.
+"""Seals a run while it works, and takes up what its shard sealed elsewhere.
 
-What a machine loses when it dies is what was finished since the last segment. Each segment holds
-the documents about which something was finished since the one before, whole, so that no segment is
-ever changed and their union is the run.
+A machine that dies loses what was finished since the last segment. Each segment holds the documents
+about which something was finished since the one before, whole, so that no segment is ever changed
+and their union is the run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import re
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from agenticlu.core.errors import StoreError
+from agenticlu.core.records import content_id
 from agenticlu.search.run import Shard
-from agenticlu.search.shards.merge import SegmentPart, merge_parts
-from agenticlu.search.shards.segments import Manifest, SharedFolder, write_segment
+from agenticlu.search.shards import (
+    SETTINGS,
+    IsNew,
+    Manifest,
+    SharedFolder,
+    encode_line,
+    load_package,
+    run_lines,
+)
+from agenticlu.search.shards.merge import merge_parts, segment_part
 from agenticlu.search.store import Store
 
 DEFAULT_EVERY_S = 600.0
 WHOLE = Shard(0, 1)
 _LABEL = re.compile(r"(\d+)/(\d+)")
+
+
+def seal_run(
+    run: str | Path,
+    target: str,
+    *,
+    label: str | None = None,
+    settings: str | None = None,
+    finished: bool = False,
+) -> str:
+    """Writes everything that a run finished to a folder or URL as one segment.
+
+    Args:
+        run: Folder of the run; a process may still be writing to it.
+        target: Where segments are gathered.
+        label: See `Manifest`.
+        settings: See `Manifest`; None takes the run's own.
+        finished: See `Manifest`.
+
+    Returns:
+        The segment's address.
+
+    Raises:
+        StoreError: The target cannot be written, or the run is damaged.
+    """
+    folder = SharedFolder(target)
+    with Store(run, writable=False) as store, store.snapshot():
+        return write_segment(folder, store, label=label, settings=settings, finished=finished)
+
+
+def write_segment(
+    folder: SharedFolder,
+    store: Store,
+    *,
+    label: str | None,
+    settings: str | None = None,
+    finished: bool = False,
+    documents: Collection[str] | None = None,
+    is_new: IsNew = lambda table, row: True,
+) -> str:
+    """Writes rows of a store as one segment and returns its address.
+
+    Args:
+        folder: Where to.
+        store: A run, within `Store.snapshot`.
+        label: See `Manifest`.
+        settings: See `Manifest`; None takes the run's own.
+        finished: See `Manifest`.
+        documents: Only what is about these; None for all.
+        is_new: Which of those rows.
+    """
+    zstandard = load_package("zstandard")
+    rows = 0
+    with tempfile.TemporaryFile(dir=store.folder) as data:
+        compressor = zstandard.ZstdCompressor(level=6, write_content_size=False)
+        with compressor.stream_writer(data, closefd=False) as stream:
+            for line in run_lines(store, documents, is_new):
+                stream.write(encode_line(line))
+                rows += 1
+        size = data.tell()
+        data.seek(0)
+        manifest = Manifest(
+            rows=rows,
+            bytes=size,
+            sha256=hashlib.file_digest(data, "sha256").hexdigest(),
+            label=label,
+            settings=settings or hash_settings(store),
+            finished=finished,
+            sealed_s=time.time(),
+            progress=count_progress(store),
+        )
+        data.seek(0)
+        return folder.write(data, manifest)
+
+
+def hash_settings(store: Store) -> str:
+    """Returns a hash of the settings that trees follow from.
+
+    Those in 'bound' are left out: they never change in a run, and are not complete before its
+    engine first answers.
+    """
+    chosen = [store.get(name) for name in SETTINGS if name != "bound"]
+    return content_id("settings", json.dumps(chosen, sort_keys=True))
+
+
+def count_progress(store: Store) -> dict[str, Any]:
+    """Returns the progress of a run, as JSON data."""
+    return {
+        **store.tree_counts(),
+        "outcomes": store.outcomes(),
+        "calls": store.call_counts(),
+        "usage": {phase: usage.as_dict() for phase, usage in store.usage_by_phase().items()},
+        "failures": store.failures(),
+    }
 
 
 class Sealer:
@@ -34,7 +141,7 @@ class Sealer:
         run: Folder of the run.
         target: Folder or URL where the segments of all shards are gathered.
         shard: Share of the documents that the run works on; None for all.
-        say: Told when a segment cannot be written for now.
+        say: Receives a message when a segment cannot be written for now.
 
     Raises:
         StoreError: The target cannot be written.
@@ -52,7 +159,7 @@ class Sealer:
         self._shard = shard or WHOLE
         self._folder = SharedFolder(target)
         self._folder.check()
-        self._sealing = threading.Lock()
+        self._sealing = threading.Lock()  # the background's seal may still run when `end` seals
         self._taken_up = False
         self._sealed: dict[str, tuple[Any, ...]] = {}
         """Document to its figures as of the last segment; see `Store.progress_by_document`."""
@@ -80,9 +187,11 @@ class Sealer:
         """
         found = [one for one in self._folder.manifests(may_miss=True) if self._may_hold(one)]
         is_fresh = not store.progress_by_document()
-        parts = [SegmentPart(self._folder, one) for one in found]
+        parts = [segment_part(self._folder, one) for one in found]
         merge_parts(store, parts, self._shard.holds, into_running=True)
         self._taken_up = True
+        # Of a fresh run, what it now holds came from segments and need not be sealed again. What an
+        # older run held before may never have been sealed: it is sealed whole, once.
         if is_fresh:
             self._sealed = store.progress_by_document()
             for table in ("call", "judgement"):
@@ -139,7 +248,10 @@ class Sealer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Seals what is left, however the run ended; an exit of a context.
+        """Seals what is left, however the run ended; the exit of a context.
+
+        Without `take_up` nothing is sealed: the run failed before it began, and its folder may be
+        another's.
 
         Raises:
             StoreError: The target cannot be written, and nothing else went wrong.
@@ -150,7 +262,7 @@ class Sealer:
             self.seal()
         except StoreError as failure:
             failure.hint = (
-                f"The run itself is whole in {self._run}; the same command seals it again."
+                f"The run itself is complete in {self._run}; the same command seals it again."
             )
             if error is None:
                 raise
@@ -173,5 +285,5 @@ class Sealer:
 
 
 def _mark(table: str, row: tuple[Any, ...]) -> str:
-    """Returns what tells a row from others of its table, and from itself in another state."""
+    """Returns an id of a row and its state, short because all of them are kept in memory."""
     return f"{row[0][:16]}{row[5][0]}" if table == "call" else row[0][:16]
