@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.core.errors import ConfigError
-from agenticlu.training.config import PRESETS, TrainConfig, load_config_file, resolve_config
+from agenticlu.core.config import load_toml
+from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.training.config import PRESETS, TrainConfig, resolve_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -32,7 +33,7 @@ def test_lora_has_a_rate_for_each_stage() -> None:
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_every_checked_in_config_is_read(path: Path, stage: str) -> None:
     config = resolve_config(stage, file=path)
-    assert load_config_file(path)["preset"] in PRESETS
+    assert load_toml(path)["preset"] in PRESETS
     assert TrainConfig.model_validate_json(config.model_dump_json()) == config
 
 
@@ -53,13 +54,13 @@ def test_file_beats_preset_and_command_line_beats_file(tmp_path: Path) -> None:
 def test_unknown_keys_are_refused_with_a_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("warmpu = 0.1\n")
-    with pytest.raises(ConfigError, match=r"Unknown setting 'warmpu'") as caught:
+    with pytest.raises(ConfigError, match=r"Unknown key 'warmpu'") as caught:
         resolve_config("sft", file=path)
     assert caught.value.hint == "Did you mean warmup?"
-    with pytest.raises(ConfigError, match=r"no preset 'papper'") as caught:
+    with pytest.raises(UsageError, match=r"--preset papper: must be 'paper'") as caught:
         resolve_config("sft", preset="papper")
     assert "paper" in (caught.value.hint or "")
-    with pytest.raises(ConfigError, match=r"batch"):
+    with pytest.raises(UsageError, match=r"batch"):
         resolve_config("sft", changes={"batch": 0})
     with pytest.raises(ConfigError, match=r"offload needs checkpointing"):
         resolve_config("sft", changes={"offload": True})

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 import click
 from pydantic import Field
 
-from agenticlu.core.config import FindPreset, resolve
+from agenticlu.core.config import FindPreset, Resolved, resolve
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Prices
+from agenticlu.core.registry import explain_missing
 from agenticlu.core.settings import (
     Setting,
     Settings,
@@ -213,7 +214,9 @@ def settings_command(
     inherits: Sequence[str] = (),
     without: Sequence[str] = (),
     find_preset: FindPreset | None = None,
+    refine: Callable[[Resolved[SettingsT]], Sequence[str]] | None = None,
     overrides: bool = False,
+    extra: str | None = None,
 ) -> Callable[[Callable[..., Any]], SettingsCommand]:
     """Makes a command of a function that takes `Resolved` settings and its operands.
 
@@ -225,7 +228,9 @@ def settings_command(
         inherits: Tables that apply where the command's own says nothing, weakest first.
         without: Keys of the model that the command does not have.
         find_preset: Expands a setting that stands for others.
+        refine: Returns the tables to inherit, where that depends on the settings.
         overrides: Whether `--set KEY=VALUE` may change settings.
+        extra: Extra that installs what the command needs.
     """
     settings = {k: one for k, one in settings_of(model).items() if k not in without}
 
@@ -241,21 +246,27 @@ def settings_command(
             former = click.get_current_context().meta.get(ALIASES, {})
             flags = {k: given.pop(one.name) for k, one in settings.items()}
             flags = {k: former.get(k, v) if v in (None, ()) else v for k, v in flags.items()}
-            resolved = resolve(
+            fill = functools.partial(
+                resolve,
                 model,
                 section=section,
-                inherits=inherits,
                 without=without,
                 flags=_parse_flags(settings, flags) | parse_overrides(changes),
                 config_file=config_file,
                 find_preset=find_preset,
             )
+            resolved = fill(inherits=inherits)
+            if refine is not None:
+                resolved = fill(inherits=refine(resolved))
             for note in resolved.notes:
                 click.echo(note, err=True)
             if show_config:
                 click.echo(resolved.describe())
                 return None
-            return function(resolved, **given)
+            try:
+                return function(resolved, **given)
+            except ModuleNotFoundError as error:
+                raise explain_missing(error, extra) from error
 
         operands = list(reversed(getattr(function, "__click_params__", [])))
         command = SettingsCommand(

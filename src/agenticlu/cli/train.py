@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import click
+from pydantic import Field
 
+from agenticlu.cli.options import (
+    CONTEXT,
+    JsonSettings,
+    Positive,
+    operand,
+    require,
+    settings_command,
+)
+from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TrainingError, UsageError
+from agenticlu.core.settings import Spelling, select
+from agenticlu.training.config import TrainConfig, TrainRecipe, find_preset
 
-if TYPE_CHECKING:
-    from agenticlu.training.config import TrainConfig
+
+class TrainSettings(TrainRecipe, JsonSettings):
+    """Settings of `agenticlu train`; each command has those that concern it."""
+
+    sft_run: Annotated[str | None, Spelling("sft", metavar="DIR")] = None
+    """Finished SFT run to start from. Default: the newest beside --out."""
+    base: Annotated[str | None, Spelling("from", metavar="MODEL")] = None
+    """Start from this model instead of an SFT result; the card says so."""
+    dry_run: Annotated[bool, Spelling(aliases=("plan_only",))] = False
+    """Print the plan and stop."""
+    ranks: Positive | None = None
+    """Devices. Default: those that run now."""
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of one device in GiB. Default: this machine's."""
+    device: Annotated[str | None, Spelling(metavar="NAME")] = None
+    """H200, H100 or A100, for a predicted time."""
 
 
-@click.group("train")
+FOR_PLANS = ("ranks", "memory_gib", "device")
+FOR_DPO = ("sft", "from")
+
+
+@click.group("train", context_settings=CONTEXT)
 def command() -> None:
     """Fine-tune on traces (sft), then on preference pairs (dpo).
 
@@ -24,75 +56,94 @@ def command() -> None:
     """
 
 
-def _options(function: Any) -> Any:
-    options = [
-        click.argument("dataset", type=click.Path()),
-        click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
-                     help="Folder of the run: export, metrics, checkpoints, caches."),
-        click.option("--preset", metavar="NAME", help="tiny, paper, paper-strict or lora."),
-        click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE",
-                     help="TOML file of settings; may name a preset."),
-        click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-                     help="Change any setting; repeatable."),
-        click.option("--lr", type=float, help="Peak learning rate."),
-        click.option("--epochs", type=int, help="Passes over the rows."),
-        click.option("--batch", type=int, help="Traces or pairs of one optimizer step."),
-        click.option("--traces-per-trie", "-m", type=int,
-                     help="Traces of one document trained together (M); 1 shares nothing."),
-        click.option("--max-steps", type=int, help="Stop after this many optimizer steps."),
-        click.option("--max-tokens", type=int, help="Longest row; longer ones are dropped."),
-        click.option("--bad-rows", type=click.Choice(["drop", "refuse"]),
-                     help="What to do with rows that are too long or have nothing to learn."),
-        click.option("--seed", type=int),
-        click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp64"])),
-        click.option("--attention-kernel", metavar="NAME", help="auto, or one by name."),
-        click.option("--checkpointing", type=click.Choice(["none", "full", "keep-attention"])),
-        click.option("--context-parallel", type=int, help="Ranks that share one document."),
-        click.option("--context-mode", type=click.Choice(["ulysses", "gather", "ring"])),
-        click.option("--lora-rank", type=int, help="Train an adapter of this rank (PEFT)."),
-        click.option("--threads", type=int, help="CPU threads."),
-        click.option("--plan-only", is_flag=True, help="Print the plan and stop."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    ]  # fmt: skip
-    for option in reversed(options):
-        function = option(function)
-    return function
+def _train_command(stage: str | None, without: tuple[str, ...]) -> Callable[..., Any]:
+    def tables(resolved: Resolved[TrainSettings]) -> tuple[str, ...]:
+        return ("train", f"train.{resolved.given.get('stage', 'sft')}")
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        return settings_command(
+            TrainSettings,
+            f"train.{stage or 'plan'}",
+            group=command,
+            inherits=("train",),
+            without=("dataset", *without),
+            find_preset=functools.partial(find_preset, stage=stage),
+            refine=tables if stage is None else None,
+            overrides=True,
+            extra="train",
+        )(operand("dataset")(function))
+
+    return decorate
 
 
-def _config(
-    stage: str, dataset: str, model: str | None, out: Path, given: dict[str, Any]
-) -> TrainConfig:
-    from agenticlu.training.config import parse_setting, resolve_config
+@_train_command("sft", ("stage", *FOR_PLANS, *FOR_DPO))
+def sft(resolved: Resolved[TrainSettings], dataset: str) -> None:
+    """Fine-tune on the conversations of DATASET; the loss is on assistant turns only."""
+    _run("sft", resolved.values, dataset, resolved.values.model)
 
-    preset, file = given.pop("preset"), given.pop("file")
-    changes = dict(parse_setting(text) for text in given.pop("settings"))
-    changes |= {key: value for key, value in given.items() if value is not None}
-    changes |= {"dataset": dataset, "out": str(out)} | ({"model": model} if model else {})
+
+@_train_command("dpo", ("stage", "model", *FOR_PLANS))
+def dpo(resolved: Resolved[TrainSettings], dataset: str) -> None:
+    """Optimise preferences on the pairs of DATASET, starting from the SFT result."""
+    settings = resolved.values
+    if settings.sft_run is not None and settings.base is not None:
+        raise UsageError("Give --sft or --from, not both.")
+    if settings.base is not None:
+        _run("dpo", settings.model_copy(update={"from_base": True}), dataset, settings.base)
+        return
+    if settings.sft_run is None:
+        out = require(settings.out or None, "--out", "agenticlu train dpo DATASET --out DIR")
+        run = newest_sft_run(Path(out).absolute().parent)
+        click.echo(f"starting from the newest SFT run: {run}", err=True)
+    else:
+        run = Path(settings.sft_run)
+    if not has_export(run):
+        raise TrainingError(
+            f"{run} is not a finished SFT run: {run}/export does not exist.",
+            hint="agenticlu train sft DATASET --model MODEL --out DIR; or --from MODEL.",
+        )
+    _run("dpo", settings, dataset, str(run))
+
+
+@_train_command(None, ("dry_run", *FOR_DPO))
+def plan(resolved: Resolved[TrainSettings], dataset: str) -> None:
+    """Print what training on DATASET will cost: tokens, sharing, FLOP, memory, time."""
+    settings = resolved.values
+    config = _build_config(settings.stage, settings, dataset, settings.model)
+    from agenticlu.training import plan_run
+
+    result = plan_run(
+        config, world=settings.ranks, memory_gib=settings.memory_gib, device=settings.device
+    )
+    show_plan(result, as_json=settings.as_json)
+
+
+def _build_config(stage: str, settings: TrainSettings, dataset: str, model: str) -> TrainConfig:
     if not Path(dataset).exists():
         raise UsageError(
-            f"There is no data set {dataset}.",
+            f"Data set {dataset} was not found.",
             hint="agenticlu dataset build RUN writes one; or give a .parquet or .jsonl file.",
         )
-    config = resolve_config(stage, preset=preset, file=file, changes=changes)
-    if not config.model:
+    if not model:
         raise UsageError("No model to start from.", hint="Give --model FOLDER_OR_NAME.")
-    return config
+    changes = {"stage": stage, "dataset": dataset, "model": model}
+    return select(settings, TrainConfig).model_copy(update=changes)
 
 
-def _run(stage: str, dataset: str, model: str | None, out: Path, given: dict[str, Any]) -> None:
-    as_json, plan_only = given.pop("as_json"), given.pop("plan_only")
-    config = _config(stage, dataset, model, out, given)
+def _run(stage: str, settings: TrainSettings, dataset: str, model: str) -> None:
+    config = _build_config(stage, settings, dataset, model)
     from agenticlu.core.output_dir import check_owner
     from agenticlu.training import plan_run, train
 
-    if plan_only:
-        show_plan(plan_run(config), as_json=as_json)
+    if settings.dry_run:
+        show_plan(plan_run(config), as_json=settings.as_json)
         return
-    check_owner(out, "train")
+    out = require(config.out or None, "--out", f"agenticlu train {stage} DATASET --out DIR")
+    check_owner(Path(out), "train")
     summary = train(config)
     if os.environ.get("RANK", "0") != "0":
         return
-    if as_json:
+    if settings.as_json:
         click.echo(json.dumps(summary))
     else:
         click.echo(
@@ -100,73 +151,6 @@ def _run(stage: str, dataset: str, model: str | None, out: Path, given: dict[str
             f"sharing {summary['sharing']:.1f}x, {summary['total_s']:.0f} s; "
             f"model in {summary['export']}"
         )
-
-
-@command.command("sft")
-@_options
-@click.option("--model", metavar="MODEL", help="Folder or hub name to start from.")
-@click.option("--turns", type=click.Choice(["all", "last"]), help="Which replies are targets.")
-def sft(dataset: str, model: str | None, out: Path, **given: Any) -> None:
-    """Fine-tune on the conversations of DATASET; the loss is on assistant turns only."""
-    _run("sft", dataset, model, out, given)
-
-
-@command.command("dpo")
-@_options
-@click.option(
-    "--sft",
-    "sft_run",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Finished SFT run to start from; default: the newest beside --out.",
-)
-@click.option(
-    "--from",
-    "base",
-    metavar="MODEL",
-    help="Start from this model instead of an SFT result; stated in the card.",
-)
-@click.option("--beta", type=float, help="Strength of the pull towards the reference.")
-def dpo(
-    dataset: str, sft_run: Path | None, base: str | None, out: Path, **given: Any
-) -> None:  # fmt: skip
-    """Optimise preferences on the pairs of DATASET, starting from the SFT result."""
-    if sft_run is not None and base is not None:
-        raise UsageError("Give --sft or --from, not both.")
-    if base is not None:
-        given["settings"] = (*given["settings"], "from_base=true")
-        _run("dpo", dataset, base, out, given)
-        return
-    if sft_run is None:
-        sft_run = newest_sft_run(out.absolute().parent)
-        click.echo(f"starting from the newest SFT run: {sft_run}", err=True)
-    if not has_export(sft_run):
-        raise TrainingError(
-            f"{sft_run} holds no finished SFT run: there is no {sft_run}/export.",
-            hint="agenticlu train sft DATASET --model MODEL --out DIR; or --from MODEL.",
-        )
-    _run("dpo", dataset, str(sft_run), out, given)
-
-
-@command.command("plan")
-@_options
-@click.option("--model", metavar="MODEL", help="Folder or hub name.")
-@click.option("--stage", type=click.Choice(["sft", "dpo"]), default="sft", show_default=True)
-@click.option("--ranks", type=int, help="Number of devices; default: those that run now.")
-@click.option("--memory-gib", type=float, help="Memory of one device; default: this machine's.")
-@click.option("--device", metavar="NAME", help="H200, H100 or A100, for a predicted time.")
-def plan(
-    dataset: str, model: str | None, out: Path, stage: str, ranks: int | None,
-    memory_gib: float | None, device: str | None, **given: Any,
-) -> None:  # fmt: skip
-    """Print what training on DATASET will cost: tokens, sharing, FLOP, memory, time."""
-    as_json = given.pop("as_json")
-    given.pop("plan_only")
-    config = _config(stage, dataset, model, out, given)
-    from agenticlu.training import plan_run
-
-    result = plan_run(config, world=ranks, memory_gib=memory_gib, device=device)
-    show_plan(result, as_json=as_json)
 
 
 def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
@@ -223,7 +207,7 @@ def newest_sft_run(folder: Path) -> Path:
             found.append(((path.parent / "export").stat().st_mtime, path.parent))
     if not found:
         raise TrainingError(
-            f"DPO starts from an SFT result, and there is none in {folder}.",
+            f"DPO starts from an SFT result, but {folder} contains none.",
             hint="Give --sft DIR, or --from MODEL to start from a model that is not one.",
         )
     return max(found)[1]

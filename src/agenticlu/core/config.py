@@ -268,7 +268,7 @@ class _Taken:
         """Adds a preset's values where they go before what is there."""
         for given, value in preset.values.items():
             key = self._aliases.get(given, given)
-            origin = self.origins[key]
+            origin = self.origins.get(key, "flag")
             if origin == "default" or (preset.beats == "files" and origin != "flag"):
                 self.take({key: value}, preset.origin)
 
@@ -318,8 +318,10 @@ class _Sections:
         """Yields what a file given with --config says; its tables are named for subcommands."""
         command, _, subcommand = (self.own or "").partition(".")
         yield not subcommand, _without_subcommands(content, command)
-        if isinstance(content.get(subcommand), dict):
-            yield True, content[subcommand]
+        for section in self.chain:
+            inner = section.partition(".")[2]
+            if inner and isinstance(content.get(inner), dict):
+                yield section == self.own, content[inner]
 
     def read_variables(
         self, environ: Mapping[str, str], taken: _Taken

@@ -102,7 +102,17 @@ class Registry(Mapping[str, str]):
         try:
             return getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in EXTRA_OF_PACKAGE:
-                raise
-            raise missing_dependency(package, EXTRA_OF_PACKAGE[package]) from error
+            raise explain_missing(error) from error
+
+
+def explain_missing(error: ModuleNotFoundError, extra: str | None = None) -> Exception:
+    """Returns the install line for an absent optional package, else the error itself.
+
+    Args:
+        error: What an import raised.
+        extra: Extra that installs it, where not the one that the package is listed under.
+    """
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRA_OF_PACKAGE:
+        return error
+    return missing_dependency(package, extra or EXTRA_OF_PACKAGE[package])

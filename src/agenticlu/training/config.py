@@ -1,29 +1,25 @@
-"""The settings of a training run: one strict record, presets, and files that change them.
-
-A file (TOML) may name a preset and change its keys; the command line changes keys of the file.
-An unknown key is an error with a suggestion. The resolved settings are saved with the run.
-"""
+"""Settings of a training run, saved with it, and presets of them."""
 
 from __future__ import annotations
 
-import tomllib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from agenticlu.core.errors import ConfigError, did_you_mean
+from agenticlu.core.config import Preset, resolve
+from agenticlu.core.settings import Settings, Spelling, select
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Settings):
     """Everything that decides a training run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
     stage: Literal["sft", "dpo"] = "sft"
+    """Stage of training."""
     dataset: str = ""
     """Folder of the data set, or one file of rows."""
     model: str = ""
@@ -32,9 +28,12 @@ class TrainConfig(BaseModel):
     """The run's folder: export, metrics, checkpoints, caches. Nothing is written outside it."""
 
     # Rows.
-    max_tokens: int = Field(131_072, gt=1)
+    max_tokens: Annotated[int, Spelling("max_row_tokens", aliases=("max_tokens",))] = Field(
+        131_072, gt=1
+    )
     """Longest trace in tokens; longer rows are dropped and counted, never cut."""
     bad_rows: Literal["drop", "refuse"] = "drop"
+    """What to do with rows that are too long or have nothing to learn."""
     turns: Literal["all", "last"] = "all"
     """Which assistant turns of an SFT row are targets."""
     self_checks: bool = True
@@ -46,35 +45,46 @@ class TrainConfig(BaseModel):
     # Batches.
     batch: int = Field(128, gt=0)
     """Traces (SFT) or pairs (DPO) of one optimizer step."""
-    traces_per_trie: int = Field(8, gt=0)
+    traces_per_trie: Annotated[int, Spelling(flags=("-m", "--traces-per-trie"))] = Field(8, gt=0)
     """M: traces (DPO: pairs) of one document that enter one step together; 1 shares nothing."""
     min_shared: int = Field(16, gt=0)
     """Shared stretches shorter than this many tokens are stored once per branch."""
     epochs: int = Field(1, gt=0)
+    """Passes over the rows."""
     max_steps: int | None = Field(None, gt=0)
-    """Stop after this many optimizer steps; None runs all epochs. The schedule fits the stop."""
+    """Stop after this many optimizer steps; the schedule fits the stop. Default: all epochs."""
     seed: int = Field(42, ge=0)
+    """Seed of the order of rows and of new weights."""
 
     # Optimizer.
     lr: float = Field(5e-7, gt=0)
+    """Peak learning rate."""
     lr_floor: float = Field(0.1, ge=0, le=1)
     """Last learning rate as a share of `lr`."""
     warmup: float = Field(0.03, ge=0, le=1)
     """Share of the steps with a rising rate."""
     beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of AdamW's first moment."""
     beta2: float = Field(0.95, ge=0, lt=1)
+    """Decay of AdamW's second moment."""
     adam_eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
     weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
     clip: float = Field(1.0, gt=0)
     """Largest norm of the whole gradient."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """Optimizer; adamw8bit keeps its state in 8 bits."""
 
     # Losses.
     sft_loss: Literal["per-trace", "per-token"] = "per-trace"
+    """Mean over traces of each trace's mean, or mean over all target tokens."""
     dpo_loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """Preference loss."""
     beta: float = Field(0.1, gt=0)
     """Strength of the pull towards the reference in DPO."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of pairs taken to be labelled the wrong way round."""
     nll_weight: float = Field(0.0, ge=0)
     """Weight of the chosen traces' mean negative log-likelihood, added to the DPO loss."""
     from_base: bool = False
@@ -84,7 +94,9 @@ class TrainConfig(BaseModel):
     precision: Precision = "auto"
     """auto: fp32 on a CPU, bf16 with fp32 master weights elsewhere."""
     attention_kernel: str = "auto"
+    """Kernel of the attention; auto takes the first that works here."""
     checkpointing: Literal["none", "full", "keep-attention"] = "none"
+    """Activations computed again in the backward pass."""
     offload: bool = False
     """Keep the checkpointed layer inputs in host memory."""
     edge_chunk: int = Field(2048, gt=0)
@@ -92,6 +104,7 @@ class TrainConfig(BaseModel):
     context_parallel: int = Field(1, gt=0)
     """Ranks that share one trie."""
     context_mode: Literal["ulysses", "gather", "ring"] = "ulysses"
+    """How those ranks share it."""
     leaf_groups_tokens: int | None = Field(None, gt=0)
     """Split tries larger than this many stored tokens into groups of leaves (exact; the prefix
     is kept as keys and values). None never splits."""
@@ -104,8 +117,9 @@ class TrainConfig(BaseModel):
 
     # LoRA.
     lora_rank: int = Field(0, ge=0)
-    """0 trains all weights."""
+    """Rank of the LoRA adapter; 0 trains all weights."""
     lora_alpha: int = Field(128, gt=0)
+    """Scale of the adapter: alpha / rank."""
     lora_merge: bool = False
     """Export merged weights instead of the adapter."""
 
@@ -113,9 +127,11 @@ class TrainConfig(BaseModel):
     save_every: int = Field(50, ge=0)
     """Optimizer steps between checkpoints; 0 keeps none."""
     keep_checkpoints: int = Field(2, gt=0)
+    """Newest checkpoints kept."""
     eval_every: int = Field(0, ge=0)
     """Optimizer steps between evaluations; 0 evaluates before the first and after the last."""
     log_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Trackers that get the metrics, too."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -152,34 +168,24 @@ recipe with sharing (M = 8) and DPO from the SFT result; `paper-strict` shares n
 DPO from the base model, as in the published script."""
 
 
-def _for_stage(values: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    plain = {key: value for key, value in values.items() if "." not in key}
-    for key, value in values.items():
-        prefix, _, name = key.partition(".")
-        if name and prefix == stage:
-            plain[name] = value
-    return plain
+class TrainRecipe(TrainConfig):
+    """Settings of a training run and the preset that they change."""
+
+    preset: Literal["paper", "paper-strict", "lora", "tiny"] | None = None
+    """Preset that fills what is not set otherwise."""
 
 
-def load_config_file(path: Path) -> dict[str, Any]:
-    """Reads a TOML file; tables [sft] and [dpo] become keys `sft.x`, `dpo.x`.
-
-    Raises:
-        ConfigError: The file is missing or not TOML.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"There is no configuration file {path}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in ("sft", "dpo") and isinstance(value, dict):
-            flat.update({f"{key}.{name}": inner for name, inner in value.items()})
-        else:
-            flat[key] = value
-    return flat
+def find_preset(given: Mapping[str, object], *, stage: str | None = None) -> Preset | None:
+    """Returns the values of the preset that settings name, for a stage."""
+    if (name := given.get("preset")) is None:
+        return None
+    preset = PRESETS[str(name)]
+    prefix = f"{stage or given.get('stage') or 'sft'}."
+    values = {key: value for key, value in preset.items() if "." not in key}
+    values |= {
+        key.removeprefix(prefix): value for key, value in preset.items() if key.startswith(prefix)
+    }
+    return Preset(f"preset {name}", values)
 
 
 def resolve_config(
@@ -189,58 +195,20 @@ def resolve_config(
     file: Path | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """Builds the settings: preset, then file, then changes.
+    """Builds the settings: preset, then file, then changes; nothing else is read.
 
     Raises:
-        ConfigError: An unknown preset or key, or a value that cannot be; names what is allowed.
+        ConfigError: An unknown preset or key, or a wrong value; names what is allowed.
+        UsageError: A wrong value of a change.
     """
-    values = load_config_file(file) if file is not None else {}
-    named = values.pop("preset", None)
-    preset = preset or named
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ConfigError(
-                f"There is no preset {preset!r}; allowed: {', '.join(PRESETS)}.",
-                hint=did_you_mean(str(preset), PRESETS),
-            )
-        # A file's plain key beats a preset's key for the stage.
-        values = {**_for_stage(PRESETS[preset], stage), **values}
-    for key in values:
-        prefix, _, name = key.rpartition(".")
-        _check_key(name, where=str(file) if file else f"preset {preset}")
-        if prefix and prefix not in ("sft", "dpo"):
-            raise ConfigError(f"Unknown section {prefix!r}; allowed: sft, dpo.")
-    for key in changes or {}:
-        _check_key(key, where="the command line")
-    merged = {**_for_stage(values, stage), **(changes or {}), "stage": stage}
-    try:
-        return TrainConfig.model_validate(merged)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        given = f" (given: {first['input']!r})" if first["loc"] else ""
-        raise ConfigError(f"Setting {name}: {first['msg']}{given}.") from error
-
-
-def _check_key(key: str, where: str) -> None:
-    if key not in TrainConfig.model_fields:
-        raise ConfigError(
-            f"Unknown setting {key!r} in {where}.",
-            hint=did_you_mean(key, TrainConfig.model_fields)
-            or f"Known: {', '.join(TrainConfig.model_fields)}.",
-        )
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Parses KEY=VALUE of the command line; the value is read as TOML where it can be.
-
-    >>> parse_setting("lr=2e-5"), parse_setting("turns=last")
-    (('lr', 2e-05), ('turns', 'last'))
-    """
-    key, separator, value = text.partition("=")
-    if not separator:
-        raise ConfigError(f"A setting is KEY=VALUE; given: {text!r}.")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+    resolved = resolve(
+        TrainRecipe,
+        section=f"train.{stage}",
+        inherits=("train",),
+        flags={**(changes or {}), "stage": stage, "preset": preset},
+        environ={},
+        config_file=file,
+        project_file=None,
+        find_preset=functools.partial(find_preset, stage=stage),
+    )
+    return select(resolved.values, TrainConfig)
