@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dialogue.steps", "judges"),
     ("data.tree_view",),
     (
-        *("search", "dialogue", "data.pairs", "data.traces", "data.published", "training"),
+        *("search", "dialogue", "data.pairs", "data.traces", "training"),
         *("evaluation", "server"),
     ),
     ("report",),

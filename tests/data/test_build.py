@@ -15,8 +15,8 @@ from made_trees import QUESTION, asked, make_run, node, story, tree
 from agenticlu.core.errors import StoreError, TrainingError
 from agenticlu.core.records import Document, Node
 from agenticlu.data.build import build_dataset
+from agenticlu.data.dataset import COLUMNS
 from agenticlu.data.pairs import PairPolicy
-from agenticlu.data.rows import COLUMNS
 from agenticlu.search.store import FILE_NAME, Store
 
 MIXED = (node("a", 1.0), node("b", 0.0, ordinal=1, check="no"))

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
 import json
+import math
+import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
+from published_rows import document, published, write_rows
 
 from agenticlu.cli import group
-from agenticlu.core.errors import DocumentError
-from agenticlu.core.records import Question, Turn
+from agenticlu.core.errors import DocumentError, TrainingError
+from agenticlu.core.records import Question, Turn, content_id
+from agenticlu.data import dataset as spill
 from agenticlu.data.corpus import load_source_rows
-from agenticlu.data.published import extract_profile, parse_row, render_profile, split_opening
+from agenticlu.data.dataset import Spill
+from agenticlu.data.published import (
+    extract_profile,
+    import_published,
+    parse_row,
+    render_profile,
+    split_opening,
+)
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
@@ -20,7 +33,7 @@ FILLER = " ".join(f"Sentence {i} of a long tale." for i in range(2000))
 REQUESTS = ("Ask something about {q}, will you.", "Name the marks.", "Say it.", "Now: {q}")
 
 
-def published(book: int, asked: str, place: int, **changes: Any) -> dict[str, Any]:
+def asking(book: int, asked: str, place: int, **changes: Any) -> dict[str, Any]:
     """A row that asks for assistant turn `place` of a conversation with a base answer."""
     document = f"<para 0> Book {book}. {FILLER} </para 0><para 1> The end. </para 1>"
     prompt = [
@@ -44,7 +57,7 @@ def published(book: int, asked: str, place: int, **changes: Any) -> dict[str, An
     }
 
 
-ROWS = [published(book, f"Who did deed {book}?", place) for book in range(12) for place in range(8)]
+ROWS = [asking(book, f"Who did deed {book}?", place) for book in range(12) for place in range(8)]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -104,7 +117,7 @@ def test_wordings_are_read_off_and_drive_the_dialogue(tmp_path: Path):
 def test_a_profile_read_off_sends_what_the_data_set_taught():
     """The conversation, message by message, is that of the rows: base answer in, self-check out."""
     profile, _ = extract_profile(ROWS, "published")
-    rows = [published(3, "Who did deed 3?", place) for place in range(8)]
+    rows = [asking(3, "Who did deed 3?", place) for place in range(8)]
     view, asked = split_opening(rows[0]["prompt"][1]["content"])
     dialogue = Dialogue(
         profile=profile,
@@ -207,7 +220,7 @@ def test_an_opening_without_marks_has_no_document():
 )
 def test_a_leak_is_told_where_answers_are_known(place, replies, chosen, leak):
     """The second piece of the document names the answer; pointing to it makes it known."""
-    row = published(0, "Which town?", place, chosen=[{"role": "assistant", "content": chosen}])
+    row = asking(0, "Which town?", place, chosen=[{"role": "assistant", "content": chosen}])
     row["prompt"][1]["content"] = (
         "<para 0> The road is long. </para 0><para 1> It ends in Brellin. </para 1>\n\nWhich town?"
     )
@@ -220,3 +233,150 @@ def test_a_leak_is_told_where_answers_are_known(place, replies, chosen, leak):
     unknown = parse_row(row)
     assert not isinstance(unknown, str)
     assert unknown.leak is None
+
+
+IMPORTED = [published(book, place) for book in range(30) for place in range(8)]
+
+
+def rows_of(folder: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
+    return {
+        path.stem: pyarrow.parquet.read_table(path).to_pylist()
+        for path in sorted((folder / kind).glob("*.parquet"))
+    }
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("imported")
+    bad = {**IMPORTED[0], "chosen": IMPORTED[0]["rejected"]}
+    summary = import_published(
+        write_rows(root / "p.jsonl", [*IMPORTED, bad]), root / "out", validation=0.3
+    )
+    assert sum(summary.rows["preference"].values()) == len(IMPORTED)
+    assert dict(summary.funnel.rows) == {"written": len(IMPORTED), "chosen equals rejected": 1}
+    assert len(summary.splits.of) == 30
+    return root / "out"
+
+
+def test_no_document_is_in_two_splits(imported: Path):
+    for kind in ("sft", "preference"):
+        rows = rows_of(imported, kind)
+        texts = {
+            split: {(row.get("messages") or row["prompt"])[1]["content"] for row in found}
+            for split, found in rows.items()
+        }
+        assert len(texts["train"]) + len(texts["validation"]) == 30
+        assert not texts["train"] & texts["validation"]
+
+
+def test_every_row_is_kept_as_it_was(imported: Path):
+    rows = [row for found in rows_of(imported, "preference").values() for row in found]
+    key = lambda row: json.dumps(row, sort_keys=True)  # noqa: E731
+    assert sorted(({k: row[k] for k in IMPORTED[0]} for row in rows), key=key) == sorted(
+        IMPORTED, key=key
+    )
+
+
+def test_what_can_be_computed_is_and_what_is_not_known_is_none(imported: Path):
+    for row in (row for found in rows_of(imported, "preference").values() for row in found):
+        one, other = (len(row[name][0]["content"]) for name in ("chosen", "rejected"))
+        assert row["log_length_ratio"] == pytest.approx(math.log(one / other), abs=1e-4)
+        assert row["leak"] is None
+        assert row["engine"] == "p.jsonl", "the folder is nobody's business"
+
+
+def test_rows_whose_scores_contradict_them_are_kept_and_told(tmp_path: Path):
+    rows = [published(0, 0), published(0, 1, score_chosen=0.25), published(1, 0, score_chosen=0.1)]
+    summary = import_published(write_rows(tmp_path / "p.jsonl", rows), tmp_path / "out")
+    assert sum(summary.rows["preference"].values()) == 3
+    assert summary.num_not_better == 2
+    assert any("do not prefer the chosen reply: 2." in told for told in summary.warnings(0))
+
+
+def test_conversations_end_in_answers_scored_above_the_rejected(tmp_path: Path):
+    rows = [
+        published(0, 3),
+        published(0, 7),
+        published(1, 2),
+        published(1, 3, score_chosen=0.25),
+        published(2, 3, score_chosen=0.1),
+    ]
+    summary = import_published(
+        write_rows(tmp_path / "p.jsonl", rows), tmp_path / "out", validation=0
+    )
+    traces = rows_of(tmp_path / "out", "sft")["train"]
+    assert {row["messages"][-1]["content"] for row in traces} == {
+        "good reply 3 of 0",
+        "good reply 7 of 0",
+    }
+    assert [row["targets"] for row in traces] == [[len(row["messages"]) - 1] for row in traces]
+    assert dict(summary.funnel.traces) == {"written": 2, "chosen not scored above rejected": 2}
+    assert summary.rows["preference"]["train"] == 5
+
+
+def test_answers_that_a_row_tells_tell_leaks(tmp_path: Path):
+    rows = [published(book, 0, answers=["good reply 0 of 0"]) for book in range(2)]
+    import_published(write_rows(tmp_path / "p.jsonl", rows), tmp_path / "out", validation=0)
+    found = rows_of(tmp_path / "out", "preference")["train"]
+    by_book = {row["question"]: row for row in found}
+    assert by_book["Who did deed 0?"]["leak"] is True
+    assert by_book["Who did deed 1?"]["leak"] is False
+    assert by_book["Who did deed 1?"]["answers"] == ["good reply 0 of 0"]
+
+
+def test_a_document_is_stored_once_whatever_the_order_of_its_rows(tmp_path: Path, monkeypatch):
+    """Dictionaries span a row group; scattered rows would put a document into each of them."""
+    monkeypatch.setattr("agenticlu.data.dataset.CHARACTERS_PER_GROUP", 1_000_000)
+    rows = [published(book, place, words=3000) for book in range(20) for place in range(4)] * 4
+    sizes = {}
+    for name in ("sorted", "shuffled"):
+        if name == "shuffled":
+            random.Random(0).shuffle(rows)
+        source = write_rows(tmp_path / f"{name}.jsonl", rows)
+        import_published(source, tmp_path / name, validation=0)
+        file = tmp_path / name / "preference" / "train.parquet"
+        sizes[name] = file.stat().st_size
+        groups = pyarrow.parquet.ParquetFile(file).metadata.num_row_groups
+        assert groups > 4, "all documents would fit into one dictionary"
+        (tmp_path / f"{name}.jsonl").unlink()
+    documents = sum(len(document(book, 3000)) for book in range(20))
+    assert sizes["shuffled"] == pytest.approx(sizes["sorted"], rel=0.05)
+    assert sizes["shuffled"] < documents
+    ids = pyarrow.parquet.read_table(file, columns=["document_id"])["document_id"].to_pylist()
+    assert ids == sorted(ids)
+
+
+def test_rows_come_back_by_document_in_the_order_they_came(tmp_path: Path):
+    names = [content_id(str(i)) for i in range(200)]
+    with Spill(tmp_path / "spill") as spilled:
+        for number in range(600):
+            name = names[number * 7 % 200]
+            spilled.add(name, f"text of {name} \ud800", number)
+        found = list(spilled.documents())
+    assert [name for name, _, _ in found] == sorted(names)
+    for name, text, rows in found:
+        assert text == f"text of {name} \ud800"
+        assert rows == [n for n in range(600) if names[n * 7 % 200] == name]
+    assert not (tmp_path / "spill").exists()
+
+
+def test_a_bucket_of_rows_and_one_document_are_held(tmp_path: Path):
+    text = "x" * 100_000
+    with Spill(tmp_path / "spill") as spilled:
+        for number in range(200):
+            for _ in range(5):
+                spilled.add(content_id(str(number)), f"{number}{text}", "y" * 10_000)
+        tracemalloc.start()
+        size = sum(len(data) + len(json.dumps(rows)) for _, data, rows in spilled.documents())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert size > 200 * 150_000
+    assert peak < size / 20
+    assert spill.NUM_BUCKETS * 2 < 256, "files that some systems let a process open"
+
+
+def test_a_source_without_a_usable_row_is_refused_and_leaves_nothing(tmp_path: Path):
+    source = write_rows(tmp_path / "p.jsonl", [{"text": "hello"}])
+    with pytest.raises(TrainingError, match="1 not in the published schema"):
+        import_published(source, tmp_path / "out")
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []

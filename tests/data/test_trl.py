@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from made_trees import asked, make_run, node, story, tree
 
-from agenticlu.data.build import build_dataset
+from agenticlu.data.build import build_dataset, collect_facts
 from agenticlu.data.card import write_card
 from agenticlu.data.corpus import build_item
-from agenticlu.data.facts import collect_facts
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine

@@ -14,8 +14,8 @@ import click
 from agenticlu.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from agenticlu.data.contamination import EvaluationTexts
-    from agenticlu.data.summary import DatasetSummary
+    from agenticlu.data.build import DatasetSummary
+    from agenticlu.data.overlap import EvaluationTexts
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -153,14 +153,11 @@ def build(
     **options: Any,
 ) -> None:
     """Write OUT/sft, OUT/self_check and OUT/preference from the trees of RUN, with a card."""
-    from agenticlu.data.build import build_dataset
+    from agenticlu.data.build import MEANINGS, build_dataset, collect_facts
     from agenticlu.data.card import write_card
-    from agenticlu.data.facts import collect_facts
-    from agenticlu.data.folder import check_out, staged
-    from agenticlu.data.hub import check_push
-    from agenticlu.data.licences import parse_licence
+    from agenticlu.data.dataset import check_out, staged
+    from agenticlu.data.hub import check_push, parse_licence
     from agenticlu.data.pairs import PairPolicy
-    from agenticlu.data.summary import MEANINGS
     from agenticlu.search.store import Store
 
     policy = PairPolicy.model_validate({**options, "drop_leaks": not keep_leaks})
@@ -198,11 +195,11 @@ def import_(
     as_json: bool,
 ) -> None:
     """Stream a preference data set in the published schema into OUT, split by document."""
+    from agenticlu.data.build import IMPORT_MEANINGS
     from agenticlu.data.card import write_card
-    from agenticlu.data.folder import check_out, staged
-    from agenticlu.data.intake import import_published
-    from agenticlu.data.licences import parse_licence
-    from agenticlu.data.summary import IMPORT_MEANINGS
+    from agenticlu.data.dataset import check_out, staged
+    from agenticlu.data.hub import parse_licence
+    from agenticlu.data.published import import_published
 
     named = parse_licence(licence, license_name, license_link)
     check_out(out, Path(source))
@@ -233,9 +230,8 @@ def import_(
 @VISIBILITY
 def push_(*, folder: Path, hub_id: str, private: bool) -> None:
     """Upload the data set in FOLDER to the hub; goes on where an upload broke off."""
-    from agenticlu.data.folder import load_record
-    from agenticlu.data.hub import check_push
-    from agenticlu.data.licences import Licence
+    from agenticlu.data.dataset import load_record
+    from agenticlu.data.hub import Licence, check_push
 
     licence = load_record(folder).get("licence")
     check_push(hub_id, None if licence is None else Licence(**licence))
@@ -250,7 +246,7 @@ def _push(folder: Path, hub_id: str, private: bool, quiet: bool) -> None:
 
 
 def _evaluation(sources: tuple[Path, ...], only_report: bool) -> EvaluationTexts | None:
-    from agenticlu.data.contamination import load_evaluation
+    from agenticlu.data.overlap import load_evaluation
 
     if not sources:
         if only_report:

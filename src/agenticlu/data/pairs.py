@@ -44,7 +44,7 @@ NodeFate = Literal[
     "leak",
     "repeats",
 ]
-"""Fate of a node; `data.summary` explains each one."""
+"""Fate of a node; `data.build` explains each one."""
 RowFate = Literal[
     "written",
     "no such turn",

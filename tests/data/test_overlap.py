@@ -1,12 +1,13 @@
-"""Training data that evaluation has, planted and found."""
-
 from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_trees import asked, make_run, node, tree
 from published_rows import document as marked
@@ -14,12 +15,182 @@ from published_rows import published, write_rows
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import Document
-from agenticlu.data import contamination
+from agenticlu.data import overlap as contamination
 from agenticlu.data.build import build_dataset
-from agenticlu.data.contamination import SHARE, EvaluationTexts, load_evaluation
-from agenticlu.data.intake import import_published
+from agenticlu.data.overlap import (
+    SHARE,
+    EvaluationTexts,
+    Fingerprint,
+    Splits,
+    assign_splits,
+    find_alike,
+    load_evaluation,
+    shingles_of,
+    sign,
+    words_of,
+)
 from agenticlu.data.pairs import PairPolicy
+from agenticlu.data.published import import_published
 from agenticlu.search.store import Store
+
+WORDS = [f"w{i}" for i in range(5000)]
+
+
+def made(seed: int, count: int) -> list[str]:
+    return random.Random(seed).choices(WORDS, k=count)
+
+
+def true_share(one: list[str], other: list[str], size: int = 5) -> float:
+    a, b = (
+        {tuple(words[i : i + size]) for i in range(len(words) - size + 1)} for words in (one, other)
+    )
+    return len(a & b) / len(a | b)
+
+
+@pytest.mark.parametrize("edits", [0, 10, 40, 120])
+def test_signatures_estimate_the_share_of_common_shingles(edits: int):
+    draw = random.Random(edits)
+    one = made(1, 1500)
+    other = list(one)
+    for place in draw.sample(range(len(other)), edits):
+        other[place] = "edited"
+    signatures = [sign(shingles_of(" ".join(words), 5)) for words in (one, other)]
+    estimate = float(np.mean(signatures[0] == signatures[1]))
+    assert estimate == pytest.approx(true_share(one, other), abs=0.12)
+    assert (edits == 0) == (estimate == 1.0)
+
+
+def test_shingles_are_distinct_runs_of_words():
+    words = made(2, 300)
+    runs = {tuple(words[i : i + 5]) for i in range(296)}
+    assert len(shingles_of(" ".join(words), 5)) == len(runs)
+    assert len(shingles_of("a b c", 5)) == 1
+    assert len(shingles_of(" - ", 5)) == 0
+    same = [shingles_of(text, 2) for text in ("Ada's Horse.", "<para 3> ada S horse </para 3>")]
+    assert np.array_equal(*same)
+    assert not np.array_equal(shingles_of("a b", 2), shingles_of("b a", 2))
+
+
+def test_hashes_are_those_of_every_process():
+    code = (
+        "from agenticlu.data.overlap import shingles_of, sign\n"
+        "s = shingles_of('one two three four five six', 5)\n"
+        "print(s.tolist(), sign(s)[:3].tolist())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1
+
+
+def test_alike_texts_are_found_and_others_are_not():
+    whole = made(3, 1000)
+    edited = [*whole[:500], "x", *whole[501:]]
+    texts = [whole, made(4, 1000), edited, whole[:600], made(5, 1000), whole[:300]]
+    shingles = [shingles_of(" ".join(words), 5) for words in texts]
+    pairs = set(find_alike([sign(s) for s in shingles], [len(s) for s in shingles]))
+    assert (0, 2) in pairs, "edited"
+    assert (0, 3) in pairs, "cut to three fifths: all of the shorter one"
+    assert not {number for pair in pairs for number in pair} & {1, 4}
+
+
+def test_texts_without_words_are_alike_to_nothing():
+    empty = shingles_of("...", 5)
+    assert list(find_alike([sign(empty)] * 2, [0, 0])) == []
+    assert list(find_alike([], [])) == []
+    assert words_of("...") == []
+
+
+def text(seed: int, count: int = 60) -> str:
+    draw = random.Random(seed)
+    return " ".join(f"w{draw.randrange(5000)}" for _ in range(count))
+
+
+def assign(texts: dict[str, str], share: float, ids: dict[str, str] | None = None) -> Splits:
+    ids = ids or {}
+    return assign_splits([Fingerprint.of(n, t, ids.get(n)) for n, t in texts.items()], share)
+
+
+MANY = {f"d{i}": text(i) for i in range(150)}
+
+
+def test_the_share_is_about_what_was_asked_for():
+    held_out = len(assign(MANY, 0.2).documents("validation"))
+    assert 20 <= held_out <= 40
+    assert assign(MANY, 0).documents("validation") == []
+
+
+def test_a_document_stays_where_it_is_when_the_corpus_grows():
+    few = dict(list(MANY.items())[:60])
+    before, after = assign(few, 0.2), assign(MANY, 0.2)
+    assert {name: after.of[name] for name in few} == before.of
+    reversed_order = assign(dict(reversed(MANY.items())), 0.2)
+    assert reversed_order.of == after.of
+
+
+def test_what_is_held_out_stays_so_when_near_duplicates_join():
+    few = dict(list(MANY.items())[:60])
+    held_out = assign(few, 0.2).documents("validation")
+    grown = dict(few)
+    for i, name in enumerate(few):
+        grown[f"edited{i}"] = f"{few[name]} and {i} more"
+    after = assign(grown, 0.2)
+    assert set(held_out) <= set(after.documents("validation"))
+    assert after.num_groups == 60
+    assert after.num_alike == 120
+    assert {after.of[f"edited{i}"] == after.of[n] for i, n in enumerate(few)} == {True}
+    assert len(after.documents("validation")) > 2 * len(held_out), "the lower of two hashes decides"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t + "\n",
+        lambda t: t.replace(" ", "  \n"),
+        str.upper,
+        lambda t: f"<para 0> {t[:100]} </para 0>\n<para 1> {t[100:]} </para 1>",
+    ],
+)
+def test_white_space_case_and_marks_are_no_difference(change):
+    repeated = {**MANY, **{f"{name}'": change(t) for name, t in MANY.items()}}
+    splits = assign(repeated, 0.2)
+    assert {splits.of[name] == splits.of[f"{name}'"] for name in MANY} == {True}
+    assert splits.num_same == 300
+    assert {name: splits.of[name] for name in MANY} == assign(MANY, 0.2).of
+    assert len({*splits.of.values()}) == 2
+
+
+def test_a_document_s_own_id_decides_and_holds_versions_together():
+    ids = {name: f"book{i // 2}" for i, name in enumerate(MANY)}
+    splits = assign(MANY, 0.2, ids)
+    assert splits.num_groups == 75
+    names = list(MANY)
+    assert {splits.of[names[2 * i]] == splits.of[names[2 * i + 1]] for i in range(75)} == {True}
+    revised = {name: text(1000 + i) for i, name in enumerate(MANY)}
+    assert assign(revised, 0.2, ids).of == splits.of, "the text plays no part"
+    assert splits.of != assign(MANY, 0.2).of
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_of_a_few_at_least_one_is_held_out_and_one_is_not(share: float, count: int):
+    splits = assign(dict(list(MANY.items())[:count]), share)
+    assert splits.documents("train")
+    assert splits.documents("validation")
+
+
+def test_one_document_and_one_group_are_not_parted():
+    assert assign({"a": text(0)}, 0.5).documents("validation") == []
+    assert assign({"a": text(0), "b": text(0) + " "}, 0.5).documents("validation") == []
+    assert assign({}, 0.5).of == {}
+
 
 MIXED = (node("a", 1.0), node("b", 0.0, ordinal=1))
 

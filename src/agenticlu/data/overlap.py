@@ -1,0 +1,510 @@
+"""Overlap between documents: near-duplicates, splits that keep them together, contamination.
+
+Texts are compared by *shingles*: runs of k words without case, punctuation and paragraph marks,
+hashed, the same in every process. The share of shingles that two texts have in common, |A and B| /
+|A or B|, is up to 0.04 the share of equal entries of their MinHash signatures (Broder, On the
+resemblance and containment of documents, 1997). The signatures are a dozen lines of numpy: the
+usual library, datasketch, needs scipy.
+
+**Splits.** A document is held out when the hash of its own id in the corpus, or else of its text,
+lies below the share wanted. The hash knows nothing of other documents, so the split of a document
+does not change when a corpus grows. Documents that belong together stay together: those of one id,
+those whose texts differ in white space, case and marks alone, and near-duplicates. The lowest hash
+of a group decides, so a held-out document stays held out whatever joins its group.
+
+**Contamination.** A document is contaminated when it and a document of the evaluation share a
+fifth of the shorter one's runs of 13 words, or are equal up to case and white space. Thirteen words
+are what GPT-3's authors took (arXiv 2005.14165, appendix C); there any common run counted, which in
+documents of 100,000 words every proverb and licence text would be. A question is contaminated when
+its words are those of a question of the evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from agenticlu.core.errors import DocumentError
+from agenticlu.core.records import content_id
+from agenticlu.core.rows import load_rows
+from agenticlu.data.dataset import SPLITS, Split
+
+Hashes = npt.NDArray[np.uint64]
+ALIKE_WORDS = 5
+"""Words of a shingle when documents are compared with each other."""
+ALIKE_SHARE = 0.8
+"""Documents are alike from this share of common shingles, or of the shorter one's shingles."""
+NUM_PERMUTATIONS = 128
+BAND_ROWS = 3
+"""Two documents are compared when so many neighbouring entries are equal anywhere: at a share of
+0.5 (the half of a document against the whole) that is missed once in 300 times."""
+BLOCK = 2048
+"""Shingles that are permuted at a time."""
+LONGEST_RUN = 64
+"""Documents of one band that a document is compared with at most."""
+MARKS = re.compile(r"</?para(?:graph)?\s*\d+\s*>", re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+")
+_PRIME = 0x9E3779B97F4A7C15
+
+
+def words_of(text: str) -> list[str]:
+    """Returns the words of a text, without case, punctuation and paragraph marks.
+
+    >>> words_of("<para 0> Ada's HORSE </para 0>")
+    ['ada', 's', 'horse']
+    """
+    return _WORD.findall(unicodedata.normalize("NFKC", MARKS.sub(" ", text)).casefold())
+
+
+def shingles_of(text: str, num_words: int) -> Hashes:
+    """Returns the distinct hashes of all runs of words, ascending.
+
+    A text of fewer words is one shingle; one without words has none.
+    """
+    words = words_of(text)
+    if not words:
+        return np.empty(0, np.uint64)
+    size = min(num_words, len(words))
+    known: dict[str, int] = {}
+    codes = np.fromiter(
+        (
+            known.setdefault(word, zlib.crc32(word.encode("utf-8", "surrogatepass")))
+            for word in words
+        ),
+        np.uint64,
+        len(words),
+    )
+    total = np.zeros(len(words) - size + 1, np.uint64)
+    with np.errstate(over="ignore"):
+        for place in range(size):
+            total = total * np.uint64(_PRIME) + codes[place : place + len(total)]
+        return np.unique(_mixed(total))
+
+
+def sign(shingles: Hashes) -> Hashes:
+    """Returns the signature of a set of shingles: its smallest hash under each permutation."""
+    factors, summands = _permutations()
+    smallest = np.full(NUM_PERMUTATIONS, np.iinfo(np.uint64).max, np.uint64)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(shingles), BLOCK):
+            permuted = factors * shingles[start : start + BLOCK] + summands
+            smallest = np.minimum(smallest, permuted.min(axis=1))
+    return smallest
+
+
+def find_alike(signatures: Sequence[Hashes], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields pairs of numbers of texts that are alike.
+
+    Of texts that are all alike not every pair is named, but enough to join them.
+
+    Args:
+        signatures: One of each text.
+        sizes: The number of shingles of each text.
+    """
+    table = np.array(signatures, np.uint64).reshape(len(signatures), NUM_PERMUTATIONS)
+    seen: set[tuple[int, int]] = set()
+    for first in range(0, NUM_PERMUTATIONS - BAND_ROWS + 1, BAND_ROWS):
+        for run in _equal_rows(table[:, first : first + BAND_ROWS]):
+            for place, one in enumerate(run):
+                for other in run[max(0, place - LONGEST_RUN) : place]:
+                    pair = (int(other), int(one))
+                    if pair in seen:
+                        continue
+                    seen.add(pair)
+                    shared = float(np.mean(table[pair[0]] == table[pair[1]]))
+                    if _is_alike(shared, sizes[pair[0]], sizes[pair[1]]):
+                        yield pair
+
+
+def _is_alike(shared: float, one: int, other: int) -> bool:
+    if not one or not other:
+        return False
+    contained = shared * (one + other) / ((1 + shared) * min(one, other))
+    return shared >= ALIKE_SHARE or contained >= ALIKE_SHARE
+
+
+def _equal_rows(table: Hashes) -> Iterator[npt.NDArray[np.intp]]:
+    """Yields the numbers of rows that are equal, ascending, where there are several."""
+    order = np.lexsort(table.T[::-1])
+    changes = np.any(table[order][1:] != table[order][:-1], axis=1)
+    for run in np.split(order, np.flatnonzero(changes) + 1):
+        if len(run) > 1:
+            yield np.sort(run)
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """Spreads the bits of hashes that differ little (the finish of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@functools.cache
+def _permutations() -> tuple[Hashes, Hashes]:
+    drawn = [
+        [int(content_id("minhash", name, str(i)), 16) for i in range(NUM_PERMUTATIONS)]
+        for name in ("factor", "summand")
+    ]
+    factors = np.array([[number | 1] for number in drawn[0]], np.uint64)
+    return factors, np.array([[number] for number in drawn[1]], np.uint64)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the split needs to know of a document."""
+
+    document_id: str
+    own_id: str | None
+    """Id that the corpus gives it; None when it gives none."""
+    text_id: str
+    """Hash of the text without white space, case and paragraph marks."""
+    signature: Hashes
+    num_shingles: int
+
+    @classmethod
+    def of(cls, document_id: str, text: str, own_id: str | None = None) -> Fingerprint:
+        """Reads a text, marked or not."""
+        shingles = shingles_of(text, ALIKE_WORDS)
+        return cls(document_id, own_id, content_id(fold(text)), sign(shingles), len(shingles))
+
+    @property
+    def position(self) -> float:
+        """Where the document lies in [0, 1); held out below the share wanted."""
+        return int(content_id("split", self.own_id or self.text_id), 16) / 16**16
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Every document's split."""
+
+    of: dict[str, Split]
+    """Document id to split."""
+    num_groups: int
+    """Documents that do not belong together."""
+    num_same: int
+    """Documents that another one repeats, up to white space and case, or by its id."""
+    num_alike: int
+    """Documents that have a near-duplicate, beside those."""
+
+    def documents(self, split: Split) -> list[str]:
+        """Returns the documents of a split, sorted."""
+        return sorted(name for name, found in self.of.items() if found == split)
+
+    def as_dict(self) -> dict[str, int]:
+        """Returns counts as JSON data."""
+        return {
+            **{split: len(self.documents(split)) for split in SPLITS},
+            "groups": self.num_groups,
+            "repeated": self.num_same,
+            "near_duplicates": self.num_alike,
+        }
+
+
+def fold(text: str) -> str:
+    r"""Returns a text without white space, case and paragraph marks.
+
+    >>> fold("<para 0> One  Horse\n</para 0>") == fold("one horse")
+    True
+    """
+    return "".join(MARKS.sub(" ", text).casefold().split())
+
+
+def assign_splits(fingerprints: Sequence[Fingerprint], share: float) -> Splits:
+    """Assigns every document to a split.
+
+    Args:
+        fingerprints: One of each document.
+        share: Share of the documents to hold out. Above 0, at least one document is held out
+            and one is not, if there are two that do not belong together.
+    """
+    groups = _Groups(len(fingerprints))
+    for keys in ([f.text_id for f in fingerprints], [f.own_id for f in fingerprints]):
+        first: dict[str | None, int] = {}
+        for number, key in enumerate(keys):
+            if key is not None:
+                groups.join(first.setdefault(key, number), number)
+    same = groups.sizes()
+    distinct = groups.leaders()
+    signatures = [fingerprints[number].signature for number in distinct]
+    sizes = [fingerprints[number].num_shingles for number in distinct]
+    alike: set[int] = set()
+    for one, other in find_alike(signatures, sizes):
+        alike |= {distinct[one], distinct[other]}
+        groups.join(distinct[one], distinct[other])
+    lowest: dict[int, float] = {}
+    for number, fingerprint in enumerate(fingerprints):
+        leader = groups.leader(number)
+        lowest[leader] = min(lowest.get(leader, 1.0), fingerprint.position)
+    held_out = _hold_out(lowest, share)
+    return Splits(
+        of={
+            fingerprint.document_id: (
+                "validation" if groups.leader(number) in held_out else "train"
+            )
+            for number, fingerprint in enumerate(fingerprints)
+        },
+        num_groups=len(lowest),
+        num_same=sum(size for size in same if size > 1),
+        num_alike=len(alike),
+    )
+
+
+def _hold_out(lowest: dict[int, float], share: float) -> set[int]:
+    if share == 0 or len(lowest) < 2:
+        return set()
+    by_position = sorted(lowest, key=lambda leader: (lowest[leader], leader))
+    held_out = {leader for leader in by_position if lowest[leader] < share}
+    held_out.add(by_position[0])
+    held_out.discard(by_position[-1])
+    return held_out
+
+
+class _Groups:
+    """Joins numbers into groups; the lowest number leads."""
+
+    def __init__(self, count: int) -> None:
+        self._above = list(range(count))
+
+    def leader(self, number: int) -> int:
+        while self._above[number] != number:
+            self._above[number] = self._above[self._above[number]]
+            number = self._above[number]
+        return number
+
+    def join(self, one: int, other: int) -> None:
+        low, high = sorted((self.leader(one), self.leader(other)))
+        self._above[high] = low
+
+    def leaders(self) -> list[int]:
+        return [number for number in range(len(self._above)) if self.leader(number) == number]
+
+    def sizes(self) -> Iterable[int]:
+        counts = dict.fromkeys(self.leaders(), 0)
+        for number in range(len(self._above)):
+            counts[self.leader(number)] += 1
+        return list(counts.values())
+
+
+RUN_WORDS = 13
+SHARE = 0.2
+SKETCH = 8192
+"""Runs kept of an evaluation document: the ones with the smallest hashes, a fair sample."""
+QUESTION_KEYS = frozenset({"question", "questions", "query", "asked"})
+DOCUMENT_KEYS = frozenset(
+    {
+        *("context", "contexts", "ctxs", "document", "documents", "docs", "text", "passage"),
+        *("passages", "paragraph", "paragraphs", "article", "story", "book", "sources"),
+    }
+)
+EITHER_KEYS = frozenset({"input", "prompt"})
+"""Read as a document from `LONG_WORDS` words on, else as a question."""
+LONG_WORDS = 100
+IGNORED_KEYS = frozenset({"turns", "demos", "demonstrations", "summary", "tokens"})
+"""What stands below these is written by models or shown as an example."""
+_ENDINGS = (".jsonl", ".json", ".parquet")
+_Find = tuple[Literal["document", "question", "document id"], str]
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """What was found in a set of training documents."""
+
+    sources: tuple[str, ...]
+    """Names of the files or folders of the evaluation."""
+    num_documents: int
+    """Of the evaluation, repeated ones counted once."""
+    num_questions: int
+    found_documents: frozenset[str]
+    """Ids of training documents."""
+    found_questions: frozenset[str]
+    """Ids of training questions."""
+    dropped: bool
+    """Whether they were left out, or only counted."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns counts as JSON data."""
+        return {
+            "sources": list(self.sources),
+            "evaluation_documents": self.num_documents,
+            "evaluation_questions": self.num_questions,
+            "run_words": RUN_WORDS,
+            "share": SHARE,
+            "documents_found": len(self.found_documents),
+            "questions_found": len(self.found_questions),
+            "dropped": self.dropped,
+        }
+
+
+class EvaluationTexts:
+    """Sketches of the documents of an evaluation, and its questions."""
+
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+        self._questions: set[str] = set()
+        self._text_ids: set[str] = set()
+        self._ids: set[str] = set()
+        self._sketches: list[Hashes] = []
+        self._sizes: list[int] = []
+        self._index: tuple[Hashes, Hashes, Hashes] | None = None
+
+    @property
+    def num_documents(self) -> int:
+        """Distinct documents."""
+        return len(self._text_ids)
+
+    @property
+    def num_questions(self) -> int:
+        """Distinct questions."""
+        return len(self._questions)
+
+    def add_document(self, text: str) -> None:
+        """Adds a document, or does nothing when it was added before."""
+        text_id = content_id(fold(text))
+        if not text.strip() or text_id in self._text_ids:
+            return
+        self._text_ids.add(text_id)
+        if len(words_of(text[: 40 * RUN_WORDS])) < RUN_WORDS:
+            return  # too short for a run: only its equal is found
+        runs = shingles_of(text, RUN_WORDS)
+        self._sketches.append(runs[:SKETCH].copy())
+        self._sizes.append(len(runs))
+        self._index = None
+
+    def add_question(self, text: str) -> None:
+        """Adds a question."""
+        if words := words_of(text):
+            self._questions.add(" ".join(words))
+
+    def add_id(self, document_id: str) -> None:
+        """Adds the id of a document whose text is not at hand."""
+        self._ids.add(document_id)
+
+    def has_question(self, text: str) -> bool:
+        """Whether a question has the words of one of these."""
+        return " ".join(words_of(text)) in self._questions
+
+    def has_document(self, document_id: str, text: str) -> bool:
+        """Whether a document is one of these, or shares enough with one."""
+        if document_id in self._ids or content_id(fold(text)) in self._text_ids:
+            return True
+        return self.largest_share(text) >= SHARE
+
+    def report(
+        self, documents: Iterable[str], questions: Iterable[str], *, dropped: bool
+    ) -> Contamination:
+        """Returns what was found, given the ids of documents and questions that stand here, too."""
+        return Contamination(
+            sources=tuple(self.sources),
+            num_documents=self.num_documents,
+            num_questions=self.num_questions,
+            found_documents=frozenset(documents),
+            found_questions=frozenset(questions),
+            dropped=dropped,
+        )
+
+    def largest_share(self, text: str) -> float:
+        """Returns the largest share of common runs, of the shorter document's."""
+        runs = shingles_of(text, RUN_WORDS)
+        if not len(runs) or not self._sketches:
+            return 0.0
+        distinct, starts, owners = self._indexed()
+        places = np.minimum(np.searchsorted(distinct, runs), len(distinct) - 1)
+        found = places[distinct[places] == runs]
+        if not len(found):
+            return 0.0
+        hit = np.concatenate([owners[starts[place] : starts[place + 1]] for place in found])
+        counts = np.bincount(hit.astype(np.int64), minlength=len(self._sketches))
+        sizes = np.array(self._sizes)
+        theirs = counts / np.array([len(sketch) for sketch in self._sketches])
+        ours = theirs * sizes / len(runs)
+        return float(min(1.0, np.maximum(theirs, ours).max()))
+
+    def _indexed(self) -> tuple[Hashes, Hashes, Hashes]:
+        """Returns distinct hashes, and for each of them where its documents begin, and those."""
+        if self._index is None:
+            hashes = np.concatenate(self._sketches)
+            lengths = [len(sketch) for sketch in self._sketches]
+            owners = np.repeat(np.arange(len(lengths), dtype=np.uint64), lengths)
+            order = np.argsort(hashes, kind="stable")
+            distinct, starts = np.unique(hashes[order], return_index=True)
+            ends = np.append(starts, len(hashes)).astype(np.uint64)
+            self._index = distinct, ends, owners[order]
+        return self._index
+
+
+def load_evaluation(sources: Sequence[str | Path]) -> EvaluationTexts:
+    """Reads the documents and questions of corpora, task files, or predictions.
+
+    Args:
+        sources: .jsonl, .json or .parquet files, or folders of them.
+
+    Raises:
+        DocumentError: A source is not there, or holds neither documents nor questions.
+    """
+    texts = EvaluationTexts()
+    for source in map(Path, sources):
+        before = texts.num_documents + texts.num_questions + len(texts._ids)
+        for file in _files_of(source):
+            for row in load_rows(file):
+                for kind, text in find_texts(row):
+                    if kind == "document":
+                        texts.add_document(text)
+                    elif kind == "question":
+                        texts.add_question(text)
+                    else:
+                        texts.add_id(text)
+        if texts.num_documents + texts.num_questions + len(texts._ids) == before:
+            raise DocumentError(
+                f"{source} holds no document and no question that could be told from training "
+                "data.",
+                hint="Rows need a context, document, text or ctxs, or a question or query.",
+            )
+        texts.sources.append(source.name)
+    return texts
+
+
+def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
+    """Yields the documents and questions in a row, wherever they stand.
+
+    >>> list(find_texts({"question": "Who?", "ctxs": [{"title": "T", "text": "Some passage."}]}))
+    [('question', 'Who?'), ('document', 'Some passage.')]
+    """
+    if isinstance(value, str):
+        if key == "document_id":
+            yield "document id", value
+        elif key in QUESTION_KEYS or (key in EITHER_KEYS and value.count(" ") < LONG_WORDS):
+            yield "question", value
+        elif key in DOCUMENT_KEYS or key in EITHER_KEYS:
+            yield "document", value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name in IGNORED_KEYS:
+                continue
+            held = key in QUESTION_KEYS | DOCUMENT_KEYS and name == "text"
+            yield from find_texts(inner, key if held else str(name))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from find_texts(inner, key)
+
+
+def _files_of(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DocumentError(
+            f"There is no evaluation data {str(source)!r}.",
+            hint="--decontaminate takes a .jsonl, .json or .parquet file, or a folder of them.",
+        )
+    files = sorted(path for path in source.rglob("*") if path.suffix in _ENDINGS)
+    if not files:
+        raise DocumentError(f"The folder {source} holds no .jsonl, .json or .parquet file.")
+    return files
