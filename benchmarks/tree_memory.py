@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agenticlu.training import attention as attention
+from agenticlu.training import attention
 from agenticlu.training.budget import MemorySettings, ModelShape, memory_table
 from agenticlu.training.model import EdgeModel
 from agenticlu.training.trie import TriePlan, build_plan

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agenticlu.training import attention as attention
+from agenticlu.training import attention
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.losses import dpo_edge_weights, sft_edge_weights, trace_sums
 from agenticlu.training.model import EdgeModel

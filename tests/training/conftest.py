@@ -63,7 +63,7 @@ def tries() -> Callable[..., Tries]:
 def build_model(family: str, *, vocabulary: int = 40, **changes: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    from agenticlu.training import attention as attention
+    from agenticlu.training import attention
 
     attention.register()
     torch.manual_seed(3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from agenticlu.core.errors import TrainingError
-from agenticlu.training import attention as attention
+from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.losses import sft_edge_weights
 from agenticlu.training.model import (

@@ -66,11 +66,11 @@ def test_plan_prints_sharing_and_what_would_fit(rows, model_folder, tmp_path) ->
 
 
 def test_a_run_that_cannot_fit_is_refused(rows, model_folder, tmp_path, monkeypatch) -> None:
-    from agenticlu.training import loop
+    from agenticlu.training import budget
 
     arguments = ["plan", rows, "--model", model_folder, "--out", tmp_path / "x", "--json", *QUICK]
     needed = json.loads(call(*arguments))["memory_total_gib"] * 2**30
-    monkeypatch.setattr(loop, "available_memory", lambda device, world: int(needed) - 1000)
+    monkeypatch.setattr(budget, "available_memory", lambda device, world: int(needed) - 1000)
     with pytest.raises(TrainingError, match=r"needs about .* GiB of the 0\.0 GiB") as caught:
         call("sft", rows, "--model", model_folder, "--out", tmp_path / "x", *QUICK)
     assert "This would fit: --checkpointing full" in (caught.value.hint or "")

@@ -44,6 +44,20 @@ def test_targets_are_exactly_the_assistant_turns(tokenizer) -> None:
     assert [text.strip() for text in targets_of(tokenizer, last)] == [f"Answer: Mara{end}"]
 
 
+def test_the_date_in_a_template_is_that_of_the_local_engine(tokenizer) -> None:
+    from agenticlu.core.records import Message
+    from agenticlu.engines.local.chat import ChatFormat
+
+    dated = copy.deepcopy(tokenizer)
+    dated.chat_template = (
+        "{{ date_string or strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
+    )
+    messages = [Message(role=m["role"], content=m["content"]) for m in TALK[:2]]
+    text = Encoder(dated).render(TALK[:2], prompt=True)
+    assert text == ChatFormat(dated, "dated").render(messages)
+    assert text.startswith("26 Jul 2024\n")
+
+
 def test_parts_are_tokenised_as_the_prompt_and_what_follows(tokenizer) -> None:
     encoder = Encoder(tokenizer)
     trace = encoder.encode(TALK)

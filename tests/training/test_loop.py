@@ -392,7 +392,9 @@ def test_bf16_keeps_fp32_master_weights(rows, model_folder, tmp_path) -> None:
     run = Run(config_of("sft", rows, model_folder, tmp_path / "run", precision="bf16", lr=1e-6))
     run.load_rows()
     run.load_model()
-    before = {name: weight.full_tensor().clone() for name, weight in run.edges.named_parameters()}
+    before = {
+        name: weight.full_tensor().detach().clone() for name, weight in run.edges.named_parameters()
+    }
     values = run.run_step(0)
     stop_ranks()
     assert np.isfinite(values["loss"])

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.core.rows import load_rows
+from agenticlu.engines.local.chat import TEMPLATE_OPTIONS
 
 Stage = Literal["sft", "dpo"]
 Turns = Literal["all", "last"]
@@ -161,6 +162,8 @@ class Encoder:
                 [{"role": m["role"], "content": m["content"]} for m in messages],
                 tokenize=False,
                 add_generation_prompt=prompt,
+                # Some templates write today's date otherwise, and the ids would depend on it.
+                date_string=TEMPLATE_OPTIONS["date_string"],
             )
         except Exception as error:  # templates raise whatever they like
             if type(error).__module__.partition(".")[0] not in ("jinja2", "builtins"):

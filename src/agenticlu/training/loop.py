@@ -28,56 +28,23 @@ from agenticlu.core.progress import (
     keep_metrics,
     open_mirrors,
 )
-from agenticlu.training import attention as attention
-from agenticlu.training.budget import (
-    GIB,
-    MemorySettings,
-    ModelShape,
-    TrieSizes,
-    available_memory,
-    forecast,
-)
-from agenticlu.training.checkpoint import (
-    Checkpoints,
-    ReferenceStore,
-    check_same_run,
-    gather_weights,
-    hash_model,
-    hash_units,
-    load_finished_summary,
-    summarise_metrics,
-)
+from agenticlu.training import attention, budget, checkpoint, losses, parallel
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.context import check_heads
 from agenticlu.training.encode import Encoder, Unit, find_rows, load_units
-from agenticlu.training.losses import (
-    build_optimizer,
-    check_first_step,
-    clip_gradients,
-    count_targets,
-    learning_rate,
-)
 from agenticlu.training.model import (
     DTYPES,
     EdgeModel,
     add_adapter,
     checkpoint_layers,
-    choose_export_dtype,
     find_stop_ids,
     load_model,
     load_shape,
     load_tokenizer,
-    merges_adapter,
     probe_model,
     render_card,
     resolve_model,
     write_export,
-)
-from agenticlu.training.parallel import (
-    decoder_layers,
-    shard,
-    start_ranks,
-    stop_ranks,
 )
 from agenticlu.training.step import TrieRunner, render_step
 from agenticlu.training.trie import Step, Trie, build_schedule, build_trie, group_by_document
@@ -100,7 +67,7 @@ class Run:
         self.master = torch.float32 if precision == "bf16" else self.dtype
         """Of the weights that the optimizer updates, unless an adapter is trained."""
         mixed = self.master != self.dtype and not config.lora_rank
-        self.ranks = start_ranks(
+        self.ranks = parallel.start_ranks(
             config.context_parallel, shard_alone=mixed, timeout_s=config.timeout_s
         )
         self.device = self.ranks.device
@@ -182,14 +149,17 @@ class Run:
         """
         world = self.ranks.world if world is None else world
         if memory_gib is None:
-            memory = available_memory(self.device, world)
+            memory = budget.available_memory(self.device, world)
         else:
-            memory = int(memory_gib * GIB)
+            memory = int(memory_gib * budget.GIB)
         if device is None:
             device = torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"
         groups = [group for step in self.schedule for group in step]
-        sizes = [TrieSizes.of(self.build_trie(group).plan) for group in groups[:MOST_TRIES_PLANNED]]
-        settings = MemorySettings.of_run(
+        sizes = [
+            budget.TrieSizes.of(self.build_trie(group).plan)
+            for group in groups[:MOST_TRIES_PLANNED]
+        ]
+        settings = budget.MemorySettings.of_run(
             self.config, compute_bytes=self.dtype.itemsize, master_bytes=self.master.itemsize,
             shards=world,
         )  # fmt: skip
@@ -199,7 +169,7 @@ class Run:
             "dropped": dict(self.report.reasons),
             "documents": len(self.documents),
             "steps": len(self.schedule),
-            **forecast(
+            **budget.forecast(
                 load_shape(self.source), sizes, num_tries=len(groups),
                 first_step=len(self.schedule[0]), settings=settings, memory=memory, device=device,
             ),
@@ -237,7 +207,7 @@ class Run:
         # fp32); sharded groups need one dtype, and an adapter in bf16 would not move.
         trained = self.dtype if config.lora_rank and not sharded else self.master
         model = load_model(self.source, self.dtype if self.device.type == "cuda" else trained, home)
-        self.shape = ModelShape.from_config(model.config)  # of what is really loaded
+        self.shape = budget.ModelShape.from_config(model.config)  # of what is really loaded
         self._choose_kernel()
         model.train()
         self.edges = EdgeModel(model, edge_chunk=config.edge_chunk)
@@ -246,15 +216,13 @@ class Run:
             probe_kernel = self.kernel if home.type == self.device.type else "cpu"
             self.probe_nat = probe_model(self.edges, probe_kernel, next(model.parameters()).dtype)
         if config.lora_rank:
-            self.edges.model = add_adapter(
-                model, config.lora_rank, config.lora_alpha, seed=config.seed, source=self.source
-            )
+            self.edges.model = add_adapter(model, config, self.source)
         checkpoint_layers(model, config.checkpointing, offload=config.offload)
         if config.compile:
-            for layer in decoder_layers(model):
+            for layer in parallel.decoder_layers(model):
                 layer.compile()
         if sharded:
-            shard(
+            parallel.shard(
                 self.edges, ranks.mesh, master=trained,
                 param_dtype=None if trained == self.dtype else self.dtype,
             )  # fmt: skip
@@ -263,7 +231,7 @@ class Run:
             f"{str(self.dtype).removeprefix('torch.')}, {ranks.world} {self.device.type} rank(s), "
             f"attention kernel {self.kernel}, trie against separate: {self.probe_nat:.0e} nat"
         )
-        self.optimizer = build_optimizer(config, self.edges)
+        self.optimizer = losses.build_optimizer(config, self.edges)
         self.runner = TrieRunner(config, ranks, self.edges, self.kernel, self.shape)
 
     def _choose_kernel(self) -> None:
@@ -281,9 +249,13 @@ class Run:
         """Computes the reference's log-probabilities that are not stored yet."""
         ranks = self.ranks
         model_hash = ranks.same(
-            hash_model(self.source, str(self.dtype), self.kernel) if ranks.first else None
+            checkpoint.hash_model(self.source, str(self.dtype), self.kernel)
+            if ranks.first
+            else None
         )
-        store = ReferenceStore(self.out / "cache" / "reference", model_hash, rank=ranks.rank)
+        store = checkpoint.ReferenceStore(
+            self.out / "cache" / "reference", model_hash, rank=ranks.rank
+        )
         groups = [[[self.units[n] for n in group] for group in step] for step in self.schedule]
         groups += [[group] for group in self.validation_groups()]
         self.runner.load_reference(store, groups)
@@ -296,16 +268,16 @@ class Run:
         started = time.monotonic()
         tries = [self.build_trie(group) for group in self.schedule[index]]
         units = [self.units[number] for group in self.schedule[index] for number in group]
-        totals = self.runner.run(tries, count_targets(units), learn=True)
+        totals = self.runner.run(tries, losses.count_targets(units), learn=True)
         if not math.isfinite(totals.loss):
             raise TrainingError(
                 f"The loss of step {index + 1} is {totals.loss}.",
                 hint="Lower --lr, or train in fp32 (--precision fp32).",
             )
         if index == 0 and config.stage == "dpo":
-            check_first_step(config, totals, self.dtype)
-        norm = clip_gradients(self.edges, config.clip)
-        rate = learning_rate(
+            losses.check_first_step(config, totals, self.dtype)
+        norm = losses.clip_gradients(self.edges, config.clip)
+        rate = losses.learning_rate(
             index, len(self.schedule), peak=config.lr, warmup=config.warmup, floor=config.lr_floor
         )
         for group in self.optimizer.param_groups:
@@ -330,7 +302,7 @@ class Run:
             build_trie(units, min_shared=self.config.min_shared)
             for units in self.validation_groups()
         ]
-        step_size = count_targets(self.validation)
+        step_size = losses.count_targets(self.validation)
         totals = self.runner.run(tries, step_size, learn=False)
         values: dict[str, Any] = {"step": step, "loss": totals.loss, "rows": step_size[0]}
         values |= totals.averages()
@@ -341,27 +313,22 @@ class Run:
 
     # Files.
 
-    def export(self) -> Path:
+    def export(self) -> None:
         """Writes the trained model."""
-        config, folder = self.config, self.out / "export"
-        weights = gather_weights(self.edges) if self.ranks.mesh is not None else None
+        weights = checkpoint.gather_weights(self.edges) if self.ranks.mesh is not None else None
         if self.ranks.first:
-            merge = merges_adapter(config, self.source)
+            card = render_card(self.config, self.source, len(self.units), len(self.schedule))
             write_export(
-                self.edges, weights, self.source, self.tokenizer, folder,
-                dtype=self.master if config.lora_rank and not merge
-                else choose_export_dtype(self.source, self.dtype),
-                card=render_card(config, self.source, len(self.units), len(self.schedule)),
-                merge=(config.lora_rank, config.lora_alpha, config.seed) if merge else None,
+                self.edges, weights, self.source, self.tokenizer, self.config,
+                dtype=self.dtype, card=card,
             )  # fmt: skip
         self.ranks.barrier()
-        return folder
 
     def facts(self) -> dict[str, Any]:
         """Returns what a checkpoint must agree with to be resumed."""
         return {
             "config": self.config.model_dump(mode="json"),
-            "data_hash": hash_units(self.units),
+            "data_hash": checkpoint.hash_units(self.units),
             "model": dataclasses.asdict(self.shape),
             "world": self.ranks.world,
         }
@@ -372,14 +339,14 @@ class Run:
         Raises:
             TrainingError: The folder holds another run; says what differs.
         """
-        self.checkpoints = Checkpoints(
+        self.checkpoints = checkpoint.Checkpoints(
             self.out / "checkpoints", self.ranks, keep=self.config.keep_checkpoints
         )
         steps = self.checkpoints.steps()
         if not steps:
             return 0
         manifest = self.checkpoints.manifest(steps[-1])
-        check_same_run(manifest, self.facts(), self.out)
+        checkpoint.check_same_run(manifest, self.facts(), self.out)
         self.checkpoints.load(steps[-1], self.edges, self.optimizer)
         self.say(f"resumed after step {steps[-1]}/{len(self.schedule)}")
         return steps[-1]
@@ -414,7 +381,7 @@ class Run:
     def run(self) -> dict[str, Any]:
         """Trains; returns a summary. The same call on a finished folder returns its summary."""
         config = self.config
-        finished = load_finished_summary(config)
+        finished = checkpoint.load_finished_summary(config)
         if finished is not None:
             self.say(f"{self.out} is finished; nothing to do")
             return finished
@@ -435,19 +402,19 @@ class Run:
             final_loss = self.run_steps(done, metrics)
             self.checkpoints.finish()
             self._validate(len(self.schedule), metrics, "after")
-            folder = self.export()
+            self.export()
             summary = {
                 "stage": config.stage,
                 "rows": len(self.units),
-                **(summarise_metrics(metrics.path) if self.ranks.first else {}),
+                **(checkpoint.summarise_metrics(metrics.path) if self.ranks.first else {}),
                 "final_loss": final_loss,
                 "total_s": time.monotonic() - began,
-                "export": str(folder),
+                "export": str(self.out / "export"),
             }
             metrics.write(event="end", **summary)
         if self.ranks.first:
             write_atomically(self.out / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self.say(f"exported to {folder}")
+        self.say(f"exported to {summary['export']}")
         return summary
 
     def _validate(self, step: int, metrics: MetricsWriter, when: str) -> None:
@@ -509,4 +476,4 @@ def train(config: TrainConfig) -> dict[str, Any]:
     try:
         return Run(config).run()
     finally:
-        stop_ranks()
+        parallel.stop_ranks()

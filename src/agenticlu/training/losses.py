@@ -236,7 +236,7 @@ class Totals:
             name: type(getattr(self, name))(value)
             for name, value in zip(names, values, strict=True)
         }
-        return Totals(**whole)
+        return Totals(**whole | {"largest_log_ratio": ranks.max(self.largest_log_ratio)})
 
     def averages(self) -> dict[str, float]:
         """Returns the means that steps and evaluations log."""

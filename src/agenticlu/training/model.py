@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
-from agenticlu.training import attention as attention
+from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.config import TrainConfig
@@ -307,25 +307,6 @@ def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
     return result
 
 
-def choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
-    """Returns fp32 after training in fp32; after bf16, the dtype of the source's weights."""
-    path = Path(source) / "config.json"
-    if dtype != torch.bfloat16 or not path.is_file():
-        return dtype
-    values = json.loads(path.read_text(encoding="utf-8"))
-    found = getattr(torch, str(values.get("dtype") or values.get("torch_dtype")), None)
-    return found if isinstance(found, torch.dtype) else dtype
-
-
-def merges_adapter(config: TrainConfig, source: str) -> bool:
-    """Whether the export has the adapter merged: if asked to, or if its base is on no disk.
-
-    The base of a second adapter is the first one's model with that adapter merged.
-    """
-    on_adapter = find_base_model(source) != source
-    return bool(config.lora_rank) and (config.lora_merge or on_adapter)
-
-
 def render_card(config: TrainConfig, source: str, num_rows: int, num_steps: int) -> str:
     """Renders the export's README."""
     start = f"Started from `{source}`"
@@ -346,18 +327,19 @@ COPIED = (
 )  # fmt: skip
 
 
-def add_adapter(
-    model: nn.Module, rank: int, alpha: int, *, seed: int, source: str | None = None
-) -> nn.Module:
+def add_adapter(model: nn.Module, config: TrainConfig, source: str) -> nn.Module:
     """Puts a LoRA adapter on all linear layers and freezes the rest."""
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    torch.manual_seed(config.seed)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
-    wrapped: Any = get_peft_model(model, config)
-    if source is not None and Path(source).is_dir():  # to be found from any working directory
+    wrapped: Any = get_peft_model(model, adapter)
+    if Path(source).is_dir():  # to be found from any working directory
         wrapped.peft_config["default"].base_model_name_or_path = str(Path(source).resolve())
     result: nn.Module = wrapped
     return result
@@ -405,23 +387,24 @@ def write_export(
     weights: dict[str, Tensor] | None,
     source: str,
     tokenizer: Any,
-    folder: Path,
+    config: TrainConfig,
     *,
     dtype: torch.dtype,
     card: str,
-    merge: tuple[int, int, int] | None = None,
 ) -> None:
-    """Writes the trained model in Hugging Face layout; the folder appears whole or not at all.
+    """Writes the trained model to OUT/export in Hugging Face layout, completely or not at all.
+
+    An adapter is merged if asked to, or if its base is on no disk: the base of a second adapter is
+    the first one's model with that adapter merged.
 
     Args:
         edges: The model.
         weights: Its unsharded state where it is sharded, keys as in `edges`.
         source: Where the run started; tokenizer and generation settings are taken from there.
         tokenizer: Saved first, then overwritten by the source's own files.
-        folder: Replaced.
-        dtype: Of the weights written.
+        config: The run's settings.
+        dtype: Of the computation; after bf16 the export has the dtype of the source's weights.
         card: Text of README.md.
-        merge: (rank, alpha, seed) of an adapter to be merged into the weights.
 
     Raises:
         TrainingError: The folder cannot be written.
@@ -429,8 +412,14 @@ def write_export(
     model: Any = edges.model
     state = edges.state_dict() if weights is None else weights
     state = {key.removeprefix("model."): value for key, value in state.items()}
-    if merge is not None:
-        model, state = _merge_adapter(source, state, merge, dtype)
+    folder = Path(config.out) / "export"
+    if not config.lora_rank:
+        dtype = _choose_export_dtype(source, dtype)
+    elif config.lora_merge or find_base_model(source) != source:
+        dtype = _choose_export_dtype(source, dtype)
+        model, state = _merge_adapter(source, state, config, dtype)
+    elif dtype == torch.bfloat16:
+        dtype = torch.float32  # an adapter is small, and trained in fp32
     for tied in getattr(edges.causal_lm(), "all_tied_weights_keys", {}):
         state.pop(tied, None)
     state = {
@@ -461,6 +450,15 @@ def write_export(
     _replace_folder(part, folder)
 
 
+def _choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
+    path = Path(source) / "config.json"
+    if dtype != torch.bfloat16 or not path.is_file():
+        return dtype
+    values = json.loads(path.read_text(encoding="utf-8"))
+    found = getattr(torch, str(values.get("dtype") or values.get("torch_dtype")), None)
+    return found if isinstance(found, torch.dtype) else dtype
+
+
 @contextlib.contextmanager
 def _stored_settings(config: Any, dtype: torch.dtype) -> Iterator[None]:
     """Sets what an export's config.json says, and training needs otherwise."""
@@ -483,13 +481,11 @@ def _replace_folder(part: Path, folder: Path) -> None:
 
 
 def _merge_adapter(
-    source: str, state: dict[str, Tensor], merge: tuple[int, int, int], dtype: torch.dtype
+    source: str, state: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype
 ) -> tuple[Any, dict[str, Tensor]]:
     from peft import set_peft_model_state_dict
 
-    rank, alpha, seed = merge
-    fresh: Any = load_model(source, dtype, torch.device("cpu"))
-    fresh = add_adapter(fresh, rank, alpha, seed=seed)
+    fresh: Any = add_adapter(load_model(source, dtype, torch.device("cpu")), config, source)
     adapter = {key.replace(".default", ""): value for key, value in state.items() if "lora_" in key}
     set_peft_model_state_dict(fresh, adapter)
     whole = fresh.merge_and_unload()

@@ -37,7 +37,7 @@ class Ranks:
 
     @property
     def data_rank(self) -> int:
-        """Which of them is this process's."""
+        """Number of the one that this process runs."""
         return self.rank // self.context
 
     @property
@@ -52,11 +52,18 @@ class Ranks:
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Returns the sums over all ranks."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, value: float) -> float:
+        """Returns the largest value of any rank."""
+        return self._reduce([value], dist.ReduceOp.MAX)[0]
+
+    def _reduce(self, values: Sequence[float], operation: Any) -> list[float]:
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
         tensor = tensor.to(self.device if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, operation)
         return [float(value) for value in tensor.tolist()]
 
     def same(self, value: Any) -> Any:
@@ -100,16 +107,11 @@ def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 6
         return Ranks(rank, world, device, context)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if not dist.is_initialized():
-        options: dict[str, Any] = {"timeout": timedelta(seconds=timeout_s)}
-        if world == 1:
-            options |= {
-                "store": dist.TCPStore(  # type: ignore[attr-defined]
-                    "127.0.0.1", 0, 1, is_master=True
-                ),
-                "rank": 0,
-                "world_size": 1,
-            }
-        dist.init_process_group(backend, **options)
+        alone: dict[str, Any] = {}
+        if world == 1:  # no launcher to meet at, and no port to open
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            alone = {"store": store, "rank": 0, "world_size": 1}
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **alone)
     from torch.distributed.device_mesh import init_device_mesh
 
     group = None
