@@ -27,7 +27,7 @@ from agenticlu.evaluation.tables import (
     save_summary,
 )
 from agenticlu.judges.panel import combine
-from agenticlu.judges.rubric import LongAnswerVerdict, RowJudge, judged_file, parse_verdict_of
+from agenticlu.judges.rubric import LongAnswerGrade, RubricJudge, build_judged_file, parse_grade
 from agenticlu.search.run import summarise as search_summary
 from agenticlu.search.store import Store
 
@@ -441,7 +441,7 @@ def test_pass_at_k(n: int, c: int, k: int, value: float) -> None:
     ],
 )
 def test_strict_verdicts(reply: str, score: float | None) -> None:
-    found = parse_verdict_of(LongAnswerVerdict, reply)
+    found = parse_grade(LongAnswerGrade, reply)
     assert (found.score if found else None) == score
 
 
@@ -453,10 +453,10 @@ def test_unreadable_verdicts_leave_rows_unscored_not_zero() -> None:
         return "hm" if "q1" in request.last else '{"fluency": 1, "correctness": 3}'
 
     engine = ScriptedEngine(reply)
-    judged = asyncio.run(RowJudge(engine).long_answers(ROWS))
-    assert [one.score for one in judged] == [1.0, None, 1.0]
-    assert "unreadable" in (judged[1].problem or "")
-    content = judged_file({"data": ROWS, "averaged_metrics": {}}, judged, summaries=False)
+    judged = asyncio.run(RubricJudge(engine).judge_long_answers(ROWS))
+    assert [one.value for one in judged] == [1.0, None, 1.0]
+    assert "unreadable" in (judged[1].reason)
+    content = build_judged_file({"data": ROWS, "averaged_metrics": {}}, judged, summaries=False)
     assert content["averaged_metrics"]["gpt-4-score"] == 3.0
     assert content["num_unscored"] == 1
     assert content["data"][1]["gpt-4-scores"] is None
@@ -469,14 +469,14 @@ def test_summary_judge_counts_key_points_and_sentences() -> None:
         "expert": '{"precision": 3, "sentence_count": 4}',
     }
     rows = [{"id": 7, "answer": ["expert text"], "output": "A summary."}]
-    judge = RowJudge(ScriptedEngine(replies))
-    (found,) = asyncio.run(judge.summaries(rows, {"7": ("one", "two")}))
-    assert found.score == pytest.approx(2 * 0.5 * 0.75 / 1.25)
-    (absent,) = asyncio.run(judge.summaries(rows, {}))
-    assert absent.score is None
-    too_many = RowJudge(ScriptedEngine(replies | {"key points": '{"recall": 9}'}))
-    (wrong,) = asyncio.run(too_many.summaries(rows, {"7": ("one", "two")}))
-    assert wrong.score is None
+    judge = RubricJudge(ScriptedEngine(replies))
+    (found,) = asyncio.run(judge.judge_summaries(rows, {"7": ("one", "two")}))
+    assert found.value == pytest.approx(2 * 0.5 * 0.75 / 1.25)
+    (absent,) = asyncio.run(judge.judge_summaries(rows, {}))
+    assert absent.value is None
+    too_many = RubricJudge(ScriptedEngine(replies | {"key points": '{"recall": 9}'}))
+    (wrong,) = asyncio.run(too_many.judge_summaries(rows, {"7": ("one", "two")}))
+    assert wrong.value is None
 
 
 def test_judge_command_writes_helmets_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,53 +21,53 @@ from agenticlu.core.errors import (
 from agenticlu.engines.model_info import Served
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.judges.rubric import (
-    FluencyVerdict,
-    LongAnswerVerdict,
-    PrecisionVerdict,
-    RecallVerdict,
-    RowJudge,
-    StrictVerdict,
-    judged_file,
-    kept_verdicts,
-    parse_verdict_of,
+    FluencyGrade,
+    Grade,
+    LongAnswerGrade,
+    PrecisionGrade,
+    RecallGrade,
+    RubricJudge,
+    build_judged_file,
+    find_kept_verdicts,
+    parse_grade,
 )
 
 
 @pytest.mark.parametrize(
     ("kind", "reply", "taken"),
     [
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": 3}', True),
-        (LongAnswerVerdict, '{"fluency": true, "correctness": 3}', False),
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": true}', False),
-        (LongAnswerVerdict, '{"fluency": "1", "correctness": 3}', False),
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": "3"}', False),
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": 2.5}', False),
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": 4}', False),
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": -1}', False),
-        (LongAnswerVerdict, '{"fluency": null, "correctness": 3}', False),
-        (LongAnswerVerdict, '{"fluency": 1, "correctness": 3, "score": 3}', False),
-        (FluencyVerdict, '{"fluency": 0}', True),
-        (FluencyVerdict, '{"fluency": false}', False),
-        (FluencyVerdict, '{"fluency": 2}', False),
-        (RecallVerdict, '{"recall": 2}', True),
-        (RecallVerdict, '{"recall": 2, "supported_key_points": [1, 3]}', True),
-        (RecallVerdict, '{"recall": "2"}', False),
-        (RecallVerdict, '{"recall": true}', False),
-        (RecallVerdict, '{"recall": -1}', False),
-        (RecallVerdict, '{"recall": 2, "supported_key_points": ["1", "3"]}', False),
-        (RecallVerdict, '{"recall": 1, "supported_key_points": [true]}', False),
-        (RecallVerdict, '{"recall": 1, "supported_key_points": 1}', False),
-        (PrecisionVerdict, '{"precision": 3, "sentence_count": 3}', True),
-        (PrecisionVerdict, '{"precision": 4, "sentence_count": 3}', False),
-        (PrecisionVerdict, '{"precision": 0, "sentence_count": 0}', False),
-        (PrecisionVerdict, '{"precision": 1.0, "sentence_count": 3}', False),
-        (PrecisionVerdict, '{"precision": 1}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": 3}', True),
+        (LongAnswerGrade, '{"fluency": true, "correctness": 3}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": true}', False),
+        (LongAnswerGrade, '{"fluency": "1", "correctness": 3}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": "3"}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": 2.5}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": 4}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": -1}', False),
+        (LongAnswerGrade, '{"fluency": null, "correctness": 3}', False),
+        (LongAnswerGrade, '{"fluency": 1, "correctness": 3, "score": 3}', False),
+        (FluencyGrade, '{"fluency": 0}', True),
+        (FluencyGrade, '{"fluency": false}', False),
+        (FluencyGrade, '{"fluency": 2}', False),
+        (RecallGrade, '{"recall": 2}', True),
+        (RecallGrade, '{"recall": 2, "supported_key_points": [1, 3]}', True),
+        (RecallGrade, '{"recall": "2"}', False),
+        (RecallGrade, '{"recall": true}', False),
+        (RecallGrade, '{"recall": -1}', False),
+        (RecallGrade, '{"recall": 2, "supported_key_points": ["1", "3"]}', False),
+        (RecallGrade, '{"recall": 1, "supported_key_points": [true]}', False),
+        (RecallGrade, '{"recall": 1, "supported_key_points": 1}', False),
+        (PrecisionGrade, '{"precision": 3, "sentence_count": 3}', True),
+        (PrecisionGrade, '{"precision": 4, "sentence_count": 3}', False),
+        (PrecisionGrade, '{"precision": 0, "sentence_count": 0}', False),
+        (PrecisionGrade, '{"precision": 1.0, "sentence_count": 3}', False),
+        (PrecisionGrade, '{"precision": 1}', False),
     ],
 )
 def test_only_verdicts_of_the_right_form_are_taken(
-    kind: type[StrictVerdict], reply: str, taken: bool
+    kind: type[Grade], reply: str, taken: bool
 ) -> None:
-    assert (parse_verdict_of(kind, reply) is not None) == taken
+    assert (parse_grade(kind, reply) is not None) == taken
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_only_verdicts_of_the_right_form_are_taken(
 def test_recall_agrees_with_the_points_named(
     recall: int, points: list[int] | None, named: bool, holds: bool
 ) -> None:
-    verdict = RecallVerdict(recall=recall, supported_key_points=points)
+    verdict = RecallGrade(recall=recall, supported_key_points=points)
     assert verdict.holds(3, named=named) == holds
 
 
@@ -105,14 +105,18 @@ SUMMARY_ROW = {"id": 7, "answer": ["expert text"], "output": "A summary."}
 def test_books_are_asked_for_the_numbers_of_their_key_points() -> None:
     engine = ScriptedEngine(REPLIES)
     points = {"7": ("one", "two")}
-    (found,) = asyncio.run(RowJudge(engine).summaries([SUMMARY_ROW], points, by_number=True))
-    assert found.score == pytest.approx(2 * 0.5 * 0.75 / 1.25)
+    (found,) = asyncio.run(
+        RubricJudge(engine).judge_summaries([SUMMARY_ROW], points, by_number=True)
+    )
+    assert found.value == pytest.approx(2 * 0.5 * 0.75 / 1.25)
     assert any("supported_key_points" in one.last for one in engine.requests)
     bare = ScriptedEngine(REPLIES | {"key points": '{"recall": 1}'})
-    (unnamed,) = asyncio.run(RowJudge(bare).summaries([SUMMARY_ROW], points, by_number=True))
-    assert unnamed.score is None
-    (cases,) = asyncio.run(RowJudge(bare).summaries([SUMMARY_ROW], points))
-    assert cases.score == found.score
+    (unnamed,) = asyncio.run(
+        RubricJudge(bare).judge_summaries([SUMMARY_ROW], points, by_number=True)
+    )
+    assert unnamed.value is None
+    (cases,) = asyncio.run(RubricJudge(bare).judge_summaries([SUMMARY_ROW], points))
+    assert cases.value == found.value
     assert "supported_key_points" not in bare.requests[-1].last
 
 
@@ -121,17 +125,19 @@ def test_books_are_asked_for_the_numbers_of_their_key_points() -> None:
 def test_a_row_without_what_is_judged_stays_unscored(lost: str, value: Any) -> None:
     row = {"question": "q", "answer": ["a"], "output": "Answer: a", lost: value}
     engine = ScriptedEngine(lambda request: '{"fluency": 1, "correctness": 3}')
-    (found,) = asyncio.run(RowJudge(engine).long_answers([row]))
-    assert found.score is None
-    assert "lacks" in (found.problem or "")
+    (found,) = asyncio.run(RubricJudge(engine).judge_long_answers([row]))
+    assert found.value is None
+    assert "lacks" in (found.reason)
     assert engine.requests == []
     if lost != "question":
-        (summary,) = asyncio.run(RowJudge(engine).summaries([{**row, "id": 1}], {"1": ("point",)}))
-        assert "lacks" in (summary.problem or "")
+        (summary,) = asyncio.run(
+            RubricJudge(engine).judge_summaries([{**row, "id": 1}], {"1": ("point",)})
+        )
+        assert "lacks" in (summary.reason)
 
 
 def test_a_reply_of_brackets_alone_is_no_verdict() -> None:
-    assert parse_verdict_of(FluencyVerdict, '{"a": ' + "[" * 100_000) is None
+    assert parse_grade(FluencyGrade, '{"a": ' + "[" * 100_000) is None
 
 
 GOOD = '{"fluency": 1, "correctness": 3}'
@@ -147,12 +153,12 @@ def test_an_error_that_all_would_meet_keeps_the_verdicts_before_it() -> None:
         return GOOD
 
     engine = ScriptedEngine(reply)
-    asking = RowJudge(engine, concurrency=1)
-    found = asyncio.run(asking.long_answers(ROWS))
-    assert [one.score for one in found] == [1.0, None, None, None]
-    assert "window" in (found[1].problem or "")  # the row's own trouble: the others go on
+    asking = RubricJudge(engine, concurrency=1)
+    found = asyncio.run(asking.judge_long_answers(ROWS))
+    assert [one.value for one in found] == [1.0, None, None, None]
+    assert "window" in (found[1].reason)  # the row's own trouble: the others go on
     assert isinstance(asking.ended, EngineAuthError)
-    assert "expired" in (found[3].problem or "")
+    assert "expired" in (found[3].reason)
     assert len(engine.requests) == 3  # nothing is asked once the key is refused
 
 
@@ -162,24 +168,26 @@ def test_verdicts_of_the_same_judge_on_the_same_rows_are_kept(summaries: bool) -
     points = {"7": ("one", "two", "three")}
     engine = ScriptedEngine(REPLIES if summaries else lambda request: GOOD)
 
-    def ask(asking: RowJudge) -> list[Any]:
-        work = asking.summaries(rows, points) if summaries else asking.long_answers(rows)
+    def ask(asking: RubricJudge) -> list[Any]:
+        work = (
+            asking.judge_summaries(rows, points) if summaries else asking.judge_long_answers(rows)
+        )
         return asyncio.run(work)
 
-    first = ask(RowJudge(engine))
-    assert first[0].score
-    first[1] = first[1].model_copy(update={"score": None, "detail": {}})
+    first = ask(RubricJudge(engine))
+    assert first[0].value
+    first[1] = first[1].model_copy(update={"value": None, "detail": {}})
     stored = json.loads(
-        json.dumps(judged_file({"data": rows}, first, summaries=summaries, judge="m"))
+        json.dumps(build_judged_file({"data": rows}, first, summaries=summaries, judge="m"))
     )
     rows[2] = {**rows[2], "output": "another reply"}
-    kept = kept_verdicts(stored, rows, "m")
-    assert kept == {0: first[0]}
-    assert kept_verdicts(stored, rows, "another judge") == {}
-    assert list(kept_verdicts(stored, [rows[2], rows[0]], "m")) == [1]  # rows that moved
+    kept = find_kept_verdicts(stored, rows, "m")
+    assert kept == {0: first[0].model_copy(update={"usage": None, "judge": "m"})}
+    assert find_kept_verdicts(stored, rows, "another judge") == {}
+    assert list(find_kept_verdicts(stored, [rows[2], rows[0]], "m")) == [1]  # rows that moved
     num_before = len(engine.requests)
-    second = ask(RowJudge(engine, kept=kept))
-    assert second[0] == first[0]
+    second = ask(RubricJudge(engine, kept=kept))
+    assert second[0] == kept[0]
     assert len(engine.requests) - num_before == (6 if summaries else 2)
 
 

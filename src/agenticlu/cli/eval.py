@@ -565,71 +565,43 @@ def judge(
     from agenticlu.engines import load_engine
     from agenticlu.engines.breaker import Breaker, be_patient
     from agenticlu.engines.model_info import read_served
-    from agenticlu.evaluation.helmet.results import JUDGED, JUDGED_CATEGORIES
-    from agenticlu.evaluation.helmet.sources import load_key_points, read_json, read_result
-    from agenticlu.evaluation.helmet.specs import SPECS
-    from agenticlu.evaluation.judgements import results_of
-    from agenticlu.evaluation.predictions import write_json
-    from agenticlu.evaluation.rescore import MOST_LISTED
+    from agenticlu.evaluation.helmet.results import find_results_folder
+    from agenticlu.evaluation.rescore import MOST_LISTED, ResultJudging
     from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
-    from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
-    from agenticlu.judges.rubric import Judged, RowJudge, judged_file, kept_verdicts
+    from agenticlu.judges.rubric import RowVerdict, RubricJudge
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    result = read_result(file)
-    path = file.with_name(file.name.removesuffix(".json") + JUDGED)
-    before = read_json(path) if path.is_file() else None
-    task = result.find_task()
-    summaries = task in ("infbench_sum_eng", "multi_lexsum")
-    if SPECS[task].category not in JUDGED_CATEGORIES:
-        raise UsageError(
-            f"{task!r} has no long answers or summaries to judge: its figure is "
-            f"{SPECS[task].headline}.",
-            hint=f"agenticlu eval score {file}",
-        )
-    points = load_key_points(helmet_data or Path(), task) if summaries else {}
-
+    judging = ResultJudging(file, helmet_data or Path())
     options = {"timeout_s": timeout} if base_url else {}
     served = read_served(base_url, model, api_key_env) if base_url else None
     engine = load_engine(model, base_url, api_key_env, **options)
     name = engine.name if served is None else served.id
-    kept = kept_verdicts(before, result.rows, name)
+    kept = judging.find_kept(name)
     if kept:
-        say(f"{len(kept)} of {len(result.rows)} rows were judged by {name} before and are kept.")
-    asking = RowJudge(
-        be_patient(engine, Breaker(PATIENCE_S, say)), concurrency=concurrency, kept=kept
-    )
+        total = len(judging.result.rows)
+        say(f"{len(kept)} of {total} rows were judged by {name} before and are kept.")
+    patient = be_patient(engine, Breaker(PATIENCE_S, say))
 
-    async def run() -> list[Judged]:
+    async def run() -> tuple[list[RowVerdict], float | None]:
         try:
-            if summaries:
-                books = task == "infbench_sum_eng"
-                return await asking.summaries(result.rows, points, by_number=books)
-            return await asking.long_answers(result.rows)
+            return await judging.run(RubricJudge(patient, name, concurrency=concurrency, kept=kept))
         finally:
             await engine.close()
 
-    judged = asyncio.run(run())
-    if asking.ended is not None and all(one.score is None for one in judged):
-        raise asking.ended
-    content = judged_file(result.content, judged, summaries=summaries, judge=name)
-    write_json(path, content)
-    metric = SUMMARY_METRIC if summaries else LONG_ANSWER_METRIC
-    mean = content["averaged_metrics"].get(metric)
-    click.echo(
-        f"{metric}, judged by {name}: {'no verdict' if mean is None else mean}; written: {path}"
-    )
-    unscored = [one for one in judged if one.score is None]
+    verdicts, mean = asyncio.run(run())
+    shown = "no verdict" if mean is None else mean
+    click.echo(f"{judging.metric}, judged by {name}: {shown}; written: {judging.path}")
+    unscored = [one for one in verdicts if one.value is None]
     for one in unscored[:MOST_LISTED]:
-        say(f"  row {one.id}: {one.problem}")
-    if (out := results_of(file)) is not None and mean is not None:
+        say(f"  row {one.row}: {one.reason}")
+    if (out := find_results_folder(file)) is not None and mean is not None:
         summarise_folder(out)
         click.echo(f"The verdicts are in the tables of {out} now.")
-    if content["num_unscored"]:
+    if unscored:
         raise IncompleteRunError(
-            f"{content['num_unscored']} of {len(judged)} rows have no readable verdict.",
+            f"{len(unscored)} of {len(verdicts)} rows have no readable verdict.",
             hint="Run the same command again, or with another judge.",
         )
 

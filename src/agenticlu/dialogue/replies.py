@@ -234,6 +234,21 @@ def _whole_objects(text: str) -> tuple[list[dict[str, Any]], bool]:
     return objects, False
 
 
+def parse_last_object(text: str) -> dict[str, Any] | None:
+    """Returns the last whole JSON object of a reply, its keys in lower case; None without one.
+
+    Thinking is stripped; single quotes, bare keys and trailing commas are forgiven.
+
+    >>> parse_last_object("Reasons {a}. {'fluency': 1, 'correctness': 3,}")
+    {'fluency': 1, 'correctness': 3}
+    """
+    said = strip_thinking(text)
+    for begun in reversed(list(_BEGUN.finditer(said))):
+        if read := _read_object(said, begun.start()):
+            return read[0]
+    return None
+
+
 def _read_object(text: str, start: int) -> tuple[dict[str, Any], int] | None:
     """Returns the object that begins here and where it ends, or None."""
     try:

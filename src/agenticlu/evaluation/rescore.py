@@ -1,4 +1,4 @@
-"""Scores saved replies without running a model: JSON rows, our own predictions, HELMET's files."""
+"""Scores saved replies: rows, our own predictions or HELMET's files, by rules or by a judge."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Document, Prediction, Question, Record
 from agenticlu.core.rows import Row, load_numbered_rows, starts_array
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
-from agenticlu.evaluation.helmet.sources import ResultFile, read_result
+from agenticlu.evaluation.helmet.results import find_judged_path
+from agenticlu.evaluation.helmet.sources import ResultFile, load_key_points, read_json, read_result
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.predictions import current, read_predictions
+from agenticlu.evaluation.predictions import current, read_predictions, write_json
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table
+from agenticlu.judges.rubric import RowVerdict, RubricJudge, build_judged_file, find_kept_verdicts
 
 REPLY_KEYS = ("prediction", "output", "raw", "response", "completion", "generated", "answer")
 GOLD_KEYS = ("answers", "golds", "gold", "references", "reference", "target", "targets", "answer")
@@ -343,3 +345,61 @@ def render_scores(scored: ScoredFile) -> str:
     if len(unscored) > MOST_LISTED:
         lines.append(f"  ... and {len(unscored) - MOST_LISTED} more; --out FILE lists all.")
     return "\n".join(lines)
+
+
+JUDGED_FAMILIES = ("narrativeqa", "qasper", "infbench", "multi_lexsum")
+"""Families of HELMET's tasks with long answers or summaries."""
+
+
+class ResultJudging:
+    """Judging the long answers or summaries of a result file by a model.
+
+    Args:
+        file: The result file; verdicts go to the judged file beside it, which may hold some of an
+            earlier run.
+        helmet_data: Folder of HELMET's key points, for summaries.
+
+    Raises:
+        UsageError: A file does not exist, or the task has nothing to judge.
+        ConfigError: A file has another form.
+    """
+
+    def __init__(self, file: Path, helmet_data: Path) -> None:
+        self.result = read_result(file)
+        self.path = find_judged_path(file)
+        task = self.result.find_task()
+        spec = SPECS[task]
+        self._is_summary = spec.rule == "summary"
+        self._is_book = task == "infbench_sum_eng"
+        if spec.family not in JUDGED_FAMILIES:
+            raise UsageError(
+                f"{task!r} has no long answers or summaries to judge: its metric is "
+                f"{spec.headline}.",
+                hint=f"agenticlu eval score {file}",
+            )
+        self._points = load_key_points(helmet_data, task) if self._is_summary else {}
+        self._before = read_json(self.path) if self.path.is_file() else None
+        self.metric = rules.SUMMARY_METRIC if self._is_summary else rules.LONG_ANSWER_METRIC
+
+    def find_kept(self, judge: str) -> dict[int, RowVerdict]:
+        """Returns the verdicts of an earlier run that still hold, by the position of their row."""
+        return find_kept_verdicts(self._before, self.result.rows, judge)
+
+    async def run(self, judge: RubricJudge) -> tuple[list[RowVerdict], float | None]:
+        """Judges the rows and writes the judged file; returns the verdicts and their mean.
+
+        Raises:
+            AgenticluError: An error ended the asking before any row was scored.
+        """
+        rows = self.result.rows
+        if self._is_summary:
+            verdicts = await judge.judge_summaries(rows, self._points, by_number=self._is_book)
+        else:
+            verdicts = await judge.judge_long_answers(rows)
+        if judge.ended is not None and all(one.value is None for one in verdicts):
+            raise judge.ended
+        content = build_judged_file(
+            self.result.content, verdicts, summaries=self._is_summary, judge=judge.name
+        )
+        write_json(self.path, content)
+        return verdicts, content["averaged_metrics"].get(self.metric)

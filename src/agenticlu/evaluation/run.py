@@ -29,16 +29,17 @@ from agenticlu.evaluation.config import (
     RunSettings,
 )
 from agenticlu.evaluation.helmet.alce import splitter_note
-from agenticlu.evaluation.helmet.results import build_args, write_result
+from agenticlu.evaluation.helmet.results import (
+    HELMET_FOLDER,
+    ID_COLUMN,
+    add_judgements,
+    build_args,
+    describe_judges,
+    write_result,
+)
 from agenticlu.evaluation.helmet.sources import INFINITEBENCH, describe_similar_files, load_llama2
 from agenticlu.evaluation.helmet.specs import ICL_SETS, SPECS, find_file, find_scale, load_templates
 from agenticlu.evaluation.items import DoesNotFitError, Item
-from agenticlu.evaluation.judgements import (
-    HELMET_FOLDER,
-    ID_COLUMN,
-    judges_of,
-    with_judgements,
-)
 from agenticlu.evaluation.methods import find_method
 from agenticlu.evaluation.plan import (
     Job,
@@ -243,7 +244,7 @@ def _summarise(
 ) -> Summary:
     shown, hidden = current(done, known)
     summary = summarise(
-        with_judgements(shown, out),
+        add_judgements(shown, out),
         settings,
         metric=settings.get("metric"),
     )
@@ -255,7 +256,7 @@ def _summarise(
         update={
             "left_out": tuple(left_out),
             "run_notes": tuple(run_notes),
-            "notes": (*run_notes, *summary.notes, *others, *judges_of(out)),
+            "notes": (*run_notes, *summary.notes, *others, *describe_judges(out)),
         }
     )
     save_summary(summary, out)

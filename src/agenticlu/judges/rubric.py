@@ -1,9 +1,9 @@
-"""LLM judges for long answers and summaries, with strict schemas.
+"""HELMET's rubric: a model grades long answers and summaries, with strict schemas.
 
-A reply that is no verdict, lacks a key, is out of range or contradicts itself leaves the row
-*unscored*: it is neither 0 nor absent. So does a row that lacks what is to be judged. The rubric is
-HELMET's in substance; the wording is ours. Verdicts cost money: those of a run that ended early, or
-that left rows unscored, are kept, and the next run asks for the others.
+A reply that is not a verdict, lacks a key, is out of range or contradicts itself leaves its row
+*unscored*, which is neither 0 nor absent; so does a row that lacks what is to be judged. The rubric
+is HELMET's in substance; the wording is ours. Verdicts cost money: a judged file keeps those of a
+run that ended early or left rows unscored, and the next run asks only for the others.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from agenticlu.core.errors import (
     EngineError,
     EngineReplyError,
 )
-from agenticlu.core.records import Message, Record, content_seed
+from agenticlu.core.records import Message, Record, Usage, Verdict, content_seed
+from agenticlu.dialogue.replies import parse_last_object
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.evaluation.scoring.helmet import parse_output
+from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
 
 DETAIL_COLUMN = "gpt-4-scores"
 """Column of a judged file that holds a row's verdict; HELMET's name, whoever the judge is."""
-ATTEMPTS = 3
+NUM_ATTEMPTS = 3
 LONG_ANSWER_TOKENS = 2048
 SUMMARY_TOKENS = 4096
 
@@ -38,14 +40,14 @@ ZeroOrOne = Annotated[int, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class StrictVerdict(Record):
-    """Base of what a judge must write: whole numbers, no truth values, texts or other keys."""
+class Grade(Record):
+    """Base of what a judge must write: whole numbers only, and no other keys."""
 
     model_config = ConfigDict(strict=True)
 
 
-class LongAnswerVerdict(StrictVerdict):
-    """What a judge finds about an answer to a question."""
+class LongAnswerGrade(Grade):
+    """Grade of an answer to a question."""
 
     fluency: ZeroOrOne
     """1: coherent, complete, without repetition."""
@@ -64,18 +66,18 @@ class LongAnswerVerdict(StrictVerdict):
         return self.score / 3
 
 
-class FluencyVerdict(StrictVerdict):
+class FluencyGrade(Grade):
     """Whether a summary reads well."""
 
     fluency: ZeroOrOne
 
 
-class RecallVerdict(StrictVerdict):
+class RecallGrade(Grade):
     """How many of the key points a summary supports."""
 
     recall: Count
     supported_key_points: list[int] | None = None
-    """Their numbers, from 1, as asked for with books; None where they were not named."""
+    """Their numbers, from 1, as asked for with books; None when they were not named."""
 
     def holds(self, num_points: int, *, named: bool) -> bool:
         """Whether it agrees with itself and with the number of key points.
@@ -91,7 +93,7 @@ class RecallVerdict(StrictVerdict):
         return valid and len(points) == len(set(points)) == self.recall
 
 
-class PrecisionVerdict(StrictVerdict):
+class PrecisionGrade(Grade):
     """How many of a summary's sentences the expert's summary supports."""
 
     precision: Count
@@ -104,8 +106,8 @@ class PrecisionVerdict(StrictVerdict):
         return self
 
 
-class SummaryVerdict(Record):
-    """The three findings about one summary."""
+class SummaryGrade(Record):
+    """The three grades of one summary."""
 
     fluency: int
     """0 or 1."""
@@ -126,18 +128,16 @@ class SummaryVerdict(Record):
         return self.f1
 
 
-class Judged(Record):
-    """One row's verdict, or why there is none."""
+class RowVerdict(Verdict):
+    """The verdict on one row of a result file; `reason` says why there is none."""
 
-    id: str
-    score: float | None
-    """In [0, 1]; None when unscored."""
+    row: str
+    """Its index."""
     detail: dict[str, float] = Field(default_factory=dict)
-    problem: str | None = None
+    """The grade behind the value; empty when unscored."""
 
 
-VerdictT = TypeVar("VerdictT", bound=Record)
-Verdict = LongAnswerVerdict | SummaryVerdict
+GradeT = TypeVar("GradeT", bound=Record)
 Row = Mapping[str, Any]
 _JSON_LAST = "Write your reasons first. End with one JSON object and nothing after it: "
 _LONG_ANSWER = (
@@ -175,41 +175,33 @@ _PRECISION = (
 )
 
 
-def parse_verdict_of(kind: type[VerdictT], text: str) -> VerdictT | None:
-    """Returns the last JSON object of a reply as a verdict, or None if it is none.
+def parse_grade(kind: type[GradeT], reply: str) -> GradeT | None:
+    """Returns the last JSON object of a reply as a grade; None if it is not one.
 
-    >>> parse_verdict_of(LongAnswerVerdict, 'So: {"fluency": 1, "correctness": 3}').score
+    >>> parse_grade(LongAnswerGrade, 'So: {"fluency": 1, "correctness": 3}').score
     3.0
-    >>> parse_verdict_of(LongAnswerVerdict, '{"fluency": 5, "correctness": 3}') is None
+    >>> parse_grade(LongAnswerGrade, '{"fluency": 5, "correctness": 3}') is None
     True
     """
-    start = text.rfind("{")
-    while start >= 0:
-        try:
-            found, _ = json.JSONDecoder().raw_decode(text[start:])
-        except (json.JSONDecodeError, RecursionError):
-            start = text.rfind("{", 0, start)
-            continue
-        try:
-            return kind.model_validate(found)
-        except ValidationError:
-            return None
-    return None
+    try:
+        return kind.model_validate(parse_last_object(reply))
+    except ValidationError:
+        return None
 
 
-def stored_verdict(detail: Any) -> Verdict | None:
-    """Returns a verdict as a judged file holds it; None where that is none."""
+def parse_stored_grade(detail: Any) -> LongAnswerGrade | SummaryGrade | None:
+    """Returns the grade in a row of a judged file; None when there is none."""
     if not isinstance(detail, dict):
         return None
     known = {name: int(value) if value == int(value) else value for name, value in detail.items()}
-    for kind in (LongAnswerVerdict, SummaryVerdict):
+    for kind in (LongAnswerGrade, SummaryGrade):
         with contextlib.suppress(ValidationError):
             return kind.model_validate(known)
     return None
 
 
-def kept_verdicts(before: Any, rows: Sequence[Row], judge: str) -> dict[int, Judged]:
-    """Returns the verdicts of an earlier run that still hold, by the place of their row.
+def find_kept_verdicts(before: Any, rows: Sequence[Row], judge: str) -> dict[int, RowVerdict]:
+    """Returns the verdicts of an earlier run that still hold, by the position of their row.
 
     They are those of the same judge about the very same rows.
 
@@ -224,58 +216,67 @@ def kept_verdicts(before: Any, rows: Sequence[Row], judge: str) -> dict[int, Jud
     def content(row: Row) -> str:
         return json.dumps({**row, DETAIL_COLUMN: None}, sort_keys=True)
 
-    stored = {content(row): stored_verdict(row.get(DETAIL_COLUMN)) for row in before["data"]}
+    stored = {content(row): parse_stored_grade(row.get(DETAIL_COLUMN)) for row in before["data"]}
     found = {index: stored.get(content(row)) for index, row in enumerate(rows)}
     return {
-        index: _judged(str(rows[index].get("index", index)), verdict)
-        for index, verdict in found.items()
-        if verdict is not None
+        index: _build_verdict(judge, _name(rows[index], index), grade)
+        for index, grade in found.items()
+        if grade is not None
     }
 
 
-def _judged(name: str, verdict: Verdict) -> Judged:
-    detail = {key: float(value) for key, value in verdict.model_dump().items()}
-    return Judged(id=name, score=verdict.share, detail=detail)
+def _name(row: Row, index: int) -> str:
+    return str(row.get("index", index))
 
 
-class RowJudge:
-    """Asks a model for verdicts.
+def _build_verdict(
+    judge: str, row: str, grade: LongAnswerGrade | SummaryGrade, usage: Usage | None = None
+) -> RowVerdict:
+    detail = {key: float(value) for key, value in grade.model_dump().items()}
+    return RowVerdict(judge=judge, row=row, value=grade.share, detail=detail, usage=usage)
 
-    Where an error ends the asking, such as a server that is gone, the rows that are left stay
-    unscored: `ended` then holds the error.
+
+class RubricJudge:
+    """Asks a model for grades.
+
+    When an error ends the asking, such as a server that is gone, the remaining rows stay unscored
+    and `ended` holds the error.
 
     Args:
-        engine: The judge.
+        engine: Asks the model.
+        name: Stored with every verdict.
         temperature: HELMET judges at 0.1.
-        concurrency: Rows judged at a time.
-        kept: Verdicts by the place of their row, which are not asked for again.
+        concurrency: Requests in flight.
+        kept: Verdicts by the position of their row, which are not asked for again.
     """
 
     def __init__(
         self,
         engine: Engine,
+        name: str = "",
         *,
         temperature: float = 0.1,
         concurrency: int = 8,
-        kept: Mapping[int, Judged] | None = None,
+        kept: Mapping[int, RowVerdict] | None = None,
     ) -> None:
+        self.name = name
         self.ended: AgenticluError | None = None
         self._engine = engine
         self._temperature = temperature
         self._slots = asyncio.Semaphore(concurrency)
         self._kept = kept or {}
 
-    async def long_answers(self, rows: Sequence[Row]) -> list[Judged]:
-        """Judges rows with `question`, `answer` and `output`; scores are thirds."""
-        return await self._each(rows, self._long_answer)
+    async def judge_long_answers(self, rows: Sequence[Row]) -> list[RowVerdict]:
+        """Judges rows with `question`, `answer` and `output`; values are thirds."""
+        return await self._judge_each(rows, self._judge_long_answer)
 
-    async def summaries(
+    async def judge_summaries(
         self,
         rows: Sequence[Row],
         key_points: Mapping[str, Sequence[str]],
         *,
         by_number: bool = False,
-    ) -> list[Judged]:
+    ) -> list[RowVerdict]:
         """Judges rows with `id`, `answer` (or `summary/long`) and `output` by the key points.
 
         Args:
@@ -283,85 +284,85 @@ class RowJudge:
             key_points: By id.
             by_number: Ask for the numbers of the key points supported, as HELMET does with books.
         """
-        return await self._each(
-            rows, lambda name, row: self._summary(name, row, key_points, by_number)
-        )
 
-    async def _each(
-        self, rows: Sequence[Row], judge: Callable[[str, Row], Awaitable[Judged]]
-    ) -> list[Judged]:
-        async def one(index: int, row: Row) -> Judged:
-            if index in self._kept:
-                return self._kept[index]
-            return await judge(str(row.get("index", index)), row)
+        async def judge(name: str, row: Row) -> RowVerdict:
+            return await self._judge_summary(name, row, key_points, by_number)
+
+        return await self._judge_each(rows, judge)
+
+    async def _judge_each(
+        self, rows: Sequence[Row], judge: Callable[[str, Row], Awaitable[RowVerdict]]
+    ) -> list[RowVerdict]:
+        async def one(index: int, row: Row) -> RowVerdict:
+            return self._kept[index] if index in self._kept else await judge(_name(row, index), row)
 
         return list(await asyncio.gather(*(one(i, row) for i, row in enumerate(rows))))
 
-    async def _long_answer(self, name: str, row: Row) -> Judged:
+    def _leave_unscored(self, row: str, reason: str, usage: Usage | None = None) -> RowVerdict:
+        return RowVerdict(judge=self.name, row=row, value=None, reason=reason, usage=usage)
+
+    async def _judge_long_answer(self, name: str, row: Row) -> RowVerdict:
         golds = _texts(row.get("answer"))
         if not golds or not _are_texts(row, "question", "output"):
-            return Judged(id=name, score=None, problem="it lacks question, answer or output")
+            return self._leave_unscored(name, "it lacks question, answer or output")
         text = _LONG_ANSWER.format(
             question=row["question"],
             golds=" | ".join(golds),
             answer=parse_output(row["output"].replace("\n", " ")),
         )
-        verdict, problem = await self._ask(LongAnswerVerdict, text, LONG_ANSWER_TOKENS)
-        if verdict is None:
-            return Judged(id=name, score=None, problem=problem)
-        return _judged(name, verdict)
+        grade, reason, usage = await self._ask(LongAnswerGrade, text, LONG_ANSWER_TOKENS)
+        if grade is None:
+            return self._leave_unscored(name, reason, usage)
+        return _build_verdict(self.name, name, grade, usage)
 
-    async def _summary(
-        self,
-        name: str,
-        row: Row,
-        key_points: Mapping[str, Sequence[str]],
-        by_number: bool,
-    ) -> Judged:
+    async def _judge_summary(
+        self, name: str, row: Row, key_points: Mapping[str, Sequence[str]], by_number: bool
+    ) -> RowVerdict:
         points = key_points.get(str(row.get("id")))
         if not points:
-            return Judged(id=name, score=None, problem=f"no key points for id {row.get('id')!r}")
+            return self._leave_unscored(name, f"no key points for id {row.get('id')!r}")
         experts = _texts(row.get("summary/long") or row.get("answer"))
         if not experts or not _are_texts(row, "output"):
-            return Judged(id=name, score=None, problem="it lacks answer or output")
-        summary, expert = row["output"], experts[0]
+            return self._leave_unscored(name, "it lacks answer or output")
+        summary = row["output"]
         listed = "\n".join(f"{i}. {point}" for i, point in enumerate(points, 1))
-        (fluency, first), (recall, second), (precision, third) = await asyncio.gather(
-            self._ask(FluencyVerdict, _FLUENCY.format(summary=summary), SUMMARY_TOKENS),
+        recall_form = _RECALL_BY_NUMBER if by_number else _RECALL
+        asked = await asyncio.gather(
+            self._ask(FluencyGrade, _FLUENCY.format(summary=summary), SUMMARY_TOKENS),
             self._ask(
-                RecallVerdict,
-                (_RECALL_BY_NUMBER if by_number else _RECALL).format(
-                    num=len(points), points=listed, summary=summary
-                ),
+                RecallGrade,
+                recall_form.format(num=len(points), points=listed, summary=summary),
                 SUMMARY_TOKENS,
                 check=lambda found: found.holds(len(points), named=by_number),
             ),
             self._ask(
-                PrecisionVerdict,
-                _PRECISION.format(expert=expert, summary=summary),
+                PrecisionGrade,
+                _PRECISION.format(expert=experts[0], summary=summary),
                 SUMMARY_TOKENS,
             ),
         )
+        (fluency, first, _), (recall, second, _), (precision, third, _) = asked
+        usage = sum((used for _, _, used in asked), Usage())
         if fluency is None or recall is None or precision is None:
-            return Judged(id=name, score=None, problem=first or second or third)
-        verdict = SummaryVerdict(
+            return self._leave_unscored(name, first or second or third, usage)
+        grade = SummaryGrade(
             fluency=fluency.fluency,
             recall=recall.recall / len(points),
             precision=precision.precision / precision.sentence_count,
         )
-        return _judged(name, verdict)
+        return _build_verdict(self.name, name, grade, usage)
 
     async def _ask(
         self,
-        kind: type[VerdictT],
+        kind: type[GradeT],
         text: str,
         max_tokens: int,
         *,
-        check: Callable[[VerdictT], bool] = lambda found: True,
-    ) -> tuple[VerdictT | None, str | None]:
-        """Returns a verdict in range, or None and why there is none."""
-        problem = "no reply"
-        for attempt in range(ATTEMPTS):
+        check: Callable[[GradeT], bool] = lambda found: True,
+    ) -> tuple[GradeT | None, str, Usage]:
+        """Returns a grade in range, or None and the reason, and what was spent."""
+        reason, usage = "no reply", Usage()
+        for attempt in range(NUM_ATTEMPTS):
             sampling = Sampling(
                 temperature=self._temperature,
                 top_p=0.9,
@@ -370,29 +371,30 @@ class RowJudge:
             )
             async with self._slots:
                 if self.ended is not None:
-                    return None, self.ended.message
+                    return None, self.ended.message, usage
                 try:
                     sampled = await self._engine.sample(
                         [Message(role="user", content=text)], sampling
                     )
                 except EngineReplyError as error:
-                    problem = error.message
+                    reason = error.message
                     continue
                 except DocumentError as error:
-                    return None, error.message
+                    return None, error.message, usage
                 except (EngineError, BudgetExceededError) as error:
                     self.ended = error  # every other row would meet it, too
-                    return None, error.message
+                    return None, error.message, usage
+            usage = usage + sampled.usage
             reply = sampled.completions[0].text
-            verdict = parse_verdict_of(kind, reply)
-            if verdict is not None and check(verdict):
-                return verdict, None
-            problem = f"unreadable verdict: {reply[-200:]}"
-        return None, problem
+            grade = parse_grade(kind, reply)
+            if grade is not None and check(grade):
+                return grade, "", usage
+            reason = f"unreadable verdict: {reply[-200:]}"
+        return None, reason, usage
 
 
 def _texts(value: Any) -> list[str] | None:
-    """Returns a column of one text or several; None where it is something else."""
+    """Returns a column of one text or several as a list; None when it is something else."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
@@ -404,31 +406,31 @@ def _are_texts(row: Mapping[str, Any], *columns: str) -> bool:
     return all(isinstance(row.get(column), str) for column in columns)
 
 
-def judged_file(
-    result: Mapping[str, Any], judged: Sequence[Judged], *, summaries: bool, judge: str = ""
+def build_judged_file(
+    content: Mapping[str, Any], verdicts: Sequence[RowVerdict], *, summaries: bool, judge: str = ""
 ) -> dict[str, Any]:
     """Returns a result file's content with verdicts, as HELMET's `-gpt4eval_o.json`.
 
     Unscored rows are counted under `num_unscored`; means are over the scored ones. The judge's
-    name stands under `judge`.
+    name is stored under `judge`.
     """
-    scored = [one for one in judged if one.score is not None]
-    averages = dict(result.get("averaged_metrics") or {})
+    scored = [one for one in verdicts if one.value is not None]
+    averages = dict(content.get("averaged_metrics") or {})
     if scored:
+        total = sum(one.value or 0 for one in scored)
         if summaries:
             for name in ("recall", "precision", "fluency"):
                 averages[f"gpt-4-{name}"] = sum(one.detail[name] for one in scored) / len(scored)
-            averages["gpt-4-f1"] = sum(one.score or 0 for one in scored) / len(scored)
+            averages[SUMMARY_METRIC] = total / len(scored)
         else:
-            averages["gpt-4-score"] = 3 * sum(one.score or 0 for one in scored) / len(scored)
-    rows = [
-        {**row, DETAIL_COLUMN: one.detail or None}
-        for row, one in zip(result["data"], judged, strict=True)
-    ]
+            averages[LONG_ANSWER_METRIC] = 3 * total / len(scored)
     return {
-        **result,
-        "data": rows,
+        **content,
+        "data": [
+            {**row, DETAIL_COLUMN: one.detail or None}
+            for row, one in zip(content["data"], verdicts, strict=True)
+        ],
         "averaged_metrics": averages,
-        "num_unscored": len(judged) - len(scored),
+        "num_unscored": len(verdicts) - len(scored),
         "judge": judge,
     }

@@ -1,24 +1,59 @@
-"""HELMET's result files: written so that its own scripts read them, and read."""
+"""HELMET's result files: written for its own scripts, judged, and collected into its table."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, StoreError, UsageError
 from agenticlu.core.records import Prediction, Record
 from agenticlu.evaluation.helmet import alce
 from agenticlu.evaluation.helmet.sources import read_json
-from agenticlu.evaluation.helmet.specs import SPECS, Spec, dataset_name, find_file
+from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, find_file
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.predictions import write_json
+from agenticlu.evaluation.predictions import FILE_NAME, write_json
 from agenticlu.evaluation.scoring import helmet
 from agenticlu.evaluation.scoring.answers import Golds
+from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
 from agenticlu.evaluation.tables import render_table
-from agenticlu.judges.rubric import DETAIL_COLUMN
+from agenticlu.judges.rubric import DETAIL_COLUMN, LongAnswerGrade, parse_stored_grade
+
+HELMET_FOLDER = "helmet"
+"""Below the folder of results: HELMET's result files, one folder per model and method."""
+ID_COLUMN = "prediction_id"
+"""Column that says which of our predictions a row is."""
+JUDGED_SUFFIX = "-gpt4eval_o.json"
+"""Ends the name of a judged file, in place of .json; HELMET's, whoever the judge is."""
+CITATION_METRICS = ("citation_rec", "citation_prec")
+
+
+def _short_name(task: str) -> str:
+    if task.startswith("kilt_"):
+        return task.removeprefix("kilt_").removesuffix("_3")
+    return task.removeprefix("icl_").removesuffix("_eng")
+
+
+HEADLINES: dict[str, tuple[str, ...]] = {
+    _short_name(task): (spec.headline, *(CITATION_METRICS if spec.category == "Cite" else ()))
+    for task, spec in sorted(SPECS.items(), key=lambda pair: len(pair[0]), reverse=True)
+    if spec.balanced and not spec.natural_labels and task != "qasper"
+}
+"""Part of a data set's name to its headline metrics, as HELMET collects them; longer names first,
+since alce_asqa is part of alce_asqa_nocite."""
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    "Recall": ("json_kv", "ruler_niah_mk_2", "ruler_niah_mk_3", "ruler_niah_mv"),
+    "RAG": ("nq", "hotpotqa", "popqa", "triviaqa"),
+    "ICL": ("trec_coarse", "trec_fine", "banking77", "clinic150", "nlu"),
+    "Cite": ("alce_asqa", "alce_qampari"),
+    "Re-rank": ("msmarco_rerank_psg",),
+    "LongQA": ("narrativeqa", "infbench_qa", "infbench_choice"),
+    "Summ": ("infbench_sum", "multi_lexsum"),
+}
+"""In HELMET's order, in which a category's mean is summed."""
+SCALES = {SUMMARY_METRIC: 100.0, LONG_ANSWER_METRIC: 100 / 3}
 
 
 class ResultArgs(Record):
@@ -68,19 +103,18 @@ def helmet_scores(task: str, item: Item, output: str) -> helmet.Scored:
     """Scores an output as HELMET's own post-processing does, ROUGE and num_preds included."""
     spec = SPECS[task]
     golds: Golds = item.question.answers
-    if spec.family == "alce" and item.row is not None:
-        golds = item.row["answer"]  # one text, and not the aliases that ALCE's figures look for
-    if spec.family == "msmarco":
+    if spec.rule == "ranking":
         return helmet.score_ranking(output, item.reference["labels"], item.reference["cuts"])
-    if spec.family == "ruler" and "qa_" not in task:
+    if spec.rule == "all_of":
         return helmet.score_ruler(output, item.question.answers)
-    if spec.family == "icl":
+    if spec.rule == "label":
         return helmet.score_label(output, item.question.answers[0])
-    if item.rule == "choice":
+    if spec.rule == "choice":
         letter = str(item.reference["letter"])
         return helmet.score_choice(output, letter, item.question.options[ord(letter) - ord("A")])
-    prefix = str(item.reference.get("prefix", "Answer:"))
-    return helmet.score_default(output, golds, prefix=prefix)
+    if spec.family == "alce" and item.row is not None:
+        golds = item.row["answer"]  # one text, not the aliases that ALCE's figures look for
+    return helmet.score_default(output, golds, prefix=spec.label)
 
 
 def build_result(
@@ -125,17 +159,17 @@ def build_result(
         "args": args.as_args(),
         "data": data,
         "metrics": metrics,
-        "averaged_metrics": averaged(metrics),
+        "averaged_metrics": average_metrics(metrics),
         "throughput": len(data) / seconds if seconds else 0.0,
         "num_failed": len(rows) - len(scored),
         "num_truncated": sum(prediction.truncated for _, prediction in scored),
     }
 
 
-def averaged(metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def average_metrics(metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Returns HELMET's averages: per cent, but for token lengths.
 
-    num_preds too is multiplied by 100, as HELMET does it.
+    num_preds is multiplied by 100 as well, as in HELMET.
     """
     import numpy as np
 
@@ -172,7 +206,7 @@ def build_args(
         top_p: As sampled.
         max_tokens: None takes HELMET's.
     """
-    spec: Spec = SPECS[task]
+    spec = SPECS[task]
     return ResultArgs(
         dataset=dataset_name(task, length),
         test_files=find_file(spec, length),
@@ -190,8 +224,8 @@ def build_args(
     )
 
 
-def _holds(path: Path, content: Any) -> bool:
-    """Whether a file holds this and nothing else; a damaged one does not."""
+def _has_content(path: Path, content: Any) -> bool:
+    """Whether a file holds exactly this; a damaged one does not."""
     try:
         return bool(read_json(path) == content)
     except (ConfigError, UsageError):
@@ -203,12 +237,12 @@ def write_result(
 ) -> Path:
     """Writes a result file and its `.score`; for ALCE the score is ALCE's, without citations.
 
-    Files that say the same already are left alone, since a score may have gained citations.
+    Files with the same content are left alone, since a score may have gained citations.
     """
     result = json.loads(json.dumps(build_result(task, args, rows)))
     path = folder / args.file_name
     scored = path.with_name(path.name + ".score")
-    if scored.is_file() and _holds(path, result):
+    if scored.is_file() and _has_content(path, result):
         return path
     write_json(path, result)
     score = result["averaged_metrics"]
@@ -218,51 +252,67 @@ def write_result(
     return path
 
 
-HEADLINES: dict[str, tuple[str, ...]] = {
-    "json_kv": ("substring_exact_match",),
-    "ruler_niah_mk_2": ("ruler_recall",),
-    "ruler_niah_mk_3": ("ruler_recall",),
-    "ruler_niah_mv": ("ruler_recall",),
-    "hotpotqa": ("substring_exact_match",),
-    "popqa": ("substring_exact_match",),
-    "triviaqa": ("substring_exact_match",),
-    "narrativeqa": ("gpt-4-score",),
-    "nq": ("substring_exact_match",),
-    "msmarco_rerank_psg": ("NDCG@10",),
-    "alce_asqa_nocite": ("str_em",),
-    "alce_qampari_nocite": ("qampari_rec_top5",),
-    "alce_asqa": ("str_em", "citation_rec", "citation_prec"),
-    "alce_qampari": ("qampari_rec_top5", "citation_rec", "citation_prec"),
-    "infbench_qa": ("rougeL_f1",),
-    "infbench_choice": ("exact_match",),
-    "infbench_sum": ("gpt-4-f1",),
-    "multi_lexsum": ("gpt-4-f1",),
-    "trec_coarse": ("exact_match",),
-    "trec_fine": ("exact_match",),
-    "banking77": ("exact_match",),
-    "clinic150": ("exact_match",),
-    "nlu": ("exact_match",),
-    **{
-        f"ruler_{name}": ("ruler_recall",)
-        for name in ("niah_s_1", "niah_s_2", "niah_s_3", "niah_mk_1", "niah_mq", "fwe", "cwe", "vt")
-    },
-    "ruler_qa_1": ("substring_exact_match",),
-    "ruler_qa_2": ("substring_exact_match",),
-}
-"""Part of a data set's name to its headline metrics, as HELMET collects them."""
-CATEGORIES: dict[str, tuple[str, ...]] = {
-    "Recall": ("json_kv", "ruler_niah_mk_2", "ruler_niah_mk_3", "ruler_niah_mv"),
-    "RAG": ("nq", "hotpotqa", "popqa", "triviaqa"),
-    "ICL": ("trec_coarse", "trec_fine", "banking77", "clinic150", "nlu"),
-    "Cite": ("alce_asqa", "alce_qampari"),
-    "Re-rank": ("msmarco_rerank_psg",),
-    "LongQA": ("narrativeqa", "infbench_qa", "infbench_choice"),
-    "Summ": ("infbench_sum", "multi_lexsum"),
-}
-SCALES = {"gpt-4-f1": 100.0, "gpt-4-score": 100 / 3}
-JUDGED_CATEGORIES = frozenset({"LongQA", "Summ", ""})
-"""Of tasks with long answers or summaries; QASPER, which is none of HELMET's, has no category."""
-JUDGED = "-gpt4eval_o.json"
+def find_judged_path(path: Path) -> Path:
+    """Returns the path of a result file's judged file."""
+    return path.with_name(path.name.removesuffix(".json") + JUDGED_SUFFIX)
+
+
+def find_results_folder(file: Path) -> Path | None:
+    """Returns the folder of results that a HELMET result file belongs to; None if it is alone."""
+    folder = file.resolve().parent.parent
+    is_ours = folder.name == HELMET_FOLDER and (folder.parent / FILE_NAME).is_file()
+    return folder.parent if is_ours else None
+
+
+def add_judgements(predictions: Sequence[Prediction], folder: Path) -> list[Prediction]:
+    """Returns the predictions of a folder of results, a judge's metric among the scores.
+
+    A verdict about another reply than the one that is kept now does not count.
+
+    Raises:
+        StoreError: A judged file is damaged.
+    """
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for content in _load_judged_files(folder):
+        for row in content["data"]:
+            grade = parse_stored_grade(row.get(DETAIL_COLUMN))
+            if grade is not None and ID_COLUMN in row:
+                is_long = isinstance(grade, LongAnswerGrade)
+                metric = LONG_ANSWER_METRIC if is_long else SUMMARY_METRIC
+                found[str(row[ID_COLUMN]), str(row.get("output"))] = {metric: grade.share}
+    return [
+        p.model_copy(update={"scores": {**p.scores, **found[p.id, p.raw]}})
+        if p.error is None and (p.id, p.raw) in found
+        else p
+        for p in predictions
+    ]
+
+
+def describe_judges(folder: Path) -> list[str]:
+    """Returns a note that names the judges of a folder of results; an empty list without any."""
+    names = {
+        str(content.get("judge") or "unnamed")
+        for content in _load_judged_files(folder)
+        if any(row.get(DETAIL_COLUMN) for row in content["data"])
+    }
+    if not names:
+        return []
+    metrics, judges = f"{LONG_ANSWER_METRIC} and {SUMMARY_METRIC}", ", ".join(sorted(names))
+    return [f"{metrics} are HELMET's names for a judge's scores; the judge here: {judges}."]
+
+
+def _load_judged_files(folder: Path) -> Iterator[Mapping[str, Any]]:
+    for path in sorted((folder / HELMET_FOLDER).glob(f"*/*{JUDGED_SUFFIX}")):
+        try:
+            content = read_json(path)
+        except (ConfigError, UsageError):
+            content = None
+        if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+            raise StoreError(
+                f"{path} is not a judged result file.",
+                hint="Judge its result file again: agenticlu eval judge FILE.",
+            )
+        yield content
 
 
 class HelmetRow(Record):
@@ -273,15 +323,15 @@ class HelmetRow(Record):
     values: dict[str, float]
     """`{data set} {metric}` to its value; what was not run is absent."""
     categories: dict[str, float | None]
-    """Category to its mean; None while one of its columns is missing (HELMET averages the rest
-    in silence)."""
+    """Category to its mean; None while one of its columns is missing (HELMET silently averages the
+    others)."""
     average: float | None
     """Mean of the seven categories ("Ours" in HELMET); None while one is missing."""
     missing: tuple[str, ...]
     """Columns that a category lacks."""
     losses: tuple[str, ...] = ()
-    """Rows that failed, were truncated or have no verdict, by data set, in words: HELMET leaves the
-    first and the last ones out of its means in silence."""
+    """For each data set with some, how many rows failed, were truncated or have no verdict; HELMET
+    silently leaves the first and the last out of its means."""
 
 
 def category_columns(category: str) -> tuple[str, ...]:
@@ -292,7 +342,7 @@ def category_columns(category: str) -> tuple[str, ...]:
 def collect(folders: Iterable[Path]) -> list[HelmetRow]:
     """Reads the result files of one folder per model.
 
-    As in HELMET, a judged file goes before a `.score` file, and that before the result itself.
+    As in HELMET, a judged file takes precedence over a `.score` file, and that over the result.
 
     Raises:
         UsageError: No result file was found, or two files claim one cell.
@@ -302,7 +352,7 @@ def collect(folders: Iterable[Path]) -> list[HelmetRow]:
     losses: dict[tuple[int, str], list[str]] = {}
     for folder in folders:
         for path in sorted(folder.rglob("*.json")):
-            read = _read(path)
+            read = _read_averages(path)
             if read is None:
                 continue
             name, length, metrics, lost = read
@@ -314,24 +364,26 @@ def collect(folders: Iterable[Path]) -> list[HelmetRow]:
                 column = f"{name} {metric}"
                 place = (length, folder.name, column)
                 if place in origins:
-                    raise _twice(folder, f"{column} at {length}", origins[place], path)
+                    raise _duplicate_error(folder, f"{column} at {length}", origins[place], path)
                 origins[place] = path
                 value = metrics[metric] * SCALES.get(metric, 1.0)
                 found.setdefault((length, folder.name), {})[column] = value
     if not found:
-        raise UsageError("No HELMET result files were found in the folders given.")
-    return [_row(*key, values, losses.get(key, ())) for key, values in sorted(found.items())]
+        raise UsageError("No HELMET result files in the given folders.")
+    return [_build_row(*key, values, losses.get(key, ())) for key, values in sorted(found.items())]
 
 
-def _twice(folder: Path, what: str, one: Path, other: Path) -> UsageError:
-    hint = "Move one of them away; HELMET would average them in silence."
+def _duplicate_error(folder: Path, what: str, one: Path, other: Path) -> UsageError:
+    hint = "Move one of them away; HELMET would silently average them."
     if one.parent != other.parent:
         hint = f"Give the folder of each model, such as {one.parent} {other.parent}"
     names = f"{str(one.relative_to(folder))!r} and {str(other.relative_to(folder))!r}"
     return UsageError(f"Two files give {what} for {folder.name}: {names}.", hint=hint)
 
 
-def _row(length: int, model: str, values: dict[str, float], losses: Iterable[str]) -> HelmetRow:
+def _build_row(
+    length: int, model: str, values: dict[str, float], losses: Iterable[str]
+) -> HelmetRow:
     categories: dict[str, float | None] = {}
     missing: list[str] = []
     for name in CATEGORIES:
@@ -354,16 +406,16 @@ def _row(length: int, model: str, values: dict[str, float], losses: Iterable[str
     )
 
 
-def _read(path: Path) -> tuple[str, int, Mapping[str, Any], str] | None:
+def _read_averages(path: Path) -> tuple[str, int, Mapping[str, Any], str] | None:
     """Returns data set, length, averages and losses of a result file; None for other files."""
     length = re.search(r"_in(\d+)_size", path.name)
-    if length is None or path.name.endswith(JUDGED):
+    if length is None or path.name.endswith(JUDGED_SUFFIX):
         return None
     stem = path.name[: length.start()]
     name = next((name for name in HEADLINES if name in stem), None)
     if name is None or "natural_label" in stem or re.search(r"\dshot(?!_balance)", stem):
-        return None  # other forms of in-context learning are no part of HELMET's table
-    judged = path.with_name(path.name.removesuffix(".json") + JUDGED)
+        return None  # other forms of in-context learning are not in HELMET's table
+    judged = find_judged_path(path)
     score = path.with_name(path.name + ".score")
     result = read_json(path)
     verdicts = read_json(judged) if judged.is_file() else None
@@ -375,14 +427,14 @@ def _read(path: Path) -> tuple[str, int, Mapping[str, Any], str] | None:
         averages = content.get("averaged_metrics") if isinstance(content, dict) else None
     if not isinstance(averages, dict):
         raise ConfigError(
-            f"{str(chosen)!r} holds no averages: it is no result file of HELMET.",
+            f"{chosen} has no averages: it is not a result file of HELMET.",
             hint="Move it out of the folder.",
         )
-    return name, int(length[1]), averages, _losses(result, verdicts)
+    return name, int(length[1]), averages, _describe_losses(result, verdicts)
 
 
-def _losses(result: Any, verdicts: Any) -> str:
-    """Returns how many rows of a file stand behind no mean, or were cut, in words; else nothing."""
+def _describe_losses(result: Any, verdicts: Any) -> str:
+    """Returns how many rows of a file are behind no mean, or were cut; an empty string for none."""
     if not isinstance(result, dict):
         return ""
     rows = result.get("data") or ()
@@ -392,12 +444,12 @@ def _losses(result: Any, verdicts: Any) -> str:
         judged = verdicts.get("data") or ()
         named = sum(bool(row.get(DETAIL_COLUMN)) for row in judged if isinstance(row, dict))
         found["without a verdict"] = len(rows) - named
-    told = [f"{number} {what}" for what, number in found.items() if number > 0]
-    return f"of {len(rows) + failed} rows {', '.join(told)}" if told else ""
+    counts = [f"{number} {what}" for what, number in found.items() if number > 0]
+    return f"of {len(rows) + failed} rows {', '.join(counts)}" if counts else ""
 
 
 def render_collected(rows: Iterable[HelmetRow], *, every: bool = False) -> str:
-    """Renders the categories, or every column, as Markdown; what is missing is shown as missing."""
+    """Renders the categories, or every column, as a Markdown table."""
     rows = list(rows)
     columns = list(CATEGORIES)
     if every:
@@ -405,10 +457,10 @@ def render_collected(rows: Iterable[HelmetRow], *, every: bool = False) -> str:
     lines = []
     for row in rows:
         values: Mapping[str, float | None] = row.values if every else row.categories
-        cells = [_shown(values.get(name)) for name in columns]
-        lines.append([str(row.length), row.model, *cells, _shown(row.average)])
+        cells = [_render_value(values.get(name)) for name in columns]
+        lines.append([str(row.length), row.model, *cells, _render_value(row.average)])
     return render_table(["length", "model", *columns, "Ours"], lines)
 
 
-def _shown(value: float | None) -> str:
+def _render_value(value: float | None) -> str:
     return "missing" if value is None else f"{value:.1f}"
