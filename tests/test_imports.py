@@ -20,17 +20,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.errors", "demo.lexicon"),
     ("__init__", "core.records", "core.output_dir", "search.store.file"),
     ("core", "search.store"),
-    ("dialogue.replies",),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
-        "dialogue.profiles",
+        *("dialogue.replies", "dialogue.profiles"),
     ),
     ("engines.base",),
     ("attention",),
     ("engines",),
     ("dialogue.steps", "judges"),
-    ("dialogue.run",),
-    ("dialogue.relevance",),
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "training"),

@@ -31,8 +31,8 @@ from agenticlu.data.overlap import (
 from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows
 from agenticlu.data.traces import build_self_checks, build_trace
 from agenticlu.data.tree_view import Funnel, TreeView
-from agenticlu.judges.panel import disagrees, solved_depth
-from agenticlu.search.run import read_settings
+from agenticlu.judges.panel import disagrees
+from agenticlu.search.run import SearchSummary, read_settings
 from agenticlu.search.store import Store
 
 Contaminated = Literal["document in evaluation", "question in evaluation"]
@@ -114,7 +114,6 @@ def load_tree_views(store: Store) -> Iterator[tuple[TreeView, bool]]:
             profile=profile,
             engine=str(without_paths(bound.get("engine", ""))),
             seed=int(bound.get("seed", 0)),
-            controls=tuple(bound.get("controls", ())),
         )
         yield view, store.tree_state(tree.id) == "done"
 
@@ -379,28 +378,18 @@ _PATH = re.compile(
 def collect_facts(store: Store) -> dict[str, Any]:
     """Returns what a card says about a run; names no folder of this machine."""
     bound = store.get("bound") or {}
-    by_depth: dict[int, int] = {}
-    finished = failed = scored = judged = disagreeing = 0
+    summary = SearchSummary()
+    judged = disagreeing = 0
     with store.snapshot():
         counts = store.tree_counts()
         for tree in store.trees(only_finished=True):
-            finished += 1
-            failed += tree.outcome == "failed"
-            scored += any(node.score is not None for node in tree.nodes)
-            depth = solved_depth(tree)
-            if depth is not None:
-                by_depth[depth] = by_depth.get(depth, 0) + 1
+            summary.add(tree)
             for node in tree.nodes:
                 if sum(verdict.value is not None for verdict in node.verdicts) > 1:
                     judged += 1
                     disagreeing += disagrees(node.verdicts)
         nodes = store.num_rounds()
         sources = sorted({corpus_name(store.document(i)) for i in store.document_ids()})
-    recall: dict[str, float] = {}
-    solved = 0
-    for depth in range(max(by_depth, default=-1) + 1):
-        solved += by_depth.get(depth, 0)
-        recall[str(depth)] = round(solved / scored, 4) if scored else 0.0
     profile = store.get("profile") or {}
     facts = {
         "engine": bound.get("engine"),
@@ -412,13 +401,13 @@ def collect_facts(store: Store) -> dict[str, Any]:
         "search": store.get("config"),
         "judges": store.get("judges"),
         "questions": counts["questions"],
-        "finished_questions": finished,
-        "failed_questions": failed,
+        "finished_questions": summary.outcomes.total(),
+        "failed_questions": summary.outcomes["failed"],
         "documents": len(store.document_ids()),
         "sources": sources,
         "nodes": nodes,
-        "scored_questions": scored,
-        "recall_by_depth": recall,
+        "scored_questions": summary.scored,
+        "recall_by_depth": {str(d): round(r, 4) for d, r in summary.recall_by_depth.items()},
         "judge_disagreements": {"answers": judged, "disagreeing": disagreeing},
         "judge_controls": store.get("controls"),
         "tokens_by_phase": {

@@ -175,9 +175,7 @@ def _candidates(
         for node in right:
             fates[node.id] = "all right"
         return [], []
-    order = {node.id: i for i, node in enumerate(nodes)}
-    right.sort(key=lambda node: (-(node.score or 0.0), order[node.id]))
-    return right, wrong
+    return sorted(right, key=_score, reverse=True), wrong
 
 
 def _reject(
@@ -187,11 +185,7 @@ def _reject(
     candidates: Sequence[Node],
     policy: PairPolicy,
 ) -> Node | None:
-    far = [
-        node
-        for node in rejected
-        if (best.score or 0.0) - (node.score or 0.0) >= max(policy.margin, 1e-9)
-    ]
+    far = [node for node in rejected if _score(best) - _score(node) >= max(policy.margin, 1e-9)]
     if policy.rejected == "near-miss":
         far = [node for node in far if _has_right_pieces(view.tree, best, node)]
     if not far:
@@ -199,26 +193,23 @@ def _reject(
     scores = [node.score for node in candidates if node.score is not None]
     mean, spread = statistics.fmean(scores), statistics.pstdev(scores)
     target = mean - 2 * spread if policy.rejected == "mean-2sd" else 0.0
-    order = {node.id: i for i, node in enumerate(candidates)}
-    return min(
-        far,
-        key=lambda node: (
-            round(abs((node.score or 0.0) - target), 9),
-            abs(log_ratio(_last_reply(best), _last_reply(node))),
-            order[node.id],
-        ),
-    )
+
+    def distance(node: Node) -> tuple[float, float]:
+        # Rounded: whether two scores are equally far must not depend on the last bit. Of those, the
+        # reply of the nearest length, so that a model learns no preference for long ones.
+        length = abs(log_ratio(_last_reply(best), _last_reply(node)))
+        return round(abs(_score(node) - target), 9), length
+
+    return min(far, key=distance)
 
 
 def _unpaired(best: Node, rejected: Sequence[Node], policy: PairPolicy) -> Unpaired:
     if not rejected:
         return "no partner"
-    gaps = [(best.score or 0.0) - (node.score or 0.0) for node in rejected]
-    if max(gaps) <= 0:
+    gap = _score(best) - min(map(_score, rejected))
+    if gap <= 0:
         return "tie"
-    if max(gaps) < policy.margin:
-        return "below margin"
-    return "no near miss"
+    return "below margin" if gap < policy.margin else "no near miss"
 
 
 def _has_right_pieces(tree: Tree, best: Node, node: Node) -> bool:
@@ -239,8 +230,6 @@ def _are_in_line(tree: Tree, one: Node, other: Node) -> bool:
 
 
 def _pair(view: TreeView, best: Node, worst: Node, kind: Literal["step", "path"]) -> Pair:
-    assert best.score is not None
-    assert worst.score is not None
     return Pair(
         id=content_id("pair", view.tree.id, best.id, worst.id),
         tree_id=view.tree.id,
@@ -249,8 +238,8 @@ def _pair(view: TreeView, best: Node, worst: Node, kind: Literal["step", "path"]
         kind=kind,
         chosen=best.id,
         rejected=worst.id,
-        score_chosen=best.score,
-        score_rejected=worst.score,
+        score_chosen=_score(best),
+        score_rejected=_score(worst),
     )
 
 
@@ -283,10 +272,8 @@ def build_rows(
 def _parting(tree: Tree, pair: Pair) -> tuple[Node, Node]:
     """Returns the first nodes in which the two paths differ."""
     best, worst = tree.path(pair.chosen), tree.path(pair.rejected)
-    for one, other in zip(best, worst, strict=False):
-        if one.id != other.id:
-            return one, other
-    raise AssertionError("one path holds the other; such pairs are not made")
+    # There is one: where one path holds the other, no pair is made.
+    return next(both for both in zip(best, worst, strict=False) if both[0].id != both[1].id)
 
 
 def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> RowFate | None:
@@ -338,6 +325,12 @@ def _row(
         "margin": round(pair.score_chosen - pair.score_rejected, 6),
         "log_length_ratio": round(log_ratio(turn.reply, other.reply), 4),
     }
+
+
+def _score(node: Node) -> float:
+    """Returns the score of a candidate; nodes without one are no candidates."""
+    assert node.score is not None
+    return node.score
 
 
 def _last_reply(node: Node) -> str:

@@ -129,11 +129,8 @@ def _best_node(view: TreeView, drop_leaks: bool) -> tuple[Node | None, TraceFate
     if not sound:
         assert flaws[0] is not None
         return None, flaws[0]
-    order = {node.id: i for i, node in enumerate(tree.nodes)}
-    best = min(
-        sound,
-        key=lambda n: (n.depth, view.is_tainted(n), -(n.score or 0.0), order[n.id]),
-    )
+    # Of equals, `min` takes the first: the nodes are in the order in which they were sampled.
+    best = min(sound, key=lambda node: (node.depth, view.is_tainted(node), -(node.score or 0.0)))
     return best, "written"
 
 

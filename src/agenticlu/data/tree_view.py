@@ -63,8 +63,6 @@ class TreeView:
     engine: str
     """Name of the engine that sampled it."""
     seed: int = 0
-    controls: tuple[str, ...] = ()
-    """Control tokens that were neutralised in its prompts."""
 
     @cached_property
     def _by_id(self) -> dict[str, Node]:
@@ -117,11 +115,10 @@ class TreeView:
         return Dialogue(
             profile=self.profile,
             document_id=self.document.id,
-            view=mark(self.document, self.pieces, controls=self.controls),
+            view=mark(self.document, self.pieces),
             question=self.tree.question,
             max_rounds=len(turns) + 1,
             turns=tuple(turns),
-            controls=self.controls,
         ).messages()
 
     def provenance(self, node: Node) -> dict[str, Any]:

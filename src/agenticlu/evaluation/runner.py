@@ -23,6 +23,7 @@ from agenticlu.core.errors import (
     UsageError,
 )
 from agenticlu.core.records import Prediction, Turn, Usage
+from agenticlu.documents import parse_marks
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import PASSING
 from agenticlu.evaluation.config import RunSettings
@@ -223,7 +224,7 @@ class Runner:
             piece
             for turn in part
             if turn.kind == "point"
-            for piece in view.shown.named(turn.reply).valid
+            for piece in parse_marks(turn.reply, len(view.pieces)).valid
         }
         usage = sum((turn.usage for turn in part if turn.usage is not None), Usage())
         fitted = fit(job.item, view, self._settings)

@@ -1,17 +1,16 @@
-"""Grow a tree of clarifications for every question, so that nothing is lost and little is spent.
+"""Search: a tree of clarifications for every question, crash-safe and resumable.
 
 ```
-config      what a run is asked to do
-calls       engine + ledger: admission, single recording, pauses
+config      settings of a search
+setup       engine, tokenizer and judges of a command
+caller      engine behind the ledger: admission, single recording, pauses
 grounding   which pieces bear on a text: five ways
-clarifications   near-duplicates among samples
-growth      which node to expand next: ask / tell
+growth      which nodes a tree expands next, how many questions grow at once
 tree        one question, from root to outcome
 run         a corpus into a store; the same trees again, from the ledger alone
-plan        what a run will cost, beforehand
-segments    sealed parts of runs, and their merge
-cluster     the same over many machines, by Ray
-status      how far a run is, from its file
-setup       from what a person typed to engine, tokenizer, judges
+plan        the cost of a run, beforehand
+status      heartbeat and progress of a run
+store       the record of a run: one file, a ledger of every call
+shards      sealed segments of runs, their merge, and many machines by Ray
 ```
 """

@@ -94,16 +94,17 @@ def test_grounding_replaces_its_calls_and_keeps_their_cost(tmp_path: Path):
         found = store.find_grounding("g")
         assert found is not None
         assert found.scores == (0.5, None, 1.0)
-        assert found.usage == Usage(requests=3, prompt_tokens=30)
+        assert store.usage_by_phase()["ground"] == Usage(requests=3, prompt_tokens=30)
 
 
 def test_appends_that_arrive_together_share_a_commit(tmp_path: Path):
     async def work(store: Store) -> int:
-        before = store.commits
+        assert store._writer is not None
+        before = store._writer.commits
         await asyncio.gather(
             *(store.intend(CallId(key=f"k{i}", phase="p", document_id="d")) for i in range(200))
         )
-        return store.commits - before
+        return store._writer.commits - before
 
     with Store(tmp_path) as store:
         commits = run(work(store))

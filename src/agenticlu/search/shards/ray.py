@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -41,7 +41,7 @@ from agenticlu.search.bounded import BoundedEngine
 from agenticlu.search.caller import Admission
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, bind, run_search
-from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
+from agenticlu.search.setup import JUDGE_REQUESTS, EngineChoice, JudgeChoice, build_panel
 from agenticlu.search.shards import Manifest, SharedFolder
 from agenticlu.search.shards.merge import Merger, MergeSummary, segment_part
 from agenticlu.search.shards.sealer import seal_run
@@ -50,8 +50,6 @@ from agenticlu.search.store import Store
 
 TASKS_PER_WORKER = 4
 """Documents that a worker searches at once."""
-JUDGE_REQUESTS = 64
-"""Requests that a worker's judges have in flight at most."""
 POLL_S = 2.0
 """Seconds between polls of the workers' news."""
 STOP_S = 60.0
@@ -103,15 +101,15 @@ class News(TypedDict):
     replicas: list[Health]
 
 
-class Worker:
-    """Searches documents, several at once; becomes a Ray actor."""
+class Worker(Listener):
+    """Searches documents, several at once, and collects its news; becomes a Ray actor."""
 
     def __init__(self, job: RayJob) -> None:
         limits = job.limits
         self._job = job
         self._notes: dict[str, None] = {}
         bound = Admission(limits.prompt_tokens_in_flight, limits.requests_in_flight)
-        sampler = job.engine.load(limits.requests_in_flight, self._note)
+        sampler = job.engine.load(limits.requests_in_flight, self.say)
         self._engine = BoundedEngine(sampler, bound, limits.max_tokens)
         self._judges: list[tuple[str, Engine]] = [
             (name, BoundedEngine(engine, Admission(max_requests=JUDGE_REQUESTS)))
@@ -170,7 +168,7 @@ class Worker:
         with Store(folder) as store:
             if seeds:
                 await self._reuse(seeds, store)
-            panel = build_panel(self._judges, store, limits=job.limits, say=self._note)
+            panel = build_panel(self._judges, store, limits=job.limits, say=self.say)
             await run_search(
                 items,
                 self._engine,
@@ -179,7 +177,7 @@ class Worker:
                 tokenizer=self._tokenizer,
                 judges=build_judges(job.config.judges, panel),
                 limits=replace(job.limits, max_tokens=None),
-                progress=_Relay(self._note),
+                progress=self,
             )
 
     async def _reuse(self, seeds: list[str], store: Store) -> None:
@@ -200,7 +198,7 @@ class Worker:
             try:
                 merger.merge([segment_part(shared, shared.manifest_of(seed))])
             except StoreError as error:
-                self._note(f"segment not reused: {error.message}")
+                self.say(f"segment not reused: {error.message}")
         merger.finish()
 
     def _seal(self, folder: Path, document_id: str, settings: str, *, finished: bool) -> str:
@@ -209,18 +207,9 @@ class Worker:
         )
         return address.rpartition("/")[2]
 
-    def _note(self, text: str) -> None:
-        self._notes[text] = None
-
-
-class _Relay(Listener):
-    """Passes messages on."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-
     def say(self, text: str) -> None:
-        self._say(text)
+        """Keeps a message for `news`."""
+        self._notes[text] = None
 
 
 def search_on_ray(
@@ -267,8 +256,7 @@ def search_on_ray(
         store.put(judges=None, expected=num_questions)  # the judges come with the segments
         driver = _Driver(ray, store, job, progress or Listener())
         with _ray_running(ray, address), _exiting_on_sigterm():
-            driver.run(corpus, _start_workers(ray, job, num_workers))
-        return driver.summary()
+            return driver.run(corpus, _start_workers(ray, job, num_workers))
 
 
 class _Driver:
@@ -291,7 +279,7 @@ class _Driver:
         """Task to the number of its worker, and its document's id."""
         self._parts = 0
 
-    def run(self, corpus: Iterable[Item], workers: list[Any]) -> None:
+    def run(self, corpus: Iterable[Item], workers: list[Any]) -> MergeSummary:
         """Has every document searched that is not sealed yet, and merges all segments."""
         self._workers = workers
         settings = self._job.settings
@@ -328,9 +316,6 @@ class _Driver:
             self._merger.finish()
             with contextlib.suppress(StoreError):
                 self._pulse.write(0, [], elsewhere=True)
-
-    def summary(self) -> MergeSummary:
-        """Returns what was merged."""
         counts = self._store.tree_counts()
         trees = counts["done"] + counts["growing"]
         return MergeSummary(self._parts, counts["questions"], trees, self._merger.rows)

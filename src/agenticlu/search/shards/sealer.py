@@ -35,7 +35,6 @@ from agenticlu.search.shards import (
 from agenticlu.search.shards.merge import merge_parts, segment_part
 from agenticlu.search.store import Store
 
-DEFAULT_EVERY_S = 600.0
 WHOLE = Shard(0, 1)
 _LABEL = re.compile(r"(\d+)/(\d+)")
 

@@ -14,7 +14,6 @@ import threading
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from agenticlu.core.errors import StoreError
@@ -135,12 +134,7 @@ class RunFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -171,11 +165,6 @@ class RunFile:
     async def append(self, statements: Sequence[Statement]) -> None:
         """Commits statements in one transaction, together with whatever else is waiting."""
         await asyncio.wrap_future(self._submit(statements))
-
-    @property
-    def commits(self) -> int:
-        """Commits so far: fewer than appends when they were grouped."""
-        return self._writer.commits if self._writer else 0
 
     def columns(self, table: str) -> tuple[str, ...]:
         """Returns a table's column names."""
@@ -269,7 +258,7 @@ class Writer(threading.Thread):
         self._queue: queue.SimpleQueue[_Append | None] = queue.SimpleQueue()
         self._failure: StoreError | None = None
         self.commits = 0
-        """Commits so far."""
+        """Commits so far: fewer than appends when they were grouped."""
 
     def submit(self, statements: Sequence[Statement]) -> concurrent.futures.Future[None]:
         """Queues statements for one commit; the future is done when the disk has them."""

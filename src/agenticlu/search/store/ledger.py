@@ -36,30 +36,24 @@ class CallId:
 class CallRecord:
     """A call that is over."""
 
-    key: str
     state: str
     """'done' or 'failed'."""
     reply: Any
     """The engine's reply, as JSON data; None when it failed."""
     failure: str | None
     usage: Usage
-    attempts: int
 
 
 @dataclass(frozen=True)
 class GroundingRecord:
-    """What grounding found for one text in one document."""
+    """Result of grounding one text in one document."""
 
-    key: str
-    document_id: str
     kept: tuple[int, ...] | None
     """Pieces that were named; None where pieces are scored instead."""
     scores: tuple[float | None, ...] | None
     """One per piece; None for a piece that was not looked at."""
     unparsed: int
     """Verdicts that could not be parsed."""
-    usage: Usage
-    calls: int
 
 
 @dataclass(frozen=True)
@@ -85,16 +79,15 @@ class Ledger(RunFile):
     def find_call(self, key: str) -> CallRecord | None:
         """Returns a finished call; None when it was never made or never ended."""
         row = self._one(
-            f"SELECT state, reply, failure, attempts, {USAGE} FROM call "
-            "WHERE key = ? AND state != 'intent'",
+            f"SELECT state, reply, failure, {USAGE} FROM call WHERE key = ? AND state != 'intent'",
             (key,),
         )
         if row is None:
             return None
-        state, reply, failure, attempts, *usage = row
+        state, reply, failure, *usage = row
         with self.decoding(f"call {key}"):
             reply = None if reply is None else unpack(reply)
-        return CallRecord(key, state, reply, failure, build_usage(usage), attempts)
+        return CallRecord(state, reply, failure, build_usage(usage))
 
     async def intend(self, call: CallId) -> None:
         """Commits that a call is about to be sent."""
@@ -124,22 +117,15 @@ class Ledger(RunFile):
 
     def find_grounding(self, key: str) -> GroundingRecord | None:
         """Returns what grounding found, or None."""
-        row = self._one(
-            f"SELECT document_id, record, calls, {USAGE} FROM grounding WHERE key = ?", (key,)
-        )
-        if row is None:
+        record = self._value("SELECT record FROM grounding WHERE key = ?", (key,))
+        if record is None:
             return None
-        document_id, record, calls, *usage = row
         with self.decoding(f"grounding {key}"):
             kept, scores, unparsed = unpack(record)
         return GroundingRecord(
-            key=key,
-            document_id=document_id,
             kept=None if kept is None else tuple(kept),
             scores=None if scores is None else tuple(scores),
             unparsed=unparsed,
-            calls=calls,
-            usage=build_usage(usage),
         )
 
     async def finish_groundings(self, folds: Sequence[Fold]) -> None:
