@@ -171,7 +171,7 @@ def test_a_full_disk_is_said(tmp_path: Path, many: Path):
         pytest.skip("this system has no /dev/full")
     (tmp_path / "sft").mkdir()
     (tmp_path / "sft" / "train.parquet").symlink_to("/dev/full")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match="Cannot write"):
         build(many, tmp_path)
     assert not list(tmp_path.rglob("*.parquet"))
 

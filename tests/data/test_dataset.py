@@ -102,7 +102,7 @@ def test_somebody_else_s_folder_is_refused(tmp_path: Path, name: str):
     out = tmp_path / "data"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text('{"accuracy": 0.5}')
-    with pytest.raises(UsageError, match="is not empty and no data set of ours"):
+    with pytest.raises(UsageError, match="is neither empty nor a data set of agenticlu"):
         check_out(out)
     assert (out / name).read_text() == '{"accuracy": 0.5}'
 
@@ -123,7 +123,7 @@ def test_a_run_and_its_data_set_do_not_lie_in_one_another(tmp_path: Path, out: s
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="lie in one another"):
+    with pytest.raises(UsageError, match="must not contain one another"):
         check_out(Path(out), Path("run"))
     check_out(Path("data"), Path("run"))
 
@@ -133,5 +133,5 @@ def test_a_file_and_a_folder_that_cannot_be_made_are_said(tmp_path: Path):
     with pytest.raises(UsageError, match="is a file"):
         check_out(tmp_path / "file")
     check_out(tmp_path / "file" / "data")
-    with pytest.raises(StoreError, match="cannot be written"), staged(tmp_path / "file" / "data"):
+    with pytest.raises(StoreError, match="Cannot write"), staged(tmp_path / "file" / "data"):
         pass

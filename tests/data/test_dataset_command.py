@@ -95,9 +95,9 @@ def test_a_build_writes_its_files_and_tells_what_is_missing(built: Path, run: Pa
     ("out", "words"),
     [
         ("file", "is a file"),
-        ("mine", "is not empty and no data set"),
-        ("run", "lie in one another"),
-        ("run/data", "lie in one another"),
+        ("mine", "is neither empty nor a data set"),
+        ("run", "must not contain one another"),
+        ("run/data", "must not contain one another"),
     ],
 )
 def test_a_folder_that_must_not_be_written_is_refused(run: Path, tmp_path: Path, out, words):
@@ -190,7 +190,7 @@ def test_what_was_built_can_be_imported_with_a_card_of_its_own(built: Path, tmp_
     ("source", "error", "words"),
     [
         ("data/none.json", DocumentError, "There is no file, folder or data set"),
-        ("BUILT", UsageError, "lie in one another"),
+        ("BUILT", UsageError, "must not contain one another"),
         ("ints.json", DocumentError, "Entry 1 of .*ints.json is a number"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_set_that_is_all_in_the_evaluation_is_not_told_to_search_deeper(run, t
 def test_a_push_needs_a_data_set_with_a_licence(run: Path, tmp_path: Path):
     done = call("dataset", "push", tmp_path, "me/traces")
     assert isinstance(done.exception, UsageError)
-    assert "is no data set" in done.exception.message
+    assert "is not a data set" in done.exception.message
     call("dataset", "build", run, "--out", tmp_path / "data")
     done = call("dataset", "push", tmp_path / "data", "me/traces")
     assert isinstance(done.exception, UsageError)

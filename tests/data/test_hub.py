@@ -264,14 +264,14 @@ def test_a_hub_that_is_away_is_said(hub: FakeHub, data: Path, monkeypatch):
 def test_only_a_whole_data_set_is_pushed(hub: FakeHub, data: Path, tmp_path: Path):
     import shutil
 
-    with pytest.raises(UsageError, match="is no data set"):
+    with pytest.raises(UsageError, match="is not a data set"):
         push(tmp_path, "me/a", private=True)
     copy = shutil.copytree(data, tmp_path / "copy")
     (copy / "README.md").write_text("edited by hand")
     push(copy, "me/edited", private=True)
     assert hub.repositories["me/edited"]["README.md"] == b"edited by hand"
     (copy / "sft" / "train.parquet").write_bytes(b"torn")
-    with pytest.raises(StoreError, match="is not what was built"):
+    with pytest.raises(StoreError, match="was changed since it was built"):
         push(copy, "me/a", private=True)
     (copy / "sft" / "train.parquet").unlink()
     with pytest.raises(StoreError, match=r"lacks sft/train\.parquet"):
@@ -279,7 +279,7 @@ def test_only_a_whole_data_set_is_pushed(hub: FakeHub, data: Path, tmp_path: Pat
     record = json.loads((copy / "summary.json").read_text())
     record["files"]["../secret"] = record["files"]["README.md"]
     (copy / "summary.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match="is no data set"):
+    with pytest.raises(UsageError, match="is not a data set"):
         push(copy, "me/a", private=True)
     assert "me/a" not in hub.repositories
 

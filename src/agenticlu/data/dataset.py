@@ -1,4 +1,4 @@
-"""The folder of a data set: its Parquet files, and how it appears whole or not at all.
+"""The directory of a data set: its Parquet files, and how it appears whole or not at all.
 
 `summary.json` names every file with size and hash. What it does not name belongs to somebody else:
 it is never overwritten, removed or uploaded.
@@ -10,10 +10,10 @@ import contextlib
 import hashlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal, Self
 
 from agenticlu.core.errors import StoreError, UsageError, missing_dependency
 
@@ -67,18 +67,40 @@ COLUMNS: dict[str, dict[str, ColumnType]] = {
         "closed_book": "float",
     },
 }
-"""Kind of data to its columns, in order; the published ones come first."""
+"""Kind of data to its columns, in order; those of the published schema come first."""
 ROWS_PER_GROUP = 512
 CHARACTERS_PER_GROUP = 64_000_000
 PAGE_BYTES = 256 << 20
-"""A row group's dictionary keeps each distinct text once, however often a document recurs."""
+"""Size of a column's dictionary: large enough that a row group keeps each document once."""
+SUMMARY = "summary.json"
+CARD = "README.md"
+CROISSANT = "croissant.json"
+FORMAT = "agenticlu-dataset"
+VERSION = 1
+NAMES = frozenset(
+    {CARD, CROISSANT, *(f"{kind}/{split}.parquet" for kind in COLUMNS for split in SPLITS)}
+)
+"""What a summary may name: nothing outside the directory, whoever wrote it."""
+PART = ".agenticlu-part"
+"""Subdirectory where a data set is written before its files take their places."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns failures to write a file into our error."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(
+            f"Cannot write {path}: {error}", hint="Free some space, then run the command again."
+        ) from error
 
 
 class RowWriter:
-    """Writes rows to a Parquet file, a group at a time, so that memory stays small.
+    """Writes rows to a Parquet file in groups, so that memory stays small.
 
     Args:
-        path: The file; made with the first rows, so that no rows make no file.
+        path: The file; created with the first row, so no rows make no file.
         columns: Names and types, in order.
     """
 
@@ -86,12 +108,11 @@ class RowWriter:
         try:
             import pyarrow
             import pyarrow.parquet
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise missing_dependency("pyarrow", "data") from error
         self._arrow = pyarrow
-        self._columns = tuple(columns)
         self._path = path
-        self._schema = _schema(pyarrow, columns)
+        self._schema = _build_schema(pyarrow, columns)
         self._writer: Any = None
         self._waiting: list[Mapping[str, Any]] = []
         self._characters = 0
@@ -99,7 +120,7 @@ class RowWriter:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Adds a row."""
-        self._waiting.append({name: row[name] for name in self._columns})
+        self._waiting.append({name: row[name] for name in self._schema.names})
         self.count += 1
         messages = row.get("prompt") or row.get("messages") or ()
         self._characters += sum(len(message["content"]) for message in messages)
@@ -107,10 +128,10 @@ class RowWriter:
             self._flush()
 
     def close(self) -> None:
-        """Writes what is left.
+        """Writes the remaining rows.
 
         Raises:
-            StoreError: The disk is full or the folder cannot be written.
+            StoreError: The disk is full or the directory is not writable.
         """
         self._flush()
         if self._writer is not None:
@@ -118,7 +139,7 @@ class RowWriter:
                 self._writer.close()
 
     def discard(self) -> None:
-        """Leaves nothing behind."""
+        """Removes the file."""
         with contextlib.suppress(OSError):
             if self._writer is not None:
                 self._writer.close()
@@ -143,24 +164,13 @@ class RowWriter:
         self._waiting, self._characters = [], 0
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns what the disk says while a file is written into our error."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error}", hint="Free space, then run the command again."
-        ) from error
-
-
 class RowFiles:
-    """The files of a data set folder, by kind and split. Use as a context manager.
+    """The Parquet files of a data set, by kind and split. Use as a context manager.
 
     Left with an error, it removes what it wrote.
 
     Args:
-        folder: The data set's folder.
+        folder: The data set's directory.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -170,19 +180,17 @@ class RowFiles:
             for split in SPLITS
         }
 
-    def __enter__(self) -> RowFiles:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            try:
+        with contextlib.ExitStack() as on_failure:
+            for writer in self._writers.values():
+                on_failure.callback(writer.discard)
+            if error is None:
                 for writer in self._writers.values():
                     writer.close()
-            except StoreError:
-                self._discard()
-                raise
-        else:
-            self._discard()
+                on_failure.pop_all()  # everything is written: nothing to discard
 
     def write(self, kind: str, split: Split, row: Mapping[str, Any]) -> None:
         """Adds a row."""
@@ -194,12 +202,71 @@ class RowFiles:
             kind: {split: self._writers[kind, split].count for split in SPLITS} for kind in COLUMNS
         }
 
-    def _discard(self) -> None:
-        for writer in self._writers.values():
-            writer.discard()
+
+class RowSorter:
+    """Takes rows in any order and gives them back by document. Use as a context manager.
+
+    Rows wait in a SQLite file, a document's text once, so that memory does not grow with them.
+
+    Args:
+        path: The file; removed when the block is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self._path, isolation_level=None)
+            # Neither journal nor sync: the file does not outlive the process.
+            self._database.executescript(
+                "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+                "CREATE TABLE document (id TEXT PRIMARY KEY, text BLOB);"
+                "CREATE TABLE row (document_id TEXT, data TEXT);"
+                "BEGIN"
+            )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._database.close()
+        self._path.unlink()
+
+    def add(self, document_id: str, text: str, row: Any) -> bool:
+        """Adds a row; returns whether its document is new.
+
+        Args:
+            document_id: Id of the document.
+            text: The document's text, which the row need not repeat.
+            row: JSON data.
+        """
+        with writing(self._path):
+            # Bytes, since SQLite refuses text with lone surrogates.
+            added = self._database.execute(
+                "INSERT OR IGNORE INTO document VALUES (?, ?)",
+                (document_id, text.encode("utf-8", "surrogatepass")),
+            )
+            self._database.execute("INSERT INTO row VALUES (?, ?)", (document_id, json.dumps(row)))
+        return added.rowcount > 0
+
+    def documents(self) -> Iterator[tuple[str, str, list[Any]]]:
+        """Yields id, text and rows of every document, by id; rows in the order they came in."""
+        with writing(self._path):
+            self._database.execute("CREATE INDEX IF NOT EXISTS of_document ON row (document_id)")
+        for document_id, text in self._database.execute(
+            "SELECT id, text FROM document ORDER BY id"
+        ):
+            rows = self._database.execute(
+                "SELECT data FROM row WHERE document_id = ? ORDER BY rowid", (document_id,)
+            )
+            yield (
+                document_id,
+                text.decode("utf-8", "surrogatepass"),
+                [json.loads(row) for (row,) in rows],
+            )
 
 
-def _schema(arrow: Any, columns: Mapping[str, ColumnType]) -> Any:
+def _build_schema(arrow: Any, columns: Mapping[str, ColumnType]) -> Any:
     message = arrow.struct([("role", arrow.string()), ("content", arrow.string())])
     types: dict[ColumnType, Any] = {
         "text": arrow.string(),
@@ -213,115 +280,26 @@ def _schema(arrow: Any, columns: Mapping[str, ColumnType]) -> Any:
     return arrow.schema([(name, types[kind]) for name, kind in columns.items()])
 
 
-NUM_BUCKETS = 64
-"""Each has two files open; a bucket of rows without their documents is held in memory."""
-
-
-class Spill:
-    """Takes rows in any order, gives them back by document. Use as a context manager.
-
-    Args:
-        folder: For the buckets; made here, emptied when left.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._texts: dict[str, tuple[int, int]] = {}
-        """Document id to offset and length in its bucket's file of texts."""
-        self._stack = contextlib.ExitStack()
-        self._rows: list[IO[bytes]] = []
-        self._documents: list[IO[bytes]] = []
-
-    def __enter__(self) -> Spill:
-        with writing(self._folder):
-            self._folder.mkdir(parents=True)
-            for number in range(NUM_BUCKETS):
-                for kind, files in (("rows", self._rows), ("texts", self._documents)):
-                    path = self._folder / f"{number:02d}.{kind}"
-                    files.append(self._stack.enter_context(path.open("w+b")))
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-        for path in self._folder.iterdir():
-            path.unlink()
-        self._folder.rmdir()
-
-    def holds(self, document_id: str) -> bool:
-        """Whether a document was added."""
-        return document_id in self._texts
-
-    def add(self, document_id: str, text: str, row: Any) -> None:
-        """Adds a row of a document.
-
-        Args:
-            document_id: Hexadecimal.
-            text: The document's, which the row need not repeat.
-            row: JSON data.
-        """
-        bucket = int(document_id[:2], 16) * NUM_BUCKETS // 256
-        with writing(self._folder):
-            if document_id not in self._texts:
-                data = text.encode("utf-8", "surrogatepass")
-                self._texts[document_id] = self._documents[bucket].tell(), len(data)
-                self._documents[bucket].write(data)
-            self._rows[bucket].write(json.dumps([document_id, row]).encode() + b"\n")
-
-    def documents(self) -> Iterator[tuple[str, str, list[Any]]]:
-        """Yields id, text and rows of every document, by id; rows in the order they came in."""
-        for bucket in range(NUM_BUCKETS):
-            self._rows[bucket].seek(0)
-            by_document: dict[str, list[Any]] = {}
-            for line in self._rows[bucket]:
-                document_id, row = json.loads(line)
-                by_document.setdefault(document_id, []).append(row)
-            for document_id in sorted(by_document):
-                offset, length = self._texts[document_id]
-                self._documents[bucket].seek(offset)
-                data = self._documents[bucket].read(length)
-                yield document_id, data.decode("utf-8", "surrogatepass"), by_document[document_id]
-
-
-SUMMARY = "summary.json"
-CARD = "README.md"
-CROISSANT = "croissant.json"
-FORMAT = "agenticlu-dataset"
-VERSION = 1
-NAMES = frozenset(
-    {CARD, CROISSANT, *(f"{kind}/{split}.parquet" for kind in COLUMNS for split in SPLITS)}
-)
-"""What a summary may name: nothing outside the folder, whoever wrote it."""
-PART = ".agenticlu-part"
-"""Folder inside the data set's where it is written before it takes its place."""
-
-
 def check_out(out: Path, *sources: Path) -> None:
-    """Refuses a folder that a data set must not be written into.
+    """Refuses a directory that a data set must not be written into.
 
     Args:
-        out: The folder wanted.
+        out: The output directory.
         sources: What the data set is made from.
 
     Raises:
-        UsageError: It is a file, holds something else or a card that was edited, or is (inside)
-            a source.
+        UsageError: It is a file, holds something else or an edited card, or contains a source, or
+            lies inside one.
     """
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file, not a folder.", hint="Give another --out.")
+        raise UsageError(f"--out {out} is a file, not a directory.", hint="Give another --out.")
     resolved = out.resolve()
     for source in sources:
-        if not source.exists():
-            continue
         inside = source.resolve()
-        if inside == resolved or inside in resolved.parents or resolved in inside.parents:
+        if source.exists() and (resolved.is_relative_to(inside) or inside.is_relative_to(resolved)):
             raise UsageError(
-                f"--out {out} and {source} lie in one another; a data set has its own folder.",
-                hint=f"For example --out {source.resolve().parent / 'data'}",
+                f"--out {out} and {source} must not contain one another.",
+                hint=f"Give another --out, for example {inside.parent / 'data'}",
             )
     if not out.exists():
         return
@@ -330,28 +308,28 @@ def check_out(out: Path, *sources: Path) -> None:
     if others and record is None:
         shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise UsageError(
-            f"--out {out} is not empty and no data set of ours: it holds {shown}.",
-            hint="Give another --out, or empty the folder.",
+            f"--out {out} is neither empty nor a data set of agenticlu; it holds {shown}.",
+            hint="Give another --out, or empty the directory.",
         )
     card = out / CARD
     if record and card.is_file() and _is_changed(card, record["files"].get(CARD)):
         raise UsageError(
-            f"{card} was edited since it was written; it would be overwritten.",
+            f"{card} was edited since it was written; the build would overwrite it.",
             hint="Move it away, or give another --out.",
         )
 
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """Yields a folder to write a data set into; it takes its place when the block ends well.
+    """Yields a directory to write a data set into; its files move to `out` when the block succeeds.
 
     Args:
-        out: The data set's folder; see `check_out`.
+        out: The data set's directory; see `check_out`.
 
     Raises:
-        StoreError: It cannot be written.
+        StoreError: It is not writable.
     """
-    made = [path for path in (out, *out.parents) if not path.exists()]
+    created = [path for path in (out, *out.parents) if not path.exists()]
     part = out / PART
     with writing(out):
         if part.exists():
@@ -363,13 +341,13 @@ def staged(out: Path) -> Iterator[Path]:
             _publish(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        for path in made:
-            with contextlib.suppress(OSError):  # only folders that stayed empty go
+        for path in created:
+            with contextlib.suppress(OSError):  # only directories that stayed empty go
                 path.rmdir()
 
 
 def _publish(part: Path, out: Path) -> None:
-    """Moves files into place, the summary last; files of the earlier data set go."""
+    """Moves files into place, the summary last; files of the earlier data set are removed."""
     before = set((_read_record(out) or {"files": {}})["files"])
     names = [path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file()]
     names.sort(key=lambda name: (name == SUMMARY, name == CARD, name))
@@ -383,31 +361,25 @@ def _publish(part: Path, out: Path) -> None:
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Returns each file's size and SHA-256 by its name in the folder, sorted."""
+    """Returns each file's size and SHA-256 by its name in the directory, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMMARY)
-    return {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
-        }
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): _describe(path) for path in files}
 
 
 def load_record(folder: Path) -> dict[str, Any]:
-    """Returns the summary of a data set, after a look at its files.
+    """Returns the summary of a data set after checking its files.
 
     The card may have been edited; everything else must be as it was written.
 
     Raises:
-        UsageError: The folder is no data set of ours.
+        UsageError: The directory is not a data set of agenticlu.
         StoreError: A file is missing or was changed.
     """
     record = _read_record(folder)
     if record is None:
         raise UsageError(
-            f"{folder} is no data set: it holds no {SUMMARY} of ours.",
-            hint="Give the folder that `agenticlu dataset build --out` wrote.",
+            f"{folder} is not a data set: it has no {SUMMARY} written by agenticlu.",
+            hint="Give the directory that `agenticlu dataset build --out` wrote.",
         )
     for name, known in record["files"].items():
         path = folder / name
@@ -415,22 +387,20 @@ def load_record(folder: Path) -> dict[str, Any]:
             raise StoreError(f"{folder} lacks {name}.", hint="Build the data set again.")
         if name != CARD and _is_changed(path, known):
             raise StoreError(
-                f"{path} is not what was built: its size or hash differs.",
+                f"{path} was changed since it was built: its size or hash differs.",
                 hint="Build the data set again.",
             )
     return record
 
 
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file, which need not fit into memory."""
+def _describe(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def _is_changed(path: Path, known: dict[str, Any] | None) -> bool:
-    return known is None or (
-        path.stat().st_size != known["bytes"] or file_digest(path) != known["sha256"]
-    )
+    return known is None or path.stat().st_size != known["bytes"] or _describe(path) != known
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:

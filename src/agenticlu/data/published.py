@@ -22,7 +22,7 @@ from agenticlu.core.errors import DocumentError, TrainingError
 from agenticlu.core.records import TurnKind, content_id
 from agenticlu.data.build import Contaminated, DatasetSummary
 from agenticlu.data.corpus import load_source_rows
-from agenticlu.data.dataset import RowFiles, Spill
+from agenticlu.data.dataset import RowFiles, RowSorter
 from agenticlu.data.overlap import EvaluationTexts, Fingerprint, assign_splits
 from agenticlu.data.pairs import log_ratio
 from agenticlu.data.tree_view import is_leak
@@ -291,18 +291,17 @@ def import_published(
     fingerprints: list[Fingerprint] = []
     shared_documents: set[str] = set()
     shared_questions: set[str] = set()
-    with Spill(folder / "spill") as spill:
+    with RowSorter(folder / "rows.sqlite") as sorter:
         summary = DatasetSummary(assign_splits((), 0))
         for row in _usable(_rows_of(source, split), summary):
             document_id = row.document_id
-            if not spill.holds(document_id):
+            if sorter.add(document_id, row.document, _without_document(row)):
                 fingerprints.append(Fingerprint.of(document_id, row.document))
                 if evaluation is not None and evaluation.has_document(document_id, row.document):
                     shared_documents.add(document_id)
-            spill.add(document_id, row.document, _without_document(row))
         summary.splits = assign_splits(fingerprints, validation)
         with RowFiles(folder) as files:
-            for document_id, text, stored in spill.documents():
+            for document_id, text, stored in sorter.documents():
                 for row in (_with_document(one, text) for one in stored):
                     shared = document_id in shared_documents
                     asked = evaluation is not None and evaluation.has_question(row.question)
