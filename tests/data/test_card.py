@@ -216,6 +216,7 @@ def test_the_header_names_the_files_that_there_are(run: Path, tmp_path: Path):
     )
     header = header_of(tmp_path / "data")
     assert header["license"] == "other"
+    assert header["license_name"] == "mine"
     assert header["license_link"] == "https://example.org/#l"
     for config in header["configs"]:
         for file in config["data_files"]:

@@ -53,15 +53,6 @@ class Licence:
     link: str | None = None
     """Address of another licence's text; None when there is none."""
 
-    def header(self) -> list[str]:
-        """Returns the lines of a card's header."""
-        lines = [f"license: {self.identifier}"]
-        if self.name is not None:
-            lines.append(f"license_name: {self.name}")
-        if self.link is not None:
-            lines.append(f'license_link: "{self.link}"')
-        return lines
-
     def __str__(self) -> str:
         return self.link or self.name or self.identifier
 
