@@ -14,7 +14,7 @@ Legend: S rows of the trie, N own rows, H query heads, G key heads, D head dim, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,15 +223,16 @@ class Exchange:
     def scatter_rows(self, x_SGD: Tensor) -> Tensor:
         """Sums over ranks → own rows: the reverse of `gather_rows`."""
         longest = max(self.counts)
+        wide = torch.promote_types(x_SGD.dtype, torch.float32)
         ordered = x_SGD.index_select(0, self.order)
-        padded = x_SGD.new_zeros((self.size * longest, *x_SGD.shape[1:]))
+        padded = x_SGD.new_zeros((self.size * longest, *x_SGD.shape[1:]), dtype=wide)
         start = 0
         for rank, count in enumerate(self.counts):
             padded[rank * longest : rank * longest + count] = ordered[start : start + count]
             start += count
-        own = x_SGD.new_empty((longest, *x_SGD.shape[1:]))
+        own = padded.new_empty((longest, *x_SGD.shape[1:]))
         _reduce_scatter(own, padded, group=self.group)
-        return own[: self.own]
+        return own[: self.own].to(x_SGD.dtype)
 
     def rotate(self, tensors: Sequence[Tensor], rows: int) -> list[Tensor]:
         """Sends tensors to the next rank and returns the previous rank's, of `rows` rows."""
@@ -247,19 +248,19 @@ class Exchange:
         return received
 
 
-class _Swap(torch.autograd.Function):
-    """Own rows of all heads to all rows of own heads, or back: each is the other's gradient."""
+class _Move(torch.autograd.Function):
+    """A movement of rows between ranks, whose gradient is the movement back."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, exchange: Exchange, to_heads: bool) -> Tensor:
-        ctx.exchange, ctx.to_heads = exchange, to_heads
-        return exchange.rows_to_heads(x) if to_heads else exchange.heads_to_rows(x)
+    def forward(
+        ctx: Any, x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        ctx.back = back
+        return there(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        exchange = ctx.exchange
-        swap = exchange.heads_to_rows if ctx.to_heads else exchange.rows_to_heads
-        return swap(grads[0]), None, None
+        return ctx.back(grads[0]), None, None
 
 
 class Ulysses:
@@ -275,81 +276,78 @@ class Ulysses:
         exchange, groups = self.exchange, k.shape[1]
         if groups % exchange.size:  # more ranks than key heads: each head goes to several ranks
             k, v = (x.repeat_interleave(exchange.size // groups, 1) for x in (k, v))
-        swap = _Swap.apply
-        q_all, k_all, v_all = (swap(x, exchange, True) for x in (q, k, v))  # type: ignore[no-untyped-call]
+        move: Any = _Move.apply
+        q_all, k_all, v_all = (
+            move(x, exchange.rows_to_heads, exchange.heads_to_rows) for x in (q, k, v)
+        )
         out, _ = tree_attention(q_all, k_all, v_all, exchange.flat, scale, exchange.kernel)
-        result: Tensor = swap(out, exchange, False)  # type: ignore[no-untyped-call]
+        result: Tensor = move(out, exchange.heads_to_rows, exchange.rows_to_heads)
         return result
 
 
-class _ModeAttention(torch.autograd.Function):
-    """Attention whose mode computes the output and the gradients itself."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mode: Gather | Ring, scale: float
-    ) -> Tensor:
-        out, lse = mode.forward(q, k, v, scale)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.mode, ctx.scale = mode, scale
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        return *ctx.mode.backward(grads[0], *ctx.saved_tensors, ctx.scale), None, None
-
-
 class Gather:
-    """Own queries against all keys and values, gathered one group of heads at a time."""
+    """Own queries against all keys and values."""
 
-    def __init__(self, exchange: Exchange, *, key_heads_at_once: int = 2) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.kernel = load_kernel(exchange.kernel)
-        self.key_heads_at_once = key_heads_at_once
         self.flat = _flatten(clip(exchange.rectangles, exchange.ranges[exchange.rank]))
 
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: int | None = None
     ) -> Tensor:
         """Returns out_NHD of own rows."""
-        result: Tensor = _ModeAttention.apply(q, k, v, self, scale)  # type: ignore[no-untyped-call]
-        return result
+        move: Any = _Move.apply
+        k_all, v_all = (
+            move(x, self.exchange.gather_rows, self.exchange.scatter_rows) for x in (k, v)
+        )
+        out: Tensor = tree_attention(q, k_all, v_all, self.flat, scale, self.exchange.kernel)[0]
+        return out
 
-    def _head_groups(self, q: Tensor, k: Tensor) -> list[tuple[slice, slice]]:
-        """Returns the slices of query heads and key heads that are computed together."""
-        ratio, step = q.shape[1] // k.shape[1], self.key_heads_at_once
-        return [
-            (slice(g * ratio, (g + step) * ratio), slice(g, g + step))
-            for g in range(0, k.shape[1], step)
-        ]
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Returns out_NHD and lse_HN of own rows."""
-        outs, lses = [], []
-        for heads, groups in self._head_groups(q, k):
-            k_all, v_all = (self.exchange.gather_rows(x[:, groups]) for x in (k, v))
-            out, lse = forward_rectangles(q[:, heads], k_all, v_all, self.flat, scale, self.kernel)
-            outs.append(out)
-            lses.append(lse)
-        return torch.cat(outs, 1), torch.cat(lses, 0)
-
-    def backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the gradients of q, k and v."""
+class _RingAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, ring: Ring, scale: float) -> Tensor:
+        exchange, kernel = ring.exchange, load_kernel(ring.exchange.kernel)
         wide = torch.promote_types(q.dtype, torch.float32)
-        dqs, dks, dvs = [], [], []
-        for heads, groups in self._head_groups(q, k):
-            # Gathered again: keeping all keys and values would undo what sharing the rows saves.
-            k_all, v_all = (self.exchange.gather_rows(x[:, groups]) for x in (k, v))
-            dq, dk, dv = backward_rectangles(
-                dout[:, heads], q[:, heads], k_all, v_all, out[:, heads], lse[heads],
-                self.flat, scale, self.kernel,
-            )  # fmt: skip
-            dqs.append(dq)
-            dks.append(self.exchange.scatter_rows(dk.to(wide)).to(k.dtype))
-            dvs.append(self.exchange.scatter_rows(dv.to(wide)).to(v.dtype))
-        return torch.cat(dqs, 1), torch.cat(dks, 1), torch.cat(dvs, 1)
+        # The own chunk comes first: it covers every own row, so no log-sum-exp starts at -inf.
+        out, lse = forward_rectangles(q, k, v, ring.flat[0], scale, kernel)
+        total, chunk = out.to(wide), [k, v]
+        for owner, flat in zip(ring.owners[1:], ring.flat[1:], strict=True):
+            chunk = exchange.rotate(chunk, exchange.counts[owner])
+            if not flat:
+                continue
+            part, part_lse = forward_rectangles(q, chunk[0], chunk[1], flat, scale, kernel)
+            merged = torch.logaddexp(lse, part_lse)
+            total = total * _weight(lse - merged) + part * _weight(part_lse - merged)
+            lse = merged
+        out = total.to(q.dtype)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.ring, ctx.scale = ring, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        q, k, v, out, lse = ctx.saved_tensors
+        ring, exchange = ctx.ring, ctx.ring.exchange
+        kernel = load_kernel(exchange.kernel)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        dq = torch.zeros(q.shape, dtype=wide, device=q.device)
+        chunk = [k, v, torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)]
+        for step, (owner, flat) in enumerate(zip(ring.owners, ring.flat, strict=True)):
+            if step:
+                chunk = exchange.rotate(chunk, exchange.counts[owner])
+            if flat:
+                parts = backward_rectangles(
+                    grads[0], q, chunk[0], chunk[1], out, lse, flat, ctx.scale, kernel
+                )
+                for total, part in zip((dq, *chunk[2:]), parts, strict=True):
+                    total += part
+        dk, dv = exchange.rotate(chunk[2:], exchange.own)  # the last step home
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), None, None
+
+
+def _weight(log_weight_HN: Tensor) -> Tensor:
+    return log_weight_HN.exp().transpose(0, 1).unsqueeze(-1)
 
 
 class Ring:
@@ -357,10 +355,9 @@ class Ring:
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
-        self.kernel = load_kernel(exchange.kernel)
         own = exchange.ranges[exchange.rank]
         self.owners = [(exchange.rank - step) % exchange.size for step in range(exchange.size)]
-        """Whose keys and values are here in each step."""
+        """Ranks whose keys and values are here in each step."""
         self.flat = [
             _flatten(clip(exchange.rectangles, own, exchange.ranges[owner]))
             for owner in self.owners
@@ -370,52 +367,15 @@ class Ring:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: int | None = None
     ) -> Tensor:
         """Returns out_NHD of own rows."""
-        result: Tensor = _ModeAttention.apply(q, k, v, self, scale)  # type: ignore[no-untyped-call]
+        result: Tensor = _RingAttention.apply(q, k, v, self, scale)  # type: ignore[no-untyped-call]
         return result
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Returns out_NHD and lse_HN of own rows."""
-        wide = torch.promote_types(q.dtype, torch.float32)
-        # The own chunk comes first: it covers every own row, so no log-sum-exp starts at -inf.
-        out, lse = forward_rectangles(q, k, v, self.flat[0], scale, self.kernel)
-        total, chunk = out.to(wide), [k, v]
-        for step in range(1, self.exchange.size):
-            chunk = self.exchange.rotate(chunk, self.exchange.counts[self.owners[step]])
-            if not self.flat[step]:
-                continue
-            part, part_lse = forward_rectangles(
-                q, chunk[0], chunk[1], self.flat[step], scale, self.kernel
-            )
-            merged = torch.logaddexp(lse, part_lse)
-            total = total * _weight(lse - merged) + part * _weight(part_lse - merged)
-            lse = merged
-        return total.to(q.dtype), lse
 
-    def backward(
-        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the gradients of q, k and v."""
-        wide = torch.promote_types(q.dtype, torch.float32)
-        dq = torch.zeros(q.shape, dtype=wide, device=q.device)
-        chunk = [k, v, torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)]
-        for step, (owner, flat) in enumerate(zip(self.owners, self.flat, strict=True)):
-            if step:
-                chunk = self.exchange.rotate(chunk, self.exchange.counts[owner])
-            if flat:
-                parts = backward_rectangles(
-                    dout, q, chunk[0], chunk[1], out, lse, flat, scale, self.kernel
-                )
-                for total, part in zip((dq, *chunk[2:]), parts, strict=True):
-                    total += part
-        dk, dv = self.exchange.rotate(chunk[2:], self.exchange.own)  # the last step home
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
-
-
-def _weight(log_weight_HN: Tensor) -> Tensor:
-    return log_weight_HN.exp().transpose(0, 1).unsqueeze(-1)
-
-
-MODES = {"ulysses": Ulysses, "gather": Gather, "ring": Ring}
+MODES: dict[str, type[Ulysses | Gather | Ring]] = {
+    "ulysses": Ulysses,
+    "gather": Gather,
+    "ring": Ring,
+}
 
 
 def check_heads(mode: str, ranks: int, heads: int, groups: int) -> None:

@@ -42,7 +42,6 @@ from agenticlu.training.model import (
     load_shape,
     load_tokenizer,
     probe_model,
-    render_card,
     resolve_model,
     write_export,
 )
@@ -444,6 +443,19 @@ class Run:
                 if config.save_every and step % config.save_every == 0:
                     self.checkpoints.save(step, self.edges, self.optimizer, self.facts())
         return loss
+
+
+def render_card(config: TrainConfig, source: str, num_rows: int, num_steps: int) -> str:
+    """Renders the export's README."""
+    start = f"Started from `{source}`"
+    if config.stage == "dpo":
+        kind = "a base model, not an SFT result" if config.from_base else "the SFT result"
+        start += f" ({kind}), which is also the reference"
+    return (
+        f"# Trained with agenticlu: {config.stage}\n\n{start}.\n\n"
+        f"{num_rows} rows of `{config.dataset}`, {num_steps} steps.\n\n"
+        f"```json\n{config.model_dump_json(indent=2)}\n```\n"
+    )
 
 
 def plan_run(

@@ -307,19 +307,6 @@ def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
     return result
 
 
-def render_card(config: TrainConfig, source: str, num_rows: int, num_steps: int) -> str:
-    """Renders the export's README."""
-    start = f"Started from `{source}`"
-    if config.stage == "dpo":
-        kind = "a base model, not an SFT result" if config.from_base else "the SFT result"
-        start += f" ({kind}), which is also the reference"
-    return (
-        f"# Trained with agenticlu: {config.stage}\n\n{start}.\n\n"
-        f"{num_rows} rows of `{config.dataset}`, {num_steps} steps.\n\n"
-        f"```json\n{config.model_dump_json(indent=2)}\n```\n"
-    )
-
-
 COPIED = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
     "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "chat_template.json",
@@ -409,24 +396,9 @@ def write_export(
     Raises:
         TrainingError: The folder cannot be written.
     """
-    model: Any = edges.model
-    state = edges.state_dict() if weights is None else weights
-    state = {key.removeprefix("model."): value for key, value in state.items()}
     folder = Path(config.out) / "export"
-    if not config.lora_rank:
-        dtype = _choose_export_dtype(source, dtype)
-    elif config.lora_merge or find_base_model(source) != source:
-        dtype = _choose_export_dtype(source, dtype)
-        model, state = _merge_adapter(source, state, config, dtype)
-    elif dtype == torch.bfloat16:
-        dtype = torch.float32  # an adapter is small, and trained in fp32
-    for tied in getattr(edges.causal_lm(), "all_tied_weights_keys", {}):
-        state.pop(tied, None)
-    state = {
-        key: value.detach().to("cpu", dtype) if value.is_floating_point() else value
-        for key, value in state.items()
-    }
     part = folder.with_name(f".{folder.name}.part")
+    model, state, dtype = _collect_state(edges, weights, source, config, dtype)
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -448,6 +420,33 @@ def write_export(
             hint="Free space and run the same command again; it resumes from the last checkpoint.",
         ) from error
     _replace_folder(part, folder)
+
+
+def _collect_state(
+    edges: EdgeModel,
+    weights: dict[str, Tensor] | None,
+    source: str,
+    config: TrainConfig,
+    dtype: torch.dtype,
+) -> tuple[Any, dict[str, Tensor], torch.dtype]:
+    """Returns the model to save, its weights on the CPU, and their dtype."""
+    model: Any = edges.model
+    state = edges.state_dict() if weights is None else weights
+    state = {key.removeprefix("model."): value for key, value in state.items()}
+    if not config.lora_rank:
+        dtype = _choose_export_dtype(source, dtype)
+    elif config.lora_merge or find_base_model(source) != source:
+        dtype = _choose_export_dtype(source, dtype)
+        model, state = _merge_adapter(source, state, config, dtype)
+    elif dtype == torch.bfloat16:
+        dtype = torch.float32  # an adapter is small, and trained in fp32
+    for tied in getattr(edges.causal_lm(), "all_tied_weights_keys", {}):
+        state.pop(tied, None)
+    state = {
+        key: value.detach().to("cpu", dtype) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+    return model, state, dtype
 
 
 def _choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
