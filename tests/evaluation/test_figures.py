@@ -23,7 +23,7 @@ from agenticlu.evaluation.tables import (
     render_csv,
     render_differences_csv,
     render_markdown,
-    results_table,
+    render_results,
     save_summary,
 )
 from agenticlu.judges.panel import combine
@@ -145,7 +145,7 @@ def test_tables_tell_what_stands_behind_each_mean() -> None:
             {("direct", 256): [1.0] * 4, ("direct", 512): [1.0, None, 0.0], ("clarify", 512): [1.0]}
         )
     )
-    rows = {line.split("|")[2].strip(): line for line in results_table(summary).splitlines()[2:]}
+    rows = {line.split("|")[2].strip(): line for line in render_results(summary).splitlines()[2:]}
     assert "4/2, 2/2" in rows["direct"]
     assert "0/0/0, 1/0/0" in rows["direct"]
     assert "| 1/1 " in rows["clarify"]

@@ -445,12 +445,12 @@ def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
     if as_json:
         click.echo(summary.model_dump_json(indent=2))
         return
-    from agenticlu.evaluation.tables import LEGEND, differences_table, results_table
+    from agenticlu.evaluation.tables import LEGEND, render_differences, render_results
 
-    click.echo(results_table(summary))
+    click.echo(render_results(summary))
     if summary.differences:
         click.echo("\nPaired differences, percentage points:")
-        click.echo(differences_table(summary))
+        click.echo(render_differences(summary))
     click.echo("\n" + "\n".join([LEGEND, *summary.notes]))
     click.echo(
         f"\nWritten: {out / 'summary.json'}, results.md, results.csv, differences.csv, "
