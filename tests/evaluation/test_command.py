@@ -205,7 +205,7 @@ def test_a_server_that_vouches_for_nothing_is_warned_of(
     )
     second = call(*words, "--base-url", listing({"id": "m"}))
     assert second.exit_code == 0, second.output
-    assert "Warning: these results were begun with http://127.0.0.1" in second.stderr
+    assert "Warning: these results began with http://127.0.0.1" in second.stderr
     assert scripted[-1].requests == []
     third = call(*SHORT, "--out", str(tmp_path / "out"), "--base-url", listing({"id": "other"}))
     assert third.exit_code == 0, third.output

@@ -111,7 +111,7 @@ def test_without_a_route_for_text_what_is_sent_is_what_is_named(
     name, result = result_in(tmp_path)
     assert "_chatTrue_" in name
     assert {row["output"] for row in result["data"]} == {"Oona"}
-    assert "server continues no plain text" in summary.notes[0]
+    assert "server cannot continue plain text" in summary.notes[0]
     assert load_summary(tmp_path).notes == summary.notes
     assert summarise_folder(tmp_path).notes == summary.notes, "kept where tables are made again"
     assert summary.notes[0] in (tmp_path / "results.md").read_text()

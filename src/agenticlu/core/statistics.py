@@ -1,14 +1,15 @@
-"""Means and paired differences with intervals that respect what is not independent.
+"""Means and paired differences with cluster-robust confidence intervals.
 
 Questions about one document, or one question at several depths, rise and fall together. Every
 interval here is 95% and takes *clusters* of such values as its units: the variance is the
 cluster-robust one (CR1) and the quantile that of Student's t with G - 1 degrees of freedom, G the
 number of clusters. Nothing is drawn at random, so a table can be repeated to the last digit.
 
-    estimate_mean([1.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"])      # scores in [0, 1]
-    estimate_difference([0.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"])  # gains in [-1, 1]
+>>> gain = estimate_difference([0.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"])  # gains in [-1, 1]
+>>> gain.mean, gain.num_clusters
+(0.25, 2)
 
-Both give None for no values and no interval for a single cluster.
+Both estimates are None for no values, and have no interval for a single cluster.
 """
 
 from __future__ import annotations

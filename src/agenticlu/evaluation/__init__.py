@@ -1,7 +1,7 @@
-"""Methods × tasks × lengths: items in, append-only predictions and one summary out.
+"""Evaluates methods on tasks at several lengths: append-only predictions, one summary.
 
-`config` is what a run is told, `tasks` where its items come from, `methods` how they are answered,
-`plan` what is left to ask and what it costs, `run` and `runner` the work itself, which survives a
-kill. `predictions` is the file that it appends to, `summary` turns that into `results`, and
-`tables` renders them. `helmet` reads and writes HELMET's files.
+`config` holds the settings of a run; `tasks` makes or loads its items, `methods` answers them;
+`plan` finds what is left to ask and what it costs; `run` and `runner` do the work, which survives
+a kill. `predictions` is the file that grows, `summary` turns it into `results`, `tables` renders
+them. `scoring` holds the rules, `helmet` reads and writes HELMET's files.
 """

@@ -1,7 +1,8 @@
-"""What an evaluation runs: one record, saved with its results."""
+"""Settings of an evaluation: the configuration saved with its results, and what it resolves to."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ PUBLISHED = {
 """Settings of the published arms: one round, up to 1024 tokens in every turn, temperature 0.6 but
 for the prompting arms, which are greedy, and HELMET's substring match as the score."""
 PUBLISHED_GREEDY = frozenset({"step-by-step", "plan-and-solve", "fact-and-reflect"})
-"""Methods that the published runs decoded greedily, whatever the temperature of the others."""
+"""Methods that the published runs decoded greedily at every temperature of the others."""
 ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
 """Turns whose reply ends in the answer."""
 
@@ -42,12 +43,12 @@ class EvaluationConfig(Record):
     label: str = ""
     """Name of the engine in the tables; empty takes the engine's own."""
     model_fingerprint: str = ""
-    """Hash of the model's weights, so that other weights are other items; of its name where a
-    server vouches for no more."""
+    """Hash of the model's weights, so that other weights are other items; of the model's name where
+    a server reports no more."""
     weights_known: bool = True
-    """Whether that hash is of the weights."""
+    """Whether the fingerprint is that of the weights."""
     servers: tuple[str, ...] = ()
-    """Addresses of the servers that were asked; empty in process."""
+    """Addresses of the servers; empty for a model in this process."""
     limit: int | None = None
     """Items per task and length at most."""
     questions_per_document: int = 4
@@ -109,6 +110,16 @@ class RunSettings:
     framing_tokens: int = CHAT_TOKENS
     """What a chat template or a start token adds to a prompt of the method `helmet`."""
 
+    @functools.cached_property
+    def profile_hash(self) -> str:
+        """Hash of the wordings."""
+        return content_id(self.profile.model_dump_json())
+
+    @functools.cached_property
+    def tokenizer_hash(self) -> str:
+        """Hash of how the tokenizer cuts text: a copy in another folder has the same."""
+        return content_id(*(f"{start}-{end}" for start, end in self.tokenizer.spans(_PROBE)))
+
     def sampling(self, kind: TurnKind, item: Item, method: str = "") -> Sampling:
         """Returns how a turn is sampled."""
         config = self.config
@@ -129,7 +140,7 @@ class RunSettings:
 
 
 def as_published_config(config: EvaluationConfig) -> EvaluationConfig:
-    """Returns the settings of the published arms where they differ from ours."""
+    """Returns the configuration with the settings of the published arms."""
     return config.model_copy(update=PUBLISHED)
 
 
@@ -166,8 +177,3 @@ def fingerprint(folder: str | Path) -> str:
                 file.seek(-END_BYTES, 2)
                 digest.update(file.read())
     return digest.hexdigest()[:16]
-
-
-def hash_tokenizer(tokenizer: Tokenizer) -> str:
-    """Returns a hash of how a tokenizer cuts text: a copy in another folder has the same."""
-    return content_id(*(f"{start}-{end}" for start, end in tokenizer.spans(_PROBE)))

@@ -1,4 +1,4 @@
-"""What an evaluation asks: one item is one question about one document."""
+"""Evaluation items: one question about one document, and the prompt layout of its task."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Prompt:
     """Values of the fields, but for the context."""
     context: str
     label: str
-    """What the reply is meant to continue, such as `Answer:`."""
+    """What the reply continues, such as `Answer:`."""
     separator: str
     """Between the two in completion mode."""
     chat: bool
@@ -112,7 +112,7 @@ def in_form(item: Item, *, chat: bool) -> Item:
 
 
 CHAT_TOKENS = 64
-"""Reckoned where an engine does not tell: more than today's templates add."""
+"""Assumed where an engine does not report them: more than today's templates add."""
 PLAIN_TOKENS = 1
 """Likewise for a text to continue: a start token."""
 SAMPLE = "Which of these words comes first in the alphabet: lantern, copper, meadow?"

@@ -1,4 +1,4 @@
-"""What is asked in a run, which parts are still missing, and what they cost at most."""
+"""Plans a run: its jobs, those still missing, and an upper bound of what they cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from agenticlu.core.records import Prediction, Prices, Record, Usage, content_id
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
-from agenticlu.evaluation.config import EvaluationConfig, RunSettings, hash_tokenizer
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.items import CHAT_TOKENS, PLAIN_TOKENS, DoesNotFitError, Item, in_form
 from agenticlu.evaluation.methods import (
     TOKENS_PER_MARKER,
@@ -18,14 +18,13 @@ from agenticlu.evaluation.methods import (
     find_method,
     wordings_of,
 )
-from agenticlu.evaluation.predictions import hash_profile
 from agenticlu.evaluation.tables import render_table
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 
 NUM_COUNTED = 8
-"""Documents of a task and length whose tokens are counted; the others are reckoned."""
+"""Documents of a task and length whose tokens are counted; the others are estimated."""
 REQUEST_TOKENS = 48
-"""Reckoned for the question, the request and the chat template of one turn."""
+"""Assumed for the question, the request and the chat template of one turn."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Output:
     rounds: int | None = None
     """Rounds whose answer it is; None where the method has but one."""
     is_wanted: bool = True
-    """False for one that is there already, and only comes along with the others."""
+    """False for one that exists already, and only comes along with the others."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +79,18 @@ class PlanRow(Record):
     """Tokens sampled at most."""
 
 
-class Plan(Record):
+class EvaluationPlan(Record):
     """What a run would ask."""
 
     rows: tuple[PlanRow, ...]
     left_out: tuple[str, ...] = ()
-    """Tasks at lengths that their shortest item exceeds, in words."""
+    """Sentences about tasks at lengths that their shortest item exceeds."""
     context_tokens: int | None = None
-    """The window that documents were held against; None: none is known."""
+    """The window that documents were compared with; None when unknown."""
     price: float | None = None
-    """Of all tokens at most; None: no price known."""
+    """Upper bound; None when no price is known."""
     hours: float | None = None
-    """At the rate given; None: none was."""
+    """At the given rate; None without one."""
 
     @property
     def usage(self) -> Usage:
@@ -134,7 +133,7 @@ def build_jobs(items: Sequence[Item], settings: RunSettings) -> list[Job]:
     def outputs_of(method: str, item: Item) -> tuple[Output, ...]:
         return tuple(
             replace(output, id=_output_id(item, method, output, settings, common))
-            for output in _outputs(method, config)
+            for output in build_outputs(method, config)
         )
 
     return [
@@ -149,11 +148,11 @@ def _common_parts(settings: RunSettings) -> tuple[str, ...]:
     """Returns what all ids of a run depend on."""
     config = settings.config
     decoding = (config.top_p, config.max_tokens, config.seed, config.as_published)
-    view = (config.piece_tokens, hash_tokenizer(settings.tokenizer))
-    return (settings.profile.label, hash_profile(settings), *map(str, (*decoding, *view)))
+    view = (config.piece_tokens, settings.tokenizer_hash)
+    return (settings.profile.label, settings.profile_hash, *map(str, (*decoding, *view)))
 
 
-def _outputs(method: str, config: EvaluationConfig) -> tuple[Output, ...]:
+def build_outputs(method: str, config: EvaluationConfig) -> tuple[Output, ...]:
     """Returns the predictions wanted of a method, without ids: one per number of rounds."""
     if not find_method(method).several_rounds:
         return (Output("", method),)
@@ -172,7 +171,7 @@ def _output_id(
 ) -> str:
     """Returns the id of an item's prediction: everything that its result depends on.
 
-    How documents longer than the window are met is not in it: it changes nothing for the others.
+    The policy for documents longer than the window is not in it: the others do not depend on it.
     """
     config, found = settings.config, find_method(method)
     own: tuple[object, ...] = (settings.sampling("answer", item, method).temperature,)
@@ -203,8 +202,8 @@ def find_missing_jobs(
 ) -> list[Job]:
     """Returns the jobs of which a prediction is missing, the missing ones marked as wanted.
 
-    A prediction of a document longer than the window is missing where such documents are met in
-    another way now, or the window is another one.
+    The prediction of a document longer than the window counts as missing where the policy for such
+    documents, or the window, has changed.
     """
 
     def is_left(found: Prediction | None) -> bool:
@@ -225,7 +224,7 @@ def find_missing_jobs(
 
 
 def describe_overlong(settings: RunSettings) -> str:
-    """Returns how documents longer than the window are met, and the window, as stored."""
+    """Returns the policy for documents longer than the window, and the window, as stored."""
     window = "unknown" if settings.context_tokens is None else str(settings.context_tokens)
     return f"{settings.config.overlong} {window}"
 
@@ -236,7 +235,7 @@ def build_plan(
     prices: Prices | None = None,
     done: Mapping[str, Prediction] | None = None,
     retry_failed: bool = False,
-) -> Plan:
+) -> EvaluationPlan:
     """Builds the plan from the very items that a run would ask; request counts are upper bounds.
 
     Args:
@@ -257,7 +256,9 @@ def build_plan(
             jobs = build_jobs(items, settings)
             left = find_missing_jobs(jobs, done or {}, settings, retry_failed)
             rows += _rows(task, length, jobs, left, settings)
-    plan = Plan(rows=tuple(rows), left_out=tuple(left_out), context_tokens=settings.context_tokens)
+    plan = EvaluationPlan(
+        rows=tuple(rows), left_out=tuple(left_out), context_tokens=settings.context_tokens
+    )
     prices, usage = prices or Prices(), plan.usage
     price, seconds = prices.price(usage), prices.seconds(usage)
     return plan.model_copy(
@@ -276,7 +277,7 @@ class _Size:
     marked: int
     """Of the marked view."""
     fitted: int
-    """As a run reckons it when it fits a document into a window."""
+    """The estimate by which a run fits a document into a window."""
     pieces: int
 
     def times(self, share: float) -> _Size:
@@ -416,8 +417,8 @@ def _limits(method: Method, item: Item, settings: RunSettings) -> list[int]:
 def _sizes(items: Sequence[Item], settings: RunSettings) -> dict[str, _Size]:
     """Returns the size of each document.
 
-    The first documents are counted; the others are reckoned from their characters, since counting
-    hundreds of long documents would take longer than anyone waits for a plan.
+    The first documents are counted; the others are estimated from their characters, since counting
+    hundreds of long documents would take minutes.
     """
     sizes: dict[str, _Size] = {}
     counted = [0, 0, 0, 0]
@@ -440,8 +441,8 @@ def _sizes(items: Sequence[Item], settings: RunSettings) -> dict[str, _Size]:
     return sizes
 
 
-def render_plan(plan: Plan) -> str:
-    """Renders the plan for people."""
+def render_plan(plan: EvaluationPlan) -> str:
+    """Renders the plan as a table with its price."""
     columns = (
         "num_items",
         "num_finished",
@@ -463,11 +464,13 @@ def render_plan(plan: Plan) -> str:
     lines += [f"{line} It would be left out." for line in plan.left_out]
     too_long, cut = plan.total("num_too_long"), plan.total("num_cut")
     if plan.context_tokens is None:
-        lines.append("The model's window is not known: documents longer than it are not foreseen.")
+        lines.append(
+            "The model's window is unknown: documents longer than it are not accounted for."
+        )
     if too_long:
         lines.append(
-            f"{too_long} items are longer than the window of {plan.context_tokens} tokens leaves "
-            "room for, and would fail; --overlong fit cuts them."
+            f"{too_long} items do not fit the window of {plan.context_tokens} tokens and would "
+            "fail; --overlong fit cuts them."
         )
     if cut:
         lines.append(f"{cut} items would be cut to fit.")

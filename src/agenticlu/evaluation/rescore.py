@@ -20,7 +20,7 @@ from agenticlu.evaluation.helmet.results import find_judged_path
 from agenticlu.evaluation.helmet.sources import ResultFile, load_key_points, read_json, read_result
 from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
-from agenticlu.evaluation.predictions import current, read_predictions, write_json
+from agenticlu.evaluation.predictions import read_predictions, select_current, write_json
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table
@@ -167,7 +167,7 @@ def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]
     if first is None:
         raise UsageError(f"The file {str(path)!r} is empty.")
     if not is_array and _is_prediction(first[1]):
-        shown, _ = current(read_predictions(path))
+        shown, _ = select_current(read_predictions(path))
         return "predictions", [_from_prediction(p, rule) for p in shown]
     every = [first, *rows]
     if not is_array and len(every) == 1 and "data" in first[1]:

@@ -48,8 +48,8 @@ class Cell(Record):
     """All scored items together, as run: what was cached depends on which method came first."""
     alone_tokens: int | None = None
     """Prompt tokens that the scored items compute when each is asked alone with an empty cache:
-    of all costs the one to compare methods by, whatever they ran beside. None where a prediction
-    does not keep its turns."""
+    the cost to compare methods by, since it does not depend on what ran beside them. None where a
+    prediction keeps no turns."""
     failed_usage: Usage = Usage()
     """What failed items cost before they failed."""
     seconds: float
@@ -62,12 +62,12 @@ class Cell(Record):
     point_recall: MeanEstimate | None = None
     """Share of gold pieces that were cited."""
     gold_present: float | None = None
-    """Share of the items whose gold answer stands in what was left of the document; None where
-    answers are not meant to be copied."""
+    """Share of the items whose gold answer occurs in what was left of the document; None where
+    answers are not to be copied."""
     by_hops: dict[int, MeanEstimate] = Field(default_factory=dict)
     """Headline metric by the number of facts to combine."""
     by_depth: dict[str, MeanEstimate] = Field(default_factory=dict)
-    """Headline metric by where the first gold fact stands, in fifths: '0.0-0.2' and so on."""
+    """Headline metric by the place of the first gold fact, in fifths: '0.0-0.2' and so on."""
 
     @property
     def score(self) -> MeanEstimate | None:
@@ -148,12 +148,12 @@ class Summary(Record):
     num_items: int
     num_failed: int
     left_out: tuple[str, ...] = ()
-    """Tasks at lengths that their shortest item exceeds, in words."""
+    """Sentences about tasks at lengths that their shortest item exceeds."""
     run_notes: tuple[str, ...] = ()
-    """Those of the notes that only the run itself can tell, such as a fall-back."""
+    """Those of the notes that only the run itself knows, such as a fall-back."""
     notes: tuple[str, ...] = ()
-    """What a reader of the figures has to know, in words: few clusters, nothing to pair, and why
-    the run ended early if it did."""
+    """Sentences that a reader of the figures has to know: few clusters, nothing to pair, why the
+    run ended early."""
     usage: Usage
     """What all items cost together, failed ones included."""
 

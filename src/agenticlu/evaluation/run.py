@@ -1,4 +1,4 @@
-"""Runs an evaluation: every finished item kept, nothing asked twice, one summary out."""
+"""Runs an evaluation: keeps every finished item, asks nothing twice, writes one summary."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.methods import find_method
 from agenticlu.evaluation.plan import (
     Job,
-    _outputs,
     build_jobs,
+    build_outputs,
     find_missing_jobs,
     load_run_items,
 )
@@ -52,11 +52,11 @@ from agenticlu.evaluation.predictions import (
     FILE_NAME,
     Conditions,
     PredictionWriter,
-    ResultsFolder,
     build_conditions,
-    current,
+    lock_results,
     read_predictions,
     refuse_mixing,
+    select_current,
     write_json,
 )
 from agenticlu.evaluation.results import SUMMARY_NAME, Summary
@@ -67,7 +67,7 @@ from agenticlu.evaluation.tables import save_summary
 from agenticlu.evaluation.tasks import require_task
 
 PATIENCE_S = 300.0
-"""Seconds without any answer until a run gives an absent or overloaded server up."""
+"""Seconds without any answer after which a run gives up an unreachable or overloaded server."""
 
 
 async def run_evaluation(
@@ -84,15 +84,15 @@ async def run_evaluation(
     Where an error ends the run, what is finished is summarised before it is raised.
 
     Args:
-        settings: What to run; its window is the engine's where it names none.
+        settings: What to run; a window of None takes the engine's.
         engine: What answers.
         out: Folder of the results; a folder of an earlier run is continued.
         retry_failed: Run items again that failed before.
-        patience_s: Seconds without any answer until an absent server is given up.
-        report: Called with one line for people, now and then.
+        patience_s: Seconds without any answer after which an unreachable server is given up.
+        report: Called with a line of progress now and then.
 
     Raises:
-        AgenticluError: Something that every item would meet; finished items are kept.
+        AgenticluError: An error that every item would run into; finished items are kept.
     """
     config = settings.config
     check_config(config)
@@ -107,10 +107,10 @@ async def run_evaluation(
     conditions = {
         output.method: build_conditions(settings, method, output.rounds)
         for method in config.methods
-        for output in _outputs(method, config)
+        for output in build_outputs(method, config)
     }
     patient = be_patient(engine, Breaker(patience_s, report))
-    with ResultsFolder(out):
+    with lock_results(out):
         path = out / FILE_NAME
         done = read_predictions(path) if path.is_file() else {}
         refuse_mixing(done.values(), conditions, config.tasks, out)
@@ -123,7 +123,7 @@ async def run_evaluation(
             except BaseException as error:
                 if done:
                     with contextlib.suppress(StoreError):  # the disk may be what ended the run
-                        run.summarise(f"The run ended early: {_in_words(error)}")
+                        run.summarise(f"The run ended early: {_describe(error)}")
                 raise
         return run.summarise()
 
@@ -151,7 +151,7 @@ class _Run:
     async def ask(self, engine: Engine, writer: PredictionWriter, retry_failed: bool) -> None:
         """Asks what is missing, task by task and length by length."""
         config, num_jobs = self._config, 0
-        layouts = Layouts(self._settings, engine, self._tell)
+        layouts = Layouts(self._settings, engine, self._note)
         for task in config.tasks:
             for length in config.lengths:
                 try:
@@ -160,15 +160,15 @@ class _Run:
                     self._report(f"{error.message} Left out.")
                     self._left_out.append(error.message)
                     continue
-                items = await layouts.sendable(items)
+                items = await layouts.adapt(items)
                 jobs = build_jobs(items, self._settings)
                 if not jobs:
-                    self._report(f"{task} has no prompt layout of its own: 'helmet' is left out")
+                    self._report(f"{task} has no prompt layout: the method 'helmet' is left out")
                 num_jobs += len(jobs)
                 left = find_missing_jobs(jobs, self._done, self._settings, retry_failed)
                 self._report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
                 runner = Runner(
-                    await layouts.framed(left),
+                    await layouts.add_framing(left),
                     engine,
                     self._conditions,
                     writer,
@@ -179,12 +179,12 @@ class _Run:
                 if task in SPECS:
                     _write_helmet(task, length, jobs, self._done, config, self._out)
                 if task == "alce_asqa" and (note := splitter_note()) and note not in self._notes:
-                    self._tell(note)
+                    self._note(note)
         if not num_jobs:
             raise _nothing_to_ask(config, self._left_out)
 
-    def _tell(self, note: str) -> None:
-        """Says what a reader of the figures should know, now and with the results."""
+    def _note(self, note: str) -> None:
+        """Reports what a reader of the figures should know, now and with the results."""
         self._notes.append(note)
         self._report(note)
 
@@ -242,7 +242,7 @@ def _summarise(
     left_out: Sequence[str],
     run_notes: Sequence[str],
 ) -> Summary:
-    shown, hidden = current(done, known)
+    shown, hidden = select_current(done, known)
     summary = summarise(
         add_judgements(shown, out),
         settings,
@@ -275,20 +275,20 @@ def _nothing_to_ask(config: EvaluationConfig, left_out: Sequence[str]) -> UsageE
 
 
 def _warn_of_other_servers(config: EvaluationConfig, out: Path, report: Report) -> None:
-    """Says so where results go on with servers that do not vouch for being the same model."""
+    """Warns where results continue with servers that may not serve the same weights."""
     before = _read_object(out / CONFIG_NAME)
     servers = before.get("servers") or []
     same = before.get("model_fingerprint") == config.model_fingerprint
     if same and not config.weights_known and set(servers) != set(config.servers):
         report(
-            f"Warning: these results were begun with {', '.join(servers) or 'another server'}, and "
-            f"{', '.join(config.servers)} tells the model's name but not its weights. Finished "
-            "items are kept; if the weights are others, use another --out or --label."
+            f"Warning: these results began with {', '.join(servers) or 'another server'}; "
+            f"{', '.join(config.servers)} reports the model's name but not its weights. Finished "
+            "items are kept. If the weights differ, use another --out or --label."
         )
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Returns a JSON object from a file; empty where there is none."""
+    """Returns the JSON object in a file; an empty one where the file is missing."""
     if not path.is_file():
         return {}
     try:
@@ -300,7 +300,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _in_words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, AgenticluError):
         return error.message
     if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):
@@ -319,7 +319,7 @@ def _write_helmet(
     """Writes HELMET's result file of each method into a folder of its own.
 
     The file says what was sent: methods other than `helmet` show no demonstrations, and their turns
-    are chat. A row says which prediction it is, so that verdicts about it find their way back.
+    are chat. Each row names its prediction, so that verdicts about it can be matched to it.
     """
     by_method: dict[str, list[tuple[Item, Prediction]]] = {}
     for job in jobs:
@@ -350,7 +350,7 @@ def _is_chat(item: Item) -> bool:
 
 
 def check_config(config: EvaluationConfig) -> None:
-    """Raises UsageError for what cannot be, before any work."""
+    """Raises UsageError for settings that are unknown or out of range, before any work."""
     for method in config.methods:
         find_method(method)
     for task in config.tasks:
@@ -358,14 +358,14 @@ def check_config(config: EvaluationConfig) -> None:
     if not (config.tasks and config.methods and config.lengths and config.rounds != ()):
         raise UsageError("An evaluation needs at least one task, one method and one length.")
     if min(config.lengths) < 1 or config.round_counts[0] < 1 or config.max_tokens < 1:
-        raise UsageError("Lengths, rounds and token limits are at least 1.")
+        raise UsageError("Lengths, rounds and token limits must be at least 1.")
     if config.limit is not None and config.limit < 1:
-        raise UsageError(f"--limit {config.limit}: at least one item is needed.")
+        raise UsageError(f"--limit {config.limit}: must be at least 1.")
     known = metric_names()
     if config.metric is not None and config.metric not in known:
         listed = [name for name in known if "@" not in name or name.endswith("@10")]
         raise UsageError(
-            f"There is no metric {config.metric!r}. Metrics: {', '.join(listed)} (other cuts too).",
+            f"Unknown metric {config.metric!r}. Allowed: {', '.join(listed)} (and other cuts).",
             hint=did_you_mean(config.metric, known),
         )
 
@@ -383,18 +383,20 @@ MOST_LISTED = 8
 
 
 def check_files(config: EvaluationConfig) -> None:
-    """Raises the error that a missing file would end the run with, hours later.
+    """Looks for the files and packages that would otherwise end the run hours later.
 
     Raises:
         UsageError: A task's file is missing, or HELMET has none for a length.
         ConfigError: A file of wordings cannot be read.
-        MissingDependencyError: A package is not there that scoring or a data set needs.
+        MissingDependencyError: Scoring or a data set needs a package that is not installed.
     """
     options = config.options
     load_templates(options.get("templates"))
     haystack = options.get("haystack")
     if haystack is not None and not Path(haystack).is_file():
-        raise UsageError(f"There is no file {haystack!r}.", hint="Give a text file by --haystack.")
+        raise UsageError(
+            f"--haystack {haystack!r} does not exist.", hint="Give a text file: --haystack FILE"
+        )
     of_helmet = any(task in SPECS for task in config.tasks)
     if (config.with_rouge or of_helmet) and importlib.util.find_spec("rouge_score") is None:
         raise missing_dependency("rouge-score", "evaluate")  # HELMET's result files hold ROUGE
@@ -405,8 +407,8 @@ def check_files(config: EvaluationConfig) -> None:
         others = "".join(dict.fromkeys(map(describe_similar_files, missing[:MOST_LISTED])))
         raise UsageError(
             f"{len(missing)} HELMET files are missing: {listed}{more}.{others}",
-            hint="Give the folder that holds HELMET's data/ by --helmet-data FOLDER; see "
-            "docs/evaluation.md for where to get it.",
+            hint="Give the folder that holds HELMET's data/ with --helmet-data FOLDER; "
+            "docs/evaluation.md says where to get it.",
         )
     for task in config.tasks:
         if task in SPECS:

@@ -1,4 +1,4 @@
-"""Runs jobs: many requests in flight, prefixes shared, one bad item nobody else's trouble."""
+"""Runs jobs concurrently: prefixes are shared, and one failing item does not stop the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from agenticlu.evaluation.config import RunSettings
 from agenticlu.evaluation.items import Item, gold_pieces, in_form, measure_framing
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
 from agenticlu.evaluation.plan import Job, Output, describe_overlong
-from agenticlu.evaluation.predictions import Conditions, PredictionWriter, writable
+from agenticlu.evaluation.predictions import Conditions, PredictionWriter, replace_lone_surrogates
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.answers import parse_final_answer
 
@@ -44,12 +44,11 @@ FATAL = (
     UsageError,
     *PASSING,
 )
-"""Errors that every other item would meet too: they end the run instead of failing an item."""
+"""Errors that every other item would run into: they end the run instead of failing an item."""
 MOST_IN_A_ROW = 10
-"""Items that may fail one after the other before the run ends. Documents longer than the window do
-not count: at some length that is every one."""
+"""Consecutive failures that end the run; documents longer than the window do not count."""
 PLACES_PER_READING = 4
-"""Of so many items in flight, one may read a document that others wait for."""
+"""One in so many items in flight may read a document that others wait for."""
 
 Report = Callable[[str], None]
 
@@ -64,20 +63,29 @@ class _Session:
     unfinished: int = 0
 
 
+@dataclass(frozen=True)
+class _Attempt:
+    """A job that is being answered."""
+
+    job: Job
+    view: View
+    progress: Progress = field(default_factory=Progress)
+    started: float = field(default_factory=time.monotonic)
+
+
 class Runner:
     """Runs jobs; items of one session wait for its first one, which fills the cache.
 
-    Further sessions are opened while places are free, but no more than a few at a time where many
-    jobs wait for the first one: documents that are read together push each other's prefixes out of
-    the cache.
+    Further sessions are opened while places are free, but only a few at a time while many jobs
+    wait for a first one: documents that are read together evict each other's prefixes.
 
     Args:
         settings: Of the run.
-        engine: What answers; waits by itself where it is away for a while.
-        conditions: What each method, by its name in the tables, is asked under.
+        engine: What answers; it waits by itself while a server is unreachable.
+        conditions: Of each method, by its name in the tables.
         writer: Takes finished predictions.
         done: Predictions by id; finished ones are added.
-        report: Called with one line for people, now and then.
+        report: Called with a line of progress now and then.
     """
 
     def __init__(
@@ -103,7 +111,7 @@ class Runner:
         self._started = time.monotonic()
 
     async def run(self, jobs: Sequence[Job]) -> None:
-        """Runs all jobs; raises the first error that is not one item's own."""
+        """Runs all jobs; raises the first error that concerns more than one item."""
         self._total = len(jobs)
         sessions: dict[str, list[Job]] = {}
         for job in jobs:
@@ -160,37 +168,37 @@ class Runner:
             ready.append((jobs[0], session))
 
     async def _run_one(self, job: Job, view: View) -> None:
-        started = time.monotonic()
-        progress = Progress()
+        attempt = _Attempt(job, view)
         try:
             outcome = await answer(
-                job.method, job.item, view, self._engine, self._settings, progress
+                job.method, job.item, view, self._engine, self._settings, attempt.progress
             )
-            found = self._answered(job, view, outcome, progress, started)
+            found = self._build_predictions(attempt, outcome)
             self._num_in_a_row = 0
         except FATAL:
             raise
-        except Exception as error:  # whatever an engine or a rule does to one item, others go on
-            found = self._failed(job, view, error, progress, started)
+        except Exception as error:  # of an engine or a rule about this item: the others go on
+            found = self._build_predictions(attempt, error)
+            self._num_failed += 1
+            # At some lengths every document is too long, which says nothing about the engine.
             if not isinstance(error, DocumentError):
                 self._num_in_a_row += 1
-            self._num_failed += 1
             if self._num_in_a_row >= MOST_IN_A_ROW:
                 self._keep(job, found)
                 raise EngineError(
                     f"{MOST_IN_A_ROW} items in a row failed; the last one: {_reason(error)}",
-                    hint="What is finished is kept. Once it is mended: the same command with "
+                    hint="Finished items are kept. Fix the cause, then run the same command with "
                     "--retry-failed.",
                 ) from error
         self._keep(job, found)
         self._num_finished += 1
-        self._tell()
+        self._report_progress()
 
     def _keep(self, job: Job, found: Sequence[Prediction]) -> None:
         """Writes the predictions of a job that are wanted."""
         new = [
-            prediction
-            for output, prediction in zip(job.outputs, writable(found), strict=True)
+            replace_lone_surrogates(prediction)
+            for output, prediction in zip(job.outputs, found, strict=True)
             if output.is_wanted
         ]
         self._writer.append(*new)
@@ -198,57 +206,65 @@ class Runner:
             self._done.pop(prediction.id, None)
             self._done[prediction.id] = prediction
 
-    def _answered(
-        self, job: Job, view: View, outcome: Outcome, progress: Progress, started: float
+    def _build_predictions(
+        self, attempt: _Attempt, result: Outcome | Exception
     ) -> list[Prediction]:
-        finished = time.monotonic()
-        return [
-            self._scored(job, output, view, outcome, finished - started)
-            if output is job.whole
-            else self._scored_part(job, output, view, progress, started)
-            for output in job.outputs
-        ]
+        """Returns one prediction per output; rounds that were over before an error are scored."""
+        seconds = time.monotonic() - attempt.started
+        num_rounds = len(round_ends(attempt.progress.turns))
+        found = []
+        for output in attempt.job.outputs:
+            is_over = isinstance(result, Outcome) or (output.rounds or 1) <= num_rounds
+            if output is not attempt.job.whole and is_over:
+                found.append(self._score_part(attempt, output))
+            elif isinstance(result, Outcome):
+                found.append(self._score(attempt, output, result, seconds))
+            else:
+                too_long = isinstance(result, DocumentTooLongError)
+                update = {
+                    "error": _reason(result),
+                    "overlong": describe_overlong(self._settings) if too_long else "",
+                    "turns": tuple(attempt.progress.turns),
+                    "usage": attempt.progress.usage,
+                    "seconds": round(seconds, 4),
+                }
+                found.append(self._blank(attempt.job, output).model_copy(update=update))
+        return found
 
-    def _scored_part(
-        self,
-        job: Job,
-        output: Output,
-        view: View,
-        progress: Progress,
-        started: float,
-    ) -> Prediction:
+    def _score_part(self, attempt: _Attempt, output: Output) -> Prediction:
         """Returns the prediction of the first rounds of a dialogue."""
-        ends = round_ends(progress.turns)
-        part = tuple(progress.turns[: ends[min(output.rounds or 1, len(ends)) - 1]])
+        turns, view = attempt.progress.turns, attempt.view
+        ends = round_ends(turns)
+        part = tuple(turns[: ends[min(output.rounds or 1, len(ends)) - 1]])
         pointed = {
             piece
             for turn in part
             if turn.kind == "point"
             for piece in parse_marks(turn.reply, len(view.pieces)).valid
         }
-        usage = sum((turn.usage for turn in part if turn.usage is not None), Usage())
-        fitted = fit(job.item, view, self._settings)
-        cut = Outcome(
+        fitted = fit(attempt.job.item, view, self._settings)
+        outcome = Outcome(
             raw=next(turn.reply for turn in reversed(part) if turn.kind == "answer"),
             turns=part,
             cited=tuple(sorted(pointed)),
-            usage=usage,
+            usage=sum((turn.usage for turn in part if turn.usage is not None), Usage()),
             left=None if fitted is None else view.text_of(fitted),
         )
-        return self._scored(job, output, view, cut, progress.ends[len(part) - 1] - started)
+        seconds = attempt.progress.ends[len(part) - 1] - attempt.started
+        return self._score(attempt, output, outcome, seconds)
 
-    def _scored(
-        self, job: Job, output: Output, view: View, outcome: Outcome, seconds: float
+    def _score(
+        self, attempt: _Attempt, output: Output, outcome: Outcome, seconds: float
     ) -> Prediction:
-        item = job.item
+        item = attempt.job.item
         scores = rules.score(item, outcome.raw, with_rouge=self._config.with_rouge)
-        return self._blank(job, output).model_copy(
+        return self._blank(attempt.job, output).model_copy(
             update={
                 "raw": outcome.raw,
                 "answer": parse_final_answer(outcome.raw),
                 "scores": scores,
                 "cited": outcome.cited,
-                "gold_pieces": gold_pieces(item, view.pieces),
+                "gold_pieces": gold_pieces(item, attempt.view.pieces),
                 "turns": outcome.turns,
                 "usage": outcome.usage,
                 "seconds": round(seconds, 4),
@@ -257,29 +273,6 @@ class Runner:
                 "gold_present": is_gold_present(item, outcome.left),
             }
         )
-
-    def _failed(
-        self, job: Job, view: View, error: Exception, progress: Progress, started: float
-    ) -> list[Prediction]:
-        """Returns failed predictions, but for rounds that were over when the item failed."""
-        seconds = time.monotonic() - started
-        num_rounds = len(round_ends(progress.turns))
-        too_long = isinstance(error, DocumentTooLongError)
-        found = []
-        for output in job.outputs:
-            if output is not job.whole and (output.rounds or 1) <= num_rounds:
-                found.append(self._scored_part(job, output, view, progress, started))
-                continue
-            blank = self._blank(job, output)
-            update = {
-                "error": _reason(error),
-                "overlong": describe_overlong(self._settings) if too_long else "",
-                "turns": tuple(progress.turns),
-                "usage": progress.usage,
-                "seconds": round(seconds, 4),
-            }
-            found.append(blank.model_copy(update=update))
-        return found
 
     def _blank(self, job: Job, output: Output) -> Prediction:
         item = job.item
@@ -303,7 +296,7 @@ class Runner:
             reference=rules.stored_reference(item),
         )
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         every = max(1, self._total // 10)
         if self._num_finished % every and self._num_finished != self._total:
             return
@@ -320,7 +313,7 @@ def round_ends(turns: Sequence[Turn]) -> list[int]:
 
 
 def is_gold_present(item: Item, left: str | None = None) -> bool | None:
-    """Returns whether a gold answer stands as words in the document, for answers in open text.
+    """Returns whether a gold answer occurs as words in the document, for answers in open text.
 
     Long documents are cut to the length under test before they are asked about, and again where
     they do not fit; where the answer was cut away, a low score says nothing about the model.
@@ -346,49 +339,42 @@ def _reason(error: Exception) -> str:
 
 
 class Layouts:
-    """Puts layouts into a form that an engine takes, and measures what a request adds to them.
+    """Adapts the tasks' prompt layouts to an engine, and measures what its requests add to them.
 
     Args:
         settings: Of the run.
         engine: What answers.
-        report: Told once what a reader of the figures should know.
+        report: Called once with what a reader of the figures should know.
     """
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        engine: Engine,
-        report: Callable[[str], None],
-    ) -> None:
+    def __init__(self, settings: RunSettings, engine: Engine, report: Report) -> None:
         self._used = any(find_method(method).layout for method in settings.config.methods)
         self._wanted = settings.config.chat
         self._engine = engine
         self._settings = settings
         self._report = report
-        self._is_told = False
+        self._is_reported = False
         self._framing: dict[bool, int] = {}
 
-    async def sendable(self, items: Sequence[Item]) -> list[Item]:
-        """Returns the items, as chat where the engine continues no plain text.
+    async def adapt(self, items: Sequence[Item]) -> list[Item]:
+        """Returns the items, as chat where the engine cannot continue plain text.
 
         Raises:
-            UsageError: It does not, and nothing but plain text was wanted.
+            UsageError: It cannot, and the run asks for plain text.
         """
         plain = any(item.prompt is not None and not item.prompt.chat for item in items)
         if not self._used or not plain or (await self._engine.capabilities()).completes:
             return list(items)
-        told = f"{self._engine.name} continues no plain text"
+        limit = f"{self._engine.name} cannot continue plain text"
         if self._wanted is False:
-            raise UsageError(f"{told}, and --no-chat wants nothing else.", hint="Try --chat.")
-        if not self._is_told:
-            self._is_told = True
-            self._report(
-                f"{told}: what HELMET sends as plain text is sent, scored and named as chat."
-            )
+            raise UsageError(f"{limit}, which --no-chat asks for.", hint="Try --chat.")
+        if not self._is_reported:
+            self._is_reported = True
+            self._report(f"{limit}: HELMET's plain-text prompts are sent and scored as chat.")
         return [in_form(item, chat=True) for item in items]
 
-    async def framed(self, jobs: Sequence[Job]) -> RunSettings:
-        """Returns the settings with what a prompt of these jobs costs beside its text."""
+    async def add_framing(self, jobs: Sequence[Job]) -> RunSettings:
+        """Returns the settings with the tokens that a request adds to the prompts of these jobs."""
         sent = [job.item.prompt for job in jobs if find_method(job.method).layout]
         bounded = (
             self._settings.config.overlong == "cut-end" or self._settings.context_tokens is not None

@@ -1,4 +1,4 @@
-"""Predictions in, one documented summary out: cells, differences, costs, effective lengths."""
+"""Summarises predictions: cells, paired differences, costs, effective lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 from agenticlu.core.records import Prediction, Usage
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_difference, estimate_mean
 from agenticlu.evaluation.methods import METHODS
-from agenticlu.evaluation.predictions import failures
 from agenticlu.evaluation.results import (
     Cell,
     Difference,
@@ -66,7 +65,7 @@ def summarise(
     cells = [
         _cell(key, groups[key], groups.get((key[0], BASELINE, *key[2:])), metric) for key in keys
     ]
-    failed = failures(every)
+    failed = [p for p in every if p.error is not None]
     differences = tuple(_differences(groups, keys, engines, metric))
     return Summary(
         settings=dict(settings or {}),
@@ -94,7 +93,7 @@ def headline_of(scores: Iterable[str], metric: str | None = None) -> str:
 
 
 def few_clusters(cells: Iterable[Cell]) -> list[str]:
-    """Returns a warning, in words, where intervals rest on few independent units; else nothing."""
+    """Returns a warning where intervals rest on few independent units; else nothing."""
     few = sorted(
         {
             (cell.task, cell.length, cell.score.num_clusters)
@@ -199,7 +198,7 @@ def _cell(
         num_cut_off=sum(_is_cut_off(p) for p in scored),
         usage=sum((p.usage for p in scored), Usage()),
         alone_tokens=sum_alone_tokens(scored),
-        failed_usage=sum((p.usage for p in failures(predictions)), Usage()),
+        failed_usage=sum((p.usage for p in predictions if p.error is not None), Usage()),
         seconds=round(sum(p.seconds for p in scored), 3),
         overhead=_overhead(baseline, predictions) if baseline else None,
         point_precision=point("point_precision"),
