@@ -20,14 +20,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.errors", "demo.lexicon"),
     ("__init__", "core.records", "core.output_dir", "search.store.file"),
     ("core", "search.store"),
+    ("dialogue.replies",),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
-        *("dialogue.replies", "dialogue.profiles"),
+        "dialogue.profiles",
     ),
     ("engines.base",),
     ("attention",),
     ("engines",),
     ("dialogue.steps", "judges"),
+    ("dialogue.run",),
+    ("dialogue.relevance",),
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "training"),

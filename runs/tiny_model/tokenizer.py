@@ -22,7 +22,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from agenticlu.demo.world import paragraph_starts, world_words
-from agenticlu.dialogue.profiles import KINDS, RELEVANCE_CHOICES, Profile
+from agenticlu.dialogue.profiles import KINDS, Profile
+from agenticlu.dialogue.relevance import RELEVANCE_CHOICES
 from agenticlu.documents import NO_MARKS
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

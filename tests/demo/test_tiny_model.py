@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from agenticlu.core.records import Document, Message, Question
 from agenticlu.demo.world import World, world_words
-from agenticlu.dialogue.profiles import KINDS, RELEVANCE_CHOICES, load_profile, render_relevance
+from agenticlu.dialogue.profiles import KINDS, load_profile
+from agenticlu.dialogue.relevance import RELEVANCE_CHOICES, render_relevance
 from agenticlu.dialogue.steps import DIRECT, Dialogue
 from agenticlu.documents import mark, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer

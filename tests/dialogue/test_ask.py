@@ -18,7 +18,6 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Document, Page, Question
 from agenticlu.dialogue.ask import (
-    RELEVANT,
     Answer,
     Event,
     ask,
@@ -27,6 +26,7 @@ from agenticlu.dialogue.ask import (
     make_question,
 )
 from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.relevance import RELEVANT
 from agenticlu.documents import mark, split
 from agenticlu.documents.citations import cite, find_quote, fold, sentences, statements
 from agenticlu.documents.tokens import ApproximateTokenizer
@@ -136,7 +136,7 @@ def test_a_repeated_clarification_ends_the_rounds_and_the_answer_stands() -> Non
     assert result.checked is False
     assert [c.piece for c in result.citations] == [0, 1]
     assert len(engine.requests) == 6, "nothing is asked about it"
-    assert "The model asked the same once more: its last answer stands." in result.notes
+    assert "The model asked the same again, so its last answer was kept." in result.notes
 
 
 def test_every_request_extends_the_one_before() -> None:
@@ -191,7 +191,7 @@ def test_a_quote_that_is_not_there_is_not_shown_as_one() -> None:
 
 def test_a_fact_from_an_unnamed_paragraph_is_told() -> None:
     result, _ = answer(["Who?", "<para 2>", "Hm.", ROUND[3], "yes"])
-    assert any("stands in paragraph 0" in note for note in result.notes)
+    assert any("is in paragraph 0" in note for note in result.notes)
     result, _ = answer(["Who?", "<para 2>", "Hm.", "Ada sleeps in Vell. Answer: Vell", "yes"])
     assert any("word for word" in note for note in result.notes)
 
@@ -451,7 +451,7 @@ def test_a_stop_answers_with_what_there_is() -> None:
     result, _ = answer(doubting(3), rounds=3, stop=lambda: True)
     assert result.answer == "Wexley"
     assert [turn.kind for turn in result.turns][-1] == "answer"
-    assert any("as asked" in note for note in result.notes)
+    assert any("as requested" in note for note in result.notes)
 
 
 # --- Quotes ---------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agenticlu.core.errors import ConfigError
-from agenticlu.dialogue.profiles import KINDS, Profile, load_profile, render_relevance
+from agenticlu.dialogue.profiles import KINDS, Profile, load_profile
+from agenticlu.dialogue.relevance import render_relevance
 
 
 @pytest.fixture

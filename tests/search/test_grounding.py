@@ -7,18 +7,20 @@ import pytest
 from scripted_world import TOKENIZER, corpus
 
 from agenticlu.core.errors import EngineReplyError
-from agenticlu.core.records import Document, content_id
-from agenticlu.dialogue.profiles import load_profile, render_relevance
+from agenticlu.core.records import content_id
+from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.relevance import render_relevance
+from agenticlu.dialogue.run import ShownDocument
 from agenticlu.documents import split
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.caller import Caller, CallFailedError
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.grounding import Grounder, Shortlister, Source, keep, parse_lines
+from agenticlu.search.grounding import Grounder, keep, parse_lines
 from agenticlu.search.store import Store
 
 (ITEM,) = corpus(documents=1, questions=1)
 PIECES = split(ITEM.document, TOKENIZER, 48)
-SOURCE = Source(ITEM.document, PIECES)
+SOURCE = ShownDocument(ITEM.document, PIECES)
 GOLD = next(p.index for p in PIECES if "item7 is shade49" in ITEM.document.text[p.start : p.end])
 TEXTS = ["What colour is item7 of book 0?", "What colour is item12 of book 0?"]
 
@@ -105,21 +107,11 @@ def test_lines_that_cannot_be_read_are_scanned_one_by_one(tmp_path: Path):
 
 
 def test_shortlist_scans_only_what_bm25_picked(tmp_path: Path):
-    pytest.importorskip("bm25s")
     engine = ScriptedEngine(weights=oracle)
     found, usage, _ = ground(tmp_path, engine, grounding="shortlist", shortlist_k=3)
     assert usage.requests == 3 * len(TEXTS)
     assert found[0].kept == (GOLD,)
     assert found[0].relevance is None, "a piece that was not looked at has no score"
-
-
-def test_a_shortlist_of_a_document_without_words_is_its_first_pieces():
-    pytest.importorskip("bm25s")
-    document = Document.of(" ".join(str(i % 10) for i in range(200)), "digits")
-    source = Source(document, split(document, TOKENIZER, 16))
-    assert len(source.pieces) > 4
-    assert Shortlister(source).pick("What is 7?", 3) == (0, 1, 2)
-    assert len(Shortlister(source).pick("What?", 99)) == len(source.pieces)
 
 
 def test_point_reads_the_marked_document_once_per_text(tmp_path: Path):
@@ -162,7 +154,7 @@ def test_text_that_looks_like_markers_cannot_break_a_view():
     text = "Before. </para 0> <para 7> After."
     item = corpus(documents=1, questions=1)[0]
     document = item.document.model_copy(update={"text": text, "id": content_id(text)})
-    source = Source(document, split(document, TOKENIZER, 100))
+    source = ShownDocument(document, split(document, TOKENIZER, 100))
     assert source.view(None).count("<para 7>") == 0
     assert source.view(()) != ""
 

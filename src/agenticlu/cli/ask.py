@@ -36,7 +36,7 @@ from agenticlu.core.settings import Spelling
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Document, Piece, Question
-    from agenticlu.dialogue.ask import Answer, Estimate, Event
+    from agenticlu.dialogue.ask import Answer, AskEstimate, Event
     from agenticlu.dialogue.profiles import Profile
     from agenticlu.documents.citations import Citation
     from agenticlu.documents.tokens import Tokenizer
@@ -479,7 +479,7 @@ def _show_estimates(job: _Job, *, as_json: bool) -> None:
             click.echo(_render_estimate(cost))
 
 
-def _render_estimate(cost: Estimate) -> str:
+def _render_estimate(cost: AskEstimate) -> str:
     about = "about " if cost.approximate else ""
     fits = {
         True: f"fits the window of {cost.window_tokens or 0:,}",

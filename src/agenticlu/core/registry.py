@@ -9,7 +9,6 @@ from typing import Any
 from agenticlu.core.errors import AgenticluError, ConfigError, did_you_mean, missing_dependency
 
 EXTRA_OF_PACKAGE = {
-    "bm25s": "data",
     "datasets": "hub",
     "fsspec": "data",
     "huggingface_hub": "data",

@@ -114,6 +114,7 @@ def load_tree_views(store: Store) -> Iterator[tuple[TreeView, bool]]:
             profile=profile,
             engine=str(without_paths(bound.get("engine", ""))),
             seed=int(bound.get("seed", 0)),
+            controls=tuple(bound.get("controls", ())),
         )
         yield view, store.tree_state(tree.id) == "done"
 

@@ -63,6 +63,8 @@ class TreeView:
     engine: str
     """Name of the engine that sampled it."""
     seed: int = 0
+    controls: tuple[str, ...] = ()
+    """Control tokens that were neutralised in its prompts."""
 
     @cached_property
     def _by_id(self) -> dict[str, Node]:
@@ -115,10 +117,11 @@ class TreeView:
         return Dialogue(
             profile=self.profile,
             document_id=self.document.id,
-            view=mark(self.document, self.pieces),
+            view=mark(self.document, self.pieces, controls=self.controls),
             question=self.tree.question,
             max_rounds=len(turns) + 1,
             turns=tuple(turns),
+            controls=self.controls,
         ).messages()
 
     def provenance(self, node: Node) -> dict[str, Any]:

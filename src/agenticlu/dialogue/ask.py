@@ -11,14 +11,12 @@ and the dialogue runs over the pieces that bear on them. The answer then says so
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from agenticlu.core.errors import (
-    AgenticluError,
     BudgetExceededError,
     DocumentTooLongError,
     NoSupportedAnswerError,
@@ -35,26 +33,23 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
-from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, render_relevance
-from agenticlu.dialogue.replies import parse_verdict, strip_thinking
+from agenticlu.dialogue.profiles import Profile
+from agenticlu.dialogue.relevance import PieceScanner
+from agenticlu.dialogue.replies import parse_verdict
+from agenticlu.dialogue.run import ShownDocument, control_tokens, run_dialogue
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
-from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
+from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import Tokenizer
-from agenticlu.engines.base import Completion, Engine, Sampling
+from agenticlu.engines.base import Engine, Sampled, Sampling
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
 
 TEMPLATE_TOKENS = 12
 """What a chat template adds to a message, at most, as far as the window is concerned."""
-RELEVANT = 0.5
-"""Least probability of yes, plus half of maybe, of a piece that is kept when reading by spans."""
-KEPT_AT_LEAST = 4
-"""Pieces shown when none is found relevant: the likeliest ones."""
-SCANS_IN_FLIGHT = 16
 
 
 class Answer(Record):
-    """What the document says to a question."""
+    """The answer to a question, with the passages behind it."""
 
     document_id: str
     source: str
@@ -78,7 +73,7 @@ class Answer(Record):
     profile: str = ""
     tokenizer: str = ""
     notes: tuple[str, ...] = ()
-    """What a reader should know: invalid marks, cut replies, spans, unverified quotes."""
+    """Caveats for the reader: invalid marks, cut replies, spans, unverified quotes."""
 
 
 EventKind = Literal["scan", "turn"]
@@ -86,7 +81,7 @@ EventKind = Literal["scan", "turn"]
 
 @dataclass(frozen=True)
 class Event:
-    """A step of the work, told while it happens."""
+    """A step of the work, reported while it happens."""
 
     kind: EventKind
     round: int
@@ -100,7 +95,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class AskEstimate:
     """What asking would cost, before anything is sent."""
 
     document_tokens: int
@@ -121,7 +116,7 @@ class Estimate:
     needed_tokens: int
     """Tokens that the first round needs in the window."""
     approximate: bool
-    """Whether tokens were estimated for want of the model's tokenizer."""
+    """Whether tokens were estimated, without the model's tokenizer."""
 
 
 async def ask(
@@ -156,7 +151,7 @@ async def ask(
         pieces: The document's pieces, where the caller has split it already.
         max_total_tokens: Prompt and sampled tokens at most. On the limit the best answer so far
             is returned, and marked in its notes.
-        stop: Asked before every turn; once it says so, the answer at hand is the answer.
+        stop: Called before every turn; once it returns True, the latest answer is the answer.
         on_event: Called after every turn and while scanning.
 
     Raises:
@@ -169,14 +164,13 @@ async def ask(
     if pieces is None:
         pieces = split(document, tokenizer, piece_tokens)
     window = (await engine.capabilities()).context_tokens
+    shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
     asking = _Asking(
-        document=document,
+        shown=shown,
         question=question,
-        engine=engine,
         tokenizer=tokenizer,
-        profile=profile,
+        scanner=PieceScanner(shown, profile, engine),
         rounds=rounds,
-        pieces=tuple(pieces),
         temperature=temperature,
         window=window,
         max_total_tokens=max_total_tokens,
@@ -211,10 +205,17 @@ def estimate(
     rounds: int = 1,
     pieces: Sequence[Piece],
     window: int | None,
-) -> Estimate:
+) -> AskEstimate:
     """Counts what asking would cost; sends nothing."""
-    view = mark(document, pieces, controls=control_tokens(tokenizer))
-    dialogue = Dialogue(profile=profile, document_id=document.id, view=view, question=question)
+    shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
+    view = shown.view()
+    dialogue = Dialogue(
+        profile=profile,
+        document_id=document.id,
+        view=view,
+        question=question,
+        controls=shown.controls,
+    )
     first = dialogue.next_request()
     assert first is not None
     opening = count_messages(first.messages, tokenizer)
@@ -231,7 +232,7 @@ def estimate(
         completion += MAX_TOKENS[kind]
         length += MAX_TOKENS[kind] + TEMPLATE_TOKENS
     needed = opening + ROUND_TOKENS
-    return Estimate(
+    return AskEstimate(
         document_tokens=tokenizer.count(view),
         num_pieces=len(pieces),
         requests=len(kinds),
@@ -243,12 +244,6 @@ def estimate(
         needed_tokens=needed,
         approximate=tokenizer.name.startswith("approximate"),
     )
-
-
-def control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Returns the control tokens of a tokenizer that knows them."""
-    controls: tuple[str, ...] = getattr(tokenizer, "controls", ())
-    return controls
 
 
 def count_messages(messages: Sequence[Message], tokenizer: Tokenizer) -> int:
@@ -264,13 +259,11 @@ ROUND_TOKENS = sum(MAX_TOKENS[kind] + 3 * TEMPLATE_TOKENS for kind in FULL_ROUND
 class _Asking:
     """One question being asked; lives for one call of `ask`."""
 
-    document: Document
+    shown: ShownDocument
     question: Question
-    engine: Engine
     tokenizer: Tokenizer
-    profile: Profile
+    scanner: PieceScanner
     rounds: int
-    pieces: tuple[Piece, ...]
     temperature: float
     window: int | None
     max_total_tokens: int | None
@@ -278,95 +271,100 @@ class _Asking:
     on_event: Callable[[Event], None]
 
     def __post_init__(self) -> None:
+        self.document, self.engine = self.shown.document, self.scanner.engine
         self.usage = Usage()
         self.notes: list[str] = []
-        self.scores: dict[int, float] = {}
         self.counts: dict[str, int] = {}
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
-        self.controls = control_tokens(self.tokenizer)
-        # Options and question come from outside, too.
-        self.asked = self.question.model_copy(
-            update={
-                "text": neutralise(self.question.text, self.controls),
-                "options": tuple(neutralise(o, self.controls) for o in self.question.options),
-            }
-        )
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
         self._note_pages()
-        dialogue = self._dialogue(self._view(None))
-        if not self._fits(dialogue):
+        dialogue = self._dialogue(self.shown.view())
+        if (over := self._overflow(dialogue)) > 0:
             if not spans:
-                raise self._too_long(dialogue)
-            await self._scan(self.asked.text, 1)
-            dialogue = self._dialogue(self._view(self.kept))
-        while (request := dialogue.next_request()) is not None:
-            if (reason := self._reason_to_stop(request, dialogue)) is not None:
-                self.notes.append(reason)
-                break
-            turn = await self._take_turn(request)
-            dialogue = dialogue.advance(turn)
-            if dialogue.repeats:
-                self.notes.append("The model asked the same once more: its last answer stands.")
-            marks = self._marks(turn) if turn.kind == "point" else None
-            self.on_event(
-                Event("turn", max(1, dialogue.rounds_begun), turn, marks.valid if marks else ())
-            )
-            if turn.kind == "clarify" and self.kept is not None and not dialogue.repeats:
-                await self._scan(neutralise(turn.reply, self.controls), dialogue.round + 1)
-                dialogue = replace(dialogue, view=self._view(self.kept))
+                raise self._too_long(over)
+            await self._scan(self.question.text, 1)
+            dialogue = self._dialogue(self.shown.view(self.kept))
+        dialogue = await run_dialogue(
+            dialogue, self._sample, may_ask=self._may_ask, after_turn=self._after_turn
+        )
         return self._answer(dialogue, time.perf_counter() - began)
-
-    # The window
 
     def _dialogue(self, view: str) -> Dialogue:
         return Dialogue(
-            profile=self.profile,
+            profile=self.scanner.profile,
             document_id=self.document.id,
             view=view,
-            question=self.asked,
+            question=self.question,
             max_rounds=self.rounds,
             ends_on_repeat=True,
+            controls=self.shown.controls,
         )
 
-    def _view(self, only: Collection[int] | None) -> str:
-        return mark(self.document, self.pieces, only, controls=self.controls)
+    async def _sample(self, request: Request) -> Sampled:
+        sampling = Sampling(
+            temperature=self.temperature,
+            max_tokens=MAX_TOKENS[request.kind],
+            seed=content_seed(self.question.id, request.wording, str(len(request.messages))),
+        )
+        sampled = await self.engine.sample(request.messages, sampling, session=self.document.id)
+        self.usage = self.usage + sampled.usage
+        return sampled
 
-    def _fits(self, dialogue: Dialogue) -> bool:
+    async def _after_turn(self, dialogue: Dialogue, turn: Turn) -> Dialogue:
+        if turn.finish_reason == "length" and turn.kind != "check":
+            limit = MAX_TOKENS[turn.kind]
+            self.notes.append(f"The {_NAMES[turn.kind]} was cut off at {limit} tokens.")
+        if dialogue.repeats:
+            self.notes.append("The model asked the same again, so its last answer was kept.")
+        pointed = self.shown.named(turn.reply, self.kept).valid if turn.kind == "point" else ()
+        self.on_event(Event("turn", max(1, dialogue.rounds_begun), turn, pointed))
+        if turn.kind != "clarify" or self.kept is None or dialogue.repeats:
+            return dialogue
+        await self._scan(turn.reply, dialogue.round + 1)
+        return replace(dialogue, view=self.shown.view(self.kept))
+
+    # Window and budget
+
+    def _overflow(self, dialogue: Dialogue) -> int:
+        """Returns the tokens of the first round beyond the window; negative is room to spare."""
         request = dialogue.next_request()
         assert request is not None
-        return self.window is None or self._needed(request) <= self.window
+        needed = self._count(request) + ROUND_TOKENS
+        return 0 if self.window is None else needed - self.window
 
-    def _reason_to_stop(self, request: Request, dialogue: Dialogue) -> str | None:
-        """Returns why the dialogue must end before a request; None when it may go on."""
+    def _may_ask(self, dialogue: Dialogue, request: Request) -> bool:
+        """Whether the dialogue may go on; notes the reason where it may not."""
         where = f"Stopped before the {_NAMES[request.kind]} of round {dialogue.round + 1}"
         answered = any(turn.kind == "answer" for turn in dialogue.turns)
-        if answered and self.stop():
-            return f"{where}, as asked."
         cost = self._count(request) + MAX_TOKENS[request.kind]
-        if self.window is not None and cost > self.window:
-            return f"{where}: the conversation has filled the model's window."
-        if self._exceeds(cost):
-            if not answered:
-                raise self._over_budget(cost)
-            return f"{where}: the limit of {self.max_total_tokens:,} tokens would be passed."
-        return None
+        if answered and self.stop():
+            self.notes.append(f"{where}, as requested.")
+        elif self.window is not None and cost > self.window:
+            self.notes.append(f"{where}: the conversation has filled the model's window.")
+        elif not self._exceeds(cost):
+            return True
+        elif not answered:
+            raise self._over_budget(cost)
+        else:
+            limit = f"{self.max_total_tokens:,}"
+            self.notes.append(f"{where}: it could exceed the limit of {limit} tokens.")
+        return False
+
+    @property
+    def _spent(self) -> int:
+        return self.usage.prompt_tokens + self.usage.completion_tokens
 
     def _exceeds(self, tokens: int) -> bool:
-        spent = self.usage.prompt_tokens + self.usage.completion_tokens
-        return self.max_total_tokens is not None and spent + tokens > self.max_total_tokens
+        return self.max_total_tokens is not None and self._spent + tokens > self.max_total_tokens
 
     def _over_budget(self, tokens: int) -> BudgetExceededError:
-        spent = self.usage.prompt_tokens + self.usage.completion_tokens
         return BudgetExceededError(
-            f"The limit of {self.max_total_tokens:,} tokens is reached before an answer: "
-            f"{spent:,} are spent, and the next step may take {tokens:,}.",
-            hint="--dry-run says what a question may cost; --max-total-tokens sets the limit.",
+            f"The limit of {self.max_total_tokens:,} tokens was reached before an answer: "
+            f"{self._spent:,} are spent, and the next step may take {tokens:,}.",
+            hint="--dry-run shows what a question may cost; --max-total-tokens sets the limit.",
         )
-
-    def _needed(self, request: Request) -> int:
-        return self._count(request) + ROUND_TOKENS
 
     def _count(self, request: Request) -> int:
         """Counts a conversation; the message with the document is counted once."""
@@ -375,125 +373,39 @@ class _Asking:
                 self.counts[message.content] = count_messages((message,), self.tokenizer)
         return sum(self.counts[message.content] for message in request.messages)
 
-    def _too_long(self, dialogue: Dialogue) -> DocumentTooLongError:
-        request = dialogue.next_request()
-        assert request is not None
+    def _too_long(self, over: int) -> DocumentTooLongError:
         assert self.window is not None
-        needed = self._needed(request)
         about = "about " if self.tokenizer.name.startswith("approximate") else ""
         return DocumentTooLongError(
             f"{self.document.source!r} is too long for {self.engine.name}: with the question and "
-            f"room for the replies it takes {about}{needed:,} tokens, the window holds "
-            f"{self.window:,}; {about}{needed - self.window:,} too many.",
+            f"room for the replies it takes {about}{self.window + over:,} tokens, the window holds "
+            f"{self.window:,}; {about}{over:,} too many.",
             hint="--spans reads it piecewise and says so; or use a model with a longer window.",
         )
 
     # Reading by spans
 
-    async def _scan(self, asked: str, round_: int) -> None:
-        """Scores every piece against a question and keeps those that bear on any so far."""
-        limit = asyncio.Semaphore(SCANS_IN_FLIGHT)
-        done = 0
-        cost = sum(p.num_tokens for p in self.pieces) * 5 // 4 + 99 * len(self.pieces)
+    async def _scan(self, question: str, round_: int) -> None:
+        """Scores every piece against one more question; keeps those relevant to any so far."""
+        pieces = self.shown.pieces
+        cost = sum(piece.num_tokens for piece in pieces) * 5 // 4 + 99 * len(pieces)
         if self._exceeds(cost):
             raise self._over_budget(cost)
-
-        async def read(piece: Piece) -> tuple[int, float, Usage]:
-            nonlocal done
-            messages = render_relevance(
-                self.profile, self.document.id, self._span_text(piece), [asked]
-            )
-            async with limit:
-                scored = await self.engine.score_choices(
-                    messages, RELEVANCE_CHOICES, session=self.document.id
-                )
-            done += 1
-            self.on_event(Event("scan", round_, done=done, total=len(self.pieces)))
-            chances = scored.probabilities
-            return piece.index, chances["yes"] + chances["maybe"] / 2, scored.usage
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(read(piece)) for piece in self.pieces]
-        except BaseExceptionGroup as error:
-            raise _first_of_ours(error) from error
-        for index, score, usage in (task.result() for task in tasks):
-            self.scores[index] = max(score, self.scores.get(index, 0.0))
-            self.usage = self.usage + usage
-        self._keep()
-        self.on_event(
-            Event("scan", round_, pieces=self.kept or (), done=done, total=len(self.pieces))
+        total = len(pieces)
+        self.usage = self.usage + await self.scanner.scan(
+            question, lambda done: self.on_event(Event("scan", round_, done=done, total=total))
         )
-
-    def _span_text(self, piece: Piece) -> str:
-        """Returns a piece with an eighth of a piece of its neighbours on either side.
-
-        Spans overlap, so that a fact cut by a border is whole in one of them.
-        """
-        edge = (piece.end - piece.start) // 8
-        text = self.document.text
-        start, end = max(0, piece.start - edge), min(len(text), piece.end + edge)
-        while start < piece.start and start > 0 and not text[start - 1].isspace():
-            start += 1
-        while end > piece.end and end < len(text) and not text[end].isspace():
-            end -= 1
-        return neutralise(text[start:end], self.controls)
-
-    def _keep(self) -> None:
-        """Chooses the pieces to show: the most relevant ones, as many as half the window holds."""
-        assert self.window is not None
-        ranked = sorted(self.scores, key=lambda index: (-self.scores[index], index))
-        relevant = [index for index in ranked if self.scores[index] >= RELEVANT]
-        wanted = relevant or ranked[:KEPT_AT_LEAST]
-        empty = self._dialogue("").next_request()
-        assert empty is not None
-        room = self.window - self._needed(empty)
-        kept: list[int] = []
-        for index in wanted:
-            room -= self.tokenizer.count(self._view((index,))) + 1
-            if room < 0:
-                break
-            kept.append(index)
-        if not kept:
+        room = -self._overflow(self._dialogue(""))
+        self.kept = self.scanner.choose(
+            room, lambda index: self.tokenizer.count(self.shown.view((index,))) + 1
+        )
+        if not self.kept:
             raise DocumentTooLongError(
                 f"Not even one piece fits the window of {self.engine.name} "
                 f"({self.window:,} tokens) beside the dialogue.",
                 hint="Use smaller pieces: --piece-tokens 64.",
             )
-        self.kept = tuple(sorted(kept))
-        self.relevant, self.left_out = len(relevant), len(wanted) - len(kept)
-
-    # Turns
-
-    async def _take_turn(self, request: Request) -> Turn:
-        sampling = Sampling(
-            temperature=self.temperature,
-            max_tokens=MAX_TOKENS[request.kind],
-            seed=content_seed(self.question.id, request.wording, str(len(request.messages))),
-        )
-        sampled = await self.engine.sample(request.messages, sampling, session=self.document.id)
-        self.usage = self.usage + sampled.usage
-        completion = sampled.completions[0]
-        reply = strip_thinking(completion.text)
-        if reply != completion.text:
-            completion = Completion(reply, completion.finish_reason)
-        if completion.finish_reason == "length" and request.kind != "check":
-            self.notes.append(
-                f"The {_NAMES[request.kind]} was cut off at {sampling.max_tokens} tokens."
-            )
-        return request.turn(completion, sampled.usage)
-
-    def _marks(self, turn: Turn) -> Marks:
-        marks = parse_marks(turn.reply, len(self.pieces))
-        if self.kept is None:
-            return marks
-        shown = set(self.kept)
-        hidden = tuple(index for index in marks.valid if index not in shown)
-        return Marks(
-            valid=tuple(index for index in marks.valid if index in shown),
-            out_of_range=tuple(sorted((*marks.out_of_range, *hidden))),
-            duplicated=tuple(index for index in marks.duplicated if index in shown),
-        )
+        self.on_event(Event("scan", round_, pieces=self.kept, done=total, total=total))
 
     # The answer
 
@@ -516,7 +428,7 @@ class _Asking:
         self._note_spans()
         said = statements([t.reply for t in reversed(dialogue.turns) if t.kind in _STATING])
         hints = (answer, reply, self.question.text)
-        citations = cite(self.document, self.pieces, cited, said, hints)
+        citations = cite(self.document, self.shown.pieces, cited, said, hints)
         self._note_quotes(statements([reply]), citations)
         return Answer(
             document_id=self.document.id,
@@ -529,12 +441,12 @@ class _Asking:
             citations=citations,
             rounds=dialogue.rounds_begun,
             turns=dialogue.turns,
-            num_pieces=len(self.pieces),
+            num_pieces=len(self.shown.pieces),
             shown_pieces=self.kept,
             usage=self.usage,
             seconds=seconds,
             engine=self.engine.name,
-            profile=self.profile.label,
+            profile=self.scanner.profile.label,
             tokenizer=self.tokenizer.name,
             notes=tuple(dict.fromkeys(self.notes)),
         )
@@ -544,7 +456,7 @@ class _Asking:
         for turn in turns:
             if turn.kind != "point":
                 continue
-            marks = self._marks(turn)
+            marks = self.shown.named(turn.reply, self.kept)
             cited.update(marks.valid)
             if marks.out_of_range:
                 wrong = ", ".join(map(str, marks.out_of_range[:5]))
@@ -558,12 +470,12 @@ class _Asking:
             return
         text = (
             f"Read by spans: the document does not fit the window, so each of its "
-            f"{len(self.pieces)} pieces was weighed alone; the dialogue saw {len(self.kept)}."
+            f"{len(self.shown.pieces)} pieces was scored alone; the dialogue saw {len(self.kept)}."
         )
-        if not self.relevant:
+        if not self.scanner.num_relevant:
             text += " None was found relevant; the likeliest were taken."
-        elif self.left_out:
-            text += f" {self.left_out} more seemed relevant, but did not fit."
+        elif self.scanner.num_left_out:
+            text += f" {self.scanner.num_left_out} more seemed relevant, but did not fit."
         self.notes.append(text)
 
     def _note_pages(self) -> None:
@@ -576,21 +488,20 @@ class _Asking:
             )
 
     def _note_quotes(self, said: Sequence[str], citations: Sequence[Citation]) -> None:
-        """Says so when the model states a fact that stands elsewhere, or nowhere."""
+        """Notes when the statement is found in another paragraph, or nowhere."""
         if not said or any(citation.verified for citation in citations):
             return
         text = self.document.text
         folded = fold(text)
         for statement in said:
             if (span := find_quote(statement, folded, text)) is not None:
-                piece = next(p for p in self.pieces if p.start <= span[0] < p.end)
+                piece = next(p for p in self.shown.pieces if p.start <= span[0] < p.end)
                 self.notes.append(
-                    f"The model's statement stands in paragraph {piece.index}, "
-                    "which it did not name."
+                    f"The model's statement is in paragraph {piece.index}, which it did not name."
                 )
                 return
         if citations:
-            self.notes.append("The model's statement does not stand in the document word for word.")
+            self.notes.append("The model's statement is not in the document word for word.")
 
 
 _STATING: tuple[TurnKind, ...] = ("answer", "sub_answer")
@@ -602,10 +513,3 @@ _NAMES: dict[TurnKind, str] = {
     "answer": "answer",
     "check": "self-check",
 }
-
-
-def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Returns the first of our errors in a group, else its first error."""
-    errors = (group.subgroup(AgenticluError) or group).exceptions
-    first = errors[0]
-    return _first_of_ours(first) if isinstance(first, BaseExceptionGroup) else first

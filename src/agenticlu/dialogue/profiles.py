@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib.resources
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
 from agenticlu.core.errors import ConfigError, did_you_mean
-from agenticlu.core.records import Message, Record, content_seed
+from agenticlu.core.records import Record, content_seed
 
 KINDS = (
     "system",
@@ -32,8 +31,6 @@ KINDS = (
 """Kinds of wording a profile must have."""
 
 Layout = Literal["own", "published"]
-
-RELEVANCE_CHOICES = ("yes", "maybe", "no")
 
 
 class Wording(Record):
@@ -105,20 +102,3 @@ def load_profile(name_or_path: str = "default") -> Profile:
     if empty:
         raise ConfigError(f"Profile {name_or_path!r} has no wording for: {', '.join(empty)}.")
     return profile
-
-
-def render_relevance(
-    profile: Profile, document_id: str, passage: str, questions: Sequence[str]
-) -> tuple[Message, ...]:
-    """Returns the grounding request for one passage: passage first, question last.
-
-    All questions about a passage share every token up to the question, so its keys and values are
-    computed once. The wordings depend on the document alone.
-    """
-    system = profile.draw("system", document_id).text
-    instruction = profile.draw("relevance", document_id).text
-    asked = "\n".join(f"Question: {question}" for question in questions)
-    return (
-        Message(role="system", content=system),
-        Message(role="user", content=f"Passage: {passage.strip()}\n\n{instruction}\n{asked}"),
-    )

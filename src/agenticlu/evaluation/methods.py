@@ -1,4 +1,4 @@
-"""How an item is answered: each method is a way to run the dialogue, or one request.
+"""Methods of answering an item: each is a way to run the dialogue, or one request.
 
 All methods of a run share the decoding settings, the limit on a reply that ends in an answer, and
 the document's place at the front of the prompt, so that they also share its keys and values.
@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import math
 import time
 import tomllib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agenticlu.core.errors import DocumentTooLongError, UsageError, did_you_mean
+from agenticlu.core.errors import DocumentTooLongError, UsageError
 from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage
-from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, Wording, render_relevance
-from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue
-from agenticlu.documents import mark, parse_marks, split
-from agenticlu.engines.base import Engine
+from agenticlu.core.registry import require_known
+from agenticlu.dialogue.profiles import Profile, Wording
+from agenticlu.dialogue.relevance import (
+    RELEVANCE_CHOICES,
+    PieceIndex,
+    best_of,
+    compute_relevance,
+    render_relevance,
+)
+from agenticlu.dialogue.replies import strip_thinking
+from agenticlu.dialogue.run import ShownDocument, run_dialogue, show_document
+from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Request
+from agenticlu.engines.base import Engine, Sampled
 from agenticlu.evaluation.config import ANSWERING, RunSettings
 from agenticlu.evaluation.items import Item, Prompt, gold_pieces
-from agenticlu.evaluation.scoring.answers import canonical_tokens
 
 TOKENS_PER_MARKER = 16
 """Room reckoned for the two markers of a piece when a document is fitted into a window."""
@@ -119,47 +125,42 @@ def find_method(name: str) -> Method:
     Raises:
         UsageError: There is none of that name.
     """
-    if name not in METHODS:
-        raise UsageError(
-            f"There is no method {name!r}. Methods: {', '.join(METHODS)}.",
-            hint=did_you_mean(name, METHODS),
-        )
+    require_known(name, METHODS, kind="method", error=UsageError)
     return METHODS[name]
 
 
 class View:
-    """A document's pieces and marked text, computed once for all its items and methods."""
+    """A document as a run shows it, computed once for all its items and methods, when needed."""
 
     def __init__(self, item: Item, settings: RunSettings) -> None:
         self.document = item.document
         self._settings = settings
 
     @functools.cached_property
+    def shown(self) -> ShownDocument:
+        """The document in pieces."""
+        settings = self._settings
+        return show_document(self.document, settings.tokenizer, settings.config.piece_tokens)
+
+    @property
     def pieces(self) -> tuple[Piece, ...]:
         """The document's pieces."""
-        return split(self.document, self._settings.tokenizer, self._settings.config.piece_tokens)
+        return self.shown.pieces
 
     @functools.cached_property
     def marked(self) -> str:
         """All pieces, marked."""
-        return self.only(None)
+        return self.shown.view()
 
-    def only(self, indices: Sequence[int] | None) -> str:
-        """Returns the marked view of some pieces; control tokens of the model are neutralised."""
-        controls: tuple[str, ...] = getattr(self._settings.tokenizer, "controls", ())
-        return mark(self.document, self.pieces, indices, controls=controls)
+    @functools.cached_property
+    def index(self) -> PieceIndex:
+        """Ranks the pieces by their words."""
+        return PieceIndex(self.shown)
 
     def text_of(self, indices: Sequence[int]) -> str:
         """Returns the text of some pieces, unmarked."""
         text = self.document.text
         return "".join(text[self.pieces[i].start : self.pieces[i].end] for i in indices)
-
-    @functools.cached_property
-    def words(self) -> tuple[tuple[str, ...], ...]:
-        """Words of each piece, for retrieval."""
-        return tuple(
-            canonical_tokens(self.document.text[piece.start : piece.end]) for piece in self.pieces
-        )
 
 
 async def answer(
@@ -187,33 +188,46 @@ async def answer(
     method = find_method(name)
     if method.layout:
         return await _answer_layout(item, view, engine, settings)
-    usage = Usage()
-    shown: tuple[int, ...] | None = None
     if method.retrieves:
-        shown, usage = await retrieve(item, view, engine, settings, progress)
-    fitted = None if method.retrieves else fit(item, view, settings)
-    outcome = await _run_dialogue(
-        name, item, view, engine, settings, shown if method.retrieves else fitted, progress
-    )
-    return replace(
-        outcome,
-        cited=shown if shown is not None else outcome.cited,
-        usage=usage + outcome.usage,
-        left=None if fitted is None else view.text_of(fitted),
-    )
+        found, usage = await retrieve(item, view, engine, settings, progress)
+        outcome = await _run_method(name, item, view, engine, settings, found, progress)
+        return replace(outcome, cited=found, usage=usage + outcome.usage)
+    fitted = fit(item, view, settings)
+    outcome = await _run_method(name, item, view, engine, settings, fitted, progress)
+    return outcome if fitted is None else replace(outcome, left=view.text_of(fitted))
 
 
-async def _run_dialogue(
+async def _run_method(
     name: str,
     item: Item,
     view: View,
     engine: Engine,
     settings: RunSettings,
-    shown: Sequence[int] | None,
+    only: Sequence[int] | None,
     progress: Progress | None,
 ) -> Outcome:
+    """Runs a method's dialogue over some pieces; over all of them for None."""
     method = find_method(name)
-    text = view.marked if shown is None else view.only(shown)
+    shown = view.shown
+    text = view.marked if only is None else shown.view(only)
+    cited: set[int] = set()
+
+    async def sample(request: Request) -> Sampled:
+        sampling = settings.sampling(request.kind, item, name)
+        return await engine.sample(request.messages, sampling, session=item.session)
+
+    async def after_turn(dialogue: Dialogue, turn: Turn) -> Dialogue:
+        if progress is not None:
+            progress.add(turn.usage or Usage(), turn)
+        if turn.kind == "point":
+            pointed = shown.named(turn.reply).valid
+            cited.update(pointed)
+            if method.regrounds and pointed:
+                return replace(dialogue, view=shown.view(cited))
+        elif turn.kind == "answer" and method.regrounds:
+            return replace(dialogue, view=text)
+        return dialogue
+
     dialogue = Dialogue(
         profile=_profile(settings.profile, method.wording),
         document_id=item.document.id,
@@ -222,28 +236,14 @@ async def _run_dialogue(
         steps=method.steps,
         max_rounds=settings.config.max_rounds if method.several_rounds else 1,
         ends_on_repeat=True,
+        controls=shown.controls,
     )
-    usage = Usage()
-    cited: set[int] = set()
-    while (request := dialogue.next_request()) is not None:
-        sampled = await engine.sample(
-            request.messages, settings.sampling(request.kind, item, name), session=item.session
-        )
-        usage = usage + sampled.usage
-        turn = request.turn(sampled.completions[0], sampled.usage)
-        if progress is not None:
-            progress.add(sampled.usage, turn)
-        dialogue = dialogue.advance(turn)
-        if turn.kind == "point":
-            pointed = parse_marks(turn.reply, len(view.pieces)).valid
-            cited.update(pointed)
-            if method.regrounds and pointed:
-                dialogue = replace(dialogue, view=view.only(sorted(cited)))
-        elif turn.kind == "answer" and method.regrounds:
-            dialogue = replace(dialogue, view=text)
-    answers = [turn for turn in dialogue.turns if turn.kind in ANSWERING]
+    dialogue = await run_dialogue(dialogue, sample, after_turn=after_turn)
     return Outcome(
-        raw=answers[-1].reply, turns=dialogue.turns, cited=tuple(sorted(cited)), usage=usage
+        raw=[turn.reply for turn in dialogue.turns if turn.kind in ANSWERING][-1],
+        turns=dialogue.turns,
+        cited=tuple(sorted(cited)),
+        usage=sum((turn.usage for turn in dialogue.turns if turn.usage), Usage()),
     )
 
 
@@ -258,23 +258,15 @@ async def _answer_layout(item: Item, view: View, engine: Engine, settings: RunSe
     sampling = settings.sampling("direct", item)
     if item.max_tokens is not None:
         sampling = replace(sampling, max_tokens=item.max_tokens)
+    messages = (Message(role="user", content=prompt.text),)
     if prompt.chat:
-        messages = [Message(role="user", content=prompt.text)]
         sampled = await engine.sample(messages, sampling, session=item.session)
     else:
         sampled = await engine.complete(prompt.text, sampling, session=item.session)
     completion = sampled.completions[0]
-    turn = Turn(
-        kind="direct",
-        wording="helmet",
-        request="",
-        reply=completion.text,
-        token_ids=completion.token_ids,
-        finish_reason=completion.finish_reason,
-        usage=sampled.usage,
-    )
+    turn = Request("direct", "helmet", "", messages).turn(completion, sampled.usage)
     # As in HELMET, parsers see the label and what continues it, white space included.
-    raw = completion.text if prompt.chat else prompt.label + completion.text
+    raw = turn.reply if prompt.chat else strip_thinking(prompt.label + completion.text)
     left = None if prompt is item.prompt else prompt.context
     return Outcome(raw=raw, turns=(turn,), usage=sampled.usage, left=left)
 
@@ -409,45 +401,19 @@ async def retrieve(
 ) -> tuple[tuple[int, ...], Usage]:
     """Returns the best pieces for the question, ascending, and what finding them cost."""
     usage = Usage()
-    if settings.config.retriever == "engine":
-        scores = []
-        for piece in view.pieces:
-            text = item.document.text[piece.start : piece.end]
-            messages = render_relevance(
-                settings.profile, item.document.id, text, [item.question.text]
-            )
-            session = f"{item.session}/{piece.index}"
-            scored = await engine.score_choices(messages, RELEVANCE_CHOICES, session=session)
-            usage = usage + scored.usage
-            if progress is not None:
-                progress.add(scored.usage)
-            found = scored.probabilities
-            scores.append(found.get("yes", 0.0) + found.get("maybe", 0.0) / 2)
-    else:
-        query = canonical_tokens(" ".join((item.question.text, *item.question.options)))
-        scores = bm25(query, view.words)
-    best = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: settings.config.top_k]
-    return tuple(sorted(best)), usage
-
-
-def bm25(
-    query: Sequence[str], texts: Sequence[Sequence[str]], *, k1: float = 1.5, b: float = 0.75
-) -> list[float]:
-    """Returns the BM25 score of each text (Robertson's formula with Lucene's non-negative idf).
-
-    >>> [round(score, 2) for score in bm25(["kite"], [["a", "kite"], ["a", "lamp"]])]
-    [0.69, 0.0]
-    """
-    counts = [Counter(text) for text in texts]
-    mean_length = sum(map(len, texts)) / max(len(texts), 1) or 1.0
-    scores = [0.0] * len(texts)
-    for word in dict.fromkeys(query):
-        holding = sum(word in count for count in counts)
-        if not holding:
-            continue
-        idf = math.log(1 + (len(texts) - holding + 0.5) / (holding + 0.5))
-        for i, count in enumerate(counts):
-            tf = count[word]
-            norm = k1 * (1 - b + b * len(texts[i]) / mean_length)
-            scores[i] += idf * tf * (k1 + 1) / (tf + norm)
-    return scores
+    top_k, shown = settings.config.top_k, view.shown
+    if settings.config.retriever != "engine":
+        return view.index.pick(" ".join((item.question.text, *item.question.options)), top_k), usage
+    scores = {}
+    asked = [shown.neutralise(item.question.text)]
+    for piece in view.pieces:
+        messages = render_relevance(
+            settings.profile, item.document.id, shown.text(piece.index), asked
+        )
+        session = f"{item.session}/{piece.index}"
+        found = await engine.score_choices(messages, RELEVANCE_CHOICES, session=session)
+        usage = usage + found.usage
+        if progress is not None:
+            progress.add(found.usage)
+        scores[piece.index] = compute_relevance(found.probabilities)
+    return tuple(sorted(best_of(scores, top_k))), usage

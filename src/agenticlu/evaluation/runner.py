@@ -23,7 +23,6 @@ from agenticlu.core.errors import (
     UsageError,
 )
 from agenticlu.core.records import Prediction, Turn, Usage
-from agenticlu.documents import parse_marks
 from agenticlu.engines.base import Engine
 from agenticlu.engines.breaker import PASSING
 from agenticlu.evaluation.config import RunSettings
@@ -240,7 +239,7 @@ class Runner:
             piece
             for turn in part
             if turn.kind == "point"
-            for piece in parse_marks(turn.reply, len(view.pieces)).valid
+            for piece in view.shown.named(turn.reply).valid
         }
         fitted = fit(attempt.job.item, view, self._settings)
         outcome = Outcome(

@@ -1,4 +1,4 @@
-"""Which pieces of a document bear on a text: a question, or a clarification.
+"""Grounding: finds the pieces of a document that bear on a question or a clarification.
 
 | mode | requests | what the model reads |
 |---|---|---|
@@ -8,28 +8,35 @@
 | point | one per text | the whole marked document, once; the model writes the marks |
 | as-published | one per piece and text | question first, a reasoned verdict of many tokens |
 
-What was found for a text in a document is stored once and shared by every node that asks the same.
+What is found for a text in a document is stored once and shared by every node that asks the same.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from agenticlu.core.records import Document, Message, Piece, Question, content_id
-from agenticlu.dialogue.profiles import RELEVANCE_CHOICES, Profile, render_relevance
-from agenticlu.dialogue.replies import parse_verdict
+from agenticlu.core.records import Message, Question, content_id
+from agenticlu.dialogue.profiles import Profile
+from agenticlu.dialogue.relevance import (
+    RELEVANCE_CHOICES,
+    VERDICT_SCORES,
+    PieceIndex,
+    best_of,
+    render_relevance,
+)
+from agenticlu.dialogue.replies import parse_verdict, strip_thinking
+from agenticlu.dialogue.run import ShownDocument
 from agenticlu.dialogue.steps import Dialogue
-from agenticlu.documents import mark, neutralise, parse_marks
 from agenticlu.engines.base import Sampling
 from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.store import CallId, Fold, GroundingRecord
 
-VERDICT_SCORES = {"yes": 1.0, "maybe": 0.5, "no": 0.0}
 SCORE_DIGITS = 4
 LINE_TOKENS = 6
 """Tokens allowed per line of `scan-many`."""
@@ -61,57 +68,41 @@ class Grounded:
     """Verdicts that could not be read; such pieces are not kept."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A document with its pieces."""
-
-    document: Document
-    pieces: tuple[Piece, ...]
-
-    def text(self, index: int) -> str:
-        """Returns a piece's text, harmless to the prompt around it."""
-        piece = self.pieces[index]
-        return neutralise(self.document.text[piece.start : piece.end]).strip()
-
-    def view(self, kept: Sequence[int] | None) -> str:
-        """Returns the marked pieces; all of them for None."""
-        only = None if kept is None else frozenset(kept)
-        return mark(self.document, self.pieces, only) or NOTHING_KEPT
-
-
-NOTHING_KEPT = "(No paragraph was found to help.)"
-"""Stands for the document when grounding kept nothing."""
-
-
 def keep(scores: Sequence[float | None], config: SearchConfig) -> tuple[int, ...]:
     """Returns the pieces that reach the threshold, at most `top_k` of the best, ascending.
 
     >>> keep([0.9, 0.1, 0.6, 0.7], SearchConfig(top_k=2))
     (0, 3)
     """
-    good = [i for i, score in enumerate(scores) if score is not None and score >= config.threshold]
-    good.sort(key=lambda i: (-(scores[i] or 0.0), i))
-    return tuple(sorted(good[: config.top_k]))
+    good = {
+        index: score
+        for index, score in enumerate(scores)
+        if score is not None and score >= config.threshold
+    }
+    return tuple(sorted(best_of(good, config.top_k)))
 
 
 class Grounder:
     """Grounds texts in one document.
 
     Args:
-        source: The document.
+        shown: The document.
         profile: Wordings.
         config: The mode, the threshold and the cap.
         caller: Asks the engine.
     """
 
     def __init__(
-        self, source: Source, profile: Profile, config: SearchConfig, caller: Caller
+        self, shown: ShownDocument, profile: Profile, config: SearchConfig, caller: Caller
     ) -> None:
-        self.source = source
+        self.shown = shown
         self._profile = profile
         self._config = config
         self._caller = caller
-        self._shortlister: Shortlister | None = None
+
+    @functools.cached_property
+    def _index(self) -> PieceIndex:
+        return PieceIndex(self.shown)
 
     async def ground(self, texts: Sequence[str], owner: str = "") -> list[Grounded]:
         """Returns for each text what bears on it.
@@ -147,17 +138,15 @@ class Grounder:
             return await self._point(key, text)
         if self._config.grounding == "as-published":
             return await self._scan_published(key, text, owner)
-        indices: Sequence[int] = range(len(self.source.pieces))
+        indices: Sequence[int] = range(len(self.shown.pieces))
         if self._config.grounding == "shortlist":
-            if self._shortlister is None:
-                self._shortlister = Shortlister(self.source)
-            indices = self._shortlister.pick(text, self._config.shortlist_k)
+            indices = self._index.pick(text, self._config.shortlist_k)
         return await self._scan(key, text, indices)
 
     async def _scan(self, key: str, text: str, indices: Sequence[int]) -> GroundingRecord:
-        scores: list[float | None] = [None] * len(self.source.pieces)
+        scores: list[float | None] = [None] * len(self.shown.pieces)
         keys = await self._score_pieces(text, indices, scores)
-        return await self._finish(Fold(key, self.source.document.id, keys, scores=tuple(scores)))
+        return await self._finish(Fold(key, self.shown.document.id, keys, scores=tuple(scores)))
 
     async def _scan_published(self, key: str, text: str, owner: str) -> GroundingRecord:
         sampling = Sampling(
@@ -172,29 +161,30 @@ class Grounder:
             sampled = await self._caller.sample(call, messages, sampling)
             return parse_verdict(sampled.completions[0].text)
 
-        verdicts = await together(map(ask, range(len(self.source.pieces))), self._caller.gate)
+        verdicts = await together(map(ask, range(len(self.shown.pieces))), self._caller.gate)
         scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in verdicts]
         unparsed = verdicts.count(None)
         return await self._finish(
-            Fold(key, self.source.document.id, keys, scores=tuple(scores), unparsed=unparsed)
+            Fold(key, self.shown.document.id, keys, scores=tuple(scores), unparsed=unparsed)
         )
 
     async def _point(self, key: str, text: str) -> GroundingRecord:
         asked = Dialogue(
             profile=self._profile,
-            document_id=self.source.document.id,
-            view=self.source.view(None),
+            document_id=self.shown.document.id,
+            view=self.shown.view(),
             question=Question(id=content_id(text), text=text),
             steps=("point",),
+            controls=self.shown.controls,
         )
         request = asked.next_request()
         assert request is not None
         sampling = Sampling(max_tokens=256, seed=self._config.seed)
         call = self._call(sample_key(self._scope, request.messages, sampling, 0))
         sampled = await self._caller.sample(call, request.messages, sampling)
-        marks = parse_marks(sampled.completions[0].text, len(self.source.pieces))
-        kept = marks.valid[: self._config.top_k]
-        return await self._finish(Fold(key, self.source.document.id, [call.key], kept=kept))
+        turn = request.turn(sampled.completions[0])
+        kept = self.shown.named(turn.reply).valid[: self._config.top_k]
+        return await self._finish(Fold(key, self.shown.document.id, [call.key], kept=kept))
 
     async def _ground_together(self, texts: Sequence[str]) -> list[Grounded]:
         """Grounds many texts with one request per piece; unread lines are scanned one by one."""
@@ -219,9 +209,9 @@ class Grounder:
             call = self._call(sample_key(self._scope, messages, sampling, 0))
             shared.append(call.key)
             sampled = await self._caller.sample(call, messages, sampling)
-            return parse_lines(sampled.completions[0].text, len(texts))
+            return parse_lines(strip_thinking(sampled.completions[0].text), len(texts))
 
-        lines = await together(map(ask, range(len(self.source.pieces))), self._caller.gate)
+        lines = await together(map(ask, range(len(self.shown.pieces))), self._caller.gate)
         folds = []
         for number, text in enumerate(texts):
             said = [line[number] for line in lines]
@@ -229,7 +219,7 @@ class Grounder:
             unread = [index for index, score in enumerate(scores) if score is None]
             own = await self._score_pieces(text, unread, scores)
             folds.append(
-                Fold(keys[text], self.source.document.id, shared + own, scores=tuple(scores))
+                Fold(keys[text], self.shown.document.id, shared + own, scores=tuple(scores))
             )
             shared = []
         await self._caller.store.finish_groundings(folds)
@@ -265,34 +255,39 @@ class Grounder:
         return Grounded(keep(record.scores, self._config), relevance, record.unparsed)
 
     def _choices_call(self, index: int, text: str) -> tuple[CallId, tuple[Message, ...]]:
-        passage = self.source.text(index)
-        messages = render_relevance(self._profile, self.source.document.id, passage, [text])
+        passage = self.shown.text(index)
+        messages = render_relevance(
+            self._profile, self.shown.document.id, passage, [self.shown.neutralise(text)]
+        )
         return self._call(choices_key(self._scope, messages, RELEVANCE_CHOICES)), messages
 
     def _render_published(self, index: int, text: str) -> tuple[Message, ...]:
-        asked = f"Question: {text}\n\nContext: {self.source.text(index)}\n\n{_PUBLISHED_REQUEST}"
+        question = self.shown.neutralise(text)
+        asked = f"Question: {question}\n\nContext: {self.shown.text(index)}\n\n{_PUBLISHED_REQUEST}"
         return (
             Message(role="system", content=_PUBLISHED_SYSTEM),
             Message(role="user", content=asked),
         )
 
     def _render_many(self, index: int, texts: Sequence[str]) -> tuple[Message, ...]:
-        system = self._profile.draw("system", self.source.document.id).text
-        asked = "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
-        passage = f"Passage: {self.source.text(index)}\n\n{_MANY_REQUEST}\n{asked}"
+        system = self._profile.draw("system", self.shown.document.id).text
+        asked = "\n".join(
+            f"{number}. {self.shown.neutralise(text)}" for number, text in enumerate(texts, 1)
+        )
+        passage = f"Passage: {self.shown.text(index)}\n\n{_MANY_REQUEST}\n{asked}"
         return (Message(role="system", content=system), Message(role="user", content=passage))
 
     def _call(self, key: str) -> CallId:
         return CallId(
             key=key,
             phase="ground",
-            document_id=self.source.document.id,
+            document_id=self.shown.document.id,
             node_id=_UNDER_WAY.get(),
         )
 
     @property
     def _scope(self) -> tuple[str, ...]:
-        return ("ground", str(self._config.seed), self.source.document.id)
+        return ("ground", str(self._config.seed), self.shown.document.id)
 
     def _key(self, text: str, owner: str = "") -> str:
         mode = self._config.grounding
@@ -301,36 +296,6 @@ class Grounder:
             "point": str(self._config.top_k),
         }.get(mode, "")
         return content_id("grounding", *self._scope, mode, extra, owner, text, length=32)
-
-
-class Shortlister:
-    """Picks pieces by BM25 over words.
-
-    Args:
-        source: The document.
-    """
-
-    def __init__(self, source: Source) -> None:
-        import bm25s  # type: ignore[import-untyped,unused-ignore]
-
-        self._bm25s = bm25s
-        self._num_pieces = len(source.pieces)
-        texts = [source.text(index) for index in range(self._num_pieces)]
-        tokens = bm25s.tokenize(texts, stopwords=None, show_progress=False)
-        self._index = bm25s.BM25() if tokens.vocab else None
-        if self._index is not None:
-            self._index.index(tokens, show_progress=False)
-
-    def pick(self, text: str, k: int) -> tuple[int, ...]:
-        """Returns the `k` best pieces, ascending; all of them when there are no more.
-
-        In a document without a word of two letters, where BM25 finds nothing to go by, the first.
-        """
-        if k >= self._num_pieces or self._index is None:
-            return tuple(range(min(k, self._num_pieces)))
-        query = self._bm25s.tokenize([text], stopwords=None, show_progress=False)
-        found, _ = self._index.retrieve(query, k=k, show_progress=False)
-        return tuple(sorted(int(index) for index in found[0]))
 
 
 def parse_lines(text: str, number: int) -> tuple[str | None, ...]:

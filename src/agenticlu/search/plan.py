@@ -17,7 +17,8 @@ from typing import Any
 
 from agenticlu.core.records import Prices, Usage
 from agenticlu.data.corpus import Item
-from agenticlu.dialogue.profiles import Profile, Wording, load_profile, render_relevance
+from agenticlu.dialogue.profiles import Profile, Wording, load_profile
+from agenticlu.dialogue.relevance import render_relevance
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.judges.panel import render_judgement

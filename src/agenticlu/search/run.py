@@ -18,6 +18,7 @@ from agenticlu.core.errors import DocumentError, StoreError
 from agenticlu.core.records import Node, Question, Tree, Usage
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import Profile, load_profile
+from agenticlu.dialogue.run import ShownDocument, control_tokens
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine
@@ -25,7 +26,7 @@ from agenticlu.engines.breaker import Breaker
 from agenticlu.judges.panel import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search.caller import Admission, Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
-from agenticlu.search.grounding import Grounder, Source
+from agenticlu.search.grounding import Grounder
 from agenticlu.search.growth import Slots
 from agenticlu.search.status import Heartbeat
 from agenticlu.search.store import Store
@@ -216,6 +217,11 @@ def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) 
     )
 
 
+def load_controls(store: Store) -> tuple[str, ...]:
+    """Returns the control tokens that a run's prompts have neutralised, beside those known."""
+    return tuple((store.get("bound") or {}).get("controls", ()))
+
+
 def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
     if own != wanted:
         raise StoreError(
@@ -262,7 +268,8 @@ async def run_search(
     progress = progress or Listener()
     profile = load_profile(config.profile)
     judges = build_judges(config.judges) if judges is None else judges
-    bind(store, config, profile, tokenizer=tokenizer.name)
+    controls = list(control_tokens(tokenizer))  # prompts, and so the calls' keys, depend on them
+    bind(store, config, profile, tokenizer=tokenizer.name, controls=controls)
     store.put(judges=[judge.name for judge in judges])
 
     async def meet() -> None:
@@ -398,8 +405,9 @@ class _Growing:
     async def _grow_one(self, question: Question, document_id: str) -> None:
         if document_id not in self._grounders:
             store = self._caller.store
-            source = Source(store.document(document_id), store.pieces(document_id))
-            grounder = Grounder(source, self._profile, self._config, self._caller)
+            controls = load_controls(store)
+            shown = ShownDocument(store.document(document_id), store.pieces(document_id), controls)
+            grounder = Grounder(shown, self._profile, self._config, self._caller)
             self._grounders[document_id] = grounder
         search = TreeSearch(
             question,

@@ -1,4 +1,4 @@
-"""One question's tree, from the direct answer to the outcome."""
+"""Grows one question's tree, from the direct answer to the outcome."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from agenticlu.core.records import (
     content_seed,
 )
 from agenticlu.dialogue.profiles import Profile
+from agenticlu.dialogue.run import run_dialogue
 from agenticlu.dialogue.steps import (
     FULL_ROUND,
     Dialogue,
@@ -67,7 +68,7 @@ class TreeSearch:
     ) -> None:
         self.question = question
         self._grounder = grounder
-        self._document_id = grounder.source.document.id
+        self._document_id = grounder.shown.document.id
         self._profile = profile
         self._config = config
         self._caller = caller
@@ -187,7 +188,7 @@ class TreeSearch:
             sampled = await self._sample(root, request, sampling, phase="closed_book")
         except CallFailedError:
             return None
-        answers = [parse_final_answer(completion.text) for completion in sampled.completions]
+        answers = [parse_final_answer(request.turn(one).reply) for one in sampled.completions]
         judged = await together(
             together([self._judge(judge, answer) for judge in self._judges]) for answer in answers
         )
@@ -206,7 +207,7 @@ class TreeSearch:
                 request = dialogue.next_request()
                 assert request is not None
                 asked = await self._clarify(parent, request)
-                texts = [completion.text for _, completion, _ in asked]
+                texts = [turn.reply for _, turn in asked]
                 grounded = await self._grounder.ground(texts, parent.id)
                 self._activity.change(len(asked))  # the children's, until each is done
         except NotRecordedError:
@@ -215,54 +216,46 @@ class TreeSearch:
         except CallFailedError as error:
             return [self._failed_child(parent, error)]
         children = await together(
-            self._child(parent, ordinal, request, completion, usage, found)
-            for (ordinal, completion, usage), found in zip(asked, grounded, strict=True)
+            self._child(parent, ordinal, clarified, found)
+            for (ordinal, clarified), found in zip(asked, grounded, strict=True)
         )
         return [child for child in children if child is not None]
 
-    async def _clarify(self, parent: Node, request: Request) -> list[tuple[int, Completion, Usage]]:
-        """Samples distinct clarifications; returns (sample ordinal, completion, cost)."""
+    async def _clarify(self, parent: Node, request: Request) -> list[tuple[int, Turn]]:
+        """Samples distinct clarifications; returns each with the ordinal of its sample."""
         wanted = self._config.branching
-        samples: list[tuple[int, Completion, Usage]] = []
+        turns: list[Turn] = []
         distinct: tuple[int, ...] = ()
         for attempt in range(1 + (self._config.resamples if self._config.merge else 0)):
-            first = len(samples)
-            number = wanted - len(distinct)
+            first = len(turns)
             sampling = Sampling(
                 temperature=self._config.clarify_temperature,
                 top_p=self._config.top_p,
                 max_tokens=self._config.most_tokens("clarify"),
-                n=number,
+                n=wanted - len(distinct),
                 seed=content_seed(parent.id, "clarify", str(attempt)),
             )
             sampled = await self._sample(parent, request, sampling, first)
-            samples += [
-                (first + i, completion, sampled.usage)
-                for i, completion in enumerate(sampled.completions)
-            ]
-            texts = [completion.text for _, completion, _ in samples]
+            turns += [request.turn(one, sampled.usage) for one in sampled.completions]
+            texts = [turn.reply for turn in turns]
             if self._config.merge:
                 distinct = merge_near_duplicates(texts)[:wanted]
             else:
                 distinct = tuple(i for i, text in enumerate(texts) if text.strip())
             if len(distinct) >= wanted:
                 break
-        if len(distinct) < wanted:
-            self._shortfall += wanted - len(distinct)
-        return [samples[i] for i in distinct]
+        self._shortfall += max(0, wanted - len(distinct))
+        return [(i, turns[i]) for i in distinct]
 
     async def _child(
         self,
         parent: Node,
         ordinal: int,
-        request: Request,
-        completion: Completion,
-        usage: Usage,
+        clarified: Turn,
         grounded: Grounded,
     ) -> Node | None:
         """Carries a clarification through point, sub-answer, answer, self-check and judges."""
         node_id = content_id(self.tree_id, parent.id, str(ordinal))
-        clarified = request.turn(completion, usage)
         node = Node(
             id=node_id,
             parent=parent.id,
@@ -294,18 +287,34 @@ class TreeSearch:
         """Samples what is left of a round and judges the answer, beside the self-check."""
         before = len(dialogue.turns) - len(node.turns) - (1 if node.turns else 0)
         rounds = dialogue.round
+        answer = ""
         judging: list[asyncio.Task[Verdict]] = []
+
+        async def sample(request: Request) -> Sampled:
+            sampling = Sampling(
+                temperature=self._config.answer_temperature,
+                top_p=self._config.top_p if self._config.answer_temperature else 1.0,
+                max_tokens=self._config.most_tokens(request.kind),
+                seed=content_seed(node.id, request.kind),
+            )
+            return await self._sample(node, request, sampling)
+
+        async def begin_judging(dialogue: Dialogue, turn: Turn) -> Dialogue:
+            nonlocal answer, judging
+            if turn.kind in ("direct", "answer"):
+                answer = parse_final_answer(turn.reply)
+                judging = [
+                    asyncio.create_task(self._judge(judge, answer)) for judge in self._judges
+                ]
+            return dialogue
+
         try:
-            while dialogue.round == rounds:
-                request = dialogue.next_request()
-                assert request is not None
-                turn = await self._take_turn(node, request)
-                dialogue = dialogue.advance(turn)
-                if turn.kind in ("direct", "answer"):
-                    answer = parse_final_answer(turn.reply)
-                    judging = [
-                        asyncio.create_task(self._judge(judge, answer)) for judge in self._judges
-                    ]
+            dialogue = await run_dialogue(
+                dialogue,
+                sample,
+                may_ask=lambda dialogue, _: dialogue.round == rounds,
+                after_turn=begin_judging,
+            )
             waits = any(not judge.is_free for judge in self._judges)
             with self._activity.judged() if waits else contextlib.nullcontext():
                 judged = await asyncio.gather(*judging)
@@ -322,16 +331,6 @@ class TreeSearch:
                 "score": combine(judged),
             }
         )
-
-    async def _take_turn(self, node: Node, request: Request) -> Turn:
-        sampling = Sampling(
-            temperature=self._config.answer_temperature,
-            top_p=self._config.top_p if self._config.answer_temperature else 1.0,
-            max_tokens=self._config.most_tokens(request.kind),
-            seed=content_seed(node.id, request.kind),
-        )
-        sampled = await self._sample(node, request, sampling)
-        return request.turn(sampled.completions[0], sampled.usage)
 
     async def _judge(self, judge: Judge, answer: str) -> Verdict:
         if judge.is_free:
@@ -366,11 +365,12 @@ class TreeSearch:
         return Dialogue(
             profile=self._profile,
             document_id=self._document_id,
-            view=self._grounder.source.view(None if self._config.view == "document" else kept),
+            view=self._grounder.shown.view(None if self._config.view == "document" else kept),
             question=self.question,
             steps=steps or self._steps,
             max_rounds=self._config.depth + 1,
             turns=turns,
+            controls=self._grounder.shown.controls,
         )
 
     def _history(self, node: Node) -> tuple[Turn, ...]:

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Question
 from agenticlu.core.registry import require_known
+from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.evaluation.scoring import answers, helmet, rouge
 from agenticlu.evaluation.scoring.answers import Golds
 
@@ -353,6 +354,9 @@ def check_reference(item: Scorable) -> dict[str, Any]:
 
 
 def score(item: Scorable, raw: str, *, with_rouge: bool = False) -> Metrics:
-    """Scores one raw reply by the item's rule; all values are floats in [0, 1]."""
-    metrics = find_rule(item.rule).score(item, raw, with_rouge)
+    """Scores one raw reply by the item's rule; all values are floats in [0, 1].
+
+    Thinking is no part of the reply; one that never left it has no answer.
+    """
+    metrics = find_rule(item.rule).score(item, strip_thinking(raw), with_rouge)
     return {name: float(value) for name, value in metrics.items()}
