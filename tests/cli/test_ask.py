@@ -389,7 +389,7 @@ def test_one_interrupt_answers_and_two_abort(run: Run, town: str, engine: Any) -
     code, out, err = run("ask", town, ASKED, "--rounds", "4")
     assert code == 0
     assert out.startswith("Wexley\n")
-    assert "as asked" in out
+    assert "as requested" in out
     assert "Once more aborts" in err
 
     def twice(request: Any) -> float:
