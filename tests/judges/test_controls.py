@@ -15,7 +15,7 @@ from agenticlu.core.errors import ConfigError, StoreError
 from agenticlu.core.records import Question
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.scoring.answers import matches
-from agenticlu.judges.controls import TOGETHER, choose_controls, judges_of, run_controls
+from agenticlu.judges.controls import TOGETHER, choose_controls, find_run_judges, run_controls
 from agenticlu.judges.panel import Judge, LlmJudge, build_judges
 from agenticlu.search import setup
 from agenticlu.search.run import run_search
@@ -83,7 +83,7 @@ def test_a_wrong_option_is_the_wrong_candidate(answers, options, wrong):
 def test_free_judges_are_tested_offline(tmp_path: Path):
     search(tmp_path, build_judges(JUDGES))
     with Store(tmp_path) as store:
-        judges = judges_of(store, ())
+        judges = find_run_judges(store, ())
         results = asyncio.run(
             run_controls(store, judges, choose_controls(store.questions(), limit=5))
         )
@@ -99,7 +99,7 @@ def test_a_model_s_verdicts_are_kept_and_its_bias_shows(tmp_path: Path):
     asked = len(lenient.requests)
     with Store(tmp_path) as store:
         controls = choose_controls(store.questions(), limit=4)
-        judges = judges_of(store, (judge,))
+        judges = find_run_judges(store, (judge,))
         results = asyncio.run(run_controls(store, judges, controls))
         assert results == {"llm:critic": {"right": counts(4, 4), "wrong": counts(4, 0)}}
         # What the search judged already is not asked for again.
@@ -118,7 +118,7 @@ def test_a_verdict_that_cannot_be_read_counts_as_an_error(tmp_path: Path):
     with Store(tmp_path) as store:
         results = asyncio.run(
             run_controls(
-                store, judges_of(store, (judge,)), choose_controls(store.questions(), limit=2)
+                store, find_run_judges(store, (judge,)), choose_controls(store.questions(), limit=2)
             )
         )
     assert results["llm:unsure"] == {"right": counts(2, 0, 2), "wrong": counts(2, 0, 2)}
@@ -130,11 +130,11 @@ def test_only_the_run_s_own_judges_are_tested(tmp_path: Path):
     _, judge = critic()
     search(tmp_path, (judge,))
     with Store(tmp_path, writable=False) as store:
-        with pytest.raises(ConfigError, match="llm:critic is not at hand") as caught:
-            judges_of(store, ())
+        with pytest.raises(ConfigError, match="llm:critic is missing") as caught:
+            find_run_judges(store, ())
         assert "--judge-model critic" in (caught.value.hint or "")
-        with pytest.raises(ConfigError, match="llm:other is no judge"):
-            judges_of(store, (judge, critic(name="other")[1]))
+        with pytest.raises(ConfigError, match="not by llm:other"):
+            find_run_judges(store, (judge, critic(name="other")[1]))
 
 
 def test_the_command_and_the_card(tmp_path: Path, monkeypatch):

@@ -398,7 +398,7 @@ def controls(resolved: Resolved[ControlsSettings], run: Path) -> None:
 
 
 async def _run_controls(run: Path, settings: ControlsSettings) -> dict[str, Any]:
-    from agenticlu.judges.controls import choose_controls, judges_of, run_controls
+    from agenticlu.judges.controls import choose_controls, find_run_judges, run_controls
     from agenticlu.search.run import Limits, load_run
     from agenticlu.search.setup import open_panel
     from agenticlu.search.store import Store
@@ -408,7 +408,7 @@ async def _run_controls(run: Path, settings: ControlsSettings) -> dict[str, Any]
     with Store(run) as store:
         async with open_panel(judge_choice(settings), store, limits, _warn) as panel:
             chosen = choose_controls(store.questions(), settings.limit)
-            return await run_controls(store, judges_of(store, panel), chosen)
+            return await run_controls(store, find_run_judges(store, panel), chosen)
 
 
 def _warn(text: str) -> None:

@@ -1,7 +1,7 @@
-"""Judges on controls: candidates of which it is known whether they are right.
+"""Controls of judges: candidates known to be right or wrong.
 
-An accepted answer must be found right. An answer of another question, or a wrong option, must be
-found wrong. What a judge gets wrong here it gets wrong in the trees.
+An accepted answer must be judged right; the answer to another question, or a wrong option, wrong.
+A judge that errs here errs in the trees, too.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from agenticlu.search.caller import together
 from agenticlu.search.store import Store
 
 TOGETHER = "all together"
-"""Stands for the decision that the judges come to."""
+"""Names the joint decision in the results."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """A candidate for an answer."""
+    """A candidate answer, known to be right or wrong."""
 
     question: Question
     candidate: str
@@ -41,8 +41,8 @@ def choose_controls(questions: Sequence[tuple[Question, str]], limit: int) -> li
     """Returns a right and a wrong candidate for each of some questions.
 
     Args:
-        questions: Questions and their documents' ids.
-        limit: Questions at most; chosen by the hash of their ids.
+        questions: Questions with the ids of their documents.
+        limit: Most questions; chosen by the hash of their ids.
     """
     known = [(question, document_id) for question, document_id in questions if question.answers]
     chosen = sorted(known, key=lambda one: content_id("control", one[0].id))[:limit]
@@ -56,15 +56,15 @@ def choose_controls(questions: Sequence[tuple[Question, str]], limit: int) -> li
         gold = answers[content_seed("control", question.id) % len(answers)]
         controls.append(Control(question, gold, is_right=True))
         pools = (question.options, by_document[document_id], everywhere)
-        wrong = next(filter(None, (_differing(question, pool) for pool in pools)), None)
+        wrong = next(filter(None, (_find_wrong(question, pool) for pool in pools)), None)
         if wrong is not None:
             controls.append(Control(question, wrong, is_right=False))
     return controls
 
 
-def _differing(question: Question, pool: Sequence[str]) -> str | None:
-    """Returns a text of the pool that is no accepted answer, nor holds one or is held by one."""
-    accepted = _accepted(question)
+def _find_wrong(question: Question, pool: Sequence[str]) -> str | None:
+    """Returns a text of the pool that shares no accepted answer, not even in part."""
+    accepted = _list_accepted(question)
     start = content_seed("wrong control", question.id) % len(pool) if pool else 0
     for text in (*pool[start:], *pool[:start]):
         near = word_match(text, accepted) or any(word_match(one, [text]) for one in accepted)
@@ -73,8 +73,8 @@ def _differing(question: Question, pool: Sequence[str]) -> str | None:
     return None
 
 
-def _accepted(question: Question) -> list[str]:
-    """Returns the accepted answers, of a multiple choice question as letters and as texts."""
+def _list_accepted(question: Question) -> list[str]:
+    """Returns the accepted answers; those of a multiple-choice question as letters and as texts."""
     accepted = list(question.answers)
     for number, option in enumerate(question.options):
         letter = chr(ord("A") + number)
@@ -83,29 +83,29 @@ def _accepted(question: Question) -> list[str]:
     return accepted
 
 
-def judges_of(store: Store, panel: Sequence[LlmJudge]) -> tuple[Judge, ...]:
-    """Returns the judges that a run was judged by.
+def find_run_judges(store: Store, panel: Sequence[LlmJudge]) -> tuple[Judge, ...]:
+    """Returns the judges of a run.
 
     Args:
         store: The run.
-        panel: The models at hand.
+        panel: The models available.
 
     Raises:
-        ConfigError: A model of the run is not at hand, or one is that is none of the run's.
+        ConfigError: A model of the run is not available, or one is that is not the run's.
     """
     names = list(store.get("judges") or ())
     models = {judge.name: judge for judge in panel}
     for name in names:
         if name not in BUILT_IN and name not in models:
             raise ConfigError(
-                f"{store.folder} was judged by {', '.join(names)}; {name} is not at hand.",
+                f"{store.folder} was judged by {', '.join(names)}; {name} is missing.",
                 hint=f"Add --judge-model {name.partition(':')[2]} and, for a server, "
                 "--judge-base-url.",
             )
     for name in models:
         if name not in names:
             raise ConfigError(
-                f"{name} is no judge of {store.folder}, which was judged by {', '.join(names)}.",
+                f"{store.folder} was judged by {', '.join(names)}, not by {name}.",
                 hint="Leave it out, or judge with it first: agenticlu generate replay RUN "
                 "--judge llm --judge-model NAME",
             )
@@ -115,12 +115,14 @@ def judges_of(store: Store, panel: Sequence[LlmJudge]) -> tuple[Judge, ...]:
 async def run_controls(
     store: Store, judges: Sequence[Judge], controls: Sequence[Control]
 ) -> dict[str, Any]:
-    """Judges the controls, keeps what it costs to ask, and stores the result with the run.
+    """Judges the controls; stores verdicts that cost something, and the result, with the run.
 
     Returns:
         Judge to {right, wrong} to {n, correct, unscored}; an unscored one is not correct.
     """
-    judged = await together(_verdicts(store, judges, control) for control in controls)
+    judged = await together(
+        together([_judge(store, judge, control) for judge in judges]) for control in controls
+    )
     results: dict[str, dict[str, dict[str, int]]] = {}
     for control, verdicts in zip(controls, judged, strict=True):
         found = {
@@ -140,17 +142,12 @@ async def run_controls(
     return results
 
 
-async def _verdicts(store: Store, judges: Sequence[Judge], control: Control) -> list[Verdict]:
-    return await together(_verdict(store, judge, control) for judge in judges)
-
-
-async def _verdict(store: Store, judge: Judge, control: Control) -> Verdict:
+async def _judge(store: Store, judge: Judge, control: Control) -> Verdict:
     if judge.is_free:
         return await judge.judge(control.question, control.candidate)
     key = judgement_key(judge.name, control.question, control.candidate)
-    found = store.find_judgement(key, only_scored=True)
-    if found is not None:
-        return Verdict.model_validate_json(found)
-    verdict = await judge.judge(control.question, control.candidate)
-    await store.add_judgement(key, judge.name, verdict.model_dump_json())
+    verdict = store.find_judgement(key, only_scored=True)
+    if verdict is None:
+        verdict = await judge.judge(control.question, control.candidate)
+        await store.add_judgement(key, verdict)
     return verdict

@@ -1,10 +1,10 @@
-"""Judges of answers, and how their verdicts combine.
+"""Judges of a search's answers: exact match, ROUGE-L, a panel of models; and their decision.
 
-| name | finds |
+| name | verdict |
 |---|---|
-| exact | whether the answer equals an accepted one (case, articles, numbers and dates normalised) |
+| exact | equals an accepted answer (case, articles, numbers and dates normalised) |
 | rouge-l | overlap with the nearest accepted answer, in [0, 1] |
-| llm:NAME | what a model says that was shown question, accepted answers and answer |
+| llm:NAME | of a model that is shown question, accepted answers and answer |
 
 A verdict that cannot be read is *unscored* (`value=None`), never 0.
 """
@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
-from agenticlu.core.errors import ConfigError, EngineReplyError, did_you_mean
+from agenticlu.core.errors import ConfigError, EngineReplyError
 from agenticlu.core.records import (
     Message,
     Question,
@@ -25,6 +25,7 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
+from agenticlu.core.registry import require_known
 from agenticlu.dialogue.replies import parse_judgement
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.evaluation.scoring.answers import matches, parse_choice
@@ -34,11 +35,11 @@ LLM_PREFIX = "llm:"
 ROUGE_CORRECT = 0.5
 """With ROUGE-L as the only judge, an answer at least this close counts as right."""
 SPARED = "not asked: an exact match is right"
-"""Reason of a verdict without a value that nobody had to give."""
+"""Reason of a verdict without a value that was not needed."""
 JUDGE_ATTEMPTS = 3
 JUDGE_TOKENS = 256
 LONG_JUDGE_TOKENS = 2048
-"""Of a reply that is asked for again because it was cut off: a model that thinks first, mostly."""
+"""Allowed after a reply was cut off, mostly that of a model that thinks first."""
 PROMPT_VERSION = 1
 _SCHEMA = json.dumps(
     {
@@ -63,7 +64,7 @@ _REQUEST = (
 
 
 class Judge(Protocol):
-    """Finds whether an answer is right."""
+    """Decides whether an answer is right."""
 
     name: str
     """Stored with every verdict."""
@@ -76,7 +77,7 @@ class Judge(Protocol):
 
 
 class Recorded(Protocol):
-    """Knows the calls of an earlier run."""
+    """Recorded calls of an earlier run."""
 
     def holds(self, messages: Sequence[Message], sampling: Sampling) -> bool:
         """Whether a call was answered before."""
@@ -122,10 +123,10 @@ class LlmJudge:
 
     Args:
         engine: Asks the model.
-        name: Told apart in a panel; the verdicts' `judge` is 'llm:NAME'.
-        attempts: Times to ask when the verdict cannot be read.
-        recorded: Knows which calls were answered before. Such an answer is read once more, but is
-            no attempt: what could not be read is asked for anew, with other seeds.
+        name: Unique in a panel; the verdicts' `judge` is 'llm:NAME'.
+        attempts: How often to ask while the verdict cannot be read.
+        recorded: The calls that were answered before. Reading such an answer again does not count
+            as an attempt: what could not be read then is asked anew, with other seeds.
     """
 
     is_free = False
@@ -160,7 +161,7 @@ class LlmJudge:
                 temperature=0.0 if attempt == 0 else 0.7,
                 max_tokens=max_tokens,
                 seed=content_seed(self.name, question.text, answer, str(attempt)),
-                # Should holding the model to the form be what went wrong: once is enough.
+                # Guided decoding itself may be what fails, so only the first attempt uses it.
                 schema=_SCHEMA if attempt == 0 else None,
             )
             known = self._recorded is not None and self._recorded.holds(messages, sampling)
@@ -184,7 +185,7 @@ class LlmJudge:
 
 
 class RecordedJudge:
-    """Stands for a judge whose verdicts are looked up, not made.
+    """A judge whose verdicts are only looked up.
 
     Args:
         name: As stored with the verdicts.
@@ -196,12 +197,12 @@ class RecordedJudge:
         self.name = name
 
     async def judge(self, question: Question, answer: str) -> Verdict:
-        """Returns an unscored verdict, for an answer that was never judged."""
+        """Returns an unscored verdict: the answer was never judged."""
         return Verdict(judge=self.name, value=None, reason="not recorded")
 
 
 async def is_settled(judges: Sequence[Judge], question: Question, answer: str) -> bool:
-    """Whether an exact judge is among these and finds the answer right: no model need be asked."""
+    """Whether an exact judge finds the answer right, so that no model needs to be asked."""
     found = [await one.judge(question, answer) for one in judges if one.name == ExactJudge.name]
     return any(verdict.value == 1.0 for verdict in found)
 
@@ -221,7 +222,7 @@ def judgement_key(judge: str, question: Question, answer: str) -> str:
     )
 
 
-def votes_of(verdicts: Sequence[Verdict]) -> list[float]:
+def _scored_votes(verdicts: Sequence[Verdict]) -> list[float]:
     """Returns the scored votes of a panel of models."""
     return [
         verdict.value
@@ -240,7 +241,7 @@ def is_correct(verdicts: Sequence[Verdict]) -> bool | None:
     exact, rouge = by_name.get("exact"), by_name.get("rouge-l")
     if exact == 1.0:
         return True
-    votes = votes_of(verdicts)
+    votes = _scored_votes(verdicts)
     if votes:
         return sum(vote >= 0.5 for vote in votes) * 2 > len(votes)
     if any(verdict.judge.startswith(LLM_PREFIX) for verdict in verdicts):
@@ -262,7 +263,7 @@ def combine(verdicts: Sequence[Verdict]) -> float | None:
     exact, rouge = by_name.get("exact"), by_name.get("rouge-l")
     if exact == 1.0:
         return 1.0
-    votes = votes_of(verdicts)
+    votes = _scored_votes(verdicts)
     parts = [value for value in (exact, rouge) if value is not None]
     if votes:
         parts.append(sum(votes) / len(votes))
@@ -296,20 +297,15 @@ def build_judges(names: Sequence[str], models: Sequence[LlmJudge] = ()) -> tuple
     """
     judges: list[Judge] = []
     for name in dict.fromkeys(names):
+        require_known(name, (*BUILT_IN, "llm"), kind="judge")
         if name == "llm":
             if not models:
                 raise ConfigError(
                     "The judge 'llm' needs a model.", hint="Add --judge-base-url and --judge-model."
                 )
             judges += models
-        elif name in BUILT_IN:
-            judges.append(BUILT_IN[name]())
         else:
-            allowed = (*BUILT_IN, "llm")
-            raise ConfigError(
-                f"There is no judge {name!r}. Judges: {', '.join(allowed)}.",
-                hint=did_you_mean(name, allowed),
-            )
+            judges.append(BUILT_IN[name]())
     if not judges:
         raise ConfigError("At least one judge is needed.", hint="Try --judge exact.")
     return tuple(judges)

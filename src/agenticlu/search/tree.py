@@ -340,18 +340,18 @@ class TreeSearch:
         if not self._config.judge_all and await is_settled(self._judges, self.question, answer):
             found = self._caller.store.find_judgement(key)
             spared = Verdict(judge=judge.name, value=None, reason=SPARED)
-            return spared if found is None else Verdict.model_validate_json(found)
+            return spared if found is None else found
 
         async def work() -> Verdict:
             again = judging and self._caller.retry_failed and key not in self._caller.judged
             found = self._caller.store.find_judgement(key, only_scored=again)
             if found is not None:
-                return Verdict.model_validate_json(found)
+                return found
             if not judging:
                 raise NotRecordedError(key)
             verdict = await judge.judge(self.question, answer)
             self._caller.judged.add(key)
-            await self._caller.store.add_judgement(key, judge.name, verdict.model_dump_json())
+            await self._caller.store.add_judgement(key, verdict)
             return verdict
 
         return await self._caller.once(key, work)

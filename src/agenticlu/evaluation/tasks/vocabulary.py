@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 from agenticlu.core.errors import MissingDependencyError, UsageError
 from agenticlu.core.registry import require_known
@@ -102,12 +103,8 @@ def number(rng: Random) -> str:
 
 
 def uuid(rng: Random) -> str:
-    """Returns a version 4 UUID built from the generator's own bits."""
-    bits = rng.getrandbits(128)
-    bits = bits & ~(0xF000 << 64) | (4 << 76)
-    bits = bits & ~(0xC000 << 48) | (0x8000 << 48)
-    text = f"{bits:032x}"
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+    """Returns a version 4 UUID of the generator's own bits."""
+    return str(UUID(int=rng.getrandbits(128), version=4))
 
 
 def distinct(draw_one: Callable[[Random], str], rng: Random, num: int) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agenticlu.core.records import Usage
+from agenticlu.core.records import Usage, Verdict
 from agenticlu.search.store.file import RunFile, Statement, pack, unpack
 
 USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
@@ -150,21 +150,19 @@ class Ledger(RunFile):
             ]
         await self.append(statements)
 
-    def find_judgement(self, key: str, *, only_scored: bool = False) -> str | None:
-        """Returns a stored verdict as JSON, or None; perhaps only one with a value."""
+    def find_judgement(self, key: str, *, only_scored: bool = False) -> Verdict | None:
+        """Returns a stored verdict, perhaps only one with a value; None without one."""
         scored = f" AND {_HAS_VALUE}" if only_scored else ""
-        found: str | None = self._value(
-            f"SELECT record FROM judgement WHERE key = ?{scored}", (key,)
-        )
-        return found
+        found = self._value(f"SELECT record FROM judgement WHERE key = ?{scored}", (key,))
+        return None if found is None else Verdict.model_validate_json(found)
 
-    async def add_judgement(self, key: str, judge: str, record: str) -> None:
+    async def add_judgement(self, key: str, verdict: Verdict) -> None:
         """Commits a verdict; one with a value stays, one without gives way."""
         sql = (
             "INSERT INTO judgement VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
             f"record = excluded.record WHERE NOT {_HAS_VALUE}"
         )
-        await self.append([(sql, (key, judge, record))])
+        await self.append([(sql, (key, verdict.judge, verdict.model_dump_json()))])
 
 
 def build_usage(counts: Sequence[int]) -> Usage:
