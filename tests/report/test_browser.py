@@ -288,7 +288,7 @@ def test_shift_and_a_click_compares_and_so_does_choosing_without_a_keyboard(
     one, other = tree.nodes[1], tree.nodes[2]
     page.open(f"{address}#tree={tree.id}&node={one.id}")
     assert page.run("document.getElementById('comparison')") is None
-    page.click(f'[data-node="{other.id}"]', modifiers=8)
+    page.click(f'[data-node="{other.id}"]', shift=True)
     assert page.run("location.hash") == f"#tree={tree.id}&node={one.id}&against={other.id}"
     assert page.run("document.getElementById('comparison') !== null")
     page.press("Escape")
