@@ -220,11 +220,11 @@ def test_training_curves_by_split_and_tokens_saved_by_sharing(tmp_path: Path) ->
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
-    curves, stages = load_training(tmp_path, "sft")
-    found = {(c.split, c.quantity): c.points for c in curves}
+    data = load_training(tmp_path, "sft")
+    found = {(c.split, c.quantity): c.points for c in data.curves}
     assert found["training", "loss"] == ((0.0, 2.0), (2.0, 1.0))
     assert found["validation", "loss"] == ((2.0, 1.5),)
-    assert stages[0].usage == Usage(requests=3, prompt_tokens=200, cached_tokens=140)
+    assert data.stages[0].usage == Usage(requests=3, prompt_tokens=200, cached_tokens=140)
 
 
 def test_pairs_come_from_the_data_set_and_only_of_known_nodes(
@@ -267,9 +267,9 @@ def test_a_data_set_without_pairs_is_one(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "needs something to show"),
-        ({"run": Path("missing")}, "--run 'missing' is no folder"),
-        ({"evaluations": ["base=missing"]}, "--eval 'missing' is no folder"),
+        ({}, "needs at least one of --run"),
+        ({"run": Path("missing")}, "--run 'missing' is not a folder"),
+        ({"evaluations": ["base=missing"]}, "--eval 'missing' is not a folder"),
         ({"trainings": ["."]}, "holds no metrics.jsonl"),
     ],
 )

@@ -49,7 +49,7 @@ def estimate_mean(values: Sequence[float], clusters: Sequence[str]) -> MeanEstim
     that of t. Where all values are equal nothing is known of their spread, and the number is that
     of the clusters: 0 of n then reaches upwards, n of n downwards.
 
-    The mean is over values, not over cluster means. Returns None when there is no value.
+    The mean is over values, not over cluster means. Returns None without any value.
 
     Args:
         values: Scores in [0, 1], binary or not.
@@ -75,7 +75,7 @@ def estimate_difference(gains: Sequence[float], clusters: Sequence[str]) -> Mean
 
     The interval ends at the bounds. Where all gains are equal nothing is known of their spread;
     the interval then reaches from the mean towards each bound by t²/(G + t²) of the way, which
-    for 0 of n is Wilson's reach. Returns None when there is no value.
+    for 0 of n is Wilson's reach. Returns None without any value.
 
     Args:
         gains: Score of the contender less score of the baseline, question by question.

@@ -1,4 +1,4 @@
-"""The charts of a report: which there are, and what stands under them."""
+"""The charts of a report, with their captions and legends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Legend = tuple[tuple[Markup, str], ...]
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart with what stands around it."""
+    """A drawn chart with its title, caption and legend."""
 
     title: str
     caption: str
@@ -161,7 +161,7 @@ def _depth_chart(cells: Sequence[Cell], cast: Cast) -> list[Chart]:
     ticks = [(float(i), _percents(fifth).rstrip("%")) for i, fifth in enumerate(fifths)]
     chart = _line_chart(
         "Accuracy by depth",
-        f"{_quantity(cells)} by where the first gold fact stands, in fifths of the document. Only "
+        f"{_quantity(cells)} by the place of the first gold fact, in fifths of the document. Only "
         f"the longest documents with known places ({length:,} tokens); a point is {questions} "
         f"question{'' if max(sizes) == 1 else 's'}; bands are 95% intervals.",
         cast.series(known, points),
@@ -195,7 +195,7 @@ def _tradeoff_chart(cells: Sequence[Cell], cast: Cast) -> list[Chart]:
     )
     if len(priced) < len(scored):
         left = len(scored) - len(priced)
-        caption += f" {left} of {len(scored)} cells are left out: no predictions tell their turns."
+        caption += f" {left} of {len(scored)} cells are left out: their predictions keep no turns."
     axes = plots.Axes(
         "tokens computed per question, asked alone", "accuracy", y_share=True, x_log=True
     )
@@ -211,7 +211,7 @@ def _quantity(cells: Sequence[Cell]) -> str:
 
 
 def _start(fifth: str) -> tuple[float, str]:
-    """Returns the order of a name such as '0.2-0.4'; one that is no range comes last."""
+    """Returns the sort key of a name such as '0.2-0.4'; names that are not ranges come last."""
     try:
         return float(fifth.partition("-")[0]), fifth
     except ValueError:

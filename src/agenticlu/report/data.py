@@ -1,4 +1,4 @@
-"""What a report is made of: plain records, so that a page can be built without any file.
+"""The records that a page is made of, so that a report can be built without any file.
 
 page = build_report(ReportData(title="My run", documents=(...), trees=(...)))
 """
@@ -57,7 +57,7 @@ class ReportData(Record):
 
     title: str = "agenticlu report"
     created: str | None = None
-    """When the report was written, in words; None leaves it out (the builder knows no clock)."""
+    """Date of the report, as shown; None leaves it out (the builder reads no clock)."""
     documents: tuple[Document, ...] = ()
     pieces: dict[str, tuple[Piece, ...]] = Field(default_factory=dict)
     """Pieces of each document by document id; a document without them is shown as one text."""
@@ -78,4 +78,4 @@ class ReportData(Record):
     config: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Resolved configurations by the folder they came from; secrets are blanked on the way out."""
     errors: tuple[str, ...] = ()
-    """Failures worth listing, in words: items of an evaluation, torn lines, missing files."""
+    """Failures worth listing: items of an evaluation, unfinished questions."""

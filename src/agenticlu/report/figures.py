@@ -1,4 +1,4 @@
-"""Figures of a run, computed from its records: pure, no input or output."""
+"""Figures that only a report shows: of trees, of their cost, and its headline. Pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TreeEntry(Record):
     answers: tuple[str, ...]
     outcome: str
     solved_depth: int | None
-    """Least depth of a right node; None when there is none."""
+    """Least depth of a right node; None without one."""
     depth: int
     nodes: int
     right: int
@@ -87,7 +87,7 @@ class Overview(Record):
     """The figures of a report: what its JSON holds and the page shows above its trees."""
 
     format: Literal["agenticlu report"] = "agenticlu report"
-    """Comes first, so that a report's file is told from another's."""
+    """Comes first, so that the file of a report can be recognised."""
     version: int
     title: str
     created: str | None
@@ -157,9 +157,9 @@ def recall_by_depth(trees: Sequence[Tree]) -> tuple[DepthFigure, ...]:
 def tree_stages(trees: Iterable[Tree]) -> tuple[Stage, ...]:
     """Splits the cost of the trees by turn kind.
 
-    The cost of a request stands on each of its sibling samples, so clarifications that share one
-    are counted once. What a tree paid beyond its turns (grounding, retries, merged duplicates) is
-    its own row.
+    The cost of a request is recorded on each of its sibling samples, so clarifications that share
+    one are counted once. What a tree paid beyond its turns (grounding, retries, merged duplicates)
+    is its own row.
     """
     spent: dict[str, Usage] = {}
     judges = Usage()

@@ -1,7 +1,8 @@
 """Writes the page: figures and charts as plain HTML, trees and documents as JSON beside them.
 
-Each tree and each document is a script block of its own, parsed when it is opened; documents stand
-once however many trees they have. Nothing is fetched: a content security policy forbids it.
+Each tree and each document is a script block of its own, parsed when it is opened; a document
+appears once however many trees it has. Nothing is fetched: a content security policy forbids it.
+What must not leave the machine, such as keys and folders, is blanked.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from agenticlu.report.data import REPORT_VERSION, ReportData
 from agenticlu.report.figures import Overview
 
 MAX_TREES = 500
-"""Trees in a page unless told otherwise; the figures are always over all of them."""
+"""Trees in a page by default; the figures are always over all of them."""
 MARKS = (b'<meta name="generator" content="agenticlu">', b'"format": "agenticlu report"')
 """What the beginning of a page, and of its figures, is known by."""
 VIEWER_PARTS = (
@@ -204,7 +205,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _quieten(sentence: str) -> Markup:
-    """Sets what stands in parentheses apart, so that the style sheet can lower its voice."""
+    """Wraps what is in parentheses, so that the style sheet can set it apart."""
     head, bracket, rest = sentence.partition(" (")
     inside, closing, tail = rest.partition(")")
     if not bracket or not closing:
@@ -389,7 +390,7 @@ def redact_text(text: str) -> str:
 def redact(value: Any) -> Any:
     """Returns a configuration with secrets blanked, by the names of keys and the looks of values.
 
-    The *name* of an environment variable (`api_key_env`) is no secret and stays.
+    The *name* of an environment variable (`api_key_env`) is not a secret and stays.
 
     >>> redact({"api_key": "abc", "api_key_env": "OPENAI_API_KEY", "piece_tokens": 512})
     {'api_key': '(not shown)', 'api_key_env': 'OPENAI_API_KEY', 'piece_tokens': 512}

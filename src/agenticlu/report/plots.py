@@ -1,4 +1,4 @@
-"""Charts as inline SVG, written by hand.
+"""Line charts and stacked bars as inline SVG, drawn without a plotting package.
 
 Why not matplotlib: its SVG bakes in colours and sizes, so a page would carry each chart twice for
 light and dark, at 30-100 KB a chart, with generated ids that clash when several are inlined. The

@@ -1,4 +1,4 @@
-"""Reads the files of the other stages into `ReportData`. The only part of the report that reads.
+"""Loads a report's data from the folders of the other stages; the only part that reads files.
 
 A generation run is read through the store; an evaluation by its `summary.json` (and, where that is
 missing or several folders are compared, its `predictions.jsonl`); a training run by its
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from agenticlu.core.errors import StoreError, UsageError, missing_dependency
+from agenticlu.core.errors import StoreError, UsageError
 from agenticlu.core.progress import read_metrics
-from agenticlu.core.records import Document, Pair, Piece, Prediction, Tree, Usage
+from agenticlu.core.records import Pair, Prediction, Tree, Usage
+from agenticlu.core.rows import Row, load_rows
 from agenticlu.evaluation.config import CONFIG_NAME
 from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
 from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, load_summary
@@ -32,6 +33,11 @@ PHASE_NAMES: dict[str, str] = {
 }
 """Phase in the ledger of calls to the name of the stage."""
 MOST_ERRORS = 50
+PAIR_COLUMNS = (
+    "tree_id", "document_id", "question_id", "chosen_node", "rejected_node", "score_chosen",
+    "score_rejected",
+)  # fmt: skip
+"""Columns that say where a preference row comes from."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +49,9 @@ class Evaluation:
     cells: tuple[Cell, ...]
     differences: tuple[Difference, ...]
     predictions: Mapping[str, Sequence[Prediction]]
-    """By engine; empty when there is no such file."""
+    """By engine; empty where the folder has none."""
     settings: Mapping[str, Any]
     errors: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What one generation run gives."""
-
-    trees: tuple[Tree, ...] = ()
-    documents: tuple[Document, ...] = ()
-    pieces: Mapping[str, tuple[Piece, ...]] = field(default_factory=dict)
-    stages: tuple[Stage, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    errors: tuple[str, ...] = ()
 
 
 def load_report(
@@ -69,7 +63,7 @@ def load_report(
     title: str | None = None,
     created: str | None = None,
 ) -> ReportData:
-    """Reads whatever is given.
+    """Reads the given folders into one report.
 
     Args:
         run: Folder of a generation run.
@@ -77,59 +71,60 @@ def load_report(
         trainings: Training folders, in the same form; the label defaults to the folder's name.
         datasets: Data set folders; they say which nodes became pairs.
         title: Name of the report.
-        created: When it is written, in words.
+        created: Date of the report, as shown.
 
     Raises:
-        UsageError: Nothing is given, or a folder is missing or not what it should be.
+        UsageError: Nothing is given, or a folder is missing or of another kind.
         StoreError: A file is damaged.
     """
     if run is None and not evaluations and not trainings:
         raise UsageError(
-            "A report needs something to show.",
+            "A report needs at least one of --run, --eval and --train.",
             hint="agenticlu report --run RUN --eval EVAL --train TRAIN --out report.html",
         )
-    config: dict[str, dict[str, Any]] = {}
-    generation = Generation() if run is None else load_generation(run)
-    if run is not None and generation.settings:
-        config[f"search ({run.name})"] = dict(generation.settings)
-    errors, stages = [*generation.errors], [*generation.stages]
+    parts = [] if run is None else [load_generation(run)]
     found = []
     for label, folder in map(_split_label, evaluations):
-        found.append(load_evaluation(label, folder))
-        errors += found[-1].errors
-        if found[-1].settings:
-            config[f"evaluation ({folder.name})"] = dict(found[-1].settings)
-    curves: list[Curve] = []
+        one = load_evaluation(label, folder)
+        found.append(one)
+        config = {f"evaluation ({folder.name})": dict(one.settings)} if one.settings else {}
+        parts.append(ReportData(results=one.cells, errors=one.errors, config=config))
     for label, folder in map(_split_label, trainings):
-        name = label or folder.name
-        lines, stage = load_training(folder, name)
-        curves += lines
-        stages += stage
-        if settings := _load_json(folder / CONFIG_NAME):
-            config[f"training ({name})"] = settings
-    cells = tuple(cell for evaluation in found for cell in evaluation.cells)
+        parts.append(load_training(folder, label or folder.name))
+    data = _join(parts)
     gains, changes = _contest(found)
-    more = len(errors) - MOST_ERRORS
-    return ReportData(
-        title=title or _title(run, evaluations, trainings),
-        created=created,
-        documents=generation.documents,
-        pieces=dict(generation.pieces),
-        trees=generation.trees,
-        pairs=load_pairs(datasets, generation.trees),
-        results=cells,
-        gains=gains,
-        funnels=load_funnels(datasets),
-        changes=changes,
-        stages=(*stages, *_evaluation_stages(cells)),
-        curves=tuple(curves),
-        config=config,
-        errors=(*errors[:MOST_ERRORS], *((f"and {more} more",) if more > 0 else ())),
+    errors, more = data.errors[:MOST_ERRORS], len(data.errors) - MOST_ERRORS
+    return data.model_copy(
+        update={
+            "title": title or _title(run, evaluations, trainings),
+            "created": created,
+            "pairs": load_pairs(datasets, data.trees),
+            "gains": gains,
+            "funnels": load_funnels(datasets),
+            "changes": changes,
+            "stages": (*data.stages, *_evaluation_stages(data.results)),
+            "errors": (*errors, f"and {more} more") if more > 0 else errors,
+        }
     )
 
 
-def load_generation(run: Path) -> Generation:
-    """Reads trees, documents, pieces and the ledger's costs of a generation run, live or over."""
+def _join(parts: Iterable[ReportData]) -> ReportData:
+    """Returns what several folders hold together."""
+    parts = list(parts)
+    return ReportData(
+        documents=tuple(one for part in parts for one in part.documents),
+        pieces={name: pieces for part in parts for name, pieces in part.pieces.items()},
+        trees=tuple(one for part in parts for one in part.trees),
+        results=tuple(one for part in parts for one in part.results),
+        stages=tuple(one for part in parts for one in part.stages),
+        curves=tuple(one for part in parts for one in part.curves),
+        config={name: values for part in parts for name, values in part.config.items()},
+        errors=tuple(one for part in parts for one in part.errors),
+    )
+
+
+def load_generation(run: Path) -> ReportData:
+    """Reads the trees, documents, pieces and costs of a generation run, live or finished."""
     from agenticlu.search.store import Store
 
     _require_folder(run, "--run", "a generation run (agenticlu generate)")
@@ -139,7 +134,7 @@ def load_generation(run: Path) -> Generation:
         documents = tuple(store.document(i) for i in ids)
         pieces = {i: store.pieces(i) for i in ids}
         spent = store.usage_by_phase()
-        settings = store.get("config") or _load_json(run / CONFIG_NAME)
+        settings = store.get("config") or _load_json(run / CONFIG_NAME) or None
         calls, counts = store.call_counts(), store.tree_counts()
     order = ("direct", "closed_book", "clarify", "ground", "point", "sub_answer", "answer", "check")
     stages = [
@@ -156,14 +151,14 @@ def load_generation(run: Path) -> Generation:
     if left:
         errors.append(
             f"search: {left:,} of {counts['questions']:,} questions are not finished; run the same "
-            "agenticlu generate again to go on"
+            "agenticlu generate again to continue"
         )
-    return Generation(
+    return ReportData(
         trees=trees,
         documents=documents,
         pieces=pieces,
         stages=tuple(stages),
-        settings=settings if isinstance(settings, dict) else {},
+        config={f"search ({run.name})": settings} if isinstance(settings, dict) else {},
         errors=tuple(errors),
     )
 
@@ -172,8 +167,7 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
     """Reads an evaluation: its summary where there is one, else its predictions.
 
     Args:
-        label: What to call the system; engines of the folder keep their names when there are
-            several, or no label.
+        label: Name of the engine; the engines of a folder with several keep their own.
         folder: Evaluation folder.
     """
     _require_folder(folder, "--eval", "an evaluation (agenticlu eval)")
@@ -213,14 +207,14 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
     )
 
 
-def load_training(folder: Path, name: str) -> tuple[list[Curve], list[Stage]]:
-    """Reads the curves of a training run, and its tokens as a stage.
+def load_training(folder: Path, name: str) -> ReportData:
+    """Reads the curves of a training run, its configuration, and its tokens as a stage.
 
     Tokens that a shared prefix saved from being computed again count as cached.
     """
     _require_folder(folder, "--train", "a training run (agenticlu train)")
     path = folder / "metrics.jsonl"
-    if not path.is_file() or (folder / "run.sqlite").exists():  # a search keeps such a file, too
+    if not path.is_file() or (folder / "run.sqlite").exists():  # a search has a metrics.jsonl, too
         raise UsageError(
             f"--train {str(folder)!r} holds no metrics.jsonl of a training run.",
             hint="Give the folder that `agenticlu train --out` wrote.",
@@ -244,12 +238,15 @@ def load_training(folder: Path, name: str) -> tuple[list[Curve], list[Stage]]:
         Curve(run=name, quantity=key, split=split, points=tuple(sorted(dict(values).items())))
         for (split, key), values in points.items()
     ]
-    if not stored:
-        return curves, []
     usage = Usage(
         requests=steps, prompt_tokens=max(traced, stored), cached_tokens=max(0, traced - stored)
     )
-    return curves, [Stage(group="training", name=name, usage=usage)]
+    settings = _load_json(folder / CONFIG_NAME)
+    return ReportData(
+        curves=tuple(curves),
+        stages=(Stage(group="training", name=name, usage=usage),) if stored else (),
+        config={f"training ({name})": settings} if settings else {},
+    )
 
 
 def load_pairs(folders: Sequence[Path], trees: Sequence[Tree]) -> tuple[Pair, ...]:
@@ -259,12 +256,13 @@ def load_pairs(folders: Sequence[Path], trees: Sequence[Tree]) -> tuple[Pair, ..
     for folder in folders:
         _require_folder(folder, "--data", "a data set (agenticlu dataset build)")
         files = sorted((folder / "preference").glob("*.parquet"))
-        if not files and not any((folder / "sft").glob("*.parquet")):  # no pairs is no fault
+        # A data set without pairs is complete: where no expansion was mixed there are none.
+        if not files and not any((folder / "sft").glob("*.parquet")):
             raise UsageError(
                 f"--data {str(folder)!r} holds neither preference/ nor sft/*.parquet.",
                 hint="Give the folder that `agenticlu dataset build --out` wrote.",
             )
-        for row in _read_rows(files):
+        for row in _read_pairs(files):
             if row["chosen_node"] not in known or row["rejected_node"] not in known:
                 continue
             key = f"{row['chosen_node']}-{row['rejected_node']}"
@@ -300,26 +298,16 @@ def load_funnels(folders: Iterable[Path]) -> dict[str, dict[str, int]]:
     return funnels
 
 
-def _read_rows(files: Iterable[Path]) -> Iterable[dict[str, Any]]:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise missing_dependency("pyarrow", "data") from error
-    wanted = (
-        "tree_id", "document_id", "question_id", "chosen_node", "rejected_node", "score_chosen",
-        "score_rejected", "pair_id", "pair_kind",
-    )  # fmt: skip
+def _read_pairs(files: Iterable[Path]) -> Iterator[Row]:
     for file in files:
-        names = pyarrow.parquet.read_schema(file).names
-        missing = [name for name in wanted[:7] if name not in names]
-        if missing:
-            raise UsageError(
-                f"{str(file)!r} does not say which nodes its pairs come from: it lacks the "
-                f"columns {', '.join(missing)}.",
-                hint="Give a data set that `agenticlu dataset build` wrote.",
-            )
-        columns = [name for name in wanted if name in names]
-        yield from pyarrow.parquet.read_table(file, columns=columns).to_pylist()
+        for row in load_rows(file, columns=(*PAIR_COLUMNS, "pair_id", "pair_kind")):
+            if missing := [name for name in PAIR_COLUMNS if name not in row]:
+                raise UsageError(
+                    f"{str(file)!r} does not name the nodes of its pairs: the columns "
+                    f"{', '.join(missing)} are missing.",
+                    hint="Give a data set that `agenticlu dataset build` wrote.",
+                )
+            yield row
 
 
 def _contest(
@@ -354,7 +342,7 @@ def _evaluation_stages(cells: Iterable[Cell]) -> list[Stage]:
 
 
 def _name_engines(engines: Sequence[str], label: str | None, folder: Path) -> dict[str, str]:
-    """Returns what to call each engine: the label, else its name without folders."""
+    """Returns the shown name of each engine: the label, else its name without folders."""
     if len(engines) == 1:
         return {engines[0]: label or _short_name(engines[0]) or folder.name}
     short = [_short_name(engine) or folder.name for engine in engines]
@@ -380,17 +368,17 @@ def _split_label(given: str) -> tuple[str | None, Path]:
 
 def _require_folder(folder: Path, option: str, what: str) -> None:
     if not folder.is_dir():
-        raise UsageError(f"{option} {str(folder)!r} is no folder; it should be that of {what}.")
+        raise UsageError(f"{option} {str(folder)!r} is not a folder; give the folder of {what}.")
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a file; an empty one where there is no such file."""
+    """Returns the object in a file; an empty one where the file is missing."""
     if not path.is_file():
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise StoreError(f"{path} is no JSON: {error}.") from error
+        raise StoreError(f"{path} is not JSON: {error}.") from error
     return values if isinstance(values, dict) else {}
 
 
