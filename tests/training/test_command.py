@@ -119,3 +119,20 @@ def test_documented_commands_are_understood(name) -> None:
         subcommand.make_context(words[0], words[1:])
     with pytest.raises(click.UsageError):
         command.commands["sft"].make_context("sft", ["DATA", "--modle", "x"])
+
+
+def test_training_without_pytorch_names_the_extra() -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from agenticlu.core.errors import MissingDependencyError\n"
+        "from agenticlu.training import plan_run, train\n"
+        "from agenticlu.training.config import TrainConfig\n"
+        "for call in (train, plan_run):\n"
+        "    try:\n"
+        "        call(TrainConfig())\n"
+        "    except MissingDependencyError as error:\n"
+        "        print(error.exit_code, error.message, error.hint)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    line = "7 This needs the package 'torch', which is not installed. "
+    assert done.stdout == 2 * f"{line}pip install 'agenticlu[train]'\n", done.stderr
