@@ -10,13 +10,8 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.losses import sft_edge_weights
-from agenticlu.training.model import (
-    EdgeModel,
-    check_architecture,
-    check_modules,
-    checkpoint_layers,
-    probe_model,
-)
+from agenticlu.training.model import EdgeModel, check_architecture, check_modules, probe_model
+from agenticlu.training.parallel import checkpoint_layers
 from agenticlu.training.step import group_ranges, run_groups
 from agenticlu.training.trie import TriePlan, build_plan
 

@@ -155,7 +155,7 @@ def test_bad_rows_are_dropped_with_a_count_and_their_ids(tokenizer) -> None:
     assert [row for row, _ in report.dropped] == ["long", "empty", "none"]
     assert report.reasons == {"longer than 200 tokens": 1, "with an empty reply": 2}
     assert "3 dropped" in report.summary()
-    with pytest.raises(TrainingError, match=r"Row long is longer than 200 tokens"):
+    with pytest.raises(TrainingError, match=r"Row long would be dropped: longer than 200 tokens"):
         units_of(tokenizer, rows, "sft", max_tokens=200, refuse_bad_rows=True)
 
 
@@ -219,7 +219,7 @@ def test_malformed_rows_and_files_say_where(tokenizer, tmp_path) -> None:
     parquet.write_bytes(b"PAR1 torn")
     with pytest.raises(TrainingError, match=r"not a readable Parquet file"):
         load_units(parquet, Encoder(tokenizer), "sft", "train", max_tokens=9)
-    with pytest.raises(TrainingError, match=r"holds no train rows"):
+    with pytest.raises(TrainingError, match=r"No train rows for sft"):
         load_units(tmp_path / "nowhere", Encoder(tokenizer), "sft", "train", max_tokens=9)
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
-import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 from agenticlu.core.errors import StoreError, TrainingError
 from agenticlu.core.output_dir import write_atomically
 from agenticlu.core.progress import read_metrics
+from agenticlu.core.rows import load_rows
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.encode import Unit
 from agenticlu.training.parallel import Ranks
@@ -49,7 +48,6 @@ MAY_CHANGE = frozenset({
 })  # fmt: skip
 """Settings that do not affect what is learnt; a run may be resumed with other values."""
 _FAILURES = (OSError, RuntimeError, CheckpointException)
-Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
 class Checkpoints:
@@ -295,69 +293,47 @@ def hash_model(folder_or_name: str, *parts: str) -> str:
     return digest.hexdigest()
 
 
-class ReferenceStore:
-    """Log-probabilities per trace and target token under one DPO reference, kept on disk.
+class ReferenceStore(Mapping[bytes, float]):
+    """Log-probability of each trace's targets under one DPO reference, kept on disk.
 
     A folder per reference model (hash of its weights, adapter and dtype) holds one append-only
-    file per rank. A record is the digest of ids and targets (16 bytes), the number of values, the
-    bytes per value, and the values. Other groupings, batches or pairs find the same records;
-    changed ids, weights or dtypes cannot. A torn last record is ignored.
+    JSONL file per rank. Traces are found by `Trace.digest`, whatever batch or pair they are in;
+    changed ids, targets, weights or dtypes have another digest or folder.
     """
-
-    _HEAD = struct.Struct("<16sIB")
 
     def __init__(self, folder: Path, model_hash: str, *, rank: int = 0) -> None:
         self.folder = folder / model_hash
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._own_file = self.folder / f"rank-{rank}.bin"
-        self._values: dict[bytes, Values] = {}
-        self.hits = 0
+        self._own_file = self.folder / f"rank-{rank}.jsonl"
+        self._logp: dict[bytes, float] = {}
         self.computed = 0
+        """Records added by this process."""
         self.reload()
 
     def reload(self) -> None:
-        """Reads the records of all ranks."""
-        for path in sorted(self.folder.glob("*.bin")):
-            data = path.read_bytes()
-            at = 0
-            while at + self._HEAD.size <= len(data):
-                digest, count, width = self._HEAD.unpack_from(data, at)
-                start = at + self._HEAD.size
-                end = start + count * width
-                if end > len(data):
-                    break
-                dtype = np.float64 if width == 8 else np.float32
-                values: Values = np.frombuffer(data[start:end], dtype)  # type: ignore[assignment]
-                self._values[digest] = values
-                at = end
-            # Only its owner may cut a torn record off: another rank could still be writing it.
-            if path == self._own_file and at < len(data):
-                os.truncate(path, at)
+        """Reads the records of all ranks; a torn one is skipped with a warning."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            for row in load_rows(path, error=TrainingError, skip_torn=True):
+                self._logp[bytes.fromhex(row["trace"])] = row["logp"]
 
-    def digests(self) -> Iterable[bytes]:
-        """Returns the digests of the stored traces."""
-        return self._values.keys()
-
-    def missing(self, digests: Iterable[bytes]) -> list[int]:
-        """Returns the places of the traces that are not stored."""
-        return [place for place, digest in enumerate(digests) if digest not in self._values]
-
-    def add(self, records: Iterable[tuple[bytes, Values]]) -> None:
+    def add(self, records: Iterable[tuple[bytes, float]]) -> None:
         """Appends the records that are not stored yet."""
-        with self._own_file.open("ab") as file:
-            for digest, values in records:
-                if digest in self._values:
-                    continue
-                file.write(self._HEAD.pack(digest, len(values), values.dtype.itemsize))
-                file.write(values.tobytes())
-                self._values[digest] = values
-                self.computed += 1
+        new = {digest: float(logp) for digest, logp in records if digest not in self}
+        self._logp |= new
+        self.computed += len(new)
+        lines = [json.dumps({"trace": digest.hex(), "logp": logp}) for digest, logp in new.items()]
+        with self._own_file.open("a", encoding="utf-8") as file:
+            file.writelines(f"\n{line}" for line in lines)  # ends a torn line first
 
     def sums(self, digests: Iterable[bytes]) -> npt.NDArray[np.float64]:
-        """Returns the sum over each trace's targets."""
-        found = [self._values[digest] for digest in digests]
-        self.hits += len(found)
-        return np.array([values.sum(dtype=np.float64) for values in found])
+        """Returns the log-probabilities of some traces."""
+        return np.array([self[digest] for digest in digests])
+
+    def __getitem__(self, digest: bytes) -> float:
+        return self._logp[digest]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._logp)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._logp)

@@ -14,6 +14,7 @@ Legend: S rows of the trie, N own rows, H query heads, G key heads, D head dim, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ from agenticlu.training.attention import (
     forward_rectangles,
     tree_attention,
 )
+from agenticlu.training.model import to_tensors
 from agenticlu.training.parallel import Ranks
 from agenticlu.training.trie import IntArray, Rectangle, TriePlan, count_pairs
 
@@ -414,30 +416,20 @@ class TrieShare:
 
 def build_share(plan: TriePlan, ranks: Ranks, mode: str, kernel: str) -> TrieShare:
     """Returns this rank's share; the whole trie when it is alone."""
-    device = ranks.device
-
-    def tensor(array: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    whole = TrieMask.of(plan, kernel)
-    if ranks.context == 1:
-        return TrieShare(
-            tensor(plan.ids_S), tensor(plan.positions_S), tensor(plan.sources_E),
-            tensor(plan.targets_E), np.arange(len(plan.sources_E)), whole,
-        )  # fmt: skip
-    exchange = Exchange(plan, ranks.context_group, kernel, device)
-    rows = rows_in(exchange.ranges[exchange.rank])
-    local = np.full(plan.num_rows, -1, dtype=np.int64)
-    local[rows] = np.arange(len(rows))
-    own_edges = np.flatnonzero(local[plan.sources_E] >= 0)
-    return TrieShare(
-        tensor(plan.ids_S[rows]),
-        tensor(plan.positions_S[rows]),
-        tensor(local[plan.sources_E[own_edges]]),
-        tensor(plan.targets_E[own_edges]),
-        own_edges,
-        TrieMask(whole.rectangles, kernel, whole.max_depth, MODES[mode](exchange)),
+    mask, own_edges = TrieMask.of(plan, kernel), np.arange(len(plan.sources_E))
+    ids, positions, sources = plan.ids_S, plan.positions_S, plan.sources_E
+    if ranks.context > 1:
+        exchange = Exchange(plan, ranks.context_group, kernel, ranks.device)
+        mask = dataclasses.replace(mask, attend=MODES[mode](exchange))
+        rows = rows_in(exchange.ranges[exchange.rank])
+        own_row = np.full(plan.num_rows, -1, dtype=np.int64)
+        own_row[rows] = np.arange(len(rows))
+        own_edges = np.flatnonzero(own_row[sources] >= 0)
+        ids, positions, sources = ids[rows], positions[rows], own_row[sources[own_edges]]
+    ids_N, positions_N, sources_e, targets_e = to_tensors(
+        ranks.device, ids, positions, sources, plan.targets_E[own_edges]
     )
+    return TrieShare(ids_N, positions_N, sources_e, targets_e, own_edges, mask)
 
 
 def collect_edges(

@@ -165,12 +165,12 @@ class Encoder:
                 # Some templates write today's date otherwise, and the ids would depend on it.
                 date_string=TEMPLATE_OPTIONS["date_string"],
             )
-        except Exception as error:  # templates raise whatever they like
+        except Exception as error:  # templates may raise anything
             if type(error).__module__.partition(".")[0] not in ("jinja2", "builtins"):
                 raise
             roles = ", ".join(message["role"] for message in messages)
             raise TrainingError(
-                f"The chat template refuses a conversation of roles ({roles}): {error}"
+                f"The chat template rejects a conversation with the roles {roles}: {error}"
             ) from error
         assert isinstance(text, str)
         return text
@@ -248,7 +248,7 @@ class Encoder:
         if not spans:
             raise TrainingError(
                 "The chat template leaves no target: rendering the assistant's turn adds no token.",
-                hint="Its template may drop assistant messages; compare its output by hand.",
+                hint="It may drop assistant messages; check what it renders.",
             )
         return Trace(tuple(_cut(pieces, spans[-1][1])), tuple(spans))
 
@@ -290,9 +290,9 @@ class Encoder:
         return chunks
 
     def _encode_reply(self, text: str, sampled: Sequence[int]) -> list[Ids]:
-        """The ids that the engine sampled, then what the template adds behind the reply.
+        """Returns the ids that the engine sampled, then those of what the template adds.
 
-        They are used only where they say what the reply says; else the text is tokenised.
+        The sampled ids are used only if they spell the reply; otherwise the text is tokenised.
         """
         said = self.tokenizer.decode(list(sampled), skip_special_tokens=False)
         if not text.startswith(said):
@@ -305,7 +305,7 @@ class Encoder:
         return bool(np.array_equal(np.concatenate(list(itertools.chain(*encoded))), whole))
 
     def _encode_whole(self, parts: list[str]) -> list[list[Ids]]:
-        """For tokenizers that cannot be fed in parts: boundaries from character offsets."""
+        """Encodes for tokenizers that cannot be fed in parts; finds boundaries by offsets."""
         text = "".join(parts)
         result = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = np.array(result["input_ids"], np.int32)
@@ -437,8 +437,8 @@ def encode_rows(
             yield Unit(row_id, None if document is None else str(document), traces)
         elif refuse_bad_rows:
             raise TrainingError(
-                f"Row {row_id} is {problem}.",
-                hint="--bad-rows drop leaves such rows out, and counts and lists them.",
+                f"Row {row_id} would be dropped: {problem}.",
+                hint="With --bad-rows drop such rows are left out, counted and listed.",
             )
         else:
             report.dropped.append((row_id, problem))
@@ -465,7 +465,7 @@ def load_units(
     files = find_rows(dataset, stage, split)
     if not files:
         raise TrainingError(
-            f"{dataset} holds no {split} rows for {stage}.",
+            f"No {split} rows for {stage} in {dataset}.",
             hint=f"Expected {dataset}/{FOLDERS[stage]}/{split}.parquet (or .jsonl); "
             "agenticlu dataset build RUN writes it.",
         )

@@ -36,7 +36,6 @@ from agenticlu.training.model import (
     DTYPES,
     EdgeModel,
     add_adapter,
-    checkpoint_layers,
     find_stop_ids,
     load_model,
     load_shape,
@@ -216,7 +215,7 @@ class Run:
             self.probe_nat = probe_model(self.edges, probe_kernel, next(model.parameters()).dtype)
         if config.lora_rank:
             self.edges.model = add_adapter(model, config, self.source)
-        checkpoint_layers(model, config.checkpointing, offload=config.offload)
+        parallel.checkpoint_layers(model, config.checkpointing, offload=config.offload)
         if config.compile:
             for layer in parallel.decoder_layers(model):
                 layer.compile()

@@ -28,10 +28,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
 def resolve_model(name: str) -> str:
-    """Returns a folder or a hub name; a training run's folder stands for its export.
+    """Returns a model's folder or hub name; for a training run's folder, that of its export.
 
     Raises:
-        ModelNotFoundError: It looks like a path and there is nothing, or no model in it.
+        ModelNotFoundError: It looks like a path but does not exist, or has no model in it.
     """
     path = Path(name)
     for folder in (path / "export", path):
@@ -40,11 +40,11 @@ def resolve_model(name: str) -> str:
                 return str(folder)
     if path.exists():
         raise ModelNotFoundError(
-            f"{name} holds no model: there is no config.json in it (nor in {name}/export).",
+            f"No model in {name}: neither it nor {name}/export has a config.json.",
             hint="Give a folder in Hugging Face layout, or a finished training run.",
         )
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelNotFoundError(f"There is no model folder {name}.")
+        raise ModelNotFoundError(f"Model folder not found: {name}.")
     return name
 
 
@@ -63,8 +63,8 @@ def _model_errors(name: str) -> Iterator[None]:
     except (OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelNotFoundError(
-            f"The model {name} cannot be loaded: {first}",
-            hint="Give a local folder in Hugging Face layout, or a hub name with a connection.",
+            f"Could not load the model {name}: {first}",
+            hint="Give a folder in Hugging Face layout, or a hub name (needs a connection).",
         ) from error
 
 
@@ -82,7 +82,7 @@ def find_stop_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
 
 
 def find_base_model(name: str) -> str:
-    """Returns the model that a folder's weights are of: itself, or the base of an adapter."""
+    """Returns the base of an adapter's folder; any other model is its own base."""
     adapter = Path(name) / "adapter_config.json"
     if not adapter.is_file():
         return name
@@ -154,10 +154,15 @@ def check_architecture(config: Any) -> None:
             "a trie is not the length of a trace."
         )
     if getattr(config, "output_router_logits", False):
-        raise TrainingError(f"{name}: the router loss counts stored tokens; switch it off.")
+        raise TrainingError(
+            f"{name}: output_router_logits is set; the router loss would count stored tokens.",
+            hint="Set output_router_logits to false in the model's config.json.",
+        )
     for key in ("ssm_cfg", "state_size", "linear_num_key_heads"):
         if getattr(config, key, None):
-            raise TrainingError(f"{name} has recurrent layers, which a trie cannot branch.")
+            raise TrainingError(
+                f"{name} has recurrent layers, whose state cannot branch on a trie."
+            )
 
 
 def check_modules(model: nn.Module) -> None:
@@ -189,7 +194,11 @@ class EdgeModel(nn.Module):
         return model.get_base_model() if hasattr(model, "peft_config") else model
 
     def hidden_states(self, ids_S: Tensor, positions_S: Tensor, tree_plan: TrieMask) -> Tensor:
-        """Returns the last hidden state of each row."""
+        """Returns the last hidden state of each row.
+
+        Raises:
+            TrainingError: Some layer did not go through trie attention.
+        """
         before = attention.counter.forward_calls
         output = self.causal_lm().base_model(
             input_ids=ids_S.unsqueeze(0),
@@ -230,15 +239,17 @@ class EdgeModel(nn.Module):
 
     def run(self, plan: TriePlan, kernel: str) -> Tensor:
         """Returns logp_E of a plan on this process."""
-        device = next(self.parameters()).device
-        tensors = [
-            torch.from_numpy(array).to(device)
-            for array in (plan.ids_S, plan.positions_S, plan.sources_E, plan.targets_E)
-        ]
-        logp_E: Tensor = self(
-            tensors[0], tensors[1], TrieMask.of(plan, kernel), tensors[2], tensors[3]
-        )
+        ids_S, positions_S, sources_E, targets_E = to_tensors(
+            next(self.parameters()).device,
+            plan.ids_S, plan.positions_S, plan.sources_E, plan.targets_E,
+        )  # fmt: skip
+        logp_E: Tensor = self(ids_S, positions_S, TrieMask.of(plan, kernel), sources_E, targets_E)
         return logp_E
+
+
+def to_tensors(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[Tensor]:
+    """Copies arrays to a device."""
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
 
 
 @torch.no_grad()
@@ -274,7 +285,7 @@ def probe_model(edges: EdgeModel, kernel: str, dtype: torch.dtype) -> float:
     if not wrong_difference > 10 * difference:
         raise TrainingError(
             f"{kind}: a wrong plan changes log-probabilities by {wrong_difference:.1e} nat, the "
-            f"right one by {difference:.1e}: the check of trie attention has nothing to catch.",
+            f"right one by {difference:.1e}, so this check of trie attention could not fail.",
         )
     return difference
 
@@ -339,34 +350,6 @@ def adapter_off(edges: EdgeModel) -> contextlib.AbstractContextManager[Any]:
         context: contextlib.AbstractContextManager[Any] = model.disable_adapter()
         return context
     return contextlib.nullcontext()
-
-
-def checkpoint_layers(model: nn.Module, mode: str, *, offload: bool) -> None:
-    """Switches activation checkpointing of the decoder layers on.
-
-    full: everything of a layer is computed again in backward. keep-attention: all but the
-    attention. With `offload`, what is kept lies in host memory.
-    """
-    if mode == "none":
-        return
-    kwargs: dict[str, Any] = {"use_reentrant": False}
-    if mode == "keep-attention":
-        kwargs["context_fn"] = _keep_attention
-    target: Any = model
-    target.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs, offload=offload)
-
-
-def _keep_attention() -> Any:
-    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
-
-    kept = torch.ops.agenticlu.tree_attention.default
-
-    def policy(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
-        if operator == kept:
-            return CheckpointPolicy.MUST_SAVE
-        return CheckpointPolicy.PREFER_RECOMPUTE
-
-    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
 
 
 def write_export(
@@ -460,7 +443,7 @@ def _choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
 
 @contextlib.contextmanager
 def _stored_settings(config: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Sets what an export's config.json says, and training needs otherwise."""
+    """Sets what an export's config.json should say but training must not use."""
     before = (config.use_cache, config.dtype)
     config.use_cache, config.dtype = True, dtype
     try:

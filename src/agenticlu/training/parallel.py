@@ -1,4 +1,4 @@
-"""The processes of a run, and the sharding of its model among them (FSDP2)."""
+"""The processes of a run; applied to its model: activation checkpointing and sharding (FSDP2)."""
 
 from __future__ import annotations
 
@@ -136,6 +136,34 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def checkpoint_layers(model: nn.Module, mode: str, *, offload: bool) -> None:
+    """Switches activation checkpointing of the decoder layers on.
+
+    full: backward recomputes everything of a layer; keep-attention: all but the attention. With
+    `offload`, what is kept is kept in host memory.
+    """
+    if mode == "none":
+        return
+    kwargs: dict[str, Any] = {"use_reentrant": False}
+    if mode == "keep-attention":
+        kwargs["context_fn"] = _keep_attention
+    target: Any = model
+    target.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs, offload=offload)
+
+
+def _keep_attention() -> Any:
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    kept = torch.ops.agenticlu.tree_attention.default
+
+    def policy(_context: Any, operator: Any, *_args: Any, **_kwargs: Any) -> CheckpointPolicy:
+        if operator == kept:
+            return CheckpointPolicy.MUST_SAVE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)  # type: ignore[no-untyped-call]
 
 
 def shard(

@@ -29,8 +29,8 @@ from agenticlu.training.checkpoint import ReferenceStore
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.context import TrieShare, build_share, collect_edges
 from agenticlu.training.encode import Unit
-from agenticlu.training.losses import FloatArray, Totals, weigh_edges
-from agenticlu.training.model import EdgeModel, adapter_off
+from agenticlu.training.losses import FloatArray, Totals, trace_sums, weigh_edges
+from agenticlu.training.model import EdgeModel, adapter_off, to_tensors
 from agenticlu.training.parallel import Ranks
 from agenticlu.training.trie import Trie, TriePlan, build_trie, dummy_plan
 
@@ -109,7 +109,7 @@ class TrieRunner:
         """
         self.reference = store
         self.ranks.barrier()  # all ranks must have read the same before any of them writes
-        known = set(store.digests())
+        known = set(store)
         before = len(known)
         with Progress("reference steps", len(steps), quiet=not self.ranks.first) as progress:
             for step in steps:
@@ -131,11 +131,9 @@ class TrieRunner:
                 logp_e = self._forward(share)
             if trie is None:
                 continue
-            plan = trie.plan
-            logp_E = collect_edges(logp_e, share, len(plan.sources_E), self.ranks)
-            per_trace = np.split(logp_E[plan.edge_of_K], np.cumsum(plan.trace_targets)[:-1])
+            logp_E = collect_edges(logp_e, share, len(trie.plan.sources_E), self.ranks)
             if self.ranks.context_rank == 0:
-                store.add(zip(trie.digests, per_trace, strict=True))
+                store.add(zip(trie.digests, trace_sums(trie.plan, logp_E), strict=True))
 
     def measure_speed(self, totals: Totals, step_s: float) -> dict[str, float]:
         """Returns sizes and speeds of a step for the log; units are in the keys."""
@@ -321,12 +319,9 @@ def _run_group_pass(
 
     def run_rows(start: int, end: int, attend: Callable[..., Tensor]) -> Tensor | None:
         chosen = np.flatnonzero((plan.sources_E >= start) & (plan.sources_E < end))
-        ids, positions, sources, targets = (
-            torch.from_numpy(array).to(device)
-            for array in (
-                plan.ids_S[start:end], plan.positions_S[start:end],
-                plan.sources_E[chosen] - start, plan.targets_E[chosen],
-            )
+        ids, positions, sources, targets = to_tensors(
+            device, plan.ids_S[start:end], plan.positions_S[start:end],
+            plan.sources_E[chosen] - start, plan.targets_E[chosen],
         )  # fmt: skip
         logp = edges(ids, positions, TrieMask([], kernel, depth, attend), sources, targets)
         logp_E[chosen] = logp.detach().double().cpu().numpy()
