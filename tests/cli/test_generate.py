@@ -243,7 +243,7 @@ def test_shards_are_sealed_and_merged(corpus: str, tmp_path: Path):
         (("CORPUS", "--out", "run", "--timeout", "0"), UsageError, "--timeout"),
         (("replay", "run", "--retry-failed"), UsageError, "has nobody to ask"),
         (("replay", "run", "--judge-model", "m"), UsageError, "would not be asked"),
-        (("CORPUS", "--out", "run", "--profile", "defalt"), ConfigError, "no profile"),
+        (("CORPUS", "--out", "run", "--profile", "defalt"), ConfigError, "Unknown profile"),
         (("CORPUS", "--out", "run", "--config", "none.toml"), ConfigError, "none.toml"),
     ],
 )

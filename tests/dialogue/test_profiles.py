@@ -50,15 +50,15 @@ def test_a_profile_from_a_file(tmp_path: Path, profile: Profile) -> None:
     with pytest.raises(ConfigError, match="point"):
         load_profile(str(path))
     path.write_text("name = ")
-    with pytest.raises(ConfigError, match="not a profile"):
+    with pytest.raises(ConfigError, match="Invalid profile"):
         load_profile(str(path))
 
 
 def test_unknown_profiles() -> None:
-    with pytest.raises(ConfigError, match="no profile 'defualt'") as caught:
+    with pytest.raises(ConfigError, match="Unknown profile 'defualt'") as caught:
         load_profile("defualt")
     assert caught.value.hint == "Did you mean default?"
-    with pytest.raises(ConfigError, match="no profile file"):
+    with pytest.raises(ConfigError, match="Profile file not found"):
         load_profile("nowhere.toml")
 
 

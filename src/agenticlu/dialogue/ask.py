@@ -16,14 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agenticlu.core.errors import (
-    BudgetExceededError,
-    DocumentTooLongError,
-    NoSupportedAnswerError,
-)
+from agenticlu.core.errors import BudgetExceededError, DocumentTooLongError, NoSupportedAnswerError
 from agenticlu.core.records import (
     Document,
-    Message,
     Piece,
     Question,
     Record,
@@ -36,16 +31,20 @@ from agenticlu.core.records import (
 from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.relevance import PieceScanner
 from agenticlu.dialogue.replies import parse_verdict
-from agenticlu.dialogue.run import ShownDocument, control_tokens, run_dialogue
+from agenticlu.dialogue.run import (
+    ROUND_TOKENS,
+    TEMPLATE_TOKENS,
+    ShownDocument,
+    control_tokens,
+    count_messages,
+    run_dialogue,
+)
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
 from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine, Sampled, Sampling
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
-
-TEMPLATE_TOKENS = 12
-"""What a chat template adds to a message, at most, as far as the window is concerned."""
 
 
 class Answer(Record):
@@ -163,7 +162,6 @@ async def ask(
         question = make_question(document, question)
     if pieces is None:
         pieces = split(document, tokenizer, piece_tokens)
-    window = (await engine.capabilities()).context_tokens
     shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
     asking = _Asking(
         shown=shown,
@@ -172,7 +170,7 @@ async def ask(
         scanner=PieceScanner(shown, profile, engine),
         rounds=rounds,
         temperature=temperature,
-        window=window,
+        window=(await engine.capabilities()).context_tokens,
         max_total_tokens=max_total_tokens,
         stop=stop or (lambda: False),
         on_event=on_event or (lambda event: None),
@@ -206,7 +204,7 @@ def estimate(
     pieces: Sequence[Piece],
     window: int | None,
 ) -> AskEstimate:
-    """Counts what asking would cost; sends nothing."""
+    """Counts what asking would cost at most; sends nothing."""
     shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
     view = shown.view()
     dialogue = Dialogue(
@@ -218,9 +216,9 @@ def estimate(
     )
     first = dialogue.next_request()
     assert first is not None
-    opening = count_messages(first.messages, tokenizer)
+    length = count_messages(first.messages, tokenizer)
+    needed = length + ROUND_TOKENS
     prompt = cached = completion = before = 0
-    length = opening
     kinds = (*dialogue.opening, *FULL_ROUND * rounds)
     for turn, kind in enumerate(kinds):
         if turn:
@@ -231,7 +229,6 @@ def estimate(
         before = length
         completion += MAX_TOKENS[kind]
         length += MAX_TOKENS[kind] + TEMPLATE_TOKENS
-    needed = opening + ROUND_TOKENS
     return AskEstimate(
         document_tokens=tokenizer.count(view),
         num_pieces=len(pieces),
@@ -244,15 +241,6 @@ def estimate(
         needed_tokens=needed,
         approximate=tokenizer.name.startswith("approximate"),
     )
-
-
-def count_messages(messages: Sequence[Message], tokenizer: Tokenizer) -> int:
-    """Returns the tokens of a conversation, chat template included (an upper estimate)."""
-    return sum(tokenizer.count(message.content) + TEMPLATE_TOKENS for message in messages)
-
-
-ROUND_TOKENS = sum(MAX_TOKENS[kind] + 3 * TEMPLATE_TOKENS for kind in FULL_ROUND)
-"""Window that one round needs beside its first request."""
 
 
 @dataclass
@@ -337,7 +325,7 @@ class _Asking:
     def _may_ask(self, dialogue: Dialogue, request: Request) -> bool:
         """Whether the dialogue may go on; notes the reason where it may not."""
         where = f"Stopped before the {_NAMES[request.kind]} of round {dialogue.round + 1}"
-        answered = any(turn.kind == "answer" for turn in dialogue.turns)
+        answered = dialogue.last("answer") is not None
         cost = self._count(request) + MAX_TOKENS[request.kind]
         if answered and self.stop():
             self.notes.append(f"{where}, as requested.")
@@ -411,9 +399,8 @@ class _Asking:
 
     def _answer(self, dialogue: Dialogue, seconds: float) -> Answer:
         cited = self._cited(dialogue.turns)
-        final = next((t for t in reversed(dialogue.turns) if t.kind == "answer"), None)
+        final, check = dialogue.last("answer"), dialogue.last("check")
         reply = final.reply if final else ""
-        check = next((t for t in reversed(dialogue.turns) if t.kind == "check"), None)
         verdict = parse_verdict(check.reply, ("yes", "no")) if check else None
         if self.question.options:
             answer = parse_choice(reply, self.question.options) or ""

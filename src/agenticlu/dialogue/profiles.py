@@ -1,4 +1,4 @@
-"""Profiles: the wordings of every request, with ids and versions.
+"""Profiles: wordings of every request, with ids and versions.
 
 A profile is a TOML file with a `name`, a `version` and, for each kind of request, a list of
 paraphrases `{id, text}`. Which paraphrase is used follows from the ids of the document and the
@@ -14,8 +14,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from agenticlu.core.errors import ConfigError, did_you_mean
+from agenticlu.core.errors import ConfigError
 from agenticlu.core.records import Record, content_seed
+from agenticlu.core.registry import require_known
 
 KINDS = (
     "system",
@@ -75,29 +76,25 @@ def load_profile(name_or_path: str = "default") -> Profile:
     """Loads a bundled profile by name, or one from a TOML file.
 
     Raises:
-        ConfigError: There is no such profile, or its content is not a profile.
+        ConfigError: Unknown profile, or a file that does not hold one.
     """
     if name_or_path.endswith(".toml"):
         path = Path(name_or_path)
         if not path.is_file():
             raise ConfigError(
-                f"There is no profile file {name_or_path!r}.",
+                f"Profile file not found: {name_or_path!r}.",
                 hint="Give the path of a TOML file, or the name 'default'.",
             )
         text = path.read_text(encoding="utf-8")
     else:
         bundled = importlib.resources.files(__package__)
         names = sorted(p.name[:-5] for p in bundled.iterdir() if p.name.endswith(".toml"))
-        if name_or_path not in names:
-            raise ConfigError(
-                f"There is no profile {name_or_path!r}. Bundled profiles: {', '.join(names)}.",
-                hint=did_you_mean(name_or_path, names) or "A path must end in .toml.",
-            )
+        require_known(name_or_path, names, kind="profile", hint="A path must end in .toml.")
         text = bundled.joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
     try:
         profile = Profile.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise ConfigError(f"{name_or_path!r} is not a profile: {error}") from error
+        raise ConfigError(f"Invalid profile {name_or_path!r}: {error}") from error
     empty = [kind for kind in KINDS if not getattr(profile, kind)]
     if empty:
         raise ConfigError(f"Profile {name_or_path!r} has no wording for: {', '.join(empty)}.")

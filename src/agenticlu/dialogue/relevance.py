@@ -14,7 +14,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agenticlu.core.errors import AgenticluError
 from agenticlu.core.records import Message, Usage
 from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.run import ShownDocument
@@ -118,12 +117,12 @@ class PieceScanner:
             self.scores[index] = max(relevance, self.scores.get(index, 0.0))
             return found.usage
 
+        tasks = [asyncio.create_task(score(piece.index)) for piece in self.shown.pieces]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(score(piece.index)) for piece in self.shown.pieces]
-        except BaseExceptionGroup as error:
-            raise _first_of_ours(error) from error
-        return sum((task.result() for task in tasks), Usage())
+            return sum(await asyncio.gather(*tasks), Usage())
+        finally:  # a piece that fails, or an interrupt, ends them all
+            for task in tasks:
+                task.cancel()
 
     def choose(self, room: int, cost: Callable[[int], int]) -> tuple[int, ...]:
         """Returns the pieces to show, ascending: the most relevant ones that fit.
@@ -143,13 +142,6 @@ class PieceScanner:
             kept.append(index)
         self.num_relevant, self.num_left_out = len(relevant), len(wanted) - len(kept)
         return tuple(sorted(kept))
-
-
-def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Returns the first of our errors in a group, else its first error."""
-    errors = (group.subgroup(AgenticluError) or group).exceptions
-    first = errors[0]
-    return _first_of_ours(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 # --- By words -------------------------------------------------------------------------------------

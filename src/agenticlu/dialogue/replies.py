@@ -168,6 +168,8 @@ _TOKEN = re.compile(
     r"|(?P<number>-?\d+(?:\.\d+)?(?!\w))|(?P<word>[^\W\d]\w*)",
     re.DOTALL,
 )
+MOST_OBJECTS = 64
+"""Objects tried from a reply's end: each try may read to the end, so their number is bounded."""
 _DECODER = json.JSONDecoder(
     strict=False, object_pairs_hook=lambda pairs: {key.strip().lower(): v for key, v in pairs}
 )
@@ -243,7 +245,7 @@ def parse_last_object(text: str) -> dict[str, Any] | None:
     {'fluency': 1, 'correctness': 3}
     """
     said = strip_thinking(text)
-    for begun in reversed(list(_BEGUN.finditer(said))):
+    for begun in list(_BEGUN.finditer(said))[: -MOST_OBJECTS - 1 : -1]:
         if read := _read_object(said, begun.start()):
             return read[0]
     return None

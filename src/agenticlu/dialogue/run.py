@@ -10,15 +10,19 @@ their thinking where a turn is built (`steps.Request.turn`).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from agenticlu.core.records import Document, Piece, Turn
-from agenticlu.dialogue.steps import Dialogue, Request
+from agenticlu.core.records import Document, Message, Piece, Turn
+from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Sampled
 
+TEMPLATE_TOKENS = 12
+"""Most tokens that a chat template adds to a message, for deciding what fits a window."""
+ROUND_TOKENS = sum(MAX_TOKENS[kind] + 3 * TEMPLATE_TOKENS for kind in FULL_ROUND)
+"""Window that one round needs beside its first request."""
 NOTHING_KEPT = "(No paragraph was found to help.)"
 """Takes the document's place when no piece is shown."""
 EDGE_SHARE = 8
@@ -90,6 +94,11 @@ def control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Returns the control tokens of a tokenizer that knows them, such as '<|im_end|>'."""
     controls: tuple[str, ...] = getattr(tokenizer, "controls", ())
     return controls
+
+
+def count_messages(messages: Sequence[Message], tokenizer: Tokenizer) -> int:
+    """Returns the tokens of a conversation, chat template included (an upper estimate)."""
+    return sum(tokenizer.count(message.content) + TEMPLATE_TOKENS for message in messages)
 
 
 async def run_dialogue(

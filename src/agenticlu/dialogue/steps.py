@@ -152,6 +152,10 @@ class Dialogue:
         asked = Message(role="user", content=self._opened(text, self.turns))
         return Request(kind, wording, text, (*self.messages(), asked))
 
+    def last(self, kind: TurnKind) -> Turn | None:
+        """Returns the latest turn of a kind, if any."""
+        return next((turn for turn in reversed(self.turns) if turn.kind == kind), None)
+
     def advance(self, turn: Turn) -> Dialogue:
         """Returns the state after a finished turn."""
         expected = self._next_kind()

@@ -16,9 +16,10 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agenticlu.core.records import Message, Question, content_id
 from agenticlu.dialogue.profiles import Profile
@@ -27,6 +28,7 @@ from agenticlu.dialogue.relevance import (
     VERDICT_SCORES,
     PieceIndex,
     best_of,
+    compute_relevance,
     render_relevance,
 )
 from agenticlu.dialogue.replies import parse_verdict, strip_thinking
@@ -37,6 +39,7 @@ from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sampl
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.store import CallId, Fold, GroundingRecord
 
+Parsed = TypeVar("Parsed")
 SCORE_DIGITS = 4
 LINE_TOKENS = 6
 """Tokens allowed per line of `scan-many`."""
@@ -152,16 +155,12 @@ class Grounder:
         sampling = Sampling(
             temperature=0.2, top_p=0.95, max_tokens=PUBLISHED_VERDICT_TOKENS, seed=self._config.seed
         )
-        keys: list[str] = []
-
-        async def ask(index: int) -> str | None:
-            messages = self._render_published(index, text)
-            call = self._call(sample_key((*self._scope, owner), messages, sampling, 0))
-            keys.append(call.key)
-            sampled = await self._caller.sample(call, messages, sampling)
-            return parse_verdict(sampled.completions[0].text)
-
-        verdicts = await together(map(ask, range(len(self.shown.pieces))), self._caller.gate)
+        keys, verdicts = await self._sample_pieces(
+            (*self._scope, owner),
+            sampling,
+            lambda index: self._render_published(index, text),
+            parse_verdict,
+        )
         scores = [None if verdict is None else VERDICT_SCORES[verdict] for verdict in verdicts]
         unparsed = verdicts.count(None)
         return await self._finish(
@@ -202,16 +201,12 @@ class Grounder:
 
     async def _scan_many(self, texts: Sequence[str], keys: Mapping[str, str]) -> None:
         sampling = Sampling(max_tokens=LINE_TOKENS * len(texts), seed=self._config.seed)
-        shared: list[str] = []
-
-        async def ask(index: int) -> tuple[str | None, ...]:
-            messages = self._render_many(index, texts)
-            call = self._call(sample_key(self._scope, messages, sampling, 0))
-            shared.append(call.key)
-            sampled = await self._caller.sample(call, messages, sampling)
-            return parse_lines(strip_thinking(sampled.completions[0].text), len(texts))
-
-        lines = await together(map(ask, range(len(self.shown.pieces))), self._caller.gate)
+        shared, lines = await self._sample_pieces(
+            self._scope,
+            sampling,
+            lambda index: self._render_many(index, texts),
+            lambda reply: parse_lines(reply, len(texts)),
+        )
         folds = []
         for number, text in enumerate(texts):
             said = [line[number] for line in lines]
@@ -221,19 +216,39 @@ class Grounder:
             folds.append(
                 Fold(keys[text], self.shown.document.id, shared + own, scores=tuple(scores))
             )
-            shared = []
+            shared = []  # the first text pays for the calls that all share
         await self._caller.store.finish_groundings(folds)
+
+    async def _sample_pieces(
+        self,
+        scope: tuple[str, ...],
+        sampling: Sampling,
+        render: Callable[[int], tuple[Message, ...]],
+        parse: Callable[[str], Parsed],
+    ) -> tuple[list[str], list[Parsed]]:
+        """Asks about every piece; returns the keys of the calls and the parsed replies."""
+        keys: list[str] = []
+
+        async def ask(index: int) -> Parsed:
+            messages = render(index)
+            call = self._call(sample_key(scope, messages, sampling, 0))
+            keys.append(call.key)
+            sampled = await self._caller.sample(call, messages, sampling)
+            return parse(strip_thinking(sampled.completions[0].text))
+
+        return keys, await together(map(ask, range(len(self.shown.pieces))), self._caller.gate)
 
     async def _score_pieces(
         self, text: str, indices: Sequence[int], scores: list[float | None]
     ) -> list[str]:
         """Scores pieces in place; returns the keys of the calls."""
+        document_id, asked = self.shown.document.id, [self.shown.neutralise(text)]
 
         async def ask(index: int) -> str:
-            call, messages = self._choices_call(index, text)
-            scored = await self._caller.score_choices(call, messages, RELEVANCE_CHOICES)
-            p = scored.probabilities
-            scores[index] = round(p.get("yes", 0.0) + p.get("maybe", 0.0) / 2, SCORE_DIGITS)
+            messages = render_relevance(self._profile, document_id, self.shown.text(index), asked)
+            call = self._call(choices_key(self._scope, messages, RELEVANCE_CHOICES))
+            found = await self._caller.score_choices(call, messages, RELEVANCE_CHOICES)
+            scores[index] = round(compute_relevance(found.probabilities), SCORE_DIGITS)
             return call.key
 
         return await together(map(ask, indices), self._caller.gate)
@@ -249,17 +264,9 @@ class Grounder:
         if record.kept is not None:
             return Grounded(record.kept, None, record.unparsed)
         assert record.scores is not None
-        relevance = None
-        if all(score is not None for score in record.scores):
-            relevance = tuple(score for score in record.scores if score is not None)
+        known = tuple(score for score in record.scores if score is not None)
+        relevance = known if len(known) == len(record.scores) else None
         return Grounded(keep(record.scores, self._config), relevance, record.unparsed)
-
-    def _choices_call(self, index: int, text: str) -> tuple[CallId, tuple[Message, ...]]:
-        passage = self.shown.text(index)
-        messages = render_relevance(
-            self._profile, self.shown.document.id, passage, [self.shown.neutralise(text)]
-        )
-        return self._call(choices_key(self._scope, messages, RELEVANCE_CHOICES)), messages
 
     def _render_published(self, index: int, text: str) -> tuple[Message, ...]:
         question = self.shown.neutralise(text)
