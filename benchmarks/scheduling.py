@@ -25,6 +25,7 @@ from agenticlu.data.corpus import Item, build_item
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
+from agenticlu.engines.limits import Admission, Limiter
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, run_search
@@ -132,7 +133,7 @@ def main() -> None:
     items = build_corpus(max(1, given.calls // CALLS_PER_QUESTION))
     process, address = start_server(given.latency)
     try:
-        engine = load_engine("slow", (address,), max_concurrency=given.in_flight)
+        engine = load_engine("slow", (address,), limiter=Limiter(Admission(given.in_flight)))
         calls, seconds = search(engine, items, given.in_flight)
         with urllib.request.urlopen(address.removesuffix("/v1") + "/stats") as response:
             stats = json.load(response)

@@ -5,6 +5,7 @@ Modules of this folder that hold no tests (`made_trees`) can be imported by all 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -17,6 +18,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "agenticlu"
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shortens the pauses before an engine is asked again."""
+    from agenticlu.engines import limits
+
+    monkeypatch.setattr(limits, "sleep", lambda seconds: asyncio.sleep(seconds / 500))
 
 
 @pytest.fixture(scope="session")

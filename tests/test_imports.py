@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """A module imports what stands in rows above its own, and from its own entry. The first rows have
 no model in them; stages stand side by side in one row, so none may import another."""
 ROW = {unit: row for row, units in enumerate(LAYERS) for unit in units}
-HEAVY = ("torch", "transformers", "datasets", "ray", "openai", "pyarrow", "matplotlib")
+HEAVY = ("torch", "transformers", "datasets", "ray", "aiohttp", "pyarrow", "matplotlib")
 
 
 def unit_of(module: str) -> str | None:
@@ -160,7 +160,7 @@ def test_help_of_every_command_is_light() -> None:
 
 
 def test_the_heavy_ones_could_have_been_loaded() -> None:
-    for name in ("torch", "transformers", "openai", "pyarrow", "matplotlib"):
+    for name in ("torch", "transformers", "aiohttp", "pyarrow", "matplotlib"):
         assert importlib.util.find_spec(name) is not None
     assert "json" in modules_after("import json")
 

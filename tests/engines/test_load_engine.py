@@ -8,6 +8,7 @@ import pytest
 
 from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines import check_base_url, check_model_path, load_engine
+from agenticlu.engines.limits import LimitedEngine
 from agenticlu.engines.local.hf import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
@@ -16,10 +17,12 @@ from agenticlu.engines.pool import PoolEngine
 def test_arguments_choose_the_engine(random_model: Path) -> None:
     assert isinstance(load_engine(str(random_model)), HFEngine)
     one = load_engine("m", ("http://127.0.0.1:1/v1/",), timeout_s=5.0)
-    assert isinstance(one, OpenAIEngine)
-    assert (one.base_url, one.name) == ("http://127.0.0.1:1/v1", "m")
+    assert isinstance(one, LimitedEngine)
+    assert isinstance(one.engine, OpenAIEngine)
+    assert (one.engine.base_url, one.name) == ("http://127.0.0.1:1/v1", "m")
     pool = load_engine("m", ("http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"))
-    assert isinstance(pool, PoolEngine)
+    assert isinstance(pool, LimitedEngine)
+    assert isinstance(pool.engine, PoolEngine)
     assert pool.name == "m"
 
 
@@ -61,7 +64,7 @@ def test_importing_the_engines_loads_nothing_heavy() -> None:
         "import sys, agenticlu.engines, agenticlu.engines.scripted, agenticlu.engines.local.hf,"
         " agenticlu.engines.openai, agenticlu.engines.pool, agenticlu.server.app,"
         " agenticlu.cli.serve;"
-        "print({'torch', 'transformers', 'openai', 'starlette', 'uvicorn'} & set(sys.modules))"
+        "print({'torch', 'transformers', 'aiohttp', 'starlette', 'uvicorn'} & set(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"

@@ -10,9 +10,9 @@ import pytest
 from agenticlu.core.errors import EngineAuthError, EngineBusyError, EngineUnreachableError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
+from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
-from agenticlu.engines.retry import RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine
 
 ASKED = (Message(role="user", content="Who?"),)
@@ -33,12 +33,18 @@ class Mortal(ScriptedEngine):
 def make_pool(count: int = 3, **options: Any) -> tuple[PoolEngine, list[Mortal], list[str]]:
     engines = [Mortal(f"r{i}") for i in range(count)]
     told: list[str] = []
-    options = {"rest_s": 0.01, "patience_s": 0.2, "on_event": told.append} | options
+    options = {"rest_s": 0.01, "on_event": told.append} | options
     return PoolEngine([(one.name, one) for one in engines], **options), engines, told
 
 
-async def where(pool: PoolEngine, session: str | None) -> str:
-    return (await pool.sample(ASKED, Sampling(), session=session)).completions[0].text
+def limited(pool: PoolEngine, patience_s: float | None = None) -> LimitedEngine:
+    policy = RetryPolicy(first_pause_s=0.01, longest_pause_s=0.02, patience_s=patience_s)
+    return LimitedEngine(pool, Limiter(policy=policy))
+
+
+async def where(pool: PoolEngine, session: str | None, patience_s: float | None = None) -> str:
+    reply = await limited(pool, patience_s).sample(ASKED, Sampling(), session=session)
+    return reply.completions[0].text
 
 
 def test_a_session_stays_and_sessions_spread() -> None:
@@ -86,7 +92,7 @@ def test_only_a_dead_replicas_sessions_move_and_they_come_back() -> None:
     assert "r1" not in during
     assert [b == d for b, d in zip(before, during, strict=True)] == [b != "r1" for b in before]
     assert after == before
-    assert len([one for one in told if "left alone" in one]) == 1
+    assert len([one for one in told if "rests for" in one]) == 1
     assert any("answers again" in one for one in told)
 
 
@@ -102,25 +108,42 @@ def test_a_dead_replica_is_asked_once_not_by_every_request() -> None:
     assert len(engines[0].requests) == 1
 
 
-def test_when_all_are_down_the_pool_pauses_says_so_and_goes_on() -> None:
-    pool, engines, told = make_pool(2, patience_s=5.0)
+def test_when_all_are_down_the_run_pauses_and_goes_on() -> None:
+    pool, engines, told = make_pool(2)
 
     async def scenario() -> str:
         for engine in engines:
             engine.dead = True
         asyncio.get_running_loop().call_later(0.05, setattr, engines[1], "dead", False)
-        return await where(pool, "s")
+        return await where(pool, "s", patience_s=5.0)
 
     assert asyncio.run(scenario()) == "r1"
-    assert any("All 2 replicas are down" in one for one in told)
+    assert len([one for one in told if "rests for" in one]) >= 2
 
 
-def test_when_all_stay_down_it_gives_up() -> None:
-    pool, engines, _ = make_pool(2, patience_s=0.05)
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_replicas_do_not_multiply_tries(count: int) -> None:
+    pool, engines, _ = make_pool(count)
     for engine in engines:
         engine.dead = True
-    with pytest.raises(EngineUnreachableError, match="All 2 replicas"):
+    with pytest.raises(EngineUnreachableError, match="is off"):
         asyncio.run(where(pool, "s"))
+    assert sum(len(engine.requests) for engine in engines) == RetryPolicy().tries
+    assert len([engine for engine in engines if engine.requests]) == min(count, 5)
+
+
+def test_one_refusal_for_load_costs_no_session_its_cache() -> None:
+    faults = {i: EngineBusyError("429") for i in range(2)}
+    engines = [ScriptedEngine(lambda r, k=k: f"r{k}", faults=dict(faults)) for k in range(2)]
+    told: list[str] = []
+    pool = PoolEngine([(f"r{k}", one) for k, one in enumerate(engines)], on_event=told.append)
+    found = asyncio.run(where(pool, "s"))
+    assert sorted(len(one.requests) for one in engines) == [0, 3]
+    assert told == []
+    own = int(found[1])
+    engines[own]._faults, engines[1 - own]._faults = lambda r: EngineBusyError("429"), None
+    assert asyncio.run(where(pool, "s")) != found, "load that stays moves the session on"
+    assert len(told) == 1
 
 
 def test_errors_that_another_replica_would_repeat_are_not_moved() -> None:
@@ -128,7 +151,7 @@ def test_errors_that_another_replica_would_repeat_are_not_moved() -> None:
     pool = PoolEngine([("a", engines[0]), ("b", engines[1])])
     with pytest.raises(EngineAuthError):
         asyncio.run(where(pool, "s"))
-    assert sum(len(engine.requests) for engine in engines) == 1
+    assert sum(len(engine.requests) for engine in engines) == 1, "nobody else would take the key"
 
 
 def test_requests_without_a_session_take_turns() -> None:
@@ -150,25 +173,21 @@ def test_a_request_that_no_replica_takes_closes_none(
 
     endpoints = [serve(answer) for _ in range(3)]
     told: list[str] = []
-    pool = PoolEngine.of(
-        [one.url for one in endpoints],
-        "m",
-        retry=RetryPolicy(attempts=1),
-        rest_s=30.0,
-        on_event=told.append,
+    pool = PoolEngine.from_urls(
+        [one.url for one in endpoints], "m", rest_s=30.0, on_event=told.append
     )
     poison = (Message(role="user", content="poison"),)
 
     async def scenario() -> list[str]:
         try:
             with pytest.raises(EngineBusyError, match="boom"):
-                await pool.sample(poison, Sampling(), session="s")
+                await limited(pool).sample(poison, Sampling(), session="s")
             return [await where(pool, f"s{i}") for i in range(9)]
         finally:
             await pool.close()
 
     assert asyncio.run(scenario()) == ["fine"] * 9
-    assert not any("left alone" in text for text in told)
+    assert not any("rests for" in text for text in told)
     assert all(one.bodies for one in endpoints), "each replica must have been tried"
 
 
@@ -189,8 +208,7 @@ def test_real_servers_the_session_travels_and_a_death_is_survived(
     endpoints = [serve(lambda body, i, k=k: (200, chat_reply(f"r{k}"))) for k in range(2)]
     broken = serve(lambda body, i: (500, {"error": {"message": "boom"}}))
     urls = [*(one.url for one in endpoints), broken.url]
-    quick = RetryPolicy(attempts=2, base_s=0.001)
-    pool = PoolEngine.of(urls, "m", retry=quick, rest_s=10.0)
+    pool = PoolEngine.from_urls(urls, "m", rest_s=10.0)
     assert all(isinstance(replica.engine, OpenAIEngine) for replica in pool.replicas)
 
     async def scenario() -> list[str]:
@@ -201,7 +219,7 @@ def test_real_servers_the_session_travels_and_a_death_is_survived(
 
     found = asyncio.run(scenario())
     assert set(found) == {"r0", "r1"}
-    assert len(broken.bodies) == 2 * quick.attempts, "two sessions, and it is left alone"
+    assert len(broken.bodies) == 2, "two sessions, and it rests"
     sessions = [{h["x-session-id"] for h in one.headers} for one in endpoints]
     assert not sessions[0] & sessions[1]
     assert len(sessions[0] | sessions[1]) == 12

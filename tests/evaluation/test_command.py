@@ -221,9 +221,9 @@ def test_servers_of_different_weights_make_no_pool(tmp_path: Path, listing: Any)
 
 
 def test_our_server_tells_weights_folder_and_pieces(server_url: str) -> None:
-    from agenticlu.engines.model_info import read_served
+    from agenticlu.engines.probe import read_served_model
 
-    found = read_served([server_url])
+    found = read_served_model([server_url])
     assert found is not None
     assert found.weights == fingerprint(BUNDLED_MODEL)
     assert Path(found.root) == BUNDLED_MODEL

@@ -19,6 +19,7 @@ from agenticlu.core.errors import (
     DocumentTooLongError,
     EngineBusyError,
     EngineError,
+    EngineRefusedError,
     EngineReplyError,
     EngineUnreachableError,
     MissingDependencyError,
@@ -28,7 +29,7 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message, Prediction
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer, load_tokenizer
-from agenticlu.engines import breaker
+from agenticlu.engines import limits
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
@@ -74,7 +75,7 @@ def unsure(request: ScriptedRequest) -> str:
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("out of memory"), KeyError("x"), OSError("gone"), EngineReplyError("no sense")],
+    [RuntimeError("out of memory"), KeyError("x"), OSError("gone"), EngineRefusedError("bad stop")],
 )
 def test_one_bad_item_fails_alone(tmp_path: Path, error: Exception) -> None:
     summary = run(config(), ScriptedEngine(faults={3: error}), tmp_path)
@@ -130,7 +131,7 @@ def test_turns_and_tokens_of_a_failed_item_are_kept(tmp_path: Path) -> None:
 def test_a_pause_of_the_server_fails_no_item(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(limits, "sleep", lambda seconds: asyncio.sleep(0))
     away = {n: EngineUnreachableError("away") for n in range(3, 9)}
     lines: list[str] = []
     engine = ScriptedEngine(faults=away)
@@ -158,7 +159,7 @@ def test_a_dead_server_ends_the_run_and_marks_nothing_failed(tmp_path: Path) -> 
 def test_a_request_that_the_server_cannot_answer_fails_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(limits, "sleep", lambda seconds: asyncio.sleep(0))
     poisoned: list[str] = []
 
     def fault(request: ScriptedRequest) -> Exception | None:
@@ -178,7 +179,7 @@ def test_a_request_that_the_server_cannot_answer_fails_alone(
     assert summary.num_failed == 1
     assert "inner error" in summary.failures[0].error
     sent = [r for r in engine.requests if r.messages[-1].content in poisoned]
-    assert breaker.OWN_ATTEMPTS <= len(sent) <= breaker.OWN_ATTEMPTS + 2
+    assert limits.RetryPolicy().tries <= len(sent) <= limits.RetryPolicy().tries + 2
 
 
 # --- work for every place ---------------------------------------------------------------------
@@ -515,10 +516,10 @@ def test_patience_covers_score_choices() -> None:
     engine = ScriptedEngine(faults={0: EngineUnreachableError("away")})
 
     async def score() -> ChoiceProbs:
-        patient = breaker.be_patient(engine, breaker.Breaker(30.0))
+        patient = limits.with_patience(engine, 30.0)
         return await patient.score_choices([Message(role="user", content="x")], ("yes", "no"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+        patch.setattr(limits, "sleep", lambda seconds: asyncio.sleep(0))
         assert sum(asyncio.run(score()).probabilities.values()) == pytest.approx(1)
     assert isinstance(EngineUnreachableError("x"), AgenticluError)

@@ -10,12 +10,10 @@ import pytest
 
 from agenticlu.core.errors import BudgetExceededError, EngineBusyError
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines import breaker
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampled, Sampling
-from agenticlu.engines.breaker import Breaker
+from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.caller import (
-    Admission,
     Caller,
     CallFailedError,
     LedgeredEngine,
@@ -29,6 +27,9 @@ from agenticlu.search.caller import (
 from agenticlu.search.store import CallId, Store
 
 MESSAGES = (Message(role="user", content="word " * 400),)
+
+
+QUICK = RetryPolicy(first_pause_s=0.001, patience_s=60)
 
 
 def call(key: str) -> CallId:
@@ -64,86 +65,25 @@ def test_replies_come_back_from_json_as_they_were():
     assert decode_choice_probs(json.loads(json.dumps(encode_choice_probs(probs))), usage) == probs
 
 
-def test_admission_bounds_tokens_and_requests_in_order():
-    async def work() -> list[str]:
-        admission = Admission(max_tokens=100, max_requests=3)
-        order: list[str] = []
-
-        async def take(name: str, tokens: int) -> None:
-            await admission.acquire(tokens)
-            order.append(name)
-            assert admission.tokens <= 100 or admission.requests == 1
-            assert admission.requests <= 3
-            await asyncio.sleep(0)
-            admission.release(tokens)
-
-        await asyncio.gather(take("a", 60), take("b", 60), take("huge", 500), take("c", 10))
-        assert admission.tokens == admission.requests == 0
-        return order
-
-    assert asyncio.run(work()) == ["a", "b", "huge", "c"]
-
-
-def test_a_cancelled_waiter_gives_its_place_back():
-    async def work() -> None:
-        admission = Admission(max_requests=1)
-        await admission.acquire(1)
-        waiting = asyncio.create_task(admission.acquire(1))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        admission.release(1)
-        await asyncio.wait_for(admission.acquire(1), 1)
-
-    asyncio.run(work())
-
-
-def test_overload_halves_what_is_in_flight_and_success_raises_it_slowly():
-    admission = Admission(max_requests=64)
-    admission.requests = 40
-    admission.shrink()
-    assert admission.limit_requests == 20
-    for _ in range(20):
-        admission.grow()
-    assert 20.5 < admission.limit_requests < 22
-    for _ in range(5000):
-        admission.grow()
-    assert admission.limit_requests == 64
-
-
-def test_many_failures_at_once_are_one_overload(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+def test_many_failures_at_once_are_one_overload(tmp_path: Path):
     engine = ScriptedEngine(faults=lambda r: EngineBusyError("429") if r.call < 8 else None)
 
     async def work(store: Store) -> float:
-        caller = Caller(store, engine, admission=Admission(max_requests=8))
+        limited = LimitedEngine(engine, Limiter(Admission(8), QUICK))
+        caller = Caller(store, limited)
         await together([caller.sample(call(f"k{i}"), MESSAGES, Sampling(seed=i)) for i in range(8)])
-        return caller.admission.limit_requests
+        return limited.limiter.admission.limit_requests
 
     with Store(tmp_path) as store:
         assert asyncio.run(work(store)) > 3
         assert store.call_counts()["done"] == 8
 
 
-def test_patience_ends_with_the_engines_own_error_and_one_word_on_what_now():
-    said: list[str] = []
-
-    async def work() -> None:
-        breaker = Breaker(0.0, said.append)
-        for _ in range(3):
-            with pytest.raises(EngineBusyError, match="still busy"):
-                await breaker.trouble(EngineBusyError("still busy"))
-
-    asyncio.run(work())
-    assert len(said) == 1
-    assert "the same command goes on" in said[0]
-
-
 def test_a_limit_on_tokens_stops_before_the_next_call(tmp_path: Path):
     engine = ScriptedEngine()
 
     async def work(store: Store) -> None:
-        caller = Caller(store, engine, max_spent_tokens=1)
+        caller = Caller(store, LimitedEngine(engine, Limiter(Admission(max_spent_tokens=1))))
         await caller.sample(call("a"), MESSAGES, Sampling())
         with pytest.raises(BudgetExceededError):
             await caller.sample(call("b"), MESSAGES, Sampling())
@@ -217,13 +157,12 @@ def poisoned(request: ScriptedRequest) -> BaseException | None:
     return error
 
 
-def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Path):
     said: list[str] = []
     engine = ScriptedEngine(faults=poisoned, latency_s=0.002)
 
     async def work(store: Store) -> None:
-        caller = Caller(store, engine, breaker=Breaker(60, said.append))
+        caller = Caller(store, LimitedEngine(engine, Limiter(policy=QUICK, say=said.append)))
 
         async def others() -> None:
             for seed in range(1, 200):
@@ -237,18 +176,15 @@ def test_a_request_that_the_server_cannot_answer_stops_nobody_else(tmp_path: Pat
         counts = store.call_counts()
         assert (counts["failed"], counts["done"], counts["intent"]) == (1, 199, 0)
     sent = [r for r in engine.requests if r.sampling and r.sampling.seed == 0]
-    assert breaker.OWN_ATTEMPTS <= len(sent) <= breaker.OWN_ATTEMPTS + 2
+    assert QUICK.tries <= len(sent) <= QUICK.tries + 1, "one while nobody had been answered yet"
 
 
-def test_a_request_that_cannot_be_answered_is_given_up_though_there_is_no_other(
-    tmp_path: Path, monkeypatch
-):
+def test_a_request_that_cannot_be_answered_is_given_up_though_there_is_no_other(tmp_path: Path):
     """Nobody else's answer tells that the engine is well: a short question does."""
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
     engine = ScriptedEngine(faults=poisoned)
 
     async def work(store: Store) -> None:
-        caller = Caller(store, engine, breaker=Breaker(60))
+        caller = Caller(store, LimitedEngine(engine, Limiter(policy=QUICK)))
         with pytest.raises(CallFailedError, match="inner error"):
             await together(
                 caller.sample(call(name), MESSAGES, Sampling(seed=0)) for name in ("a", "b")
@@ -259,13 +195,14 @@ def test_a_request_that_cannot_be_answered_is_given_up_though_there_is_no_other(
         counts = store.call_counts()
     assert (counts["failed"], counts["done"], counts["intent"]) == (2, 0, 0)
     sent = [r for r in engine.requests if r.messages == MESSAGES]
-    assert 2 * breaker.OWN_ATTEMPTS <= len(sent) <= 2 * breaker.OWN_ATTEMPTS + 4
+    assert len(sent) == 2 * QUICK.tries
+    assert len(engine.requests) - len(sent) <= 2, "one short question each"
 
 
 @pytest.mark.parametrize("load", [True, False], ids=["overload", "all fail"])
-def test_a_lone_request_is_kept_where_it_is_not_to_blame(tmp_path: Path, monkeypatch, load):
+def test_a_lone_request_is_kept_where_it_is_not_to_blame(tmp_path: Path, load):
     """An engine that has no room, or fails at short questions too, ends the run, not the call."""
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.01)
+    policy = RetryPolicy(first_pause_s=0.01, patience_s=0.5)
 
     def fail(request: ScriptedRequest) -> BaseException | None:
         error = EngineBusyError("away")
@@ -273,32 +210,14 @@ def test_a_lone_request_is_kept_where_it_is_not_to_blame(tmp_path: Path, monkeyp
         return None if load and request.messages != MESSAGES else error
 
     async def work(store: Store) -> None:
-        caller = Caller(store, ScriptedEngine(faults=fail), breaker=Breaker(0.5))
+        limiter = Limiter(policy=policy)
+        caller = Caller(store, LimitedEngine(ScriptedEngine(faults=fail), limiter))
         with pytest.raises(EngineBusyError, match="away"):
             await caller.sample(call("a"), MESSAGES, Sampling())
 
     with Store(tmp_path) as store:
         asyncio.run(asyncio.wait_for(work(store), 30))
         assert store.call_counts()["failed"] == 0
-
-
-def test_the_pause_is_as_long_as_the_server_asked_for():
-    error = EngineBusyError("later")
-    error.retry_after_s = 0.2
-    said: list[str] = []
-
-    async def work() -> float:
-        breaker = Breaker(patience_s=60.0, say=said.append)
-        breaker._pause_s = 0.001
-        began = asyncio.get_running_loop().time()
-        await breaker.trouble(error)
-        paused = asyncio.get_running_loop().time() - began
-        error.retry_after_s = 61.0
-        with pytest.raises(EngineBusyError):
-            await breaker.trouble(error)
-        return paused
-
-    assert asyncio.run(work()) > 0.19
 
 
 def test_a_call_wanted_twice_at_once_is_sent_once(tmp_path: Path):

@@ -15,8 +15,8 @@ from made_trees import load_trees
 from scripted_world import TOKENIZER, corpus
 
 from agenticlu.core.errors import EngineUnreachableError
-from agenticlu.engines import breaker, load_engine
-from agenticlu.engines.retry import RetryPolicy
+from agenticlu.engines import load_engine
+from agenticlu.engines.pool import PoolEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
 from agenticlu.search.store import Store
@@ -24,7 +24,6 @@ from agenticlu.search.store import Store
 SERVER = Path(__file__).parent.parent.parent / "benchmarks" / "slow_server.py"
 ITEMS = corpus(documents=4, questions=1)
 CONFIG = SearchConfig(branching=2, depth=1, piece_tokens=64, growth="full")
-QUICK = RetryPolicy(attempts=3, first_contact_attempts=1, base_s=0.01, most_s=0.05)
 
 
 @contextmanager
@@ -44,14 +43,15 @@ def server(*faults: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 def search(folder: Path, *addresses: str, limits: Limits | None = None, **options: object):
     said: list[str] = []
+    bounds = limits or Limits(requests_in_flight=8, parallel=4)
 
     class Heard(Listener):
         def say(self, text: str) -> None:
             said.append(text)
 
     async def work(store: Store):
-        options.setdefault("retry", QUICK)
-        engine = load_engine("slow", addresses, on_event=said.append, **options)
+        limiter = bounds.build_limiter(said.append)
+        engine = load_engine("slow", addresses, limiter=limiter, on_event=said.append, **options)
         try:
             return await run_search(
                 ITEMS,
@@ -59,7 +59,7 @@ def search(folder: Path, *addresses: str, limits: Limits | None = None, **option
                 store,
                 CONFIG,
                 tokenizer=TOKENIZER,
-                limits=limits or Limits(requests_in_flight=8, parallel=4),
+                limits=bounds,
                 progress=Heard(),
             )
         finally:
@@ -86,10 +86,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     [("30-60:429",), ("30-34:500",), ("30-31:truncate", "40:badjson"), ("20-22:badjson",)],
     ids=["rate limit", "server error", "cut off and wrong", "wrong JSON"],
 )
-def test_passing_faults_cost_time_and_nothing_else(
-    tmp_path: Path, monkeypatch, undisturbed, faults
-):
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.05)
+def test_passing_faults_cost_time_and_nothing_else(tmp_path: Path, undisturbed, faults):
     with server(*faults) as (address, _):
         summary, _ = search(tmp_path, address)
     assert summary.failed_nodes == 0
@@ -107,8 +104,8 @@ def test_a_hanging_request_is_given_up_and_sent_again(tmp_path: Path, undisturbe
 def test_the_death_of_one_of_four_replicas_moves_its_documents(tmp_path: Path, undisturbed):
     with ExitStack() as stack:
         opened = dict(stack.enter_context(server()) for _ in range(4))
-        pool = load_engine("slow", tuple(opened), retry=QUICK)
-        mortal = pool.ranked(ITEMS[0].document.id)[0].key  # type: ignore[attr-defined]
+        pool = PoolEngine.from_urls(tuple(opened), "slow")
+        mortal = pool.ranked(ITEMS[0].document.id)[0].key
         address = next(one for one in opened if mortal in one or one in mortal)
         fault = urllib.request.Request(f"{address}/fault", data=b"8:die", method="POST")
         urllib.request.urlopen(fault).close()

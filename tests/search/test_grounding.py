@@ -146,7 +146,7 @@ def test_a_failed_piece_fails_the_grounding_and_the_others_are_kept(tmp_path: Pa
             "done": len(PIECES) - 1,
             "failed": 1,
             "intent": 0,
-            "repeated": 2,
+            "repeated": 0,
         }
 
 

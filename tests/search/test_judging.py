@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_trees import load_trees
@@ -11,7 +12,7 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.core.errors import EngineBusyError, EngineReplyError, UsageError
 from agenticlu.core.records import Node
-from agenticlu.engines import breaker
+from agenticlu.engines import limits as engine_limits
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges.panel import SPARED, build_judges
@@ -115,14 +116,14 @@ def test_what_a_model_said_of_an_exact_match_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_judge_that_pauses_says_so_and_keeps_to_the_patience(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(engine_limits, "sleep", lambda seconds: asyncio.sleep(0))
     heard = Heard()
     busy = ScriptedEngine(
         lambda request: NO,
         faults=lambda request: EngineBusyError("status 429") if request.call < 3 else None,
     )
     search(tmp_path / "a", busy, heard=heard)
-    assert heard.said[0] == "judge critic: paused for 0 s: status 429"
+    assert heard.said[0] == "judge critic: paused for 1 s: status 429"
     assert "answers again" in heard.said[-1]
     gone = ScriptedEngine(faults=lambda request: EngineBusyError("status 429"))
     with pytest.raises(EngineBusyError):
@@ -163,13 +164,19 @@ def test_a_judge_that_stays_unreadable_is_asked_anew_each_time(tmp_path: Path) -
 
 
 def test_the_choices_reach_the_engines(monkeypatch) -> None:
-    built: list[dict[str, object]] = []
-    monkeypatch.setattr(setup, "load_engine", lambda *names, **options: built.append(options))
-    EngineChoice("m", ("http://a/v1",), timeout_s=7).load(5, print)
-    JudgeChoice(("j",), ("http://b/v1",), timeout_s=9).engines(print)
-    JudgeChoice(("folder",)).engines(print)
-    assert [options.get("timeout_s") for options in built] == [7, 9, None]
-    assert [options.get("on_event") for options in built] == [print, print, None]
+    built: list[dict[str, Any]] = []
+    monkeypatch.setattr(setup, "load_limited_engine", lambda *_, **options: built.append(options))
+    monkeypatch.setattr(setup, "load_engine", lambda *_: ScriptedEngine())
+    limits = Limits(requests_in_flight=5, patience_s=11)
+    EngineChoice("m", ("http://a/v1",), timeout_s=7).load(limits, print)
+    JudgeChoice(("j",), ("http://b/v1",), timeout_s=9).engines(limits, print)
+    ((name, local),) = JudgeChoice(("folder",)).engines(limits, print)
+    assert [options["timeout_s"] for options in built] == [7, 9]
+    assert [options["on_event"] for options in built] == [print, print]
+    limiters = [*(options["limiter"] for options in built), local.limiter]
+    assert [one.admission.max_requests for one in limiters] == [5, 64, 64]
+    assert {one.policy.patience_s for one in limiters} == {11}
+    assert name == "folder"
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])

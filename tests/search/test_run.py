@@ -24,7 +24,7 @@ from agenticlu.data.published import render_profile
 from agenticlu.data.traces import build_trace
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
-from agenticlu.engines import breaker
+from agenticlu.engines import limits
 from agenticlu.engines.base import Completion, Sampled
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges.panel import ExactJudge, LlmJudge, RougeJudge, is_correct
@@ -385,7 +385,7 @@ def test_a_document_longer_than_the_window_fails_in_words(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [EngineBusyError("429"), EngineUnreachableError("gone")])
 def test_overload_pauses_the_run_and_costs_no_attempt(tmp_path: Path, monkeypatch, error):
-    monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(limits, "sleep", lambda seconds: asyncio.sleep(0))
     said: list[str] = []
 
     class Heard(listener_class()):

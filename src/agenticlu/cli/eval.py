@@ -24,7 +24,7 @@ from agenticlu.core.settings import Settings
 if TYPE_CHECKING:
     from agenticlu.core.records import Prices
     from agenticlu.documents.tokens import Tokenizer
-    from agenticlu.engines.model_info import Served
+    from agenticlu.engines.replies import ServedModel
     from agenticlu.evaluation.config import RunSettings
     from agenticlu.evaluation.results import Summary
 
@@ -342,12 +342,12 @@ def _prepare(resolved: Resolved[EvalSettings], as_published: bool, dry_run: bool
     return RunSettings(config, profile, tokenizer, context_tokens=window)
 
 
-def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> Served | None:
+def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> ServedModel | None:
     """Asks the servers what they serve; a plan does without, where nobody answers."""
-    from agenticlu.engines.model_info import read_served
+    from agenticlu.engines.probe import read_served_model
 
     try:
-        return read_served(urls, given.model, given.api_key_env)
+        return read_served_model(urls, given.model, given.api_key_env)
     except EngineUnreachableError as error:
         if not dry_run:
             raise
@@ -355,7 +355,9 @@ def _read_served(given: EvalSettings, urls: tuple[str, ...], dry_run: bool) -> S
         return None
 
 
-def _load_tokenizer(given: EvalSettings, folder: str | None, served: Served | None) -> Tokenizer:
+def _load_tokenizer(
+    given: EvalSettings, folder: str | None, served: ServedModel | None
+) -> Tokenizer:
     """Loads the tokenizer that was asked for, else the model's own, else one that estimates."""
     from agenticlu.documents.tokens import load_tokenizer
 
@@ -563,8 +565,8 @@ def judge(
     the exit code 9. The same command again asks only for the verdicts that are missing.
     """
     from agenticlu.engines import load_engine
-    from agenticlu.engines.breaker import Breaker, be_patient
-    from agenticlu.engines.model_info import read_served
+    from agenticlu.engines.limits import with_patience
+    from agenticlu.engines.probe import read_served_model
     from agenticlu.evaluation.helmet.results import find_results_folder
     from agenticlu.evaluation.rescore import MOST_LISTED, ResultJudging
     from agenticlu.evaluation.run import PATIENCE_S, summarise_folder
@@ -575,14 +577,14 @@ def judge(
 
     judging = ResultJudging(file, helmet_data or Path())
     options = {"timeout_s": timeout} if base_url else {}
-    served = read_served(base_url, model, api_key_env) if base_url else None
+    served = read_served_model(base_url, model, api_key_env) if base_url else None
     engine = load_engine(model, base_url, api_key_env, **options)
     name = engine.name if served is None else served.id
     kept = judging.find_kept(name)
     if kept:
         total = len(judging.result.rows)
         say(f"{len(kept)} of {total} rows were judged by {name} before and are kept.")
-    patient = be_patient(engine, Breaker(PATIENCE_S, say))
+    patient = with_patience(engine, PATIENCE_S, say)
 
     async def run() -> tuple[list[RowVerdict], float | None]:
         try:

@@ -143,10 +143,10 @@ async def _generate(
     profile = load_profile(config.profile)
     progress = Progress("questions", quiet=settings.quiet)
     limits, shard, choice = _limits(settings), parse_shard(settings.shard), settings.engine_choice()
-    judge_engines = judge_choice(settings).engines(progress.warn)
+    judge_engines = judge_choice(settings).engines(limits, progress.warn)
     build_judges(config.judges, build_panel(judge_engines))
     tokenizer = choice.tokenizer(settings.tokenizer)
-    sampler = choice.load(limits.requests_in_flight, progress.warn)
+    sampler = choice.load(limits, progress.warn)
     sealer = None if settings.seal is None else Sealer(out, settings.seal, shard)
     with contextlib.ExitStack() as stack:
         if sealer is not None:
@@ -160,7 +160,7 @@ async def _generate(
             bind(store, config, profile, tokenizer=tokenizer.name)
             progress.say(f"{sealer.take_up(store)} segments taken up from {settings.seal}")
         listener = ProgressListener(progress, metrics, corpus["left_out"])
-        panel = build_panel(judge_engines, store, limits=limits, say=listener.say)
+        panel = build_panel(judge_engines, store, limits=limits)
         try:
             async with (
                 sealer.every(settings.seal_every * 60) if sealer else contextlib.nullcontext()

@@ -76,6 +76,12 @@ class EngineError(AgenticluError):
     """The model could not be asked, or did not answer."""
 
     exit_code = 5
+    retry_after_s: float | None = None
+    """The pause that the server asked for; None if it asked for none."""
+    try_elsewhere = False
+    """Whether another replica of the model can take the request at once."""
+    never_answered = False
+    """Whether no server has ever answered at the address."""
 
 
 class EngineUnreachableError(EngineError):
@@ -96,8 +102,6 @@ class EngineBusyError(EngineError):
     is_fault = False
     """Whether the server failed at this very request (a status of 500, say), rather than having no
     room for it."""
-    retry_after_s: float | None = None
-    """The pause that the server asked for; None if it asked for none."""
 
 
 class EngineReplyError(EngineError):

@@ -1,16 +1,22 @@
-"""How text is sampled: in process, over any OpenAI-compatible endpoint, or from a script."""
+"""Engines sample text: in process, over any OpenAI-compatible endpoint, or from a script."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines.base import Engine
 
+if TYPE_CHECKING:
+    from agenticlu.engines.limits import LimitedEngine, Limiter
+
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
 """The tiny model that the package carries."""
 BUNDLED_NAME = "agenticlu-tiny"
+ENDPOINT_REQUESTS = 16
+"""Requests to endpoints in flight, where nothing else is said."""
 
 
 def load_engine(
@@ -29,7 +35,7 @@ def load_engine(
         model: A folder, or the name of a served model.
         base_url: Addresses of OpenAI-compatible endpoints, such as http://127.0.0.1:8000/v1.
         api_key_env: Environment variable that holds the key; local servers need none.
-        **options: Passed to the engine: see `HFEngine`, `OpenAIEngine`, `PoolEngine`.
+        **options: Passed to the engine: see `HFEngine`, `load_limited_engine`.
 
     Raises:
         ModelNotFoundError: `model` is no folder with a model.
@@ -37,21 +43,51 @@ def load_engine(
         MissingDependencyError: The engine's packages are not installed.
     """
     if base_url:
-        urls = tuple(check_base_url(url) for url in base_url)
-        if len(set(urls)) != len(urls):
-            raise UsageError(f"The same address was given twice: {', '.join(urls)}.")
-        if len(urls) == 1:
-            from agenticlu.engines.openai import OpenAIEngine
-
-            return OpenAIEngine(urls[0], model, api_key_env=api_key_env, **options)
-        from agenticlu.engines.pool import PoolEngine
-
-        return PoolEngine.of(urls, model, api_key_env=api_key_env, **options)
+        return load_limited_engine(model, base_url, api_key_env, **options)
     from agenticlu.engines.local.hf import HFEngine
 
     if model is None:
         options.setdefault("name", BUNDLED_NAME)
     return HFEngine(check_model_path(model), **options)
+
+
+def load_limited_engine(
+    model: str | None,
+    base_url: tuple[str, ...],
+    api_key_env: str = "OPENAI_API_KEY",
+    *,
+    limiter: Limiter | None = None,
+    on_event: Callable[[str], None] | None = None,
+    **options: Any,
+) -> LimitedEngine:
+    """Builds the engine of one or several endpoints, behind limits.
+
+    Args:
+        model: Name of the served model; None takes the only one served.
+        base_url: Addresses.
+        api_key_env: Environment variable that holds the key.
+        limiter: Bounds and retries; None allows 16 requests at once and five tries for each.
+        on_event: Called with a line for people when the engine waits or changes how it asks.
+        **options: Passed to each `OpenAIEngine`.
+
+    Raises:
+        UsageError: `base_url` is not an address, or holds one twice.
+        MissingDependencyError: The engine's packages are not installed.
+    """
+    from agenticlu.engines.limits import Admission, LimitedEngine, Limiter
+    from agenticlu.engines.openai import OpenAIEngine
+    from agenticlu.engines.pool import PoolEngine
+
+    urls = tuple(check_base_url(url) for url in base_url)
+    if len(set(urls)) != len(urls):
+        raise UsageError(f"The same address was given twice: {', '.join(urls)}.")
+    options |= {"api_key_env": api_key_env, "on_event": on_event}
+    engine: Engine
+    if len(urls) == 1:
+        engine = OpenAIEngine(urls[0], model, **options)
+    else:
+        engine = PoolEngine.from_urls(urls, model, **options)
+    return LimitedEngine(engine, limiter or Limiter(Admission(ENDPOINT_REQUESTS), say=on_event))
 
 
 def check_model_path(model: str | None) -> str:
@@ -104,4 +140,5 @@ __all__ = [
     "check_base_url",
     "check_model_path",
     "load_engine",
+    "load_limited_engine",
 ]

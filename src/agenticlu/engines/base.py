@@ -132,8 +132,10 @@ class Engine(Protocol):
     `agenticlu.core.errors.EngineError` and its children, and add every request to `usage`.
     """
 
-    name: str
-    """Shown to people and stored with results; never holds a key."""
+    @property
+    def name(self) -> str:
+        """Shown to people and stored with results; never holds a key."""
+        ...
 
     @property
     def usage(self) -> Usage:
@@ -143,7 +145,7 @@ class Engine(Protocol):
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
-        """Samples `sampling.n` replies.
+        """Samples `sampling.n` replies; fewer where it takes more requests: see `LimitedEngine`.
 
         Args:
             messages: The conversation; ends in a user message.

@@ -2,9 +2,10 @@
 
 The requests of a session go to one replica, so that its prefix cache hits: the replica with the
 highest hash of (session, address), which moves few sessions when a replica comes or goes
-(rendezvous hashing). A replica that fails is left alone for a while and its sessions go to their
-next best; when none is left the pool pauses, says so, and tries again. One session's request that
-fails on a replica which is there is tried on the next and closes none: it may be the request.
+(rendezvous hashing). Each call sends one request to one replica; the error tells whether another
+can take it at once, and `agenticlu.engines.limits` asks again. A replica that cannot be reached, or
+is overloaded several times in a row, rests for a while and its sessions go to their next best. A
+request that alone fails on a replica which otherwise works moves on by itself: it may be to blame.
 """
 
 from __future__ import annotations
@@ -31,32 +32,34 @@ from agenticlu.engines.base import (
     Sampling,
     Watched,
 )
+from agenticlu.engines.limits import TRANSIENT, may_be_own
 from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.pulse import Pulse
-from agenticlu.engines.retry import RetryPolicy
+from agenticlu.engines.transport import EndpointClock
 
 Reply = TypeVar("Reply")
-MOVABLE = (EngineUnreachableError, EngineBusyError)
-"""Errors after which another replica may do better."""
+OVERLOADS = 3
+"""Overloads in a row after which a replica rests: its sessions lose their cached prefixes then, so
+one refusal is not enough."""
 
 
 @dataclass
 class Replica:
-    """One endpoint and how it fares."""
+    """One endpoint and its state."""
 
     key: str
     """Its address: what sessions are hashed with."""
     engine: Engine
     failures: int = 0
-    """Requests lost in a row."""
+    """Rests in a row."""
+    overloads: int = 0
+    """Refusals for load in a row."""
     closed_until: float = 0.0
-    """Time of the event loop until which it gets nothing; 0 while it is well."""
+    """Time of the event loop until which it rests."""
     suspects: set[str] = field(default_factory=set)
     """Sessions that it failed since its last answer."""
 
-    async def is_well(self, session: str | None) -> bool:
-        """Whether a failure may be the request's own: only this session's, and the server is up."""
-        self.suspects.add(session or f"request {len(self.suspects)}")
+    async def is_well(self) -> bool:
+        """Whether a failure may be the request's own: only one session failed, the server is up."""
         ask = getattr(self.engine, "answers", None)
         return len(self.suspects) == 1 and ask is not None and await ask()
 
@@ -66,13 +69,9 @@ class PoolEngine:
 
     Args:
         replicas: Addresses and engines; all serve one model.
-        rest_s: How long a failed replica is left alone; doubles with each failure in a row.
+        rest_s: How long a failed replica rests; doubles with each failure in a row.
         most_rest_s: Longest rest.
-        patience_s: How long the pool waits, all replicas down, before it gives up.
-        on_event: Called with a line for people when a replica fails, returns, or all are down.
-
-    Raises:
-        EngineUnreachableError: From requests, when every replica has been down for `patience_s`.
+        on_event: Called with a line for people when a replica fails or returns.
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class PoolEngine:
         *,
         rest_s: float = 5.0,
         most_rest_s: float = 60.0,
-        patience_s: float = 120.0,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
         assert replicas, "a pool needs a replica"
@@ -89,19 +87,17 @@ class PoolEngine:
         self.replicas = [Replica(key, engine) for key, engine in replicas]
         self._rest_s = rest_s
         self._most_rest_s = most_rest_s
-        self._patience_s = patience_s
-        self._on_event = on_event
+        self._on_event = on_event or (lambda text: None)
         self._turn = itertools.count()
         self._capabilities: Capabilities | None = None
 
     @classmethod
-    def of(
+    def from_urls(
         cls,
         base_urls: Sequence[str],
         model: str | None = None,
         *,
         rest_s: float = 5.0,
-        patience_s: float = 120.0,
         on_event: Callable[[str], None] | None = None,
         **options: Any,
     ) -> PoolEngine:
@@ -111,16 +107,13 @@ class PoolEngine:
             base_urls: Addresses.
             model: Name under which all of them list the model.
             rest_s: See the class.
-            patience_s: See the class.
             on_event: See the class; the endpoints use it, too.
             **options: Passed to each `OpenAIEngine`.
         """
-        # Another replica is a better second try than the same one again and again.
-        options.setdefault("retry", RetryPolicy(attempts=3, first_contact_attempts=1))
         engines = [
             (url, OpenAIEngine(url, model, on_event=on_event, **options)) for url in base_urls
         ]
-        return cls(engines, rest_s=rest_s, patience_s=patience_s, on_event=on_event)
+        return cls(engines, rest_s=rest_s, on_event=on_event)
 
     @property
     def usage(self) -> Usage:
@@ -135,7 +128,7 @@ class PoolEngine:
         Raises:
             EngineError: As the replicas' engines do.
         """
-        return await self._on_some(
+        return await self._on_one(
             session, lambda engine: engine.sample(messages, sampling, session=session)
         )
 
@@ -147,7 +140,7 @@ class PoolEngine:
         Raises:
             EngineError: As the replicas' engines do.
         """
-        return await self._on_some(
+        return await self._on_one(
             session, lambda engine: engine.complete(text, sampling, session=session)
         )
 
@@ -159,7 +152,7 @@ class PoolEngine:
         Raises:
             EngineError: As the replicas' engines do.
         """
-        return await self._on_some(
+        return await self._on_one(
             session, lambda engine: engine.score_choices(messages, choices, session=session)
         )
 
@@ -181,8 +174,8 @@ class PoolEngine:
                 if isinstance(one, Capabilities):
                     known.append(one)
                     notes.extend(note for note in one.notes if note not in notes)
-                elif isinstance(one, MOVABLE):
-                    self._note_failure(replica, one)
+                elif isinstance(one, TRANSIENT):
+                    self._close(replica, one)
                     notes.append(f"{replica.key} does not answer: {one}")
                 else:
                     raise one
@@ -216,7 +209,9 @@ class PoolEngine:
         found = []
         for replica in self.replicas:
             watched = replica.engine
-            known = watched.health()[0] if isinstance(watched, Watched) else Pulse().health("")
+            known = (
+                watched.health()[0] if isinstance(watched, Watched) else EndpointClock().health("")
+            )
             resting_s = max(0.0, replica.closed_until - now)
             known |= {"address": replica.key, "failures": replica.failures}
             if resting_s:
@@ -239,63 +234,59 @@ class PoolEngine:
             reverse=True,
         )
 
-    async def _on_some(
+    async def _on_one(
         self, session: str | None, ask: Callable[[Engine], Awaitable[Reply]]
     ) -> Reply:
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._patience_s
-        ranked = self.ranked(session)
-        last: EngineError | None = None
-        while True:
-            open_replicas = [one for one in ranked if one.closed_until <= loop.time()]
-            for replica in open_replicas:
-                try:
-                    reply = await ask(replica.engine)
-                except MOVABLE as error:
-                    last = error
-                    if not (_may_be_the_request(error) and await replica.is_well(session)):
-                        self._note_failure(replica, error)
-                    continue
-                self._note_answer(replica)
-                return reply
-            if last is not None and any(one.closed_until <= loop.time() for one in open_replicas):
-                raise last  # no replica takes this request, but they work
-            now = loop.time()
-            if now >= give_up:
-                break
-            soonest = min(replica.closed_until for replica in self.replicas)
-            pause = min(max(soonest - now, 0.01), give_up - now)
-            self._tell(f"All {len(ranked)} replicas are down; trying again in {pause:.0f} s.")
-            await asyncio.sleep(pause)
-        raise EngineUnreachableError(
-            f"All {len(ranked)} replicas have been down for {self._patience_s:.0f} s.",
-            hint=last.message if last is not None else None,
-        )
+        replica = self._choose(session)
+        try:
+            reply = await ask(replica.engine)
+        except TRANSIENT as error:
+            await self._note_failure(replica, session, error)
+            best = self._choose(session)
+            error.try_elsewhere = best is not replica and self._is_open(best)
+            if any(one.engine.usage.requests for one in self.replicas):
+                error.never_answered = False
+            raise
+        if replica.failures:
+            self._on_event(f"{replica.key} answers again.")
+        replica.failures = replica.overloads = 0
+        replica.closed_until = 0.0
+        replica.suspects.clear()
+        self.name = replica.engine.name
+        return reply
 
-    def _note_failure(self, replica: Replica, error: BaseException) -> None:
+    def _choose(self, session: str | None) -> Replica:
+        """Returns the session's replica: the best that is open and did not fail this session.
+
+        With all at rest, the one that returns first: the limiter has paused by then.
+        """
+        ranked = self.ranked(session)
+        open_replicas = [one for one in ranked if self._is_open(one)]
+        if not open_replicas:
+            return min(ranked, key=lambda one: one.closed_until)
+        return next((one for one in open_replicas if session not in one.suspects), open_replicas[0])
+
+    def _is_open(self, replica: Replica) -> bool:
+        return replica.closed_until <= asyncio.get_running_loop().time()
+
+    async def _note_failure(
+        self, replica: Replica, session: str | None, error: EngineError
+    ) -> None:
+        if isinstance(error, EngineBusyError) and not error.is_fault:
+            replica.overloads += 1
+            if replica.overloads >= OVERLOADS:
+                self._close(replica, error)
+            return
+        replica.suspects.add(session or f"request {len(replica.suspects)}")
+        if not (may_be_own(error) and await replica.is_well()):
+            self._close(replica, error)
+
+    def _close(self, replica: Replica, error: BaseException) -> None:
         now = asyncio.get_running_loop().time()
         if replica.closed_until > now:
-            return  # a companion of the request that closed it
+            return  # sent before the failure that closed it
         replica.failures += 1
         rest = min(self._most_rest_s, self._rest_s * 2.0 ** (replica.failures - 1))
         replica.closed_until = now + rest
-        self._tell(
-            f"{replica.key} is left alone for {rest:.0f} s and its sessions move on: {error}"
-        )
-
-    def _note_answer(self, replica: Replica) -> None:
-        if replica.failures:
-            self._tell(f"{replica.key} answers again.")
-        replica.failures = 0
-        replica.suspects.clear()
-        self.name = replica.engine.name
-        replica.closed_until = 0.0
-
-    def _tell(self, text: str) -> None:
-        if self._on_event is not None:
-            self._on_event(text)
-
-
-def _may_be_the_request(error: EngineError) -> bool:
-    """Whether the cause may lie in the request: a lost connection, an error in the server."""
-    return not isinstance(error, EngineBusyError) or error.is_fault
+        replica.suspects.clear()  # the replica was to blame: its sessions return after the rest
+        self._on_event(f"{replica.key} rests for {rest:.0f} s and its sessions move on: {error}")

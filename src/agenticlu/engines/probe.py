@@ -1,28 +1,89 @@
-"""Finds out what an endpoint really does, with a handful of short requests."""
+"""Finds out what an endpoint offers: which model it serves, and what it really supports.
+
+`read_served_model` reads the model list alone; `probe` asks a handful of short questions.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-from agenticlu.core.errors import EngineRefusedError, EngineReplyError
+from agenticlu.core.errors import (
+    ConfigError,
+    EngineAuthError,
+    EngineRefusedError,
+    EngineReplyError,
+    EngineUnreachableError,
+)
 from agenticlu.core.records import Message
-from agenticlu.engines.base import Capabilities, Sampling
-from agenticlu.engines.replies import content_of, first_logprobs, holds_thinking, usage_of
+from agenticlu.engines.base import Asked, Capabilities, Sampling
+from agenticlu.engines.replies import (
+    ServedModel,
+    content_of,
+    first_logprobs,
+    holds_thinking,
+    parse_model_list,
+    parse_served_model,
+    usage_of,
+)
 
-if TYPE_CHECKING:
-    from agenticlu.engines.openai import OpenAIEngine
-
+TIMEOUT_S = 10.0
 WORDS = "river lantern copper meadow harbour violet engine thistle marble falcon"
 PREFIX_WORDS = 1500
 """Words of the prompt that is sent twice to see whether its prefix is cached."""
+
+
+@dataclass
+class Findings:
+    """What was found out about an endpoint, by probing or on the way."""
+
+    samples_n: bool = True
+    samples_differ: bool = True
+    logprobs: bool = True
+    token_ids: bool = False
+    completes: bool | None = None
+    """Whether there is a route for plain text; None while not known."""
+    cached_tokens: bool | None = None
+    """None while not known."""
+    seed_repeats: bool | None = None
+    thinks: bool = False
+    context_tokens: int | None = None
+    length_field: str = "max_tokens"
+    sends_seed: bool = True
+    takes_schema: bool = True
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Adds advice once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+class Probed(Protocol):
+    """The part of an engine that probing needs."""
+
+    name: str
+    findings: Findings
+
+    async def ask(
+        self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Sends one request and returns the server's JSON."""
+        ...
 
 
 def _asked(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
-async def probe(engine: OpenAIEngine) -> Capabilities:
+async def probe(engine: Probed) -> Capabilities:
     """Asks and notes: number of samples, their variety, seeds, log-probabilities, cache, ids.
 
     Raises:
@@ -48,7 +109,7 @@ async def probe(engine: OpenAIEngine) -> Capabilities:
     )
 
 
-async def _probe_samples(engine: OpenAIEngine) -> None:
+async def _probe_samples(engine: Probed) -> None:
     sampling = Sampling(temperature=1.0, n=2, max_tokens=24, seed=1)
     prompt = _asked(f"Write a sentence with three of these words: {WORDS}.")
     try:
@@ -90,7 +151,7 @@ async def _probe_samples(engine: OpenAIEngine) -> None:
         )
 
 
-async def _probe_logprobs(engine: OpenAIEngine) -> None:
+async def _probe_logprobs(engine: Probed) -> None:
     sampling = Sampling(max_tokens=1)
     extra = {"logprobs": True, "top_logprobs": 5}
     try:
@@ -111,7 +172,7 @@ async def _probe_logprobs(engine: OpenAIEngine) -> None:
         )
 
 
-async def _probe_seed(engine: OpenAIEngine) -> None:
+async def _probe_seed(engine: Probed) -> None:
     sampling = Sampling(temperature=1.0, max_tokens=16, seed=7)
     prompt = _asked(f"Choose four of these words: {WORDS}.")
     first = await engine.ask(prompt, sampling)
@@ -125,7 +186,7 @@ async def _probe_seed(engine: OpenAIEngine) -> None:
         )
 
 
-async def _probe_token_ids(engine: OpenAIEngine) -> None:
+async def _probe_token_ids(engine: Probed) -> None:
     extra = {"return_token_ids": True}
     try:
         reply = await engine.ask(_asked("Say yes."), Sampling(max_tokens=2), extra=extra)
@@ -134,7 +195,7 @@ async def _probe_token_ids(engine: OpenAIEngine) -> None:
     engine.findings.token_ids = bool(reply["choices"][0].get("token_ids"))
 
 
-async def _probe_completions(engine: OpenAIEngine) -> None:
+async def _probe_completions(engine: Probed) -> None:
     try:
         await engine.ask("One, two,", Sampling(max_tokens=2))
     except EngineReplyError:
@@ -143,7 +204,7 @@ async def _probe_completions(engine: OpenAIEngine) -> None:
         engine.findings.completes = True
 
 
-async def _probe_cache(engine: OpenAIEngine) -> None:
+async def _probe_cache(engine: Probed) -> None:
     limit = engine.findings.context_tokens
     count = PREFIX_WORDS if limit is None else min(PREFIX_WORDS, limit // 8)
     words = WORDS.split()
@@ -160,3 +221,81 @@ async def _probe_cache(engine: OpenAIEngine) -> None:
             " not say so. vLLM: --enable-prefix-caching and --enable-prompt-tokens-details;"
             " llama-cpp-python: --cache; transformers serve: --continuous-batching."
         )
+
+
+def read_served_model(
+    base_urls: Sequence[str],
+    model: str | None = None,
+    api_key_env: str = "OPENAI_API_KEY",
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> ServedModel | None:
+    """Returns what the first server to answer lists, having compared it with the others' word.
+
+    Args:
+        base_urls: Addresses of OpenAI-compatible servers that serve one model.
+        model: Its name there; None takes the only one listed.
+        api_key_env: Environment variable that holds the key.
+        timeout_s: For each server.
+
+    Returns:
+        None where nobody keeps a list, or it does not settle which model is meant: the first
+        request then tells what is wrong, if anything is.
+
+    Raises:
+        EngineUnreachableError: No server answers.
+        EngineAuthError: The key was refused.
+        ConfigError: Two servers vouch for different weights.
+    """
+    found: dict[str, ServedModel] = {}
+    unreachable: EngineUnreachableError | None = None
+    answered = False
+    for url in base_urls:
+        try:
+            listed = _read_list(url, api_key_env, timeout_s)
+        except EngineUnreachableError as error:
+            unreachable = error
+            continue
+        answered = True
+        names = [model] if model is not None else list(listed)
+        if len(names) == 1 and names[0] in listed:
+            found[url] = parse_served_model(listed[names[0]])
+    if not answered and unreachable is not None:
+        raise unreachable
+    told = {one.weights: url for url, one in found.items() if one.weights}
+    if len(told) > 1:
+        raise ConfigError(
+            f"The servers {' and '.join(told.values())} serve different weights.",
+            hint="Servers of one pool must serve one model; evaluate the others by themselves.",
+        )
+    return next(iter(found.values()), None)
+
+
+def _read_list(base_url: str, api_key_env: str, timeout_s: float) -> dict[str, dict[str, Any]]:
+    """Returns a server's entries by name; empty where it has no list that can be read."""
+    key = os.environ.get(api_key_env)
+    request = urllib.request.Request(
+        f"{base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"} if key else {}
+    )
+    local = urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
+    proxies = [urllib.request.ProxyHandler({})] if local else []
+    try:
+        with urllib.request.build_opener(*proxies).open(request, timeout=timeout_s) as reply:
+            content = json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise EngineAuthError(
+                f"{base_url} refused the key in {api_key_env} (status {error.code}).",
+                hint=f"export {api_key_env}=... with a key that this server takes.",
+            ) from error
+        return {}
+    except ValueError:
+        return {}
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise EngineUnreachableError(
+            f"No server answers at {base_url} ({reason}).",
+            hint="Is it running, and is the address right? It often ends in /v1."
+            " `agenticlu doctor` tries it.",
+        ) from error
+    return parse_model_list(content) or {}

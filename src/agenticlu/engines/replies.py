@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass
 from typing import Any
 
 from agenticlu.core.records import FinishReason, Usage, without_lone_surrogates
@@ -24,6 +23,22 @@ REASONS: dict[str, FinishReason] = {
 
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as a server lists it."""
+
+    id: str
+    """Name under which it is served."""
+    weights: str = ""
+    """Hash of its weights, as `agenticlu serve` tells; empty where a server does not."""
+    root: str = ""
+    """Folder or hub id that it was loaded from (vLLM's field); empty where not told."""
+    piece_tokens: int | None = None
+    """Size of a piece that suits it, as `agenticlu serve` tells."""
+    context_tokens: int | None = None
+    """Longest prompt plus completion."""
 
 
 def check_reply(reply: Any, *, plain: bool = False) -> bool:
@@ -135,30 +150,35 @@ def label_masses(
     return masses
 
 
-def window_of(model: Any) -> int | None:
+def parse_model_list(reply: Any) -> dict[str, Json] | None:
+    """Returns the entries of a model list by id; None if this is not a model list.
+
+    >>> parse_model_list({"data": [{"id": "mill-8b"}]})
+    {'mill-8b': {'id': 'mill-8b'}}
+    """
+    data = reply.get("data") if isinstance(reply, dict) else None
+    if not isinstance(data, list):
+        return None
+    return {str(one["id"]): one for one in data if isinstance(one, dict) and "id" in one}
+
+
+def parse_served_model(entry: Json) -> ServedModel:
+    """Reads one entry of a model list."""
+    piece_tokens = entry.get("piece_tokens")
+    return ServedModel(
+        id=str(entry["id"]),
+        weights=str(entry.get("weights") or ""),
+        root=str(entry.get("root") or ""),
+        piece_tokens=piece_tokens if isinstance(piece_tokens, int) and piece_tokens > 0 else None,
+        context_tokens=window_of(entry),
+    )
+
+
+def window_of(entry: Json) -> int | None:
     """Reads a model's window from its entry in the model list, under the names servers use."""
-    meta = getattr(model, "meta", None)
-    for source in (model, meta):
+    for source in (entry, entry.get("meta")):
         for name in ("max_model_len", "context_length", "max_context_length", "n_ctx"):
-            value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+            value = source.get(name) if isinstance(source, dict) else None
             if isinstance(value, int) and value > 0:
                 return value
-    return None
-
-
-def retry_after_s(error: Exception) -> float | None:
-    """Reads the pause that a server asks for, in seconds or as a date; None if it asks for none."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        text = headers.get(name, "")
-        try:
-            return max(0.0, float(text) / scale)
-        except ValueError:
-            pass
-        try:
-            date = parsedate_to_datetime(text)
-        except ValueError:
-            continue
-        now = datetime.now(date.tzinfo)
-        return max(0.0, (date - now).total_seconds())
     return None

@@ -1,107 +1,318 @@
-"""The short way to a server: JSON over aiohttp, past the SDK's typed layers.
+"""JSON over HTTP to one server: sends each request once and turns every failure into our errors.
 
-A call takes a quarter of the processor time that the SDK takes for it, which is most of what a
-search costs its own process (benchmarks/scheduling.py). Headers are the SDK's, and so are the
-errors, so that nobody else needs to know which way a request went.
+aiohttp, because a call through it takes a quarter of the processor time of the openai SDK's typed
+layers, which is most of what a search costs its own process (benchmarks/scheduling.py), and its
+import a fifth of the time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import math
+import os
+import re
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from agenticlu.core.errors import (
+    AgenticluError,
+    DocumentTooLongError,
+    EngineAuthError,
+    EngineBusyError,
+    EngineRefusedError,
+    EngineUnreachableError,
+)
+from agenticlu.core.records import without_lone_surrogates
+from agenticlu.engines.base import Health
 
-@dataclass(frozen=True)
-class Refusal:
-    """What the SDK's errors look at of a reply that is none."""
+if TYPE_CHECKING:
+    import aiohttp
 
-    status_code: int
-    headers: Mapping[str, str]
-    request: None = None
+STALLED_S = 120.0
+"""An endpoint that was asked and says nothing for so long is called stalled."""
+BUSY_STATUSES = frozenset({408, 409, 425, 429})
+NO_ROOM_STATUSES = frozenset({408, 425, 429, 503})
+"""Statuses that speak of load; other 5xx may be due to the request."""
+TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
+_TOO_LONG = re.compile(
+    r"context[ _](?:length|window|size)|maximum[ _](?:model|context|input)|max_model_len"
+    r"|too many tokens|prompt is too long|exceeds? the (?:available|model)",
+    re.IGNORECASE,
+)
 
 
-class Wire:
-    """Posts to one server.
+class StatusError(EngineRefusedError):
+    """The server refused a request for a reason that lies in the request."""
+
+    def __init__(self, message: str, *, status: int, text: str, param: str | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.text = text
+        """The server's own words."""
+        self.param = param
+        """Field of the request that it names."""
+
+
+class EndpointClock:
+    """Notes when an endpoint was asked and when it answered.
 
     Args:
-        client: The SDK's, whose address, key and headers are used.
-        timeout_s: Of one request.
-        trust_env: Whether the environment's proxies count.
-
-    Raises:
-        ImportError: aiohttp is not installed.
+        clock: Seconds, monotonic.
     """
 
-    def __init__(self, client: Any, timeout_s: float, *, trust_env: bool) -> None:
-        import aiohttp
-        import openai
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._num_asked = 0
+        self._began: dict[int, float] = {}
+        """Requests in flight, the oldest first, and when each began."""
+        self._first_asked: float | None = None
+        self._last_answer: float | None = None
 
-        self._aiohttp: Any = aiohttp
-        self._openai: Any = openai
-        self._base_url = str(client.base_url).rstrip("/")
-        # Values that are no text mark headers to be left out.
-        headers = {k: v for k, v in client.default_headers.items() if isinstance(v, str)}
-        self._session: Any = aiohttp.ClientSession(
-            headers={**headers, "Authorization": f"Bearer {client.api_key}"},
-            connector=aiohttp.TCPConnector(limit=0, ssl=_trusted(self._base_url)),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=timeout_s),
-            trust_env=trust_env,
-        )
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Holds while a request is in flight."""
+        self._num_asked += 1
+        number = self._num_asked
+        self._began[number] = now = self._clock()
+        if self._first_asked is None:
+            self._first_asked = now
+        try:
+            yield
+        finally:
+            del self._began[number]
 
-    @staticmethod
-    def takes(base_url: str) -> bool:
-        """Whether an address holds no password, which would be at odds with the key."""
-        return urlsplit(base_url).username is None
+    def note_answer(self) -> None:
+        """Notes an answer: whatever has a status, errors too."""
+        self._last_answer = self._clock()
 
-    async def post(self, route: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
-        """Returns the reply's content.
+    @property
+    def has_answered(self) -> bool:
+        """Whether there ever was an answer."""
+        return self._last_answer is not None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds for which requests have been out without an answer to any; 0 when none is out."""
+        if not self._began:
+            return 0.0
+        since = max(next(iter(self._began.values())), self._last_answer or 0.0)
+        return self._clock() - since
+
+    def health(self, address: str) -> Health:
+        """Returns the endpoint's state."""
+        known = self._first_asked if self._last_answer is None else self._last_answer
+        return {
+            "address": address,
+            "state": "stalled" if self.silent_s > STALLED_S else "well",
+            "in_flight": len(self._began),
+            "failures": 0,
+            "resting_s": 0.0,
+            "last_answer_s": None if known is None else round(self._clock() - known, 1),
+        }
+
+
+class Transport:
+    """Sends requests to one server; connects in the event loop that first uses it.
+
+    Args:
+        base_url: Address, such as http://127.0.0.1:8000/v1.
+        api_key_env: Environment variable with the key. The key itself is never stored or shown.
+        timeout_s: Of one request.
+    """
+
+    def __init__(self, base_url: str, api_key_env: str, timeout_s: float) -> None:
+        self.base_url = base_url
+        self.clock = EndpointClock()
+        self._api_key_env = api_key_env
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def request(
+        self,
+        method: str,
+        route: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        name: str,
+        session: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Any:
+        """Returns the reply's JSON; None where it is not JSON.
+
+        Args:
+            method: GET or POST.
+            route: Below the address, with its slash.
+            body: JSON object.
+            name: Of the model, for messages.
+            session: Sent as X-Session-ID, by which routers keep a session on one replica.
+            timeout_s: Another than usual.
 
         Raises:
-            openai.APIStatusError: The server refused, or failed at it.
-            openai.APITimeoutError: It took too long.
-            openai.APIConnectionError: There is no connection, or it broke off.
+            EngineUnreachableError: There is no connection, or it broke off.
+            EngineBusyError: No answer in time, overload, or an error inside the server.
+            EngineAuthError: The key was refused, or one is needed.
+            DocumentTooLongError: The prompt exceeds the model's window.
+            StatusError: The server refused the request for another reason.
         """
-        data = json.dumps(body, separators=(",", ":")).encode()
+        import aiohttp
+
+        where = f"{name} at {self.base_url}"
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        headers = {} if session is None else {"X-Session-ID": session}
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = json.dumps(body, separators=(",", ":")).encode()
         try:
-            async with self._session.post(
-                self._base_url + route, data=data, headers=headers
-            ) as response:
-                content: bytes = await response.read()
-                status: int = response.status
+            with self.clock.request():
+                async with self._connect().request(
+                    method,
+                    self.base_url + route,
+                    data=data,
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(total=limit_s),
+                ) as response:
+                    content = await response.read()
+                self.clock.note_answer()
         except TimeoutError as error:
-            raise self._openai.APITimeoutError(request=None) from error
-        except (self._aiohttp.ClientError, OSError) as error:
-            raise self._openai.APIConnectionError(request=None) from error
-        if status >= 400:
-            raise self._refusal(Refusal(status, response.headers), content)
-        return content
+            raise EngineBusyError(
+                f"{where} did not answer within {limit_s:.0f} s.",
+                hint="Allow fewer requests at once, or a longer time.",
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(where, error) from error
+        if response.status >= 400:
+            raise self._explain(where, response.status, response.headers, content)
+        try:
+            return json.loads(content)
+        except ValueError:
+            return None
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._session.close()
+        """Closes the connections, if the loop that they belong to still runs."""
+        session, self._session = self._session, None
+        if session is not None and self._loop is asyncio.get_running_loop():
+            await session.close()
 
-    def _refusal(self, response: Refusal, content: bytes) -> Exception:
-        text = content.decode("utf-8", "replace").strip()
-        body: Any = text
-        with contextlib.suppress(ValueError):
-            body = json.loads(text)
-        if isinstance(body, dict):
-            body = body.get("error", body)
-        kind = self._openai.APIStatusError
-        if response.status_code == 400:
-            kind = self._openai.BadRequestError
-        found: Exception = kind(text, response=response, body=body)
+    def _connect(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._loop is not loop:
+            address = urlsplit(self.base_url)
+            key = os.environ.get(self._api_key_env)
+            # aiohttp refuses a key beside a password in the address; the address then wins.
+            headers = {"Authorization": f"Bearer {key}"} if key and not address.username else {}
+            self._session = aiohttp.ClientSession(
+                headers=headers,
+                connector=aiohttp.TCPConnector(limit=0, ssl=_load_authorities(self.base_url)),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # No proxy for a server on this machine.
+                trust_env=address.hostname not in ("localhost", "127.0.0.1", "::1"),
+            )
+            self._loop = loop
+        return self._session
+
+    def _unreachable(self, where: str, error: Exception) -> EngineUnreachableError:
+        import aiohttp
+
+        cause = self.scrub(str(error).strip() or type(error).__name__)
+        if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
+            found = EngineUnreachableError(f"{where} closed the connection mid-reply ({cause}).")
+        else:
+            found = EngineUnreachableError(
+                f"No server answers at {self.base_url} ({cause}).",
+                hint="Is it running, and is the address right? It often ends in /v1."
+                " `agenticlu doctor` tries it.",
+            )
+        found.never_answered = not self.clock.has_answered
         return found
 
+    def _explain(
+        self, where: str, status: int, headers: Mapping[str, str], content: bytes
+    ) -> AgenticluError:
+        text = content.decode("utf-8", "replace").strip()
+        body: Any = None
+        with contextlib.suppress(ValueError):
+            body = json.loads(text)
+        detail = body.get("error", body) if isinstance(body, dict) else None
+        fields: Mapping[str, Any] = detail if isinstance(detail, dict) else {"message": detail}
+        text = self.scrub(str(fields.get("message") or text))
+        code = str(fields.get("code"))
+        if status in (401, 403):
+            return self._refused_key(where, status)
+        if status in (400, 413, 422) and (code in TOO_LONG_CODES or _TOO_LONG.search(text)):
+            return DocumentTooLongError(f"{where} refused the prompt as too long: {text}")
+        if status in BUSY_STATUSES or (status >= 500 and status != 501):
+            busy = EngineBusyError(f"{where} is busy or failing (status {status}): {text}")
+            busy.is_fault = status not in NO_ROOM_STATUSES
+            busy.retry_after_s = parse_retry_after(headers)
+            if busy.retry_after_s is not None and busy.retry_after_s > 1:
+                busy.hint = f"It asks to come back in {busy.retry_after_s:.0f} s."
+            if "insufficient_quota" in (code, fields.get("type")):
+                busy.retry_after_s = math.inf  # paying helps, waiting does not
+                busy.hint = "The account behind the key has no quota left."
+            return busy
+        return StatusError(
+            f"{where} refused the request (status {status}): {text}",
+            status=status,
+            text=text,
+            param=fields.get("param"),
+        )
 
-def _trusted(base_url: str) -> ssl.SSLContext | bool:
-    """Returns the authorities of this system and, as the SDK, those of certifi."""
+    def _refused_key(self, where: str, status: int) -> EngineAuthError:
+        name = self._api_key_env
+        if os.environ.get(name):
+            return EngineAuthError(
+                f"{where} refused the key in {name} (status {status}).",
+                hint=f"Check the value of {name}.",
+            )
+        return EngineAuthError(
+            f"{where} requires a key (status {status}), and {name} is not set.",
+            hint=f"export {name}=...",
+        )
+
+    def scrub(self, text: str) -> str:
+        """Returns a server's words without anything that looks like a key."""
+        text = without_lone_surrogates(text)
+        key = os.environ.get(self._api_key_env)
+        if key:
+            text = text.replace(key, "[key]")
+        text = re.sub(r"(?i)bearer\s+\S+", "[key]", text)
+        return re.sub(r"\bsk-[\w*-]{8,}", "[key]", text)[:500]
+
+
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Returns the pause that a server asks for, in seconds; None if it asks for none.
+
+    >>> parse_retry_after({"retry-after-ms": "1500"})
+    1.5
+    """
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        text = headers.get(name, "")
+        try:
+            return max(0.0, float(text) / scale)
+        except ValueError:
+            pass
+        try:
+            date = parsedate_to_datetime(text)
+        except ValueError:
+            continue
+        return max(0.0, (date - datetime.now(date.tzinfo)).total_seconds())
+    return None
+
+
+def _load_authorities(base_url: str) -> ssl.SSLContext | bool:
+    """Returns this system's certificate authorities and, where it is installed, certifi's."""
     if not base_url.startswith("https"):
         return True
     context = ssl.create_default_context()

@@ -22,7 +22,7 @@ from agenticlu.core.errors import (
 from agenticlu.core.output_dir import check_owner
 from agenticlu.core.records import Prediction
 from agenticlu.engines.base import Engine
-from agenticlu.engines.breaker import Breaker, be_patient
+from agenticlu.engines.limits import with_patience
 from agenticlu.evaluation.config import (
     CONFIG_NAME,
     EvaluationConfig,
@@ -98,6 +98,7 @@ async def run_evaluation(
     check_config(config)
     check_files(config)
     check_owner(out, "eval")
+    engine = with_patience(engine, patience_s, report)
     if settings.context_tokens is None:
         capabilities = await engine.capabilities()
         settings = replace(settings, context_tokens=capabilities.context_tokens)
@@ -109,7 +110,6 @@ async def run_evaluation(
         for method in config.methods
         for output in build_outputs(method, config)
     }
-    patient = be_patient(engine, Breaker(patience_s, report))
     with lock_results(out):
         path = out / FILE_NAME
         done = read_predictions(path) if path.is_file() else {}
@@ -119,7 +119,7 @@ async def run_evaluation(
         run = _Run(settings, conditions, out, done, report)
         with PredictionWriter(path) as writer:
             try:
-                await run.ask(patient, writer, retry_failed)
+                await run.ask(engine, writer, retry_failed)
             except BaseException as error:
                 if done:
                     with contextlib.suppress(StoreError):  # the disk may be what ended the run

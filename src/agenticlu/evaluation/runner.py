@@ -24,7 +24,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Prediction, Turn, Usage
 from agenticlu.engines.base import Engine
-from agenticlu.engines.breaker import PASSING
+from agenticlu.engines.limits import TRANSIENT
 from agenticlu.evaluation.config import RunSettings
 from agenticlu.evaluation.items import Item, gold_pieces, in_form, measure_framing
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
@@ -41,7 +41,7 @@ FATAL = (
     ModelNotFoundError,
     StoreError,
     UsageError,
-    *PASSING,
+    *TRANSIENT,
 )
 """Errors that every other item would run into: they end the run instead of failing an item."""
 MOST_IN_A_ROW = 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -22,9 +22,9 @@ from agenticlu.dialogue.run import ShownDocument, control_tokens
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import Engine
-from agenticlu.engines.breaker import Breaker
+from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges.panel import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
-from agenticlu.search.caller import Admission, Caller
+from agenticlu.search.caller import Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder
 from agenticlu.search.growth import Slots
@@ -172,6 +172,13 @@ class Limits:
     """Computed tokens of this process at most."""
     retry_failed: bool = False
 
+    def build_limiter(self, say: Callable[[str], None]) -> Limiter:
+        """Returns the limiter of the engine that samples; it says when it pauses."""
+        admission = Admission(
+            self.requests_in_flight, self.prompt_tokens_in_flight, self.max_tokens
+        )
+        return Limiter(admission, RetryPolicy(patience_s=self.patience_s), say)
+
 
 def ingest(
     corpus: Iterable[Item],
@@ -249,7 +256,8 @@ async def run_search(
 
     Args:
         corpus: Questions about documents; empty to go on with what the store holds.
-        engine: Samples.
+        engine: Samples. A `LimitedEngine` keeps its own limits, which several searches may share;
+            another gets those of `limits`.
         store: Open for writing.
         config: What to search.
         tokenizer: Splits documents; should be the engine's own.
@@ -266,6 +274,8 @@ async def run_search(
     """
     limits = limits or Limits()
     progress = progress or Listener()
+    if not isinstance(engine, LimitedEngine):
+        engine = LimitedEngine(engine, limits.build_limiter(progress.say))
     profile = load_profile(config.profile)
     judges = build_judges(config.judges) if judges is None else judges
     controls = list(control_tokens(tokenizer))  # prompts, and so the calls' keys, depend on them
@@ -281,18 +291,10 @@ async def run_search(
             progress.say(note)
 
     ingest(corpus, store, tokenizer, config, shard)
-    caller = Caller(
-        store,
-        engine,
-        admission=Admission(limits.prompt_tokens_in_flight, limits.requests_in_flight),
-        breaker=Breaker(limits.patience_s, progress.say),
-        retry_failed=limits.retry_failed,
-        max_spent_tokens=limits.max_tokens,
-        before_first=meet,
-    )
+    caller = Caller(store, engine, retry_failed=limits.retry_failed, before_first=meet)
     questions = store.questions()
     progress.start(len(questions))
-    async with Heartbeat(store, engine, lambda: caller.admission.requests):
+    async with Heartbeat(store, engine, lambda: caller.num_in_flight):
         growing = _Growing(questions, caller, profile, config, judges, limits.parallel, progress)
         return await growing.grow()
 

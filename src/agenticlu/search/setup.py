@@ -14,9 +14,15 @@ from agenticlu.core.progress import MetricsWriter, Progress
 from agenticlu.core.records import Node, Tree
 from agenticlu.data.corpus import LeftOut
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
-from agenticlu.engines import BUNDLED_MODEL, check_base_url, check_model_path, load_engine
+from agenticlu.engines import (
+    BUNDLED_MODEL,
+    check_base_url,
+    check_model_path,
+    load_engine,
+    load_limited_engine,
+)
 from agenticlu.engines.base import Engine
-from agenticlu.engines.breaker import Breaker
+from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges.panel import LlmJudge, solved_depth
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Listener, Shard
@@ -52,17 +58,16 @@ class EngineChoice:
         if not self.base_url:
             check_model_path(self.model)
 
-    def load(
-        self, requests_in_flight: int = 256, say: Callable[[str], None] | None = None
-    ) -> Engine:
-        """Builds the engine; a server's is told how much may be asked at once."""
+    def load(self, limits: Limits, say: Callable[[str], None]) -> LimitedEngine:
+        """Builds the engine under a run's limits; it says when it pauses."""
+        limiter = limits.build_limiter(say)
         if not self.base_url:
-            return load_engine(self.model, self.base_url, self.api_key_env)
-        return load_engine(
+            return LimitedEngine(load_engine(self.model), limiter)
+        return load_limited_engine(
             self.model,
             self.base_url,
             self.api_key_env,
-            max_concurrency=requests_in_flight,
+            limiter=limiter,
             timeout_s=self.timeout_s,
             on_event=say,
         )
@@ -97,26 +102,27 @@ class JudgeChoice:
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
 
-    def engines(self, say: Callable[[str], None] | None = None) -> list[tuple[str, Engine]]:
-        """Builds one engine for each model, named as the model; each says when it waits."""
-        if not self.models:
-            return []
-        if not self.base_url:
-            return [(Path(model).name, load_engine(model)) for model in self.models]
-        return [
-            (
-                model,
-                load_engine(
+    def engines(
+        self, limits: Limits | None = None, say: Callable[[str], None] | None = None
+    ) -> list[tuple[str, LimitedEngine]]:
+        """Builds one engine for each model, named as the model; each says when it pauses."""
+        found = []
+        for model in self.models:
+            name = model if self.base_url else Path(model).name
+            limiter = _judge_limiter(name, limits, say)
+            if not self.base_url:
+                engine = LimitedEngine(load_engine(model), limiter)
+            else:
+                engine = load_limited_engine(
                     model,
                     self.base_url,
                     self.api_key_env,
-                    max_concurrency=JUDGE_REQUESTS,
+                    limiter=limiter,
                     timeout_s=self.timeout_s,
                     on_event=say,
-                ),
-            )
-            for model in self.models
-        ]
+                )
+            found.append((name, engine))
+        return found
 
 
 def check_judges(models: Sequence[str], judges: Sequence[str]) -> None:
@@ -138,21 +144,20 @@ def build_panel(
     """Returns one judge for each engine.
 
     Args:
-        engines: Names and engines.
+        engines: Names and engines; a `LimitedEngine` keeps its own limits.
         store: Records the judges' calls; None asks without a record.
         limits: How long a judge's server may be away, and whether to ask again what failed.
         say: Called with a message when a judge pauses.
     """
     if store is None:
         return tuple(LlmJudge(engine, name) for name, engine in engines)
-    limits = limits or Limits()
+    retry_failed = limits is not None and limits.retry_failed
     panel = []
     for name, engine in engines:
-        breaker = Breaker(limits.patience_s, _prefixed(f"judge {name}: ", say))
-        recorded = LedgeredEngine(
-            store, engine, breaker, JUDGE_REQUESTS, retry_failed=limits.retry_failed
-        )
-        panel.append(LlmJudge(recorded, name, recorded=recorded if limits.retry_failed else None))
+        if not isinstance(engine, LimitedEngine):
+            engine = LimitedEngine(engine, _judge_limiter(name, limits, say))
+        recorded = LedgeredEngine(store, engine, retry_failed=retry_failed)
+        panel.append(LlmJudge(recorded, name, recorded=recorded if retry_failed else None))
     return tuple(panel)
 
 
@@ -161,7 +166,7 @@ async def open_panel(
     choice: JudgeChoice, store: Store, limits: Limits, say: Callable[[str], None]
 ) -> AsyncIterator[tuple[LlmJudge, ...]]:
     """Builds a panel for a run that is not searched, and closes its engines at the end."""
-    panel = build_panel(choice.engines(say), store, limits=limits, say=say)
+    panel = build_panel(choice.engines(limits, say), store, limits=limits)
     try:
         yield panel
     finally:
@@ -216,8 +221,10 @@ class ProgressListener(Listener):
         self._progress.warn(text)
 
 
-def _prefixed(prefix: str, say: Callable[[str], None] | None) -> Callable[[str], None] | None:
-    return None if say is None else lambda text: say(prefix + text)
+def _judge_limiter(name: str, limits: Limits | None, say: Callable[[str], None] | None) -> Limiter:
+    policy = RetryPolicy(patience_s=(limits or Limits()).patience_s)
+    tell = None if say is None else lambda text: say(f"judge {name}: {text}")
+    return Limiter(Admission(JUDGE_REQUESTS), policy, tell)
 
 
 def check_timeout(seconds: float) -> None:

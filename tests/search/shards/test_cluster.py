@@ -27,6 +27,7 @@ from agenticlu.core.errors import (
     StoreError,
 )
 from agenticlu.engines.base import Engine, Health
+from agenticlu.engines.limits import LimitedEngine
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search import setup
 from agenticlu.search.config import SearchConfig
@@ -55,9 +56,9 @@ class Scripted(EngineChoice):
     made: list[ScriptedEngine] = field(default_factory=list)
     faults: Callable[[ScriptedRequest], BaseException | None] | None = None
 
-    def load(self, requests_in_flight: int = 256, say: Any = None) -> Engine:
+    def load(self, limits: Limits, say: Any) -> LimitedEngine:
         self.made.append(engine(ITEMS, right_share=0.3, faults=self.faults))
-        return self.made[-1]
+        return LimitedEngine(self.made[-1], limits.build_limiter(say))
 
     def tokenizer(self, name: str | None = None) -> Any:
         return TOKENIZER
@@ -230,7 +231,7 @@ def test_failed_documents_are_tried_again_when_asked_to(fake_ray, tmp_path: Path
 
 def test_a_budget_is_shared_out_and_what_it_bought_is_kept(fake_ray, tmp_path: Path):
     poor, rich = Scripted(), Scripted()
-    with pytest.raises(BudgetExceededError, match="share of 1500"):
+    with pytest.raises(BudgetExceededError, match="limit of 1500"):
         search_on_ray(ITEMS, tmp_path / "run", job(tmp_path, poor, max_tokens=3000), 2)
     spent = sum(one.usage.computed_tokens for one in poor.made)
     assert 1500 <= spent < 2 * (1500 + 1000)
@@ -253,9 +254,9 @@ def test_the_folder_of_another_engine_is_refused(fake_ray, tmp_path: Path):
 
 def test_segments_of_another_engine_are_left_alone(fake_ray, tmp_path: Path):
     class Renamed(Scripted):
-        def load(self, *arguments: Any) -> Engine:
+        def load(self, limits: Limits, say: Any) -> LimitedEngine:
             self.made.append(engine(ITEMS, name="another"))
-            return self.made[-1]
+            return LimitedEngine(self.made[-1], limits.build_limiter(say))
 
     search_on_ray(ITEMS, tmp_path / "a", job(tmp_path, Scripted()), 2)
     heard = Heard()
@@ -286,10 +287,10 @@ def test_a_search_tells_of_its_trees_pauses_and_replicas(
     fake_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("agenticlu.search.shards.ray.POLL_S", 0.0)
-    monkeypatch.setattr("agenticlu.engines.breaker.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("agenticlu.engines.limits.sleep", lambda seconds: asyncio.sleep(0))
 
     def fault(request: ScriptedRequest) -> BaseException | None:
-        return EngineBusyError("429") if request.call == 5 else None
+        return EngineBusyError("429") if 5 <= request.call < 25 else None
 
     def health(self: ScriptedEngine) -> list[Health]:
         return [

@@ -35,13 +35,11 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import content_id
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import load_profile
-from agenticlu.engines.base import Engine, Health
+from agenticlu.engines.base import Health
 from agenticlu.judges.panel import build_judges
-from agenticlu.search.bounded import BoundedEngine
-from agenticlu.search.caller import Admission
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Listener, bind, run_search
-from agenticlu.search.setup import JUDGE_REQUESTS, EngineChoice, JudgeChoice, build_panel
+from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
 from agenticlu.search.shards import Manifest, SharedFolder
 from agenticlu.search.shards.merge import Merger, MergeSummary, segment_part
 from agenticlu.search.shards.sealer import seal_run
@@ -108,13 +106,8 @@ class Worker(Listener):
         limits = job.limits
         self._job = job
         self._notes: dict[str, None] = {}
-        bound = Admission(limits.prompt_tokens_in_flight, limits.requests_in_flight)
-        sampler = job.engine.load(limits.requests_in_flight, self.say)
-        self._engine = BoundedEngine(sampler, bound, limits.max_tokens)
-        self._judges: list[tuple[str, Engine]] = [
-            (name, BoundedEngine(engine, Admission(max_requests=JUDGE_REQUESTS)))
-            for name, engine in job.judges.engines()
-        ]
+        self._engine = job.engine.load(limits, self.say)
+        self._judges = job.judges.engines(limits, self.say)
         self._tokenizer = job.engine.tokenizer(job.tokenizer)
         self._searching: set[asyncio.Task[Any]] = set()
 
@@ -154,7 +147,7 @@ class Worker(Listener):
         notes, self._notes = list(self._notes), {}
         return {
             "notes": notes,
-            "in_flight": self._engine.admission.requests,
+            "in_flight": self._engine.limiter.admission.requests,
             "replicas": self._engine.health(),
         }
 

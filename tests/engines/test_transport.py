@@ -10,11 +10,11 @@ import pytest
 from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling, Watched
+from agenticlu.engines.limits import LimitedEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
-from agenticlu.engines.pulse import STALLED_S, Pulse
-from agenticlu.engines.retry import RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.engines.transport import STALLED_S, EndpointClock
 
 ASKED = (Message(role="user", content="Who?"),)
 
@@ -29,7 +29,7 @@ class Clock:
 
 def test_an_endpoint_is_stalled_when_it_is_asked_and_says_nothing_for_long() -> None:
     clock = Clock()
-    pulse = Pulse(clock)
+    pulse = EndpointClock(clock)
     assert pulse.health("a")["last_answer_s"] is None
     with pulse.request():
         clock.now += STALLED_S - 1
@@ -38,6 +38,7 @@ def test_an_endpoint_is_stalled_when_it_is_asked_and_says_nothing_for_long() -> 
             found = pulse.health("a")
             assert (found["state"], found["in_flight"]) == ("stalled", 2)
             assert found["last_answer_s"] == STALLED_S + 1, "since it was first asked"
+            pulse.note_answer()
         # It answered one of them: it works, though slowly.
         assert (pulse.health("a")["state"], pulse.health("a")["in_flight"]) == ("well", 1)
         clock.now += STALLED_S + 5
@@ -47,22 +48,19 @@ def test_an_endpoint_is_stalled_when_it_is_asked_and_says_nothing_for_long() -> 
     assert pulse.health("a")["state"] == "well", "an endpoint that nobody asks is not stalled"
 
 
-@pytest.mark.parametrize(("has_status", "age"), [(True, 0.0), (False, 7.0)])
-def test_an_error_with_a_status_is_an_answer_a_lost_line_is_none(has_status: bool, age: float):
+def test_a_lost_line_is_no_answer() -> None:
     clock = Clock()
-    pulse = Pulse(clock)
-    error = RuntimeError("refused")
-    if has_status:
-        error.status_code = 500  # type: ignore[attr-defined]
+    pulse = EndpointClock(clock)
 
     def ask() -> None:
         with pulse.request():
             clock.now += 7
-            raise error
+            raise OSError("lost")
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(OSError, match="lost"):
         ask()
-    assert pulse.health("a")["last_answer_s"] == age
+    assert pulse.health("a")["last_answer_s"] == 7.0
+    assert not pulse.has_answered
     assert pulse.health("a")["in_flight"] == 0
 
 
@@ -104,7 +102,7 @@ def test_a_pool_tells_which_replica_rests() -> None:
 
     async def scenario() -> list[Any]:
         for number in range(20):
-            await pool.sample(ASKED, Sampling(), session=str(number))
+            await LimitedEngine(pool).sample(ASKED, Sampling(), session=str(number))
         return pool.health()
 
     well, resting = asyncio.run(scenario())
@@ -117,12 +115,12 @@ def test_a_pool_of_endpoints_tells_what_each_has_in_flight(
     serve: Callable[..., Any], chat_reply: Callable[..., Any]
 ) -> None:
     endpoint = serve(lambda body, number: (200, chat_reply("Ada")))
-    policy = RetryPolicy(attempts=1, first_contact_attempts=1)
-    pool = PoolEngine.of([endpoint.url, "http://127.0.0.1:1/v1"], "m", retry=policy)
+    pool = PoolEngine.from_urls([endpoint.url, "http://127.0.0.1:1/v1"], "m")
+    limited = LimitedEngine(pool)
 
     async def scenario() -> list[Any]:
         for number in range(64):
-            await pool.sample(ASKED, Sampling(), session=str(number))
+            await limited.sample(ASKED, Sampling(), session=str(number))
         found = pool.health()
         await pool.close()
         return found

@@ -1,0 +1,543 @@
+"""The one gate and the one retry loop between a turn of a dialogue and a server.
+
+`LimitedEngine` puts an engine behind a `Limiter`: its `Admission` bounds what is in flight and what
+may be spent, its `RetryPolicy` says which failures are worth another try. Nothing below retries:
+an HTTP request is sent once, and a pool moves the *next* try to another replica. So one call sends
+
+- five requests at most where no patience is set (`agenticlu ask`), in about 15 s;
+- five at most where the failure is the call's own: the engine answers others meanwhile;
+- otherwise one after each pause (1 s, doubling to 60 s) until patience is over: 10 requests in the
+  300 s of `agenticlu eval`, 20 in the 900 s of `agenticlu generate`;
+- two to an address at which no server ever answered;
+- three where the reply cannot be read, and one where the server refuses the request.
+
+A call that fails alone is first compared with a short question, from its fourth failure on, if
+hardly any other call is under way to compare it with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from agenticlu.core.errors import (
+    AgenticluError,
+    BudgetExceededError,
+    EngineBusyError,
+    EngineError,
+    EngineRefusedError,
+    EngineReplyError,
+    EngineUnreachableError,
+)
+from agenticlu.core.records import Message, Usage, content_seed
+from agenticlu.engines.base import (
+    Capabilities,
+    ChoiceProbs,
+    Engine,
+    Health,
+    Sampled,
+    Sampling,
+    Watched,
+)
+
+Reply = TypeVar("Reply")
+Answered = TypeVar("Answered", Sampled, ChoiceProbs)
+
+CHARACTERS_PER_TOKEN = 4
+"""For admission only, where a rough estimate is enough."""
+LEAST_SHRUNK_FROM = 8
+"""An overload with fewer requests in flight says nothing about how many are too many."""
+FEW = 4
+"""With this many calls under way or fewer, no answer to another tells whether the engine works."""
+SHORT_QUESTION = (Message(role="user", content="Say yes."),)
+TRANSIENT = (EngineBusyError, EngineUnreachableError)
+"""Errors of the engine rather than of the request: another time it may be answered."""
+
+sleep = asyncio.sleep
+"""Replaced by tests, together with `monotonic`."""
+monotonic = time.monotonic
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a request is sent again, and after which pauses."""
+
+    tries: int = 5
+    """Requests of one call, the first included."""
+    reply_tries: int = 3
+    """The same where the reply cannot be read."""
+    first_contact_tries: int = 2
+    """The same where no server has ever answered: a wrong address should fail quickly."""
+    patience_s: float | None = None
+    """While the whole engine is overloaded or away, seconds without any success until its error is
+    raised; tries do not count meanwhile. None: they count."""
+    first_pause_s: float = 1.0
+    """Doubles with each failure."""
+    longest_pause_s: float = 60.0
+    longest_retry_after_s: float = 120.0
+    """Without patience, a server that asks for a longer pause is given up."""
+
+    @property
+    def longest_s(self) -> float:
+        """Longest pause that a server may ask for."""
+        return self.longest_retry_after_s if self.patience_s is None else self.patience_s
+
+    def pause_s(self, failures: int, retry_after_s: float | None = None) -> float:
+        """Returns the pause after a number of failures, or what the server asks for if longer.
+
+        A random tenth on top keeps processes that failed together from returning together.
+        """
+        pause = min(self.first_pause_s * 2.0 ** (failures - 1), self.longest_pause_s)
+        return max(pause, retry_after_s or 0.0) + 0.1 * pause * random.random()
+
+
+class Admission:
+    """Bounds requests and prompt tokens in flight, first come first served, and tokens spent.
+
+    The bounds adapt (additive increase, multiplicative decrease): an overload halves them, each
+    success raises them a little.
+
+    Args:
+        max_requests: Requests in flight.
+        max_tokens: Prompt tokens in flight, by estimate; a larger request goes alone.
+        max_spent_tokens: Computed tokens over all requests; those in flight are counted at the
+            mean of those finished, so the limit may be passed by one request.
+    """
+
+    def __init__(
+        self,
+        max_requests: int = 256,
+        max_tokens: int | None = None,
+        max_spent_tokens: int | None = None,
+    ) -> None:
+        assert max_requests >= 1
+        self.max_requests = max_requests
+        self.max_tokens = math.inf if max_tokens is None else max_tokens
+        self.limit_requests = float(max_requests)
+        self.limit_tokens = float(self.max_tokens)
+        self.requests = 0
+        self.most_requests = 0
+        self.tokens = 0
+        self.spent = Usage()
+        self._max_spent_tokens = max_spent_tokens
+        self._num_finished = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._is_paused = False
+        self._epoch = 0
+        """Number of halvings."""
+
+    @asynccontextmanager
+    async def admit(self, tokens: int) -> AsyncIterator[int]:
+        """Waits for room and holds it; yields what `shrink` wants to know of the request."""
+        if self._waiting or not self._has_room(tokens):
+            await self._queue(tokens)
+        else:
+            self._enter(tokens)
+        try:
+            yield self._epoch
+        finally:
+            self._leave(tokens)
+
+    def grow(self) -> None:
+        """Raises the bounds a little after a success."""
+        self.limit_requests = min(self.max_requests, self.limit_requests + 1 / self.limit_requests)
+        if self.limit_tokens < self.max_tokens:
+            self.limit_tokens = min(self.max_tokens, self.limit_tokens + self.max_tokens / 1000)
+        self._wake()
+
+    def shrink(self, epoch: int) -> None:
+        """Halves the bounds after an overload.
+
+        A request admitted before the last halving says nothing about the bounds since: without
+        this check one burst of refusals would shut the gate to a single request.
+        """
+        if epoch < self._epoch:
+            return
+        self._epoch += 1
+        used = max(self.requests, LEAST_SHRUNK_FROM)
+        self.limit_requests = max(1.0, min(self.limit_requests, used) / 2)
+        if self.limit_tokens < math.inf:
+            self.limit_tokens = max(1.0, self.limit_tokens / 2)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nobody is let in."""
+        return self._is_paused
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Lets nobody in while the block lasts, those in the queue included."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+            self._wake()
+
+    def spend(self, usage: Usage) -> None:
+        """Counts what a request cost."""
+        self.spent = self.spent + usage
+        self._num_finished += 1
+
+    def check_budget(self) -> None:
+        """Raises `BudgetExceededError` when the spend limit is reached.
+
+        For whoever records a call before it is sent; `admit` does not check, because a call that is
+        recorded and then refused here would look like one that was sent and lost.
+        """
+        limit = self._max_spent_tokens
+        if limit is None:
+            return
+        mean = self.spent.computed_tokens / max(1, self._num_finished)
+        if self.spent.computed_tokens + mean * self.requests >= limit:
+            raise BudgetExceededError(
+                f"The limit of {limit} engine tokens is reached.",
+                hint="Everything finished is kept; raise --max-tokens and run the same command.",
+            )
+
+    async def _queue(self, tokens: int) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (tokens, turn)
+        self._waiting.append(entry)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # Cancelled in the same step in which its turn came: the room is taken, so give it back.
+            if turn.done() and not turn.cancelled():
+                self._leave(tokens)
+            elif entry in self._waiting:
+                self._waiting.remove(entry)
+                self._wake()  # a large request may have kept smaller ones behind it waiting
+            raise
+
+    def _has_room(self, tokens: int) -> bool:
+        if self._is_paused:
+            return False
+        if self.requests == 0:  # however large: it would otherwise never go
+            return True
+        return self.requests + 1 <= self.limit_requests and (
+            self.tokens + tokens <= self.limit_tokens
+        )
+
+    def _enter(self, tokens: int) -> None:
+        self.requests += 1
+        self.tokens += tokens
+        self.most_requests = max(self.most_requests, self.requests)
+
+    def _leave(self, tokens: int) -> None:
+        self.requests -= 1
+        self.tokens -= tokens
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiting and self._has_room(self._waiting[0][0]):
+            tokens, turn = self._waiting.popleft()
+            if not turn.done():
+                # Entered here, not by the waiter: it runs later, and the room must not go twice.
+                self._enter(tokens)
+                turn.set_result(None)
+
+
+@dataclass
+class _Tries:
+    """The failures of one call."""
+
+    began: float = math.inf
+    """When it was last sent."""
+    failed: float = math.inf
+    """When it last failed."""
+    first_failed: float = math.inf
+    failures: int = 0
+    faults: int = 0
+    """Failures that may lie in the request: an error inside the server, a lost connection."""
+    own: int = 0
+    """Faults while the engine answered others."""
+    unreadable: int = 0
+
+
+class Limiter:
+    """Sends calls when there is room and again where that may help; pauses all in an outage.
+
+    Args:
+        admission: Bounds what is in flight and spent.
+        policy: When to send again, and when to give up.
+        say: Called with a line for people when a pause begins and when it ends.
+    """
+
+    def __init__(
+        self,
+        admission: Admission | None = None,
+        policy: RetryPolicy | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.admission = admission or Admission()
+        self.policy = policy or RetryPolicy()
+        self._say = say or (lambda text: None)
+        self._num_under_way = 0
+        self._last_success = -math.inf
+        self._troubled_since: float | None = None
+        self._num_pauses = 0
+        self._gave_up = False
+
+    async def run(
+        self,
+        ask: Callable[[], Awaitable[Reply]],
+        tokens: int,
+        ask_shortly: Callable[[], Awaitable[object]],
+    ) -> Reply:
+        """Returns the reply to one call.
+
+        Args:
+            ask: Sends the request, once.
+            tokens: Of the prompt, by estimate.
+            ask_shortly: Sends a short question, which any engine that works can answer.
+
+        Raises:
+            EngineBusyError: Overloaded until tries or patience were used up.
+            EngineUnreachableError: Away, likewise.
+            EngineReplyError: The request was refused, its reply could not be read, or the engine
+                failed at it again and again while it answered others.
+        """
+        tries = _Tries()
+        self._num_under_way += 1
+        try:
+            while True:
+                try:
+                    async with self.admission.admit(tokens) as epoch:
+                        tries.began = monotonic()
+                        reply = await ask()
+                except TRANSIENT as error:
+                    if isinstance(error, EngineBusyError) and not error.is_fault:
+                        self.admission.shrink(epoch)
+                    await self._recover(tries, error, ask_shortly)
+                except EngineRefusedError:
+                    raise
+                except EngineReplyError:
+                    tries.unreadable += 1
+                    if tries.unreadable >= self.policy.reply_tries:
+                        raise
+                    await sleep(self.policy.pause_s(tries.unreadable))
+                else:
+                    self._note_success()
+                    return reply
+        finally:
+            self._num_under_way -= 1
+
+    def _note_success(self) -> None:
+        if self._troubled_since is not None:
+            self._say(f"the engine answers again after {monotonic() - self._troubled_since:.0f} s")
+        self._troubled_since = None
+        self._num_pauses = 0
+        self._last_success = monotonic()
+        self.admission.grow()
+
+    async def _recover(
+        self, tries: _Tries, error: EngineError, ask_shortly: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Waits as long as it takes until another try makes sense, or raises."""
+        policy = self.policy
+        others_answered = self._last_success > min(tries.began, tries.failed)
+        tries.failures += 1
+        tries.failed = monotonic()
+        tries.first_failed = min(tries.first_failed, tries.failed)
+        if error.try_elsewhere and tries.failures < policy.tries:
+            return
+        if (
+            (policy.patience_s is None and tries.failures >= policy.tries)
+            or (error.never_answered and tries.failures >= policy.first_contact_tries)
+            or (error.retry_after_s or 0.0) > policy.longest_s
+        ):
+            raise error
+        if policy.patience_s is not None and may_be_own(error):
+            tries.faults += 1
+            if not others_answered and self._num_under_way <= FEW:
+                others_answered = tries.faults >= policy.tries - 1 and await self._works(
+                    ask_shortly
+                )
+                # A short question answered counts for all the failures before it.
+                tries.own = max(tries.own, (policy.tries - 2) * others_answered)
+            tries.own += others_answered
+            if tries.own >= policy.tries:
+                raise EngineReplyError(error.message, hint=error.hint) from error
+        if others_answered:
+            await self._pause_alone(tries, error)
+        else:
+            await self._pause_all(error)
+
+    async def _works(self, ask_shortly: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            await ask_shortly()
+        except AgenticluError:
+            return False
+        self._note_success()
+        return True
+
+    async def _pause_alone(self, tries: _Tries, error: EngineError) -> None:
+        pause_s = self.policy.pause_s(tries.failures, error.retry_after_s)
+        patience_s = self.policy.patience_s
+        is_patient = patience_s is None or tries.failed + pause_s - tries.first_failed <= patience_s
+        if not is_patient and not may_be_own(error):  # faults end with their number of tries
+            raise error
+        await sleep(pause_s)
+
+    async def _pause_all(self, error: EngineError) -> None:
+        now, patience_s = monotonic(), self.policy.patience_s
+        if self._troubled_since is None:
+            self._troubled_since = now
+        pause_s = self.policy.pause_s(self._num_pauses + 1, error.retry_after_s)
+        if patience_s is not None and now - self._troubled_since + pause_s > patience_s:
+            self._give_up(now - self._troubled_since)
+            raise error
+        if self.admission.is_paused:
+            return  # another call leads the pause; admission holds this one until it is over
+        self._say(f"paused for {pause_s:.0f} s: {error.message}")
+        self._num_pauses += 1
+        with self.admission.paused():
+            await sleep(pause_s)
+
+    def _give_up(self, waited_s: float) -> None:
+        if not self._gave_up:  # every call under way gives up, one after another
+            self._say(
+                f"gave up after {waited_s:.0f} s without an answer (patience: "
+                f"{self.policy.patience_s:.0f} s); everything finished is kept, and the same "
+                "command resumes from there"
+            )
+        self._gave_up = True
+
+
+class LimitedEngine:
+    """An engine behind a limiter: a slot for each request, again where that may help.
+
+    Args:
+        engine: Sends each request once. Of `sampling.n` samples it may return fewer; the rest are
+            asked for one by one, each in a slot of its own.
+        limiter: May be shared by several engines.
+    """
+
+    def __init__(self, engine: Engine, limiter: Limiter | None = None) -> None:
+        assert not isinstance(engine, LimitedEngine), "retries would multiply"
+        self.engine = engine
+        self.limiter = limiter or Limiter()
+
+    @property
+    def name(self) -> str:
+        """The engine's."""
+        return self.engine.name
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        return self.engine.usage
+
+    async def sample(
+        self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples `sampling.n` replies."""
+
+        async def ask(wanted: Sampling) -> Sampled:
+            return await self.engine.sample(messages, wanted, session=session)
+
+        return await self._sample(ask, sampling, count_characters(messages))
+
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples `sampling.n` continuations of a plain text."""
+
+        async def ask(wanted: Sampling) -> Sampled:
+            return await self.engine.complete(text, wanted, session=session)
+
+        return await self._sample(ask, sampling, len(text))
+
+    async def score_choices(
+        self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
+    ) -> ChoiceProbs:
+        """Returns the probability of each choice as the reply's first token."""
+        return await self._ask(
+            lambda: self.engine.score_choices(messages, choices, session=session),
+            count_characters(messages),
+        )
+
+    async def capabilities(self) -> Capabilities:
+        """The engine's, which may know its name only then."""
+        return await self.limiter.run(self.engine.capabilities, 0, self._ask_shortly)
+
+    async def close(self) -> None:
+        """Closes the engine."""
+        await self.engine.close()
+
+    def health(self) -> list[Health]:
+        """The endpoints' health; empty for an engine without endpoints."""
+        return self.engine.health() if isinstance(self.engine, Watched) else []
+
+    async def _sample(
+        self, ask: Callable[[Sampling], Awaitable[Sampled]], sampling: Sampling, characters: int
+    ) -> Sampled:
+        first = await self._ask(lambda: ask(sampling), characters)
+        num_there = len(first.completions)
+        if num_there >= sampling.n:
+            return replace(first, completions=first.completions[: sampling.n])
+        parts = await asyncio.gather(
+            *(
+                self._ask(functools.partial(ask, single_sampling(sampling, k)), characters)
+                for k in range(num_there, sampling.n)
+            )
+        )
+        usage = sum((part.usage for part in parts), first.usage)
+        completions = (one for part in (first, *parts) for one in part.completions)
+        return Sampled(tuple(completions), usage)
+
+    async def _ask(self, ask: Callable[[], Awaitable[Answered]], characters: int) -> Answered:
+        tokens = characters // CHARACTERS_PER_TOKEN
+        reply = await self.limiter.run(ask, tokens, self._ask_shortly)
+        self.limiter.admission.spend(reply.usage)
+        return reply
+
+    async def _ask_shortly(self) -> Sampled:
+        return await self.engine.sample(SHORT_QUESTION, Sampling(max_tokens=1))
+
+
+def with_patience(
+    engine: Engine, patience_s: float, say: Callable[[str], None] | None = None
+) -> LimitedEngine:
+    """Returns the engine with calls that wait out an outage instead of failing; its bounds stay.
+
+    Args:
+        engine: Limited or not.
+        patience_s: Seconds without any success until the engine's error is raised.
+        say: Called with a line for people when a pause begins and when it ends.
+    """
+    policy = RetryPolicy(patience_s=patience_s)
+    if isinstance(engine, LimitedEngine):
+        return LimitedEngine(engine.engine, Limiter(engine.limiter.admission, policy, say))
+    return LimitedEngine(engine, Limiter(None, policy, say))
+
+
+def single_sampling(sampling: Sampling, ordinal: int) -> Sampling:
+    """Returns how to ask for sample number `ordinal` alone: with a seed derived from the request's.
+
+    >>> single_sampling(Sampling(n=4, seed=7), 0)
+    Sampling(temperature=0.0, top_p=1.0, max_tokens=256, n=1, stop=(), seed=7, schema=None)
+    """
+    seed = sampling.seed
+    if seed is not None and ordinal > 0:
+        seed = content_seed("sample", str(seed), str(ordinal))
+    return replace(sampling, n=1, seed=seed)
+
+
+def may_be_own(error: EngineError) -> bool:
+    """Whether the cause may lie in the request: a lost connection, an error inside the server."""
+    return not isinstance(error, EngineBusyError) or error.is_fault
+
+
+def count_characters(messages: Sequence[Message]) -> int:
+    """Returns the length of a conversation, from which its tokens are estimated."""
+    return sum(len(message.content) for message in messages)
