@@ -194,7 +194,7 @@ def test_questions_that_need_no_document_can_be_dropped(tmp_path: Path):
 def test_no_row_at_all_is_an_error_and_leaves_nothing(tmp_path: Path):
     wrong = tree(node("a", 0.0), question=QUESTION, document=story(0))
     run = make_run(tmp_path / "run", [(story(0), wrong)])
-    with pytest.raises(TrainingError, match="no row"):
+    with pytest.raises(TrainingError, match="no rows"):
         build(run, tmp_path / "out")
     assert not list(tmp_path.rglob("*.parquet*"))
 
@@ -230,7 +230,7 @@ def test_doubts_alone_are_no_data_set(tmp_path: Path):
     document = story(0)
     doubted = tree(node("a", 0.0, check="no"), question=asked(0), document=document)
     run = make_run(tmp_path / "run", [(document, doubted)])
-    with pytest.raises(TrainingError, match="The trees give no row"):
+    with pytest.raises(TrainingError, match="The trees yield no rows"):
         build(run, tmp_path / "data")
 
 
@@ -254,5 +254,5 @@ def test_a_search_that_grew_nothing_gives_no_data_set(tmp_path: Path):
     asked_only = [(story(0), asked(0))]
     for unstarted in ([], asked_only):
         run = make_run(tmp_path / f"run{len(unstarted)}", [], unstarted=unstarted)
-        with pytest.raises(TrainingError, match="give no row"):
+        with pytest.raises(TrainingError, match="yield no rows"):
             build(run, tmp_path / "out")

@@ -16,13 +16,12 @@ from made_trees import asked, load_trees, make_run, node, story, tree
 
 from agenticlu.core.records import content_seed
 from agenticlu.data.build import (
-    IMPORT_MEANINGS,
-    MEANINGS,
     Contaminated,
     Lengths,
     TreeLoss,
     build_dataset,
     collect_facts,
+    load_meanings,
     without_paths,
 )
 from agenticlu.data.card import render_card, write_card
@@ -188,12 +187,12 @@ def test_a_mean_of_nothing_much_is_no_minus_nought():
 
 def test_every_reason_has_a_meaning():
     whole = get_args(TreeLoss)
-    assert {name: {*told} - {"total"} for name, told in MEANINGS.items()} == {
+    assert {name: {*told} - {"total"} for name, told in load_meanings("built").items()} == {
         "nodes": {*get_args(NodeFate), *whole},
         "rows": {*get_args(RowFate)},
         "traces": {*get_args(TraceFate), *whole},
     }
-    assert {name: {*told} - {"total"} for name, told in IMPORT_MEANINGS.items()} == {
+    assert {name: {*told} - {"total"} for name, told in load_meanings("imported").items()} == {
         "rows": {"written", *get_args(RowFlaw), *get_args(Contaminated)},
         "traces": {"written", NOT_BETTER},
     }

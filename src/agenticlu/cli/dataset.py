@@ -153,7 +153,7 @@ def build(
     **options: Any,
 ) -> None:
     """Write OUT/sft, OUT/self_check and OUT/preference from the trees of RUN, with a card."""
-    from agenticlu.data.build import MEANINGS, build_dataset, collect_facts
+    from agenticlu.data.build import build_dataset, collect_facts, load_meanings
     from agenticlu.data.card import write_card
     from agenticlu.data.dataset import check_out, staged
     from agenticlu.data.hub import check_push, parse_licence
@@ -172,7 +172,7 @@ def build(
         )
         facts = collect_facts(store)
         write_card(part, summary, named, run=facts, policy=policy.model_dump())
-    _tell(summary, MEANINGS, out, policy.validation, as_json)
+    _tell(summary, load_meanings("built"), out, policy.validation, as_json)
     if hub_id is not None:
         _push(out, hub_id, private, as_json)
 
@@ -195,7 +195,7 @@ def import_(
     as_json: bool,
 ) -> None:
     """Stream a preference data set in the published schema into OUT, split by document."""
-    from agenticlu.data.build import IMPORT_MEANINGS
+    from agenticlu.data.build import load_meanings
     from agenticlu.data.card import write_card
     from agenticlu.data.dataset import check_out, staged
     from agenticlu.data.hub import parse_licence
@@ -221,7 +221,7 @@ def import_(
             "not_better": summary.num_not_better,
         }
         write_card(part, summary, named, imported=imported)
-    _tell(summary, IMPORT_MEANINGS, out, validation, as_json)
+    _tell(summary, load_meanings("imported"), out, validation, as_json)
 
 
 @command.command("push")

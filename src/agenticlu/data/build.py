@@ -6,16 +6,21 @@ the second.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.resources
 import json
 import math
 import re
+import tomllib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import Document, Piece, Tree
@@ -37,7 +42,7 @@ from agenticlu.search.store import Store
 
 Contaminated = Literal["document in evaluation", "question in evaluation"]
 TreeLoss = Literal["unfinished", "answerable without document", Contaminated]
-"""Why nothing of a tree is looked at."""
+"""Why a whole tree is left out."""
 
 
 def build_dataset(
@@ -48,21 +53,21 @@ def build_dataset(
     *,
     drop_contaminated: bool = True,
 ) -> DatasetSummary:
-    """Writes `sft/` and `preference/` under a folder, split by document.
+    """Writes `sft/`, `self_check/` and `preference/` into a directory, split by document.
 
-    Every question and every node of the run is counted once in the funnel: this is checked
+    Every question and every node of the run is counted once in the funnel, which is checked
     against the store's own counts.
 
     Args:
         store: The run; may be in the middle of a search.
-        folder: Where to write.
-        policy: Which pairs.
-        evaluation: What the data set must not share with an evaluation.
-        drop_contaminated: Leave out what is shared; else only count it.
+        folder: Directory to write into.
+        policy: Which pairs to make.
+        evaluation: Documents and questions of an evaluation, which training must not see.
+        drop_contaminated: Leave out what the evaluation has; else only count it.
 
     Raises:
         StoreError: The store holds no search.
-        TrainingError: The trees give not a single row.
+        TrainingError: The trees yield no row.
     """
     with store.snapshot():
         read_settings(store)  # before anything is written
@@ -90,10 +95,10 @@ def build_dataset(
                     )
             _count_unstarted(store, summary)
             summary.rows = files.counts()
-            # Self-checks alone would teach nothing but doubt.
+            # Self-checks are all of wrong answers: alone they would teach nothing but doubt.
             if not any(sum(summary.rows[kind].values()) for kind in ("sft", "preference")):
                 raise TrainingError(
-                    f"The trees give no row. Questions: {_listed(summary)}.",
+                    f"The trees yield no rows. Questions: {_render_fates(summary)}.",
                     hint=_advice(summary, store.folder),
                 )
     return summary
@@ -164,7 +169,7 @@ def _count_unstarted(store: Store, summary: DatasetSummary) -> None:
 def _loss(
     tree: Tree, policy: PairPolicy, documents: Set[str], questions: Set[str]
 ) -> TreeLoss | None:
-    """Returns why a finished tree is left out, given the ids of what is not wanted."""
+    """Returns why a finished tree is left out, given the ids of what the evaluation has."""
     if tree.document_id in documents:
         return "document in evaluation"
     if tree.question.id in questions:
@@ -176,7 +181,7 @@ def _loss(
 
 
 def _advice(summary: DatasetSummary, run: Path) -> str:
-    """Returns what to do when everything was lost, by how most of it was."""
+    """Returns what to try when nothing is left, by the commonest reason."""
     lost = summary.funnel.traces.most_common(1)
     advice = {
         "document in evaluation": "Search other documents; --decontaminate-report only counts.",
@@ -188,95 +193,35 @@ def _advice(summary: DatasetSummary, run: Path) -> str:
     return advice.get(lost[0][0], search) if lost else search
 
 
-def _listed(summary: DatasetSummary) -> str:
+def _render_fates(summary: DatasetSummary) -> str:
     reasons = summary.funnel.traces
     return ", ".join(f"{number} {why}" for why, number in sorted(reasons.items())) or "none"
 
 
 PERCENTILES = (5, 25, 50, 75, 95)
-_FLAWS = {
-    "failed": "a request failed for good",
-    "truncated": "a reply was cut off",
-    "refused": "a reply declines the task",
-    "empty": "a reply is empty",
-    "unscored": "no judge gave a verdict that could be read",
-    "unsupported": "right, but grounding kept no piece for it",
-    "repeats": "right, but a clarification asks again what was asked before",
-    "leak": "right, but a clarification holds the answer before anything that was read gave it",
-}
-_WHOLE_TREES = {
-    "unfinished": "the search is not done with its question",
-    "answerable without document": "its question was often answered right without the document",
-    "document in evaluation": "its document stands in the evaluation, too",
-    "question in evaluation": "its question stands in the evaluation, too",
-}
-MEANINGS: dict[str, dict[str, str]] = {
-    "nodes": {
-        "total": "rounds that the search grew",
-        "chosen": "right, and the better one of a pair",
-        "rejected": "wrong, and the worse one of a pair",
-        "all right": "right, and none beside it is wrong",
-        "all wrong": "wrong, and none beside it can be chosen",
-        "enough pairs": "its expansion gave as many pairs as were wanted",
-        "no partner": "nothing was left to pair it with",
-        "unpaired": "wrong, but too near to the right ones left, or no near miss",
-        "not an extreme": "neither the best nor the worst of its tree",
-        "tie": "right, but no wrong one has a lower score",
-        "below margin": "right, but no wrong one's score is lower by the margin",
-        "no near miss": "right, but no wrong one kept the right pieces",
-        **_FLAWS,
-        **_WHOLE_TREES,
-    },
-    "rows": {
-        "total": "turns of the pairs",
-        "written": "preference rows",
-        "no such turn": "the rejected one has no such turn",
-        "equal": "both said the same",
-        "empty": "a reply is empty",
-        "length ratio": "one reply is longer than the other by more than was allowed",
-        "answers not told apart": "where two paths part: not a right answer against a wrong one",
-        "check against the judges": "a self-check contradicts the judges",
-    },
-    "traces": {
-        "total": "questions",
-        "written": "conversations of their best right path",
-        "no right answer": "no round of their tree is right",
-        **_FLAWS,
-        **_WHOLE_TREES,
-    },
-}
-"""What the counts of a funnel mean, where a run is built from."""
-IMPORT_MEANINGS: dict[str, dict[str, str]] = {
-    "rows": {
-        "total": "rows that were read",
-        "written": "preference rows",
-        "not in the published schema": "a column is missing or holds something else",
-        "score is no number": "a score is infinite or not a number",
-        "prompt does not end in a request": "there is nothing to reply to",
-        "not exactly one reply": "chosen or rejected is not one reply",
-        "chosen equals rejected": "both say the same",
-        "empty reply": "chosen or rejected is empty",
-        "no marked document": "the first request holds no paragraph marks",
-        "document in evaluation": "its document stands in the evaluation, too",
-        "question in evaluation": "its question stands in the evaluation, too",
-    },
-    "traces": {
-        "total": "preference rows that ask for an answer",
-        "written": "conversations that end in the chosen answer",
-        "chosen not scored above rejected": "the chosen answer may be no better than the other",
-    },
-}
-"""The same where rows are imported."""
+Origin = Literal["built", "imported"]
+
+
+@functools.cache
+def load_meanings(origin: Origin) -> dict[str, dict[str, str]]:
+    """Returns what the counts of a funnel mean: what is counted to reason to text."""
+    path = importlib.resources.files("agenticlu.data") / "meanings.toml"
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    meanings: dict[str, dict[str, str]] = tables[origin]
+    if origin == "built":
+        for name in ("nodes", "traces"):
+            meanings[name] |= tables["flaws"] | tables["trees"]
+    return meanings
 
 
 class Lengths:
-    """Lengths of texts by name, for percentiles; eight bytes each."""
+    """Lengths of texts by name, eight bytes each, for their percentiles."""
 
     def __init__(self) -> None:
         self._values: dict[str, array[float]] = {}
 
     def add(self, name: str, value: float) -> None:
-        """Adds one."""
+        """Adds a length."""
         self._values.setdefault(name, array("d")).append(value)
 
     def add_row(self, row: Mapping[str, Any]) -> None:
@@ -289,13 +234,13 @@ class Lengths:
         self.add("log_length_ratio", row["log_length_ratio"])
 
     def as_dict(self) -> dict[str, dict[str, float]]:
-        """Returns name to number, mean and percentiles."""
-        return {name: _described(values) for name, values in self._values.items()}
+        """Returns name to count, mean and percentiles."""
+        return {name: _describe(values) for name, values in self._values.items()}
 
 
 @dataclass
 class DatasetSummary:
-    """What was written."""
+    """What was written, in numbers."""
 
     splits: Splits
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -305,9 +250,9 @@ class DatasetSummary:
     turn_kinds: Counter[str] = field(default_factory=Counter)
     """Turn kind to preference rows."""
     num_not_better: int = 0
-    """Imported preference rows that score the chosen reply no higher than the rejected one."""
+    """Imported preference rows whose chosen reply scores no higher than the rejected one."""
     num_not_asked_blindly: int = 0
-    """Questions that were to be dropped if answered without the document, but were not so asked."""
+    """Questions that --drop-closed-book could not judge: never asked without their document."""
     contamination: Contamination | None = None
     """None when nothing was compared with an evaluation."""
 
@@ -323,52 +268,43 @@ class DatasetSummary:
         }
 
     def warnings(self, validation: float) -> list[str]:
-        """Returns what a person should know before training on this.
+        """Returns what to know before training on the data set.
 
         Args:
             validation: Share of the documents that was to be held out.
         """
-        told = []
+        found = []
         for reason, words in (("unfinished", "are not finished"), ("failed", "failed")):
             if number := self.funnel.traces[reason]:
-                told.append(
-                    f"{number} of {self.funnel.traces.total()} questions {words} and give nothing;"
-                    " run the search again to go on with them."
+                found.append(
+                    f"{number} of {self.funnel.traces.total()} questions {words} and give no rows; "
+                    "run the search again to continue them."
                 )
         if number := self.num_not_better:
-            told.append(
+            found.append(
                 f"Rows whose scores do not prefer the chosen reply: {number}. They are kept; their "
                 "margin is 0 or below."
             )
         if number := self.num_not_asked_blindly:
-            told.append(
+            found.append(
                 f"{number} of {self.funnel.traces.total()} questions were not asked without their "
-                "document, so --drop-closed-book could not judge them; generate --closed-book asks."
+                "document, so --drop-closed-book kept them; agenticlu generate --closed-book asks."
             )
         if validation and not self.splits.documents("validation"):
             why = "there is one document" if len(self.splits.of) == 1 else "all belong together"
-            told.append(f"No document is held out: {why}.")
-        return told
+            found.append(f"No document is held out: {why}.")
+        return found
 
 
 def _characters(messages: list[dict[str, str]]) -> int:
     return sum(len(message["content"]) for message in messages)
 
 
-def _described(values: array[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    described = {"n": len(ordered), "mean": math.fsum(ordered) / len(ordered)}
-    for percent in PERCENTILES:
-        described[f"p{percent}"] = _percentile(ordered, percent)
+def _describe(values: array[float]) -> dict[str, float]:
+    described = {"n": float(len(values)), "mean": math.fsum(values) / len(values)}
+    names = [f"p{percent}" for percent in PERCENTILES]
+    described |= dict(zip(names, np.percentile(values, PERCENTILES).tolist(), strict=True))
     return {name: round(value, 2) + 0 for name, value in described.items()}  # + 0: no "-0.0"
-
-
-def _percentile(ordered: list[float], percent: int) -> float:
-    """Returns a percentile, linear between neighbours."""
-    place = (len(ordered) - 1) * percent / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 _PATH = re.compile(
@@ -377,7 +313,7 @@ _PATH = re.compile(
 
 
 def collect_facts(store: Store) -> dict[str, Any]:
-    """Returns what a card says about a run; names no folder of this machine."""
+    """Returns what a card says about a run, without local paths."""
     bound = store.get("bound") or {}
     summary = SearchSummary()
     judged = disagreeing = 0
@@ -420,7 +356,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
 
 
 def without_paths(value: Any) -> Any:
-    """Returns JSON data in which folders of this machine are cut to their last name.
+    """Returns JSON data in which local paths are cut to their last name.
 
     >>> without_paths({"tokenizer": "/home/ada/models/tiny", "url": "http://localhost:8000/v1"})
     {'tokenizer': 'tiny', 'url': 'http://localhost:8000/v1'}

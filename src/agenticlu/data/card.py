@@ -15,7 +15,7 @@ import jinja2
 
 from agenticlu.core.errors import missing_dependency
 from agenticlu.core.output_dir import write_atomically
-from agenticlu.data.build import IMPORT_MEANINGS, MEANINGS, DatasetSummary
+from agenticlu.data.build import DatasetSummary, load_meanings
 from agenticlu.data.dataset import (
     CARD,
     COLUMNS,
@@ -112,7 +112,7 @@ def render_card(data: Mapping[str, Any]) -> str:
     )
     environment.filters["json"] = lambda value: json.dumps(value, sort_keys=True)
     build, run = data["build"], data["run"] or {}
-    meanings = MEANINGS if run else IMPORT_MEANINGS
+    meanings = load_meanings("built" if run else "imported")
     phases = [
         (
             name,
