@@ -23,11 +23,11 @@ from agenticlu.data.overlap import (
     Fingerprint,
     Splits,
     assign_splits,
-    find_alike,
+    compute_signature,
+    find_near_duplicates,
+    find_words,
+    hash_shingles,
     load_evaluation,
-    shingles_of,
-    sign,
-    words_of,
 )
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.data.published import import_published
@@ -54,7 +54,7 @@ def test_signatures_estimate_the_share_of_common_shingles(edits: int):
     other = list(one)
     for place in draw.sample(range(len(other)), edits):
         other[place] = "edited"
-    signatures = [sign(shingles_of(" ".join(words), 5)) for words in (one, other)]
+    signatures = [compute_signature(hash_shingles(" ".join(words), 5)) for words in (one, other)]
     estimate = float(np.mean(signatures[0] == signatures[1]))
     assert estimate == pytest.approx(true_share(one, other), abs=0.12)
     assert (edits == 0) == (estimate == 1.0)
@@ -63,19 +63,19 @@ def test_signatures_estimate_the_share_of_common_shingles(edits: int):
 def test_shingles_are_distinct_runs_of_words():
     words = made(2, 300)
     runs = {tuple(words[i : i + 5]) for i in range(296)}
-    assert len(shingles_of(" ".join(words), 5)) == len(runs)
-    assert len(shingles_of("a b c", 5)) == 1
-    assert len(shingles_of(" - ", 5)) == 0
-    same = [shingles_of(text, 2) for text in ("Ada's Horse.", "<para 3> ada S horse </para 3>")]
+    assert len(hash_shingles(" ".join(words), 5)) == len(runs)
+    assert len(hash_shingles("a b c", 5)) == 1
+    assert len(hash_shingles(" - ", 5)) == 0
+    same = [hash_shingles(text, 2) for text in ("Ada's Horse.", "<para 3> ada S horse </para 3>")]
     assert np.array_equal(*same)
-    assert not np.array_equal(shingles_of("a b", 2), shingles_of("b a", 2))
+    assert not np.array_equal(hash_shingles("a b", 2), hash_shingles("b a", 2))
 
 
 def test_hashes_are_those_of_every_process():
     code = (
-        "from agenticlu.data.overlap import shingles_of, sign\n"
-        "s = shingles_of('one two three four five six', 5)\n"
-        "print(s.tolist(), sign(s)[:3].tolist())"
+        "from agenticlu.data.overlap import compute_signature, hash_shingles\n"
+        "s = hash_shingles('one two three four five six', 5)\n"
+        "print(s.tolist(), compute_signature(s)[:3].tolist())"
     )
     printed = {
         subprocess.run(
@@ -94,18 +94,20 @@ def test_alike_texts_are_found_and_others_are_not():
     whole = made(3, 1000)
     edited = [*whole[:500], "x", *whole[501:]]
     texts = [whole, made(4, 1000), edited, whole[:600], made(5, 1000), whole[:300]]
-    shingles = [shingles_of(" ".join(words), 5) for words in texts]
-    pairs = set(find_alike([sign(s) for s in shingles], [len(s) for s in shingles]))
+    shingles = [hash_shingles(" ".join(words), 5) for words in texts]
+    pairs = set(
+        find_near_duplicates([compute_signature(s) for s in shingles], [len(s) for s in shingles])
+    )
     assert (0, 2) in pairs, "edited"
     assert (0, 3) in pairs, "cut to three fifths: all of the shorter one"
     assert not {number for pair in pairs for number in pair} & {1, 4}
 
 
 def test_texts_without_words_are_alike_to_nothing():
-    empty = shingles_of("...", 5)
-    assert list(find_alike([sign(empty)] * 2, [0, 0])) == []
-    assert list(find_alike([], [])) == []
-    assert words_of("...") == []
+    empty = hash_shingles("...", 5)
+    assert list(find_near_duplicates([compute_signature(empty)] * 2, [0, 0])) == []
+    assert list(find_near_duplicates([], [])) == []
+    assert find_words("...") == []
 
 
 def text(seed: int, count: int = 60) -> str:
@@ -231,16 +233,16 @@ PASSAGE, BOOK = words(1, 120), words(2, 6000)
 )
 def test_the_share_is_of_the_shorter_document_s_runs(text: str, share: float):
     texts = evaluation(joined(words(6, 800)), joined(PASSAGE), joined(BOOK))
-    assert texts.largest_share(text) == pytest.approx(share, abs=0.02)
+    assert texts.compute_largest_share(text) == pytest.approx(share, abs=0.02)
     assert texts.has_document("id", text) is (share >= SHARE)
 
 
 def test_a_sketch_of_a_long_document_is_enough(monkeypatch):
     monkeypatch.setattr(contamination, "SKETCH", 500)
     texts = evaluation(joined(BOOK))
-    assert texts.largest_share(joined(BOOK[:3000])) == pytest.approx(1.0, abs=0.15)
+    assert texts.compute_largest_share(joined(BOOK[:3000])) == pytest.approx(1.0, abs=0.15)
     half = joined(BOOK[:1500], words(5, 1500))
-    assert texts.largest_share(half) == pytest.approx(0.5, abs=0.1)
+    assert texts.compute_largest_share(half) == pytest.approx(0.5, abs=0.1)
 
 
 def test_short_texts_are_found_only_when_equal():
@@ -274,7 +276,7 @@ def test_documents_and_questions_are_found_in_many_layouts(tmp_path: Path, layou
     texts = load_evaluation([tmp_path / "task.jsonl"])
     assert texts.num_documents >= 1
     assert texts.has_question("who")
-    assert texts.largest_share(joined(BOOK, PASSAGE)) == 1.0
+    assert texts.compute_largest_share(joined(BOOK, PASSAGE)) == 1.0
 
 
 def test_arrays_objects_parquet_and_folders_are_read(tmp_path: Path):
@@ -300,12 +302,12 @@ def test_saved_predictions_name_documents_by_id(tmp_path: Path):
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path):
-    with pytest.raises(DocumentError, match="no evaluation data"):
+    with pytest.raises(DocumentError, match="does not exist"):
         load_evaluation([tmp_path / "none.jsonl"])
     with pytest.raises(DocumentError, match=r"no \.jsonl"):
         load_evaluation([tmp_path])
     (tmp_path / "a.jsonl").write_text('{"score": 1}')
-    with pytest.raises(DocumentError, match="no document and no question"):
+    with pytest.raises(DocumentError, match="no documents or questions"):
         load_evaluation([tmp_path / "a.jsonl"])
     (tmp_path / "b.json").write_text("{")
     with pytest.raises(DocumentError, match="is not JSON"):

@@ -1,22 +1,19 @@
 """Overlap between documents: near-duplicates, splits that keep them together, contamination.
 
-Texts are compared by *shingles*: runs of k words without case, punctuation and paragraph marks,
-hashed, the same in every process. The share of shingles that two texts have in common, |A and B| /
-|A or B|, is up to 0.04 the share of equal entries of their MinHash signatures (Broder, On the
-resemblance and containment of documents, 1997). The signatures are a dozen lines of numpy: the
-usual library, datasketch, needs scipy.
+Texts are compared by *shingles*, hashed runs of words without case, punctuation and markers. The
+share of shingles that two texts have in common is, up to 0.04, the share of equal entries of their
+MinHash signatures (Broder 1997). These are a dozen lines of numpy; datasketch would need scipy.
 
 **Splits.** A document is held out when the hash of its own id in the corpus, or else of its text,
-lies below the share wanted. The hash knows nothing of other documents, so the split of a document
-does not change when a corpus grows. Documents that belong together stay together: those of one id,
-those whose texts differ in white space, case and marks alone, and near-duplicates. The lowest hash
-of a group decides, so a held-out document stays held out whatever joins its group.
+lies below the share wanted; so its split does not change when a corpus grows. Documents with one
+id, with texts that differ in white space, case and markers alone, and near-duplicates stay
+together; the lowest hash of a group decides.
 
 **Contamination.** A document is contaminated when it and a document of the evaluation share a
 fifth of the shorter one's runs of 13 words, or are equal up to case and white space. Thirteen words
 are what GPT-3's authors took (arXiv 2005.14165, appendix C); there any common run counted, which in
-documents of 100,000 words every proverb and licence text would be. A question is contaminated when
-its words are those of a question of the evaluation.
+documents of 100,000 words every proverb and licence would be. A question is contaminated when its
+words are those of a question of the evaluation.
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,50 +37,43 @@ from agenticlu.core.rows import load_rows
 from agenticlu.data.dataset import SPLITS, Split
 
 Hashes = npt.NDArray[np.uint64]
-ALIKE_WORDS = 5
-"""Words of a shingle when documents are compared with each other."""
-ALIKE_SHARE = 0.8
-"""Documents are alike from this share of common shingles, or of the shorter one's shingles."""
+SHINGLE_WORDS = 5
+"""Words of a shingle when training documents are compared with each other."""
+DUPLICATE_SHARE = 0.8
+"""Near-duplicates have this share of their shingles in common, or of the shorter one's shingles."""
 NUM_PERMUTATIONS = 128
 BAND_ROWS = 3
-"""Two documents are compared when so many neighbouring entries are equal anywhere: at a share of
-0.5 (the half of a document against the whole) that is missed once in 300 times."""
+"""Documents are compared when this many neighbouring entries of their signatures are equal. At a
+share of 0.5, half of a document against the whole, that misses one pair in 300."""
 BLOCK = 2048
-"""Shingles that are permuted at a time."""
+"""Shingles permuted at a time; bounds memory."""
 LONGEST_RUN = 64
-"""Documents of one band that a document is compared with at most."""
+"""Most documents of one band that a document is compared with; bounds time on boilerplate."""
 MARKS = re.compile(r"</?para(?:graph)?\s*\d+\s*>", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _PRIME = 0x9E3779B97F4A7C15
 
 
-def words_of(text: str) -> list[str]:
+def find_words(text: str) -> list[str]:
     """Returns the words of a text, without case, punctuation and paragraph marks.
 
-    >>> words_of("<para 0> Ada's HORSE </para 0>")
+    >>> find_words("<para 0> Ada's HORSE </para 0>")
     ['ada', 's', 'horse']
     """
     return _WORD.findall(unicodedata.normalize("NFKC", MARKS.sub(" ", text)).casefold())
 
 
-def shingles_of(text: str, num_words: int) -> Hashes:
-    """Returns the distinct hashes of all runs of words, ascending.
+def hash_shingles(text: str, num_words: int) -> Hashes:
+    """Returns the distinct hashes of all runs of `num_words` words, ascending.
 
-    A text of fewer words is one shingle; one without words has none.
+    A text of fewer words is one shingle; a text without words has none.
     """
-    words = words_of(text)
+    words = find_words(text)
     if not words:
         return np.empty(0, np.uint64)
     size = min(num_words, len(words))
-    known: dict[str, int] = {}
-    codes = np.fromiter(
-        (
-            known.setdefault(word, zlib.crc32(word.encode("utf-8", "surrogatepass")))
-            for word in words
-        ),
-        np.uint64,
-        len(words),
-    )
+    hashes = (zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words)
+    codes = np.fromiter(hashes, np.uint64, len(words))
     total = np.zeros(len(words) - size + 1, np.uint64)
     with np.errstate(over="ignore"):
         for place in range(size):
@@ -90,7 +81,7 @@ def shingles_of(text: str, num_words: int) -> Hashes:
         return np.unique(_mixed(total))
 
 
-def sign(shingles: Hashes) -> Hashes:
+def compute_signature(shingles: Hashes) -> Hashes:
     """Returns the signature of a set of shingles: its smallest hash under each permutation."""
     factors, summands = _permutations()
     smallest = np.full(NUM_PERMUTATIONS, np.iinfo(np.uint64).max, np.uint64)
@@ -101,13 +92,15 @@ def sign(shingles: Hashes) -> Hashes:
     return smallest
 
 
-def find_alike(signatures: Sequence[Hashes], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields pairs of numbers of texts that are alike.
+def find_near_duplicates(
+    signatures: Sequence[Hashes], sizes: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Yields pairs of indices of texts that are near-duplicates.
 
-    Of texts that are all alike not every pair is named, but enough to join them.
+    In a large group of near-duplicates not every pair is named, but enough to join the group.
 
     Args:
-        signatures: One of each text.
+        signatures: The signature of each text.
         sizes: The number of shingles of each text.
     """
     table = np.array(signatures, np.uint64).reshape(len(signatures), NUM_PERMUTATIONS)
@@ -121,19 +114,19 @@ def find_alike(signatures: Sequence[Hashes], sizes: Sequence[int]) -> Iterator[t
                         continue
                     seen.add(pair)
                     shared = float(np.mean(table[pair[0]] == table[pair[1]]))
-                    if _is_alike(shared, sizes[pair[0]], sizes[pair[1]]):
+                    if _are_near_duplicates(shared, sizes[pair[0]], sizes[pair[1]]):
                         yield pair
 
 
-def _is_alike(shared: float, one: int, other: int) -> bool:
+def _are_near_duplicates(shared: float, one: int, other: int) -> bool:
     if not one or not other:
         return False
     contained = shared * (one + other) / ((1 + shared) * min(one, other))
-    return shared >= ALIKE_SHARE or contained >= ALIKE_SHARE
+    return shared >= DUPLICATE_SHARE or contained >= DUPLICATE_SHARE
 
 
 def _equal_rows(table: Hashes) -> Iterator[npt.NDArray[np.intp]]:
-    """Yields the numbers of rows that are equal, ascending, where there are several."""
+    """Yields the indices of rows that are equal to others, ascending, a group at a time."""
     order = np.lexsort(table.T[::-1])
     changes = np.any(table[order][1:] != table[order][:-1], axis=1)
     for run in np.split(order, np.flatnonzero(changes) + 1):
@@ -160,7 +153,7 @@ def _permutations() -> tuple[Hashes, Hashes]:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the split needs to know of a document."""
+    """What the split needs of a document."""
 
     document_id: str
     own_id: str | None
@@ -172,28 +165,30 @@ class Fingerprint:
 
     @classmethod
     def of(cls, document_id: str, text: str, own_id: str | None = None) -> Fingerprint:
-        """Reads a text, marked or not."""
-        shingles = shingles_of(text, ALIKE_WORDS)
-        return cls(document_id, own_id, content_id(fold(text)), sign(shingles), len(shingles))
+        """Computes the fingerprint of a text, marked or not."""
+        shingles = hash_shingles(text, SHINGLE_WORDS)
+        return cls(
+            document_id, own_id, content_id(fold(text)), compute_signature(shingles), len(shingles)
+        )
 
     @property
     def position(self) -> float:
-        """Where the document lies in [0, 1); held out below the share wanted."""
+        """Place of the document in [0, 1); it is held out below the share wanted."""
         return int(content_id("split", self.own_id or self.text_id), 16) / 16**16
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Every document's split."""
+    """The split of every document."""
 
     of: dict[str, Split]
     """Document id to split."""
     num_groups: int
-    """Documents that do not belong together."""
+    """Groups of documents that stay together, single documents among them."""
     num_same: int
-    """Documents that another one repeats, up to white space and case, or by its id."""
+    """Documents with the same id, or the same text up to white space and case, as another one."""
     num_alike: int
-    """Documents that have a near-duplicate, beside those."""
+    """Other documents that have a near-duplicate."""
 
     def documents(self, split: Split) -> list[str]:
         """Returns the documents of a split, sorted."""
@@ -222,9 +217,9 @@ def assign_splits(fingerprints: Sequence[Fingerprint], share: float) -> Splits:
     """Assigns every document to a split.
 
     Args:
-        fingerprints: One of each document.
-        share: Share of the documents to hold out. Above 0, at least one document is held out
-            and one is not, if there are two that do not belong together.
+        fingerprints: The fingerprint of each document.
+        share: Share of the documents to hold out. Above 0, at least one group is held out and at
+            least one is not, if there are two.
     """
     groups = _Groups(len(fingerprints))
     for keys in ([f.text_id for f in fingerprints], [f.own_id for f in fingerprints]):
@@ -237,7 +232,7 @@ def assign_splits(fingerprints: Sequence[Fingerprint], share: float) -> Splits:
     signatures = [fingerprints[number].signature for number in distinct]
     sizes = [fingerprints[number].num_shingles for number in distinct]
     alike: set[int] = set()
-    for one, other in find_alike(signatures, sizes):
+    for one, other in find_near_duplicates(signatures, sizes):
         alike |= {distinct[one], distinct[other]}
         groups.join(distinct[one], distinct[other])
     lowest: dict[int, float] = {}
@@ -269,7 +264,7 @@ def _hold_out(lowest: dict[int, float], share: float) -> set[int]:
 
 
 class _Groups:
-    """Joins numbers into groups; the lowest number leads."""
+    """Union-find over indices; the lowest index leads its group."""
 
     def __init__(self, count: int) -> None:
         self._above = list(range(count))
@@ -297,7 +292,7 @@ class _Groups:
 RUN_WORDS = 13
 SHARE = 0.2
 SKETCH = 8192
-"""Runs kept of an evaluation document: the ones with the smallest hashes, a fair sample."""
+"""Runs kept of an evaluation document: those with the smallest hashes, a fair sample."""
 QUESTION_KEYS = frozenset({"question", "questions", "query", "asked"})
 DOCUMENT_KEYS = frozenset(
     {
@@ -306,29 +301,29 @@ DOCUMENT_KEYS = frozenset(
     }
 )
 EITHER_KEYS = frozenset({"input", "prompt"})
-"""Read as a document from `LONG_WORDS` words on, else as a question."""
+"""Keys of a document if it has `LONG_WORDS` words, else of a question."""
 LONG_WORDS = 100
 IGNORED_KEYS = frozenset({"turns", "demos", "demonstrations", "summary", "tokens"})
-"""What stands below these is written by models or shown as an example."""
+"""What is below these keys is written by models, or an example."""
 _ENDINGS = (".jsonl", ".json", ".parquet")
 _Find = tuple[Literal["document", "question", "document id"], str]
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """What was found in a set of training documents."""
+    """What a set of training documents has in common with an evaluation."""
 
     sources: tuple[str, ...]
-    """Names of the files or folders of the evaluation."""
+    """Names of the files or directories of the evaluation."""
     num_documents: int
-    """Of the evaluation, repeated ones counted once."""
+    """Distinct documents of the evaluation."""
     num_questions: int
     found_documents: frozenset[str]
     """Ids of training documents."""
     found_questions: frozenset[str]
     """Ids of training questions."""
     dropped: bool
-    """Whether they were left out, or only counted."""
+    """Whether they were left out, or else only counted."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns counts as JSON data."""
@@ -356,6 +351,10 @@ class EvaluationTexts:
         self._sizes: list[int] = []
         self._index: tuple[Hashes, Hashes, Hashes] | None = None
 
+    def __len__(self) -> int:
+        """Number of documents, questions and ids."""
+        return len(self._text_ids) + len(self._questions) + len(self._ids)
+
     @property
     def num_documents(self) -> int:
         """Distinct documents."""
@@ -367,41 +366,41 @@ class EvaluationTexts:
         return len(self._questions)
 
     def add_document(self, text: str) -> None:
-        """Adds a document, or does nothing when it was added before."""
+        """Adds a document, once."""
         text_id = content_id(fold(text))
         if not text.strip() or text_id in self._text_ids:
             return
         self._text_ids.add(text_id)
-        if len(words_of(text[: 40 * RUN_WORDS])) < RUN_WORDS:
-            return  # too short for a run: only its equal is found
-        runs = shingles_of(text, RUN_WORDS)
+        if len(find_words(text[: 40 * RUN_WORDS])) < RUN_WORDS:
+            return  # too short for a run: found only if equal
+        runs = hash_shingles(text, RUN_WORDS)
         self._sketches.append(runs[:SKETCH].copy())
         self._sizes.append(len(runs))
         self._index = None
 
     def add_question(self, text: str) -> None:
         """Adds a question."""
-        if words := words_of(text):
+        if words := find_words(text):
             self._questions.add(" ".join(words))
 
     def add_id(self, document_id: str) -> None:
-        """Adds the id of a document whose text is not at hand."""
+        """Adds the id of a document whose text is unknown."""
         self._ids.add(document_id)
 
     def has_question(self, text: str) -> bool:
-        """Whether a question has the words of one of these."""
-        return " ".join(words_of(text)) in self._questions
+        """Whether a question has the words of one of the evaluation's."""
+        return " ".join(find_words(text)) in self._questions
 
     def has_document(self, document_id: str, text: str) -> bool:
-        """Whether a document is one of these, or shares enough with one."""
+        """Whether a document is one of the evaluation's, or shares enough of one."""
         if document_id in self._ids or content_id(fold(text)) in self._text_ids:
             return True
-        return self.largest_share(text) >= SHARE
+        return self.compute_largest_share(text) >= SHARE
 
     def report(
         self, documents: Iterable[str], questions: Iterable[str], *, dropped: bool
     ) -> Contamination:
-        """Returns what was found, given the ids of documents and questions that stand here, too."""
+        """Returns what was found, given the ids of training documents and questions found here."""
         return Contamination(
             sources=tuple(self.sources),
             num_documents=self.num_documents,
@@ -411,9 +410,9 @@ class EvaluationTexts:
             dropped=dropped,
         )
 
-    def largest_share(self, text: str) -> float:
-        """Returns the largest share of common runs, of the shorter document's."""
-        runs = shingles_of(text, RUN_WORDS)
+    def compute_largest_share(self, text: str) -> float:
+        """Returns the largest share of common runs, of those of the shorter document."""
+        runs = hash_shingles(text, RUN_WORDS)
         if not len(runs) or not self._sketches:
             return 0.0
         distinct, starts, owners = self._indexed()
@@ -429,7 +428,7 @@ class EvaluationTexts:
         return float(min(1.0, np.maximum(theirs, ours).max()))
 
     def _indexed(self) -> tuple[Hashes, Hashes, Hashes]:
-        """Returns distinct hashes, and for each of them where its documents begin, and those."""
+        """Returns the index: distinct hashes, where the owners of each begin, and the owners."""
         if self._index is None:
             hashes = np.concatenate(self._sketches)
             lengths = [len(sketch) for sketch in self._sketches]
@@ -448,24 +447,22 @@ def load_evaluation(sources: Sequence[str | Path]) -> EvaluationTexts:
         sources: .jsonl, .json or .parquet files, or folders of them.
 
     Raises:
-        DocumentError: A source is not there, or holds neither documents nor questions.
+        DocumentError: A source is missing, or holds neither documents nor questions.
     """
     texts = EvaluationTexts()
+    add = {
+        "document": texts.add_document,
+        "question": texts.add_question,
+        "document id": texts.add_id,
+    }
     for source in map(Path, sources):
-        before = texts.num_documents + texts.num_questions + len(texts._ids)
-        for file in _files_of(source):
-            for row in load_rows(file):
-                for kind, text in find_texts(row):
-                    if kind == "document":
-                        texts.add_document(text)
-                    elif kind == "question":
-                        texts.add_question(text)
-                    else:
-                        texts.add_id(text)
-        if texts.num_documents + texts.num_questions + len(texts._ids) == before:
+        before = len(texts)
+        for row in chain.from_iterable(map(load_rows, _find_files(source))):
+            for kind, text in find_texts(row):
+                add[kind](text)
+        if len(texts) == before:
             raise DocumentError(
-                f"{source} holds no document and no question that could be told from training "
-                "data.",
+                f"{source} holds no documents or questions to compare with.",
                 hint="Rows need a context, document, text or ctxs, or a question or query.",
             )
         texts.sources.append(source.name)
@@ -473,7 +470,7 @@ def load_evaluation(sources: Sequence[str | Path]) -> EvaluationTexts:
 
 
 def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
-    """Yields the documents and questions in a row, wherever they stand.
+    """Yields the documents and questions in a row, however nested.
 
     >>> list(find_texts({"question": "Who?", "ctxs": [{"title": "T", "text": "Some passage."}]}))
     [('question', 'Who?'), ('document', 'Some passage.')]
@@ -496,15 +493,15 @@ def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
             yield from find_texts(inner, key)
 
 
-def _files_of(source: Path) -> list[Path]:
+def _find_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
         raise DocumentError(
-            f"There is no evaluation data {str(source)!r}.",
-            hint="--decontaminate takes a .jsonl, .json or .parquet file, or a folder of them.",
+            f"Evaluation data {str(source)!r} does not exist.",
+            hint="--decontaminate takes a .jsonl, .json or .parquet file, or a directory of them.",
         )
     files = sorted(path for path in source.rglob("*") if path.suffix in _ENDINGS)
     if not files:
-        raise DocumentError(f"The folder {source} holds no .jsonl, .json or .parquet file.")
+        raise DocumentError(f"Directory {source} holds no .jsonl, .json or .parquet file.")
     return files
