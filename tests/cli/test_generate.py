@@ -232,11 +232,15 @@ def test_shards_are_sealed_and_merged(corpus: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("no-such.jsonl", "--out", "run"), DocumentError, "There is no file, folder or data set"),
+        (
+            ("no-such.jsonl", "--out", "run"),
+            DocumentError,
+            "There is no file, directory or hub data set",
+        ),
         (("CORPUS", "--out", "run", "--shard", "3/3"), UsageError, "is not a shard"),
         (("CORPUS", "--out", "run", "--limit", "0"), UsageError, "--limit"),
         (("CORPUS", "--out", "run", "--column", "context"), UsageError, "expected FIELD=COLUMN"),
-        (("CORPUS", "--out", "run", "--column", "q=x"), ConfigError, "no field"),
+        (("CORPUS", "--out", "run", "--column", "q=x"), ConfigError, "Unknown --column field"),
         (("CORPUS", "--out", "run", "--branching", "0"), UsageError, "--branching"),
         (("CORPUS", "--out", "run", "--judge", "llm"), ConfigError, "needs a model"),
         (("CORPUS", "--out", "run", "--judge-model", "m"), UsageError, "would not be asked"),

@@ -96,28 +96,43 @@ def test_parquet_files_and_folders(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "holds no question"),
+        ("", "holds no questions"),
         ("not json\n", "Line 1 of .* is not JSON"),
         ("[1]\n", "Entry 1 of .* is a number, not a JSON object"),
         ('{"question": "?", "answers": ["x"]}\n', "has no 'context'"),
         ('{"context": "t", "question": "?"}\n', "has no 'answers'"),
         ('{"context": "t", "question": "?", "answers": []}\n', "no accepted answer"),
-        ('{"context": " ", "question": "?", "answers": ["x"]}\n', "no text, or empty"),
-        ('{"context": 5, "question": "?", "answers": ["x"]}\n', "no text, or empty"),
+        ('{"context": " ", "question": "?", "answers": ["x"]}\n', "must be a non-empty string"),
+        ('{"context": 5, "question": "?", "answers": ["x"]}\n', "must be a non-empty string"),
         ('{"context": "t", "question": "?", "answers": {"text": null}}\n', "no accepted answer"),
         ('{"context": "t", "question": "?", "answers": [null]}\n', "no accepted answer"),
-        ('{"context": "t", "question": "?", "answers": [["x"]]}\n', "answers hold what is no text"),
-        ('{"context": "t", "question": "?", "answers": "x", "hops": "two"}\n', "hops is no whole"),
-        ('{"context": "t", "question": "?", "answers": "x", "hops": 1.5}\n', "hops is no whole"),
-        ('{"context": "t", "question": "?", "answers": "x", "hops": -1}\n', "hops is below 0"),
-        ('{"context": "t", "question": "?", "answers": "x", "options": "ab"}\n', "are no list"),
+        (
+            '{"context": "t", "question": "?", "answers": [["x"]]}\n',
+            "answers must be a list of strings",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "hops": "two"}\n',
+            "hops must be a whole number",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "hops": 1.5}\n',
+            "hops must be a whole number",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "hops": -1}\n',
+            "hops must be a whole number",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": "x", "options": "ab"}\n',
+            "options must be a list",
+        ),
         (
             '{"context": "t", "question": "?", "answers": "x", "gold_spans": 3}\n',
-            "gold_spans are no",
+            "gold_spans must be a list",
         ),
         (
             '{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0]]}\n',
-            "gold_spans are",
+            "gold_spans must be",
         ),
         ('{"context": "t", "question": "?", "answers": "x", "gold_spans": ["01"]}\n', "gold_spans"),
         ('{"context": "t", "question": "?", "answers": "x", "gold_spans": [[0, 9]]}\n', "end <= 1"),
@@ -132,7 +147,7 @@ def test_a_bad_line_is_named(tmp_path: Path, content: str, words: str):
 
 
 def test_what_is_not_there_is_said(tmp_path: Path):
-    with pytest.raises(DocumentError, match="There is no file, folder or data set"):
+    with pytest.raises(DocumentError, match="There is no file, directory or hub data set"):
         list(load_corpus(str(tmp_path / "no" / "such" / "file.jsonl")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DocumentError, match="no Parquet") as caught:
@@ -192,7 +207,7 @@ def test_a_split_that_is_not_there_is_an_error(tmp_path: Path, names, split):
 def test_a_missing_file_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch, name: str):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "_load_hub", lambda *_: pytest.fail("asked the hub"))
-    with pytest.raises(DocumentError, match="There is no file, folder or data set"):
+    with pytest.raises(DocumentError, match="There is no file, directory or hub data set"):
         list(load_source_rows(name))
     with pytest.raises(pytest.fail.Exception):
         list(load_source_rows("owner/name-v1.5"))
@@ -224,13 +239,17 @@ def test_lines_without_an_answer_are_left_out_and_counted(tmp_path: Path):
 
 def test_a_corpus_without_any_answer_is_an_error(tmp_path: Path):
     source = write(tmp_path / "c.jsonl", {**LINE, "answers": ""}, {**LINE, "answers": [None]})
-    with pytest.raises(DocumentError, match=r"No line of .* has an accepted answer"):
+    with pytest.raises(
+        DocumentError, match=r"None of the lines read from .* has an accepted answer"
+    ):
         list(load_corpus(source, left_out=LeftOut()))
 
 
 def test_an_empty_field_is_not_a_missing_column(tmp_path: Path):
     source = write(tmp_path / "c.jsonl", {**LINE, "question": None})
-    with pytest.raises(DocumentError, match=r"The question on line 1 of .* is no text, or empty"):
+    with pytest.raises(
+        DocumentError, match=r"Line 1 of .*: question must be a non-empty string, not None"
+    ):
         list(load_corpus(source))
 
 
@@ -239,5 +258,5 @@ def test_one_id_stands_for_one_question(tmp_path: Path):
     repeated = write(tmp_path / "repeated.jsonl", first, first)
     assert len(list(load_corpus(repeated))) == 2
     other = write(tmp_path / "other.jsonl", first, LINE, {**first, "question": "Who?"})
-    with pytest.raises(DocumentError, match=r"Lines 1 and 3 of .* have the id 'q' and differ"):
+    with pytest.raises(DocumentError, match=r"Lines 1 and 3 of .* have the same id 'q' but differ"):
         list(load_corpus(other))

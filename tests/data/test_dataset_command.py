@@ -121,7 +121,7 @@ def test_a_folder_that_must_not_be_written_is_refused(run: Path, tmp_path: Path,
         (("--license", "other"), UsageError, "needs a name"),
         (("--license-name", "mine"), UsageError, "but no licence"),
         (("--decontaminate-report",), UsageError, "nothing to compare with"),
-        (("--decontaminate", "none.jsonl"), DocumentError, "no evaluation data"),
+        (("--decontaminate", "none.jsonl"), DocumentError, "does not exist"),
         (("--push-to-hub", "me/a"), UsageError, "needs a licence"),
     ],
 )
@@ -189,7 +189,7 @@ def test_what_was_built_can_be_imported_with_a_card_of_its_own(built: Path, tmp_
 @pytest.mark.parametrize(
     ("source", "error", "words"),
     [
-        ("data/none.json", DocumentError, "There is no file, folder or data set"),
+        ("data/none.json", DocumentError, "There is no file, directory or hub data set"),
         ("BUILT", UsageError, "must not contain one another"),
         ("ints.json", DocumentError, "Entry 1 of .*ints.json is a number"),
     ],

@@ -15,21 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from agenticlu.core.errors import ConfigError, DocumentError, did_you_mean, missing_dependency
+from pydantic import StrictInt, TypeAdapter, ValidationError
+
+from agenticlu.core.errors import DocumentError, missing_dependency
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
+from agenticlu.core.registry import require_known
 from agenticlu.core.rows import Row, load_numbered_rows, load_rows
 
 FIELDS = (
-    "context",
-    "question",
-    "answers",
-    "id",
-    "document_id",
-    "options",
-    "gold_spans",
-    "hops",
+    *("context", "question", "answers"),
+    *("id", "document_id", "options", "gold_spans", "hops"),
 )
-"""Fields of a line; the first three are required."""
+"""Fields of a row; the first three are required."""
 ALIASES: dict[str, tuple[str, ...]] = {
     "context": ("context", "document", "text", "passage"),
     "question": ("question", "query", "input"),
@@ -37,23 +34,14 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Names tried in order when no column map is given."""
 FILE_ENDINGS = (
-    ".jsonl",
-    ".json",
-    ".parquet",
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".gz",
-    ".zst",
-    ".zip",
-    ".arrow",
+    *(".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow"),
 )
-"""Endings that make a missing `folder/name` a file, not the id of a hub data set."""
+"""A missing `folder/name` with one of these is a file, not the id of a hub data set."""
 SPLIT_NAMES = (
     *("train", "training", "validation", "valid", "val", "dev", "test", "testing"),
     *("eval", "evaluation"),
 )
-"""Words in the path of a file that name its split."""
+"""Words in a file's path that name its split."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,7 @@ class Item:
     question: Question
     """`gold_pieces` is None until the document is split."""
     gold_spans: tuple[tuple[int, int], ...] | None
-    """Characters of the document that hold the facts; None when unknown."""
+    """Characters of the document that hold the facts needed; None when unknown."""
 
     def question_over(self, pieces: Sequence[Piece]) -> Question:
         """Returns the question with its gold spans turned into pieces."""
@@ -82,7 +70,7 @@ class Item:
 
 @dataclass
 class LeftOut:
-    """Counts the lines of a corpus that have no accepted answer, which tree search cannot use."""
+    """Counts the lines of a corpus without an accepted answer, which tree search cannot use."""
 
     num_lines: int = 0
     first_line: int | None = None
@@ -115,28 +103,23 @@ def load_corpus(
     """Yields the questions of a corpus, in order.
 
     Args:
-        source: Path of a .jsonl or .parquet file, of a folder of Parquet files, or a hub id
-            (`owner/name`).
+        source: Path of a .jsonl, .json or .parquet file, of a directory of Parquet files, or a hub
+            id (`owner/name`).
         columns: Our field name to the corpus's column name.
         split: Split of a hub data set.
-        limit: Questions at most.
-        left_out: Counts the lines without an accepted answer, which are passed over; with None
-            they are errors.
+        limit: Most questions to yield.
+        left_out: Counts the lines without an accepted answer, which are skipped; with None they
+            are errors.
 
     Raises:
         DocumentError: The file is missing, empty or not what its name says, a line cannot be
             used, or two different questions have one id.
         ConfigError: The column map names a field or a column that does not exist.
     """
-    if columns is not None:
-        unknown = [name for name in columns if name not in FIELDS]
-        if unknown:
-            raise ConfigError(
-                f"The column map has no field {unknown[0]!r}. Fields: {', '.join(FIELDS)}.",
-                hint=did_you_mean(unknown[0], FIELDS),
-            )
+    for name in columns or ():
+        require_known(name, FIELDS, kind="--column field")
     documents: dict[str, Document] = {}
-    lines: dict[str, tuple[int, str]] = {}
+    seen: dict[str, tuple[int, str]] = {}
     count = 0
     for line, row in _load_numbered(source, split):
         if limit is not None and count >= limit:
@@ -148,24 +131,28 @@ def load_corpus(
                 raise
             left_out.add(line)
             continue
-        content = content_id(
-            item.document.id, item.question.model_dump_json(), str(item.gold_spans)
-        )
-        first, before = lines.setdefault(item.question.id, (line, content))
-        if content != before:
-            raise DocumentError(
-                f"Lines {first} and {line} of {source} have the id {item.question.id!r} "
-                "and differ.",
-                hint="Give every question its own id, or leave ids out.",
-            )
+        _check_id(item, seen, source)
         yield item
         count += 1
     if count == 0 and left_out is not None and left_out.num_lines:
         raise DocumentError(
-            f"No line of {source} that was read has an accepted answer.", hint=_ANSWER_HINT
+            f"None of the lines read from {source} has an accepted answer.", hint=_ANSWER_HINT
         )
     if count == 0:
-        raise DocumentError(f"{source} holds no question.", hint=_LINE_HINT)
+        raise DocumentError(f"{source} holds no questions.", hint=_LINE_HINT)
+
+
+def _check_id(item: Item, seen: dict[str, tuple[int, str]], source: str) -> None:
+    """Refuses two different questions with one id; the store would keep only the first."""
+    line = item.position + 1
+    content = content_id(item.document.id, item.question.model_dump_json(), str(item.gold_spans))
+    first, before = seen.setdefault(item.question.id, (line, content))
+    if content != before:
+        raise DocumentError(
+            f"Lines {first} and {line} of {source} have the same id {item.question.id!r} but "
+            "differ.",
+            hint="Give every question its own id, or leave ids out.",
+        )
 
 
 def build_item(
@@ -183,45 +170,31 @@ def build_item(
         source: Name of the corpus, for messages and as the document's source.
         columns: Our field name to the row's column name; None guesses.
         documents: The last document seen, so that rows that repeat it share one object.
+
+    Raises:
+        DocumentError: A field is missing or has a wrong value; names the line.
     """
-    if _is_narrativeqa(row):
-        row = _from_narrativeqa(row)
-    context = _text(_value(row, "context", columns, position, source), "context", position, source)
-    asked = _text(_value(row, "question", columns, position, source), "question", position, source)
-    try:
-        answers = _answers(_value(row, "answers", columns, position, source))
-    except ValueError as error:
-        raise DocumentError(
-            f"Line {position + 1} of {source}: {error}.",
-            hint="Give a text or a list of texts.",
-        ) from error
-    if not answers:
-        raise _NoAnswerError(
-            f"Line {position + 1} of {source} has no accepted answer.", hint=_ANSWER_HINT
-        )
-    given = _optional(row, "document_id", columns)
+    fields = _Fields(row, f"Line {position + 1} of {source}", columns or {})
+    context, asked = fields.text("context"), fields.text("question")
+    answers = fields.answers()
+    given = fields.optional("document_id")
     document = (documents or {}).get(context)
     if document is None:
-        # A number sign parts the source from the corpus's own id, so it stands nowhere else.
+        # '#' separates the source from the corpus's own id, so it must not occur in the source.
         plain = source.replace("#", "%23")
         document = Document.of(context, source=plain if given in (None, "") else f"{plain}#{given}")
         if documents is not None:
             documents.clear()
             documents[context] = document
-    given_id = _optional(row, "id", columns)
-    try:
-        options = tuple(_texts(_optional(row, "options", columns) or (), "options"))
-        hops = _whole(_optional(row, "hops", columns), "hops")
-        spans = _spans(_optional(row, "gold_spans", columns), len(context))
-    except ValueError as error:
-        raise DocumentError(f"Line {position + 1} of {source}: {error}.") from error
+    given_id = fields.optional("id")
     question = Question(
         id=str(given_id) if given_id is not None else content_id(document.id, asked, *answers),
         text=asked.strip(),
         answers=answers,
-        options=options,
-        hops=hops,
+        options=tuple(fields.texts("options", fields.optional("options") or ())),
+        hops=fields.hops(),
     )
+    spans = fields.gold_spans(len(context))
     return Item(position=position, document=document, question=question, gold_spans=spans)
 
 
@@ -235,7 +208,7 @@ def own_id(document: Document) -> str | None:
 
 
 def corpus_name(document: Document) -> str:
-    """Returns the corpus that a document is of: a hub id whole, a file or folder by its last name.
+    """Returns the name of a document's corpus: a hub id, or the last part of a path.
 
     >>> corpus_name(Document.of("text", source="/home/ada/my books/all.jsonl#moby-dick"))
     'all.jsonl'
@@ -251,21 +224,21 @@ _ANSWER_HINT = "Tree search needs known answers: give a text or a list of texts.
 
 
 class _NoAnswerError(DocumentError):
-    """A line whose question nobody answered."""
+    """A line without an accepted answer."""
 
 
 def load_source_rows(source: str, split: str = "train") -> Iterator[Row]:
-    """Yields the rows of a JSONL, JSON or Parquet file, a folder of Parquet, or a hub data set.
+    """Yields the rows of a JSONL, JSON or Parquet file, a directory of Parquet, or a hub data set.
 
     Raises:
-        DocumentError: There is no such source, it has no such split, or a row cannot be read.
+        DocumentError: The source or its split does not exist, or a row cannot be read.
     """
     for _, row in _load_numbered(source, split):
         yield row
 
 
 def _load_numbered(source: str, split: str) -> Iterator[tuple[int, Row]]:
-    """Yields (line, row); lines are counted from 1, over all files of a folder."""
+    """Yields (line, row); lines are counted from 1, through all files of a directory."""
     path = Path(source)
     if path.is_dir():
         files = find_split(path, split)
@@ -276,24 +249,25 @@ def _load_numbered(source: str, split: str) -> Iterator[tuple[int, Row]]:
         yield from enumerate(_load_hub(source, split), 1)
     else:
         raise DocumentError(
-            f"There is no file, folder or data set {source!r}.",
-            hint="Give a .jsonl, .json or .parquet file, a folder of Parquet files, or owner/name.",
+            f"There is no file, directory or hub data set {source!r}.",
+            hint="Give a .jsonl, .json or .parquet file, a directory of Parquet files, or a hub id "
+            "(owner/name).",
         )
 
 
 def find_split(folder: Path, split: str) -> list[Path]:
-    """Returns the Parquet files of a split, told by the names of files and folders.
+    """Returns the Parquet files of a split, by the names of files and directories.
 
-    Files whose path names no split at all are the train split, as hub data sets have it.
+    Files whose paths name no split at all are the train split, as in hub data sets.
 
     Raises:
-        DocumentError: There is no file, or all of them belong to other splits.
+        DocumentError: There are no files, or all belong to other splits.
     """
     files = sorted(folder.rglob("*.parquet"))
     if not files:
         raise DocumentError(
-            f"The folder {folder} holds no Parquet file.",
-            hint="Of other files, such as .jsonl, give one.",
+            f"Directory {folder} holds no Parquet files.",
+            hint="Of files in other formats, such as .jsonl, give one.",
         )
     named = {file: _split_words(file.relative_to(folder)) for file in files}
     found = [file for file in files if split.lower() in named[file]]
@@ -304,13 +278,13 @@ def find_split(folder: Path, split: str) -> list[Path]:
         return unnamed
     others = sorted(set().union(*named.values()) & set(SPLIT_NAMES)) or ["train"]
     raise DocumentError(
-        f"The folder {folder} has no split {split!r}; its files are of: {', '.join(others)}.",
+        f"Directory {folder} has no split {split!r}. Its splits: {', '.join(others)}.",
         hint=f"For example --split {others[0]}, or give one file.",
     )
 
 
 def _split_words(path: PurePath) -> set[str]:
-    """Returns what may name a split in a path: its words, and what stands before shard numbers."""
+    """Returns what may name a split in a path: its words, and names without shard numbers."""
     words = set(re.split(r"[^A-Za-z0-9]+", path.as_posix().lower()))
     whole = {
         re.sub(r"(?:-\d+(?:-of-\d+)?)?(?:\.parquet)?$", "", part.lower()) for part in path.parts
@@ -327,7 +301,7 @@ def _load_hub(name: str, split: str) -> Iterator[Row]:
         yield from datasets.load_dataset(name, split=split, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DocumentError(
-            f"The data set {name!r} (split {split!r}) cannot be loaded: {error}",
+            f"Cannot load data set {name!r}, split {split!r}: {error}",
             hint="Check the name, the split and the connection; or give a local file.",
         ) from error
 
@@ -337,105 +311,110 @@ def _looks_like_hub_id(source: str) -> bool:
     return bool(found) and PurePath(source).suffix.lower() not in FILE_ENDINGS
 
 
-def _value(
-    row: Mapping[str, Any],
-    field: str,
-    columns: Mapping[str, str] | None,
-    position: int,
-    source: str,
-) -> Any:
-    names = (columns[field],) if columns and field in columns else ALIASES[field]
-    for name in names:
-        if row.get(name) is not None:
-            return row[name]
-    if any(name in row for name in names):
-        return None
-    raise DocumentError(
-        f"Line {position + 1} of {source} has no {field!r}; it has: {', '.join(map(str, row))}.",
-        hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
-    )
+class _Fields:
+    """Reads the fields of a row, and raises DocumentError where a value is of no use.
+
+    Args:
+        row: Column name to value.
+        where: The row's place, for messages.
+        columns: Our field name to the row's column name.
+    """
+
+    def __init__(self, row: Mapping[str, Any], where: str, columns: Mapping[str, str]) -> None:
+        self._row = _flatten_narrativeqa(row) if _is_narrativeqa(row) else row
+        self._where = where
+        self._columns = columns
+
+    def optional(self, field: str) -> Any:
+        return self._row.get(self._columns.get(field, field))
+
+    def required(self, field: str) -> Any:
+        names = (self._columns[field],) if field in self._columns else ALIASES[field]
+        for name in names:
+            if self._row.get(name) is not None:
+                return self._row[name]
+        if any(name in self._row for name in names):
+            return None
+        raise DocumentError(
+            f"{self._where} has no {field!r}; its columns: {', '.join(map(str, self._row))}.",
+            hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
+        )
+
+    def text(self, field: str) -> str:
+        value = self.required(field)
+        if not isinstance(value, str) or not value.strip():
+            raise self._error(field, "must be a non-empty string", value)
+        return without_lone_surrogates(value)
+
+    def answers(self) -> tuple[str, ...]:
+        """Returns the accepted answers of a text, a list of texts, or SQuAD's {'text': [...]}."""
+        value = self.required("answers")
+        if isinstance(value, Mapping):
+            value = value.get("text")
+        if isinstance(value, (str, int, float)):
+            value = [value]
+        texts = self.texts("answers", () if value is None else value)
+        answers = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
+        if not answers:
+            raise _NoAnswerError(f"{self._where} has no accepted answer.", hint=_ANSWER_HINT)
+        return answers
+
+    def texts(self, field: str, value: Any) -> list[str]:
+        """Returns a list of texts; absent ones (null, NaN) are left out."""
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise self._error(field, "must be a list of strings", value)
+        texts = []
+        for item in value:
+            text = item.get("text") if isinstance(item, Mapping) else item
+            if _is_absent(text):
+                continue
+            if not isinstance(text, (str, int, float)):
+                raise self._error(field, "must be a list of strings", value)
+            texts.append(without_lone_surrogates(str(text)))
+        return texts
+
+    def hops(self) -> int | None:
+        value = self.optional("hops")
+        if _is_absent(value):
+            return None
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if isinstance(value, bool) or not is_whole or value < 0:
+            raise self._error("hops", "must be a whole number from 0 on", value)
+        return int(value)
+
+    def gold_spans(self, length: int) -> tuple[tuple[int, int], ...] | None:
+        """Returns character spans, each inside the document."""
+        value = self.optional("gold_spans")
+        if value is None:
+            return None
+        try:
+            spans = _SPANS.validate_python(value)
+        except ValidationError:
+            spans = [(-1, -1)]
+        if not all(0 <= start < end <= length for start, end in spans):
+            allowed = f"[start, end] pairs with 0 <= start < end <= {length}"
+            raise self._error("gold_spans", f"must be a list of {allowed}", value)
+        return tuple(spans)
+
+    def _error(self, field: str, wanted: str, value: object) -> DocumentError:
+        hint = "Give a string or a list of strings." if field == "answers" else None
+        return DocumentError(f"{self._where}: {field} {wanted}, not {value!r}"[:300], hint=hint)
 
 
-def _optional(row: Mapping[str, Any], field: str, columns: Mapping[str, str] | None) -> Any:
-    return row.get(columns[field] if columns and field in columns else field)
+_SPANS = TypeAdapter(list[tuple[StrictInt, StrictInt]])
 
 
-def _text(value: Any, field: str, position: int, source: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise DocumentError(f"The {field} on line {position + 1} of {source} is no text, or empty.")
-    return without_lone_surrogates(value)
-
-
-def _answers(value: Any) -> tuple[str, ...]:
-    """Returns the accepted answers of a text, a list of texts, or SQuAD's {'text': [...]}."""
-    if isinstance(value, Mapping):
-        value = value.get("text")
-    if isinstance(value, (str, int, float)):
-        value = [value]
-    texts = _texts(() if value is None else value, "answers")
-    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
-
-
-def _texts(value: Any, field: str) -> list[str]:
-    """Returns a list of texts; absent ones (null, NaN) are left out."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError(f"its {field} are no list, but {value!r}"[:200])
-    texts = []
-    for item in value:
-        text = item.get("text") if isinstance(item, Mapping) else item
-        if text is None or (isinstance(text, float) and math.isnan(text)):
-            continue
-        if not isinstance(text, (str, int, float)):
-            raise ValueError(f"its {field} hold what is no text: {text!r}"[:200])
-        texts.append(without_lone_surrogates(str(text)))
-    return texts
-
-
-def _whole(value: Any, field: str) -> int | None:
-    """Returns a count; absent ones are None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole:
-        raise ValueError(f"its {field} is no whole number, but {value!r}"[:200])
-    if value < 0:
-        raise ValueError(f"its {field} is below 0: {value!r}")
-    return int(value)
-
-
-def _spans(value: Any, length: int) -> tuple[tuple[int, int], ...] | None:
-    """Returns character spans, each inside the document."""
-    if value is None:
-        return None
-    wrong = ValueError(
-        f"its gold_spans are no list of [start, end] with 0 <= start < end <= {length} "
-        f"(characters of the context): {value!r}"[:300]
-    )
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise wrong
-    spans = []
-    for span in value:
-        if isinstance(span, str) or not isinstance(span, Sequence) or len(span) != 2:
-            raise wrong
-        if any(isinstance(end, bool) or not isinstance(end, int) for end in span):
-            raise wrong
-        if not 0 <= span[0] < span[1] <= length:
-            raise wrong
-        spans.append((span[0], span[1]))
-    return tuple(spans)
+def _is_absent(value: object) -> bool:
+    """Whether a value is null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_narrativeqa(row: Mapping[str, Any]) -> bool:
-    document, question = row.get("document"), row.get("question")
-    return (
-        isinstance(document, Mapping)
-        and isinstance(question, Mapping)
-        and "text" in document
-        and "text" in question
-    )
+    nested = (row.get("document"), row.get("question"))
+    return all(isinstance(value, Mapping) and "text" in value for value in nested)
 
 
-def _from_narrativeqa(row: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_narrativeqa(row: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens NarrativeQA's layout: nested document, question and answers."""
     return {
         "context": row["document"]["text"],
