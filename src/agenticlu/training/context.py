@@ -15,6 +15,7 @@ Legend: S rows of the trie, N own rows, H query heads, G key heads, D head dim, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,22 +44,24 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-def assign_rows(plan: TriePlan, ranks: int, *, piece: int = 64) -> list[list[Range]]:
+def assign_rows(plan: TriePlan, ranks: int) -> list[list[Range]]:
     """Returns the rows of each rank, as ascending ranges.
 
     Long segments are cut into 2W chunks of which rank r owns r and 2W-1-r, so that all have the
     same area; short ones go, largest first, to the rank with the least area so far.
     """
     assert plan.num_rows >= ranks, "fewer rows than ranks"
-    while True:
+    for piece in (64, 16, 4, 1):
         owned = _deal(plan, ranks, piece)
         if all(owned):
             return [_joined(ranges) for ranges in owned]
-        assert piece > 1
-        piece //= 4
+    # Fewer long stretches than ranks: cut the rows evenly, wherever that is.
+    cuts = [plan.num_rows * i // ranks for i in range(ranks + 1)]
+    return [[(start, end)] for start, end in itertools.pairwise(cuts)]
 
 
 def _deal(plan: TriePlan, ranks: int, piece: int) -> list[list[Range]]:
+    """Deals rows to ranks; segments whose chunks would be shorter than `piece` are not cut."""
     owned: list[list[Range]] = [[] for _ in range(ranks)]
     area = [0] * ranks
 
@@ -70,19 +73,16 @@ def _deal(plan: TriePlan, ranks: int, piece: int) -> list[list[Range]]:
     rest = []
     for segment in plan.segments:
         rows = segment.end - segment.start
-        if rows < max(2 * ranks * max(piece, 1), 2 * ranks):
+        if rows < 2 * ranks * piece:
             rest.append(segment)
             continue
         cuts = [segment.start + rows * i // (2 * ranks) for i in range(2 * ranks + 1)]
-        for chunk in range(2 * ranks):
+        for chunk, (start, end) in enumerate(itertools.pairwise(cuts)):
             rank = min(chunk, 2 * ranks - 1 - chunk)
-            give(rank, cuts[chunk], cuts[chunk + 1], segment.depth + cuts[chunk] - segment.start)
+            give(rank, start, end, segment.depth + start - segment.start)
     for segment in sorted(rest, key=lambda s: (-(s.end - s.start) * (s.depth + 1), s.start)):
         rank = min(range(ranks), key=lambda r: (area[r], r))
         give(rank, segment.start, segment.end, segment.depth)
-    if not all(owned) and piece <= 1:  # fewer long stretches than ranks: cut rows evenly
-        cuts = [plan.num_rows * i // ranks for i in range(ranks + 1)]
-        return [[(cuts[i], cuts[i + 1])] for i in range(ranks)]
     return owned
 
 

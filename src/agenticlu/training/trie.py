@@ -19,7 +19,9 @@ Legend: S stored tokens (rows), E edges, K (trace, edge) incidences.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,21 +142,12 @@ class _Builder:
     def __init__(self, traces: list[npt.NDArray[np.integer]], min_shared: int) -> None:
         self.traces = traces
         self.min_shared = max(1, min_shared)
-        self.shared = [0] + [common_prefix(traces[i - 1], traces[i]) for i in range(1, len(traces))]
-        self.open: list[tuple[int, int, int, int, int | None]] = []  # start end depth level parent
-        self.lasts: list[int] = []
+        self.shared = [0] + [common_prefix(a, b) for a, b in itertools.pairwise(traces)]
+        """Tokens that each trace shares with the one before; sorted, so no other shares more."""
+        self.segments: list[TrieSegment] = []
         self.ids: list[npt.NDArray[np.integer]] = []
         self.rows = 0
         self.end_segment: list[int | None] = [None] * len(traces)
-
-    def emit(self, trace: int, depth: int, end: int, parent: int | None) -> int:
-        level = 0 if parent is None else self.open[parent][3] + 1
-        index = len(self.open)
-        self.open.append((self.rows, self.rows + end - depth, depth, level, parent))
-        self.lasts.append(0)
-        self.ids.append(self.traces[trace][depth:end])
-        self.rows += end - depth
-        return index
 
     def grow(self, low: int, high: int, depth: int, parent: int | None) -> None:
         """Stores traces [low, high), which share their first `depth` tokens, already stored."""
@@ -163,36 +156,33 @@ class _Builder:
         ending = low
         while ending < high and len(self.traces[ending]) == branch:
             ending += 1
-        everything_ends = ending == high
-        if everything_ends or branch - depth >= self.min_shared:
-            if branch > depth:
-                parent = self.emit(low, depth, branch, parent)
-            segment, depth = parent, branch
-            for trace in range(low, ending):
-                self.end_segment[trace] = segment
+        if ending < high and branch - depth < self.min_shared:
+            # Too short a stretch to be worth a level of its own: every child keeps its own copy.
+            if ending > low:
+                self.grow(low, ending, depth, parent)
             self.split(ending, high, branch, depth, parent)
-            if segment is not None:
-                self.lasts[segment] = self.rows
             return
-        # Too short a stretch to be worth a level of its own: every child keeps its own copy.
-        if ending > low:
-            self.grow_identical(low, ending, depth, branch, parent)
-        self.split(ending, high, branch, depth, parent)
-
-    def grow_identical(self, low: int, high: int, depth: int, end: int, parent: int | None) -> None:
-        segment = self.emit(low, depth, end, parent) if end > depth else parent
-        for trace in range(low, high):
-            self.end_segment[trace] = segment
+        segment = self.emit(low, depth, branch, parent) if branch > depth else parent
+        self.end_segment[low:ending] = [segment] * (ending - low)
+        self.split(ending, high, branch, branch, segment)
         if segment is not None:
-            self.lasts[segment] = self.rows
+            # Its descendants are exactly the rows stored since.
+            self.segments[segment] = dataclasses.replace(self.segments[segment], last=self.rows)
+
+    def emit(self, trace: int, depth: int, end: int, parent: int | None) -> int:
+        start, self.rows = self.rows, self.rows + end - depth
+        level = 0 if parent is None else self.segments[parent].level + 1
+        self.segments.append(TrieSegment(start, self.rows, self.rows, depth, level, parent))
+        self.ids.append(self.traces[trace][depth:end])
+        return len(self.segments) - 1
 
     def split(self, low: int, high: int, branch: int, depth: int, parent: int | None) -> None:
-        start = low
-        for trace in range(low + 1, high + 1):
-            if trace == high or self.shared[trace] <= branch:
-                if start < trace:
-                    self.grow(start, trace, depth, parent)
-                start = trace
+        """Grows each run of traces that share more than `branch` tokens."""
+        starts = [
+            trace for trace in range(low, high) if trace == low or self.shared[trace] <= branch
+        ]
+        for start, end in itertools.pairwise([*starts, high]):
+            self.grow(start, end, depth, parent)
 
 
 def build_plan(
@@ -220,12 +210,7 @@ def build_plan(
     builder = _Builder([traces[number] for number in order], min_shared)
     builder.grow(0, len(order), 0, None)
 
-    segments = tuple(
-        TrieSegment(start, end, last, depth, level, parent)
-        for (start, end, depth, level, parent), last in zip(
-            builder.open, builder.lasts, strict=True
-        )
-    )
+    segments = tuple(builder.segments)
     ids_S = np.concatenate(builder.ids).astype(np.int64)
     positions_S = np.concatenate(
         [np.arange(s.depth, s.depth + s.end - s.start) for s in segments]
