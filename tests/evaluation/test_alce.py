@@ -108,7 +108,7 @@ def test_punkt_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(alce.importlib, "import_module", lambda name: Nltk)
         assert alce.find_splitter().name == "nltk punkt"
         assert alce.find_splitter().split("a|b") == ["a", "b"]
-        assert alce.splitter_note() is None
+        assert alce.describe_splitter() is None
     finally:
         alce.find_splitter.cache_clear()
 

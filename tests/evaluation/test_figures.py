@@ -380,7 +380,7 @@ def test_pass_at_k_is_taken_over_the_same_questions_at_every_k() -> None:
     assert (found.num_sampled, found.num_sampled_enough) == (4, 3)
     shown = render_recall(found)
     assert "the same 3 questions at every k" in shown
-    assert "were dropped" in shown
+    assert "dropped repeated clarifications" in shown
 
 
 def test_a_search_and_eval_recall_agree_on_what_a_model_judged_right(tmp_path: Path) -> None:

@@ -630,10 +630,10 @@ def cite(file: Path, nli: str | None) -> None:
             hint="Result files of ALCE begin with alce_asqa or alce_qampari.",
         )
     alce.check_rows(result, task)
-    if task == "alce_asqa" and (note := alce.splitter_note()):
+    if task == "alce_asqa" and (note := alce.describe_splitter()):
         click.echo(note, err=True)
     entails = alce.T5Entails(nli or alce.NLI_MODEL, report=lambda line: click.echo(line, err=True))
-    shown = alce.num_shown(file.name)
+    shown = alce.parse_num_shown(file.name)
     score = alce.score_rows(task, result.rows, entails, num_shown=shown)
     path = file.with_name(file.name + ".score")
     write_json(path, score)

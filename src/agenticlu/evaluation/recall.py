@@ -1,4 +1,4 @@
-"""Recall by depth and pass@k from the trees of a generation run, as in the paper's section 4."""
+"""Recall by depth and pass@k over the trees of a search, as in the paper's section 4."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from agenticlu.evaluation.tables import percent, render_table
 from agenticlu.judges.panel import is_correct, solved_depth
 
 MOST_LEFT_OUT = 0.5
-"""The curve of pass@k ends where more than this share of its questions has too few samples."""
+"""The curve of pass@k ends when more than this share of its questions has too few samples."""
 
 
 class DepthRecall(Record):
-    """What trees know down to one depth."""
+    """Recall down to one depth."""
 
     depth: int
     """0 is the direct answer."""
     recall: MeanEstimate | None
     """Share of the questions with a right answer at this depth or above it."""
     new_share: float | None
-    """Of the questions unsolved before, the share first solved here; None where none was left."""
+    """Of the questions unsolved before, the share first solved here; None when none was left."""
 
 
 class PassAtK(Record):
-    """What k samples of one round are worth."""
+    """pass@k of round 1."""
 
     k: int
     value: MeanEstimate | None
@@ -38,13 +38,13 @@ class TreeRecall(Record):
 
     by_depth: tuple[DepthRecall, ...]
     pass_at_k: tuple[PassAtK, ...]
-    """Over the same questions at every k: those with samples enough for the largest."""
+    """Over the same questions at every k: those with enough samples for the largest."""
     num_trees: int
     """Finished trees."""
     num_unscored: int
-    """Finished trees without any scored node: in none of the figures."""
+    """Finished trees without any scored node, which are in none of the figures."""
     num_unfinished: int = 0
-    """Trees that still grow: in none of the figures."""
+    """Trees still growing, which are in none of the figures."""
     num_sampled: int = 0
     """Questions with at least one scored answer of round 1."""
     num_sampled_enough: int = 0
@@ -54,12 +54,12 @@ class TreeRecall(Record):
 def tree_recall(trees: Iterable[Tree], *, num_unfinished: int = 0) -> TreeRecall:
     """Returns recall by depth and pass@k, with intervals clustered by document.
 
-    What is right is what the search took to be right: the verdicts decide, not the score.
+    An answer is right if the search took it to be: the verdicts decide, not the score.
 
     Args:
-        trees: Finished ones of a generation run. Trees that stopped when solved count as solved
-            further down.
-        num_unfinished: Trees beside them that still grow.
+        trees: Finished trees of a search. Trees that stopped when solved count as solved further
+            down.
+        num_unfinished: Trees still growing.
     """
     every = list(trees)
     scored = [tree for tree in every if any(is_correct(n.verdicts) is not None for n in tree.nodes)]
@@ -78,12 +78,12 @@ def tree_recall(trees: Iterable[Tree], *, num_unfinished: int = 0) -> TreeRecall
                 new_share=new / left if left else None,
             )
         )
-    sampled = [counts for tree in scored if (counts := _first_round(tree))[0]]
-    most = _most_samples([num for num, _, _ in sampled])
+    sampled = [counts for tree in scored if (counts := _count_first_round(tree))[0]]
+    most = _find_most_samples([num for num, _, _ in sampled])
     enough = [counts for counts in sampled if counts[0] >= most]
     return TreeRecall(
         by_depth=tuple(by_depth),
-        pass_at_k=tuple(_curve(enough, most)),
+        pass_at_k=tuple(_compute_curve(enough, most)),
         num_trees=len(every),
         num_unscored=len(every) - len(scored),
         num_unfinished=num_unfinished,
@@ -102,8 +102,8 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     return 1 - math.comb(num_samples - num_right, k) / math.comb(num_samples, k)
 
 
-def _first_round(tree: Tree) -> tuple[int, int, str]:
-    """Returns scored samples of round 1, right ones among them, and the document."""
+def _count_first_round(tree: Tree) -> tuple[int, int, str]:
+    """Returns the number of scored samples of round 1 and of right ones, and the document."""
     found = [is_correct(node.verdicts) for node in tree.nodes if node.depth == 1]
     return (
         sum(one is not None for one in found),
@@ -112,15 +112,15 @@ def _first_round(tree: Tree) -> tuple[int, int, str]:
     )
 
 
-def _most_samples(sizes: Sequence[int]) -> int:
-    """Returns the largest power of two that enough of the questions have samples for; 0: none."""
+def _find_most_samples(sizes: Sequence[int]) -> int:
+    """Returns the largest power of two that enough questions have as many samples as; else 0."""
     most, k = 0, 1
     while sizes and sum(size < k for size in sizes) <= MOST_LEFT_OUT * len(sizes):
         most, k = k, 2 * k
     return most
 
 
-def _curve(counted: Sequence[tuple[int, int, str]], most: int) -> Iterable[PassAtK]:
+def _compute_curve(counted: Sequence[tuple[int, int, str]], most: int) -> Iterable[PassAtK]:
     k = 1
     while k <= most:
         values = [pass_at_k(num, right, k) for num, right, _ in counted]
@@ -129,13 +129,13 @@ def _curve(counted: Sequence[tuple[int, int, str]], most: int) -> Iterable[PassA
 
 
 def render_recall(found: TreeRecall) -> str:
-    """Renders both curves for people, with what stands behind them."""
+    """Renders both curves with the questions and documents behind them."""
     rows = [
         [
             str(one.depth),
             percent(one.recall),
             "–" if one.new_share is None else f"{100 * one.new_share:.1f}",
-            *_support(one.recall),
+            *_render_support(one.recall),
         ]
         for one in found.by_depth
     ]
@@ -143,18 +143,19 @@ def render_recall(found: TreeRecall) -> str:
     lines = [render_table(header, rows)]
     if found.pass_at_k:
         header = ["k", "pass@k of round 1 %", "questions", "documents"]
-        rows = [[str(one.k), percent(one.value), *_support(one.value)] for one in found.pass_at_k]
+        rows = [
+            [str(one.k), percent(one.value), *_render_support(one.value)] for one in found.pass_at_k
+        ]
         lines += ["", render_table(header, rows), ""]
         lines.append(
             f"pass@k: the same {found.num_sampled_enough} questions at every k, those with at "
             f"least {found.pass_at_k[-1].k} scored answers of round 1, of {found.num_sampled} with "
-            "any. Clarifications that repeat another one were dropped by the search: these are k "
-            "different ones."
+            "any. The search dropped repeated clarifications: the k samples are all different."
         )
     lines += [
         "",
         f"{found.num_trees} finished questions, {found.num_unscored} of them unscored; "
-        f"{found.num_unfinished} unfinished ones are in no figure.",
+        f"{found.num_unfinished} unfinished ones are not counted.",
     ]
     recall = found.by_depth[0].recall if found.by_depth else None
     if recall is not None and recall.num_clusters < FEW_CLUSTERS:
@@ -162,6 +163,6 @@ def render_recall(found: TreeRecall) -> str:
     return "\n".join(lines)
 
 
-def _support(found: MeanEstimate | None) -> tuple[str, str]:
-    """Returns the questions behind a figure and the documents that they are about."""
+def _render_support(found: MeanEstimate | None) -> tuple[str, str]:
+    """Returns the number of questions and documents behind a figure."""
     return (str(found.n), str(found.num_clusters)) if found else ("0", "0")

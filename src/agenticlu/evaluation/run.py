@@ -28,7 +28,7 @@ from agenticlu.evaluation.config import (
     EvaluationConfig,
     RunSettings,
 )
-from agenticlu.evaluation.helmet.alce import splitter_note
+from agenticlu.evaluation.helmet.alce import describe_splitter
 from agenticlu.evaluation.helmet.results import (
     HELMET_FOLDER,
     ID_COLUMN,
@@ -178,7 +178,11 @@ class _Run:
                 await runner.run(left)
                 if task in SPECS:
                     _write_helmet(task, length, jobs, self._done, config, self._out)
-                if task == "alce_asqa" and (note := splitter_note()) and note not in self._notes:
+                if (
+                    task == "alce_asqa"
+                    and (note := describe_splitter())
+                    and note not in self._notes
+                ):
                     self._note(note)
         if not num_jobs:
             raise _nothing_to_ask(config, self._left_out)

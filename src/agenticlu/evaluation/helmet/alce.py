@@ -1,4 +1,4 @@
-"""ALCE's figures over a result file, as HELMET's eval_alce.py gives them."""
+"""ALCE's metrics of a result file, as in HELMET's eval_alce.py: golds, citations, sentences."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from agenticlu.evaluation.scoring import rouge
 from agenticlu.evaluation.scoring.rules import GROUPS
 
 MIN_SENTENCE = 5
-"""Sentences of fewer characters are dropped, as '1.' is taken for one."""
+"""Shorter sentences, in characters, are dropped: '1.' is split off as one."""
 NUM_RESAMPLES = 1000
 SHOWN = "_shown"
-"""Ending of the corrected citation figures: ids are valid from 1 to the passages shown."""
+"""Suffix of the corrected citation metrics, under which only passages shown may be cited."""
 
 Row = Mapping[str, Any]
 
 
-def num_shown(file_name: str) -> int | None:
-    """Returns how many passages a result file's prompts had, from its name; None if it is silent.
+def parse_num_shown(file_name: str) -> int | None:
+    """Returns the number of passages in a result file's prompts; None if its name has none.
 
-    >>> num_shown("alce_asqa_30_v1_asqa_eval_gtr_top2000_in8192_size100.json")
+    >>> parse_num_shown("alce_asqa_30_v1_asqa_eval_gtr_top2000_in8192_size100.json")
     30
     """
     found = re.match(r"alce_[a-z]+_(\d+)_", file_name)
@@ -38,7 +38,7 @@ def num_shown(file_name: str) -> int | None:
 
 
 def check_rows(result: ResultFile, task: str) -> None:
-    """Raises ConfigError for a row that lacks what ALCE's figures need."""
+    """Raises ConfigError for a row that lacks what ALCE's metrics need."""
     for index in range(len(result.rows)):
         result.value(index, "output", str)
         for passage in result.value(index, "docs", list):
@@ -69,12 +69,12 @@ def score_rows(
     *,
     num_shown: int | None = None,
 ) -> dict[str, Any]:
-    """Returns the averages (x 100 but for length and num_preds) and which sentences they rest on.
+    """Returns the averages (x 100 but for length and num_preds) and the sentence splitter used.
 
     Args:
         task: alce_asqa or alce_qampari.
         rows: With `output`, `docs` and the task's golds.
-        entails: Inference model for citations; None leaves them out.
+        entails: Inference model for citations; None omits their metrics.
         num_shown: Passages of a prompt; None takes those of the row.
     """
     import numpy as np
@@ -118,8 +118,12 @@ def _rouge(texts: Sequence[str], rows: Sequence[Row]) -> float:
     return float(np.percentile(np.array(values)[draws].mean(axis=1), 50))
 
 
-class _Verdicts:
-    """Verdicts so far; what is not known yet counts as no and is asked in the next batch."""
+class _BatchedEntails:
+    """Entailment of single pairs, asked in batches: an unknown pair is noted and counts as no.
+
+    A citation's metrics ask about further pairs only after a yes. So they are computed again until
+    no unknown pair is left, with one large batch in between instead of many single calls.
+    """
 
     def __init__(self) -> None:
         self.known: dict[Pair, bool] = {}
@@ -132,7 +136,7 @@ class _Verdicts:
         return self.known.get(pair, False)
 
     def settle(self, entails: EntailsMany) -> bool:
-        """Asks for what is open; False where nothing is."""
+        """Asks about all unknown pairs at once; returns False when there is none."""
         asked = list(self.open)
         if asked:
             self.known |= dict(zip(asked, entails(asked), strict=True))
@@ -149,14 +153,14 @@ def citation_averages(
 ) -> dict[str, Any]:
     """Returns citation_rec and citation_prec (x 100), and how often each position is cited.
 
-    HELMET's rule stands under HELMET's names. Beside them, with `_shown` at the end, stand the
-    figures where only the ids 1 to K of the passages shown are valid.
+    HELMET's names are by HELMET's rule; by those ending in `_shown`, only the ids 1 to K of the
+    passages shown are valid.
     """
     import numpy as np
 
-    sentences = [_sentences(task, text, row) for text, row in zip(outputs, rows, strict=True)]
+    sentences = [_split_sentences(task, text, row) for text, row in zip(outputs, rows, strict=True)]
     shown = [num_shown or len(row["docs"]) for row in rows]
-    verdicts = _Verdicts()
+    verdicts = _BatchedEntails()
 
     def averages(limits: Sequence[int | None]) -> tuple[float, float]:
         found = [
@@ -170,7 +174,7 @@ def citation_averages(
         )
         return recall, precision
 
-    while True:  # what is asked depends on earlier verdicts: three batches at most
+    while True:  # three batches at most: all citations, each alone, all but each
         published, corrected = averages([None] * len(rows)), averages(shown)
         if not verdicts.settle(entails):
             break
@@ -188,8 +192,8 @@ def citation_averages(
     }
 
 
-def _sentences(task: str, output: str, row: Row) -> list[str]:
-    """Returns what citations are counted in, citations still in."""
+def _split_sentences(task: str, output: str, row: Row) -> list[str]:
+    """Returns the sentences, or list entries, that citations are counted in."""
     if task.startswith("alce_qampari"):
         parts = output.rstrip().rstrip(".").rstrip(",").split(",")
         return [f"{row['question']} {part.strip()}" for part in parts]
@@ -199,13 +203,13 @@ def _sentences(task: str, output: str, row: Row) -> list[str]:
 NLI_MODEL = "google/t5_xxl_true_nli_mixture"
 """ALCE's model: 11B parameters."""
 BATCH_TOKENS = 16384
-"""Tokens of a batch at most, padding included; a longer text goes alone."""
+"""Most tokens of a batch, padding included; a longer text is a batch of its own."""
 REPLY_TOKENS = 10
 
 Pair = tuple[str, str]
 """Premise and hypothesis."""
 EntailsMany = Callable[[Sequence[Pair]], list[bool]]
-"""Says of each pair whether the premise entails the hypothesis."""
+"""Returns for each pair whether the premise entails the hypothesis."""
 
 
 class T5Entails:
@@ -215,12 +219,12 @@ class T5Entails:
 
     Args:
         model: Folder or hub id.
-        device: Such as 'cuda:1'; None takes an accelerator where there is one.
-        batch_tokens: Tokens of a batch at most, padding included.
-        report: Called with a line for people, now and then.
+        device: Such as 'cuda:1'; None takes an accelerator if there is one.
+        batch_tokens: Most tokens of a batch, padding included.
+        report: Called with a line of progress after each batch.
 
     Raises:
-        ModelNotFoundError: There is no such model, or it cannot be loaded.
+        ModelNotFoundError: The model does not exist or cannot be loaded.
         MissingDependencyError: torch or transformers is not installed.
     """
 
@@ -237,7 +241,9 @@ class T5Entails:
             transformers: Any = importlib.import_module("transformers")
         except ModuleNotFoundError as error:
             raise missing_dependency(error.name or "transformers", "local") from error
-        self.device = self._torch.device(device) if device else self._choose_device()
+        accelerator = self._torch.accelerator
+        found = accelerator.current_accelerator() if accelerator.is_available() else "cpu"
+        self.device = self._torch.device(device or found)
         cpu = self.device.type == "cpu"
         self.dtype = self._torch.float32 if cpu else self._torch.bfloat16
         self._batch_tokens = batch_tokens
@@ -249,13 +255,13 @@ class T5Entails:
         except (OSError, ValueError, ImportError) as error:
             reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
             raise ModelNotFoundError(
-                f"The inference model {model!r} cannot be loaded: {reason}",
-                hint="Give a folder with a T5 that answers 1 or 0 by --nli FOLDER.",
+                f"Cannot load the inference model {model!r}: {reason}",
+                hint="Give the folder of a T5 that answers 1 or 0: --nli FOLDER.",
             ) from error
         self._model = loaded.to(self.device).eval()
 
     def __call__(self, pairs: Sequence[Pair]) -> list[bool]:
-        """Returns of each pair whether the premise entails the hypothesis."""
+        """Returns for each pair whether the premise entails the hypothesis."""
         texts = [f"premise: {premise} hypothesis: {claim}" for premise, claim in pairs]
         ids = [self._tokenizer(text)["input_ids"] for text in texts]
         verdicts = [False] * len(pairs)
@@ -264,11 +270,11 @@ class T5Entails:
             for index, reply in zip(batch, self._replies([ids[i] for i in batch]), strict=True):
                 verdicts[index] = reply == "1"
             done += len(batch)
-            self._report(f"{done} of {len(pairs)} claims held against their passages")
+            self._report(f"{done} of {len(pairs)} claims checked against their passages")
         return verdicts
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Returns indices in batches of texts of about one length, longest first."""
+        """Returns the indices in batches of texts of similar length, longest first."""
         batches: list[list[int]] = []
         widest = 0
         for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -290,17 +296,11 @@ class T5Entails:
         replies: list[str] = self._tokenizer.batch_decode(output, skip_special_tokens=True)
         return replies
 
-    def _choose_device(self) -> Any:
-        accelerators = self._torch.accelerator
-        if accelerators.is_available():
-            return accelerators.current_accelerator()
-        return self._torch.device("cpu")
-
 
 PUNKT = "nltk punkt"
 BUILT_IN = "built-in rule"
 PUNKT_HINT = "python -m nltk.downloader punkt_tab"
-"""What fetches punkt's data."""
+"""Command that downloads punkt's data."""
 
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?:\s*\[\d+\])*\s+")
 _NEVER_LAST = frozenset(
@@ -310,15 +310,15 @@ _NEVER_LAST = frozenset(
         "col lt sgt",
     )
 )
-"""Abbreviations that something always follows."""
+"""Abbreviations that never end a sentence."""
 _SOMETIMES_LAST = frozenset(
     re.findall(r"\S+", "etc inc ltd co corp bros jr sr u.s u.k u.n a.m p.m b.c a.d ph.d")
 )
-"""Abbreviations that may end a sentence: they do where a capital follows."""
+"""Abbreviations that end a sentence when a capital follows."""
 _BEFORE_NUMBERS = frozenset(
     re.findall(r"\S+", "no nos fig vol pp p art sec jan feb aug sept oct nov dec")
 )
-"""Abbreviations where a figure follows, words otherwise."""
+"""Abbreviations when a figure follows, words that may end a sentence otherwise."""
 
 
 @dataclass(frozen=True)
@@ -326,13 +326,13 @@ class Splitter:
     """A way to cut text into sentences."""
 
     name: str
-    """Stored with the figures."""
+    """Stored with the metrics."""
     split: Callable[[str], list[str]]
 
 
 @functools.cache
 def find_splitter() -> Splitter:
-    """Returns punkt where its data is installed, else the built-in rule."""
+    """Returns nltk's punkt, as ALCE uses it, if its data is installed; else the built-in rule."""
     try:
         nltk = importlib.import_module("nltk")
         nltk.sent_tokenize("One. Two.")
@@ -341,18 +341,18 @@ def find_splitter() -> Splitter:
     return Splitter(PUNKT, nltk.sent_tokenize)
 
 
-def splitter_note() -> str | None:
-    """Returns what a reader of figures over sentences should know; None with punkt."""
+def describe_splitter() -> str | None:
+    """Returns a note on metrics over sentences; None with punkt, as published."""
     if find_splitter().name == PUNKT:
         return None
     return (
-        "ALCE's figures over sentences (rougeLsum, citations) use a built-in rule, since nltk's "
+        "ALCE's metrics over sentences (rougeLsum, citations) use a built-in rule, since nltk's "
         f"punkt is not installed; as published: {PUNKT_HINT}"
     )
 
 
 def split_sentences(text: str) -> list[str]:
-    """Cuts text after full stops and the like; needs no capitals.
+    """Splits text after full stops and the like; needs no capitals.
 
     Citations that follow the full stop stay with their sentence.
 
@@ -362,7 +362,7 @@ def split_sentences(text: str) -> list[str]:
     sentences = []
     start = 0
     for found in _END.finditer(text):
-        if _ends(text[start : found.start()], found.group(), text[found.end() :]):
+        if _ends(text[start : found.start()], found.group(), text[found.end() : found.end() + 1]):
             sentences.append(text[start : found.end()].strip())
             start = found.end()
     sentences.append(text[start:].strip())
@@ -370,8 +370,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _ends(before: str, mark: str, after: str) -> bool:
-    """Whether a sentence ends with the mark between two texts."""
-    capital = after[:1].isupper()
+    """Whether a sentence ends with a mark, given the text before it and the character after it."""
+    capital = after.isupper()
     if mark.startswith(".."):
         return capital
     if not mark.startswith("."):
@@ -381,7 +381,7 @@ def _ends(before: str, mark: str, after: str) -> bool:
     if lowered in _NEVER_LAST or (len(word) == 1 and word.isalpha() and lowered != "i"):
         return False
     if lowered in _BEFORE_NUMBERS:
-        return not after[:1].isdigit()
+        return not after.isdigit()
     if lowered in _SOMETIMES_LAST:
         return capital
     return True

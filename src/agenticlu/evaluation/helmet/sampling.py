@@ -1,4 +1,4 @@
-"""HELMET's random draws, without the packages that it takes them from."""
+"""HELMET's random draws, reproduced without the packages that it uses for them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def first_per_key(rows: Sequence[T], key: Callable[[T], object], num: int) -> li
 
 
 def group(rows: Iterable[T], label: Callable[[T], object]) -> dict[object, list[T]]:
-    """Returns the rows of each label; labels are in order of first appearance."""
+    """Returns the rows of each label, labels in order of first appearance."""
     by_label: dict[object, list[T]] = {}
     for row in rows:
         by_label.setdefault(label(row), []).append(row)
@@ -75,8 +75,7 @@ def balance(rows: Iterable[T], label: Callable[[T], object], num: int, seed: int
 def balance_groups(by_label: Mapping[object, list[T]], num: int, seed: int) -> list[T]:
     """Returns `num` rows in rounds that hold every label once, each round shuffled.
 
-    Draws come from a generator of its own; rows of a label repeat only when it has fewer rows than
-    there are rounds.
+    Rows of a label repeat only when it has fewer rows than there are rounds.
     """
     rng = Random(seed)
     num_rounds = math.ceil(num / len(by_label))
@@ -93,7 +92,7 @@ def balance_groups(by_label: Mapping[object, list[T]], num: int, seed: int) -> l
 
 
 def choose_unbalanced(rows: Sequence[T], num: int, seed: int) -> list[T]:
-    """Returns `num` rows drawn without regard to labels, as numpy's older generator draws them."""
+    """Returns `num` rows drawn regardless of their labels, by numpy's legacy generator."""
     rng = np.random.RandomState(seed)
     drawn: list[T] = []
     while len(drawn) < num:
@@ -103,7 +102,7 @@ def choose_unbalanced(rows: Sequence[T], num: int, seed: int) -> list[T]:
 
 
 def renamed_labels(num_labels: int, seed: int) -> list[int]:
-    """Returns the numbers that labels are renamed to, as drawn after `random.seed(seed)`."""
+    """Returns the number that each label is renamed to, as drawn after `random.seed(seed)`."""
     names = list(range(num_labels))
     Random(seed).shuffle(names)
     return names

@@ -17,7 +17,7 @@ def flat_golds(golds: Golds) -> list[str]:
     """Returns golds as a flat list, whatever their nesting.
 
     Raises:
-        UsageError: There is none: a row without golds has no score.
+        UsageError: There are none: a row without gold answers has no score.
     """
     if isinstance(golds, str):
         return [golds]
@@ -51,7 +51,7 @@ def parse_final_answer(text: str) -> str:
 
 
 def after_label(text: str) -> str | None:
-    """Returns all that follows the last `Answer:` label; None where there is none."""
+    """Returns everything after the last `Answer:` label; None without one."""
     labels = list(_ANSWER_LABEL.finditer(text))
     return text[labels[-1].end() :] if labels else None
 
@@ -244,11 +244,11 @@ _GOES_ON = re.compile(
     r"\s+(?:because|since|as|given|due|based|according|which|though|although|not|rather|instead|"
     r"over|while|and)\b"
 )
-"""What may follow the letter A (or I) where it is no article (no pronoun)."""
+"""What may follow the letter A (or I) when it is not an article (a pronoun)."""
 _NEW_CLAUSE = re.compile(
     r"\s+(?:is|was|are|seems|looks|can|could|cannot|does|would|has|isn['’]t)\b"
 )
-"""After a letter: it is the subject of what follows, not the object of what went before."""
+"""After a letter: it is the subject of a new clause, not the object of the one before."""
 _AND_ANOTHER = re.compile(r"\s*(?:(?P<either>or|/)|,|and\b|&)\s*(?=\W*\w)")
 _DENIED_BEFORE = re.compile(
     r"(?:\bnot|n['’]t|\bcannot|\bnever|\bneither|\bnor|\brather\s+than|\binstead\s+of)"
@@ -294,7 +294,7 @@ _LISTED = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 AMBIGUOUS = "?"
-"""Stands for a statement that leaves it open, such as `B or C`."""
+"""Marks a statement that leaves the choice open, such as `B or C`."""
 
 
 def parse_choice(text: str, options: Sequence[str]) -> str | None:
@@ -303,8 +303,8 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
     Read in this order, the last statement of the first kind that occurs: a labelled letter
     (`Answer: (B)`, `the best choice would be b`), a decision (`I would go with C`, `B is right`,
     `not A but B`), a letter alone on its line, a bracketed one, one that opens a line (`B. blue`);
-    then an option given by its text. Letters that are denied do not count, an article is no
-    letter, and a statement that leaves it open (`B or C`) settles on none.
+    then an option given by its text. Letters that are denied do not count, nor do
+    articles, and a statement that leaves it open (`B or C`) settles on none.
 
     >>> parse_choice("(A) is tempting, but the answer is **b**.", ["red", "blue"])
     'B'
@@ -330,7 +330,7 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
 
 
 def _letter_after(text: str, at: int, letters: str, options: Sequence[str]) -> str | None:
-    """Returns the letter that stands at a place, `AMBIGUOUS`, or None where none is meant."""
+    """Returns the letter at a position, `AMBIGUOUS`, or None when no letter is meant."""
     found = _LETTER.match(text, at)
     letter = _meant(found, letters, options)
     if found is None or letter is None or _NEW_CLAUSE.match(text, found.end()):
@@ -339,7 +339,7 @@ def _letter_after(text: str, at: int, letters: str, options: Sequence[str]) -> s
 
 
 def _is_one_of_several(text: str, at: int, letters: str, options: Sequence[str]) -> bool:
-    """Whether a letter that ends at a place goes on with another one: `B or C`, `a, b`."""
+    """Whether another letter follows one that ends at a position: `B or C`, `a, b`."""
     more = _AND_ANOTHER.match(text, at)
     other = _LETTER.match(text, more.end()) if more else None
     if more is None or other is None or other["letter"].upper() not in letters:
@@ -352,7 +352,7 @@ def _is_one_of_several(text: str, at: int, letters: str, options: Sequence[str])
 
 
 def _meant(found: re.Match[str] | None, letters: str, options: Sequence[str]) -> str | None:
-    """Returns the letter of a match where it is one of the options', and no word."""
+    """Returns the letter of a match if it is one of the options' and not a word."""
     if found is None or found["letter"].upper() not in letters:
         return None
     text, letter, end = found.string, found["letter"], found.end()
@@ -414,11 +414,11 @@ def _bracketed(text: str, letters: str, options: Sequence[str]) -> list[str]:
 def _listed(text: str, letters: str, options: Sequence[str]) -> list[str]:
     found = [one["letter"].upper() for one in _LISTED.finditer(text)]
     found = [letter for letter in found if letter in letters]
-    return [] if len(letters) > 1 and set(found) == set(letters) else found  # all are repeated
+    return [] if len(letters) > 1 and set(found) == set(letters) else found  # the options, repeated
 
 
 def choice_match(text: str, letter: str, options: Sequence[str]) -> bool:
-    """Whether a reply settles on the letter: the choice rule, corrected."""
+    """Whether a reply settles on the letter: `helmet.score_choice`, corrected."""
     return parse_choice(text, options) == letter.upper()
 
 

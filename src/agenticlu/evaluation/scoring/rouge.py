@@ -21,20 +21,20 @@ _UNICODE_WORD = re.compile(r"[^\W_]+")
 
 @functools.cache
 def _rouge_tokenize() -> Tokenize:
-    """Returns rouge_score's own tokeniser with Porter stems remembered word by word."""
+    """Returns rouge_score's own tokeniser, with Porter stems cached word by word."""
     try:
         from rouge_score import tokenize as rouge_tokenize
         from rouge_score import tokenizers as rouge_tokenizers
     except ModuleNotFoundError as error:
         raise missing_dependency("rouge-score", "evaluate") from error
 
-    class RememberingStemmer:
+    class CachingStemmer:
         def __init__(self) -> None:
             self.stem = functools.lru_cache(maxsize=1 << 17)(
                 rouge_tokenizers.porter.PorterStemmer().stem
             )
 
-    stemmer = RememberingStemmer()
+    stemmer = CachingStemmer()
 
     @functools.lru_cache(maxsize=4096)
     def tokens_of(text: str) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ def rouge_lsum(prediction: str, gold: str) -> float:
 
 
 def _lines(text: str, tokenize: Tokenize) -> list[Sequence[str]]:
-    """Returns the words of each line; those of the text are the same, one line after another."""
+    """Returns the words of each line that is not empty."""
     return [tokenize(line) for line in text.split("\n") if line]
 
 
@@ -102,9 +102,9 @@ def _rouge_l(target: Sequence[str], prediction: Sequence[str]) -> RougeValue:
 
 
 class _LineIndex:
-    """Which words stand where in the lines of a prediction.
+    """Positions of words in the lines of a prediction.
 
-    All lines lie in one bit vector, one after another, with a bit between them that stays 0: so
+    All lines share one bit vector, one after another, with a bit between them that stays 0, so that
     one row of an LCS table is the row of every line's table at once.
     """
 
@@ -117,9 +117,9 @@ class _LineIndex:
         self.full = 0
         """All bits but those between lines."""
         self.holders: dict[str, list[int]] = {}
-        """Lines that have a word."""
+        """Numbers of the lines that have a word."""
         self.positions: dict[str, int] = {}
-        """Per word, a bit vector of where it stands."""
+        """Bit vector of each word's positions."""
         start = 0
         for number, line in enumerate(lines):
             for word, places in _positions(line).items():
@@ -130,10 +130,10 @@ class _LineIndex:
             start += len(line) + 1
 
     def lcs(self, sentence: Sequence[str], number: int, rows: Sequence[int]) -> Iterator[int]:
-        """Yields the places in a sentence of one LCS with a line.
+        """Yields the positions in a sentence of one LCS with a line.
 
-        Of several equally long ones, it is the one that rouge_score walks to: from the tables'
-        end, up where that loses nothing, else left.
+        Of several equally long ones, it is the one that rouge_score finds: from the end of the
+        table, up where that loses nothing, else left.
 
         Args:
             sentence: Of the gold text.
@@ -162,8 +162,8 @@ class _LineIndex:
 def _rouge_lsum(targets: Sequence[Sequence[str]], said: _LineIndex) -> RougeValue:
     """Counts the words of the union over lines of the longest common subsequences.
 
-    Of a word no more hits count than the prediction has of it. So the lines that have a word are
-    looked at, rare words first, only until the union has it, and not at all once it cannot count.
+    A word counts at most as often as the prediction has it. So the lines that have a word are
+    searched, rare words first, only until the union has it, and not at all once it cannot count.
     """
     num_target, num_predicted = sum(map(len, targets)), said.counts.total()
     if not num_target or not num_predicted:
@@ -200,7 +200,7 @@ def _rouge_value(num_hits: int, num_target: int, num_predicted: int) -> RougeVal
 
 
 def _positions(tokens: Sequence[str]) -> dict[str, int]:
-    """Returns, per token, a bit vector of the places where it stands."""
+    """Returns the bit vector of each token's positions."""
     positions: dict[str, int] = {}
     for j, token in enumerate(tokens):
         positions[token] = positions.get(token, 0) | 1 << j
@@ -215,7 +215,7 @@ def _lcs_rows(target: Sequence[str], positions: Mapping[str, int], full: int) ->
 
     Args:
         target: Tokens of the rows.
-        positions: Per token, a bit vector of where it stands in the prediction.
+        positions: Bit vector of each token's positions in the prediction.
         full: The bits of the prediction's tokens.
     """
     row = full

@@ -356,7 +356,7 @@ def check_reference(item: Scorable) -> dict[str, Any]:
 def score(item: Scorable, raw: str, *, with_rouge: bool = False) -> Metrics:
     """Scores one raw reply by the item's rule; all values are floats in [0, 1].
 
-    Thinking is no part of the reply; one that never left it has no answer.
+    Thinking is stripped first; a reply that is nothing but thinking has no answer.
     """
     metrics = find_rule(item.rule).score(item, strip_thinking(raw), with_rouge)
     return {name: float(value) for name, value in metrics.items()}
