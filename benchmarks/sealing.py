@@ -19,8 +19,8 @@ from agenticlu.core.records import Document, Node, Piece, Question, Tree, conten
 from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.sealer import Sealer
-from agenticlu.search.store import FILE_NAME, Store, pack
-from agenticlu.search.store.file import Statement
+from agenticlu.search.store import Store
+from agenticlu.search.store.file import FILE_NAME, Statement, pack
 
 WORDS = 20_000
 """Words of a document."""

@@ -29,7 +29,8 @@ from agenticlu.data.build import build_dataset
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.run import Limits, run_search
-from agenticlu.search.store import FILE_NAME, Store
+from agenticlu.search.store import Store
+from agenticlu.search.store.file import FILE_NAME
 
 
 class Doomed(ScriptedEngine):

@@ -20,7 +20,8 @@ from agenticlu.engines.base import Health
 from agenticlu.search.run import Limits, Shard, run_search
 from agenticlu.search.shards.sealer import seal_run
 from agenticlu.search.status import Heartbeat, load_rate, load_status, watch_status
-from agenticlu.search.store import CallId, Store
+from agenticlu.search.store import Store
+from agenticlu.search.store.ledger import CallId
 
 ITEMS = corpus(3, 2)
 

@@ -17,7 +17,8 @@ from agenticlu.core.records import Document, Node
 from agenticlu.data.build import build_dataset
 from agenticlu.data.dataset import COLUMNS
 from agenticlu.data.pairs import PairPolicy
-from agenticlu.search.store import FILE_NAME, Store
+from agenticlu.search.store import Store
+from agenticlu.search.store.file import FILE_NAME
 
 MIXED = (node("a", 1.0), node("b", 0.0, ordinal=1, check="no"))
 

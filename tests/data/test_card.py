@@ -36,7 +36,8 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import run_search
-from agenticlu.search.store import FILE_NAME, Store
+from agenticlu.search.store import Store
+from agenticlu.search.store.file import FILE_NAME
 
 
 def write(run: Path, out: Path, licence: Licence | None = None, **policy: Any) -> dict[str, Any]:

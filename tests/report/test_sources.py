@@ -15,7 +15,8 @@ from agenticlu.report import figures
 from agenticlu.report.data import ReportData
 from agenticlu.report.page import build_report
 from agenticlu.report.sources import load_evaluation, load_report, load_training
-from agenticlu.search.store import CallId, Store
+from agenticlu.search.store import Store
+from agenticlu.search.store.ledger import CallId
 
 
 @pytest.fixture(scope="module")

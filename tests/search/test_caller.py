@@ -24,7 +24,8 @@ from agenticlu.search.caller import (
     sample_key,
     together,
 )
-from agenticlu.search.store import CallId, Store
+from agenticlu.search.store import Store
+from agenticlu.search.store.ledger import CallId
 
 MESSAGES = (Message(role="user", content="word " * 400),)
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from scripted_world import corpus, write_corpus
 
 from agenticlu.cli import group
-from agenticlu.search.store import TABLES, Store, unpack
+from agenticlu.search.store import Store
+from agenticlu.search.store.file import TABLES, unpack
 
 KEYS = {"SAMPLER_KEY": "aq-4f81c2-sampler", "JUDGE_KEY": "aq-90b7d3-judge"}
 

@@ -37,7 +37,7 @@ from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Sampling
 from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together
 from agenticlu.search.config import SearchConfig
-from agenticlu.search.store import CallId, Fold, GroundingRecord
+from agenticlu.search.store.ledger import CallId, Fold, GroundingRecord
 
 Parsed = TypeVar("Parsed")
 SCORE_DIGITS = 4

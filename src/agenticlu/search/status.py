@@ -20,7 +20,8 @@ from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Prices, Usage
 from agenticlu.engines.base import Engine, Health, Watched
 from agenticlu.search.shards import Manifest, SharedFolder
-from agenticlu.search.store import FILE_NAME, Store, is_locked
+from agenticlu.search.store import Store
+from agenticlu.search.store.file import FILE_NAME, is_locked
 
 EVERY_S = 5.0
 """Seconds between heartbeats."""

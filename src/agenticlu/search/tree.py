@@ -36,7 +36,7 @@ from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, s
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
 from agenticlu.search.growth import Activity, BestFirstGrowth, Grown, Growth, Slots, build_growth
-from agenticlu.search.store import CallId
+from agenticlu.search.store.ledger import CallId
 
 WITHHELD = "(The document is withheld.)"
 Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]

@@ -11,8 +11,10 @@ from made_trees import load_trees
 
 from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Document, Node, Piece, Question, Tree, Usage
-from agenticlu.search.store import CallId, Fold, Store, pack
+from agenticlu.search.store import Store
 from agenticlu.search.store import file as run_file
+from agenticlu.search.store.file import pack
+from agenticlu.search.store.ledger import CallId, Fold
 
 CALL = CallId(key="k1", phase="answer", document_id="d", question_id="q", node_id="n")
 
@@ -171,7 +173,8 @@ def test_two_writers_are_refused_but_a_reader_is_welcome(tmp_path: Path):
 def test_a_killed_writer_leaves_its_finished_calls_and_no_lock(tmp_path: Path):
     script = (
         "import asyncio, os, sys\n"
-        "from agenticlu.search.store import Store, CallId\n"
+        "from agenticlu.search.store import Store\n"
+        "from agenticlu.search.store.ledger import CallId\n"
         "from agenticlu.core.records import Usage\n"
         "async def work(s):\n"
         "    for i in range(5):\n"

@@ -23,33 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenticlu.core.records import Usage
-from agenticlu.search.store.file import FILE_NAME, TABLES, Statement, is_locked, pack, unpack
-from agenticlu.search.store.ledger import (
-    USAGE,
-    USAGE_COLUMNS,
-    CallId,
-    CallRecord,
-    Fold,
-    GroundingRecord,
-    Ledger,
-    build_usage,
-)
+from agenticlu.search.store.ledger import USAGE, USAGE_COLUMNS, Ledger, build_usage
 from agenticlu.search.store.trees import TreeTables
-
-__all__ = [
-    "FILE_NAME",
-    "TABLES",
-    "CallId",
-    "CallRecord",
-    "CallTimes",
-    "Fold",
-    "GroundingRecord",
-    "Statement",
-    "Store",
-    "is_locked",
-    "pack",
-    "unpack",
-]
 
 _PROGRESS = (
     "SELECT document_id, COUNT(*), SUM(attempts), SUM(state = 'failed'), MAX(finished) FROM call "

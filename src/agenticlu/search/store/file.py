@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agenticlu.core.errors import StoreError
+from agenticlu.core.output_dir import DirectoryLock
 
 FILE_NAME = "run.sqlite"
 LOCK_NAME = "run.lock"
@@ -107,7 +108,7 @@ class RunFile:
     def __init__(self, run: str | Path, *, writable: bool = True) -> None:
         self.folder = Path(run)
         self.path = self.folder / FILE_NAME
-        self._lock: int | None = None
+        self._lock: DirectoryLock | None = None
         self._writer: Writer | None = None
         if writable:
             # Locked before it is opened: of two processes that start together, one must create
@@ -241,8 +242,7 @@ class RunFile:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            self._lock.release()
 
 
 class Writer(threading.Thread):
@@ -335,29 +335,24 @@ def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
     return connection
 
 
-def _lock_folder(folder: Path) -> int:
-    """Makes the folder and takes its writer's lock, which the system frees if we are killed."""
+def _lock_folder(folder: Path) -> DirectoryLock:
+    """Makes the folder and takes its writer's lock."""
+    busy = StoreError(
+        f"Another process is writing to {folder}.",
+        hint=f"Wait for it to finish, or watch it: agenticlu status {folder}",
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        kind = file_system_of(folder)
+        if kind is not None and kind.split(".")[0] in REMOTE_FILE_SYSTEMS:
+            raise StoreError(
+                f"{folder} is on a network file system ({kind}), where SQLite's locks and "
+                "durability cannot be trusted.",
+                hint="Write to a local disk; seal finished work to shared storage with --seal.",
+            )
+        return DirectoryLock(folder / LOCK_NAME, busy=busy)
     except OSError as error:
         raise StoreError(f"Cannot create the folder {folder}: {error.strerror}.") from error
-    kind = file_system_of(folder)
-    if kind is not None and kind.split(".")[0] in REMOTE_FILE_SYSTEMS:
-        raise StoreError(
-            f"{folder} is on a network file system ({kind}), where SQLite's locks and durability "
-            "cannot be trusted.",
-            hint="Write to a local disk; seal finished work to shared storage with --seal.",
-        )
-    lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise StoreError(
-            f"Another process is writing to {folder}.",
-            hint=f"Wait for it to finish, or watch it: agenticlu status {folder}",
-        ) from error
-    return lock
 
 
 def is_locked(run: Path) -> bool:
