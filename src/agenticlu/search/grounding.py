@@ -55,13 +55,13 @@ _MANY_REQUEST = (
 )
 _LINE = re.compile(r"^\W*(\d{1,3})\W+(.*)$")
 _UNDER_WAY: ContextVar[str | None] = ContextVar("grounding under way", default=None)
-"""Key of the grounding that this task asks for; its calls carry it, so that what is left of half a
-grounding can be told from one that is whole."""
+"""Key of the grounding that this task works on. Its calls carry it, so that what an interrupted
+grounding left behind can be told from the calls of a finished one."""
 
 
 @dataclass(frozen=True)
 class Grounded:
-    """What bears on a text."""
+    """The pieces that bear on a text."""
 
     kept: tuple[int, ...]
     """Ascending."""
@@ -108,11 +108,11 @@ class Grounder:
         return PieceIndex(self.shown)
 
     async def ground(self, texts: Sequence[str], owner: str = "") -> list[Grounded]:
-        """Returns for each text what bears on it.
+        """Returns, for each text, the pieces that bear on it.
 
         Args:
             texts: Questions or clarifications.
-            owner: Node that asks. Only `as-published` needs it: it never shares what was found.
+            owner: Node that asks. Only `as-published` needs it, which shares no groundings.
 
         Raises:
             CallFailedError: A call failed for good.

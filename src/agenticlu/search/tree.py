@@ -49,10 +49,11 @@ class TreeSearch:
         question: The question.
         grounder: Grounds texts in its document.
         profile: Wordings.
-        config: Settings.
-        caller: Asks the engine.
+        config: What to search.
+        caller: Asks the engine, through the ledger.
         judges: Judge every answer.
-        on_node: Told of every finished node.
+        on_node: Called with every finished node.
+        slots: Shared with the other trees of a run.
     """
 
     def __init__(
@@ -158,10 +159,10 @@ class TreeSearch:
         try:
             grounded = (await self._grounder.ground([self.question.text], node_id))[0]
             node = node.model_copy(update={"kept": grounded.kept, "relevance": grounded.relevance})
-            steps: tuple[TurnKind, ...] = ("direct",)
-            if self._config.root_check:
-                steps = ("direct", "check")
-            dialogue = self._dialogue(grounded.kept, steps=steps)
+            steps: tuple[TurnKind, ...] = ("direct", "check")
+            dialogue = self._dialogue(
+                grounded.kept, steps=steps if self._config.root_check else steps[:1]
+            )
             node = await self._answer(node, dialogue)
         except CallFailedError as error:
             node = _failed(node, error)
@@ -177,13 +178,7 @@ class TreeSearch:
         dialogue = self._dialogue((), steps=("direct",))
         request = replace(dialogue, view=WITHHELD).next_request()
         assert request is not None
-        sampling = Sampling(
-            temperature=1.0,
-            top_p=self._config.top_p,
-            max_tokens=self._config.most_tokens("direct"),
-            n=number,
-            seed=content_seed(root.id),
-        )
+        sampling = self._sampling("direct", 1.0, root.id, n=number)
         try:
             sampled = await self._sample(root, request, sampling, phase="closed_book")
         except CallFailedError:
@@ -228,12 +223,9 @@ class TreeSearch:
         distinct: tuple[int, ...] = ()
         for attempt in range(1 + (self._config.resamples if self._config.merge else 0)):
             first = len(turns)
-            sampling = Sampling(
-                temperature=self._config.clarify_temperature,
-                top_p=self._config.top_p,
-                max_tokens=self._config.most_tokens("clarify"),
-                n=wanted - len(distinct),
-                seed=content_seed(parent.id, "clarify", str(attempt)),
+            temperature, missing = self._config.clarify_temperature, wanted - len(distinct)
+            sampling = self._sampling(
+                "clarify", temperature, parent.id, "clarify", str(attempt), n=missing
             )
             sampled = await self._sample(parent, request, sampling, first)
             turns += [request.turn(one, sampled.usage) for one in sampled.completions]
@@ -248,11 +240,7 @@ class TreeSearch:
         return [(i, turns[i]) for i in distinct]
 
     async def _child(
-        self,
-        parent: Node,
-        ordinal: int,
-        clarified: Turn,
-        grounded: Grounded,
+        self, parent: Node, ordinal: int, clarified: Turn, grounded: Grounded
     ) -> Node | None:
         """Carries a clarification through point, sub-answer, answer, self-check and judges."""
         node_id = content_id(self.tree_id, parent.id, str(ordinal))
@@ -269,6 +257,7 @@ class TreeSearch:
         dialogue = self._dialogue(grounded.kept, (*self._history(parent), clarified))
         pointing = dialogue.next_request()
         assert pointing is not None
+        # Grounding has found the pieces: the turn is written, so that it names what was found.
         marks = render_marks(grounded.kept)
         dialogue = dialogue.advance(pointing.turn(Completion(marks, "stop")))
         try:
@@ -291,16 +280,15 @@ class TreeSearch:
         judging: list[asyncio.Task[Verdict]] = []
 
         async def sample(request: Request) -> Sampled:
-            sampling = Sampling(
-                temperature=self._config.answer_temperature,
-                top_p=self._config.top_p if self._config.answer_temperature else 1.0,
-                max_tokens=self._config.most_tokens(request.kind),
-                seed=content_seed(node.id, request.kind),
-            )
+            temperature = self._config.answer_temperature
+            sampling = self._sampling(request.kind, temperature, node.id, request.kind)
+            if not temperature:
+                sampling = replace(sampling, top_p=1.0)
             return await self._sample(node, request, sampling)
 
         async def begin_judging(dialogue: Dialogue, turn: Turn) -> Dialogue:
             nonlocal answer, judging
+            # Judges need the answer only, so they work while the self-check is sampled.
             if turn.kind in ("direct", "answer"):
                 answer = parse_final_answer(turn.reply)
                 judging = [
@@ -356,6 +344,17 @@ class TreeSearch:
 
         return await self._caller.once(key, work)
 
+    def _sampling(
+        self, kind: TurnKind, temperature: float, *seed_parts: str, n: int = 1
+    ) -> Sampling:
+        return Sampling(
+            temperature=temperature,
+            top_p=self._config.top_p,
+            max_tokens=self._config.most_tokens(kind),
+            n=n,
+            seed=content_seed(*seed_parts),
+        )
+
     def _dialogue(
         self,
         kept: Sequence[int],
@@ -388,7 +387,7 @@ class TreeSearch:
         first_ordinal: int = 0,
         phase: str | None = None,
     ) -> Sampled:
-        """Asks for a turn; the key says of which node, which turn and which samples."""
+        """Samples a turn; the call's key names the node, the turn and the samples."""
         scope = (str(self._config.seed), self._document_id, self.question.id, node.id, request.kind)
         call = CallId(
             key=sample_key(scope, request.messages, sampling, first_ordinal),
@@ -402,7 +401,7 @@ class TreeSearch:
         return sampled
 
     def _failed_child(self, parent: Node, error: CallFailedError) -> Node:
-        """Stands for an expansion that could not be made."""
+        """Builds the failed node of an expansion that could not be made."""
         node_id = content_id(self.tree_id, parent.id, "failed")
         node = Node(id=node_id, parent=parent.id, depth=parent.depth + 1, ordinal=0, turns=())
         return _failed(node, error)

@@ -150,7 +150,7 @@ class Encoder:
             for number, token in tokenizer.added_tokens_decoder.items()
             if token.special and not (token.lstrip or token.rstrip or token.single_word)
         }
-        names = sorted(self._special, key=len, reverse=True)
+        names = sorted((one for one in self._special if len(one) > 1), key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
         self._checks_left = 3
         self._piecewise = True
@@ -175,6 +175,15 @@ class Encoder:
         assert isinstance(text, str)
         return text
 
+    def _disarm(self, text: str) -> str:
+        """Breaks control tokens in a message, as engines do before they render one.
+
+        A document may hold '<|end|>' as plain words; taken for the token, it would end the turn.
+        """
+        if self._split is None:
+            return text
+        return self._split.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
     def encode(
         self, messages: Messages, first_target: int = 0, targets: Collection[int] | None = None
     ) -> Trace:
@@ -192,6 +201,9 @@ class Encoder:
         Raises:
             TrainingError: The template rewrites earlier turns, doubles BOS, or hides a reply.
         """
+        messages = [
+            {**message, "content": self._disarm(message["content"])} for message in messages
+        ]
         replies = [
             index
             for index, message in enumerate(messages)
@@ -261,7 +273,7 @@ class Encoder:
             raise TrainingError(
                 f"A trace holds {len(places)} begin-of-text tokens, at positions "
                 f"{places[:4].tolist()}; one at position 0 is allowed.",
-                hint="A message's text may contain the token, or the template writes it twice.",
+                hint="The chat template writes it twice.",
             )
 
     def _unstable(self, text: str, before: str, after: str, index: int) -> TrainingError:
