@@ -1,9 +1,7 @@
-"""Attention kernels that give out the log-sum-exp and take it back.
-
-The one module that knows torch's private operators.
+"""Attention kernels for training, which give out the log-sum-exp and take it back.
 
 A kernel works on blocks of rows of one sequence: queries q_THD, keys k_UGD and values v_UGD
-(tokens, heads, head dim; G divides H), cut by the offsets `cu_q` and `cu_k` into blocks that see
+(tokens, heads, head dim; G divides H), cut by `Blocks` into blocks that see
 only each other. `forward` returns out_THD and lse_HT; `backward` takes the *merged* out and
 log-sum-exp and returns exactly this call's share of dq, dk and dv (TRAINING 2.3).
 
@@ -13,7 +11,9 @@ blocks are never issued: on a CPU they end the process, elsewhere they poison th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -25,6 +25,23 @@ Grads = tuple[Tensor, Tensor, Tensor]
 Offsets = Sequence[int]
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What one call computes: pairs of row and key blocks, and how."""
+
+    cu_q: Offsets
+    """Where the blocks of rows begin, and where the last one ends."""
+    cu_k: Offsets
+    causal: bool
+    """Squares only."""
+    scale: float
+
+    def pairs(self) -> list[tuple[slice, slice]]:
+        """Returns the rows and keys of each block."""
+        rows, keys = (itertools.pairwise(offsets) for offsets in (self.cu_q, self.cu_k))
+        return [(slice(*r), slice(*k)) for r, k in zip(rows, keys, strict=True)]
+
+
 class Kernel(Protocol):
     """One way to compute attention over blocks of rows."""
 
@@ -32,40 +49,16 @@ class Kernel(Protocol):
     varlen: bool
     """Whether many blocks in one call are cheaper than one call each."""
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """Returns out_THD and lse_HT."""
         ...
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> Grads:
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        blocks: Blocks,
+    ) -> Grads:  # fmt: skip
         """Returns dq_THD, dk_UGD, dv_UGD."""
         ...
-
-
-def _blocks(cu_q: Offsets, cu_k: Offsets) -> list[tuple[slice, slice]]:
-    return [
-        (slice(cu_q[i], cu_q[i + 1]), slice(cu_k[i], cu_k[i + 1])) for i in range(len(cu_q) - 1)
-    ]
 
 
 def _heads_first(x: Tensor) -> Tensor:
@@ -82,37 +75,28 @@ class PlainKernel:
     def __init__(self, block_rows: int = 1024) -> None:
         self.block_rows = block_rows
 
-    def _scores(self, q: Tensor, k: Tensor, causal: bool, scale: float, first: int) -> Tensor:
+    def _scores(self, q: Tensor, k: Tensor, blocks: Blocks, first: int) -> Tensor:
         """Returns scores_GRTU of a block of query rows that starts at row `first`."""
         rows, heads, width = q.shape
         groups = k.shape[1]
         q_GRTD = q.reshape(rows, groups, heads // groups, width).permute(1, 2, 0, 3)
-        scores = (q_GRTD * scale) @ k.permute(1, 2, 0).unsqueeze(1)
-        if causal:
+        scores = (q_GRTD * blocks.scale) @ k.permute(1, 2, 0).unsqueeze(1)
+        if blocks.causal:
             row = torch.arange(first, first + rows, device=q.device)
             column = torch.arange(k.shape[0], device=q.device)
             scores = scores.masked_fill(column[None] > row[:, None], float("-inf"))
         return scores
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """Computes out and lse with scores kept for `block_rows` queries at a time."""
         wide = torch.promote_types(q.dtype, torch.float32)
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         lse = torch.empty(q.shape[1], q.shape[0], dtype=wide, device=q.device)
-        for rows, keys in _blocks(cu_q, cu_k):
+        for rows, keys in blocks.pairs():
             k_b, v_b = k[keys].to(wide), v[keys].to(wide)
             for start in range(rows.start, rows.stop, self.block_rows):
                 part = slice(start, min(start + self.block_rows, rows.stop))
-                scores = self._scores(q[part].to(wide), k_b, causal, scale, start - rows.start)
+                scores = self._scores(q[part].to(wide), k_b, blocks, start - rows.start)
                 lse_GRT = scores.logsumexp(-1)
                 probabilities = (scores - lse_GRT.unsqueeze(-1)).exp()
                 o_GRTD = probabilities @ v_b.transpose(0, 1).unsqueeze(1)
@@ -121,38 +105,29 @@ class PlainKernel:
         return out, lse
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> Grads:
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        blocks: Blocks,
+    ) -> Grads:  # fmt: skip
         """P = exp(score - lse); ds = P (dP - sum(dout out))."""
         wide = torch.promote_types(q.dtype, torch.float32)
         dq = torch.empty_like(q, memory_format=torch.contiguous_format)
         dk, dv = torch.zeros(k.shape, dtype=wide), torch.zeros(v.shape, dtype=wide)
         dk, dv = dk.to(k.device), dv.to(v.device)
         heads, groups = q.shape[1], k.shape[1]
-        for rows, keys in _blocks(cu_q, cu_k):
+        for rows, keys in blocks.pairs():
             k_b, v_b = k[keys].to(wide), v[keys].to(wide)
             for start in range(rows.start, rows.stop, self.block_rows):
                 part = slice(start, min(start + self.block_rows, rows.stop))
                 q_p, do_p, o_p = q[part].to(wide), dout[part].to(wide), out[part].to(wide)
                 shape = (q_p.shape[0], groups, heads // groups, q_p.shape[2])
-                scores = self._scores(q_p, k_b, causal, scale, start - rows.start)
+                scores = self._scores(q_p, k_b, blocks, start - rows.start)
                 lse_GRT = lse[:, part].reshape(groups, heads // groups, -1)
                 probabilities = (scores - lse_GRT.unsqueeze(-1)).exp()
                 do_GRTD = do_p.reshape(shape).permute(1, 2, 0, 3)
                 q_GRTD = q_p.reshape(shape).permute(1, 2, 0, 3)
                 delta = (do_p * o_p).sum(-1).reshape(shape[:3]).permute(1, 2, 0)
                 dprob = do_GRTD @ v_b.permute(1, 2, 0).unsqueeze(1)
-                dscores = probabilities * (dprob - delta.unsqueeze(-1)) * scale
+                dscores = probabilities * (dprob - delta.unsqueeze(-1)) * blocks.scale
                 dv[keys] += (probabilities.transpose(-1, -2) @ do_GRTD).sum(1).transpose(0, 1)
                 dk[keys] += (dscores.transpose(-1, -2) @ q_GRTD).sum(1).transpose(0, 1)
                 dq_GRTD = dscores @ k_b.transpose(0, 1).unsqueeze(1)
@@ -209,27 +184,18 @@ class CpuKernel(_AtenKernel):
         self._forward = aten._scaled_dot_product_flash_attention_for_cpu.default
         self._backward = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """One call per block."""
         parts = []
-        for rows, keys in _blocks(cu_q, cu_k):
+        for rows, keys in blocks.pairs():
             out, lse = self._forward(
                 _heads_first(q[rows]),
                 _heads_first(k[keys]),
                 _heads_first(v[keys]),
                 0.0,
-                causal,
+                blocks.causal,
                 attn_mask=None,
-                scale=scale,
+                scale=blocks.scale,
             )
             parts.append((out[0].transpose(0, 1), lse[0]))
         if len(parts) == 1:
@@ -237,21 +203,12 @@ class CpuKernel(_AtenKernel):
         return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts], dim=1)
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> Grads:
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        blocks: Blocks,
+    ) -> Grads:  # fmt: skip
         """One call per block."""
         parts = []
-        for rows, keys in _blocks(cu_q, cu_k):
+        for rows, keys in blocks.pairs():
             grads = self._backward(
                 _heads_first(dout[rows]),
                 _heads_first(q[rows]),
@@ -260,9 +217,9 @@ class CpuKernel(_AtenKernel):
                 _heads_first(out[rows]),
                 lse[:, rows].unsqueeze(0),
                 0.0,
-                causal,
+                blocks.causal,
                 attn_mask=None,
-                scale=scale,
+                scale=blocks.scale,
             )
             parts.append(tuple(grad[0].transpose(0, 1) for grad in grads))
         if len(parts) == 1:
@@ -312,45 +269,27 @@ class FlashKernel(_AtenKernel):
             attention.activate_flash_attention_impl(implementation)
             self.name = implementation.lower()
 
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
         """One call for all blocks."""
         result = torch.ops.aten._flash_attention_forward(
             q.contiguous(),
             k.contiguous(),
             v.contiguous(),
-            _device_offsets(cu_q, q.device),
-            _device_offsets(cu_k, q.device),
-            _longest(cu_q),
-            _longest(cu_k),
+            _device_offsets(blocks.cu_q, q.device),
+            _device_offsets(blocks.cu_k, q.device),
+            _longest(blocks.cu_q),
+            _longest(blocks.cu_k),
             0.0,
-            causal,
+            blocks.causal,
             False,
-            scale=scale,
+            scale=blocks.scale,
         )
         return result[0], result[1]
 
     def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> Grads:
+        self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
+        blocks: Blocks,
+    ) -> Grads:  # fmt: skip
         """One call for all blocks; no dropout, so the random state is never read."""
         state = torch.zeros(2, dtype=torch.uint64, device=q.device)
         unused = torch.empty(0, dtype=torch.uint64, device=q.device)
@@ -361,209 +300,23 @@ class FlashKernel(_AtenKernel):
             v.contiguous(),
             out.contiguous(),
             lse.contiguous(),
-            _device_offsets(cu_q, q.device),
-            _device_offsets(cu_k, q.device),
-            _longest(cu_q),
-            _longest(cu_k),
+            _device_offsets(blocks.cu_q, q.device),
+            _device_offsets(blocks.cu_k, q.device),
+            _longest(blocks.cu_q),
+            _longest(blocks.cu_k),
             0.0,
-            causal,
+            blocks.causal,
             state,
             unused,
-            scale=scale,
+            scale=blocks.scale,
         )
-        return dq, dk, dv
-
-
-class CudnnKernel(_AtenKernel):
-    """cuDNN's attention on CUDA, through torch."""
-
-    name = "cudnn"
-    schemas = (
-        (
-            "_cudnn_attention_forward",
-            ("query", "key", "value", "attn_bias", "cum_seq_q", "cum_seq_k", "max_q", "max_k",
-             "compute_log_sumexp", "dropout_p", "is_causal", "return_debug_mask", "scale"),
-        ),
-        (
-            "_cudnn_attention_backward",
-            ("grad_out", "query", "key", "value", "out", "logsumexp", "philox_seed",
-             "philox_offset", "attn_bias", "cum_seq_q", "cum_seq_k", "max_q", "max_k",
-             "dropout_p", "is_causal", "scale"),
-        ),
-    )  # fmt: skip
-
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        """One call for all blocks."""
-        result = torch.ops.aten._cudnn_attention_forward(
-            q.contiguous(),
-            k.contiguous(),
-            v.contiguous(),
-            None,
-            _device_offsets(cu_q, q.device),
-            _device_offsets(cu_k, q.device),
-            _longest(cu_q),
-            _longest(cu_k),
-            True,
-            0.0,
-            causal,
-            False,
-            scale=scale,
-        )
-        lse: Tensor = result[1]
-        lse = lse.squeeze(-1)
-        return result[0], lse.transpose(0, 1) if lse.shape[0] == q.shape[0] else lse
-
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> Grads:
-        """One call for all blocks; the log-sum-exp goes back as (tokens, heads, 1)."""
-        nothing = torch.zeros((), dtype=torch.int64, device=q.device)
-        dq, dk, dv = torch.ops.aten._cudnn_attention_backward(
-            dout.contiguous(),
-            q.contiguous(),
-            k.contiguous(),
-            v.contiguous(),
-            out.contiguous(),
-            lse.transpose(0, 1).contiguous().unsqueeze(-1),
-            nothing,
-            nothing,
-            None,
-            _device_offsets(cu_q, q.device),
-            _device_offsets(cu_k, q.device),
-            _longest(cu_q),
-            _longest(cu_k),
-            0.0,
-            causal,
-            scale=scale,
-        )
-        return dq, dk, dv
-
-
-class EfficientKernel(_AtenKernel):
-    """torch's memory-efficient attention on CUDA: fp32 too, heads repeated here."""
-
-    name = "efficient"
-    varlen = False
-    schemas = (
-        (
-            "_efficient_attention_forward",
-            ("query", "key", "value", "bias", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q",
-             "max_seqlen_k", "dropout_p", "custom_mask_type", "compute_log_sumexp", "scale"),
-        ),
-        (
-            "_efficient_attention_backward",
-            ("grad_out_", "query", "key", "value", "bias", "out", "cu_seqlens_q",
-             "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k", "logsumexp", "dropout_p",
-             "philox_seed", "philox_offset", "custom_mask_type", "bias_requires_grad", "scale"),
-        ),
-    )  # fmt: skip
-
-    def forward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        """One call per block; the padding of the log-sum-exp is cut off."""
-        ratio = q.shape[1] // k.shape[1]
-        outs, lses = [], []
-        for rows, keys in _blocks(cu_q, cu_k):
-            k_b, v_b = (x[keys].repeat_interleave(ratio, 1).unsqueeze(0) for x in (k, v))
-            result = torch.ops.aten._efficient_attention_forward(
-                q[rows].unsqueeze(0),
-                k_b,
-                v_b,
-                None,
-                None,
-                None,
-                None,
-                None,
-                0.0,
-                int(causal),
-                True,
-                scale=scale,
-            )
-            outs.append(result[0][0])
-            lses.append(result[1][0, :, : rows.stop - rows.start])
-        return torch.cat(outs), torch.cat(lses, dim=1)
-
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        cu_q: Offsets,
-        cu_k: Offsets,
-        causal: bool,
-        scale: float,
-    ) -> Grads:
-        """One call per block; the log-sum-exp is padded to a multiple of 32 again."""
-        groups, ratio = k.shape[1], q.shape[1] // k.shape[1]
-        none = torch.zeros((), dtype=torch.int64, device=q.device)
-        parts = []
-        for rows, keys in _blocks(cu_q, cu_k):
-            count = rows.stop - rows.start
-            k_b, v_b = (x[keys].repeat_interleave(ratio, 1).unsqueeze(0) for x in (k, v))
-            padded = torch.nn.functional.pad(
-                lse[:, rows], (0, -count % 32), value=float("inf")
-            ).unsqueeze(0)
-            dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
-                dout[rows].unsqueeze(0),
-                q[rows].unsqueeze(0),
-                k_b,
-                v_b,
-                None,
-                out[rows].unsqueeze(0),
-                None,
-                None,
-                count,
-                keys.stop - keys.start,
-                padded.contiguous(),
-                0.0,
-                none,
-                none,
-                int(causal),
-                False,
-                scale=scale,
-            )
-            shape = (-1, groups, ratio, k.shape[2])
-            parts.append((dq[0], dk[0].reshape(shape).sum(2), dv[0].reshape(shape).sum(2)))
-        dq, dk, dv = (torch.cat(grads) for grads in zip(*parts, strict=True))
         return dq, dk, dv
 
 
 _FACTORIES: dict[str, Callable[[], Kernel]] = {
     "fa4": lambda: FlashKernel("FA4"),
     "fa3": lambda: FlashKernel("FA3"),
-    "cudnn": CudnnKernel,
     "flash": FlashKernel,
-    "efficient": EfficientKernel,
     "cpu": CpuKernel,
     "plain": PlainKernel,
 }
@@ -576,7 +329,7 @@ def load_kernel(name: str) -> Kernel:
 
     Raises:
         UsageError: There is no such kernel.
-        TrainingError: torch has changed the operators it stands on.
+        TrainingError: torch has changed the operators that it uses.
     """
     if name not in _FACTORIES:
         raise UsageError(
@@ -595,5 +348,5 @@ def candidates(device_type: str, dtype: torch.dtype) -> tuple[str, ...]:
     if device_type != "cuda":
         return ("plain",)
     if dtype in (torch.bfloat16, torch.float16):
-        return ("fa4", "fa3", "cudnn", "flash", "efficient", "plain")
-    return ("efficient", "plain") if dtype == torch.float32 else ("plain",)
+        return ("fa4", "fa3", "flash", "plain")
+    return ("plain",)

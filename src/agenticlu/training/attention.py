@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agenticlu.attention.kernels import Kernel, candidates, load_kernel
+from agenticlu.attention.kernels import Blocks, Kernel, candidates, load_kernel
+from agenticlu.attention.partial import merge_into
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.trie import Rectangle, TriePlan, build_plan, count_pairs
 
@@ -39,15 +40,9 @@ class Call:
     fresh_keys: bool
     """No earlier call has touched these key rows: write instead of add."""
 
-    @property
-    def cu_q(self) -> tuple[int, ...]:
-        """Offsets of the query blocks."""
-        return _offsets(self.rows)
-
-    @property
-    def cu_k(self) -> tuple[int, ...]:
-        """Offsets of the key blocks."""
-        return _offsets(self.keys)
+    def blocks(self, scale: float) -> Blocks:
+        """Returns the call's blocks for a kernel."""
+        return Blocks(_offsets(self.rows), _offsets(self.keys), self.causal, scale)
 
 
 def _offsets(ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -121,14 +116,6 @@ def _take(x: Tensor, ranges: tuple[tuple[int, int], ...], dim: int = 0) -> Tenso
     return x.index_select(dim, _index(ranges, x.device))
 
 
-def _merge(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Merges a partial result into out_THD and lse_HT, in place (TRAINING 2.2)."""
-    merged = torch.logaddexp(lse, part_lse)
-    out.mul_((lse - merged).exp_().transpose(0, 1).unsqueeze(-1))
-    out.add_(part * (part_lse - merged).exp_().transpose(0, 1).unsqueeze(-1))
-    lse.copy_(merged)
-
-
 def forward_rectangles(
     q: Tensor, k: Tensor, v: Tensor, flat: tuple[int, ...], scale: float, kernel: Kernel
 ) -> tuple[Tensor, Tensor]:
@@ -141,7 +128,7 @@ def forward_rectangles(
     if len(calls) == 1 and calls[0].rows == ((0, q.shape[0]),):
         call = calls[0]
         k_c, v_c = _take(k, call.keys), _take(v, call.keys)
-        return kernel.forward(q, k_c, v_c, call.cu_q, call.cu_k, call.causal, scale)
+        return kernel.forward(q, k_c, v_c, call.blocks(scale))
     if kernel.varlen:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()  # once, not once per call
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
@@ -161,18 +148,17 @@ def forward_rectangles(
                 low = max(start, wide_from)
                 suffix[low - wide_from : end - wide_from] = part[low - start :]
             return
-        _merge(suffix[start - wide_from : end - wide_from], lse[:, start:end], part, part_lse)
+        merge_into(suffix[start - wide_from : end - wide_from], lse[:, start:end], part, part_lse)
 
     for call in calls:
         part, part_lse = kernel.forward(
-            _take(q, call.rows), _take(k, call.keys), _take(v, call.keys),
-            call.cu_q, call.cu_k, call.causal, scale,
-        )  # fmt: skip
+            _take(q, call.rows), _take(k, call.keys), _take(v, call.keys), call.blocks(scale)
+        )
         whole = _whole(call.rows)
         if whole is not None:
             merge_rows(whole.start, whole.stop, part, part_lse, call.fresh_rows)
             continue
-        for (start, end), at in zip(call.rows, call.cu_q, strict=False):
+        for (start, end), at in zip(call.rows, _offsets(call.rows), strict=False):
             size = end - start
             merge_rows(
                 start, end, part[at : at + size], part_lse[:, at : at + size], call.fresh_rows
@@ -219,7 +205,7 @@ def backward_rectangles(
         and calls[0].keys == ((0, k.shape[0]),)
     ):
         call = calls[0]
-        return kernel.backward(dout, q, k, v, out, lse, call.cu_q, call.cu_k, call.causal, scale)
+        return kernel.backward(dout, q, k, v, out, lse, call.blocks(scale))
     if kernel.varlen:
         dout, q, k, v = dout.contiguous(), q.contiguous(), k.contiguous(), v.contiguous()
     dq, dk, dv = _Sum(q, wide), _Sum(k, wide), _Sum(v, wide)
@@ -227,7 +213,7 @@ def backward_rectangles(
         dq_c, dk_c, dv_c = kernel.backward(
             _take(dout, call.rows), _take(q, call.rows), _take(k, call.keys),
             _take(v, call.keys), _take(out, call.rows), _take(lse, call.rows, dim=1),
-            call.cu_q, call.cu_k, call.causal, scale,
+            call.blocks(scale),
         )  # fmt: skip
         dq.add(call.rows, dq_c, call.fresh_rows)
         dk.add(call.keys, dk_c, call.fresh_keys)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from agenticlu.attention.partial import PLAIN_DEVICES
 from agenticlu.core.errors import (
     EngineError,
     ModelNotFoundError,
@@ -21,7 +22,7 @@ from agenticlu.engines.local.bare import load_bare
 from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.forward import Forward, GenericForward, LeanForward
 from agenticlu.engines.local.kvcache import PrefixCache
-from agenticlu.engines.local.shared_prefix import PLAIN_DEVICES, register
+from agenticlu.engines.local.shared_prefix import register
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
