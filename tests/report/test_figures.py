@@ -4,6 +4,7 @@ import pytest
 from made_report import sample_report
 
 from agenticlu.core.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
+from agenticlu.evaluation.recall import solved_depth, tree_recall
 from agenticlu.evaluation.summary import summarise
 from agenticlu.judges import panel as judge
 from agenticlu.report import figures
@@ -35,13 +36,13 @@ def test_recall_counts_a_tree_at_its_least_solved_depth_and_leaves_unscored_tree
         tree("unknown", node("g", None, 0, None)),
         tree("broken", node("h", None, 0, None, status="failed", failure="time-out")),
     ]
-    found = figures.recall_by_depth(trees)
+    found = tree_recall(trees).by_depth
     assert [figure.depth for figure in found] == [0, 1, 2]
     assert [figure.recall.n for figure in found] == [3, 3, 3]
     assert [round(3 * figure.recall.mean) for figure in found] == [1, 1, 2]
     counts = figures.count(ReportData(trees=tuple(trees)))
     assert (counts.unscored_trees, counts.unscored_nodes, counts.failed_nodes) == (2, 1, 1)
-    assert figures.recall_by_depth(trees[3:]) == ()
+    assert tree_recall(trees[3:]).by_depth == ()
 
 
 NEARLY = (
@@ -61,9 +62,9 @@ def test_the_judges_decide_what_is_right_as_in_the_data_set(
     judged = tree("t", root, node("a", "r", 1, score, verdicts=verdicts))
     assert figures.node_state(judged.nodes[1]) == state
     depth = 1 if state == "right" else None
-    assert figures.solved_depth(judged) == depth == judge.solved_depth(judged)
+    assert solved_depth(judged) == depth == judge.solved_depth(judged)
     assert figures.tree_entries([judged], ())[0].solved_depth == depth
-    assert figures.recall_by_depth([judged])[-1].recall.mean == float(state == "right")
+    assert tree_recall([judged]).by_depth[-1].recall.mean == float(state == "right")
     counts = figures.count(ReportData(trees=(judged,)))
     assert (counts.right_nodes, counts.wrong_nodes, counts.unscored_nodes) == (
         state == "right", 1 + (state == "wrong"), state == "unscored",
@@ -186,7 +187,7 @@ def test_what_is_compared_is_fixed_by_name_and_order(
 
 def test_headline_says_something_true_whatever_is_missing() -> None:
     whole = sample_report(num_trees=8)
-    depths = figures.recall_by_depth(whole.trees)
+    depths = tree_recall(whole.trees).by_depth
     only_trees = figures.headline(ReportData(trees=whole.trees), depths)
     assert "right answer to" in only_trees
     assert f"of {depths[-1].recall.n} questions" in only_trees

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from agenticlu.core.records import Record, Tree
+from agenticlu.core.records import Node, Record, Tree
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_mean
 from agenticlu.evaluation.tables import percent, render_table
-from agenticlu.judges.panel import is_correct, solved_depth
+from agenticlu.judges.panel import is_correct
 
+RIGHT = 0.5
+"""A score from here on counts as right, where no verdicts are kept."""
 MOST_LEFT_OUT = 0.5
 """The curve of pass@k ends when more than this share of its questions has too few samples."""
 
@@ -19,7 +21,7 @@ class DepthRecall(Record):
 
     depth: int
     """0 is the direct answer."""
-    recall: MeanEstimate | None
+    recall: MeanEstimate
     """Share of the questions with a right answer at this depth or above it."""
     new_share: float | None
     """Of the questions unsolved before, the share first solved here; None when none was left."""
@@ -51,6 +53,26 @@ class TreeRecall(Record):
     """Of these, the ones that pass@k is taken over."""
 
 
+def is_right(node: Node) -> bool | None:
+    """Whether a node's answer counts as right, as the data set has it; None when unscored.
+
+    The judges decide. The score, which only orders answers, decides where no verdict is kept.
+    """
+    if node.verdicts:
+        return is_correct(node.verdicts)
+    return None if node.score is None else node.score >= RIGHT
+
+
+def is_scored(tree: Tree) -> bool:
+    """Whether any node of the tree is known to be right or wrong."""
+    return any(is_right(node) is not None for node in tree.nodes)
+
+
+def solved_depth(tree: Tree) -> int | None:
+    """Returns the least depth of a right node; None without one."""
+    return min((node.depth for node in tree.nodes if is_right(node)), default=None)
+
+
 def tree_recall(trees: Iterable[Tree], *, num_unfinished: int = 0) -> TreeRecall:
     """Returns recall by depth and pass@k, with intervals clustered by document.
 
@@ -62,7 +84,7 @@ def tree_recall(trees: Iterable[Tree], *, num_unfinished: int = 0) -> TreeRecall
         num_unfinished: Trees still growing.
     """
     every = list(trees)
-    scored = [tree for tree in every if any(is_correct(n.verdicts) is not None for n in tree.nodes)]
+    scored = [tree for tree in every if is_scored(tree)]
     clusters = [tree.document_id for tree in scored]
     firsts = [solved_depth(tree) for tree in scored]
     deepest = max((node.depth for tree in scored for node in tree.nodes), default=-1)
@@ -71,13 +93,10 @@ def tree_recall(trees: Iterable[Tree], *, num_unfinished: int = 0) -> TreeRecall
         known = [float(first is not None and first <= depth) for first in firsts]
         left = sum(first is None or first >= depth for first in firsts)
         new = sum(first == depth for first in firsts)
-        by_depth.append(
-            DepthRecall(
-                depth=depth,
-                recall=estimate_mean(known, clusters),
-                new_share=new / left if left else None,
-            )
-        )
+        recall = estimate_mean(known, clusters)
+        assert recall is not None, "there are scored trees"
+        share = new / left if left else None
+        by_depth.append(DepthRecall(depth=depth, recall=recall, new_share=share))
     sampled = [counts for tree in scored if (counts := _count_first_round(tree))[0]]
     most = _find_most_samples([num for num, _, _ in sampled])
     enough = [counts for counts in sampled if counts[0] >= most]
@@ -104,7 +123,7 @@ def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
 
 def _count_first_round(tree: Tree) -> tuple[int, int, str]:
     """Returns the number of scored samples of round 1 and of right ones, and the document."""
-    found = [is_correct(node.verdicts) for node in tree.nodes if node.depth == 1]
+    found = [is_right(node) for node in tree.nodes if node.depth == 1]
     return (
         sum(one is not None for one in found),
         sum(one is True for one in found),
@@ -157,8 +176,7 @@ def render_recall(found: TreeRecall) -> str:
         f"{found.num_trees} finished questions, {found.num_unscored} of them unscored; "
         f"{found.num_unfinished} unfinished ones are not counted.",
     ]
-    recall = found.by_depth[0].recall if found.by_depth else None
-    if recall is not None and recall.num_clusters < FEW_CLUSTERS:
+    if found.by_depth and found.by_depth[0].recall.num_clusters < FEW_CLUSTERS:
         lines.append(f"Fewer than {FEW_CLUSTERS} documents: the intervals are rough.")
     return "\n".join(lines)
 

@@ -113,6 +113,7 @@ async def run_evaluation(
     with lock_results(out):
         path = out / FILE_NAME
         done = read_predictions(path) if path.is_file() else {}
+        # Before config.json is replaced: the folder keeps describing the results that it holds.
         refuse_mixing(done.values(), conditions, config.tasks, out)
         _warn_of_other_servers(config, out, report)
         write_json(out / CONFIG_NAME, config.model_dump(mode="json"))

@@ -134,12 +134,14 @@ class Runner:
                 finished, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in finished:
                     _, session = running.pop(task)
-                    task.result()
+                    task.result()  # raises what ends the run
                     session.unfinished -= 1
+                    # The first job has filled the cache, or has failed: the others need not wait.
                     ready.extend((job, session) for job in session.rest)
                     session.rest = []
                 opened = [session for session in opened if session.unfinished]
         finally:
+            # Left running, a job would append to a file that is closed.
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from agenticlu.core.records import Prediction, Usage
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_difference, estimate_mean
@@ -27,6 +27,7 @@ SHORT_TOKENS = 1024
 """Lengths up to here count as short; the best of them is what longer ones are held against."""
 NUM_DEPTH_BINS = 5
 MOST_LISTED_FAILURES = 100
+_Part = TypeVar("_Part", int, str)
 
 
 def summarise(
@@ -63,24 +64,26 @@ def summarise(
 
     keys = sorted(groups, key=rank)
     cells = [
-        _cell(key, groups[key], groups.get((key[0], BASELINE, *key[2:])), metric) for key in keys
+        _build_cell(key, groups[key], groups.get((key[0], BASELINE, *key[2:])), metric)
+        for key in keys
     ]
     failed = [p for p in every if p.error is not None]
+    listed = failed[:MOST_LISTED_FAILURES]
     differences = tuple(_differences(groups, keys, engines, metric))
     return Summary(
         settings=dict(settings or {}),
         cells=tuple(cells),
         differences=differences,
-        effective_lengths=tuple(effective_lengths(cells)),
-        failures=tuple(_failure(p) for p in failed[:MOST_LISTED_FAILURES]),
+        effective_lengths=tuple(compute_effective_lengths(cells)),
+        failures=tuple(Failure(**{f: getattr(p, f) for f in Failure.model_fields}) for p in listed),
         num_items=len(every),
         num_failed=len(failed),
-        notes=(*few_clusters(cells), *_unpaired(groups, engines, differences)),
+        notes=(*_warn_few_clusters(cells), *_unpaired(groups, engines, differences)),
         usage=sum_usage(every),
     )
 
 
-def headline_of(scores: Iterable[str], metric: str | None = None) -> str:
+def choose_headline(scores: Iterable[str], metric: str | None = None) -> str:
     """Returns the metric shown first for rows with these metrics; `metric` if they have it."""
     scores = list(scores)
     for name in (metric, *JUDGED_METRICS):
@@ -92,7 +95,7 @@ def headline_of(scores: Iterable[str], metric: str | None = None) -> str:
     return scores[0] if scores else "correct"
 
 
-def few_clusters(cells: Iterable[Cell]) -> list[str]:
+def _warn_few_clusters(cells: Iterable[Cell]) -> list[str]:
     """Returns a warning where intervals rest on few independent units; else nothing."""
     few = sorted(
         {
@@ -149,14 +152,26 @@ def _scored(predictions: Iterable[Prediction]) -> list[Prediction]:
     return [p for p in predictions if p.error is None]
 
 
-def _estimates(
-    predictions: Sequence[Prediction], value: Callable[[Prediction], float | None]
+def _estimate(
+    predictions: Iterable[Prediction], value: Callable[[Prediction], float | None]
 ) -> MeanEstimate | None:
     pairs = [(v, _unit(p)) for p in predictions if (v := value(p)) is not None]
     return estimate_mean([v for v, _ in pairs], [u for _, u in pairs])
 
 
-def _cell(
+def _estimate_parts(
+    scored: Iterable[Prediction], metric: str, part: Callable[[Prediction], _Part | None]
+) -> dict[_Part, MeanEstimate]:
+    """Returns the mean of a metric by the part of the items that each belongs to."""
+    groups: dict[_Part, list[Prediction]] = defaultdict(list)
+    for p in scored:
+        if (name := part(p)) is not None:
+            groups[name].append(p)
+    found = {name: _estimate(groups[name], _metric(metric)) for name in sorted(groups)}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _build_cell(
     key: tuple[str, str, str, int],
     predictions: Sequence[Prediction],
     baseline: Sequence[Prediction] | None,
@@ -165,12 +180,14 @@ def _cell(
     engine, method, task, length = key
     scored = _scored(predictions)
     names = list(dict.fromkeys(name for p in scored for name in p.scores))
-    headline = headline_of(names, metric) if names else metric or "correct"
-    metrics = {}
-    for name in names:
-        if (found := _estimates(scored, _metric(name))) is not None:
-            metrics[name] = found
-    pointing = [p for p in scored if p.gold_pieces and (_points(p) or p.cited)]
+    headline = choose_headline(names, metric) if names else metric or "correct"
+    means = {name: _estimate(scored, _metric(name)) for name in names}
+    # An item that could point but did not has a recall of 0, and no precision.
+    pointing = [
+        p
+        for p in scored
+        if p.gold_pieces and (p.cited or any(turn.kind == "point" for turn in p.turns))
+    ]
 
     def point(name: str) -> MeanEstimate | None:
         def value(p: Prediction) -> float | None:
@@ -178,20 +195,15 @@ def _cell(
                 return None
             return piece_scores(p.cited, p.gold_pieces)[name]
 
-        return _estimates(pointing, value)
+        return _estimate(pointing, value)
 
-    by_hops: dict[int, MeanEstimate] = {}
-    for hops in sorted({p.hops for p in scored if p.hops is not None}):
-        group = [p for p in scored if p.hops == hops]
-        if (found := _estimates(group, _metric(headline))) is not None:
-            by_hops[hops] = found
     return Cell(
         engine=engine,
         method=method,
         task=task,
         length=length,
         headline=headline,
-        metrics=metrics,
+        metrics={name: found for name, found in means.items() if found is not None},
         num_scored=len(scored),
         num_failed=len(predictions) - len(scored),
         num_truncated=sum(p.truncated for p in scored),
@@ -204,8 +216,8 @@ def _cell(
         point_precision=point("point_precision"),
         point_recall=point("point_recall"),
         gold_present=_share([p.gold_present for p in scored]),
-        by_hops=by_hops,
-        by_depth=_by_depth(scored, headline),
+        by_hops=_estimate_parts(scored, headline, lambda p: p.hops),
+        by_depth=_estimate_parts(scored, headline, _name_depth),
     )
 
 
@@ -214,26 +226,17 @@ def _share(values: Sequence[bool | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _points(prediction: Prediction) -> bool:
-    return any(turn.kind == "point" for turn in prediction.turns)
-
-
 def _is_cut_off(prediction: Prediction) -> bool:
     replies = [turn for turn in prediction.turns if turn.kind in ("direct", "answer")]
     return bool(replies) and replies[-1].finish_reason == "length"
 
 
-def _by_depth(scored: Sequence[Prediction], headline: str) -> dict[str, MeanEstimate]:
-    bins: dict[int, list[Prediction]] = defaultdict(list)
-    for p in scored:
-        if p.depth is not None:
-            bins[min(int(p.depth * NUM_DEPTH_BINS), NUM_DEPTH_BINS - 1)].append(p)
-    result = {}
-    for i in sorted(bins):
-        name = f"{i / NUM_DEPTH_BINS:.1f}-{(i + 1) / NUM_DEPTH_BINS:.1f}"
-        if (found := _estimates(bins[i], _metric(headline))) is not None:
-            result[name] = found
-    return result
+def _name_depth(prediction: Prediction) -> str | None:
+    """Returns the fifth of the document where the first gold fact is, such as '0.2-0.4'."""
+    if prediction.depth is None:
+        return None
+    i = min(int(prediction.depth * NUM_DEPTH_BINS), NUM_DEPTH_BINS - 1)
+    return f"{i / NUM_DEPTH_BINS:.1f}-{(i + 1) / NUM_DEPTH_BINS:.1f}"
 
 
 def _differences(
@@ -263,7 +266,7 @@ def compare(
     if not pairs:
         return None
     both = [name for before, after in pairs for name in after.scores if name in before.scores]
-    name = headline_of(dict.fromkeys(both), metric)
+    name = choose_headline(dict.fromkeys(both), metric)
     values = [
         (before.scores[name], after.scores[name], _unit(after))
         for before, after in pairs
@@ -288,7 +291,7 @@ def compare(
     )
 
 
-def effective_lengths(cells: Iterable[Cell]) -> list[EffectiveLength]:
+def compute_effective_lengths(cells: Iterable[Cell]) -> list[EffectiveLength]:
     """Returns, per engine, method and task, the length up to which the score holds.
 
     The base is the best score at lengths up to 1024 tokens, or at the shortest one if all are
@@ -335,18 +338,6 @@ def effective_lengths(cells: Iterable[Cell]) -> list[EffectiveLength]:
             )
         )
     return result
-
-
-def _failure(prediction: Prediction) -> Failure:
-    return Failure(
-        id=prediction.id,
-        engine=prediction.engine,
-        method=prediction.method,
-        task=prediction.task,
-        length=prediction.length,
-        question_id=prediction.question_id,
-        error=prediction.error or "",
-    )
 
 
 def count_alone_tokens(prediction: Prediction) -> int | None:

@@ -10,14 +10,12 @@ from typing import Literal
 from pydantic import Field
 
 from agenticlu.core.records import Node, Pair, Prediction, Record, Tree, TurnKind, Usage
-from agenticlu.core.statistics import MeanEstimate, estimate_mean
+from agenticlu.core.statistics import MeanEstimate
+from agenticlu.evaluation.recall import RIGHT, DepthRecall, is_right, is_scored, solved_depth
 from agenticlu.evaluation.results import Cell, Difference
 from agenticlu.evaluation.summary import compare, pair_scored
 from agenticlu.judges import panel as judge
 from agenticlu.report.data import Change, ReportData, Stage
-
-RIGHT = 0.5
-"""An answer counts as right from this score on, where no verdicts are kept."""
 
 KIND_NAMES: dict[TurnKind, str] = {
     "direct": "direct answer",
@@ -27,13 +25,6 @@ KIND_NAMES: dict[TurnKind, str] = {
     "answer": "answer",
     "check": "self-check",
 }
-
-
-class DepthFigure(Record):
-    """Share of trees with a right answer at this depth or above."""
-
-    depth: int
-    recall: MeanEstimate
 
 
 class Counts(Record):
@@ -96,7 +87,7 @@ class Overview(Record):
     results: tuple[Cell, ...]
     gains: tuple[Difference, ...]
     changes: tuple[Change, ...]
-    recall_by_depth: tuple[DepthFigure, ...]
+    recall_by_depth: tuple[DepthRecall, ...]
     funnels: dict[str, dict[str, int]]
     stages: tuple[Stage, ...]
     curves: tuple[dict[str, object], ...]
@@ -105,53 +96,11 @@ class Overview(Record):
     errors: tuple[str, ...]
 
 
-def is_right(node: Node) -> bool | None:
-    """Whether a node's answer counts as right, as the data set has it; None when unscored.
-
-    The judges decide. The score, which only orders answers, decides where no verdict is kept.
-    """
-    if node.verdicts:
-        return judge.is_correct(node.verdicts)
-    return None if node.score is None else node.score >= RIGHT
-
-
 def node_state(node: Node) -> str:
     """Returns 'failed', 'unscored', 'right' or 'wrong'."""
     if node.status == "failed":
         return "failed"
     return {None: "unscored", True: "right", False: "wrong"}[is_right(node)]
-
-
-def solved_depth(tree: Tree) -> int | None:
-    """Returns the least depth of a right node, or None."""
-    by_score = [n.depth for n in tree.nodes if not n.verdicts and node_state(n) == "right"]
-    depths = (judge.solved_depth(tree), *by_score)
-    return min((depth for depth in depths if depth is not None), default=None)
-
-
-def is_scored(tree: Tree) -> bool:
-    """Whether any node of the tree has a score."""
-    return any(node_state(node) in ("right", "wrong") for node in tree.nodes)
-
-
-def recall_by_depth(trees: Sequence[Tree]) -> tuple[DepthFigure, ...]:
-    """Returns, per depth d, the share of scored trees with a right node at depth d or above.
-
-    Trees without any score are left out, and counted in `Counts.unscored_trees`.
-    """
-    scored = [tree for tree in trees if is_scored(tree)]
-    if not scored:
-        return ()
-    deepest = max(node.depth for tree in scored for node in tree.nodes)
-    firsts = [solved_depth(tree) for tree in scored]
-    clusters = [tree.document_id for tree in scored]
-    found = []
-    for depth in range(deepest + 1):
-        solved = [float(first is not None and first <= depth) for first in firsts]
-        recall = estimate_mean(solved, clusters)
-        assert recall is not None, "there are scored trees"
-        found.append(DepthFigure(depth=depth, recall=recall))
-    return tuple(found)
 
 
 def tree_stages(trees: Iterable[Tree]) -> tuple[Stage, ...]:
@@ -382,7 +331,7 @@ def signed(points: float) -> str:
     return f"{points:+.0f}".replace("-", "−")
 
 
-def headline(data: ReportData, depths: Sequence[DepthFigure]) -> str:
+def headline(data: ReportData, depths: Sequence[DepthRecall]) -> str:
     """Says in one sentence what came out, with its interval."""
     if data.gains:
         return _gain_headline(data.gains[0])

@@ -30,6 +30,7 @@ from agenticlu.core.records import (
     Usage,
     without_lone_surrogates,
 )
+from agenticlu.evaluation.recall import tree_recall
 from agenticlu.evaluation.results import Cell
 from agenticlu.judges import panel as judge
 from agenticlu.report import figures, plots
@@ -54,7 +55,7 @@ def build_overview(data: ReportData, max_trees: int = MAX_TREES) -> Overview:
         data: What happened.
         max_trees: Trees that the page will hold; the others are listed as not embedded.
     """
-    depths = figures.recall_by_depth(data.trees)
+    depths = tree_recall(data.trees).by_depth
     stages = data.stages
     if not any(stage.group == "search" for stage in stages):
         stages = (*figures.tree_stages(data.trees), *stages)

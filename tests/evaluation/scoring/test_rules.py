@@ -12,7 +12,7 @@ from agenticlu.core.records import Document, Question
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.scoring import rouge, rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
-from agenticlu.evaluation.summary import headline_of
+from agenticlu.evaluation.summary import choose_headline
 
 
 def item(rule: str, *answers: str, question: str = "?", **reference: Any) -> Item:
@@ -134,7 +134,7 @@ def test_what_is_recited_behind_a_label_counts_beside_the_published_rule(
 )
 def test_the_corrected_figure_is_shown_first(rule: str, headline: str) -> None:
     asked = item(rule, "Xy7 a", prefix="Xy7", nodes=["a"], labels=PLACES)
-    assert headline_of(rules.score(asked, "Answer: x")) == headline
+    assert choose_headline(rules.score(asked, "Answer: x")) == headline
 
 
 # --- ROUGE on demand --------------------------------------------------------------------------
