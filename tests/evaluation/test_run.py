@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from agenticlu.cli.eval import command
 from agenticlu.core.errors import (
     EngineAuthError,
-    EngineReplyError,
+    EngineRefusedError,
     EngineUnreachableError,
     StoreError,
     UsageError,
@@ -157,12 +157,12 @@ def test_resume_repeats_only_what_was_lost(tmp_path: Path, cut: int) -> None:
 
 def test_failed_items_are_counted_kept_and_retried(tmp_path: Path) -> None:
     known = answers_of_world()
-    broken = EngineReplyError("no sense")
+    broken = EngineRefusedError("no sense")
     engine = ScriptedEngine(knowing(known), faults={3: broken})
     run(config(), engine, tmp_path)
     summary = load_summary(tmp_path)
     assert summary.num_failed == 1
-    assert "EngineReplyError: no sense" in summary.failures[0].error
+    assert "EngineRefusedError: no sense" in summary.failures[0].error
     assert sum(cell.num_scored for cell in summary.cells) == 15
     calm = ScriptedEngine(knowing(known))
     run(config(), calm, tmp_path)
