@@ -1,20 +1,33 @@
-# make demo    the whole loop, offline, on the bundled tiny model (about ten minutes, two cores)
-# make test    all tests
-# make check   format, lint, types
-# make venv    .venv with everything the tests need
+# make demo        the whole loop, offline, on the bundled tiny model (about ten minutes, two cores)
+# make demo-short  the same at a tenth of the size: does it run?
+# make test        all tests
+# make coverage    all tests, with the lines they reach
+# make check       format, lint, types
+# make bare        every command in an environment without extras
+# make venv        .venv with everything the tests need
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= demo-run
 
-.PHONY: demo test check format venv clean
+.PHONY: demo demo-short test coverage check bare format venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/agenticlu demo --out $(OUT)
 
+demo-short: $(VENV)/.demo
+	rm -rf build/demo-short
+	$(BIN)/agenticlu demo --out build/demo-short --documents 4 --items 4 --lengths 256,512
+
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: venv
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=agenticlu --cov-report=term
+
+bare: venv
+	$(BIN)/python tests/bare_install.py
 
 check: venv
 	$(BIN)/ruff format --check .
