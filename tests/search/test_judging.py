@@ -168,7 +168,7 @@ def test_the_choices_reach_the_engines(monkeypatch) -> None:
     monkeypatch.setattr(setup, "load_limited_engine", lambda *_, **options: built.append(options))
     monkeypatch.setattr(setup, "load_engine", lambda *_: ScriptedEngine())
     limits = Limits(requests_in_flight=5, patience_s=11)
-    EngineChoice("m", ("http://a/v1",), timeout_s=7).load(limits, print)
+    EngineChoice("m", ("http://a/v1",), timeout_s=7).load_limited(limits, print)
     JudgeChoice(("j",), ("http://b/v1",), timeout_s=9).engines(limits, print)
     ((name, local),) = JudgeChoice(("folder",)).engines(limits, print)
     assert [options["timeout_s"] for options in built] == [7, 9]

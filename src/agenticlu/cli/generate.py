@@ -146,7 +146,7 @@ async def _generate(
     judge_engines = judge_choice(settings).engines(limits, progress.warn)
     build_judges(config.judges, build_panel(judge_engines))
     tokenizer = choice.tokenizer(settings.tokenizer)
-    sampler = choice.load(limits, progress.warn)
+    sampler = choice.load_limited(limits, progress.warn)
     sealer = None if settings.seal is None else Sealer(out, settings.seal, shard)
     with contextlib.ExitStack() as stack:
         if sealer is not None:

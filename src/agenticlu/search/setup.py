@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -13,52 +12,26 @@ from agenticlu.core.errors import UsageError
 from agenticlu.core.progress import MetricsWriter, Progress
 from agenticlu.core.records import Node, Tree
 from agenticlu.data.corpus import LeftOut
-from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines import (
-    BUNDLED_MODEL,
-    check_base_url,
-    check_model_path,
     load_engine,
     load_limited_engine,
 )
 from agenticlu.engines.base import Engine
+from agenticlu.engines.choice import DEFAULT_TIMEOUT_S, ModelChoice, check_timeout
 from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges.panel import LlmJudge, solved_depth
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Listener, Shard
 from agenticlu.search.store import Store
 
-DEFAULT_TIMEOUT_S = 600.0
 JUDGE_REQUESTS = 64
 """Requests to a judge in flight at most; of its own, so that the search never waits for it."""
 
 
-@dataclass(frozen=True)
-class EngineChoice:
+class EngineChoice(ModelChoice):
     """Which model samples."""
 
-    model: str | None = None
-    base_url: tuple[str, ...] = ()
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    """Of one request to a server."""
-
-    def __post_init__(self) -> None:
-        check_timeout(self.timeout_s)
-
-    def check(self) -> None:
-        """Refuses a model or a server that cannot be loaded, without loading it.
-
-        Raises:
-            ModelNotFoundError: The model's folder does not exist.
-            UsageError: The address of a server is none.
-        """
-        for url in self.base_url:
-            check_base_url(url)
-        if not self.base_url:
-            check_model_path(self.model)
-
-    def load(self, limits: Limits, say: Callable[[str], None]) -> LimitedEngine:
+    def load_limited(self, limits: Limits, say: Callable[[str], None]) -> LimitedEngine:
         """Builds the engine under a run's limits; it says when it pauses."""
         limiter = limits.build_limiter(say)
         if not self.base_url:
@@ -71,22 +44,6 @@ class EngineChoice:
             timeout_s=self.timeout_s,
             on_event=say,
         )
-
-    def tokenizer(self, name: str | None = None) -> Tokenizer:
-        """Returns the named tokenizer, or the model's own where it lies on this disk."""
-        return load_tokenizer(name if name is not None else self._folder())
-
-    def hint(self, key: str) -> int | None:
-        """Returns what the model's folder says suits it, or None."""
-        folder = self._folder()
-        return None if folder is None else read_model_hint(folder, key)
-
-    def _folder(self) -> str | None:
-        if self.model is not None and Path(self.model).is_dir():
-            return self.model
-        if self.model is None and not self.base_url:
-            return str(BUNDLED_MODEL)
-        return None
 
 
 @dataclass(frozen=True)
@@ -225,15 +182,6 @@ def _judge_limiter(name: str, limits: Limits | None, say: Callable[[str], None] 
     policy = RetryPolicy(patience_s=(limits or Limits()).patience_s)
     tell = None if say is None else lambda text: say(f"judge {name}: {text}")
     return Limiter(Admission(JUDGE_REQUESTS), policy, tell)
-
-
-def check_timeout(seconds: float) -> None:
-    """Raises UsageError unless it is a positive number of seconds."""
-    if not 0 < seconds < math.inf:
-        raise UsageError(
-            f"--timeout must be a number of seconds above 0, not {seconds:g}.",
-            hint=f"Leave it out for {DEFAULT_TIMEOUT_S:.0f} s.",
-        )
 
 
 def parse_shard(text: str | None) -> Shard | None:

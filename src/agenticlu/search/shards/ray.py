@@ -106,7 +106,7 @@ class Worker(Listener):
         limits = job.limits
         self._job = job
         self._notes: dict[str, None] = {}
-        self._engine = job.engine.load(limits, self.say)
+        self._engine = job.engine.load_limited(limits, self.say)
         self._judges = job.judges.engines(limits, self.say)
         self._tokenizer = job.engine.tokenizer(job.tokenizer)
         self._searching: set[asyncio.Task[Any]] = set()

@@ -1,0 +1,329 @@
+"""One document and one model, asked again and again: what `agenticlu.ask` is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+from agenticlu.core.config import resolve
+from agenticlu.core.records import Document
+from agenticlu.core.settings import Settings
+from agenticlu.dialogue.ask import Answer, AskEstimate, Event, estimate, make_question
+from agenticlu.dialogue.ask import ask as ask_engine
+from agenticlu.dialogue.profiles import Profile, load_profile
+from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
+from agenticlu.engines.base import Engine
+from agenticlu.engines.choice import DEFAULT_TIMEOUT_S, ModelChoice
+
+Result = TypeVar("Result")
+BUNDLED_NOTE = (
+    "No model was named, so the bundled tiny model answers. It understands only its own invented "
+    "world; name a model (model='FOLDER') or a server (base_url='http://...')."
+)
+
+
+class _Shared(Settings):
+    """The settings that configuration files and variables share among all commands."""
+
+    model: str | None = None
+    base_url: tuple[str, ...] = ()
+    api_key_env: str = "OPENAI_API_KEY"
+    tokenizer: str | None = None
+    profile: str = "default"
+    piece_tokens: int | None = None
+    temperature: float = 0.0
+
+
+class Reader:
+    """Answers questions about one document; the document is read once, whatever is asked.
+
+    What is not given comes from `AGENTICLU_*` variables, `agenticlu.toml` and the user's file, as
+    on the command line. Use it as a context manager, in synchronous or asynchronous code:
+
+    >>> with Reader("report.pdf", model="./my-model") as reader:  # doctest: +SKIP
+    ...     answers = [reader.ask(question) for question in questions]
+
+    Args:
+        document: A path, or a `Document`.
+        model: A folder in Hugging Face layout, or the name of a served model.
+        base_url: Address of an OpenAI-compatible server; several make a pool.
+        engine: An engine of your own, instead of `model` and `base_url`; it is not closed here.
+        api_key_env: Environment variable that holds the server's key.
+        tokenizer: Folder or hub id, where the model's own is not known.
+        profile: Wordings: a bundled profile's name, a TOML file, or a `Profile`.
+        piece_tokens: Tokens of a piece at most; None for what suits the model, else 512.
+        timeout_s: Limit of one request to a server, in seconds.
+
+    Raises:
+        DocumentError: The document cannot be read.
+        ConfigError: A configuration file, the profile or the tokenizer cannot be read.
+    """
+
+    def __init__(
+        self,
+        document: str | os.PathLike[str] | Document,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        base_url: str | Sequence[str] = (),
+        engine: Engine | None = None,
+        api_key_env: str | None = None,
+        tokenizer: str | None = None,
+        profile: str | Profile | None = None,
+        piece_tokens: int | None = None,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
+        settings = resolve(
+            _Shared,
+            flags={
+                "model": None if model is None else os.fspath(model),
+                "base_url": urls or None,
+                "api_key_env": api_key_env,
+                "tokenizer": tokenizer,
+                "profile": profile if isinstance(profile, str) else None,
+                "piece_tokens": piece_tokens,
+            },
+        ).values
+        # A server named in the call is not to be asked for a model that a file names for another.
+        name = settings.model if model is not None or not urls else None
+        # Likewise a model folder named in the call is not looked for on a file's server.
+        urls = urls if urls or model is not None else settings.base_url
+        self._choice = ModelChoice(name, urls, settings.api_key_env, timeout_s)
+        self._engine, self._owns_engine = engine, engine is None
+        self._loop: _Loop | None = None
+        self._temperature = settings.temperature
+        self.profile = profile if isinstance(profile, Profile) else load_profile(settings.profile)
+        self.document = (
+            document if isinstance(document, Document) else load_document(os.fspath(document))
+        )
+        self.tokenizer = self._choice.tokenizer(settings.tokenizer)
+        hint = self._choice.hint("piece_tokens")
+        self.pieces = split(
+            self.document, self.tokenizer, settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; loaded when first used."""
+        if self._engine is None:
+            if self._choice.bundled:
+                warnings.warn(BUNDLED_NOTE, UserWarning, stacklevel=3)
+            self._engine = self._choice.load()
+        return self._engine
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Answers a question; see `ask_async` for the options and errors."""
+        if self._loop is None:
+            self._loop = _Loop()
+        engine = self.engine  # loaded here, so that a warning points to the caller
+        assert engine is not None
+        return self._loop.run(self.ask_async(question, **options))
+
+    async def ask_async(
+        self,
+        question: str,
+        *,
+        options: Sequence[str] = (),
+        rounds: int = 1,
+        spans: bool = False,
+        temperature: float | None = None,
+        max_total_tokens: int | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Answer:
+        """Answers a question.
+
+        Args:
+            question: The question.
+            options: Choices of a multiple-choice question.
+            rounds: Rounds of clarification at most; a self-check of yes ends them.
+            spans: Read a document that does not fit the model's window piece by piece.
+            temperature: 0 is greedy.
+            max_total_tokens: Prompt and sampled tokens at most.
+            on_event: Called after every turn, and while scanning by spans.
+
+        Returns:
+            The answer. `answer.supported` says whether the document supports it.
+
+        Raises:
+            DocumentTooLongError: The document does not fit and `spans` is off.
+            BudgetExceededError: The limit was reached before there was any answer.
+            EngineError: The model could not be asked.
+        """
+        return await ask_engine(
+            self.document,
+            make_question(self.document, question, options),
+            self.engine,
+            tokenizer=self.tokenizer,
+            profile=self.profile,
+            rounds=rounds,
+            spans=spans,
+            temperature=self._temperature if temperature is None else temperature,
+            pieces=self.pieces,
+            max_total_tokens=max_total_tokens,
+            on_event=on_event,
+        )
+
+    def estimate(self, question: str, *, rounds: int = 1, window: int | None = None) -> AskEstimate:
+        """Counts what a question would cost at most; sends nothing."""
+        return estimate(
+            self.document,
+            make_question(self.document, question),
+            tokenizer=self.tokenizer,
+            profile=self.profile,
+            rounds=rounds,
+            pieces=self.pieces,
+            window=window,
+        )
+
+    def close(self) -> None:
+        """Releases the model or the connections."""
+        if self._loop is not None:
+            self._loop.run(self.close_async())
+            self._loop.close()
+            self._loop = None
+        elif self._engine is not None and self._owns_engine:
+            asyncio.run(self.close_async())
+
+    async def close_async(self) -> None:
+        """Releases the model or the connections, from asynchronous code."""
+        if self._engine is not None and self._owns_engine:
+            await self._engine.close()
+            self._engine = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close_async()
+
+
+class ReaderOptions(TypedDict, total=False):
+    """Keyword arguments of `Reader`, for functions that build one."""
+
+    model: str | os.PathLike[str] | None
+    base_url: str | Sequence[str]
+    engine: Engine | None
+    api_key_env: str | None
+    tokenizer: str | None
+    profile: str | Profile | None
+    piece_tokens: int | None
+    timeout_s: float
+
+
+def ask(
+    document: str | os.PathLike[str] | Document,
+    question: str,
+    *,
+    options: Sequence[str] = (),
+    rounds: int = 1,
+    spans: bool = False,
+    temperature: float | None = None,
+    max_total_tokens: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **reader: Unpack[ReaderOptions],
+) -> Answer:
+    """Answers one question about a document; works in notebooks, too.
+
+    Several questions about one document are cheaper with a `Reader`, which reads it once.
+
+    >>> answer = ask("report.pdf", "Who signed?", model="./my-model")  # doctest: +SKIP
+    >>> print(answer.answer, [c.quote for c in answer.citations])  # doctest: +SKIP
+
+    Args:
+        document: A path, or a `Document`.
+        question: The question.
+        options: Choices of a multiple-choice question.
+        rounds: Rounds of clarification at most.
+        spans: Read a document that does not fit the model's window piece by piece.
+        temperature: 0 is greedy.
+        max_total_tokens: Prompt and sampled tokens at most.
+        on_event: Called after every turn.
+        **reader: `model`, `base_url` and the other arguments of `Reader`.
+
+    Raises:
+        AgenticluError: See `Reader` and `Reader.ask_async`.
+    """
+    with Reader(document, **reader) as opened:
+        return opened.ask(
+            question,
+            options=options,
+            rounds=rounds,
+            spans=spans,
+            temperature=temperature,
+            max_total_tokens=max_total_tokens,
+            on_event=on_event,
+        )
+
+
+async def ask_async(
+    document: str | os.PathLike[str] | Document,
+    question: str,
+    *,
+    options: Sequence[str] = (),
+    rounds: int = 1,
+    spans: bool = False,
+    temperature: float | None = None,
+    max_total_tokens: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **reader: Unpack[ReaderOptions],
+) -> Answer:
+    """Answers one question about a document, from asynchronous code; see `ask`."""
+    async with Reader(document, **reader) as opened:
+        return await opened.ask_async(
+            question,
+            options=options,
+            rounds=rounds,
+            spans=spans,
+            temperature=temperature,
+            max_total_tokens=max_total_tokens,
+            on_event=on_event,
+        )
+
+
+class _Loop:
+    """An event loop in a thread of its own.
+
+    A notebook runs a loop already, in which `asyncio.run` refuses to start another; and an
+    engine's connections belong to the loop that opened them, so one loop serves all questions.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Runs a coroutine to its end; an interrupt cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
