@@ -1,4 +1,4 @@
-"""What sealing and merging a run cost: time, size and memory, for a run of many calls.
+"""Cost of sealing and merging a run of many calls: time, size and memory.
 
     python benchmarks/sealing.py --documents 1000 --calls 200 [--json FILE]
 

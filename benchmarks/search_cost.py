@@ -1,11 +1,11 @@
-"""What tree search costs: the published algorithm against every mode of this one, in one run.
+"""Cost of tree search: the published algorithm against every mode of this one, in one run.
 
     python benchmarks/search_cost.py --documents 2 --questions 2 --tokens 1024 [--json FILE]
 
 The same documents, questions, model, branching and depth for all. Engine tokens are prompt tokens
-that had to be computed plus sampled tokens, judges aside. The published code runs its engine
-without a prefix cache; it is also measured with ours, which is kinder to it. Recall is the share
-of questions with a right answer anywhere in the tree.
+that had to be computed plus sampled tokens, without those of judges. The published code runs its
+engine without a prefix cache; it is also measured with ours, which is kinder to it. Recall is the
+share of questions with a right answer anywhere in the tree.
 """
 
 from __future__ import annotations

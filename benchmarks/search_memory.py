@@ -1,4 +1,4 @@
-"""The memory of a search at the paper's shape: one question, eight branches, three levels.
+"""Memory of a search at the paper's shape: one question, eight branches, three levels.
 
     python benchmarks/search_memory.py [--depth 3] [--as-published] [--json FILE]
 

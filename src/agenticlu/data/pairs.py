@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agenticlu.core.records import Node, Pair, Record, Tree, Turn, TurnKind, content_id
-from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_flaw, find_path_flaw
+from agenticlu.data.tree_view import Flaw, Funnel, TreeView, Unfit, find_flaw, find_path_flaw
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.judges.panel import is_correct
 
@@ -31,6 +31,7 @@ Unpaired = Literal["no partner", "tie", "below margin", "no near miss"]
 """Why a right answer found no wrong one."""
 NodeFate = Literal[
     Flaw,
+    Unfit,
     Unpaired,
     "chosen",
     "rejected",
@@ -40,9 +41,6 @@ NodeFate = Literal[
     "unpaired",
     "not an extreme",
     "unscored",
-    "unsupported",
-    "leak",
-    "repeats",
 ]
 """Fate of a node; `data.build` explains each one."""
 RowFate = Literal[
@@ -163,12 +161,8 @@ def _candidates(
             fates[node.id] = "unscored"
         elif not correct:
             wrong.append(node)
-        elif policy.drop_leaks and view.is_tainted(node):
-            fates[node.id] = "leak"
-        elif view.repeats(node):
-            fates[node.id] = "repeats"
-        elif not node.kept:
-            fates[node.id] = "unsupported"
+        elif (unfit := view.find_unfit(node, drop_leaks=policy.drop_leaks)) is not None:
+            fates[node.id] = unfit
         else:
             right.append(node)
     if right and not wrong:
@@ -289,11 +283,11 @@ def _row_flaw(turn: Turn, other: Turn | None, policy: PairPolicy) -> RowFate | N
 
 
 def _label_flaw(best: Node, worst: Node, turn: Turn, other: Turn | None) -> RowFate | None:
-    """Returns why the chosen reply may not be called the better one.
+    """Returns why the chosen reply must not be labelled the better one.
 
     Where the paths of a pair part, both rounds may have answered wrongly, or the rejected one
-    rightly: then only what leads on, not what they answered, is told apart by the outcome. A
-    self-check is right when it says what the judges say, here of the chosen answer.
+    rightly: then the outcome separates what leads on, not what they answered. A self-check is right
+    when it agrees with the judges, here about the chosen answer.
     """
     if turn.kind not in ("answer", "check"):
         return None

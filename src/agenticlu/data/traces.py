@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from agenticlu.core.records import Message, Node
-from agenticlu.data.tree_view import Flaw, Funnel, TreeView, find_path_flaw
+from agenticlu.data.tree_view import Flaw, Funnel, TreeView, Unfit, find_path_flaw
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.steps import build_history
 from agenticlu.judges.panel import is_correct
 
-TraceFate = Literal[
-    Flaw, "written", "no right answer", "unscored", "unsupported", "leak", "repeats"
-]
+TraceFate = Literal[Flaw, Unfit, "written", "no right answer", "unscored"]
 """Fate of a tree."""
 
 
@@ -94,9 +92,9 @@ def _row(
 def _targets(view: TreeView, node: Node, num_messages: int) -> list[int]:
     """Returns the indices of the messages to learn: all replies but wrong ones on the way.
 
-    An early round may have answered wrongly: that answer stays in the conversation as what came
-    before and is no target. Its self-check says "no" and is one, unless the answer was right. Nor
-    is a clarification that holds the answer too early.
+    An early round may have answered wrongly: that answer stays in the conversation as context and
+    is not a target. Its self-check says "no" and is a target, unless the answer was right. A
+    clarification that leaks the answer is not a target either.
     """
     targets: list[int] = []
     path = view.tree.path(node.id)
@@ -124,7 +122,9 @@ def _best_node(view: TreeView, drop_leaks: bool) -> tuple[Node | None, TraceFate
     if not right:
         scored = any(node.score is not None for node in tree.nodes)
         return None, "no right answer" if scored else "unscored"
-    flaws = [_trace_flaw(view, node, drop_leaks) for node in right]
+    flaws = [
+        find_path_flaw(tree, node) or view.find_unfit(node, drop_leaks=drop_leaks) for node in right
+    ]
     sound = [node for node, flaw in zip(right, flaws, strict=True) if flaw is None]
     if not sound:
         assert flaws[0] is not None
@@ -132,15 +132,3 @@ def _best_node(view: TreeView, drop_leaks: bool) -> tuple[Node | None, TraceFate
     # Of equals, `min` takes the first: the nodes are in the order in which they were sampled.
     best = min(sound, key=lambda node: (node.depth, view.is_tainted(node), -(node.score or 0.0)))
     return best, "written"
-
-
-def _trace_flaw(view: TreeView, node: Node, drop_leaks: bool) -> TraceFate | None:
-    """Returns why a path cannot be shown to a model to learn from."""
-    flaw = find_path_flaw(view.tree, node)
-    if flaw is not None:
-        return flaw
-    if drop_leaks and view.is_tainted(node):
-        return "leak"
-    if view.repeats(node):
-        return "repeats"
-    return None if node.kept else "unsupported"

@@ -21,6 +21,8 @@ from agenticlu.evaluation.scoring.answers import canonical_tokens
 
 Flaw = Literal["failed", "truncated", "refused", "empty"]
 """Why a round is of no use, whatever its score."""
+Unfit = Literal["leak", "repeats", "unsupported"]
+"""Why a right answer teaches a bad habit."""
 USED = ("chosen", "rejected", "written")
 """Fates of what ends up in a data set; all others are reasons for a loss."""
 SMALL_NUMBER = 100
@@ -111,6 +113,14 @@ class TreeView:
         """Whether a clarification on the way to `node` was asked before: inference ends there."""
         turns = [turn for step in self.tree.path(node.id)[1:] for turn in step.turns]
         return find_repeat(turns) is not None
+
+    def find_unfit(self, node: Node, *, drop_leaks: bool) -> Unfit | None:
+        """Returns why a right answer is not to be learnt from, though nothing in it is broken."""
+        if drop_leaks and self.is_tainted(node):
+            return "leak"
+        if self.repeats(node):
+            return "repeats"
+        return None if node.kept else "unsupported"
 
     def render(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
         """Renders finished turns over the whole marked document."""
