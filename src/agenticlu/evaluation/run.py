@@ -37,8 +37,15 @@ from agenticlu.evaluation.helmet.results import (
     describe_judges,
     write_result,
 )
-from agenticlu.evaluation.helmet.sources import INFINITEBENCH, describe_similar_files, load_llama2
-from agenticlu.evaluation.helmet.specs import ICL_SETS, SPECS, find_file, find_scale, load_templates
+from agenticlu.evaluation.helmet.sources import describe_similar_files, load_llama2
+from agenticlu.evaluation.helmet.specs import (
+    HUB_SETS,
+    ICL_SETS,
+    SPECS,
+    find_file,
+    find_scale,
+    load_templates,
+)
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.methods import find_method
 from agenticlu.evaluation.plan import (
@@ -375,13 +382,6 @@ def check_config(config: EvaluationConfig) -> None:
         )
 
 
-HUB_SETS = {
-    "narrativeqa": "narrativeqa",
-    "infbench": INFINITEBENCH,
-    "multi_lexsum": "allenai/multi_lexsum",
-    "qasper": "tau/scrolls",
-}
-"""Family of HELMET's tasks to its data set on the hub."""
 CUT_BY_LLAMA2 = frozenset(HUB_SETS)
 """Families whose documents are counted and cut by HELMET's tokenizer."""
 MOST_LISTED = 8

@@ -19,7 +19,6 @@ from agenticlu.core.records import content_seed
 from agenticlu.core.rows import Row
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.sources import (
-    INFINITEBENCH,
     OMISSION,
     Llama2,
     RowRequest,
@@ -29,6 +28,7 @@ from agenticlu.evaluation.helmet.sources import (
     read_json,
 )
 from agenticlu.evaluation.helmet.specs import (
+    HUB_SETS,
     ICL_SETS,
     LENGTHS,
     Template,
@@ -269,8 +269,9 @@ def load_narrativeqa(wanted: RowRequest) -> Loaded:
     llama = load_llama2(wanted.root, wanted.tokenizer)
     cut = _cutter(wanted, llama)
     template = wanted.template("narrativeqa")
-    test = sampling.shuffled(load_split(wanted.root, "narrativeqa", "test"), wanted.seed)
-    train = load_split(wanted.root, "narrativeqa", "train") if wanted.num_shots else []
+    name = HUB_SETS["narrativeqa"]
+    test = sampling.shuffled(load_split(wanted.root, name, "test"), wanted.seed)
+    train = load_split(wanted.root, name, "train") if wanted.num_shots else []
     rows: list[Row] = []
     for row in test:
         if len(rows) == wanted.num_rows:
@@ -303,7 +304,7 @@ def load_infbench(wanted: RowRequest) -> Loaded:
     llama = load_llama2(wanted.root, wanted.tokenizer)
     cut = _cutter(wanted, llama)
     every: list[Row] = []
-    for row in load_split(wanted.root, INFINITEBENCH, f"longbook_{kind}_eng"):
+    for row in load_split(wanted.root, HUB_SETS["infbench"], f"longbook_{kind}_eng"):
         made = {**row, "question": row["input"]}
         if kind == "choice":
             letter = chr(ord("A") + row["options"].index(row["answer"][0]))
@@ -336,7 +337,7 @@ def load_multi_lexsum(wanted: RowRequest) -> Loaded:
     """Summaries of cases; demonstrations as for narrativeqa follow from the row's content."""
     template = wanted.template("multi_lexsum")
     llama = load_llama2(wanted.root, wanted.tokenizer)
-    name, config = "allenai/multi_lexsum", "v20230518"
+    name, config = HUB_SETS["multi_lexsum"], "v20230518"
     cut = _cutter(wanted, llama)
 
     def summarised(split: str) -> list[Row]:
@@ -411,7 +412,7 @@ def load_qasper(wanted: RowRequest) -> Loaded:
 
     def merged(split: str) -> list[Row]:
         by_id: dict[object, Row] = {}
-        for row in load_split(wanted.root, "tau/scrolls", split, "qasper"):
+        for row in load_split(wanted.root, HUB_SETS["qasper"], split, "qasper"):
             question, _, article = row["input"].partition("\n\n")
             made = by_id.setdefault(
                 row["id"],

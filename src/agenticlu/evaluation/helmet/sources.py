@@ -15,14 +15,20 @@ from agenticlu.core.errors import ConfigError, UsageError, missing_dependency
 from agenticlu.core.rows import Row, require_row, starts_array
 from agenticlu.core.rows import load_rows as load_file_rows
 from agenticlu.evaluation.helmet import sampling
-from agenticlu.evaluation.helmet.specs import SPECS, Spec, Template, find_file, load_templates
+from agenticlu.evaluation.helmet.specs import (
+    HUB_SETS,
+    SPECS,
+    Spec,
+    Template,
+    find_file,
+    load_templates,
+)
 
 T = TypeVar("T")
 OMISSION = " ... [the rest of the text is omitted]"
 """Marks where a document is cut, as in HELMET (data.py:162); part of what is measured."""
 LLAMA2 = "meta-llama/Llama-2-7b-hf"
 """The tokenizer that HELMET measures and cuts documents with."""
-INFINITEBENCH = "xinrongzhang2022/infinitebench"
 KEY_POINTS = {
     "infbench_sum_eng": ("data/infbench/longbook_sum_eng_keypoints.jsonl", "keypoints"),
     "multi_lexsum": ("data/multi_lexsum/multi_lexsum_val.jsonl", "summary/short_keypoints"),
@@ -88,7 +94,9 @@ def _load_dataset(root: Path, name: str, split: str, config: str | None) -> Any:
     folder = root / name
     source = str(folder) if folder.is_dir() else name
     features = None
-    if name == INFINITEBENCH:  # columns that are empty in one split only defeat type inference
+    if (
+        name == HUB_SETS["infbench"]
+    ):  # columns that are empty in one split only defeat type inference
         text = datasets.Value("string")
         columns = {"context": text, "input": text}
         lists = {"answer": [text], "options": [text]}

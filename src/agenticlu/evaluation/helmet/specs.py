@@ -189,6 +189,13 @@ SPECS: dict[str, Spec] = {
 }
 """Task to its specification, under HELMET's name without the numbers that depend on the length."""
 
+HUB_SETS = {
+    "narrativeqa": "narrativeqa",
+    "infbench": "xinrongzhang2022/infinitebench",
+    "multi_lexsum": "allenai/multi_lexsum",
+    "qasper": "tau/scrolls",
+}
+"""Family of tasks to its data set on the hub."""
 ICL_SETS: dict[str, tuple[str, str | None, str, str, str, int]] = {
     "icl_trec_coarse": ("CogComp/trec", None, "test", "text", "coarse_label", 6),
     "icl_trec_fine": ("CogComp/trec", None, "test", "text", "fine_label", 50),

@@ -11,6 +11,7 @@ from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_id
 from agenticlu.evaluation.helmet.specs import (
     SPECS,
+    Template,
     build_json_kv_row,
     build_prompt,
     find_scale,
@@ -73,30 +74,40 @@ def load(request: TaskRequest) -> Iterator[Item]:
             return {key: vocabulary.uuid(rng) for key in keys}
 
         pairs = fitter.row(build, tokens)
-        context = _render(pairs)
-        document = Document.of(context, f"key_values:{request.seed}:{number}")
+        document = Document.of(_render(pairs), f"key_values:{request.seed}:{number}")
         for place in range(min(NUM_PLACES, request.num_items - first)):
             raw = _build_row(pairs, place, shots)
             raw |= {"id": first + place, "length": request.length, "seed": seed}
-            row = build_json_kv_row({**raw, "context": context}, shots)
-            line = f'"{raw["question"]}": "{raw["answer"]}"'
-            start = context.index(line)
-            yield Item(
-                task=request.task,
-                length=request.length,
-                document=document,
-                question=Question(
-                    id=content_id("key_values", raw["question"]),
-                    text=template.ask.format(**row),
-                    answers=(raw["answer"],),
-                ),
-                rule="open",
-                gold_spans=((start, start + len(line)),),
-                max_tokens=gen_tokens,
-                prompt=build_prompt(template, row, chat=False),
-                reference={"prefix": spec.label},
-                row=raw,
-            )
+            row = build_json_kv_row({**raw, "context": document.text}, shots)
+            yield _build_item(request, template, document, raw, row, gen_tokens)
+
+
+def _build_item(
+    request: TaskRequest,
+    template: Template,
+    document: Document,
+    raw: dict[str, Any],
+    row: dict[str, Any],
+    gen_tokens: int,
+) -> Item:
+    line = f'"{raw["question"]}": "{raw["answer"]}"'
+    start = document.text.index(line)
+    return Item(
+        task=request.task,
+        length=request.length,
+        document=document,
+        question=Question(
+            id=content_id("key_values", raw["question"]),
+            text=template.ask.format(**row),
+            answers=(raw["answer"],),
+        ),
+        rule="open",
+        gold_spans=((start, start + len(line)),),
+        max_tokens=gen_tokens,
+        prompt=build_prompt(template, row, chat=False),
+        reference={"prefix": SPECS["json_kv"].label},
+        row=raw,
+    )
 
 
 def _render(pairs: Pairs) -> str:
