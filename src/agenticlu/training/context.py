@@ -65,6 +65,7 @@ def _deal(plan: TriePlan, ranks: int, piece: int) -> list[list[Range]]:
     owned: list[list[Range]] = [[] for _ in range(ranks)]
     area = [0] * ranks
 
+    # The area of rows at depths d ... is the sum of d + 1: what their queries see.
     def give(rank: int, start: int, end: int, depth: int) -> None:
         if end > start:
             owned[rank].append((start, end))
@@ -123,6 +124,7 @@ def clip(
             local += y - x
             if a >= b:
                 continue
+            # Rows [a, b) of a causal square see every key before a, and a smaller square.
             pieces = [(a, b, k0, a, 0), (a, b, a, b, 1)] if causal else [(a, b, k0, k1, 0)]
             for piece in pieces:
                 if piece[3] > piece[2]:
@@ -147,6 +149,7 @@ def _clip_keys(piece: Rectangle, keys: Sequence[Range] | None) -> list[Rectangle
         if not causal:
             found.append((a, b, low + shift, high + shift, 0))
             continue
+        # Keys [low, high) of a square: a smaller square, and every row below it.
         found.append((low, high, low + shift, high + shift, 1))
         if high < b:
             found.append((high, b, low + shift, high + shift, 0))

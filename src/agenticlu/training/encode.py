@@ -221,6 +221,7 @@ class Encoder:
             self._encode_text(part) if ids is None else self._encode_reply(part, ids)
             for part, ids in zip(parts, sampled, strict=True)
         ]
+        # Some tokenizers treat the start of a text specially; a few rows show whether one does.
         if self._checks_left and not any(sampled):
             self._checks_left -= 1
             self._piecewise = self._piecewise and self._agrees(parts, encoded)
@@ -289,6 +290,8 @@ class Encoder:
         )
 
     def _encode_text(self, text: str) -> list[Ids]:
+        # Tokenizers never join text across a special token, so text between two of them can be
+        # tokenised by itself: a document is, once, however many rows hold it.
         chunks: list[Ids] = []
         for part in self._split.split(text) if self._split else [text]:
             if part in self._special:

@@ -69,6 +69,7 @@ class _EdgeLogprobs(torch.autograd.Function):
             dlogits = logits.softmax(1).mul_(-grad_E[part].unsqueeze(1))
             dlogits.scatter_add_(1, targets[part].unsqueeze(1), grad_E[part].unsqueeze(1))
             dlogits.mul_(ctx.logit_scale)
+            # Products in the weights' dtype, as the forward has them; sums over chunks wide.
             narrow = dlogits.to(weight.dtype)
             if need_hidden:
                 dhidden.index_add_(0, sources[part], (narrow @ weight).to(wide))

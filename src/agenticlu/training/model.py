@@ -270,6 +270,7 @@ def probe_model(edges: EdgeModel, kernel: str, dtype: torch.dtype) -> float:
     off = edges.run(wrong, kernel).double().cpu().numpy()
     expected = np.concatenate([_own_logprobs(model, ids) for ids in traces])
     model.train(training)
+    # The wrong plan shows that a difference would be seen: every trace sees every other in it.
     difference = float(np.abs(got[plan.edge_of_K] - expected).max())
     wrong_difference = float(np.abs(off[plan.edge_of_K] - expected).max())
     # Log-probabilities of unlikely tokens are large numbers, and so are their rounding errors.

@@ -182,5 +182,6 @@ def shard(
         fully_shard(module, mesh=mesh, mp_policy=policy)
     for module in edges.modules():
         if isinstance(module, FSDPModule):
+            # Weights of edges already hold the step's denominator; FSDP would divide once more.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)

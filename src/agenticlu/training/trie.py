@@ -133,7 +133,7 @@ def common_prefix(a: npt.NDArray[np.integer], b: npt.NDArray[np.integer]) -> int
 
 def sort_key(ids: npt.NDArray[np.integer]) -> bytes:
     """Returns bytes that sort like the sequence of ids."""
-    return ids.astype(">u4").tobytes()
+    return ids.astype(">u4").tobytes()  # big-endian: bytes compare as numbers do
 
 
 class _Builder:
@@ -215,6 +215,7 @@ def build_plan(
     positions_S = np.concatenate(
         [np.arange(s.depth, s.depth + s.end - s.start) for s in segments]
     ).astype(np.int64)
+    # The row that predicts each row: the one before it, at a branch the parent's last.
     before_S = np.arange(-1, len(ids_S) - 1, dtype=np.int64)
     for segment in segments:
         before_S[segment.start] = -1 if segment.parent is None else segments[segment.parent].end - 1
@@ -224,6 +225,7 @@ def build_plan(
         rows = _rows_of(segments, builder.end_segment[place])
         supervised[number] = rows[masks[number]]
     rows_K = np.concatenate(supervised)
+    # A row that several traces supervise is one edge, computed once and weighed for all of them.
     rows_E, edge_of_K = np.unique(rows_K, return_inverse=True)
     lengths = [len(ids) for ids in traces]
     return TriePlan(
