@@ -21,7 +21,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
-from agenticlu.demo.world import paragraph_starts, world_words
+from agenticlu.demo.lexicon import FILLER, world_words
 from agenticlu.dialogue.profiles import KINDS, Profile
 from agenticlu.dialogue.relevance import RELEVANCE_CHOICES
 from agenticlu.documents import NO_MARKS
@@ -59,7 +59,7 @@ def build_vocabulary(profile: Profile) -> dict[str, int]:
     words = {word for word in world_words() if word.isalpha()} | spaced
     tokens = [*SPECIAL, *sorted(ByteLevel.alphabet()), "<para", "</para", "\u010a\u010a"]
     tokens += [f"\u0120{word}" for word in sorted(words)]
-    tokens += sorted(bare | set(paragraph_starts()))
+    tokens += sorted(bare | {s[0].upper() + s.split()[0][1:] for s in FILLER})
     tokens += [f"\u0120{number}" for number in range(NUM_NUMBERS)]
     unique = list(dict.fromkeys(tokens))
     return {token: i for i, token in enumerate(unique)}

@@ -88,7 +88,7 @@ def test_a_timeout_reaches_the_server_alone(
         return ScriptedEngine(ROUND)
 
     monkeypatch.setattr(agenticlu.engines, "load_engine", load)
-    monkeypatch.setattr("agenticlu.engines.probe.read_served_model", lambda *args: None)
+    monkeypatch.setattr("agenticlu.evaluation.setup.read_served_model", lambda *args: None)
     served = ("--base-url", "http://a/v1", "--model", "m", "--timeout", "7.5")
     assert run("ask", town, ASKED, *served)[0] == 0
     assert run("ask", town, ASKED, "--timeout", "7.5")[0] == 0
@@ -390,7 +390,7 @@ def test_one_interrupt_answers_and_two_abort(run: Run, town: str, engine: Any) -
     assert code == 0
     assert out.startswith("Wexley\n")
     assert "as requested" in out
-    assert "Once more aborts" in err
+    assert "Ctrl-C again" in err
 
     def twice(request: Any) -> float:
         return 0.05 if request.turn >= 4 else 0.0

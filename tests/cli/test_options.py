@@ -32,7 +32,6 @@ def walk(command: click.Command, *words: str) -> Iterator[tuple[tuple[str, ...],
 
 ALL = dict(walk(group))
 CONVERTED = {words: one for words, one in ALL.items() if isinstance(one, SettingsCommand)}
-NOT_YET = [words for words in ALL if words[0] in ("dataset", "eval", "report", "demo", "prompts")]
 OPTIONS = [
     (words, setting)
     for words, command in CONVERTED.items()
@@ -101,7 +100,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_command_takes_its_settings_from_one_place() -> None:
-    assert set(ALL) - set(CONVERTED) == set(NOT_YET)
+    assert len(CONVERTED) == len(ALL) > 25
+    assert len(OPTIONS) > 300
 
 
 def test_the_tables_are_the_commands() -> None:
@@ -125,7 +125,12 @@ def test_every_option_from_every_layer(
     def shown(*given: str) -> list[str]:
         result = call(*words, "--show-config", *given)
         assert result.exit_code == 0, (result.output, result.exception)
-        return result.stdout.splitlines()
+        if not result.stdout.startswith("{"):
+            return result.stdout.splitlines()
+        found = json.loads(result.stdout)
+        return [
+            f"{k} = {json.dumps(v)}  ({found['origins'][k]})" for k, v in found["values"].items()
+        ]
 
     assert not any(line.startswith(expected) for line in shown())
     user = tmp_path / "home" / "agenticlu" / "config.toml"
@@ -151,7 +156,8 @@ def test_unknown_keys_are_errors_everywhere(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = CONVERTED[words]
-    key = next(key for key in settings_of(command.settings) if key not in command.without)
+    keys = [key for key in settings_of(command.settings) if key not in command.without]
+    key = keys[0] if keys else "anything"
     wrong = f"{key}z"
     for file, text, given in (
         ("agenticlu.toml", f"[{command.section}]\n{wrong} = 1\n", ()),
@@ -162,13 +168,13 @@ def test_unknown_keys_are_errors_everywhere(
         Path(file).unlink()
         assert isinstance(result.exception, ConfigError), (file, result.output)
         assert repr(wrong) in result.exception.message
-        assert "Did you mean" in (result.exception.hint or "")
+        assert not keys or "Did you mean" in (result.exception.hint or "")
     variable = f"AGENTICLU_{command.section}_{wrong}".replace(".", "_").upper()
     monkeypatch.setenv(variable, "1")
     result = call(*words, "--show-config")
     assert isinstance(result.exception, ConfigError)
     assert variable in result.exception.message
-    assert "Did you mean" in (result.exception.hint or "")
+    assert not keys or "Did you mean" in (result.exception.hint or "")
 
 
 @pytest.mark.parametrize("words", CONVERTED, ids=" ".join)
@@ -205,6 +211,7 @@ def test_no_command_drops_the_model_in_silence(monkeypatch: pytest.MonkeyPatch) 
         ("plan", "corpus.jsonl"),
         ("generate", "corpus.jsonl", "--dry-run"),
         ("ask", "a.txt", "Who?", "--dry-run"),
+        ("eval", "--dry-run", "--lengths", "256", "--limit", "1"),
     ):
         assert "bundled tiny model" in call(*words).stderr, words
         monkeypatch.setenv("AGENTICLU_MODEL", "no-such-model")

@@ -79,7 +79,7 @@ def test_a_file_of_another_kind_is_not_overwritten(
     foreign = {"summary.json": '{"version": 1, "build": {}}', "notes.html": "<title>mine</title>"}
     for name, text in foreign.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError, match="is no report"):
+    with pytest.raises(UsageError, match="is not a report"):
         CliRunner().invoke(
             command,
             ["--eval", str(evaluation), "--out", str(tmp_path / out)],

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from agenticlu.core.records import Document, Message, Question
-from agenticlu.demo.world import World, world_words
+from agenticlu.demo.lexicon import world_words
+from agenticlu.demo.world import World
 from agenticlu.dialogue.profiles import KINDS, load_profile
 from agenticlu.dialogue.relevance import RELEVANCE_CHOICES, render_relevance
 from agenticlu.dialogue.steps import DIRECT, Dialogue

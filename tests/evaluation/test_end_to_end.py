@@ -47,7 +47,7 @@ main()
 
 
 def arguments(out: Path, *more: str) -> list[str]:
-    shape = ["--lengths", "256,320", "--limit", "6", "--max-tokens", "24", "--concurrency", "1"]
+    shape = ["--lengths", "256,320", "--limit", "6", "--max-new-tokens", "24", "--concurrency", "1"]
     return [*AGENTICLU, "eval", *shape, "--out", str(out), *more]
 
 
@@ -59,7 +59,7 @@ def test_all_methods_at_four_lengths_survive_a_kill_and_tell_the_one_item_that_f
     tmp_path: Path,
 ) -> None:
     shape = ["--methods", ",".join(ALL), "--lengths", "128,160,192,224", "--limit", "2"]
-    shape += ["--max-tokens", "16", "--concurrency", "4"]
+    shape += ["--max-new-tokens", "16", "--concurrency", "4"]
     command = [sys.executable, "-c", ONE_FAILS, "eval", *shape, "--out", str(tmp_path)]
     path = tmp_path / "predictions.jsonl"
     total = len(ALL) * 4 * 2

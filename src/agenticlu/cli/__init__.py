@@ -1,6 +1,6 @@
-"""The console command: each subcommand is loaded only when it is used.
+"""The console command; a subcommand is imported when it is used.
 
-A subcommand lives in the module of its name in this package, as a click command called `command`.
+A subcommand is the click command called `command` in the module of its name in this package.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from agenticlu.core.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",
-    "plan": "Say what a search will cost, before it runs.",
-    "generate": "Grow trees of clarifications over a corpus, into a store that loses nothing.",
-    "status": "Say how far a run is, from any process, while it works.",
-    "dataset": "Turn a run's trees into rows for SFT and DPO; import published sets.",
+    "plan": "Estimate the cost of a search before it runs.",
+    "generate": "Grow trees of clarifications over a corpus, into a crash-safe store.",
+    "status": "Show the progress of a run, from any process, while it works.",
+    "dataset": "Turn a run's trees into rows for SFT and DPO; import published data sets.",
     "train": "Fine-tune on traces, then on preference pairs, sharing each document's prefix.",
     "eval": "Evaluate methods on tasks and lengths; score saved predictions.",
     "report": "Show a run: results, costs, curves and every tree, in one HTML file.",
     "demo": "Run the whole loop, offline, on the bundled tiny model.",
     "serve": "Serve a model to any OpenAI-compatible client.",
-    "prompts": "Read the wordings of requests off a data set; check a profile.",
-    "doctor": "Say what is installed, which engines answer, and what mends the rest.",
+    "prompts": "Extract the wordings of requests from a data set; check a profile.",
+    "doctor": "Report what is installed, which engines answer, and how to fix the rest.",
 }
 """Subcommand to its one-line help, so that --help imports none of them."""
 
 
 class LazyGroup(click.Group):
-    """A group that knows its subcommands' names and imports one when it is called."""
+    """A group that imports a subcommand when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Returns the subcommands in the order of the work."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        """Imports the subcommand's module; None when there is no such subcommand."""
+        """Imports the subcommand's module; None where there is no such subcommand."""
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"agenticlu.cli.{name.replace('-', '_')}")

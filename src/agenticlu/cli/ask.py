@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import click
 from pydantic import Field
 
-from agenticlu.cli.options import (
-    JsonSettings,
-    ModelSettings,
-    Positive,
-    operand,
-    settings_command,
-)
+from agenticlu.cli.options import note_bundled, note_estimate, operand, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import (
     AgenticluError,
-    ConfigError,
     IncompleteRunError,
     NoSupportedAnswerError,
     UsageError,
 )
-from agenticlu.core.settings import Spelling
+from agenticlu.core.settings import JsonSettings, ModelSettings, Positive, Spelling
 
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
@@ -42,7 +34,6 @@ if TYPE_CHECKING:
     from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines.base import Engine
 
-BUNDLED_PIECE_TOKENS = 64
 MAX_CHOICES = 26
 """Choices are lettered."""
 
@@ -106,14 +97,14 @@ def command(resolved: Resolved[AskSettings], file: str, question: str | None) ->
     if len(settings.option) > MAX_CHOICES:
         raise UsageError(f"At most {MAX_CHOICES} choices are allowed, not {len(settings.option)}.")
     many = len(rows) > 1 or settings.questions_file is not None
-    show = (_Lines if many else _Json if settings.as_json else _Shown)()
-    job = _Job(settings, file, rows, many=many)
-    job.prepare()
-    settings.note_bundled(quiet=settings.quiet)
+    show = (_Lines if many else _Json if settings.as_json else _Text)()
+    run = _AskRun(settings, file, rows, many=many)
+    run.prepare()
+    note_bundled(settings, quiet=settings.quiet)
     if settings.dry_run:
-        _show_estimates(job, as_json=settings.as_json or many)
+        _show_estimates(run, as_json=settings.as_json or many)
     else:
-        asyncio.run(job.run(show))
+        asyncio.run(run.run(show))
 
 
 def _read_questions(path: str) -> list[Mapping[str, Any]]:
@@ -148,11 +139,13 @@ def _read_row(line: str, number: int) -> Mapping[str, Any]:
     return row
 
 
-class _Job:
-    """Everything that is settled before the first question is asked."""
+class _AskRun:
+    """One document with its questions: read first, then asked."""
 
     document: Document
     pieces: Sequence[Piece]
+    folder: Path | None
+    """Of a model on this disk."""
     tokenizer: Tokenizer
     profile: Profile
     questions: list[Question | None]
@@ -171,10 +164,12 @@ class _Job:
         from agenticlu.dialogue.ask import make_question
         from agenticlu.dialogue.profiles import load_profile
         from agenticlu.documents import load_document, split
+        from agenticlu.engines import find_model_folder
 
         self.profile = load_profile(self.settings.profile)
         self.document = load_document(self.file)
-        self.tokenizer, self.folder = self._load_tokenizer()
+        self.folder = find_model_folder(self.settings.model, self.settings.base_url)
+        self.tokenizer = self._load_tokenizer()
         self.pieces = split(self.document, self.tokenizer, self.piece_tokens())
         self.questions = [
             None
@@ -191,45 +186,34 @@ class _Job:
         from agenticlu.documents import DEFAULT_PIECE_TOKENS
         from agenticlu.documents.tokens import read_model_hint
 
-        if self.settings.piece_tokens is not None:
-            return self.settings.piece_tokens
         hint = read_model_hint(self.folder, "piece_tokens") if self.folder else None
-        return hint or (BUNDLED_PIECE_TOKENS if self.settings.bundled else DEFAULT_PIECE_TOKENS)
+        return self.settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
 
-    def _load_tokenizer(self) -> tuple[Tokenizer, Path | None]:
-        """Returns the tokenizer and, for a local model, its folder."""
+    def _load_tokenizer(self) -> Tokenizer:
         from agenticlu.documents.tokens import load_tokenizer
-        from agenticlu.engines import BUNDLED_MODEL
 
-        folder: Path | None = None
-        if self.settings.bundled:
-            folder = BUNDLED_MODEL
-        elif self.settings.model and Path(self.settings.model).expanduser().is_dir():
-            folder = Path(self.settings.model).expanduser()
-        if self.settings.tokenizer:
-            return load_tokenizer(self.settings.tokenizer), folder
-        if folder is not None:
-            return load_tokenizer(str(folder)), folder
+        if self.settings.tokenizer or self.folder is not None:
+            return load_tokenizer(self.settings.tokenizer or str(self.folder))
         try:
-            return load_tokenizer(self.settings.model, online=False), folder
+            return load_tokenizer(self.settings.model, online=False)
         except AgenticluError:
             estimate = load_tokenizer(None)
-            self.settings.note_estimate(estimate, quiet=self.settings.quiet)
-            return estimate, folder
+            note_estimate(self.settings, estimate, quiet=self.settings.quiet)
+            return estimate
 
-    def tell(self, text: str) -> None:
+    def say(self, text: str) -> None:
         if not self.settings.quiet:
             click.echo(text, err=True)
 
-    async def run(self, show: _Shown) -> None:
+    async def run(self, show: _Text) -> None:
         """Asks all questions, one after another: they share one reading of the document."""
         from agenticlu.core.progress import Progress
         from agenticlu.engines import load_engine
 
         progress = Progress("questions", len(self.rows), quiet=self.settings.quiet or not self.many)
-        # Endpoints tell when they wait ("429, waiting 12 s"); a model in process never does.
+        # Servers report their pauses ("429, waiting 12 s"); a model in process has none.
         options = {
-            "on_event": progress.say if self.many else self.tell,
+            "on_event": progress.say if self.many else self.say,
             "timeout_s": self.settings.timeout,
         }
         engine = load_engine(
@@ -240,7 +224,7 @@ class _Job:
         )
         failed = unsupported = asked = 0
         try:
-            with progress, _Interrupt(self.tell) as self.interrupt:
+            with progress, _Interrupt(self.say) as self.interrupt:
                 for row, question in zip(self.rows, self.questions, strict=True):
                     if self.interrupt.once:
                         break
@@ -301,11 +285,11 @@ class _Job:
 
 
 class _Interrupt:
-    """Ctrl-C once: no further rounds, answer with what there is. Twice: abort."""
+    """Ctrl-C once: no further rounds, answer with what was found. Twice: abort."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
         self.once = False
-        self._tell = tell
+        self._say = say
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -324,15 +308,15 @@ class _Interrupt:
         if self.once and self._task is not None:
             self._task.cancel()
         self.once = True
-        self._tell("Interrupted: answering with what there is. Once more aborts.")
+        self._say("Interrupted: answering with what was found so far. Press Ctrl-C again to abort.")
 
 
 class _BadRowError(Exception):
-    """A row of a questions file that is no question."""
+    """A row of a questions file without a question."""
 
 
 class _Steps:
-    """Tells the inner steps on stderr while they happen."""
+    """Shows the inner steps on stderr as they happen."""
 
     def __init__(self, progress: Progress | None, *, quiet: bool) -> None:
         self._progress = progress
@@ -342,16 +326,16 @@ class _Steps:
 
     def __call__(self, event: Event) -> None:
         if event.kind == "scan":
-            self._scanned(event)
+            self._show_scan(event)
         elif event.turn is not None and not self._quiet:
-            self._told(event)
+            self._show_turn(event)
 
     def close(self) -> None:
         if self._scan is not None:
             self._scan.__exit__(None, None, None)
             self._scan = None
 
-    def _scanned(self, event: Event) -> None:
+    def _show_scan(self, event: Event) -> None:
         from agenticlu.core.progress import Progress
 
         if self._scan is None:
@@ -361,17 +345,18 @@ class _Steps:
         if event.pieces:
             self.close()
             if not self._quiet:
-                self._say(f"  kept        {_listed(event.pieces)}")
+                self._say(f"  kept        {_list_pieces(event.pieces)}")
 
-    def _told(self, event: Event) -> None:
+    def _show_turn(self, event: Event) -> None:
         assert event.turn is not None
         if event.round != self._round:
             self._round = event.round
             self._say(f"Round {event.round}")
         reply = " ".join(event.turn.reply.split())
+        pieces = _list_pieces(event.pieces) if event.pieces else reply or "-"
         text = {
             "clarify": f"  asks itself {reply}",
-            "point": f"  points to   {_listed(event.pieces) if event.pieces else reply or '-'}",
+            "point": f"  points to   {pieces}",
             "sub_answer": f"  finds       {reply}",
             "answer": f"  answers     {reply}",
             "check": f"  checks      {reply}",
@@ -386,12 +371,12 @@ class _Steps:
             click.echo(text, err=True)
 
 
-def _listed(pieces: Sequence[int]) -> str:
+def _list_pieces(pieces: Sequence[int]) -> str:
     shown = ", ".join(map(str, pieces[:12])) + (", ..." if len(pieces) > 12 else "")
     return f"paragraph{'s' if len(pieces) > 1 else ''} {shown}"
 
 
-class _Shown:
+class _Text:
     """An answer for people."""
 
     def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
@@ -401,14 +386,14 @@ class _Shown:
         raise error
 
 
-class _Json(_Shown):
+class _Json(_Text):
     """An answer as one JSON object."""
 
     def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
         click.echo(json.dumps(answer.model_dump(mode="json"), ensure_ascii=False, indent=2))
 
 
-class _Lines(_Shown):
+class _Lines(_Text):
     """Answers as JSON lines; each row keeps its own fields."""
 
     def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
@@ -456,21 +441,22 @@ def _render_citation(number: int, citation: Citation) -> list[str]:
     return [f"[{number}] {place}", f"    {shown}"]
 
 
-def _show_estimates(job: _Job, *, as_json: bool) -> None:
+def _show_estimates(run: _AskRun, *, as_json: bool) -> None:
     """Prints what asking would cost; contacts no server and loads no model."""
     from agenticlu.dialogue.ask import estimate
+    from agenticlu.engines import read_window
 
-    window = _window(job.folder)
-    for question in job.questions:
+    window = None if run.folder is None else read_window(run.folder)
+    for question in run.questions:
         if question is None:
             continue
         cost = estimate(
-            job.document,
+            run.document,
             question,
-            tokenizer=job.tokenizer,
-            profile=job.profile,
-            rounds=job.settings.rounds,
-            pieces=job.pieces,
+            tokenizer=run.tokenizer,
+            profile=run.profile,
+            rounds=run.settings.rounds,
+            pieces=run.pieces,
             window=window,
         )
         if as_json:
@@ -494,15 +480,3 @@ def _render_estimate(cost: AskEstimate) -> str:
         f"{cost.cached_tokens:,} cached where the engine keeps a cache "
         f"({cost.prompt_tokens:,} where it does not), {cost.completion_tokens:,} sampled"
     )
-
-
-def _window(folder: Path | None) -> int | None:
-    """Returns the window that a local model's configuration states."""
-    if folder is None or not (folder / "config.json").is_file():
-        return None
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{os.fspath(folder / 'config.json')!r} is not JSON: {error}") from error
-    window = config.get("max_position_embeddings")
-    return window if isinstance(window, int) else None

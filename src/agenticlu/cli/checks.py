@@ -1,4 +1,4 @@
-"""Says what is installed, whether the bundled model answers, and what endpoints really support."""
+"""Checks of `agenticlu doctor`: packages, the bundled model, and the abilities of endpoints."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import asyncio
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
+from packaging.requirements import Requirement
+
 from agenticlu import __version__
-from agenticlu.core.errors import AgenticluError, ConfigError, did_you_mean
+from agenticlu.core.errors import AgenticluError
 from agenticlu.core.records import Message, Record
+from agenticlu.core.registry import require_known
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Capabilities, Engine, Sampling
 
 Status = Literal["ok", "note", "missing", "broken"]
-"""'missing' is no fault: an extra that some commands need. 'broken' was asked for and fails."""
+"""missing: an extra that only some commands need. broken: asked for, and it fails."""
 
 DISTRIBUTION = "agenticlu"
 FOR_DEVELOPERS = ("dev",)
@@ -41,9 +43,9 @@ class Check(Record):
     name: str
     status: Status
     found: str
-    """What there is."""
+    """State in a few words."""
     fix: str | None = None
-    """What to type; None where nothing needs to be done."""
+    """Command that repairs it; None where nothing is wrong."""
     details: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -116,13 +118,7 @@ def check_packages(wanted: Iterable[str] = ()) -> list[Check]:
     """Checks the packages that are always needed, and each extra; imports none of them."""
     needs = requirements()
     extras = [name for name in needs if name and name not in FOR_DEVELOPERS]
-    wanted = list(wanted)
-    for name in wanted:
-        if name not in needs:
-            raise ConfigError(
-                f"There is no extra {name!r}. There are: {', '.join(extras)}.",
-                hint=did_you_mean(name, extras),
-            )
+    wanted = [require_known(name, (*extras, *FOR_DEVELOPERS), kind="extra") for name in wanted]
     listed: set[str] = set()
     checks = [_check_group("packages", "", needs.get("", ()), listed, must=True)]
     for name in dict.fromkeys([*extras, *wanted]):
@@ -130,52 +126,46 @@ def check_packages(wanted: Iterable[str] = ()) -> list[Check]:
     return checks
 
 
-def requirements() -> dict[str, tuple[str, ...]]:
+def requirements() -> dict[str, tuple[Requirement, ...]]:
     """Returns the requirements of each extra, extras of extras opened; '' holds those of all."""
     try:
-        lines = importlib.metadata.requires(DISTRIBUTION) or []
+        metadata = importlib.metadata.metadata(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return {"": ()}
-    direct: dict[str, list[str]] = {"": []}
-    for name in importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
-        direct[name] = []
-    for line in lines:
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", marker)
-        direct.setdefault(extra[1] if extra else "", []).append(requirement.strip())
+    stated = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
 
-    def opened(name: str) -> list[str]:
-        found = []
-        for requirement in direct[name]:
-            own = re.fullmatch(rf"{DISTRIBUTION}\[([\w,\s-]+)\]", requirement)
-            if own:
-                found += [r for part in own[1].split(",") for r in opened(part.strip())]
+    def opened(extra: str) -> Iterator[Requirement]:
+        for one in stated:
+            always = one.marker is None or one.marker.evaluate({"extra": ""})
+            applies = one.marker is None or one.marker.evaluate({"extra": extra})
+            if not applies or (always and extra):
+                continue
+            if one.name == DISTRIBUTION:
+                for inner in sorted(one.extras):
+                    yield from opened(inner)
             else:
-                found.append(requirement)
-        return found
+                yield Requirement(f"{one.name}{one.specifier}")
 
-    return {name: tuple(dict.fromkeys(opened(name))) for name in direct}
+    names = ("", *(metadata.get_all("Provides-Extra") or []))
+    return {name: tuple(dict.fromkeys(opened(name))) for name in names}
 
 
 def _check_group(
-    title: str, extra: str, needed: Sequence[str], listed: set[str], *, must: bool
+    title: str, extra: str, needed: Sequence[Requirement], listed: set[str], *, must: bool
 ) -> Check:
     """Checks one group; versions that an earlier group has listed are not repeated."""
     present, problems = [], []
-    for requirement in needed:
-        name = re.match(r"[\w.-]+", requirement)
-        assert name is not None
+    for one in needed:
         try:
-            version = importlib.metadata.version(name[0])
+            version = importlib.metadata.version(one.name)
         except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{name[0]} is not installed")
+            problems.append(f"{one.name} is not installed")
             continue
-        least = re.search(r">=\s*([\w.]+)", requirement)
-        if least and _numbers(version) < _numbers(least[1]):
-            problems.append(f"{name[0]} {version} is older than {least[1]}")
-        if name[0] not in listed:
-            listed.add(name[0])
-            present.append(f"{name[0]} {version}")
+        if not one.specifier.contains(version, prereleases=True):
+            problems.append(f"{one.name} {version} is installed, {one.specifier} is needed")
+        if one.name not in listed:
+            listed.add(one.name)
+            present.append(f"{one.name} {version}")
     pip = f"pip install '{DISTRIBUTION}[{extra}]'" if extra else f"pip install {DISTRIBUTION}"
     return Check(
         name=title,
@@ -183,12 +173,6 @@ def _check_group(
         found="; ".join(problems) or ", ".join(present) or "complete",
         fix=pip if problems else None,
     )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    release = re.match(r"\d+(?:\.\d+)*", version)
-    parts = tuple(int(part) for part in release[0].split(".")) if release else ()
-    return parts + (0,) * (4 - len(parts))
 
 
 # Engines
@@ -223,45 +207,32 @@ async def _check_engine(
 ) -> Check:
     began = time.perf_counter()
     engine: Engine | None = None
+
+    def finding(status: Status, found: str, fix: str | None = None, *details: str) -> Check:
+        took = time.perf_counter() - began
+        return Check(name=name, status=status, found=found, fix=fix, details=details, seconds=took)
+
     try:
         engine = load_engine(model, base_url, *([api_key_env] if api_key_env else []))
         abilities = await asyncio.wait_for(engine.capabilities(), timeout_s)
         reply = ""
         if sample:
-            sampled = await asyncio.wait_for(
-                engine.sample(PROBE, Sampling(max_tokens=12)), timeout_s
-            )
-            reply = sampled.completions[0].text
+            sampling = engine.sample(PROBE, Sampling(max_tokens=12))
+            reply = f": {(await asyncio.wait_for(sampling, timeout_s)).completions[0].text[:60]!r}"
     except TimeoutError:
-        return Check(
-            name=name,
-            status="broken",
-            found=f"did not answer within {timeout_s:.0f} s",
-            fix="Try again with --timeout 60, or look at the server's log.",
-            seconds=time.perf_counter() - began,
-        )
+        fix = "Try again with --timeout 60, or look at the server's log."
+        return finding("broken", f"did not answer within {timeout_s:.0f} s", fix)
     except AgenticluError as error:
-        return Check(
-            name=name,
-            status="broken",
-            found=error.message,
-            fix=error.hint,
-            seconds=time.perf_counter() - began,
-        )
+        return finding("broken", error.message, error.hint)
     finally:
         if engine is not None:
             await engine.close()
-    return Check(
-        name=name,
-        status="ok",
-        found=f"{engine.name} answers" + (f": {reply[:60]!r}" if sample else ""),
-        details=(*describe(abilities), *abilities.notes),
-        seconds=time.perf_counter() - began,
-    )
+    details = (*describe(abilities), *abilities.notes)
+    return finding("ok", f"{engine.name} answers{reply}", None, *details)
 
 
 def describe(abilities: Capabilities) -> tuple[str, ...]:
-    """Says what an engine really does, and what is done where it does not."""
+    """Describes what an engine can do, and what replaces what it cannot."""
     window = abilities.context_tokens
     return (
         f"window: {'unknown' if window is None else f'{window:,} tokens'}",

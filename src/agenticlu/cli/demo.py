@@ -4,50 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import click
 
-from agenticlu.core.errors import UsageError
+from agenticlu.cli.options import settings_command
+from agenticlu.core.config import Resolved
+from agenticlu.core.settings import Positive, Settings, Spelling, TokenCount
 
 
-@click.command("demo")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("demo-run"),
-    show_default=True,
-    help="Folder of the demo; run again to go on where it stopped.",
-)
-@click.option("--documents", type=int, default=40, show_default=True, help="Training documents.")
-@click.option("--items", type=int, default=60, show_default=True, help="Held-out items a length.")
-@click.option(
-    "--lengths",
-    default="256,512,768,1024",
-    show_default=True,
-    help="Document tokens, shortest first.",
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-def command(out: Path, documents: int, items: int, lengths: str, seed: int) -> None:
+class DemoSettings(Settings):
+    """Settings of `agenticlu demo`."""
+
+    out: Annotated[Path, Spelling(metavar="FOLDER")] = Path("demo-run")
+    """Folder of the demo; run again to go on where it stopped."""
+    documents: Positive = 40
+    """Training documents."""
+    items: Positive = 60
+    """Held-out items a length."""
+    lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = (256, 512, 768, 1024)
+    """Tokens of a document, shortest first."""
+    seed: int = 0
+    """Seed of documents, search and training."""
+
+
+@settings_command(DemoSettings, "demo", extra="demo")
+def command(resolved: Resolved[DemoSettings]) -> None:
     """Search, build data, train, evaluate and report on the bundled tiny model.
 
     Works offline on two cores in a few minutes. Each stage is printed as the command that runs it.
     """
     from agenticlu.cli import group
-    from agenticlu.demo.loop import Settings, run_demo
-    from agenticlu.demo.table import render_results
+    from agenticlu.demo.loop import DemoSizes, render_results, run_demo
 
-    try:
-        tokens = tuple(int(length) for length in lengths.split(","))
-    except ValueError as error:
-        raise UsageError(
-            f"--lengths takes whole numbers with commas between them, not {lengths!r}.",
-            hint="For example: --lengths 256,512,768,1024",
-        ) from error
-    settings = Settings(num_documents=documents, num_items=items, lengths=tokens, seed=seed)
+    settings = resolved.values
+    sizes = DemoSizes(
+        num_documents=settings.documents,
+        num_items=settings.items,
+        lengths=settings.lengths,
+        seed=settings.seed,
+    )
 
     def invoke(argv: Sequence[str]) -> None:
         group.main(list(argv), prog_name="agenticlu", standalone_mode=False)
 
-    seconds = run_demo(out, settings, invoke, click.echo)
-    click.echo(f"\n{render_results(out, tokens)}")
-    click.echo(f"\nAll stages took {sum(seconds.values()):.0f} s. Look at {out / 'report.html'}")
+    seconds = run_demo(settings.out, sizes, invoke, click.echo)
+    report = settings.out / "report.html"
+    click.echo(f"\n{render_results(settings.out, settings.lengths)}")
+    click.echo(f"\nAll stages took {sum(seconds.values()):.0f} s. Look at {report}")

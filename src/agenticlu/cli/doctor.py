@@ -6,14 +6,9 @@ import asyncio
 
 import click
 
-from agenticlu.cli.options import (
-    JsonSettings,
-    ModelSettings,
-    Seconds,
-    echo_json,
-    settings_command,
-)
+from agenticlu.cli.options import echo_json, settings_command
 from agenticlu.core.config import Resolved
+from agenticlu.core.settings import JsonSettings, ModelSettings, Seconds
 
 
 class DoctorSettings(ModelSettings, JsonSettings):

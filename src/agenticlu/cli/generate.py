@@ -17,10 +17,8 @@ import click
 from agenticlu.cli.options import (
     CONTEXT,
     DefaultGroup,
-    JsonSettings,
-    JudgeSettings,
-    Positive,
     echo_json,
+    note_bundled,
     operand,
     require,
     settings_command,
@@ -35,7 +33,14 @@ from agenticlu.cli.plan import (
 )
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
-from agenticlu.core.settings import Settings, Spelling, change
+from agenticlu.core.settings import (
+    JsonSettings,
+    JudgeSettings,
+    Positive,
+    Settings,
+    Spelling,
+    change,
+)
 from agenticlu.search.config import ReplayConfig, SearchConfig
 
 if TYPE_CHECKING:
@@ -68,7 +73,7 @@ def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     check_owner(out, "generate")
     config = search_config(resolved)
     check_judges(settings.judge_model, config.judges)
-    settings.note_bundled(quiet=settings.quiet)
+    note_bundled(settings, quiet=settings.quiet)
     left_out = LeftOut()
     source = corpus_source(settings, corpus, left_out)
     try:
@@ -146,9 +151,10 @@ async def _generate(
     judge_engines = judge_choice(settings).engines(limits, progress.warn)
     build_judges(config.judges, build_panel(judge_engines))
     tokenizer = choice.tokenizer(settings.tokenizer)
-    sampler = choice.load_limited(limits, progress.warn)
     sealer = None if settings.seal is None else Sealer(out, settings.seal, shard)
-    with contextlib.ExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        sampler = choice.load_limited(limits, progress.warn)
+        stack.push_async_callback(sampler.close)
         if sealer is not None:
             stack.push(sealer.end)  # after the store has written all and is closed
         store = stack.enter_context(Store(out))
@@ -161,25 +167,21 @@ async def _generate(
             progress.say(f"{sealer.take_up(store)} segments taken up from {settings.seal}")
         listener = ProgressListener(progress, metrics, corpus["left_out"])
         panel = build_panel(judge_engines, store, limits=limits)
-        try:
-            async with (
-                sealer.every(settings.seal_every * 60) if sealer else contextlib.nullcontext()
-            ):
-                return await run_search(
-                    items,
-                    sampler,
-                    store,
-                    config,
-                    tokenizer=tokenizer,
-                    judges=build_judges(config.judges, panel),
-                    limits=limits,
-                    shard=shard,
-                    progress=listener,
-                )
-        finally:
-            await sampler.close()
-            for judge in panel:
-                await judge.close()
+        for judge in panel:
+            stack.push_async_callback(judge.close)
+        if sealer is not None:
+            await stack.enter_async_context(sealer.every(settings.seal_every * 60))
+        return await run_search(
+            items,
+            sampler,
+            store,
+            config,
+            tokenizer=tokenizer,
+            judges=build_judges(config.judges, panel),
+            limits=limits,
+            shard=shard,
+            progress=listener,
+        )
 
 
 def _generate_on_ray(
@@ -204,11 +206,8 @@ def _generate_on_ray(
             "Workers on other machines need a place that all of them see.",
             hint="Add --seal /shared/segments or a URL.",
         )
-    shard, choice, judges = (
-        parse_shard(settings.shard),
-        settings.engine_choice(),
-        judge_choice(settings),
-    )
+    shard = parse_shard(settings.shard)
+    choice, judges = settings.engine_choice(), judge_choice(settings)
 
     def items(left_out: LeftOut) -> Iterator[Item]:
         found = load_corpus(**{**corpus, "left_out": left_out})
@@ -218,6 +217,8 @@ def _generate_on_ray(
     load_profile(config.profile)
     build_judges(config.judges, build_panel(judges.engines()))
     choice.check()
+    import ray  # noqa: F401  # fails before anything is written
+
     num_questions = sum(1 for _ in items(corpus["left_out"]))
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
@@ -229,17 +230,16 @@ def _generate_on_ray(
         limits=_limits(settings),
         tokenizer=settings.tokenizer,
     )
-    with (
-        MetricsWriter(out / "metrics.jsonl") as metrics,
-        Progress("questions", quiet=settings.quiet) as progress,
-    ):
+    bar = Progress("questions", quiet=settings.quiet)
+    with MetricsWriter(out / "metrics.jsonl") as metrics, bar:
+        listener = ProgressListener(bar, metrics, corpus["left_out"])
         search_on_ray(
             items(LeftOut()),  # counted above
             out,
             job,
             workers,
             settings.ray_address,
-            progress=ProgressListener(progress, metrics, corpus["left_out"]),
+            progress=listener,
             num_questions=num_questions,
         )
     with Store(out, writable=False) as store:

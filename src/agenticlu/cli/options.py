@@ -1,4 +1,4 @@
-"""Commands from settings models: flags, configuration layers, and the options commands share."""
+"""Commands made from settings models: their flags, their help and their configuration layers."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
-from pydantic import Field
 
 from agenticlu.core.config import FindPreset, Resolved, resolve
 from agenticlu.core.errors import UsageError
-from agenticlu.core.records import Prices
 from agenticlu.core.registry import explain_missing
 from agenticlu.core.settings import (
+    ModelSettings,
     Setting,
     Settings,
     SettingsT,
-    Spelling,
     parse_overrides,
     settings_of,
 )
@@ -33,97 +31,8 @@ BUNDLED_MODEL_NOTE = (
     "No model was named, so the bundled tiny model answers. It understands only its own invented "
     "world; for any other document name a model: --model FOLDER or --base-url ADDRESS."
 )
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-# --- Shared settings ------------------------------------------------------------------------------
-
-
-class TimeoutSettings(Settings):
-    """Patience with one request."""
-
-    timeout: Seconds = 600.0
-    """Seconds that one request to a server may take."""
-
-
-class ModelSettings(TimeoutSettings):
-    """The model that answers."""
-
-    model: str | None = None
-    """Model folder in Hugging Face layout, or the name of a served model. Without a model and a
-    server the bundled tiny model answers."""
-    base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server; several make a pool."""
-    api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
-    """Environment variable that holds the key."""
-    tokenizer: Annotated[str | None, Spelling(metavar="NAME")] = None
-    """Folder or hub id of the tokenizer. Default: the model's own, else an estimate."""
-
-    @property
-    def bundled(self) -> bool:
-        """Whether neither a model nor a server was named."""
-        return self.model is None and not self.base_url
-
-    def note_estimate(self, tokenizer: Tokenizer, *, quiet: bool = False) -> None:
-        """Says on standard error that tokens are estimated, where they are."""
-        from agenticlu.documents.tokens import ApproximateTokenizer
-
-        if isinstance(tokenizer, ApproximateTokenizer) and not quiet:
-            click.echo(
-                f"The tokenizer of {self.model or 'the served model'} was not found, so tokens "
-                "are estimated; --tokenizer NAME counts them exactly.",
-                err=True,
-            )
-
-    def note_bundled(self, *, quiet: bool = False) -> None:
-        """Says on standard error that the bundled model answers, where it does."""
-        if self.bundled and not quiet:
-            click.echo(BUNDLED_MODEL_NOTE, err=True)
-
-
-class JudgeSettings(TimeoutSettings):
-    """The models that judge."""
-
-    judge_model: tuple[str, ...] = ()
-    """Model of the judge 'llm'; several vote."""
-    judge_base_url: tuple[str, ...] = ()
-    """Address of the judges' server."""
-    judge_api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
-    """Environment variable that holds the judges' key."""
-    patience: Annotated[float, Field(ge=0)] = 900.0
-    """Seconds without any answer from a server until the run gives up."""
-
-
-class PriceSettings(Settings):
-    """Prices of tokens."""
-
-    price_in: Price | None = None
-    """Price of a million prompt tokens."""
-    price_cached: Price | None = None
-    """Price of a million cached prompt tokens. Default: that of prompt tokens."""
-    price_out: Price | None = None
-    """Price of a million sampled tokens."""
-
-    def prices(self, tokens_per_s: float | None = None) -> Prices:
-        """Returns the prices, with a rate in computed tokens a second.
-
-        Raises:
-            UsageError: Of prompt and sampled tokens only one has a price.
-        """
-        return Prices(self.price_in, self.price_out, self.price_cached, tokens_per_s)
-
-
-class JsonSettings(Settings):
-    """A result for programs."""
-
-    as_json: Annotated[bool, Spelling(key="json")] = False
-    """Print JSON."""
-
-
-# --- Commands -------------------------------------------------------------------------------------
+ALIASES = f"{__name__}.aliases"
+"""Key of click's context under which former flags leave their values."""
 
 
 class Operand(click.Argument):
@@ -162,11 +71,7 @@ class SettingOption(click.Option):
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Leaves out --no-x where that is the default anyway."""
-        if (
-            self.secondary_opts
-            and self.setting.default is False
-            and not self.setting.spelling.flags
-        ):
+        if self.setting.default is False and not self.setting.spelling.flags:
             secondary, self.secondary_opts = self.secondary_opts, []
             try:
                 return super().get_help_record(ctx)
@@ -192,9 +97,6 @@ class AliasOption(SettingOption):
             click.echo(f"{self.opts[0]} is now --{self.setting.key.replace('_', '-')}.", err=True)
             ctx.meta.setdefault(ALIASES, {})[self.setting.key] = value
         return value
-
-
-ALIASES = f"{__name__}.aliases"
 
 
 class SettingsCommand(click.Command):
@@ -233,6 +135,9 @@ def settings_command(
         extra: Extra that installs what the command needs.
     """
     settings = {k: one for k, one in settings_of(model).items() if k not in without}
+    fill = functools.partial(
+        resolve, model, section=section, without=without, find_preset=find_preset
+    )
 
     def decorate(function: Callable[..., Any]) -> SettingsCommand:
         @functools.wraps(function)
@@ -243,25 +148,18 @@ def settings_command(
             changes: tuple[str, ...] = (),
             **given: Any,
         ) -> Any:
-            former = click.get_current_context().meta.get(ALIASES, {})
-            flags = {k: given.pop(one.name) for k, one in settings.items()}
-            flags = {k: former.get(k, v) if v in (None, ()) else v for k, v in flags.items()}
-            fill = functools.partial(
-                resolve,
-                model,
-                section=section,
-                without=without,
-                flags=_parse_flags(settings, flags) | parse_overrides(changes),
-                config_file=config_file,
-                find_preset=find_preset,
-            )
-            resolved = fill(inherits=inherits)
+            flags = _take_flags(settings, given) | parse_overrides(changes)
+            resolved = fill(inherits=inherits, flags=flags, config_file=config_file)
             if refine is not None:
-                resolved = fill(inherits=refine(resolved))
+                inner = refine(resolved)
+                resolved = fill(inherits=inner, flags=flags, config_file=config_file)
             for note in resolved.notes:
                 click.echo(note, err=True)
             if show_config:
-                click.echo(resolved.describe())
+                if resolved.given.get("json"):
+                    echo_json(resolved.as_dict())
+                else:
+                    click.echo(resolved.describe())
                 return None
             try:
                 return function(resolved, **given)
@@ -282,6 +180,18 @@ def settings_command(
         return command
 
     return decorate
+
+
+def _take_flags(settings: Mapping[str, Setting], given: dict[str, Any]) -> dict[str, object]:
+    """Takes the flags that were given out of click's parameters; opens lists and tables."""
+    former = click.get_current_context().meta.get(ALIASES, {})
+    flags = {key: given.pop(one.name) for key, one in settings.items()}
+    flags = {key: former.get(key) if value in (None, ()) else value for key, value in flags.items()}
+    return {
+        key: settings[key].parse_words(value) if isinstance(value, tuple) else value
+        for key, value in flags.items()
+        if value is not None
+    }
 
 
 def _options(settings: Mapping[str, Setting], overrides: bool) -> list[click.Option]:
@@ -306,19 +216,10 @@ def _options(settings: Mapping[str, Setting], overrides: bool) -> list[click.Opt
             ["show_config", "--show-config"],
             is_flag=True,
             is_eager=True,
-            help="Print every setting and where it came from, and stop.",
+            help="Print every setting and its origin, and stop.",
         )
     )
     return options
-
-
-def _parse_flags(settings: Mapping[str, Setting], flags: Mapping[str, Any]) -> dict[str, object]:
-    """Opens the words of lists and tables; leaves out what was not given."""
-    return {
-        key: settings[key].parse_words(value) if isinstance(value, tuple) else value
-        for key, value in flags.items()
-        if value not in (None, ())
-    }
 
 
 def _help(setting: Setting) -> str:
@@ -372,6 +273,24 @@ class DefaultGroup(click.Group):
         with click.Context(run, info_name=self.name, parent=ctx.parent) as inner:
             run.format_options(inner, formatter)
         self.format_commands(ctx, formatter)
+
+
+def note_bundled(settings: ModelSettings, *, quiet: bool = False) -> None:
+    """Says on standard error that the bundled model answers, where it does."""
+    if settings.bundled and not quiet:
+        click.echo(BUNDLED_MODEL_NOTE, err=True)
+
+
+def note_estimate(settings: ModelSettings, tokenizer: Tokenizer, *, quiet: bool = False) -> None:
+    """Says on standard error that tokens are estimated, where they are."""
+    from agenticlu.documents.tokens import ApproximateTokenizer
+
+    if isinstance(tokenizer, ApproximateTokenizer) and not quiet:
+        click.echo(
+            f"The tokenizer of {settings.model or 'the served model'} was not found, so tokens "
+            "are estimated; --tokenizer NAME counts them exactly.",
+            err=True,
+        )
 
 
 def require(value: Value | None, flag: str, example: str) -> Value:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 from pydantic import Field
 
-from agenticlu.cli.options import (
+from agenticlu.cli.options import echo_json, note_bundled, note_estimate, operand, settings_command
+from agenticlu.core.config import Preset, Resolved
+from agenticlu.core.settings import (
     JsonSettings,
     JudgeSettings,
     ModelSettings,
     Positive,
     PriceSettings,
-    echo_json,
-    operand,
-    settings_command,
+    Settings,
+    Spelling,
+    select,
 )
-from agenticlu.core.config import Preset, Resolved
-from agenticlu.core.settings import Settings, Spelling, select
 from agenticlu.search.config import PUBLISHED, SearchConfig
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     settings = resolved.values
     config = search_config(resolved)
     check_judges(settings.judge_model, config.judges)
-    settings.note_bundled(quiet=settings.quiet)
+    note_bundled(settings, quiet=settings.quiet)
     measured = None if settings.like is None else load_measured(settings.like)
     rate = settings.tokens_per_s
     if rate is None and measured is not None:
@@ -143,7 +143,7 @@ def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     prices = settings.prices(rate)
     left_out = LeftOut()
     tokenizer = settings.engine_choice().tokenizer(settings.tokenizer)
-    settings.note_estimate(tokenizer, quiet=settings.quiet)
+    note_estimate(settings, tokenizer, quiet=settings.quiet)
     plan = build_plan(
         load_corpus(**corpus_source(settings, corpus, left_out)),
         tokenizer,

@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import click
 
+from agenticlu.cli.options import CONTEXT, operand, settings_command
+from agenticlu.core.config import Resolved
+from agenticlu.core.settings import Positive, Settings, Spelling
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(context_settings=CONTEXT)
 def command() -> None:
     """Read wordings off a data set; check a profile."""
 
 
-@command.command("extract")
-@click.argument("dataset")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="TOML file to write.")
-@click.option("--name", default="extracted", show_default=True, help="Name of the profile.")
-@click.option("--split", default="train", show_default=True, help="Of a folder or hub data set.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=20_000,
-    show_default=True,
-    help="Rows to read at most.",
-)
-@click.option(
-    "--least",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Leave out wordings that occur less often.",
-)
-def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least: int) -> None:
+class ExtractSettings(Settings):
+    """Settings of `agenticlu prompts extract`."""
+
+    out: Annotated[Path, Spelling(metavar="FILE")]
+    """TOML file to write."""
+    name: str = "extracted"
+    """Name of the profile."""
+    split: str = "train"
+    """Split of a folder or hub data set."""
+    limit: Positive = 20_000
+    """Rows to read at most."""
+    least: Positive = 1
+    """Leave out wordings that occur less often."""
+
+
+@settings_command(ExtractSettings, "prompts.extract", group=command)
+@operand("dataset")
+def extract(resolved: Resolved[ExtractSettings], dataset: str) -> None:
     """Rebuild the fixed wordings from the user turns of DATASET (published schema)."""
     from agenticlu.core.errors import UsageError
     from agenticlu.core.output_dir import write_atomically
     from agenticlu.data.corpus import load_source_rows
     from agenticlu.data.published import extract_profile, render_profile
 
+    settings = resolved.values
+    out = settings.out
     if out.suffix != ".toml":
-        raise UsageError(f"{str(out)!r} is no TOML file.", hint=f"Try --out {out}.toml")
+        raise UsageError(f"--out {out} must be a .toml file.", hint=f"Try --out {out}.toml")
+    rows = load_source_rows(dataset, settings.split)
     profile, found = extract_profile(
-        load_source_rows(dataset, split), name, least=least, limit=limit
+        rows, settings.name, least=settings.least, limit=settings.limit
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_profile(profile))
@@ -49,9 +55,9 @@ def extract(*, dataset: str, out: Path, name: str, split: str, limit: int, least
     click.echo(f"{out}: {counts}. Use it with --profile {out}")
 
 
-@command.command("check")
-@click.argument("profile")
-def check(*, profile: str) -> None:
+@settings_command(Settings, "prompts.check", group=command)
+@operand("profile")
+def check(resolved: Resolved[Settings], profile: str) -> None:
     """Load PROFILE (a name or a TOML file) and count its wordings."""
     from agenticlu.dialogue.profiles import KINDS, load_profile
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import click
 from pydantic import Field
 
-from agenticlu.cli.options import BUNDLED_MODEL_NOTE, Positive, settings_command
+from agenticlu.cli.options import BUNDLED_MODEL_NOTE, settings_command
 from agenticlu.core.config import Resolved
-from agenticlu.core.settings import Settings, Spelling
+from agenticlu.core.settings import Positive, Settings, Spelling
 
 
 class ServeSettings(Settings):

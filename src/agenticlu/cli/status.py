@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agenticlu.cli.options import JsonSettings, PriceSettings, echo_json, operand, settings_command
+from agenticlu.cli.options import echo_json, operand, settings_command
 from agenticlu.core.config import Resolved
+from agenticlu.core.settings import JsonSettings, PriceSettings
 
 if TYPE_CHECKING:
     from agenticlu.search.status import Status

@@ -12,17 +12,10 @@ from typing import Annotated, Any
 import click
 from pydantic import Field
 
-from agenticlu.cli.options import (
-    CONTEXT,
-    JsonSettings,
-    Positive,
-    operand,
-    require,
-    settings_command,
-)
+from agenticlu.cli.options import CONTEXT, operand, require, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TrainingError, UsageError
-from agenticlu.core.settings import Spelling, select
+from agenticlu.core.settings import JsonSettings, Positive, Spelling, select
 from agenticlu.training.config import TrainConfig, TrainRecipe, find_preset
 
 

@@ -30,9 +30,7 @@ from typing import Any, Generic, Literal
 
 from pydantic import ValidationError
 
-from agenticlu import __version__
 from agenticlu.core.errors import ConfigError, UsageError, did_you_mean
-from agenticlu.core.output_dir import write_atomically
 from agenticlu.core.settings import (
     Setting,
     SettingsT,
@@ -117,16 +115,13 @@ class Resolved(Generic[SettingsT]):
         except ValidationError as error:
             raise invalid_settings(error, self.origins) from error
 
-    def save_resolved(self, path: str | Path) -> None:
-        """Writes values and origins as JSON, all or nothing; never a key or a secret."""
-        document = {
-            "version": 1,
-            "agenticlu": __version__,
+    def as_dict(self) -> dict[str, Any]:
+        """Returns values and origins for JSON; never a key or a secret."""
+        return {
             "command": self.section,
             "values": self._public(),
             "origins": dict(self.origins),
         }
-        write_atomically(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     def describe(self) -> str:
         """Returns one line per setting: key, value, origin."""

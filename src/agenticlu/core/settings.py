@@ -11,9 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
 
 from agenticlu.core.errors import AgenticluError, ConfigError, UsageError, did_you_mean
+from agenticlu.core.records import Prices
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:api_?key|access_?token|auth_?token|secret|password)$")
 
@@ -152,14 +161,6 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
     return values
 
 
-def public_values(settings: Settings) -> dict[str, Any]:
-    """Returns settings as JSON values without secrets.
-
-    Left out are secret fields and fields named like a key; credentials in addresses are masked.
-    """
-    return {key: public_value(key, value) for key, value in settings}
-
-
 def public_value(name: str, value: Any) -> Any:
     """Returns one setting's value for JSON: a secret is not shown, credentials are masked."""
     if isinstance(value, SecretStr) or (value is not None and _SECRET_NAME.search(name)):
@@ -259,3 +260,89 @@ def invalid_settings(error: ValidationError, origins: Mapping[str, str]) -> Conf
         message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"{key} ({origins.get(key, 'default')}): {message}" if key else message)
     return ConfigError("Invalid settings: " + "; ".join(lines) + ".")
+
+
+# --- Settings that commands share -----------------------------------------------------------------
+
+
+def parse_token_count(value: object) -> object:
+    """Reads a number of tokens; `8k` means 8192.
+
+    >>> parse_token_count("8k"), parse_token_count("300"), parse_token_count(300)
+    (8192, '300', 300)
+    """
+    if isinstance(value, str) and value.lower().endswith("k") and value[:-1].isdigit():
+        return int(value[:-1]) * 1024
+    return value
+
+
+TokenCount = Annotated[int, BeforeValidator(parse_token_count), Field(ge=1)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class TimeoutSettings(Settings):
+    """Patience with one request."""
+
+    timeout: Seconds = 600.0
+    """Seconds that one request to a server may take."""
+
+
+class ModelSettings(TimeoutSettings):
+    """The model that answers."""
+
+    model: str | None = None
+    """Model folder in Hugging Face layout, or the name of a served model. Without a model and a
+    server the bundled tiny model answers."""
+    base_url: tuple[str, ...] = ()
+    """Address of an OpenAI-compatible server; several make a pool."""
+    api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    tokenizer: Annotated[str | None, Spelling(metavar="NAME")] = None
+    """Folder or hub id of the tokenizer. Default: the model's own, else an estimate."""
+
+    @property
+    def bundled(self) -> bool:
+        """Whether neither a model nor a server was named."""
+        return self.model is None and not self.base_url
+
+
+class JudgeSettings(TimeoutSettings):
+    """The models that judge."""
+
+    judge_model: tuple[str, ...] = ()
+    """Model of the judge 'llm'; several vote."""
+    judge_base_url: tuple[str, ...] = ()
+    """Address of the judges' server."""
+    judge_api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
+    """Environment variable that holds the judges' key."""
+    patience: Annotated[float, Field(ge=0)] = 900.0
+    """Seconds without any answer from a server until the run gives up."""
+
+
+class PriceSettings(Settings):
+    """Prices of tokens."""
+
+    price_in: Price | None = None
+    """Price of a million prompt tokens."""
+    price_cached: Price | None = None
+    """Price of a million cached prompt tokens. Default: that of prompt tokens."""
+    price_out: Price | None = None
+    """Price of a million sampled tokens."""
+
+    def prices(self, tokens_per_s: float | None = None) -> Prices:
+        """Returns the prices, with a rate in computed tokens a second.
+
+        Raises:
+            UsageError: Of prompt and sampled tokens only one has a price.
+        """
+        return Prices(self.price_in, self.price_out, self.price_cached, tokens_per_s)
+
+
+class JsonSettings(Settings):
+    """A result for programs."""
+
+    as_json: Annotated[bool, Spelling(key="json")] = False
+    """Print JSON."""

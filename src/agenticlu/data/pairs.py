@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from agenticlu.core.records import Node, Pair, Record, Tree, Turn, TurnKind, content_id
+from agenticlu.core.records import Node, Pair, Tree, Turn, TurnKind, content_id
+from agenticlu.core.settings import Settings, Spelling
 from agenticlu.data.tree_view import Flaw, Funnel, TreeView, Unfit, find_flaw, find_path_flaw
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.judges.panel import is_correct
@@ -55,14 +56,15 @@ RowFate = Literal[
 """Fate of a turn of a pair."""
 
 
-class PairPolicy(Record):
+class PairPolicy(Settings):
     """Settings of which pairs and rows are made."""
 
     pairs: Literal["step", "path"] = "step"
+    """step: siblings; path: the best against the worst of a tree."""
     rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
-    """mean-2sd: the wrong answer whose score is nearest to two standard deviations below the
-    mean of its candidates; min: the lowest score; near-miss: a wrong answer on a path that kept
-    the right pieces."""
+    """Which wrong answer. mean-2sd: the one whose score is nearest to two standard deviations below
+    the mean of its candidates; min: the lowest score; near-miss: one on a path that kept the right
+    pieces."""
     margin: float = Field(default=0.25, ge=0, le=1)
     """Least difference of scores."""
     pairs_per_node: int = Field(default=2, ge=1)
@@ -71,12 +73,12 @@ class PairPolicy(Record):
     """Turns of a pair that become rows."""
     max_log_ratio: float = Field(default=1.5, ge=0)
     """Largest |log(length chosen / length rejected)| of a row, in characters."""
-    drop_leaks: bool = True
+    drop_leaks: Annotated[bool, Spelling(flags=("--drop-leaks/--keep-leaks",))] = True
     """Learn from no path with a clarification that holds the answer before any piece gave it."""
     drop_closed_book: float | None = Field(default=None, ge=0, le=1)
     """Drop trees whose question was answered right without the document at least this often."""
     self_checks: int = Field(default=1, ge=0)
-    """Rows of a question at most that teach the self-check to say no; see `traces`."""
+    """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the documents kept for validation."""
 

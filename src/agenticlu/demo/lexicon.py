@@ -1,9 +1,12 @@
-"""The words of the synthetic world: names, values, and templates of sentences that state nothing.
+"""Words of the synthetic world: names, values, relations, and templates of its sentences.
 
 All invented or everyday; every name is one word, so that it is one token of the tiny model.
 """
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -113,3 +116,103 @@ DISTRACTORS: tuple[str, ...] = (
     "the {way} to {town} was {state} when {x} came home.",
 )
 """Sentences that mention people without stating any fact that is asked for."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How one kind of fact is said, asked and referred to; `{x}` is the key, `{v}` the value."""
+
+    name: str
+    fact: str
+    """The sentence that states it; the value comes last, right after its key."""
+    variant: str
+    """Another sentence for it, met in documents only."""
+    question: str
+    values: tuple[str, ...] | None = None
+    """All possible values, or None when the value is a person."""
+    reference: str | None = None
+    """A noun phrase for the value, by which a longer question goes on; None ends a chain."""
+
+
+RELATIONS: dict[str, Relation] = {
+    relation.name: relation
+    for relation in (
+        Relation(
+            name="home",
+            fact="{x} lives in {v}.",
+            variant="the home of {x} is in {v}.",
+            question="Where does {x} live?",
+            values=TOWNS,
+            reference="the town where {x} lives",
+        ),
+        Relation(
+            name="trade",
+            fact="{x} works as a {v}.",
+            variant="{x} earns a living as a {v}.",
+            question="What does {x} work as?",
+            values=TRADES,
+        ),
+        Relation(
+            name="animal",
+            fact="{x} keeps a {v}.",
+            variant="{x} looks after a {v}.",
+            question="What animal does {x} keep?",
+            values=ANIMALS,
+        ),
+        Relation(
+            name="thing",
+            fact="{x} owns a {v}.",
+            variant="{x} is the owner of a {v}.",
+            question="What thing does {x} own?",
+            values=THINGS,
+        ),
+        Relation(
+            name="friend",
+            fact="the friend of {x} is {v}.",
+            variant="{x} has a friend called {v}.",
+            question="Who is the friend of {x}?",
+            reference="the friend of {x}",
+        ),
+        Relation(
+            name="teacher",
+            fact="the teacher of {x} is {v}.",
+            variant="{x} was taught by {v}.",
+            question="Who is the teacher of {x}?",
+            reference="the teacher of {x}",
+        ),
+        Relation(
+            name="mayor",
+            fact="the mayor of {x} is {v}.",
+            variant="{x} has a mayor called {v}.",
+            question="Who is the mayor of {x}?",
+            reference="the mayor of {x}",
+        ),
+        Relation(
+            name="good",
+            fact="{x} is known for its {v}.",
+            variant="people come to {x} for its {v}.",
+            question="What is {x} known for?",
+            values=GOODS,
+        ),
+        Relation(
+            name="winner",
+            fact="the winner of {x} is {v}.",
+            variant="{x} was won by {v}.",
+            question="Who is the winner of {x}?",
+            reference="the winner of {x}",
+        ),
+    )
+}
+
+
+def world_words() -> tuple[str, ...]:
+    """Returns every word and punctuation mark that documents, questions and answers use, sorted."""
+    sentences = [*OPENINGS, *FILLER, *DISTRACTORS, "a"]
+    for relation in RELATIONS.values():
+        sentences += [relation.fact, relation.variant, relation.question, relation.reference or ""]
+    texts = [*FIRST_NAMES, *SURNAMES, *TOWNS, *TRADES, *ANIMALS, *THINGS, *GOODS, *EVENTS]
+    sentences = [sentence for sentence in sentences if sentence]
+    texts += [*sentences, *(s[0].upper() + s[1:] for s in (*sentences, *EVENTS))]
+    texts += [word for words in SLOTS.values() for word in words]
+    texts = [re.sub(r"\{\w+\}", "", text) for text in texts]
+    return tuple(sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)}))

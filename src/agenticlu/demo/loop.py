@@ -17,15 +17,23 @@ from typing import Any
 
 import click
 
+from agenticlu.core.records import Prediction
 from agenticlu.demo.world import World
-from agenticlu.documents.tokens import load_tokenizer
+from agenticlu.documents.tokens import load_tokenizer, read_model_hint
+from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.results import Difference, load_summary
+from agenticlu.evaluation.summary import compare
+from agenticlu.evaluation.tables import percent, points, render_table
+from agenticlu.search.run import summarise
+from agenticlu.search.store import Store
 
 MODEL = Path(__file__).parent / "model"
 LENGTHS = (256, 512, 768, 1024)
+ARMS = (("base", "direct"), ("base", "clarify"), ("trained", "direct"), ("trained", "clarify"))
 
 
 @dataclass(frozen=True)
-class Settings:
+class DemoSizes:
     """Sizes of the demo; the defaults fill a few minutes on two cores."""
 
     num_documents: int = 40
@@ -53,63 +61,13 @@ class Stage:
     """The file, under the demo's folder, that people will want to open."""
 
 
-def build_stages(out: Path, settings: Settings) -> list[Stage]:
+def build_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
     """Returns the commands of the loop, in order."""
-    piece_tokens = json.loads((MODEL / "agenticlu.json").read_text())["piece_tokens"]
-    shape = ("--piece-tokens", str(piece_tokens))
-
-    def evaluate(label: str, model: Path) -> Stage:
-        return Stage(
-            f"Evaluate the {label} model on held-out documents",
-            (
-                *("eval", "--task", "world", "--methods", "direct,clarify", "--label", label),
-                *("--lengths", ",".join(map(str, settings.lengths)), *shape),
-                *("--limit", str(settings.num_items), "--rounds", str(settings.rounds)),
-                *("--seed", str(settings.seed), "--model", str(model)),
-                *("--out", str(out / f"eval-{label}")),
-            ),
-            f"eval-{label}/results.md",
-        )
-
     return [
-        Stage(
-            "Search: grow trees of clarifications over training documents",
-            (
-                *("generate", "run", str(out / "corpus.jsonl"), "--model", str(MODEL), *shape),
-                *("--branching", str(settings.branching), "--depth", str(settings.depth)),
-                *("--deepen", str(settings.deepen), "--view", "document"),
-                *("--top-k", "2", "--threshold", "0.75"),
-                *("--seed", str(settings.seed), "--out", str(out / "search")),
-            ),
-            "search/run.sqlite",
-        ),
-        Stage(
-            "Data: turn trees into conversations and preference pairs",
-            ("dataset", "build", str(out / "search"), "--out", str(out / "data")),
-            "data/README.md",
-        ),
-        Stage(
-            "Train: supervised fine-tuning",
-            (
-                *("train", "sft", str(out / "data"), "--model", str(MODEL), "--preset", "tiny"),
-                # One thread: two wait for each other on matrices this small when cores are busy.
-                *("--batch", "4", "--lr", "2e-4", "--threads", "1"),
-                *("--seed", str(settings.seed), "--out", str(out / "sft")),
-            ),
-            "sft/export",
-        ),
-        Stage(
-            "Train: preference optimisation (DPO), from the fine-tuned weights",
-            (
-                *("train", "dpo", str(out / "data"), "--sft", str(out / "sft")),
-                # A higher rate lowers the validation loss further and ruins the dialogue (LOG.md).
-                *("--preset", "tiny", "--batch", "8", "--lr", "2e-5", "--threads", "1"),
-                *("--seed", str(settings.seed), "--out", str(out / "dpo")),
-            ),
-            "dpo/export",
-        ),
-        evaluate("base", MODEL),
-        evaluate("trained", out / "dpo" / "export"),
+        *_build_data_stages(out, sizes),
+        *_build_training_stages(out, sizes),
+        _build_evaluation(out, sizes, "base", MODEL),
+        _build_evaluation(out, sizes, "trained", out / "dpo" / "export"),
         Stage(
             "Report",
             (
@@ -124,18 +82,83 @@ def build_stages(out: Path, settings: Settings) -> list[Stage]:
     ]
 
 
-def write_corpus(path: Path, settings: Settings) -> None:
+def _build_data_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
+    return [
+        Stage(
+            "Search: grow trees of clarifications over training documents",
+            (
+                *("generate", "run", str(out / "corpus.jsonl"), "--model", str(MODEL)),
+                *("--piece-tokens", str(_piece_tokens()), "--branching", str(sizes.branching)),
+                *("--depth", str(sizes.depth), "--deepen", str(sizes.deepen)),
+                *("--view", "document", "--top-k", "2", "--threshold", "0.75"),
+                *("--seed", str(sizes.seed), "--out", str(out / "search")),
+            ),
+            "search/run.sqlite",
+        ),
+        Stage(
+            "Data: turn trees into conversations and preference pairs",
+            ("dataset", "build", str(out / "search"), "--out", str(out / "data")),
+            "data/README.md",
+        ),
+    ]
+
+
+def _build_training_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
+    # One thread: two wait for each other on matrices this small when cores are busy.
+    shared = ("--preset", "tiny", "--threads", "1", "--seed", str(sizes.seed))
+    return [
+        Stage(
+            "Train: supervised fine-tuning",
+            (
+                *("train", "sft", str(out / "data"), "--model", str(MODEL), *shared),
+                *("--batch", "4", "--lr", "2e-4", "--out", str(out / "sft")),
+            ),
+            "sft/export",
+        ),
+        Stage(
+            "Train: preference optimisation (DPO), from the fine-tuned weights",
+            (
+                *("train", "dpo", str(out / "data"), "--sft", str(out / "sft"), *shared),
+                # A higher rate lowers the validation loss further and ruins the dialogue (LOG.md).
+                *("--batch", "8", "--lr", "2e-5", "--out", str(out / "dpo")),
+            ),
+            "dpo/export",
+        ),
+    ]
+
+
+def _build_evaluation(out: Path, sizes: DemoSizes, label: str, model: Path) -> Stage:
+    return Stage(
+        f"Evaluate the {label} model on held-out documents",
+        (
+            *("eval", "--task", "world", "--methods", "direct,clarify", "--label", label),
+            *("--lengths", ",".join(map(str, sizes.lengths))),
+            *("--piece-tokens", str(_piece_tokens()), "--limit", str(sizes.num_items)),
+            *("--rounds", str(sizes.rounds), "--seed", str(sizes.seed), "--model", str(model)),
+            *("--out", str(out / f"eval-{label}")),
+        ),
+        f"eval-{label}/results.md",
+    )
+
+
+def _piece_tokens() -> int:
+    hint = read_model_hint(MODEL, "piece_tokens")
+    assert hint is not None
+    return hint
+
+
+def write_corpus(path: Path, sizes: DemoSizes) -> None:
     """Writes the training documents and questions of the world, atomically."""
     count = load_tokenizer(str(MODEL)).count
-    world = World(settings.seed)
+    world = World(sizes.seed)
     lines = []
-    for index in range(settings.num_documents):
+    for index in range(sizes.num_documents):
         document = world.document(
             "train",
             index,
-            settings.lengths[index % len(settings.lengths)],
+            sizes.lengths[index % len(sizes.lengths)],
             count,
-            num_questions=settings.questions_per_document,
+            num_questions=sizes.questions_per_document,
         )
         for question in document.questions:
             row = {
@@ -155,7 +178,7 @@ def write_corpus(path: Path, settings: Settings) -> None:
 
 def run_demo(
     out: Path,
-    settings: Settings,
+    sizes: DemoSizes,
     invoke: Callable[[Sequence[str]], Any],
     say: Callable[[str], None],
 ) -> dict[str, float]:
@@ -163,16 +186,16 @@ def run_demo(
 
     Args:
         out: Folder of the demo; stages that finished there are not repeated.
-        settings: Sizes.
+        sizes: Sizes of the demo.
         invoke: Runs one `agenticlu` command, given its arguments.
         say: Prints one line.
     """
     out.mkdir(parents=True, exist_ok=True)
     corpus = out / "corpus.jsonl"
     if not corpus.exists():
-        write_corpus(corpus, settings)
+        write_corpus(corpus, sizes)
     seconds: dict[str, float] = {}
-    stages = build_stages(out, settings)
+    stages = build_stages(out, sizes)
     for number, stage in enumerate(stages, 1):
         say(click.style(f"\n[{number}/{len(stages)}] {stage.title}", bold=True))
         say(click.style(f"  $ agenticlu {shlex.join(stage.argv)}", dim=True))
@@ -181,3 +204,40 @@ def run_demo(
         seconds[stage.title] = time.monotonic() - began
         say(f"  {out / stage.produces}  ({seconds[stage.title]:.0f} s)")
     return seconds
+
+
+def render_results(out: Path, lengths: Sequence[int]) -> str:
+    """Returns the table of a finished demo: accuracy with 95% intervals, gain, recall by depth."""
+    summaries = {label: load_summary(out / f"eval-{label}") for label in ("base", "trained")}
+    rows = []
+    for length in lengths:
+        cells = [summaries[label].find("world", length, method) for label, method in ARMS]
+        gain = main_gain(out, length)
+        rows.append(
+            [
+                str(length),
+                *(percent(cell.score if cell else None) for cell in cells),
+                points(gain.difference) if gain else "",
+                str(cells[-1].num_scored if cells[-1] else 0),
+            ]
+        )
+    header = ["tokens", *(f"{label} {method}" for label, method in ARMS), "gain", "n"]
+    with Store(out / "search", writable=False) as store:
+        recall = summarise(store).recall_by_depth
+    by_depth = ", ".join(f"{depth}: {100 * share:.1f}%" for depth, share in recall.items())
+    return (
+        "Held-out documents, right answers in % with 95% intervals; the gain is the trained "
+        "model's dialogue against\nthe base model's direct answer, paired by question.\n\n"
+        f"{render_table(header, rows)}\n\n"
+        f"Recall by depth of the search trees (training questions): {by_depth}"
+    )
+
+
+def main_gain(out: Path, length: int) -> Difference | None:
+    """Returns the paired gain of the trained dialogue over the base model's direct answer."""
+
+    def arm(label: str, method: str) -> list[Prediction]:
+        found = read_predictions(out / f"eval-{label}" / "predictions.jsonl", warn=False)
+        return [p for p in found.values() if p.method == method and p.length == length]
+
+    return compare(arm("base", "direct"), arm("trained", "clarify"))

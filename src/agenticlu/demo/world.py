@@ -25,18 +25,16 @@ from typing import Literal, Protocol
 
 from agenticlu.core.records import content_id, content_seed
 from agenticlu.demo.lexicon import (
-    ANIMALS,
     DISTRACTORS,
     EVENTS,
     FILLER,
     FIRST_NAMES,
     GOODS,
     OPENINGS,
+    RELATIONS,
     SLOTS,
     SURNAMES,
-    THINGS,
     TOWNS,
-    TRADES,
 )
 
 Split = Literal["train", "validation", "test"]
@@ -67,91 +65,6 @@ class Span(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Relation:
-    """How one kind of fact is said, asked and referred to; `{x}` is the key, `{v}` the value."""
-
-    name: str
-    fact: str
-    """The sentence that states it; the value comes last, right after its key."""
-    variant: str
-    """Another sentence for it, met in documents only."""
-    question: str
-    values: tuple[str, ...] | None = None
-    """All possible values, or None when the value is a person."""
-    reference: str | None = None
-    """A noun phrase for the value, by which a longer question goes on; None ends a chain."""
-
-
-RELATIONS: dict[str, Relation] = {
-    relation.name: relation
-    for relation in (
-        Relation(
-            name="home",
-            fact="{x} lives in {v}.",
-            variant="the home of {x} is in {v}.",
-            question="Where does {x} live?",
-            values=TOWNS,
-            reference="the town where {x} lives",
-        ),
-        Relation(
-            name="trade",
-            fact="{x} works as a {v}.",
-            variant="{x} earns a living as a {v}.",
-            question="What does {x} work as?",
-            values=TRADES,
-        ),
-        Relation(
-            name="animal",
-            fact="{x} keeps a {v}.",
-            variant="{x} looks after a {v}.",
-            question="What animal does {x} keep?",
-            values=ANIMALS,
-        ),
-        Relation(
-            name="thing",
-            fact="{x} owns a {v}.",
-            variant="{x} is the owner of a {v}.",
-            question="What thing does {x} own?",
-            values=THINGS,
-        ),
-        Relation(
-            name="friend",
-            fact="the friend of {x} is {v}.",
-            variant="{x} has a friend called {v}.",
-            question="Who is the friend of {x}?",
-            reference="the friend of {x}",
-        ),
-        Relation(
-            name="teacher",
-            fact="the teacher of {x} is {v}.",
-            variant="{x} was taught by {v}.",
-            question="Who is the teacher of {x}?",
-            reference="the teacher of {x}",
-        ),
-        Relation(
-            name="mayor",
-            fact="the mayor of {x} is {v}.",
-            variant="{x} has a mayor called {v}.",
-            question="Who is the mayor of {x}?",
-            reference="the mayor of {x}",
-        ),
-        Relation(
-            name="good",
-            fact="{x} is known for its {v}.",
-            variant="people come to {x} for its {v}.",
-            question="What is {x} known for?",
-            values=GOODS,
-        ),
-        Relation(
-            name="winner",
-            fact="the winner of {x} is {v}.",
-            variant="{x} was won by {v}.",
-            question="Who is the winner of {x}?",
-            reference="the winner of {x}",
-        ),
-    )
-}
 PERSON_RELATIONS = ("home", "trade", "animal", "thing", "friend", "teacher")
 """Stated for every person of a document."""
 
@@ -556,21 +469,3 @@ def _join(paragraphs: Sequence[Sequence[_Sentence]]) -> tuple[str, tuple[Fact, .
                 facts.append(Fact(*sentence.fact, render_fact(*sentence.fact), start, end))
             text += sentence.text
     return text, tuple(facts)
-
-
-def world_words() -> tuple[str, ...]:
-    """Returns every word and punctuation mark that documents, questions and answers use, sorted."""
-    sentences = [*OPENINGS, *FILLER, *DISTRACTORS, "a"]
-    for relation in RELATIONS.values():
-        sentences += [relation.fact, relation.variant, relation.question, relation.reference or ""]
-    texts = [*FIRST_NAMES, *SURNAMES, *TOWNS, *TRADES, *ANIMALS, *THINGS, *GOODS, *EVENTS]
-    texts += [*sentences, *(_capital(sentence) for sentence in sentences if sentence)]
-    texts += [_capital(event) for event in EVENTS]
-    texts += [word for words in SLOTS.values() for word in words]
-    texts = [re.sub(r"\{\w+\}", "", text) for text in texts]
-    return tuple(sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text)}))
-
-
-def paragraph_starts() -> tuple[str, ...]:
-    """Returns every word that a paragraph can begin with, sorted."""
-    return tuple(sorted({_capital(sentence).split()[0] for sentence in FILLER}))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,24 @@ def check_model_path(model: str | None) -> str:
     return str(path)
 
 
+def find_model_folder(model: str | None, base_url: Sequence[str] = ()) -> Path | None:
+    """Returns the folder of a model on this disk; the bundled one where nothing is named."""
+    if model is None:
+        return None if base_url else BUNDLED_MODEL
+    folder = Path(model).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def read_window(folder: Path) -> int | None:
+    """Returns the window in tokens that a model's configuration states; None if it states none."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    window = found.get("max_position_embeddings") if isinstance(found, dict) else None
+    return window if isinstance(window, int) else None
+
+
 def check_base_url(url: str) -> str:
     """Returns the address without a trailing slash, or says what is wrong with it."""
     from urllib.parse import urlsplit
@@ -139,6 +158,8 @@ __all__ = [
     "Engine",
     "check_base_url",
     "check_model_path",
+    "find_model_folder",
     "load_engine",
     "load_limited_engine",
+    "read_window",
 ]
