@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin
 
 import click
 
@@ -17,7 +17,6 @@ from agenticlu.core.settings import (
     ModelSettings,
     Setting,
     Settings,
-    SettingsT,
     parse_overrides,
     settings_of,
 )
@@ -99,82 +98,98 @@ class AliasOption(SettingOption):
         return value
 
 
+class CommandOptions(TypedDict, total=False):
+    """What sets a command apart from others over the same settings."""
+
+    name: str
+    """Name of the command; default: the last part of its table."""
+    inherits: Sequence[str]
+    """Tables that apply where the command's own says nothing, weakest first."""
+    without: Sequence[str]
+    """Keys of the model that the command does not have."""
+    find_preset: FindPreset
+    """Expands a setting that stands for others."""
+    refine: Callable[[Resolved[Any]], Sequence[str]] | None
+    """Returns the tables to inherit, where that depends on the settings."""
+    overrides: bool
+    """Whether `--set KEY=VALUE` may change settings."""
+    extra: str
+    """Extra that installs what the command needs."""
+
+
 class SettingsCommand(click.Command):
-    """A command whose options are the fields of a settings model."""
-
-    settings: type[Settings]
-    section: str
-    without: tuple[str, ...]
-
-
-def settings_command(
-    model: type[SettingsT],
-    section: str,
-    *,
-    name: str | None = None,
-    group: click.Group | None = None,
-    inherits: Sequence[str] = (),
-    without: Sequence[str] = (),
-    find_preset: FindPreset | None = None,
-    refine: Callable[[Resolved[SettingsT]], Sequence[str]] | None = None,
-    overrides: bool = False,
-    extra: str | None = None,
-) -> Callable[[Callable[..., Any]], SettingsCommand]:
-    """Makes a command of a function that takes `Resolved` settings and its operands.
+    """A command whose options are the fields of a settings model.
 
     Args:
-        model: The settings; every field becomes an option.
+        function: Called with the `Resolved` settings and the operands.
+        settings: The model.
         section: The command's table, such as 'train.sft'.
-        name: Name of the command; default: the last part of its table.
-        group: Group to add it to.
-        inherits: Tables that apply where the command's own says nothing, weakest first.
-        without: Keys of the model that the command does not have.
-        find_preset: Expands a setting that stands for others.
-        refine: Returns the tables to inherit, where that depends on the settings.
-        overrides: Whether `--set KEY=VALUE` may change settings.
-        extra: Extra that installs what the command needs.
+        **options: See `CommandOptions`.
     """
-    settings = {k: one for k, one in settings_of(model).items() if k not in without}
-    fill = functools.partial(
-        resolve, model, section=section, without=without, find_preset=find_preset
-    )
 
-    def decorate(function: Callable[..., Any]) -> SettingsCommand:
-        @functools.wraps(function)
-        def run(
-            *,
-            config_file: str | None,
-            show_config: bool,
-            changes: tuple[str, ...] = (),
-            **given: Any,
-        ) -> Any:
-            flags = _take_flags(settings, given) | parse_overrides(changes)
-            resolved = fill(inherits=inherits, flags=flags, config_file=config_file)
-            if refine is not None:
-                inner = refine(resolved)
-                resolved = fill(inherits=inner, flags=flags, config_file=config_file)
-            for note in resolved.notes:
-                click.echo(note, err=True)
-            if show_config:
-                if resolved.given.get("json"):
-                    echo_json(resolved.as_dict())
-                else:
-                    click.echo(resolved.describe())
-                return None
-            try:
-                return function(resolved, **given)
-            except ModuleNotFoundError as error:
-                raise explain_missing(error, extra) from error
-
-        operands = list(reversed(getattr(function, "__click_params__", [])))
-        command = SettingsCommand(
-            name or section.rpartition(".")[2],
-            callback=run,
-            params=[*operands, *_options(settings, overrides)],
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        settings: type[Settings],
+        section: str,
+        **options: Unpack[CommandOptions],
+    ) -> None:
+        self.settings, self.section, self._given = settings, section, options
+        self.without = tuple(options.get("without", ()))
+        self._by_key = {k: one for k, one in settings_of(settings).items() if k not in self.without}
+        operands = reversed(getattr(function, "__click_params__", []))
+        super().__init__(
+            options.get("name", section.rpartition(".")[2]),
+            callback=function,
+            params=[*operands, *_options(self._by_key, options.get("overrides", False))],
             help=function.__doc__,
             context_settings=CONTEXT,
         )
-        command.settings, command.section, command.without = model, section, tuple(without)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Resolves the settings and calls the function, or shows them."""
+        assert self.callback is not None
+        params = dict(ctx.params)
+        config_file, show = params.pop("config_file"), params.pop("show_config")
+        changes = parse_overrides(params.pop("changes", ()))
+        resolved = self._resolve(_take_flags(self._by_key, ctx, params) | changes, config_file)
+        for note in resolved.notes:
+            click.echo(note, err=True)
+        if show and resolved.given.get("json"):
+            return echo_json(resolved.as_dict())
+        if show:
+            return click.echo(resolved.describe())
+        try:
+            return ctx.invoke(self.callback, resolved, **params)
+        except ModuleNotFoundError as error:
+            raise explain_missing(error, self._given.get("extra")) from error
+
+    def _resolve(self, flags: Mapping[str, object], config_file: str | None) -> Resolved[Settings]:
+        fill = functools.partial(
+            resolve,
+            self.settings,
+            section=self.section,
+            without=self.without,
+            flags=flags,
+            config_file=config_file,
+            find_preset=self._given.get("find_preset"),
+        )
+        resolved = fill(inherits=self._given.get("inherits", ()))
+        refine = self._given.get("refine")
+        return resolved if refine is None else fill(inherits=refine(resolved))
+
+
+def settings_command(
+    settings: type[Settings],
+    section: str,
+    *,
+    group: click.Group | None = None,
+    **options: Unpack[CommandOptions],
+) -> Callable[[Callable[..., Any]], SettingsCommand]:
+    """Makes a function a `SettingsCommand`, and adds it to a group."""
+
+    def decorate(function: Callable[..., Any]) -> SettingsCommand:
+        command = SettingsCommand(function, settings, section, **options)
         if group is not None:
             group.add_command(command)
         return command
@@ -182,10 +197,12 @@ def settings_command(
     return decorate
 
 
-def _take_flags(settings: Mapping[str, Setting], given: dict[str, Any]) -> dict[str, object]:
+def _take_flags(
+    settings: Mapping[str, Setting], ctx: click.Context, params: dict[str, Any]
+) -> dict[str, object]:
     """Takes the flags that were given out of click's parameters; opens lists and tables."""
-    former = click.get_current_context().meta.get(ALIASES, {})
-    flags = {key: given.pop(one.name) for key, one in settings.items()}
+    former = ctx.meta.get(ALIASES, {})
+    flags = {key: params.pop(one.name) for key, one in settings.items()}
     flags = {key: former.get(key) if value in (None, ()) else value for key, value in flags.items()}
     return {
         key: settings[key].parse_words(value) if isinstance(value, tuple) else value

@@ -49,10 +49,11 @@ def command() -> None:
     """
 
 
-def _train_command(stage: str | None, without: tuple[str, ...]) -> Callable[..., Any]:
-    def tables(resolved: Resolved[TrainSettings]) -> tuple[str, ...]:
-        return ("train", f"train.{resolved.given.get('stage', 'sft')}")
-
+def _train_command(
+    stage: str | None,
+    without: tuple[str, ...],
+    refine: Callable[[Resolved[TrainSettings]], tuple[str, ...]] | None = None,
+) -> Callable[..., Any]:
     def decorate(function: Callable[..., Any]) -> click.Command:
         return settings_command(
             TrainSettings,
@@ -61,12 +62,17 @@ def _train_command(stage: str | None, without: tuple[str, ...]) -> Callable[...,
             inherits=("train",),
             without=("dataset", *without),
             find_preset=functools.partial(find_preset, stage=stage),
-            refine=tables if stage is None else None,
             overrides=True,
             extra="train",
+            refine=refine,
         )(operand("dataset")(function))
 
     return decorate
+
+
+def _plan_tables(resolved: Resolved[TrainSettings]) -> tuple[str, ...]:
+    """Returns the tables that a plan reads: its stage's, too."""
+    return ("train", f"train.{resolved.given.get('stage', 'sft')}")
 
 
 @_train_command("sft", ("stage", *FOR_PLANS, *FOR_DPO))
@@ -98,7 +104,7 @@ def dpo(resolved: Resolved[TrainSettings], dataset: str) -> None:
     _run("dpo", settings, dataset, str(run))
 
 
-@_train_command(None, ("dry_run", *FOR_DPO))
+@_train_command(None, ("dry_run", *FOR_DPO), refine=_plan_tables)
 def plan(resolved: Resolved[TrainSettings], dataset: str) -> None:
     """Print what training on DATASET will cost: tokens, sharing, FLOP, memory, time."""
     settings = resolved.values
