@@ -202,6 +202,9 @@ def test_help_shows_defaults_and_choices() -> None:
     assert "--judge-all" in shown
     assert "--no-judge-all" not in shown
     assert "--merge / --no-merge" in shown
+    assert "(B). [default: 8; >= 1]" in shown
+    assert "[default: 0.95; > 0; <= 1]" in shown
+    assert "[default: private]" in " ".join(call("dataset", "push", "--help").output.split())
 
 
 def test_no_command_drops_the_model_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:

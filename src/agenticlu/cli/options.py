@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin
 
 import click
+from pydantic.fields import FieldInfo
 
 from agenticlu.core.config import FindPreset, Resolved, resolve
 from agenticlu.core.errors import UsageError
@@ -240,20 +241,29 @@ def _options(settings: Mapping[str, Setting], overrides: bool) -> list[click.Opt
 
 
 def _help(setting: Setting) -> str:
-    text = setting.help.replace("`", "")
     default = setting.default
     if isinstance(default, list | tuple):
         default = ", ".join(map(str, default))
-    is_nothing = default is None or default is False or default in ("", {})
-    facts = [] if is_nothing else [f"default: {_shown(default)}"]
-    facts += ["repeatable"] if setting.is_list else []
-    return text + (f"  [{'; '.join(facts)}]" if facts else "")
-
-
-def _shown(default: object) -> str:
     if default is True:
-        return "yes"
-    return f"{default:g}" if isinstance(default, float) else str(default)
+        default = (*setting.spelling.flags, setting.key)[0].partition("/")[0].removeprefix("--")
+    is_nothing = default is None or default is False or default in ("", {})
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    facts = [] if is_nothing else [f"default: {shown}"]
+    facts += _bounds(setting.annotation)
+    facts += ["repeatable"] if setting.is_list else []
+    return setting.help.replace("`", "") + (f"  [{'; '.join(facts)}]" if facts else "")
+
+
+def _bounds(annotation: Any) -> list[str]:
+    """Returns the bounds of a number, wherever in its type they are."""
+    found = []
+    for part in get_args(annotation):
+        for one in part.metadata if isinstance(part, FieldInfo) else [part]:
+            for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+                if (bound := getattr(one, name, None)) is not None:
+                    found.append(f"{sign} {bound}")
+        found += _bounds(part)
+    return found
 
 
 def _core_type(annotation: Any) -> Any:
