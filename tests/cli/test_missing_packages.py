@@ -65,6 +65,11 @@ NEEDS_A_PACKAGE = (
     "prompts extract rows.parquet --out new.toml",
     "report --run RUN --data data --out new.html",
 )
+CANNOT_LOAD = (
+    "generate corpus.jsonl --out new --model nowhere",
+    "generate corpus.jsonl --out new --model nowhere --ray 1",
+    "eval --lengths 256 --limit 1 --out new --model nowhere",
+)
 NEEDS_NONE = (
     "ask a.txt Who? --dry-run",
     "plan corpus.jsonl",
@@ -98,7 +103,7 @@ def results(root: Path, tiny_model_path: Path) -> dict[str, tuple[object, str]]:
     (root / "data" / "preference").mkdir(parents=True)
     (root / "data" / "preference" / "train.parquet").write_bytes(b"PAR1")
     named = {"RUN": "run", "MODEL": str(tiny_model_path)}
-    lines = [*NEEDS_A_PACKAGE, *NEEDS_NONE]
+    lines = [*NEEDS_A_PACKAGE, *CANNOT_LOAD, *NEEDS_NONE]
     commands = [[named.get(word, word) for word in line.split()] for line in lines]
     blocked = [*EXTRA_OF_PACKAGE, "matplotlib", "wonderwords"]
     done = subprocess.run(
@@ -119,6 +124,15 @@ def test_a_missing_package_is_an_install_line(line: str, results: dict[str, tupl
     assert code == 7, err
     assert "pip install 'agenticlu[" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("line", CANNOT_LOAD)
+def test_a_model_that_does_not_exist_is_an_engine_error(
+    line: str, results: dict[str, tuple[object, str]]
+):
+    code, err = results[line]
+    assert code == 5, err
+    assert "'nowhere'" in err
 
 
 @pytest.mark.parametrize("line", NEEDS_NONE)

@@ -333,6 +333,7 @@ class _Sections:
             sections = _sections_of_variable(name)
             if not sections:
                 raise self._unknown_variable(name, shared, taken)
+            # TRAIN_PLAN_ONLY may be a key of [train] or of [train.plan]: the more specific wins.
             own = [section for section in sections if section in self.chain]
             known = [one for one in own if taken.find(_key_of_variable(name, one))]
             if known and environ[name] != "":
