@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from agenticlu.documents.citations import Citation
     from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines.base import Engine
+    from agenticlu.engines.choice import ModelChoice
 
 MAX_CHOICES = 26
 """Choices are lettered."""
@@ -144,8 +145,7 @@ class _AskRun:
 
     document: Document
     pieces: Sequence[Piece]
-    folder: Path | None
-    """Of a model on this disk."""
+    choice: ModelChoice
     tokenizer: Tokenizer
     profile: Profile
     questions: list[Question | None]
@@ -164,12 +164,18 @@ class _AskRun:
         from agenticlu.dialogue.ask import make_question
         from agenticlu.dialogue.profiles import load_profile
         from agenticlu.documents import load_document, split
-        from agenticlu.engines import find_model_folder
+        from agenticlu.engines.choice import ModelChoice
 
         self.profile = load_profile(self.settings.profile)
         self.document = load_document(self.file)
-        self.folder = find_model_folder(self.settings.model, self.settings.base_url)
-        self.tokenizer = self._load_tokenizer()
+        self.choice = ModelChoice(
+            self.settings.model,
+            self.settings.base_url,
+            self.settings.api_key_env,
+            self.settings.timeout,
+        )
+        self.tokenizer = self.choice.tokenizer(self.settings.tokenizer)
+        note_estimate(self.settings, self.tokenizer, quiet=self.settings.quiet)
         self.pieces = split(self.document, self.tokenizer, self.piece_tokens())
         self.questions = [
             None
@@ -184,22 +190,9 @@ class _AskRun:
 
     def piece_tokens(self) -> int:
         from agenticlu.documents import DEFAULT_PIECE_TOKENS
-        from agenticlu.documents.tokens import read_model_hint
 
-        hint = read_model_hint(self.folder, "piece_tokens") if self.folder else None
+        hint = self.choice.hint("piece_tokens")
         return self.settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
-
-    def _load_tokenizer(self) -> Tokenizer:
-        from agenticlu.documents.tokens import load_tokenizer
-
-        if self.settings.tokenizer or self.folder is not None:
-            return load_tokenizer(self.settings.tokenizer or str(self.folder))
-        try:
-            return load_tokenizer(self.settings.model, online=False)
-        except AgenticluError:
-            estimate = load_tokenizer(None)
-            note_estimate(self.settings, estimate, quiet=self.settings.quiet)
-            return estimate
 
     def say(self, text: str) -> None:
         if not self.settings.quiet:
@@ -446,7 +439,7 @@ def _show_estimates(run: _AskRun, *, as_json: bool) -> None:
     from agenticlu.dialogue.ask import estimate
     from agenticlu.engines import read_window
 
-    window = None if run.folder is None else read_window(run.folder)
+    window = None if run.choice.folder is None else read_window(run.choice.folder)
     for question in run.questions:
         if question is None:
             continue

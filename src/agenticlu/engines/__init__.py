@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,14 +114,6 @@ def check_model_path(model: str | None) -> str:
     return str(path)
 
 
-def find_model_folder(model: str | None, base_url: Sequence[str] = ()) -> Path | None:
-    """Returns the folder of a model on this disk; the bundled one where nothing is named."""
-    if model is None:
-        return None if base_url else BUNDLED_MODEL
-    folder = Path(model).expanduser()
-    return folder if folder.is_dir() else None
-
-
 def read_window(folder: Path) -> int | None:
     """Returns the window in tokens that a model's configuration states; None if it states none."""
     try:
@@ -158,7 +150,6 @@ __all__ = [
     "Engine",
     "check_base_url",
     "check_model_path",
-    "find_model_folder",
     "load_engine",
     "load_limited_engine",
     "read_window",
