@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.server
+import importlib
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -381,3 +383,14 @@ def test_lines_of_predictions_are_no_result_file(tmp_path: Path, name: str) -> N
     found = call(name, str(path))
     assert isinstance(found.exception, UsageError)
     assert "a result file of HELMET is one JSON object" in found.exception.message
+
+
+def test_an_estimate_needs_no_package_for_rouge(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "rouge_score"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "rouge_score", None)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("rouge_score.rouge_scorer")
+    result = call("--dry-run", *SHORT, "--rouge", "--metric", "rougeL_f1")
+    assert result.exit_code == 0, result.output
+    assert "world" in result.output

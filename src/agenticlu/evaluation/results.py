@@ -177,7 +177,7 @@ def load_summary(path: str | Path) -> Summary:
         path = path / SUMMARY_NAME
     if not path.is_file():
         raise StoreError(
-            f"There is no summary {str(path)!r}.",
+            f"No evaluation summary found: {path} does not exist.",
             hint="Run agenticlu eval first, or let it finish.",
         )
     try:

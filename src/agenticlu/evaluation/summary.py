@@ -346,8 +346,8 @@ def count_alone_tokens(prediction: Prediction) -> int | None:
     Methods of a run read each document together: whichever asks first pays for it, so what an
     item computed as run depends on the order. Alone, its first turn is read whole; a later turn
     reuses at most the longest prompt and reply that an earlier turn of its own has left in the
-    cache, and what else it found there came from other items. Retrieval by the engine is no turn
-    and counts in full. None where several requests were made and their turns are not kept.
+    cache, and what else it found there came from other items. Retrieval by the engine is not a
+    turn and counts in full. None where several requests were made and their turns are not kept.
 
     >>> turn = lambda prompt, cached: {"kind": "direct", "wording": "", "request": "", "reply": "",
     ...     "usage": Usage(prompt_tokens=prompt, cached_tokens=cached)}
