@@ -116,9 +116,9 @@ def test_a_folder_that_must_not_be_written_is_refused(run: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        (("--license", "mitt"), UsageError, "knows no licence"),
-        (("--license", "other"), UsageError, "needs a name"),
-        (("--license-name", "mine"), UsageError, "but no licence"),
+        (("--license", "mitt"), UsageError, "Unknown licence"),
+        (("--license", "other"), UsageError, "needs a --license-name"),
+        (("--license-name", "mine"), UsageError, "need --license other"),
         (("--decontaminate-report",), UsageError, "nothing to compare with"),
         (("--decontaminate", "none.jsonl"), DocumentError, "does not exist"),
         (("--push-to-hub", "me/a"), UsageError, "needs a licence"),

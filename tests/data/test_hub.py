@@ -44,18 +44,18 @@ def test_another_one_has_a_name_and_perhaps_a_link():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (("mitt", None, None), "knows no licence 'mitt'"),
-        (("", None, None), "knows no licence"),
-        (("mit\ntags: [x]", None, None), "knows no licence"),
-        (("cc-by", None, None), "knows no licence"),
-        (("other", None, None), "needs a name"),
-        (("other", "My Licence", None), "needs a name"),
-        (("other", "x: y", None), "needs a name"),
-        (("other", "mine", "LICENSE"), "no address"),
-        (("other", "mine", 'https://x"y'), "no address"),
-        (("mit", "mine", None), "has a name"),
-        (("mit", None, "https://example.org"), "has a name"),
-        ((None, "mine", None), "but no licence"),
+        (("mitt", None, None), "Unknown licence 'mitt'"),
+        (("", None, None), "Unknown licence"),
+        (("mit\ntags: [x]", None, None), "Unknown licence"),
+        (("cc-by", None, None), "Unknown licence"),
+        (("other", None, None), "needs a --license-name"),
+        (("other", "My Licence", None), "needs a --license-name"),
+        (("other", "x: y", None), "needs a --license-name"),
+        (("other", "mine", "LICENSE"), "is not a URL"),
+        (("other", "mine", 'https://x"y'), "is not a URL"),
+        (("mit", "mine", None), "are for --license other, not 'mit'"),
+        (("mit", None, "https://example.org"), "are for --license other, not 'mit'"),
+        ((None, "mine", None), "need --license other"),
     ],
 )
 def test_others_are_refused(given, words):
@@ -128,7 +128,7 @@ def test_a_push_sends_what_was_written_in_one_commit(hub: FakeHub, data: Path):
 
 def test_a_push_that_broke_off_sends_only_what_is_missing(hub: FakeHub, data: Path):
     hub.refuse_put = 3
-    with pytest.raises(IncompleteRunError, match="broke off") as caught:
+    with pytest.raises(IncompleteRunError, match=r"upload to .* failed") as caught:
         push(data, "me/traces", private=False)
     assert caught.value.hint is not None
     assert caught.value.hint.endswith(f"agenticlu dataset push {data} me/traces --public")
@@ -175,7 +175,7 @@ def test_a_push_over_an_older_data_set_leaves_none_of_its_rows(
     ],
 )
 def test_a_name_that_cannot_be_is_said(hub: FakeHub, name: str):
-    with pytest.raises(UsageError, match="is no name on the hub"):
+    with pytest.raises(UsageError, match="Invalid repository name"):
         check_push(name, MIT)
 
 
@@ -195,12 +195,12 @@ def scope(name: str, *permissions: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("token", "name", "words"),
     [
-        ({"role": "read"}, "me/a", "may read, but not write"),
-        ({"role": "write"}, "you/a", "not for 'you', but for me, lab, club"),
-        ({"role": "write"}, "club/a", "may read, but not write to 'club'"),
-        (fine_grained(), "me/a", "may read, but not write"),
-        (fine_grained(scope("me", "repo.content.read")), "me/a", "may read, but not write"),
-        (fine_grained(scope("lab", "repo.write")), "me/a", "may read, but not write"),
+        ({"role": "read"}, "me/a", "can read but not write"),
+        ({"role": "write"}, "you/a", "belongs to me, lab, club, not to 'you'"),
+        ({"role": "write"}, "club/a", "can read but not write to 'club'"),
+        (fine_grained(), "me/a", "can read but not write"),
+        (fine_grained(scope("me", "repo.content.read")), "me/a", "can read but not write"),
+        (fine_grained(scope("lab", "repo.write")), "me/a", "can read but not write"),
     ],
 )
 def test_a_token_that_may_not_write_is_said_before_the_work(hub: FakeHub, token, name, words):
@@ -232,26 +232,29 @@ def test_what_stands_in_the_way_is_said(hub: FakeHub, monkeypatch):
     check_push("me/a", MIT)
     hub.repositories["me/a"]["data.csv"] = b""
     with pytest.raises(
-        UsageError, match=r"holds something else: \.gitattributes, README\.md, data"
+        UsageError,
+        match=r"is not a data set of agenticlu; it holds \.gitattributes, README\.md, data",
     ):
         check_push("me/a", MIT)
     hub.identity = {}
-    with pytest.raises(UsageError, match="did not accept the token"):
+    with pytest.raises(UsageError, match="rejected the token"):
         check_push("me/b", MIT)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(UsageError, match="no token"):
+    with pytest.raises(UsageError, match="No token"):
         check_push("me/b", MIT)
 
 
 def test_a_hub_that_is_away_is_said(hub: FakeHub, data: Path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(AgenticluError, match=r"127\.0\.0\.1:9 cannot be reached") as caught:
+    with pytest.raises(
+        AgenticluError, match=r"Cannot reach the hub at http://127\.0\.0\.1:9"
+    ) as caught:
         check_push("me/a", MIT)
     assert caught.value.exit_code == 1, "no argument is at fault"
-    with pytest.raises(IncompleteRunError, match="broke off"):
+    with pytest.raises(IncompleteRunError, match=r"upload to .* failed"):
         push(data, "me/a", private=True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(AgenticluError, match="cannot be reached") as caught:
+    with pytest.raises(AgenticluError, match="Cannot reach") as caught:
         check_push("me/a", MIT)
     assert "HF_HUB_OFFLINE" in (caught.value.hint or "")
 

@@ -197,7 +197,7 @@ def test_numbers_that_read_nothing_are_refused(tmp_path: Path, option: str):
 
 
 def test_nothing_to_read_off_is_an_error():
-    with pytest.raises(DocumentError, match="No wording"):
+    with pytest.raises(DocumentError, match="yields no wordings"):
         extract_profile([{"text": "x"}], "none")
 
 

@@ -81,7 +81,7 @@ def test_a_truncating_tokenizer_file_counts_everything(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpt-9", "neither a folder"),
+        ("gpt-9", "neither a directory"),
         ("nobody/such-model", "not in the local"),
         ("", "tokenizer.json"),
     ],

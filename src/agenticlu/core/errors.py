@@ -1,21 +1,21 @@
-"""Every error a user can meet, in one tree.
+"""Exceptions for users, in one tree, with their exit codes.
 
 ```
 AgenticluError                 exit 1   anything below, or unclassified
-├── UsageError                 exit 2   an argument that cannot be
+├── UsageError                 exit 2   invalid argument, or arguments that conflict
 ├── ConfigError                exit 3   unknown key, wrong type, unreadable file
 ├── DocumentError              exit 4   missing, empty, binary, no text layer
 │   └── DocumentTooLongError   exit 4   longer than the model's window
-├── EngineError                exit 5   the model could not be asked
+├── EngineError                exit 5   the model could not be queried
 │   ├── EngineUnreachableError exit 5   no server answered
-│   ├── EngineAuthError        exit 5   the key was refused
+│   ├── EngineAuthError        exit 5   the server rejected the key
 │   ├── ModelNotFoundError     exit 5   the server or disk has no such model
 │   ├── EngineBusyError        exit 5   rate limit or overload outlasted the retries
-│   └── EngineReplyError       exit 5   the reply could not be understood
-│       └── EngineRefusedError exit 5   the request was understood and refused
+│   └── EngineReplyError       exit 5   the reply is malformed
+│       └── EngineRefusedError exit 5   the server refused the request
 ├── StoreError                 exit 6   torn, foreign, newer or locked run file; full disk
 ├── MissingDependencyError     exit 7   an extra is not installed
-├── TrainingError              exit 8   no targets, does not fit, foreign checkpoint
+├── TrainingError              exit 8   no targets, out of memory, foreign checkpoint
 ├── IncompleteRunError         exit 9   the run ended, but some items failed
 ├── NoSupportedAnswerError     exit 10  the document does not support an answer
 └── BudgetExceededError        exit 11  a limit on tokens, money or time was reached
@@ -38,8 +38,8 @@ class AgenticluError(Exception):
     """Base of all errors meant for users.
 
     Args:
-        message: What was given and what is allowed.
-        hint: What to type or do next; printed on its own line.
+        message: What was given, and what is allowed.
+        hint: What to type or do next; printed on a line of its own.
     """
 
     exit_code: int = 1
@@ -51,33 +51,33 @@ class AgenticluError(Exception):
 
 
 class UsageError(AgenticluError):
-    """An argument or a combination of arguments that cannot be."""
+    """Invalid argument, or arguments that conflict."""
 
     exit_code = 2
 
 
 class ConfigError(AgenticluError):
-    """A configuration that cannot be used."""
+    """Invalid configuration."""
 
     exit_code = 3
 
 
 class DocumentError(AgenticluError):
-    """A document that cannot be read."""
+    """The document cannot be read."""
 
     exit_code = 4
 
 
 class DocumentTooLongError(DocumentError):
-    """A document longer than the model's window; never cut in silence."""
+    """The document is longer than the model's window; it is never truncated silently."""
 
 
 class EngineError(AgenticluError):
-    """The model could not be asked, or did not answer."""
+    """The model could not be queried, or did not answer."""
 
     exit_code = 5
     retry_after_s: float | None = None
-    """The pause that the server asked for; None if it asked for none."""
+    """Seconds the server asked to wait; None if it did not."""
     try_elsewhere = False
     """Whether another replica of the model can take the request at once."""
     never_answered = False
@@ -89,31 +89,30 @@ class EngineUnreachableError(EngineError):
 
 
 class EngineAuthError(EngineError):
-    """The server refused the key."""
+    """The server rejected the API key."""
 
 
 class ModelNotFoundError(EngineError):
-    """The server, or the disk, has no model of that name."""
+    """The server or disk has no model of this name."""
 
 
 class EngineBusyError(EngineError):
-    """Rate limits, overload or time-outs outlasted the retries."""
+    """Rate limits, overload or timeouts outlasted the retries."""
 
     is_fault = False
-    """Whether the server failed at this very request (a status of 500, say), rather than having no
-    room for it."""
+    """Whether the server failed on this request (status 500, say), rather than being overloaded."""
 
 
 class EngineReplyError(EngineError):
-    """The server's reply could not be understood, or it refused the request."""
+    """The server's reply is malformed, or it refused the request."""
 
 
 class EngineRefusedError(EngineReplyError):
-    """The server understood the request and refuses it, as it will the next time."""
+    """The server refused the request, and will refuse it again."""
 
 
 class StoreError(AgenticluError):
-    """A run file that cannot be read or written."""
+    """A run file cannot be read or written."""
 
     exit_code = 6
 
@@ -125,13 +124,13 @@ class MissingDependencyError(AgenticluError):
 
 
 class TrainingError(AgenticluError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
     exit_code = 8
 
 
 class IncompleteRunError(AgenticluError):
-    """A run ended and kept everything it finished, but some items failed."""
+    """The run ended and kept what it finished, but some items failed."""
 
     exit_code = 9
 
@@ -149,7 +148,7 @@ class BudgetExceededError(AgenticluError):
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str | None:
-    """Returns a hint naming the closest allowed words, or ``None`` if nothing is close.
+    """Returns a hint that names the closest allowed words, or None if none is close.
 
     >>> did_you_mean("brnching", ["branching", "depth"])
     'Did you mean branching?'
@@ -159,7 +158,7 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def missing_dependency(package: str, extra: str) -> MissingDependencyError:
-    """Builds the error for an absent optional package, with the line that installs it."""
+    """Builds the error for a missing optional package, with the command that installs it."""
     return MissingDependencyError(
         f"This needs the package {package!r}, which is not installed.",
         hint=f"pip install 'agenticlu[{extra}]'",

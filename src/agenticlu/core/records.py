@@ -1,7 +1,7 @@
-"""The facts that cross a file boundary, each with its fields documented.
+"""Records that cross a file boundary, with every field documented; and prices of tokens.
 
-All records are frozen, refuse unknown fields and survive a JSON round trip. `SCHEMA_VERSION` goes
-up when an old reader would misread a new file.
+All records are frozen, reject unknown fields and survive a JSON round trip. `SCHEMA_VERSION`
+increases when an old reader would misread a new file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def without_lone_surrogates(text: str) -> str:
-    r"""Returns a text that a file can hold, as long as it was.
+    r"""Replaces lone surrogates, which UTF-8 cannot encode; keeps the length.
 
     >>> without_lone_surrogates("a" + chr(0xD83D))
     'a\ufffd'

@@ -1,4 +1,4 @@
-"""Tables of names: 'name' -> 'module:attribute', imported when the name is used."""
+"""Known names: one error for unknown ones, and tables of names whose targets load on use."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from agenticlu.core.records import Record
 
 CONFIDENCE = 0.95
 FEW_CLUSTERS = 10
-"""With fewer clusters than this an interval rests on too little to be relied upon."""
+"""With fewer clusters than this an interval is unreliable."""
 _EXPANSION_DEGREES = 200
-"""From here on the quantile of t is taken from its expansion, which errs by less than 1e-8."""
+"""From here on the expansion of t's quantile is exact to 1e-8."""
 
 
 class MeanEstimate(Record):
@@ -33,10 +33,10 @@ class MeanEstimate(Record):
 
     mean: float
     low: float | None = None
-    """Lower end of the 95% interval; None with fewer than two clusters."""
+    """Lower end of the 95% interval; None for fewer than two clusters."""
     high: float | None = None
     n: int
-    """Values averaged: scored items; failed ones are not among them."""
+    """Values averaged: scored items, without failed ones."""
     num_clusters: int
     """Independent units among them."""
 

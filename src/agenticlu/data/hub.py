@@ -44,14 +44,14 @@ _LINK = re.compile(r"https?://[^\s\"'<>]+")
 
 @dataclass(frozen=True)
 class Licence:
-    """What a data set may be used for."""
+    """The licence of a data set, as the hub names licences; asked for, never assumed."""
 
     identifier: str
     """One of the hub's, or `other`."""
     name: str | None = None
-    """Of another licence; None for one of the hub's."""
+    """Name of a licence `other`; None for one of the hub's."""
     link: str | None = None
-    """Address of another licence's text; None when there is none."""
+    """URL of the text of a licence `other`, if there is one."""
 
     def __str__(self) -> str:
         return self.link or self.name or self.identifier
@@ -62,45 +62,45 @@ class Licence:
 
 
 def parse_licence(identifier: str | None, name: str | None, link: str | None) -> Licence | None:
-    """Returns the licence that a person named, or None when nobody named one.
+    """Returns the licence that the options name, or None if they name none.
 
     >>> parse_licence("MIT", None, None)
     Licence(identifier='mit', name=None, link=None)
 
     Raises:
-        UsageError: The hub does not know it, or `other` has no name.
+        UsageError: The hub does not know the licence, or `other` has no name.
     """
     if identifier is None:
         if name is not None or link is not None:
             raise UsageError(
-                "A licence's name or link was given, but no licence.", hint="Add --license other"
+                "--license-name and --license-link need --license other.",
+                hint="Add --license other",
             )
         return None
     known = identifier.strip().lower()
     if known in IDENTIFIERS:
         if name is not None or link is not None:
             raise UsageError(
-                f"The licence {known!r} has a name; --license-name and --license-link are for "
-                "others.",
-                hint="Leave them out, or give --license other.",
+                f"--license-name and --license-link are for --license other, not {known!r}.",
+                hint="Omit them, or give --license other.",
             )
         return Licence(known)
     if known != "other":
         raise UsageError(
-            f"The hub knows no licence {identifier!r}. It knows mit, apache-2.0, cc-by-4.0, "
-            f"cc-by-nc-4.0, odc-by and {len(IDENTIFIERS) - 5} more "
-            "(huggingface.co/docs/hub/repositories-licenses), and `other`.",
+            f"Unknown licence {identifier!r}. Allowed: mit, apache-2.0, cc-by-4.0, cc-by-nc-4.0, "
+            f"odc-by, {len(IDENTIFIERS) - 5} more (huggingface.co/docs/hub/repositories-licenses) "
+            "and other.",
             hint=did_you_mean(known, IDENTIFIERS)
-            or "For another one: --license other --license-name NAME --license-link URL",
+            or "For any other: --license other --license-name NAME --license-link URL",
         )
     if name is None or not _NAME.fullmatch(name):
         raise UsageError(
-            f"The licence `other` needs a name of small letters, digits and . + - _, not {name!r}.",
+            f"--license other needs a --license-name of a-z, 0-9 and . + - _, not {name!r}.",
             hint="For example --license other --license-name my-licence-1.0 --license-link URL",
         )
     if link is not None and not _LINK.fullmatch(link):
         raise UsageError(
-            f"{link!r} is no address of a licence.", hint="Give https://... or leave it out."
+            f"--license-link {link!r} is not a URL.", hint="Give https://..., or omit it."
         )
     return Licence("other", name, link)
 
@@ -110,24 +110,24 @@ _EMPTY = frozenset({".gitattributes", CARD})
 
 
 def check_push(hub_id: str, licence: Licence | None) -> None:
-    """Checks name, licence, token and repository before anything is computed.
+    """Checks name, licence, token and repository, so that a push fails before a build is computed.
 
     Raises:
-        UsageError: The name cannot be, no licence was given, no token may write there, or the
-            repository holds something else.
-        AgenticluError: The hub cannot be reached.
+        UsageError: The name is invalid, there is no licence, the token must not write there, or
+            the repository holds something else.
+        AgenticluError: The hub is unreachable.
     """
     hub = _client()
     _check_name(hub_id)
     if licence is None:
         raise UsageError(
-            "A public home needs a licence, which is asked for and never assumed.",
-            hint="Build with --license, for example --license mit; that asks no model.",
+            "A data set on the hub needs a licence; none is assumed.",
+            hint="Build with --license, for example --license mit; that costs no model calls.",
         )
     token = hub.get_token()
     if not token:
         raise UsageError(
-            "There is no token for the hub.", hint="Set HF_TOKEN, or run: hf auth login"
+            "No token for the hub was found.", hint="Set HF_TOKEN, or run: hf auth login"
         )
     api = hub.HfApi(token=token)
     with _reaching(api.endpoint):
@@ -137,18 +137,19 @@ def check_push(hub_id: str, licence: Licence | None) -> None:
         present = _files_on_hub(api, hub_id)
     if present - _EMPTY and not {SUMMARY, CROISSANT} <= present:
         raise UsageError(
-            f"{hub_id} exists and holds something else: {', '.join(sorted(present)[:3])}.",
+            f"{hub_id} exists and is not a data set of agenticlu; it holds "
+            f"{', '.join(sorted(present)[:3])}.",
             hint="Give a new name.",
         )
 
 
 def push(folder: Path, hub_id: str, *, private: bool) -> str:
-    """Uploads a data set and returns its address.
+    """Uploads a data set and returns its URL.
 
     Raises:
-        UsageError: The folder is no data set.
-        StoreError: A file of it was changed.
-        IncompleteRunError: The upload broke off; what has arrived is not sent again.
+        UsageError: The directory is not a data set.
+        StoreError: One of its files was changed.
+        IncompleteRunError: The upload was interrupted; what has arrived is not sent again.
     """
     hub = _client()
     names = [*load_record(folder)["files"], SUMMARY]
@@ -187,8 +188,8 @@ def _check_name(hub_id: str) -> None:
         slash = ""
     if not (owner and slash and name):
         raise UsageError(
-            f"{hub_id!r} is no name on the hub. A name is OWNER/NAME, each of at most 96 letters, "
-            "digits, - _ and .; none begins or ends in - or ., holds -- or .., or ends in .git.",
+            f"Invalid repository name {hub_id!r}. Give OWNER/NAME, each of at most 96 letters, "
+            "digits, - _ and ., without - or . at either end, -- or .. inside, or .git at the end.",
             hint="For example yourname/long-traces",
         )
 
@@ -200,14 +201,14 @@ def _check_token(identity: Mapping[str, Any], hub_id: str) -> None:
     if owner != identity.get("name") and owner not in orgs:
         owners = ", ".join(str(name) for name in (identity.get("name"), *orgs) if name)
         raise UsageError(
-            f"The token is not for {owner!r}, but for {owners}.",
+            f"The token belongs to {owners}, not to {owner!r}.",
             hint=f"For example {identity.get('name')}/{hub_id.partition('/')[2]}",
         )
     token = (identity.get("auth") or {}).get("accessToken") or {}
     role = token.get("role")
     may_write = role != "read" and orgs.get(owner) != "read"
     if role == "fineGrained" and isinstance(token.get("fineGrained"), Mapping):
-        # A token of this kind may do what is listed for the owner or for the repository.
+        # Such a token lists its permissions for the owner or for the repository.
         may_write = any(
             "repo.write" in (scope.get("permissions") or ())
             and (scope.get("entity") or {}).get("name") in (owner, hub_id)
@@ -215,13 +216,13 @@ def _check_token(identity: Mapping[str, Any], hub_id: str) -> None:
         )
     if not may_write:
         raise UsageError(
-            f"The token may read, but not write to {owner!r}.",
-            hint="Make one with the role `write` at huggingface.co/settings/tokens",
+            f"The token can read but not write to {owner!r}.",
+            hint="Create one with the role `write` at huggingface.co/settings/tokens",
         )
 
 
 def _files_on_hub(api: Any, hub_id: str) -> frozenset[str]:
-    """Returns the files of a repository; none when there is no such repository."""
+    """Returns the files of a repository, none if it does not exist."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -232,7 +233,7 @@ def _files_on_hub(api: Any, hub_id: str) -> frozenset[str]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Returns what the client raises when the hub is away or says no."""
+    """Returns what the client raises when the hub is unreachable or refuses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # Its first base is that of the HTTP library underneath, which differs between versions.
@@ -249,11 +250,11 @@ def _reaching(endpoint: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise UsageError(
-                f"The hub at {endpoint} did not accept the token ({status}).",
-                hint="Check HF_TOKEN, which goes before a login: hf auth whoami",
+                f"The hub at {endpoint} rejected the token ({status}).",
+                hint="Check HF_TOKEN, which overrides a login: hf auth whoami",
             ) from error
         raise AgenticluError(
-            f"The hub at {endpoint} cannot be reached: {_first_line(error)}.",
+            f"Cannot reach the hub at {endpoint}: {_first_line(error)}.",
             hint="Check the connection, HF_ENDPOINT and HF_HUB_OFFLINE; or build without "
             "--push-to-hub and push later: agenticlu dataset push",
         ) from error
@@ -268,14 +269,14 @@ def _uploading(folder: Path, hub_id: str, private: bool) -> Iterator[None]:
     except failures as error:
         public = "" if private else " --public"
         raise IncompleteRunError(
-            f"The upload to {hub_id} broke off: {_first_line(error)}. The data set is whole in "
+            f"The upload to {hub_id} failed: {_first_line(error)}. The data set is complete in "
             f"{folder}.",
-            hint=f"Go on, without building again: agenticlu dataset push {folder} {hub_id}{public}",
+            hint=f"Continue without rebuilding: agenticlu dataset push {folder} {hub_id}{public}",
         ) from error
 
 
 def _first_line(error: BaseException) -> str:
-    """Returns what happened, in one line: what the hub says, or else the deepest cause."""
+    """Returns one line: what the hub says, or else the deepest cause."""
     while error.__cause__ is not None and not getattr(error, "server_message", None):
         error = error.__cause__
     said = str(getattr(error, "server_message", None) or error)

@@ -43,12 +43,12 @@ RowFlaw = Literal[
     "empty reply",
     "no marked document",
 ]
-"""Why a row is of no use."""
+"""Why a row is unusable."""
 
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row, with what its conversation tells."""
+    """One row, with what its conversation reveals."""
 
     prompt: Messages
     chosen: Messages
@@ -61,7 +61,7 @@ class PublishedRow:
     turn_kind: TurnKind
     depth: int
     answers: tuple[str, ...] = ()
-    """Accepted answers; empty when the data set does not tell them."""
+    """Accepted answers; empty when the data set does not give them."""
 
     @property
     def document_id(self) -> str:
@@ -70,7 +70,7 @@ class PublishedRow:
 
     @property
     def leak(self) -> bool | None:
-        """Whether a clarification holds an answer too early; None when no answer is known."""
+        """Whether a clarification gives an answer away; None when no answer is known."""
         if not self.answers:
             return None
         pieces = {int(index): text for index, text in _PIECE.findall(self.document)}
@@ -91,7 +91,7 @@ class PublishedRow:
 
 
 def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
-    """Returns a row, or the reason why it is of no use."""
+    """Returns a row, or the reason why it is unusable."""
     try:
         prompt, chosen, rejected = (
             _messages(row[name]) for name in ("prompt", "chosen", "rejected")
@@ -140,13 +140,13 @@ def split_opening(text: str) -> tuple[str, str]:
 def extract_profile(
     rows: Iterable[Mapping[str, Any]], name: str, *, least: int = 1, limit: int | None = None
 ) -> tuple[Profile, dict[str, int]]:
-    """Reads the fixed wordings of requests off a preference data set.
+    """Extracts the fixed wordings of requests from a preference data set.
 
     Args:
         rows: Rows in the published schema.
         name: Of the profile.
-        least: Times a wording must occur.
-        limit: Rows to read at most.
+        least: How often a wording must occur.
+        limit: Most rows to read.
 
     Returns:
         A profile with the wordings found, the commonest first, completed from the default one for
@@ -154,7 +154,7 @@ def extract_profile(
         number found of each kind.
 
     Raises:
-        DocumentError: No wording was found.
+        DocumentError: There is none.
     """
     found: dict[str, Counter[str]] = {}
     layouts: Counter[Layout] = Counter()
@@ -176,7 +176,7 @@ def extract_profile(
             )
     if not pools:
         raise DocumentError(
-            "No wording could be read off the data set.",
+            "The data set yields no wordings.",
             hint="Rows need a prompt that begins with a marked document (<para 0> ... </para 0>).",
         )
     if "clarify_again" not in pools and "clarify" in pools:
@@ -201,15 +201,12 @@ def render_profile(profile: Profile) -> str:
     return "\n".join(lines) + "\n"
 
 
-# --- Inside ---------------------------------------------------------------------------------------
-
-
 def _messages(value: Any) -> Messages:
     if isinstance(value, str):
         value = json.loads(value)
     messages = [{"role": m["role"], "content": m["content"]} for m in value]
     if not all(isinstance(text, str) for message in messages for text in message.values()):
-        raise TypeError("a message holds what is no text")
+        raise TypeError("the content of a message must be a string")
     return messages
 
 
@@ -224,7 +221,7 @@ def _place(row: Mapping[str, Any], prompt: Sequence[Mapping[str, str]]) -> tuple
 
 
 def _layout(row: PublishedRow) -> Layout:
-    """Tells whether document and question open the conversation alone."""
+    """Returns the layout: 'published' if document and question alone open the conversation."""
     first = next(message["content"] for message in row.prompt if message["role"] == "user")
     rest = first[len(row.document) :].strip().removeprefix("Question:").strip()
     return "published" if rest == row.question else "own"
@@ -270,22 +267,22 @@ def import_published(
     evaluation: EvaluationTexts | None = None,
     drop_contaminated: bool = True,
 ) -> DatasetSummary:
-    """Streams rows into a data set's files, split by document, document by document.
+    """Streams preference rows into the files of a data set, split by document.
 
-    Rows of one document stand together, whatever their order in the source: that is how Parquet
-    keeps its text once.
+    Rows are written document by document, whatever their order in the source: only then does
+    Parquet keep a document's text once.
 
     Args:
-        source: JSON, JSONL or Parquet file, folder, or hub id.
-        folder: Folder to write `preference/` and `sft/` into.
-        split: Split of a folder or a hub data set.
+        source: JSON, JSONL or Parquet file, directory, or hub id.
+        folder: Directory to write `preference/` and `sft/` into.
+        split: Split of a directory or a hub data set.
         validation: Share of the documents to hold out.
-        evaluation: What the data set must not share with an evaluation.
-        drop_contaminated: Leave out what is shared; else only count it.
+        evaluation: Documents and questions of an evaluation, which training must not see.
+        drop_contaminated: Leave out what the evaluation has; else only count it.
 
     Raises:
         DocumentError: The source cannot be read.
-        TrainingError: Not a single row is of use.
+        TrainingError: No row is usable.
     """
     label = Path(source).name if Path(source).exists() else source
     fingerprints: list[Fingerprint] = []
@@ -293,7 +290,7 @@ def import_published(
     shared_questions: set[str] = set()
     with RowSorter(folder / "rows.sqlite") as sorter:
         summary = DatasetSummary(assign_splits((), 0))
-        for row in _usable(_rows_of(source, split), summary):
+        for row in _parse_rows(_load_preference_rows(source, split), summary):
             document_id = row.document_id
             if sorter.add(document_id, row.document, _without_document(row)):
                 fingerprints.append(Fingerprint.of(document_id, row.document))
@@ -303,24 +300,18 @@ def import_published(
         with RowFiles(folder) as files:
             for document_id, text, stored in sorter.documents():
                 for row in (_with_document(one, text) for one in stored):
-                    shared = document_id in shared_documents
-                    asked = evaluation is not None and evaluation.has_question(row.question)
-                    if asked:
+                    found: Contaminated | None = None
+                    if evaluation is not None and evaluation.has_question(row.question):
                         shared_questions.add(_question_id(document_id, row))
-                    if drop_contaminated and (shared or asked):
-                        reason: Contaminated = (
-                            "document in evaluation" if shared else "question in evaluation"
-                        )
-                        summary.funnel.rows[reason] += 1
+                        found = "question in evaluation"
+                    if document_id in shared_documents:
+                        found = "document in evaluation"
+                    if found is not None and drop_contaminated:
+                        summary.funnel.rows[found] += 1
                     else:
                         _write(row, document_id, label, summary, files)
             summary.rows = files.counts()
-            if not sum(summary.rows["preference"].values()):
-                reasons = ", ".join(f"{n} {why}" for why, n in summary.funnel.rows.items())
-                raise TrainingError(
-                    f"{source} holds no usable row ({reasons or 'no rows'}).",
-                    hint=_SCHEMA if "not in the published schema" in summary.funnel.rows else None,
-                )
+            _require_rows(summary, source)
     if evaluation is not None:
         summary.contamination = evaluation.report(
             shared_documents, shared_questions, dropped=drop_contaminated
@@ -328,13 +319,24 @@ def import_published(
     return summary
 
 
-def _rows_of(source: str, split: str) -> Iterable[Mapping[str, Any]]:
-    """Reads a source; a data set of ours holds conversations beside its preference rows."""
+def _require_rows(summary: DatasetSummary, source: str) -> None:
+    if not sum(summary.rows["preference"].values()):
+        reasons = ", ".join(f"{n} {why}" for why, n in summary.funnel.rows.items())
+        raise TrainingError(
+            f"{source} holds no usable rows ({reasons or 'it is empty'}).",
+            hint=_SCHEMA if "not in the published schema" in summary.funnel.rows else None,
+        )
+
+
+def _load_preference_rows(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+    """Reads a source; of a data set of agenticlu, its preference rows."""
     preference = Path(source) / "preference"
     return load_source_rows(str(preference) if preference.is_dir() else source, split)
 
 
-def _usable(rows: Iterable[Mapping[str, Any]], summary: DatasetSummary) -> Iterator[PublishedRow]:
+def _parse_rows(
+    rows: Iterable[Mapping[str, Any]], summary: DatasetSummary
+) -> Iterator[PublishedRow]:
     for raw in rows:
         row = parse_row(raw)
         if isinstance(row, str):

@@ -33,7 +33,6 @@ from agenticlu.dialogue.relevance import PieceScanner
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
-    TEMPLATE_TOKENS,
     ShownDocument,
     control_tokens,
     count_messages,
@@ -42,7 +41,7 @@ from agenticlu.dialogue.run import (
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
 from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
-from agenticlu.documents.tokens import Tokenizer
+from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 from agenticlu.engines.base import Engine, Sampled, Sampling
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
 
@@ -222,13 +221,13 @@ def estimate(
     kinds = (*dialogue.opening, *FULL_ROUND * rounds)
     for turn, kind in enumerate(kinds):
         if turn:
-            length += tokenizer.count(getattr(profile, kind)[0].text) + TEMPLATE_TOKENS
+            length += tokenizer.count(getattr(profile, kind)[0].text) + MAX_TEMPLATE_TOKENS
             length += tokenizer.count(question.text) if kind == "answer" else 0
         prompt += length
         cached += before
         before = length
         completion += MAX_TOKENS[kind]
-        length += MAX_TOKENS[kind] + TEMPLATE_TOKENS
+        length += MAX_TOKENS[kind] + MAX_TEMPLATE_TOKENS
     return AskEstimate(
         document_tokens=tokenizer.count(view),
         num_pieces=len(pieces),

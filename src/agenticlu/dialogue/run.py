@@ -16,12 +16,10 @@ from dataclasses import dataclass
 from agenticlu.core.records import Document, Message, Piece, Turn
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
-from agenticlu.documents.tokens import Tokenizer
+from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 from agenticlu.engines.base import Sampled
 
-TEMPLATE_TOKENS = 12
-"""Most tokens that a chat template adds to a message, for deciding what fits a window."""
-ROUND_TOKENS = sum(MAX_TOKENS[kind] + 3 * TEMPLATE_TOKENS for kind in FULL_ROUND)
+ROUND_TOKENS = sum(MAX_TOKENS[kind] + 3 * MAX_TEMPLATE_TOKENS for kind in FULL_ROUND)
 """Window that one round needs beside its first request."""
 NOTHING_KEPT = "(No paragraph was found to help.)"
 """Takes the document's place when no piece is shown."""
@@ -98,7 +96,7 @@ def control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def count_messages(messages: Sequence[Message], tokenizer: Tokenizer) -> int:
     """Returns the tokens of a conversation, chat template included (an upper estimate)."""
-    return sum(tokenizer.count(message.content) + TEMPLATE_TOKENS for message in messages)
+    return sum(tokenizer.count(message.content) + MAX_TEMPLATE_TOKENS for message in messages)
 
 
 async def run_dialogue(

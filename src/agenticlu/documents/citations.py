@@ -1,4 +1,4 @@
-"""Quotes checked against the document: shown only where they stand in it, word for word."""
+"""Citations: passages behind an answer, with quotes verified word for word against the document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from agenticlu.core.records import Document, Piece, Record
 
 MIN_QUOTE_WORDS = 3
-"""Shorter statements are no quotes: 'in Vell' stands everywhere."""
+"""Shorter statements do not count as quotes: 'in Vell' occurs everywhere."""
 
 
 class Citation(Record):
@@ -25,22 +25,22 @@ class Citation(Record):
     page: int | None = None
     """Page of the quote, or of the piece where nothing is quoted; None without pages."""
     text: str
-    """The passage as it stands in the document."""
+    """The passage, as in the document."""
     quote: str | None = None
-    """A sentence of the passage, as it stands in the document; None where none bears on it."""
+    """A sentence of the passage, as in the document; None if none is relevant."""
     quote_start: int | None = None
     """First character of the quote in the document's text."""
     quote_end: int | None = None
     verified: bool = False
-    """Whether the model itself stated the quote, word for word. False: the quote is merely the
+    """Whether the model itself stated the quote, word for word. Otherwise the quote is merely the
     sentence of the passage closest to the answer."""
 
 
 @dataclass(frozen=True)
 class Folded:
-    """Text without what differs between a page and its retelling.
+    """Text without the differences between a page and a quote of it.
 
-    That is Unicode form, white space, hyphens and their line ends, typographic quotes.
+    These are Unicode forms, white space, hyphens and their line ends, typographic quotes.
     """
 
     text: str
@@ -53,7 +53,7 @@ _DASHES = frozenset("\u2012\u2013\u2014\u2015")
 _SINGLE_QUOTES = frozenset("‘’‚‛′`´")
 _DOUBLE_QUOTES = frozenset("“”„‟″«»")
 _JOINED = re.compile(r"(?:[ \t]*\r?\n[ \t]*)?(?=[^\W\d_])")
-"""What follows a hyphen inside a word: perhaps a line end, then a letter."""
+"""What follows a hyphen inside a word: optionally a line end, then a letter."""
 _INVISIBLE = frozenset("\u200b\u200c\u200d\u2060\ufeff\u00ad")
 
 
@@ -99,10 +99,10 @@ def fold(text: str) -> Folded:
 
 
 def find_quote(statement: str, folded: Folded, text: str) -> tuple[int, int] | None:
-    """Returns the characters of `text` where a statement stands, or None.
+    """Returns the span of `text` where a statement occurs, or None.
 
     Args:
-        statement: What a model said; marks of quotation and end around it do not count.
+        statement: What a model said; surrounding quotation marks and final punctuation are ignored.
         folded: `fold(text)`.
         text: The text to look in.
     """
@@ -130,7 +130,7 @@ _SENTENCE_END = re.compile(
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Yields the (start, end) of each sentence, white space around it left out."""
+    """Yields the (start, end) of each sentence, without the white space around it."""
     start = 0
     for end in (*(match.end() for match in _SENTENCE_END.finditer(text)), len(text)):
         sentence = text[start:end]
@@ -141,9 +141,9 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def statements(replies: Sequence[str]) -> list[str]:
-    """Returns what a model's replies say that could be a quote: quoted words, then sentences.
+    """Returns what may be a quote in a model's replies: quoted words, then sentences.
 
-    Final answers after a label are left out, and so is what is too short to prove anything.
+    Final answers after a label are left out, and so are statements too short to prove anything.
     """
     found: dict[str, None] = {}
     for reply in replies:
@@ -173,10 +173,10 @@ def cite(
     Args:
         document: The document.
         pieces: All its pieces.
-        indices: Those that the model named.
-        said: Its statements, the most telling first.
-        hints: Answer, reply and question, the most telling first: they pick the closest sentence
-            where nothing was quoted.
+        indices: Pieces that the model named.
+        said: Its statements, the most relevant first.
+        hints: Answer, reply and question, the most relevant first; they select the closest
+            sentence where nothing was quoted.
     """
     return tuple(_cite_piece(document, pieces[index], said, hints) for index in indices)
 
@@ -208,9 +208,9 @@ def _cite_piece(
 
 
 def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None:
-    """Returns the sentence that shares most words with the hints; None where none shares any.
+    """Returns the sentence that shares most words with the hints; None if none shares any.
 
-    A word counts twice as much as one of the hint after it, and long sentences a little less.
+    A word counts twice as much as one of the next hint; long sentences count a little less.
     """
     wanted: dict[str, int] = {}
     for weight, hint in enumerate(reversed(hints)):

@@ -71,10 +71,10 @@ def split(
 
 
 def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-    """Returns each token's first character, and whether cutting there harms nothing.
+    """Returns the first character of each token, and whether the text may be cut there.
 
-    A cut is clean where no earlier token reaches over it, no combining mark follows and no line
-    end is halved.
+    A cut is clean if no earlier token extends past it, no combining mark follows it and it does
+    not separate a carriage return from its line feed.
     """
     starts: list[int] = []
     clean: list[bool] = []
@@ -101,7 +101,7 @@ def _choose_end(
     piece_tokens: int,
     start: int,
 ) -> int:
-    """Returns the character at which a piece ends that cannot hold the rest of the text."""
+    """Returns the end of a piece that cannot hold the rest of the text."""
     over = first + piece_tokens  # the first token that does not fit
     quarter = starts[first + piece_tokens - piece_tokens // 4]
     for kind in ends:
@@ -116,7 +116,7 @@ def _choose_end(
             return starts[token]
     if starts[over] > start:
         return starts[over]
-    # One character of more tokens than fit: it goes whole.
+    # A character of more tokens than fit is a piece of its own.
     after = bisect.bisect_right(starts, start, lo=first)
     return starts[after] if after < len(starts) else start + 1
 
@@ -142,11 +142,11 @@ _CONTROL_LIKE = re.compile(
 
 
 def neutralise(text: str, controls: Collection[str] = ()) -> str:
-    """Breaks what looks like a marker or a control token by a space after its first character.
+    """Inserts a space after the first character of anything like a marker or a control token.
 
     Args:
         text: Text of a document, or any text from outside.
-        controls: Exact control tokens of the model at hand, beside those known by their look.
+        controls: Exact control tokens of the model, beside those recognised by their form.
 
     >>> neutralise("<para 3> says <|im_end|>")
     '< para 3> says < |im_end|>'
@@ -161,7 +161,7 @@ def neutralise(text: str, controls: Collection[str] = ()) -> str:
 
 
 def render_piece(document: Document, piece: Piece, controls: Collection[str] = ()) -> str:
-    """Returns what a model is shown of a piece: stripped, plain line ends, neutralised."""
+    """Returns a piece as a model is shown it: stripped, with plain line ends, neutralised."""
     text = document.text[piece.start : piece.end].replace("\r\n", "\n").replace("\r", "\n")
     return neutralise(text.strip(), controls)
 
@@ -179,7 +179,7 @@ def mark(
         document: The document.
         pieces: Its pieces.
         only: Indices of the pieces to show; None shows all.
-        controls: Control tokens to neutralise beside those known by their look.
+        controls: Control tokens to neutralise beside those recognised by their form.
     """
     shown = [piece for piece in pieces if only is None or piece.index in only]
     return "\n".join(
@@ -224,7 +224,7 @@ _DENIED = re.compile(r"\b(?:none|neither)\s+of\b[^.\n]*", re.IGNORECASE)
 
 
 def parse_marks(text: str, num_pieces: int) -> Marks:
-    """Reads the paragraphs that a model named.
+    """Parses which paragraphs a model named.
 
     Markers (`<para 3>`, also as a range) count first; without any, words ("paragraphs 3 and 5"),
     then brackets ("[3]"), then a reply of bare numbers.
@@ -255,7 +255,7 @@ def parse_marks(text: str, num_pieces: int) -> Marks:
 
 
 def render_marks(indices: Iterable[int]) -> str:
-    """Writes paragraphs as a model is taught to name them.
+    """Renders paragraphs as a model is taught to name them.
 
     >>> render_marks([3, 7])
     '<para 3> <para 7>'
@@ -269,7 +269,7 @@ def _angle_numbers(text: str, num_pieces: int) -> Iterator[int]:
         for number in _range(int(match["a"]), int(match["b"] or match["a"]), num_pieces):
             opened.add(number)
             yield number
-    # A closing marker repeats its opening one; alone, it still names a paragraph.
+    # A closing marker normally repeats its opening one; alone, it still names a paragraph.
     for match in _CLOSING.finditer(text):
         if (number := int(match[1])) not in opened:
             opened.add(number)
@@ -283,7 +283,7 @@ def _listed(listed: str, num_pieces: int) -> Iterator[int]:
 
 
 def _range(first: int, last: int, num_pieces: int) -> Iterator[int]:
-    """Yields first..last; of the numbers that no piece has, only the two ends."""
+    """Yields first..last; of numbers outside the document, only the two ends."""
     if first > last:
         yield from (first, last)
         return

@@ -1,7 +1,6 @@
-"""Counts tokens and says which characters each covers, without loading a model.
+"""Tokenizers: how many tokens a text has and which characters each covers, without a model.
 
-Tokens are counted with the `tokenizers` package (0.03 s to import); nothing here needs torch or
-transformers.
+Only the `tokenizers` package is needed (0.03 s to import), not torch or transformers.
 """
 
 from __future__ import annotations
@@ -19,16 +18,24 @@ if TYPE_CHECKING:
     import tokenizers
 
 
+CHARACTERS_PER_TOKEN = 4
+"""Characters of English a token, where nothing better is known."""
+TEMPLATE_TOKENS = 4
+"""Tokens that a chat template usually adds to a message: for estimates of cost."""
+MAX_TEMPLATE_TOKENS = 12
+"""Tokens that a chat template adds to a message at most: for what must fit into a window."""
+
+
 class Tokenizer(Protocol):
     """Cuts text into tokens."""
 
     name: str
-    """Shown to people; says when it only estimates."""
+    """Shown to people; says so where it only estimates."""
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Returns the (start, end) characters of every token, in order, no special tokens.
 
-        A character made of several tokens gives several equal spans; characters that no token
+        A character made of several tokens yields several equal spans; characters that no token
         covers (a tokenizer may drop white space) are in none.
         """
         ...
@@ -39,10 +46,10 @@ class Tokenizer(Protocol):
 
 
 class ApproximateTokenizer:
-    """Estimates tokens by a pattern, for endpoints whose tokenizer is not at hand.
+    """Estimates tokens by a pattern, for endpoints whose tokenizer is unknown.
 
     About four characters of English a token; one token for each wide (Chinese, Japanese, Korean)
-    character, two for each character outside the basic plane. Errs on the side of more tokens.
+    character, two for each character outside the basic plane. Errs on the high side.
 
     >>> tokenizer = ApproximateTokenizer()
     >>> [("Ask it: 2026"[a:b]) for a, b in tokenizer.spans("Ask it: 2026")]
@@ -125,7 +132,7 @@ def load_tokenizer(name_or_path: str | None = None, *, online: bool = True) -> T
         online: Whether a hub id that is not in the local cache may be downloaded.
 
     Raises:
-        ConfigError: There is no such tokenizer, or the file cannot be read as one.
+        ConfigError: The tokenizer does not exist, or its file is not a tokenizer file.
     """
     if name_or_path is None:
         return ApproximateTokenizer()
@@ -136,9 +143,9 @@ def load_tokenizer(name_or_path: str | None = None, *, online: bool = True) -> T
         return _read(path, name_or_path)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
         raise ConfigError(
-            f"There is no tokenizer {name_or_path!r}: neither a folder with tokenizer.json nor a "
-            "Hugging Face id of the form owner/name.",
-            hint="Give the folder of the model, or leave the tokenizer out to estimate tokens.",
+            f"Tokenizer {name_or_path!r} is neither a directory with tokenizer.json nor a Hugging "
+            "Face id (owner/name).",
+            hint="Give the model's directory, or omit the tokenizer to estimate tokens.",
         )
     return _read(_fetch(name_or_path, online=online), name_or_path)
 
@@ -150,8 +157,8 @@ def _read(path: Path, given: str) -> FileTokenizer:
         raise missing_dependency("tokenizers", "local") from error
     if not path.is_file():
         raise ConfigError(
-            f"There is no tokenizer.json in {given!r}.",
-            hint="Save the tokenizer in the model's folder, in Hugging Face layout.",
+            f"{given!r} has no tokenizer.json.",
+            hint="Save the tokenizer in the model's directory, in Hugging Face layout.",
         )
     try:
         loaded = tokenizers.Tokenizer.from_file(str(path))
@@ -179,15 +186,18 @@ def _fetch(hub_id: str, *, online: bool) -> Path:
         return Path(hf_hub_download(hub_id, "tokenizer.json"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConfigError(
-            f"The tokenizer of {hub_id!r} could not be fetched: {error}",
-            hint="Check the id and the connection, or give a local folder.",
+            f"Cannot download the tokenizer of {hub_id!r}: {error}",
+            hint="Check the id and the connection, or give a local directory.",
         ) from error
 
 
 def read_model_hint(model: str | Path, key: str) -> int | None:
-    """Returns an integer from `agenticlu.json` in a model's folder, or None where it has none.
+    """Returns an integer from `agenticlu.json` in a model's directory, or None if there is none.
 
-    The file holds what suits a model, such as ``{"piece_tokens": 64}``.
+    The file holds settings that suit the model, such as ``{"piece_tokens": 64}``.
+
+    Raises:
+        ConfigError: The file is not a JSON object, or the value is not an integer.
     """
     path = Path(model) / "agenticlu.json"
     if not path.is_file():

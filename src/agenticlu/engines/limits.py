@@ -38,6 +38,7 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.records import Message, Usage, content_seed
+from agenticlu.documents.tokens import CHARACTERS_PER_TOKEN
 from agenticlu.engines.base import (
     Capabilities,
     ChoiceProbs,
@@ -51,8 +52,6 @@ from agenticlu.engines.base import (
 Reply = TypeVar("Reply")
 Answered = TypeVar("Answered", Sampled, ChoiceProbs)
 
-CHARACTERS_PER_TOKEN = 4
-"""For admission only, where a rough estimate is enough."""
 LEAST_SHRUNK_FROM = 8
 """An overload with fewer requests in flight says nothing about how many are too many."""
 FEW = 4

@@ -20,7 +20,7 @@ from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import Profile, Wording, load_profile
 from agenticlu.dialogue.relevance import render_relevance
 from agenticlu.documents import split
-from agenticlu.documents.tokens import Tokenizer
+from agenticlu.documents.tokens import TEMPLATE_TOKENS, Tokenizer
 from agenticlu.judges.panel import render_judgement
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Shard, read_settings
@@ -43,8 +43,6 @@ ROUND = ("clarify", "sub_answer", "answer", "check")
 """Phases of a round that are sampled."""
 KEPT_SHARE = 0.1
 """Assumed share of the pieces that grounding keeps, before the cap."""
-TEMPLATE_TOKENS = 4
-"""Tokens that a chat template adds to a message."""
 MARK_TOKENS = 8
 """Tokens of the marks around a piece."""
 
