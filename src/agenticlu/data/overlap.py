@@ -6,14 +6,13 @@ MinHash signatures (Broder 1997). These are a dozen lines of numpy; datasketch w
 
 **Splits.** A document is held out when the hash of its own id in the corpus, or else of its text,
 lies below the share wanted; so its split does not change when a corpus grows. Documents with one
-id, with texts that differ in white space, case and markers alone, and near-duplicates stay
-together; the lowest hash of a group decides.
+id, texts equal up to white space, case and markers, and near-duplicates stay together; the lowest
+hash of a group decides.
 
 **Contamination.** A document is contaminated when it and a document of the evaluation share a
-fifth of the shorter one's runs of 13 words, or are equal up to case and white space. Thirteen words
-are what GPT-3's authors took (arXiv 2005.14165, appendix C); there any common run counted, which in
-documents of 100,000 words every proverb and licence would be. A question is contaminated when its
-words are those of a question of the evaluation.
+fifth of the shorter one's runs of 13 words (as for GPT-3, arXiv 2005.14165, appendix C; there one
+run was enough, but in 100,000 words any proverb is one), or are equal up to case and white space; a
+question, when its words are those of a question of the evaluation.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ import functools
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -143,12 +143,15 @@ def _mixed(values: Hashes) -> Hashes:
 
 @functools.cache
 def _permutations() -> tuple[Hashes, Hashes]:
-    drawn = [
-        [int(content_id("minhash", name, str(i)), 16) for i in range(NUM_PERMUTATIONS)]
+    factors, summands = (
+        # The type must be given: numpy would make floats of integers beyond 63 bits.
+        np.array(
+            [[int(content_id("minhash", name, str(i)), 16)] for i in range(NUM_PERMUTATIONS)],
+            np.uint64,
+        )
         for name in ("factor", "summand")
-    ]
-    factors = np.array([[number | 1] for number in drawn[0]], np.uint64)
-    return factors, np.array([[number] for number in drawn[1]], np.uint64)
+    )
+    return factors | np.uint64(1), summands
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,7 @@ def assign_splits(fingerprints: Sequence[Fingerprint], share: float) -> Splits:
         for number, key in enumerate(keys):
             if key is not None:
                 groups.join(first.setdefault(key, number), number)
-    same = groups.sizes()
+    same = Counter(map(groups.leader, range(len(fingerprints)))).values()
     distinct = groups.leaders()
     signatures = [fingerprints[number].signature for number in distinct]
     sizes = [fingerprints[number].num_shingles for number in distinct]
@@ -282,12 +285,6 @@ class _Groups:
     def leaders(self) -> list[int]:
         return [number for number in range(len(self._above)) if self.leader(number) == number]
 
-    def sizes(self) -> Iterable[int]:
-        counts = dict.fromkeys(self.leaders(), 0)
-        for number in range(len(self._above)):
-            counts[self.leader(number)] += 1
-        return list(counts.values())
-
 
 RUN_WORDS = 13
 SHARE = 0.2
@@ -319,11 +316,9 @@ class Contamination:
     """Distinct documents of the evaluation."""
     num_questions: int
     found_documents: frozenset[str]
-    """Ids of training documents."""
     found_questions: frozenset[str]
-    """Ids of training questions."""
+    """Ids of training documents and questions that the evaluation has."""
     dropped: bool
-    """Whether they were left out, or else only counted."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns counts as JSON data."""
@@ -352,7 +347,6 @@ class EvaluationTexts:
         self._index: tuple[Hashes, Hashes, Hashes] | None = None
 
     def __len__(self) -> int:
-        """Number of documents, questions and ids."""
         return len(self._text_ids) + len(self._questions) + len(self._ids)
 
     @property
@@ -397,9 +391,7 @@ class EvaluationTexts:
             return True
         return self.compute_largest_share(text) >= SHARE
 
-    def report(
-        self, documents: Iterable[str], questions: Iterable[str], *, dropped: bool
-    ) -> Contamination:
+    def report(self, documents: Set[str], questions: Set[str], *, dropped: bool) -> Contamination:
         """Returns what was found, given the ids of training documents and questions found here."""
         return Contamination(
             sources=tuple(self.sources),
