@@ -133,8 +133,8 @@ def scan(decoder: Any, passages: list[list[int]], questions: list[list[int]], ba
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs every way and returns the rows."""
+    from agenticlu.demo.small_llama import LeanForward
     from agenticlu.engines.local.decoder import Decoder
-    from agenticlu.engines.local.forward import LeanForward
     from agenticlu.engines.local.kvcache import PrefixCache
     from agenticlu.engines.local.shared_prefix import register
 
@@ -146,7 +146,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     def make(cache: bool = True, share: bool = True) -> Any:
         kept = PrefixCache(8 << 30) if cache else None
-        return Decoder(LeanForward.of(model), kept, device, dtype, share=share)
+        return Decoder(LeanForward.from_model(model), kept, device, dtype, share=share)
 
     rows: list[dict[str, Any]] = []
 

@@ -23,7 +23,8 @@ from agenticlu.engines.base import Sampling
 from agenticlu.engines.local.hf import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.server.app import RequestError, build_app, parse_request, safe_text
+from agenticlu.server.app import build_app
+from agenticlu.server.requests import RequestError, parse_request, safe_text
 
 WINDOW = 1200
 DOCUMENT = "The mill at Dunmore was built by Ada Larkin in the spring. " * 12

@@ -274,22 +274,22 @@ def test_generic_and_lean_forward_agree(random_model: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from agenticlu.engines.local.checkpoint import _own_logprobs, choose_forward
-    from agenticlu.engines.local.forward import GenericForward, LeanForward
+    from agenticlu.demo.small_llama import LeanForward
+    from agenticlu.engines.local.checkpoint import GenericForward, _own_logprobs, choose_forward
     from agenticlu.engines.local.shared_prefix import register
 
     name = register()
     model = AutoModelForCausalLM.from_pretrained(
         random_model, dtype=torch.float32, attn_implementation=name
     ).eval()
-    assert isinstance(choose_forward(model, name, "tiny"), LeanForward)
+    assert isinstance(choose_forward(model, name, "tiny"), GenericForward)
     generic = _own_logprobs(GenericForward(model), model)
-    lean = _own_logprobs(LeanForward.of(model), model)
+    lean = _own_logprobs(LeanForward.from_model(model), model)
     torch.testing.assert_close(generic, lean, atol=1e-3, rtol=1e-4)
 
 
 def test_the_pass_of_transformers_serves_a_conversation_too(biased_model: Path) -> None:
-    from agenticlu.engines.local.forward import GenericForward
+    from agenticlu.engines.local.checkpoint import GenericForward
 
     sampling = Sampling(temperature=0.8, max_tokens=10, n=3, seed=2)
     engines = [
@@ -312,8 +312,7 @@ def test_the_pass_of_transformers_serves_a_conversation_too(biased_model: Path) 
 def test_other_architectures_run_in_process(tmp_path: Path, kind: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from agenticlu.engines.local.checkpoint import choose_forward
-    from agenticlu.engines.local.forward import GenericForward
+    from agenticlu.engines.local.checkpoint import GenericForward, choose_forward
     from agenticlu.engines.local.shared_prefix import register
 
     name = register()
@@ -363,23 +362,23 @@ def test_folder_errors_say_what_is_missing(tmp_path: Path, random_model: Path) -
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelNotFoundError, match="no weights"):
         HFEngine(tmp_path)
-    with pytest.raises(UsageError, match="no dtype 'float23'"):
+    with pytest.raises(UsageError, match="Unknown dtype 'float23'"):
         HFEngine(random_model, dtype="float23")
 
 
 def test_bare_loading_is_that_of_transformers(random_model: Path) -> None:
     import torch
 
-    from agenticlu.engines.local.bare import load_bare
+    from agenticlu.demo.small_llama import LeanForward
+    from agenticlu.demo.small_llama import load_small_llama as load_bare
     from agenticlu.engines.local.chat import ChatFormat
     from agenticlu.engines.local.checkpoint import _load_with_transformers
     from agenticlu.engines.local.decoder import Decoder
-    from agenticlu.engines.local.forward import LeanForward
 
     bare = load_bare(random_model)
     assert bare is not None, "the case must be one that is loaded so"
     full = _load_with_transformers(random_model, torch.device("cpu"), None)
-    assert isinstance(full.forward, LeanForward)
+    assert not isinstance(full.forward, LeanForward)
     assert bare.end_ids == full.end_ids == {2}
     assert bare.context_tokens == full.context_tokens
     chat = ChatFormat(bare.tokenizer, "bare")
@@ -394,7 +393,7 @@ def test_bare_loading_is_that_of_transformers(random_model: Path) -> None:
         Decoder(forward, None, torch.device("cpu"), torch.float32).read([ids])[0].logits_V
         for forward in (bare.forward, full.forward)
     ]
-    assert torch.equal(*logits)
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -413,7 +412,7 @@ def test_bare_loading_declines_what_it_does_not_know(
     import json
     import shutil
 
-    from agenticlu.engines.local.bare import load_bare
+    from agenticlu.demo.small_llama import load_small_llama as load_bare
 
     copy = tmp_path / "model"
     shutil.copytree(random_model, copy)
@@ -497,7 +496,7 @@ class StubTokenizer:
     backend_tokenizer = None
 
     def __init__(self, template: str | None) -> None:
-        from agenticlu.engines.local.bare import _compile
+        from agenticlu.demo.small_llama import _compile
 
         self.chat_template = template
         self._compiled = _compile(template or "")
@@ -590,7 +589,7 @@ def test_start_tokens_are_those_of_transformers(
 
     from transformers import AutoTokenizer
 
-    from agenticlu.engines.local.bare import load_bare
+    from agenticlu.demo.small_llama import load_small_llama as load_bare
 
     folder = tmp_path / "m"
     shutil.copytree(random_model, folder)

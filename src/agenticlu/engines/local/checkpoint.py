@@ -1,4 +1,5 @@
-"""Loads a checkpoint and chooses, by trying, the forward pass that runs it."""
+"""Loads a checkpoint and tries whether its forward pass runs packed rows."""
+# ruff: noqa: N803  (shapes live in names: q_HTD)
 
 from __future__ import annotations
 
@@ -9,20 +10,20 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from agenticlu.attention.partial import PLAIN_DEVICES
 from agenticlu.core.errors import (
     EngineError,
     ModelNotFoundError,
     UsageError,
-    did_you_mean,
     missing_dependency,
 )
-from agenticlu.engines.local.bare import load_bare
+from agenticlu.core.registry import Registry, require_known
 from agenticlu.engines.local.chat import ChatFormat
-from agenticlu.engines.local.forward import Forward, GenericForward, LeanForward
+from agenticlu.engines.local.decoder import Decoder, Forward
 from agenticlu.engines.local.kvcache import PrefixCache
-from agenticlu.engines.local.shared_prefix import register
+from agenticlu.engines.local.shared_prefix import Plan, register
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
@@ -31,6 +32,8 @@ REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError,
 """What a model of an unforeseen kind fails with when it is tried."""
 TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 """What reading a torn or foreign file fails with."""
+FAST_LOADERS = Registry("fast loader", {"llama": "agenticlu.demo.small_llama:load_small_llama"})
+"""Loaders that are tried before transformers, on a CPU in fp32; None means: not mine."""
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -46,6 +49,25 @@ class Checkpoint:
     context_tokens: int | None
 
 
+class GenericForward:
+    """The model's own forward pass, with attention left to the plan."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(self, ids_T: Tensor, positions_T: Tensor, plan: Plan, last: Tensor) -> Tensor:
+        """Returns fp32 logits (rows, V) of the rows in `last`."""
+        output = self._model(
+            input_ids=ids_T[None],
+            position_ids=positions_T[None],
+            use_cache=False,
+            logits_to_keep=last,
+            agenticlu_plan=plan,
+        )
+        logits: Tensor = output.logits[0].float()
+        return logits
+
+
 def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkpoint:
     """Loads model and tokenizer from a folder.
 
@@ -56,25 +78,22 @@ def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkp
     """
     check_folder(path)
     place = _choose_device(device)
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(
-            f"There is no dtype {dtype!r}. Allowed: {', '.join(DTYPES)}.",
-            hint=did_you_mean(dtype, DTYPES),
-        )
-    bare = None
+    if dtype is not None:
+        require_known(dtype, DTYPES, kind="dtype", error=UsageError)
+    small: Any = None
     if place.type == "cpu" and dtype in (None, "float32"):
         try:
-            bare = load_bare(path)
+            small = FAST_LOADERS.load("llama")(path)
         except TORN as error:
             raise _torn(path, error) from error
-    if bare is not None:
+    if small is not None:
         return Checkpoint(
-            forward=bare.forward,
-            chat=ChatFormat(bare.tokenizer, str(path)),
+            forward=small.forward,
+            chat=ChatFormat(small.tokenizer, str(path)),
             device=place,
             dtype=torch.float32,
-            end_ids=bare.end_ids,
-            context_tokens=bare.context_tokens,
+            end_ids=small.end_ids,
+            context_tokens=small.context_tokens,
         )
     return _load_with_transformers(path, place, dtype)
 
@@ -134,10 +153,10 @@ def check_folder(path: Path) -> None:
 
 
 def choose_forward(model: Any, attention: str, source: str) -> Forward:
-    """Returns the fastest forward pass that agrees with the model's own.
+    """Returns the packed forward pass, if it agrees with the model's own.
 
     Raises:
-        EngineError: None agrees, so the architecture cannot run in process.
+        EngineError: It does not agree, so the architecture cannot run in process.
     """
     weight = next(model.parameters())
     kernels = [False] if weight.device.type == "cpu" else [False, True]
@@ -147,13 +166,10 @@ def choose_forward(model: Any, attention: str, source: str) -> Forward:
             PLAIN_DEVICES.add(weight.device.type)
         try:
             reference = _reference_logprobs(model, attention)
-            candidates: list[Forward] = [GenericForward(model)]
-            if LeanForward.fits(model):
-                candidates.insert(0, LeanForward.of(model))
-            for forward in candidates:
-                off = float((_own_logprobs(forward, model) - reference).abs().max())
-                if off <= TOLERANCE[weight.dtype]:
-                    return forward
+            forward = GenericForward(model)
+            off = float((_own_logprobs(forward, model) - reference).abs().max())
+            if off <= TOLERANCE[weight.dtype]:
+                return forward
             reason = f"its log-probabilities are off by {off:.2g}"
         except REFUSALS as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -169,7 +185,7 @@ def _probe_ids(model: Any) -> list[int]:
 
 
 @torch.inference_mode()
-def _reference_logprobs(model: Any, attention: str) -> torch.Tensor:
+def _reference_logprobs(model: Any, attention: str) -> Tensor:
     """The model's own pass with stock attention, log-probabilities after the last token."""
     device = next(model.parameters()).device
     model.set_attn_implementation("eager")
@@ -181,10 +197,8 @@ def _reference_logprobs(model: Any, attention: str) -> torch.Tensor:
     return torch.log_softmax(logits, dim=-1)
 
 
-def _own_logprobs(forward: Forward, model: Any) -> torch.Tensor:
+def _own_logprobs(forward: Forward, model: Any) -> Tensor:
     """The same, read in three goes: a prompt, one that parts from it, and decoded branches."""
-    from agenticlu.engines.local.decoder import Decoder
-
     weight = next(model.parameters())
     decoder = Decoder(forward, PrefixCache(1 << 30), weight.device, weight.dtype)
     ids = _probe_ids(model)

@@ -25,9 +25,8 @@ from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineEr
 from agenticlu.core.records import FinishReason, Message, Usage, content_id, content_seed
 from agenticlu.engines.base import ChoiceProbs, Completion, Generated, Sampling, TokenLogprob
 from agenticlu.engines.local.chat import ChatFormat
-from agenticlu.engines.local.decoder import Branch, Decoder, Reading
+from agenticlu.engines.local.decoder import Branch, Decoder, Reading, choose, draw_uniforms
 from agenticlu.engines.local.kvcache import num_common
-from agenticlu.engines.local.sampling import choose, draw_uniforms
 
 LOOK_AHEAD = 512
 """Waiting requests that are considered for the next pass."""
