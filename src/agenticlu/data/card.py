@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +32,6 @@ from agenticlu.data.hub import Licence
 
 NAME = "agenticlu-traces"
 DESCRIPTION = "Conversations and preference pairs about long documents, made by agenticlu."
-CONTEXT: dict[str, Any] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/",
-    "sc": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    **{
-        name: f"cr:{name}"
-        for name in (
-            *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty"),
-            *("fileObject", "fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key"),
-            *("md5", "parentField", "path", "recordSet", "references", "regex", "repeated"),
-            *("replace", "samplingRate", "separator", "source", "subField", "transform"),
-        )
-    },
-}
-"""The names of Croissant 1.0; a reader warns of any other context."""
 _TYPES: dict[ColumnType, str] = {
     "text": "sc:Text",
     "texts": "sc:Text",
@@ -206,7 +185,10 @@ def render_croissant(
     """
     paths = [path for path in files if path.endswith(".parquet")]
     described: dict[str, Any] = {
-        "@context": CONTEXT,
+        # The names of Croissant 1.0, verbatim: readers warn of any other context.
+        "@context": json.loads(
+            (resources.files(__package__) / "croissant_context.json").read_text()
+        ),
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
         "name": name,
