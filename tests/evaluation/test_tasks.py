@@ -28,8 +28,8 @@ from agenticlu.evaluation.helmet.sources import RowRequest
 from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, find_file, find_scale
 from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
 from agenticlu.evaluation.scoring import rules
-from agenticlu.evaluation.tasks import TASKS, TaskRequest, load_items, ruler, vocabulary
-from agenticlu.evaluation.tasks.fitting import Fitter, largest_fit
+from agenticlu.evaluation.tasks import TASKS, TaskRequest, generated, load_items, ruler
+from agenticlu.evaluation.tasks.generated import Fitter, largest_fit
 from agenticlu.evaluation.tasks.ruler import is_decided, zipf_counts
 from agenticlu.evaluation.tasks.synthetic import (
     MIN_NOISE_TOKENS,
@@ -209,8 +209,8 @@ def test_rows_shrink_in_steps_and_at_the_small_end_in_units() -> None:
 def test_needle_variants() -> None:
     one = items("niah_single_1")[0]
     lines = one.document.text.split("\n")
-    assert Counter(lines).most_common(1)[0][0] == vocabulary.FILLER_LINE
-    assert len([line for line in lines if line != vocabulary.FILLER_LINE]) == 1
+    assert Counter(lines).most_common(1)[0][0] == generated.FILLER_LINE
+    assert len([line for line in lines if line != generated.FILLER_LINE]) == 1
     assert re.fullmatch(r"\d{7}", one.question.answers[0])
     many = items("niah_multikey_2")[0]
     assert all("special magic number" in line for line in many.document.text.split("\n"))
@@ -256,21 +256,21 @@ def test_common_words_stand_ten_times_as_often() -> None:
 
 
 def test_common_words_end_where_the_word_list_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "words", lambda source: tuple(map(str, range(100, 145))))
+    monkeypatch.setattr(generated, "words", lambda source: tuple(map(str, range(100, 145))))
     item = items("cwe", length=8192, limit=1)[0]
     assert len(set(re.split(r" ?\d+\. ", item.document.text)[1:])) == 45
     assert used_tokens(item, TOKENIZER) < 6000  # the guard: more words would have fitted
 
 
 def test_ruler_words_are_those_of_wonderwords() -> None:
-    assert len(vocabulary.words("wonderwords")) == 8166
-    assert [len(vocabulary.wonderwords(kind)) for kind in ("noun", "adjective")] == [6782, 910]
-    assert sum(" " in word for word in vocabulary.words("wonderwords")) == 6
+    assert len(generated.words("wonderwords")) == 8166
+    assert [len(generated.wonderwords(kind)) for kind in ("noun", "adjective")] == [6782, 910]
+    assert sum(" " in word for word in generated.words("wonderwords")) == 6
     before = random.getstate()
     found = items("cwe", limit=2)
     words = {word for item in found for word in item.question.answers}
-    assert words <= set(vocabulary.words("wonderwords"))
-    assert not words & set(vocabulary.words("own"))
+    assert words <= set(generated.words("wonderwords"))
+    assert not words & set(generated.words("own"))
     assert random.getstate() == before  # only the row's own generator is drawn from
 
 
@@ -284,19 +284,19 @@ def test_word_lists_reach_every_key(task: str) -> None:
     if task == "niah_multikey_3":
         assert all(len(key) == 36 for key in keys())
         return
-    own = {f"{a}-{b}" for a in vocabulary.adjectives() for b in vocabulary.nouns()}
+    own = {f"{a}-{b}" for a in generated.adjectives() for b in generated.nouns()}
     assert keys(words="own") <= own
     assert not keys() <= own
     pairs = {tuple(key.rpartition("-")[::2]) for key in keys()}
-    adjectives = set(vocabulary.wonderwords("adjective"))
+    adjectives = set(generated.wonderwords("adjective"))
     assert all(any(key.startswith(f"{a}-") for a in adjectives) for key in keys())
     assert pairs
 
 
 def test_words_are_never_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wonderwords", None)
-    vocabulary.wonderwords.cache_clear()
-    vocabulary.words.cache_clear()
+    generated.wonderwords.cache_clear()
+    generated.words.cache_clear()
     with pytest.raises(MissingDependencyError, match="wonderwords") as caught:
         items("niah_single_1")
     assert "agenticlu[evaluate]" in (caught.value.hint or "")
@@ -309,17 +309,17 @@ def test_words_are_never_replaced_in_silence(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_drawing_more_than_there_is_ends() -> None:
-    assert sorted(vocabulary.distinct(lambda rng: str(rng.randrange(9)), Random(0), 9)) == list(
+    assert sorted(generated.distinct(lambda rng: str(rng.randrange(9)), Random(0), 9)) == list(
         "012345678"
     )
     with pytest.raises(UsageError, match="10 different values are needed, but only 9 exist"):
-        vocabulary.distinct(lambda rng: str(rng.randrange(9)), Random(0), 10)
+        generated.distinct(lambda rng: str(rng.randrange(9)), Random(0), 10)
 
 
 def test_more_needles_than_keys_still_leave_the_asked_one_alone() -> None:
     options = {"words": "own"}
     build = ruler.needle_builder(TaskRequest("niah_multikey_2", 2**20, TOKENIZER, options=options))
-    num = len(vocabulary.adjectives()) * len(vocabulary.nouns())
+    num = len(generated.adjectives()) * len(generated.nouns())
     row = build(Random(1), 12 * num).columns
     keys = re.findall(r"to remember for (.*?) is: ", row["context"])
     assert len(keys) == 12 * num + 1
@@ -382,7 +382,7 @@ def test_worked_example_of_chains_is_short_and_renamed_from_row_to_row() -> None
             masked = {re.sub(r"\b[A-Z]{3}\b|\d{5}", "?", text) for text in shown}
             assert len(masked) == 1
             if length == 4096:
-                one_more = tokenizer.count(f" {vocabulary.FILLER_LINE}")
+                one_more = tokenizer.count(f" {generated.FILLER_LINE}")
                 assert tokenizer.count(shown[0]) > 480 - one_more  # the guard: it fills its room
 
 
@@ -620,7 +620,7 @@ def test_rows_command_takes_the_options_of_its_tasks(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_rows("cwe", path, "--words", "own", limit=1)
     answers = json.loads(path.read_text())["answer"]
-    assert set(answers) <= set(vocabulary.words("own"))
+    assert set(answers) <= set(generated.words("own"))
     arguments = ["rows", "--task", "kilt_nq", "--lengths", "8k", "--out", str(path)]
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, UsageError)

@@ -19,7 +19,7 @@ from agenticlu.evaluation.items import Item
 
 DEFAULT_ITEMS = 100
 _LOADERS = {
-    "world:load": ("world", "world-choice"),
+    "synthetic:load_world": ("world", "world-choice"),
     "ruler:load_needles": (
         *("niah_single_1", "niah_single_2", "niah_single_3"),
         *("niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
@@ -28,7 +28,7 @@ _LOADERS = {
     "ruler:load_variables": ("vt",),
     "ruler:load_common_words": ("cwe",),
     "ruler:load_frequent_words": ("fwe",),
-    "key_values:load": ("key_values",),
+    "ruler:load_key_values": ("key_values",),
     "synthetic:load_stories": ("babi_qa1", "babi_qa2", "babi_qa3"),
     "synthetic:load_graphs": ("graph_walk", "graph_parents"),
     "synthetic:load_dialogues": ("mrcr_2", "mrcr_4", "mrcr_8"),

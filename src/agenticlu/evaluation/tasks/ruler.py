@@ -1,4 +1,4 @@
-"""RULER's tasks as generators: needles, variable tracking, common and frequent words.
+"""RULER's tasks as generators: needles, variables, common and frequent words, key-value recall.
 
 Rows have RULER's columns; their prompt is the one that HELMET makes of such rows.
 """
@@ -6,6 +6,7 @@ Rows have RULER's columns; their prompt is the one that HELMET makes of such row
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import string
 from collections.abc import Callable, Iterator
@@ -13,17 +14,22 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_id, content_seed
 from agenticlu.evaluation.helmet.specs import (
+    SPECS,
     Template,
+    build_json_kv_row,
     build_prompt,
     build_ruler_row,
+    find_scale,
+    has_scale,
     load_templates,
     ruler_template,
 )
 from agenticlu.evaluation.items import DoesNotFitError, Item
-from agenticlu.evaluation.tasks import TaskRequest, vocabulary
-from agenticlu.evaluation.tasks.fitting import Fitter
+from agenticlu.evaluation.tasks import TaskRequest, generated
+from agenticlu.evaluation.tasks.generated import Fitter
 
 NEEDLE_TOKENS = {"niah_multikey_3": 100, "niah_multiquery": 100}
 """Tokens of a reply to a needle task where it is not 50."""
@@ -124,12 +130,12 @@ def load_needles(request: TaskRequest) -> Iterator[Item]:
 def needle_builder(request: TaskRequest) -> Build:
     """Returns the function that makes a row of a needle task."""
     task, path = request.task, request.options.get("haystack")
-    source = vocabulary.require_source(request.options)
+    source = generated.require_source(request.options)
 
     def build(rng: Random, size: int) -> RulerRow:
         if task == "niah_single_1":
-            key = vocabulary.key_name(rng, source)
-            return _needle_in_lines(rng, [vocabulary.FILLER_LINE] * size, "number", key)
+            key = generated.key_name(rng, source)
+            return _needle_in_lines(rng, [generated.FILLER_LINE] * size, "number", key)
         if task in OF_LINES:
             kind = "number" if task.endswith("2") else "uuid"
             return _needle_among_needles(rng, size, kind, source)
@@ -143,11 +149,11 @@ def _render_needle(kind: str, key: str, value: str) -> str:
 
 
 def _draw_key(rng: Random, kind: str, source: str) -> str:
-    return vocabulary.uuid(rng) if kind == "uuid" else vocabulary.key_name(rng, source)
+    return generated.uuid(rng) if kind == "uuid" else generated.key_name(rng, source)
 
 
 def _draw_value(rng: Random, kind: str) -> str:
-    return vocabulary.uuid(rng) if kind == "uuid" else vocabulary.number(rng)
+    return generated.uuid(rng) if kind == "uuid" else generated.number(rng)
 
 
 def _needle_in_lines(rng: Random, lines: list[str], kind: str, key: str) -> RulerRow:
@@ -176,7 +182,7 @@ def _needles_in_prose(
     kind = "uuid" if task == "niah_single_3" else "number"
     num_keys = 4 if task in ("niah_multikey_1", "niah_multiquery") else 1
     num_values = 4 if task == "niah_multivalue" else 1
-    keys = vocabulary.distinct(lambda rng: vocabulary.key_name(rng, source), rng, num_keys)
+    keys = generated.distinct(lambda rng: generated.key_name(rng, source), rng, num_keys)
     pairs = [(key, _draw_value(rng, kind)) for key in keys for _ in range(num_values)]
     needles = [_render_needle(kind, key, value) for key, value in pairs]
     many = task in ("niah_multiquery", "niah_multivalue")
@@ -198,7 +204,7 @@ def _draw_prose(rng: Random, num_words: int, path: str | None) -> list[str]:
     """Returns sentences of so many words in all; the last one is cut where they end."""
     prose: list[str] = []
     left = num_words
-    source = vocabulary.sentences(rng, path)
+    source = generated.sentences(rng, path)
     while left > 0:
         words = next(source).split()[:left]
         prose.append(" ".join(words))
@@ -241,12 +247,12 @@ def _draw_chain(places_rng: Random, names_rng: Random, num_lines: int, letters: 
     def name(source: Random) -> str:
         return "".join(source.choices(string.ascii_uppercase, k=letters))
 
-    names = vocabulary.distinct(name, names_rng, HOPS + 1)
+    names = generated.distinct(name, names_rng, HOPS + 1)
     value = str(names_rng.randint(10000, 99998))
     assignments = [f"VAR {names[0]} = {value}"]
     assignments += [f"VAR {new} = VAR {old} " for old, new in itertools.pairwise(names)]
     places = sorted(places_rng.randrange(num_lines + 1) for _ in assignments)
-    lines = [vocabulary.FILLER_LINE] * num_lines
+    lines = [generated.FILLER_LINE] * num_lines
     _insert_in_order(lines, places, assignments)
     return Chain(" ".join(lines), names, value, assignments)
 
@@ -288,7 +294,7 @@ class ChainExample:
 
 def load_common_words(request: TaskRequest) -> Iterator[Item]:
     """Yields cwe: the ten words that occur most often in a numbered list."""
-    words = vocabulary.words(vocabulary.require_source(request.options))
+    words = generated.words(generated.require_source(request.options))
     template = _load_template(request)
     short = request.length < 4096
 
@@ -358,9 +364,115 @@ def _draw_frequent_words(rng: Random, counts: list[int]) -> RulerRow:
     def coded(source: Random) -> str:
         return "".join(source.choices(string.ascii_lowercase, k=6))
 
-    words = vocabulary.distinct(coded, rng, len(counts))
+    words = generated.distinct(coded, rng, len(counts))
     every: list[str] = []
     for rank, (word, count) in enumerate(zip(words, counts, strict=True), start=1):
         every += ["..." if rank == 1 else word] * count
     rng.shuffle(every)
     return RulerRow({"context": " ".join(every), "answer": words[1 : 1 + NUM_ASKED]})
+
+
+NUM_PLACES = 6
+GEN_TOKENS = 100
+NUM_DEMOS = 4
+"""Demonstrations stored with a row, as in HELMET's files; more where more are shown."""
+
+Pairs = dict[str, str]
+
+
+def load_key_values(request: TaskRequest) -> Iterator[Item]:
+    """Yields six items per object.
+
+    At HELMET's lengths an object has HELMET's number of pairs, or as many of them as fit.
+
+    Raises:
+        UsageError: An object has fewer pairs than demonstrations are to be shown.
+    """
+    spec = SPECS["json_kv"]
+    template = load_templates(request.options.get("templates"))["json_kv"]
+    given = request.options.get("shots")
+    shots = spec.shots if given is None else int(given)
+    gen_tokens = min(GEN_TOKENS, request.length // 4)
+    most = find_scale(spec, request.length) if has_scale(request.length) else None
+    least = max(NUM_PLACES, shots + 1)
+    if most is not None and least > most:
+        raise UsageError(
+            f"{shots} demonstrations do not fit: objects at {request.length} have {most} pairs.",
+            hint=f"Try --shots {most - 1}.",
+        )
+    fitter = Fitter[Pairs](request, step=1, start=most or 0, least=least, most=most)
+
+    def tokens(pairs: Pairs) -> int:
+        """Counts the longest of an object's six rows; their contexts are equal."""
+        count = request.tokenizer.count
+
+        def render(row: dict[str, Any], context: str) -> str:
+            shown = build_json_kv_row({**row, "context": context}, shots)
+            return f"{build_prompt(template, shown, chat=False).text} {row['answer']}"
+
+        rows = [_build_row(pairs, place, shots) for place in range(NUM_PLACES)]
+        longest = max(rows, key=lambda row: count(render(row, "")))
+        return count(render(longest, _render(pairs))) + gen_tokens
+
+    for first in range(0, request.num_items, NUM_PLACES):
+        number = first // NUM_PLACES
+        seed = request.row_seed(number)
+
+        def build(num_pairs: int, seed: int = seed) -> Pairs:
+            rng = Random(seed)
+            keys = generated.distinct(generated.uuid, rng, num_pairs)
+            return {key: generated.uuid(rng) for key in keys}
+
+        pairs = fitter.row(build, tokens)
+        document = Document.of(_render(pairs), f"key_values:{request.seed}:{number}")
+        for place in range(min(NUM_PLACES, request.num_items - first)):
+            raw = _build_row(pairs, place, shots)
+            raw |= {"id": first + place, "length": request.length, "seed": seed}
+            row = build_json_kv_row({**raw, "context": document.text}, shots)
+            yield _key_values_build_item(request, template, document, raw, row, gen_tokens)
+
+
+def _key_values_build_item(
+    request: TaskRequest,
+    template: Template,
+    document: Document,
+    raw: dict[str, Any],
+    row: dict[str, Any],
+    gen_tokens: int,
+) -> Item:
+    line = f'"{raw["question"]}": "{raw["answer"]}"'
+    start = document.text.index(line)
+    return Item(
+        task=request.task,
+        length=request.length,
+        document=document,
+        question=Question(
+            id=content_id("key_values", raw["question"]),
+            text=template.ask.format(**row),
+            answers=(raw["answer"],),
+        ),
+        rule="open",
+        gold_spans=((start, start + len(line)),),
+        max_tokens=gen_tokens,
+        prompt=build_prompt(template, row, chat=False),
+        reference={"prefix": SPECS["json_kv"].label},
+        row=raw,
+    )
+
+
+def _render(pairs: Pairs) -> str:
+    return f"JSON data:\n{json.dumps(pairs, indent=4)}"
+
+
+def _build_row(pairs: Pairs, place: int, shots: int) -> dict[str, Any]:
+    """Returns the columns of HELMET's files but for the context."""
+    keys = list(pairs)
+    gold = keys[round(place * (len(keys) - 1) / (NUM_PLACES - 1))]
+    others = [key for key in keys if key != gold][: max(NUM_DEMOS, shots)]
+    return {
+        "question": gold,
+        "answer": pairs[gold],
+        "demos": [[key, pairs[key]] for key in others],
+        "num_kvs": len(pairs),
+        "depth": place / (NUM_PLACES - 1),
+    }

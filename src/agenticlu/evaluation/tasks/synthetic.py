@@ -1,4 +1,4 @@
-"""Generated tasks after other benchmarks: BABILong, GraphWalks, MRCR, label learning and OOLONG.
+"""Generated tasks: our own world, and after BABILong, GraphWalks, MRCR, label learning and OOLONG.
 
 Samplers and wordings are ours: figures cannot be compared with those of the benchmarks themselves.
 """
@@ -10,13 +10,16 @@ import string
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 from random import Random
 
 from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Document, Question, content_seed
+from agenticlu.demo.world import World, WorldDocument, WorldQuestion, render_choices
 from agenticlu.evaluation.helmet.specs import build_prompt, load_templates
 from agenticlu.evaluation.items import DoesNotFitError, Item
-from agenticlu.evaluation.tasks import TaskRequest, vocabulary
-from agenticlu.evaluation.tasks.fitting import Asked, Fitter, build_item, fit_items
+from agenticlu.evaluation.tasks import TaskRequest, generated
+from agenticlu.evaluation.tasks.generated import Asked, Fitter, build_item, fit_items
 
 PLACES = ("bathroom", "bedroom", "garden", "hallway", "kitchen", "office")
 PEOPLE = ("Mara", "Jon", "Sandor", "Dana")
@@ -83,10 +86,10 @@ def _draw_noise(request: TaskRequest, rng: Random, room: int) -> list[str]:
         UsageError: The haystack file has no such sentence.
     """
     path = request.options.get("haystack")
-    patience = len(vocabulary.load_prose(path)) if path else MAX_UNSUITABLE
+    patience = len(generated.load_prose(path)) if path else MAX_UNSUITABLE
     noise: list[str] = []
     unsuitable = 0
-    for sentence in vocabulary.sentences(rng, path):
+    for sentence in generated.sentences(rng, path):
         cost = request.tokenizer.count(f" {sentence}")
         if MIN_NOISE_TOKENS <= cost <= room and not _TOPIC.search(sentence):
             noise.append(sentence)
@@ -204,7 +207,7 @@ def load_graphs(request: TaskRequest) -> Iterator[Item]:
 
 
 def _draw_edges(rng: Random, num_nodes: int) -> list[Edge]:
-    nodes = vocabulary.distinct(lambda source: f"{source.getrandbits(32):08x}", rng, num_nodes)
+    nodes = generated.distinct(lambda source: f"{source.getrandbits(32):08x}", rng, num_nodes)
     edges = {(node, rng.choice(nodes)) for node in nodes for _ in range(OUT_DEGREE)}
     ordered = sorted((a, b) for a, b in edges if a != b)
     rng.shuffle(ordered)
@@ -263,19 +266,19 @@ def load_dialogues(request: TaskRequest) -> Iterator[Item]:
 
 
 def _draw_turn(rng: Random, kind: str, topic: str) -> Turn:
-    source = vocabulary.sentences(rng)
+    source = generated.sentences(rng)
     reply = " ".join(next(source) for _ in range(REPLY_SENTENCES))
     return f"User: Write a {kind} about a {topic}.", reply
 
 
 def _draw_dialogue(rng: Random, num_equal: int, num_others: int) -> Asked:
-    kind, topic = rng.choice(KINDS), rng.choice(vocabulary.nouns())
+    kind, topic = rng.choice(KINDS), rng.choice(generated.nouns())
     equal = [_draw_turn(rng, kind, topic) for _ in range(num_equal)]
     asked = rng.randrange(num_equal)
     prefix = "".join(rng.choices(string.ascii_letters + string.digits, k=10))
     turns: list[Turn] = []
     while len(turns) < num_others:
-        made = _draw_turn(rng, rng.choice(KINDS), rng.choice(vocabulary.nouns()))
+        made = _draw_turn(rng, rng.choice(KINDS), rng.choice(generated.nouns()))
         if made[0] != equal[0][0]:
             turns.append(made)
     places = sorted(rng.randrange(num_others + 1) for _ in equal)
@@ -318,8 +321,8 @@ def load_labelled_examples(request: TaskRequest) -> Iterator[Item]:
 
 
 def _draw_line(rng: Random, group: int) -> str:
-    one, other = rng.sample(vocabulary.nouns(), 2)
-    return f"The {rng.choice(vocabulary.adjectives())} {one} {_LABEL_VERBS[group]} the {other}."
+    one, other = rng.sample(generated.nouns(), 2)
+    return f"The {rng.choice(generated.adjectives())} {one} {_LABEL_VERBS[group]} the {other}."
 
 
 def _draw_labels(rng: Random) -> list[str]:
@@ -344,3 +347,65 @@ def _draw_labelled_examples(rng: Random, num_rounds: int) -> Asked:
     )
     group = rng.randrange(NUM_LABELS)
     return Asked(text, _draw_line(rng, group), labels[group])
+
+
+def load_world(request: TaskRequest) -> Iterator[Item]:
+    """Yields `num_items` questions on as many test documents as they need."""
+    world = World(request.seed)
+    wanted = request.num_items
+    for index in count():
+        made = world.document(
+            "test",
+            index,
+            request.length,
+            request.tokenizer.count,
+            num_questions=request.questions_per_document,
+        )
+        document = Document(id=made.id, text=made.text, source=f"world:{request.seed}:{index}")
+        for question in made.questions:
+            if wanted == 0:
+                return
+            wanted -= 1
+            yield _item(request, document, index, made, question)
+
+
+def _item(
+    request: TaskRequest,
+    document: Document,
+    index: int,
+    made: WorldDocument,
+    question: WorldQuestion,
+) -> Item:
+    spans = tuple((hop.fact.start, hop.fact.end) for hop in question.hops)
+    options: tuple[str, ...] = ()
+    reference: dict[str, str] = {}
+    if request.task == "world-choice":
+        rng = Random(content_seed("choices", made.id, question.id))
+        choice = render_choices(rng, question, made.facts, made.people)
+        options, reference = choice.options, {"letter": choice.letter}
+    return Item(
+        task=request.task,
+        length=request.length,
+        document=document,
+        question=Question(
+            id=question.id,
+            text=question.text,
+            answers=question.answers,
+            options=options,
+            hops=len(question.hops),
+        ),
+        rule="choice" if options else "open",
+        gold_spans=spans,
+        reference=reference,
+        row={
+            "document": index,
+            "id": question.id,
+            "question": question.text,
+            "answers": question.answers,
+            "options": options,
+            "gold_spans": spans,
+            "hops": len(question.hops),
+            "length": request.length,
+            "seed": request.seed,
+        },
+    )
