@@ -74,6 +74,7 @@ class Growth(ABC):
             for node in self._nodes.values()
             if not node.failed and node.depth < self._config.depth and node.id not in expanded
         ]
+        # Nodes arrive in the order in which their calls end, which differs from run to run.
         return sorted(nodes, key=lambda node: (node.depth, node.order))
 
 

@@ -353,7 +353,7 @@ class _QuestionCost:
         self._add_round(cost, "clarify", expansions, before, nodes)
         written = sizes.requests["clarify"] + reply("clarify")
         written += sizes.requests["point"] + reply("point")
-        # The view is now the node's own: all that stands behind it is read anew.
+        # From here on the view is the node's own, so that all behind it misses the prefix cache.
         again = before - opened + written + (self.shown if self.config.view == "kept" else 0.0)
         self._add_round(cost, "sub_answer", nodes, before + written, nodes, again)
         written += sizes.requests["sub_answer"] + reply("sub_answer")
@@ -403,7 +403,7 @@ class _QuestionCost:
             return
         calls = number * texts
         if config.grounding == "as-published":
-            # The text stands first: it is shared by the pieces, and nothing else is.
+            # The text comes first, so it is the only prefix that the pieces share.
             fresh = texts * (tokens + number * sizes.instruction) + said
             known = (number - 1) * (said + texts * sizes.system)
             cost.add("ground", calls, fresh, known, calls * reply("published verdict"))

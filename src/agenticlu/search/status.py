@@ -67,6 +67,8 @@ class Heartbeat:
         self._clock = clock
         began = clock()
         self._sessions: list[list[float]] = [*(store.get(_SESSIONS) or ()), [began, began]]
+        # What was merged in before the first session was not earned in it: counted, it would make
+        # the rate and the time left too good.
         if len(self._sessions) == 1:
             done, tokens = store.tree_counts()["done"], store.total_usage().computed_tokens
             store.put(**{_BEFORE: {"done": done, "tokens": tokens}})
@@ -283,6 +285,7 @@ def load_rate(run: str | Path) -> float | None:
 
 
 def _read_status(store: Store, now: float) -> Status:
+    # Before the counts: the calls of a process that ends in between would otherwise look lost.
     is_running = is_locked(store.folder)
     sessions = store.get(_SESSIONS) or []
     counts = store.tree_counts()

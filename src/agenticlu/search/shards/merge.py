@@ -180,7 +180,7 @@ class Merger:
             self._merge_settings(settings, part.name, only_bound=only_bound)
             for line in lines:
                 self._add(line, part.name, is_outdated)
-            self._flush()
+            self._flush()  # so that what was merged stays if the next part is damaged
 
     def _merge_settings(self, settings: dict[str, Any], source: str, *, only_bound: bool) -> None:
         """Takes over a part's settings; a shard that had nothing to ask lacks some.
@@ -226,7 +226,7 @@ class Merger:
             self._flush()
 
     def _flush(self) -> None:
-        """Commits what has gathered."""
+        """Commits the batch."""
         self._store.write(self._batch)
         self._batch = []
         self._pending = set()
@@ -254,7 +254,7 @@ class Merger:
     ) -> None:
         tree_id = row[0]
         if tree_id in self._pending:
-            self._flush()
+            self._flush()  # to compare with the better of all seen so far, not with an older one
         known = self._store.tree_rows(tree_id)
         if known is not None:
             own_rank = _rank(*known, tree_id in self._outdated)
@@ -296,6 +296,7 @@ def _differ(name: str, values: str, source: str) -> StoreError:
     )
 
 
+# Where headers or positions differ, the least one stays: the same whatever the order of merging.
 _DOCUMENT = (
     "INSERT INTO document VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
     "header = excluded.header WHERE excluded.header < document.header"

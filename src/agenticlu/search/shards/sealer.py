@@ -205,6 +205,7 @@ class Sealer:
             StoreError: The target cannot be written now.
         """
         with self._sealing, Store(self._run, writable=False) as store, store.snapshot():
+            # In the snapshot of the rows: what is finished from here on shows as changed next time.
             now = store.progress_by_document()
             changed = {name for name, figures in now.items() if self._sealed.get(name) != figures}
             fresh: set[str] = set()
@@ -227,6 +228,7 @@ class Sealer:
                 documents=changed,
                 is_new=is_new,
             )
+            # Only now: what could not be written is part of the next segment.
             self._sealed = now
             self._shared |= fresh
             return address

@@ -1,4 +1,4 @@
-"""The ledger of calls: what was asked, what came back, and what grounding and judges made of it."""
+"""The ledger: every call with its reply and cost, every grounding, every judge's verdict."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ class Ledger(RunFile):
 
     async def intend(self, call: CallId) -> None:
         """Commits that a call is about to be sent."""
+        # A call that is done keeps its reply and cost, even if a second task intends it again.
         sql = (
             "INSERT INTO call (key, phase, document_id, question_id, node_id, state, started) "
             "VALUES (?, ?, ?, ?, ?, 'intent', ?) ON CONFLICT (key) DO UPDATE SET "
@@ -103,6 +104,7 @@ class Ledger(RunFile):
     async def finish(self, key: str, reply: Any, usage: Usage) -> None:
         """Commits a call's reply and cost; the first reply stays."""
         sets = ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
+        # The first reply stays: nodes may already have grown from it.
         sql = (
             f"UPDATE call SET state = 'done', reply = ?, {sets}, finished = ? "
             "WHERE key = ? AND state != 'done'"
@@ -140,6 +142,7 @@ class Ledger(RunFile):
             record = pack([fold.kept, fold.scores, fold.unparsed])
             keys = tuple(fold.call_keys)
             among = f"key IN ({','.join('?' * len(keys))})"
+            # IGNORE: the same grounding may have come in by a merge.
             folded = (
                 "INSERT OR IGNORE INTO grounding SELECT ?, ?, ?, COUNT(*), "
                 f"COALESCE(SUM(attempts - 1), 0), {sums}, MAX(finished) FROM call WHERE {among}"

@@ -79,6 +79,7 @@ class TreeTables(RunFile):
 
     async def put_nodes(self, tree: Tree, nodes: Iterable[Node]) -> None:
         """Commits finished nodes and the state of their growing tree."""
+        # In one transaction: a node without its tree's row would not be found again.
         sql = (
             "INSERT INTO tree VALUES (?, ?, 'growing', ?) ON CONFLICT (id) DO UPDATE SET "
             "record = excluded.record"
@@ -94,6 +95,8 @@ class TreeTables(RunFile):
             finished: False where it lacks nodes; the search goes on with it.
         """
         state = "done" if finished else "growing"
+        # Replaced as a whole: nodes that an earlier growth under other settings left must not mix
+        # with these.
         await self.append(
             [
                 (REPLACE_TREE, (tree.id, tree.question.id, state, _render_header(tree))),
