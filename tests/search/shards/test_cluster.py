@@ -56,7 +56,7 @@ class Scripted(EngineChoice):
     made: list[ScriptedEngine] = field(default_factory=list)
     faults: Callable[[ScriptedRequest], BaseException | None] | None = None
 
-    def load(self, limits: Limits, say: Any) -> LimitedEngine:
+    def load_limited(self, limits: Limits, say: Any) -> LimitedEngine:
         self.made.append(engine(ITEMS, right_share=0.3, faults=self.faults))
         return LimitedEngine(self.made[-1], limits.build_limiter(say))
 
@@ -254,7 +254,7 @@ def test_the_folder_of_another_engine_is_refused(fake_ray, tmp_path: Path):
 
 def test_segments_of_another_engine_are_left_alone(fake_ray, tmp_path: Path):
     class Renamed(Scripted):
-        def load(self, limits: Limits, say: Any) -> LimitedEngine:
+        def load_limited(self, limits: Limits, say: Any) -> LimitedEngine:
             self.made.append(engine(ITEMS, name="another"))
             return LimitedEngine(self.made[-1], limits.build_limiter(say))
 
@@ -336,7 +336,7 @@ def test_a_search_tells_of_its_trees_pauses_and_replicas(
 
 def test_a_worker_that_breaks_is_an_error_in_words(fake_ray, tmp_path: Path):
     class Broken(Scripted):
-        def load(self, *arguments: Any) -> Engine:
+        def load_limited(self, *arguments: Any) -> Engine:
             return engine(ITEMS, faults=lambda request: ZeroDivisionError("by zero"))
 
     with pytest.raises(EngineError, match="A Ray worker failed: by zero"):
@@ -376,7 +376,7 @@ def test_a_share_of_the_documents_can_be_searched_on_ray(
     fake_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(setup, "load_engine", lambda *args, **options: engine(ITEMS))
-    monkeypatch.setattr(setup, "load_tokenizer", lambda name: TOKENIZER)
+    monkeypatch.setattr("agenticlu.engines.choice.load_tokenizer", lambda *_, **__: TOKENIZER)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rows = str(write_corpus(ITEMS, tmp_path / "corpus.jsonl"))
     found: list[str] = []

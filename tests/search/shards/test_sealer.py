@@ -206,7 +206,7 @@ def test_an_end_that_cannot_seal_never_hides_what_went_wrong(tmp_path: Path, mon
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEngine]:
     one = engine(ITEMS)
     monkeypatch.setattr(setup, "load_engine", lambda *args, **options: one)
-    monkeypatch.setattr(setup, "load_tokenizer", lambda name: TOKENIZER)
+    monkeypatch.setattr("agenticlu.engines.choice.load_tokenizer", lambda *_, **__: TOKENIZER)
     return one
 
 
@@ -220,6 +220,7 @@ _DOOMED = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 from scripted_world import TOKENIZER, corpus, engine
+from agenticlu.engines import choice
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import setup
 
@@ -233,7 +234,7 @@ class Doomed(ScriptedEngine):
 
 one = engine(corpus(5, 1), kind=Doomed, latency_s=0.002)
 setup.load_engine = lambda *args, **options: one
-setup.load_tokenizer = lambda name: TOKENIZER
+choice.load_tokenizer = lambda *_, **__: TOKENIZER
 from agenticlu.cli import main
 sys.argv = ["agenticlu", *{arguments!r}]
 main()
