@@ -193,8 +193,8 @@ def _print_summary(
     )
     for name, counter in data["funnel"].items():
         if isinstance(counter, dict) and counter["total"]:
-            told = ", ".join(f"{n} {why}" for why, n in counter.items() if why != "total")
-            click.echo(f"  {counter['total']} {meanings[name]['total']}: {told}")
+            reasons = ", ".join(f"{n} {why}" for why, n in counter.items() if why != "total")
+            click.echo(f"  {counter['total']} {meanings[name]['total']}: {reasons}")
     if summary.contamination is not None:
         found = data["contamination"]
         fate = "left out" if found["dropped"] else "counted only"

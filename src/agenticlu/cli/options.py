@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from agenticlu.core.config import FindPreset, Resolved, resolve
 from agenticlu.core.errors import UsageError
-from agenticlu.core.registry import explain_missing
+from agenticlu.core.registry import raise_missing
 from agenticlu.core.settings import (
     ModelSettings,
     Setting,
@@ -163,7 +163,7 @@ class SettingsCommand(click.Command):
         try:
             return ctx.invoke(self.callback, resolved, **params)
         except ModuleNotFoundError as error:
-            raise explain_missing(error, self._given.get("extra")) from error
+            raise_missing(error, self._given.get("extra"))
 
     def _resolve(self, flags: Mapping[str, object], config_file: str | None) -> Resolved[Settings]:
         fill = functools.partial(

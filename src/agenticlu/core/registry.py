@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from agenticlu.core.errors import AgenticluError, ConfigError, did_you_mean, missing_dependency
 
@@ -101,17 +101,17 @@ class Registry(Mapping[str, str]):
         try:
             return getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise explain_missing(error) from error
+            raise_missing(error)
 
 
-def explain_missing(error: ModuleNotFoundError, extra: str | None = None) -> Exception:
-    """Returns the install line for an absent optional package, else the error itself.
+def raise_missing(error: ModuleNotFoundError, extra: str | None = None) -> NoReturn:
+    """Raises an install line for an absent optional package, any other error as it is.
 
     Args:
-        error: What an import raised.
-        extra: Extra that installs it, where not the one that the package is listed under.
+        error: Raised by an import.
+        extra: Extra that installs the package, where not the one that it is listed under.
     """
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_OF_PACKAGE:
-        return error
-    return missing_dependency(package, extra or EXTRA_OF_PACKAGE[package])
+        raise error
+    raise missing_dependency(package, extra or EXTRA_OF_PACKAGE[package]) from error

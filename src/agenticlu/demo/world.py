@@ -79,7 +79,7 @@ class Fact:
     sentence: str
     """The plain sentence, as answers restate it: `Mira Dallow lives in Brellin.`"""
     start: int
-    """First character in the document of the sentence as it stands there: perhaps in other words,
+    """First character of the sentence in the document: perhaps reworded,
     perhaps with an opening such as `These days`."""
     end: int
     """One past its last character."""
@@ -419,7 +419,7 @@ def write_document(
 
 
 def _state(rng: Random, fact: tuple[str, str, str]) -> _Sentence:
-    """Returns a fact's sentence as it stands in the document.
+    """Returns a fact's sentence as the document has it.
 
     Now and then in other words than answers use, now and then with an opening.
     """
@@ -452,7 +452,7 @@ def _arrange(
 
 
 def _is_filler(sentence: str) -> bool:
-    """Tells whether a sentence names nobody."""
+    """Whether a sentence names nobody."""
     return not any(first in sentence for first in FIRST_NAMES)
 
 

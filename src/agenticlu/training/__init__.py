@@ -11,8 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from agenticlu.core.errors import missing_dependency
-from agenticlu.core.registry import EXTRA_OF_PACKAGE
+from agenticlu.core.registry import raise_missing
 
 if TYPE_CHECKING:
     from agenticlu.training.config import TrainConfig
@@ -23,10 +22,7 @@ def _needs_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRA_OF_PACKAGE:
-            raise
-        raise missing_dependency(package, "train") from error
+        raise_missing(error, "train")
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
