@@ -192,6 +192,7 @@ def test_thinking_is_stripped() -> None:
             "",
         ),
         ("<|channel|>analysis<|message|>Perhaps no, cut o", ""),
+        ("<|channel|>analysis", ""),
         ("<|channel|>final<|message|>yes", "yes"),
         ("[thin king] no", "[thin king] no"),
     ],
@@ -212,6 +213,7 @@ PARTS = st.sampled_from(
 
 
 @given(st.lists(PARTS, max_size=12).map("".join))
+@example("<|channel|>analysis<think></think><|message|>")
 def test_stripping_twice_is_stripping_once(text: str) -> None:
     assert strip_thinking(strip_thinking(text)) == strip_thinking(text)
 

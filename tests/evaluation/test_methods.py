@@ -244,7 +244,7 @@ def test_a_prompt_that_fits_is_sent_whole_and_framing_can_decide() -> None:
     assert not whole.truncated
     cut = numbered(50, 999, 25, overlong="fit", context_tokens=size + 11, framing_tokens=2)
     assert cut.truncated
-    with pytest.raises(DocumentTooLongError, match="1 tokens more"):
+    with pytest.raises(DocumentTooLongError, match="in the window by 1"):
         numbered(50, 999, 25, context_tokens=size + 11, framing_tokens=2)
 
 

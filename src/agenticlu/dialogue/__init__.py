@@ -1,1 +1,1 @@
-"""The chain of clarifications: its steps, its wordings, how replies are read, and `ask`."""
+"""The dialogue: its steps, wordings and driver, how replies are read, and `ask`."""

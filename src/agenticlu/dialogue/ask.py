@@ -94,7 +94,7 @@ class Event:
 
 @dataclass(frozen=True)
 class AskEstimate:
-    """What asking would cost, before anything is sent."""
+    """Upper bounds on the cost of asking."""
 
     document_tokens: int
     """Tokens of the document as shown, markers included."""
@@ -205,14 +205,7 @@ def estimate(
 ) -> AskEstimate:
     """Counts what asking would cost at most; sends nothing."""
     shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
-    view = shown.view()
-    dialogue = Dialogue(
-        profile=profile,
-        document_id=document.id,
-        view=view,
-        question=question,
-        controls=shown.controls,
-    )
+    dialogue = Dialogue(profile, document.id, shown.view(), question, controls=shown.controls)
     first = dialogue.next_request()
     assert first is not None
     length = count_messages(first.messages, tokenizer)
@@ -229,7 +222,7 @@ def estimate(
         completion += MAX_TOKENS[kind]
         length += MAX_TOKENS[kind] + MAX_TEMPLATE_TOKENS
     return AskEstimate(
-        document_tokens=tokenizer.count(view),
+        document_tokens=tokenizer.count(shown.view()),
         num_pieces=len(pieces),
         requests=len(kinds),
         prompt_tokens=prompt,
@@ -454,9 +447,10 @@ class _Asking:
     def _note_spans(self) -> None:
         if self.kept is None:
             return
+        total, seen = len(self.shown.pieces), len(self.kept)
         text = (
-            f"Read by spans: the document does not fit the window, so each of its "
-            f"{len(self.shown.pieces)} pieces was scored alone; the dialogue saw {len(self.kept)}."
+            "Read by spans: the document does not fit the window, so each of its "
+            f"{total} pieces was scored alone; the dialogue saw {seen}."
         )
         if not self.scanner.num_relevant:
             text += " None was found relevant; the likeliest were taken."

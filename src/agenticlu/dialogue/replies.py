@@ -43,7 +43,8 @@ _TRANSLATED = {word: choice for choice, words in _FOREIGN.items() for word in wo
 _THOUGHT = re.compile(
     r"<(?P<slash>/?)(?:think|thinking|thought|reasoning|seed:think)>"
     r"|\[(?P<stroke>/?)THINK\]"
-    r"|<\|channel\|>(?P<channel>\w{1,16})[^\n<]{0,64}(?:<\|constrain\|>\w{0,16})?<\|message\|>"
+    r"|<\|channel\|>"
+    r"(?:(?P<channel>\w{1,16})[^\n<]{0,64}(?:<\|constrain\|>\w{0,16})?<\|message\|>)?"
     r"|<\|(?:start|end|return)\|>",
     re.IGNORECASE,
 )

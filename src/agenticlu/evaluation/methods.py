@@ -32,14 +32,14 @@ from agenticlu.evaluation.config import ANSWERING, RunSettings
 from agenticlu.evaluation.items import Item, Prompt, gold_pieces
 
 TOKENS_PER_MARKER = 16
-"""Room reckoned for the two markers of a piece when a document is fitted into a window."""
+"""Tokens reserved for the two markers of a piece when a document is fitted into a window."""
 TURN_RESERVE = 512
 """Tokens kept free for the question and the requests when a document is fitted into a window."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the methods' table."""
+    """One way to answer an item."""
 
     steps: tuple[TurnKind, ...] = DIRECT
     """Turns of one round."""
@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of an item."""
+    """The result of a method on an item."""
 
     raw: str
     """The reply that is scored."""
@@ -103,7 +103,7 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """What was done for an item so far; kept where the item fails on the way."""
+    """Requests answered for an item so far; kept when the item fails on the way."""
 
     turns: list[Turn] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
@@ -112,7 +112,7 @@ class Progress:
     """Of all requests that were answered."""
 
     def add(self, usage: Usage, turn: Turn | None = None) -> None:
-        """Takes note of an answered request, and of the turn that it makes."""
+        """Records an answered request, and the turn built from it."""
         self.usage = self.usage + usage
         if turn is not None:
             self.turns.append(turn)
@@ -123,7 +123,7 @@ def find_method(name: str) -> Method:
     """Returns a method by name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: Unknown name.
     """
     require_known(name, METHODS, kind="method", error=UsageError)
     return METHODS[name]
@@ -177,9 +177,9 @@ async def answer(
         name: Of the method.
         item: To be answered.
         view: Of its document.
-        engine: What is asked.
+        engine: Answers.
         settings: Of the run.
-        progress: Told of every request that was answered.
+        progress: Records every answered request.
 
     Raises:
         EngineError: The model could not be asked.
@@ -251,8 +251,8 @@ async def _answer_layout(item: Item, view: View, engine: Engine, settings: RunSe
     """Sends the task's own prompt: as one user message, or as a text that the reply continues."""
     if item.prompt is None:
         raise UsageError(
-            f"The task {item.task!r} has no prompt layout of its own.",
-            hint="The method 'helmet' is for HELMET's tasks; use 'direct' here.",
+            f"Method 'helmet' needs a prompt layout, which task {item.task!r} does not have.",
+            hint="Use it with HELMET's tasks; for this one, --methods direct.",
         )
     prompt = _fit_prompt(item.prompt, item, view, settings)
     sampling = settings.sampling("direct", item)
@@ -286,7 +286,7 @@ def _fit_prompt(prompt: Prompt, item: Item, view: View, settings: RunSettings) -
         return prompt
     if settings.config.overlong == "refuse":
         raise DocumentTooLongError(
-            f"The prompt takes {over} tokens more than the {room} that the window leaves.",
+            f"The prompt exceeds the {room} tokens left in the window by {over}.",
             hint="Try --overlong fit, which leaves out pieces without gold facts, or a shorter "
             "length.",
         )
@@ -365,7 +365,7 @@ def fit(item: Item, view: View, settings: RunSettings) -> tuple[int, ...] | None
         return None
     if settings.config.overlong == "refuse":
         raise DocumentTooLongError(
-            f"The document takes about {sum(costs.values())} tokens; the window leaves {room}.",
+            f"The document needs about {sum(costs.values())} tokens; the window has {room} left.",
             hint="Try --overlong fit to leave out pieces without gold facts, or a shorter length.",
         )
     return leave_out(item, view, costs, over)
@@ -390,7 +390,7 @@ def leave_out(item: Item, view: View, costs: Mapping[int, int], over: int) -> tu
             over -= costs[index]
     if over > 0:
         raise DocumentTooLongError(
-            f"Without all but the pieces with gold facts it is still {over} tokens too long.",
+            f"The pieces with gold facts alone are {over} tokens too long.",
             hint="Choose a shorter length, or fewer --shots.",
         )
     return tuple(sorted(kept))
