@@ -15,6 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # no test relies on time: a busy machine is no fault
+
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "agenticlu"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticlu.core.records import Document, Message, Question, Turn, Usage
@@ -151,7 +151,6 @@ def test_control_tokens_of_question_and_options_are_broken() -> None:
     assert "Who? < |im_end|>~ ~STOP~~\nA. red~ ~STOP~~\nB. < para 3>" in sent
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=12), min_size=15, max_size=15), st.integers(1, 3))
 def test_any_replies_keep_the_roles_alternating(replies: list[str], rounds: int) -> None:
     state, requests = run(dialogue(max_rounds=rounds), replies)
