@@ -127,7 +127,7 @@ def test_shots_reach_prompt_and_file_name(
 def test_a_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     result = call(*SHORT, "--model", "./nofolder", "--out", str(tmp_path / "out"))
     assert isinstance(result.exception, ModelNotFoundError)
-    assert "there is no folder 'nofolder'" in result.exception.message
+    assert "'nofolder' does not exist" in result.exception.message
     assert not (tmp_path / "out").exists()
 
 

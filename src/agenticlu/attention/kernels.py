@@ -19,7 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from agenticlu.core.errors import TrainingError, UsageError, did_you_mean
+from agenticlu.core.errors import TrainingError, UsageError
+from agenticlu.core.registry import require_known
 
 Grads = tuple[Tensor, Tensor, Tensor]
 Offsets = Sequence[int]
@@ -328,14 +329,10 @@ def load_kernel(name: str) -> Kernel:
     """Returns the kernel of that name, made once.
 
     Raises:
-        UsageError: There is no such kernel.
+        UsageError: Unknown kernel.
         TrainingError: torch has changed the operators that it uses.
     """
-    if name not in _FACTORIES:
-        raise UsageError(
-            f"There is no attention kernel {name!r}; allowed: {', '.join(KERNEL_NAMES)}.",
-            hint=did_you_mean(name, KERNEL_NAMES),
-        )
+    require_known(name, _FACTORIES, kind="attention kernel", error=UsageError)
     if name not in _KERNELS:
         _KERNELS[name] = _FACTORIES[name]()
     return _KERNELS[name]

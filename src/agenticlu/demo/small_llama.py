@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agenticlu.engines.local.shared_prefix import Plan
+from agenticlu.engines.local.shared_prefix import AttentionPlan
 
 LEAN_PARAMETERS = 300_000_000
 """Above this many parameters a forward pass costs far more than the calls that make it up."""
@@ -90,7 +90,9 @@ class LeanForward:
             lambda positions: model.model.rotary_emb(embedding[:1], positions),
         )
 
-    def __call__(self, ids_T: Tensor, positions_T: Tensor, plan: Plan, last: Tensor) -> Tensor:
+    def __call__(
+        self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
+    ) -> Tensor:
         """Returns fp32 logits (rows, V) of the rows in `last`."""
         num_rotated = self._num_heads + self._num_key_heads
         cos, sin = self._tables(positions_T)

@@ -39,7 +39,7 @@ def load_engine(
         **options: Passed to the engine: see `HFEngine`, `load_limited_engine`.
 
     Raises:
-        ModelNotFoundError: `model` is no folder with a model.
+        ModelNotFoundError: `model` is not a folder with a model.
         UsageError: `base_url` is not an address.
         MissingDependencyError: The engine's packages are not installed.
     """
@@ -101,14 +101,14 @@ def check_model_path(model: str | None) -> str:
     if not path.exists():
         given = "The bundled model" if model is None else f"Model {model!r}"
         raise ModelNotFoundError(
-            f"{given} was not found: there is no folder {str(path)!r}.",
+            f"{given} not found: {str(path)!r} does not exist.",
             hint="Give a folder in Hugging Face layout (config.json, model.safetensors,"
             " tokenizer.json), or --base-url ADDRESS for a model that a server runs.",
         )
     if not (path / "config.json").is_file():
         nested = sorted(p.parent.name for p in path.glob("*/config.json")) if path.is_dir() else []
         raise ModelNotFoundError(
-            f"{str(path)!r} holds no config.json, so it is no model in Hugging Face layout.",
+            f"{str(path)!r} is not a model folder: no config.json.",
             hint=f"Did you mean {str(path / nested[0])!r}?" if nested else None,
         )
     return str(path)

@@ -1,4 +1,4 @@
-"""The one seam between the package and whatever samples text."""
+"""The Engine protocol: the seam between the package and whatever samples text."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class Engine(Protocol):
     ) -> Sampled:
         """Samples `sampling.n` continuations of a plain text, white space kept.
 
-        No chat template; before the text stands what the model's tokenizer puts before any text
+        No chat template; the text is preceded by what the model's tokenizer puts before any text
         (one start token, or nothing). Control tokens in the text are read as words.
 
         Args:

@@ -262,10 +262,10 @@ def read_served_model(
             found[url] = parse_served_model(listed[names[0]])
     if not answered and unreachable is not None:
         raise unreachable
-    told = {one.weights: url for url, one in found.items() if one.weights}
-    if len(told) > 1:
+    vouched = {one.weights: url for url, one in found.items() if one.weights}
+    if len(vouched) > 1:
         raise ConfigError(
-            f"The servers {' and '.join(told.values())} serve different weights.",
+            f"The servers {' and '.join(vouched.values())} serve different weights.",
             hint="Servers of one pool must serve one model; evaluate the others by themselves.",
         )
     return next(iter(found.values()), None)

@@ -34,7 +34,7 @@ class ServedModel:
     weights: str = ""
     """Hash of its weights, as `agenticlu serve` tells; empty where a server does not."""
     root: str = ""
-    """Folder or hub id that it was loaded from (vLLM's field); empty where not told."""
+    """Folder or hub id that it was loaded from (vLLM's field); empty if unknown."""
     piece_tokens: int | None = None
     """Size of a piece that suits it, as `agenticlu serve` tells."""
     context_tokens: int | None = None
@@ -75,7 +75,7 @@ def usage_of(reply: Json) -> Usage:
 
 
 def content_of(choice: Json) -> str:
-    """Returns the text of one sample as it stands."""
+    """Returns the text of one sample verbatim."""
     return without_lone_surrogates(choice["message"].get("content") or "")
 
 
@@ -114,7 +114,7 @@ def continuation_of(choice: Json) -> Completion:
 
 
 def first_logprobs(reply: Json) -> list[tuple[str, float]] | None:
-    """Returns (token, log-probability) of the first token's candidates; None if not told."""
+    """Returns (token, log-probability) of the first token's candidates; None if absent."""
     content = (reply["choices"][0].get("logprobs") or {}).get("content")
     if not content:
         return None

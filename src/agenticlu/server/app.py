@@ -139,7 +139,7 @@ class ChatServer:
             asked = parse_request(body, plain=plain)
             if body.get("model") not in (None, self.model):
                 raise ModelNotFoundError(
-                    f"There is no model {body['model']!r}. This server has {self.model!r}."
+                    f"Unknown model {body['model']!r}. This server serves {self.model!r}."
                 )
             asked = self._with_limit(asked)
             if asked.top_logprobs is not None and not isinstance(self.engine, DetailedEngine):

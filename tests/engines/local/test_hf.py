@@ -355,7 +355,7 @@ def test_model_that_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_folder_errors_say_what_is_missing(tmp_path: Path, random_model: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no folder"):
+    with pytest.raises(ModelNotFoundError, match="does not exist"):
         HFEngine(tmp_path / "absent")
     with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
         HFEngine(tmp_path)

@@ -1,4 +1,4 @@
-"""Conversations and plain texts to token ids and back, by the model's own rules."""
+"""Chat format: conversations and plain texts to token ids and back, by the model's own rules."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class ChatFormat:
         """
         ids = list(self.tokenizer(self.disarm(text))["input_ids"])
         if not ids:
-            raise UsageError("There is no text to continue: it has no token.")
+            raise UsageError("The text to continue is empty: it has no tokens.")
         return ids
 
     def encode_text(self, text: str) -> list[int]:
@@ -124,7 +124,7 @@ class ChatFormat:
         if len(owners) < len(choices):
             clash = [one for one in choices if owners[exact[one]] != one]
             raise EngineError(
-                f"The choices {choices} cannot be told apart by their first token:"
+                f"The choices {choices} are indistinguishable by their first token:"
                 f" {clash[0]!r} starts like {owners[exact[clash[0]]]!r}.",
                 hint="Use labels that differ in their first letter, such as A, B, C.",
             )

@@ -23,7 +23,7 @@ from agenticlu.core.registry import Registry, require_known
 from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.decoder import Decoder, Forward
 from agenticlu.engines.local.kvcache import PrefixCache
-from agenticlu.engines.local.shared_prefix import Plan, register
+from agenticlu.engines.local.shared_prefix import AttentionPlan, register
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
@@ -55,7 +55,9 @@ class GenericForward:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def __call__(self, ids_T: Tensor, positions_T: Tensor, plan: Plan, last: Tensor) -> Tensor:
+    def __call__(
+        self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
+    ) -> Tensor:
         """Returns fp32 logits (rows, V) of the rows in `last`."""
         output = self._model(
             input_ids=ids_T[None],
@@ -72,8 +74,8 @@ def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkp
     """Loads model and tokenizer from a folder.
 
     Raises:
-        ModelNotFoundError: The folder holds no model.
-        UsageError: There is no such device or dtype.
+        ModelNotFoundError: The folder has no model.
+        UsageError: Unknown device or dtype.
         EngineError: The model does not run here.
     """
     check_folder(path)
@@ -140,12 +142,12 @@ def _torn(path: Path, error: Exception) -> EngineError:
 def check_folder(path: Path) -> None:
     """Raises if the folder lacks what a model needs."""
     if not path.is_dir():
-        raise ModelNotFoundError(f"There is no folder {str(path)!r}.")
+        raise ModelNotFoundError(f"Model folder {str(path)!r} does not exist.")
     if not (path / "config.json").is_file():
-        raise ModelNotFoundError(f"{str(path)!r} holds no config.json, so it is no model.")
+        raise ModelNotFoundError(f"{str(path)!r} is not a model folder: no config.json.")
     if not any(found for pattern in WEIGHTS for found in path.glob(pattern)):
         raise ModelNotFoundError(
-            f"{str(path)!r} holds no weights (model.safetensors).",
+            f"{str(path)!r} has no weights (model.safetensors).",
             hint="An adapter alone does not run: merge it into its base model first."
             if (path / "adapter_config.json").is_file()
             else None,
@@ -240,7 +242,7 @@ def _choose_device(device: str | None) -> torch.device:
         place = torch.device(device)
     except RuntimeError as error:
         raise UsageError(
-            f"There is no device {device!r}.", hint="Try 'cpu', 'cuda' or 'cuda:0'."
+            f"Unknown device {device!r}.", hint="Try 'cpu', 'cuda' or 'cuda:0'."
         ) from error
     if place.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("No GPU is visible to torch.", hint="Try the device 'cpu'.")

@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from agenticlu.engines.local.kvcache import Chain, PrefixCache, Segment
-from agenticlu.engines.local.shared_prefix import Block, DecodePlan, Plan, Read, ReadPlan
+from agenticlu.engines.local.kvcache import CacheSegment, Chain, PrefixCache
+from agenticlu.engines.local.shared_prefix import AttentionPlan, Block, DecodePlan, Read, ReadPlan
 
 ALONE_TOKENS = 256
 """Up to this length a part of a prompt is copied into the block of its only branch: one batched
@@ -58,7 +58,9 @@ def agree_on_lengths(users: Mapping[int, int], known: Collection[int]) -> dict[i
 class Forward(Protocol):
     """A model's forward pass."""
 
-    def __call__(self, ids_T: Tensor, positions_T: Tensor, plan: Plan, last: Tensor) -> Tensor:
+    def __call__(
+        self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
+    ) -> Tensor:
         """Returns fp32 logits (rows, V) of the rows in `last`."""
         ...
 
@@ -70,7 +72,7 @@ class Reading:
     ids: list[int]
     num_cached: int
     chain: Chain
-    anchor: tuple[Segment, int]
+    anchor: tuple[CacheSegment, int]
     logits_V: Tensor
     """Of the token after the prompt."""
 
@@ -79,8 +81,8 @@ class Reading:
 class Branch:
     """One sequence that decodes."""
 
-    anchor: tuple[Segment, int]
-    shared: tuple[tuple[Segment, int], ...]
+    anchor: tuple[CacheSegment, int]
+    shared: tuple[tuple[CacheSegment, int], ...]
     num_folded: int
     """Tokens of the prompt at the start of its row of the block."""
     num_prompt: int
@@ -140,7 +142,7 @@ class Decoder:
             if match.num_tokens == len(ids):
                 # Only the last token's logits are missing: it is read again, outside the tree.
                 new = ids[-1:]
-                read = Read(Segment(None, 0, new), 0, len(tokens), 1)
+                read = Read(CacheSegment(None, 0, new), 0, len(tokens), 1)
                 segment, length = match.chain[-1]
                 before = [*match.chain[:-1], (segment, length - 1)]
                 chain, anchor = match.chain, match.anchor
@@ -177,7 +179,7 @@ class Decoder:
         shares = self._choose_shares(joining)
         groups = []
         for reading, count in joining:
-            shared: list[tuple[Segment, int]] = []
+            shared: list[tuple[CacheSegment, int]] = []
             first = len(self.branches)
             self._block.lengths.extend([0] * count)
             for segment, length in reading.chain:
@@ -203,7 +205,7 @@ class Decoder:
 
     def _choose_shares(
         self, joining: Sequence[tuple[Reading, int]]
-    ) -> dict[tuple[Segment, int], int]:
+    ) -> dict[tuple[CacheSegment, int], int]:
         """Returns how much of each part of the prompts is attended to where it lies.
 
         Prompts that part within a few tokens of each other agree on one length, so that one call
@@ -211,8 +213,8 @@ class Decoder:
         """
         if not self._share:
             return {}
-        users: dict[Segment, Counter[int]] = {}
-        known: dict[Segment, set[int]] = {}
+        users: dict[CacheSegment, Counter[int]] = {}
+        known: dict[CacheSegment, set[int]] = {}
         for branch in self.branches:
             for segment, length in branch.shared:
                 users.setdefault(segment, Counter())[length] += 1
@@ -278,8 +280,8 @@ class Decoder:
         cache.account(segment)
         cache.shrink()
 
-    def _group_shared(self) -> list[tuple[Segment, int, Tensor | None]]:
-        groups: dict[tuple[Segment, int], list[int]] = {}
+    def _group_shared(self) -> list[tuple[CacheSegment, int, Tensor | None]]:
+        groups: dict[tuple[CacheSegment, int], list[int]] = {}
         for branch in self.branches:
             for part in branch.shared:
                 groups.setdefault(part, []).append(branch.row)

@@ -44,7 +44,7 @@ class HFEngine:
         name: Shown and stored; the folder's last two names by default.
 
     Raises:
-        ModelNotFoundError: The folder holds no model.
+        ModelNotFoundError: The folder has no model.
         EngineError: The model is of a kind that does not run here.
         MissingDependencyError: torch or transformers is not installed.
     """
@@ -178,10 +178,10 @@ class HFEngine:
         choices: tuple[str, ...],
         **rest: Any,
     ) -> Any:
-        from agenticlu.engines.local.worker import Job
+        from agenticlu.engines.local.worker import WorkerJob
 
         loop = asyncio.get_running_loop()
-        job = Job(
+        job = WorkerJob(
             asked=asked if isinstance(asked, str) else tuple(asked),
             sampling=sampling,
             choices=choices,

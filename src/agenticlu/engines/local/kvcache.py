@@ -19,11 +19,11 @@ from torch import Tensor
 GROW_TOKENS = 1024
 """A longer segment is not grown: what follows a document hangs on it as a segment of its own."""
 
-Chain = list[tuple["Segment", int]]
+Chain = list[tuple["CacheSegment", int]]
 """Parts of a sequence from its start: (segment, number of its first tokens)."""
 
 
-class Segment:
+class CacheSegment:
     """A stretch of tokens and its keys and values."""
 
     __slots__ = (
@@ -38,11 +38,11 @@ class Segment:
         "values",
     )
 
-    def __init__(self, parent: Segment | None, offset: int, ids: Sequence[int]) -> None:
+    def __init__(self, parent: CacheSegment | None, offset: int, ids: Sequence[int]) -> None:
         self.parent = parent
         self.offset = offset
         self.ids = list(ids)
-        self.children: dict[tuple[int, int], Segment] = {}
+        self.children: dict[tuple[int, int], CacheSegment] = {}
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.last_used = 0
@@ -88,7 +88,7 @@ class Match:
 
     chain: Chain
     """Parts in order; empty parts left out."""
-    anchor: tuple[Segment, int]
+    anchor: tuple[CacheSegment, int]
     """Where the rest hangs on."""
     num_tokens: int
 
@@ -102,7 +102,7 @@ class PrefixCache:
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
-        self.root = Segment(None, 0, ())
+        self.root = CacheSegment(None, 0, ())
         self.num_bytes = 0
         self._clock = 0
 
@@ -110,7 +110,7 @@ class PrefixCache:
         """Returns the longest cached prefix of the ids."""
         return self.follow((self.root, 0), [], ids)
 
-    def follow(self, anchor: tuple[Segment, int], chain: Chain, ids: Sequence[int]) -> Match:
+    def follow(self, anchor: tuple[CacheSegment, int], chain: Chain, ids: Sequence[int]) -> Match:
         """Walks on from an anchor along the ids; `chain` leads up to the anchor."""
         self._clock += 1
         segment, start = anchor
@@ -130,7 +130,9 @@ class PrefixCache:
                 return Match(chain, (segment, end), at)
             segment, start = child, 0
 
-    def extend(self, anchor: tuple[Segment, int], ids: Sequence[int]) -> tuple[Segment, int]:
+    def extend(
+        self, anchor: tuple[CacheSegment, int], ids: Sequence[int]
+    ) -> tuple[CacheSegment, int]:
         """Adds tokens after an anchor; returns their segment and the index of the first in it.
 
         The caller writes the keys and values before anything reads them.
@@ -140,12 +142,12 @@ class PrefixCache:
         if segment.parent is not None and offset == len(segment.ids) and segment.has_room(len(ids)):
             segment.ids.extend(ids)
             return segment, offset
-        child = Segment(segment, offset, ids)
+        child = CacheSegment(segment, offset, ids)
         child.last_used = self._clock
         segment.children[(offset, ids[0])] = child
         return child, 0
 
-    def account(self, segment: Segment) -> None:
+    def account(self, segment: CacheSegment) -> None:
         """Takes note of a segment's size after its buffers were written."""
         if not segment.dropped:
             size = segment.num_bytes
@@ -176,10 +178,10 @@ class PrefixCache:
         """Forgets everything."""
         for segment in self._segments():
             segment.dropped = True
-        self.root = Segment(None, 0, ())
+        self.root = CacheSegment(None, 0, ())
         self.num_bytes = 0
 
-    def _segments(self) -> list[Segment]:
+    def _segments(self) -> list[CacheSegment]:
         found, todo = [], list(self.root.children.values())
         while todo:
             segment = todo.pop()

@@ -21,13 +21,13 @@ from torch import Tensor
 from agenticlu.attention.partial import attend, attend_folded, merge
 
 if TYPE_CHECKING:
-    from agenticlu.engines.local.kvcache import Segment
+    from agenticlu.engines.local.kvcache import CacheSegment
 
 NAME = "agenticlu_shared_prefix"
 """Under which the attention is registered with transformers."""
 
 
-class Plan(Protocol):
+class AttentionPlan(Protocol):
     """Where the keys and values of a forward pass go, and who attends to what."""
 
     def attend(
@@ -46,7 +46,7 @@ class Plan(Protocol):
 class Read:
     """New tokens of one prompt, side by side in the packed row."""
 
-    segment: Segment
+    segment: CacheSegment
     start: int
     """Index of the first new token in its segment."""
     row: int
@@ -59,10 +59,10 @@ class ReadPlan:
     """Reads many prompts in one packed row of tokens, each after what is cached of it."""
 
     reads: list[Read] = field(default_factory=list)
-    rectangles: dict[tuple[Segment, int], list[int]] = field(default_factory=dict)
+    rectangles: dict[tuple[CacheSegment, int], list[int]] = field(default_factory=dict)
     """(segment, length) to the reads whose new tokens see the segment's first `length` tokens."""
 
-    def add(self, read: Read, chain: list[tuple[Segment, int]]) -> None:
+    def add(self, read: Read, chain: list[tuple[CacheSegment, int]]) -> None:
         """Adds a prompt's new tokens, which follow the chain."""
         for part in chain:
             self.rectangles.setdefault(part, []).append(len(self.reads))
@@ -131,7 +131,7 @@ class Block:
             grown[:have_rows, :, :have_length] = old
             buffers[layer] = grown
 
-    def append(self, rows: range, segment: Segment, start: int, end: int) -> None:
+    def append(self, rows: range, segment: CacheSegment, start: int, end: int) -> None:
         """Copies tokens of a segment behind the rows' ends, which are equal."""
         at = self.lengths[rows.start]
         length = at + end - start
@@ -156,7 +156,7 @@ class DecodePlan:
     """One token of each branch: row b of the packed row is branch b of the block."""
 
     block: Block
-    shared: list[tuple[Segment, int, Tensor | None]]
+    shared: list[tuple[CacheSegment, int, Tensor | None]]
     """(segment, length, rows of the branches that see it; None for all of them)."""
     mask: Tensor | None = field(init=False)
     positions: Tensor = field(init=False)
@@ -233,7 +233,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    agenticlu_plan: Plan | None = None,
+    agenticlu_plan: AttentionPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer: (1, heads, T, D) to (1, T, H, D)."""

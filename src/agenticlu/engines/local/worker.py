@@ -38,7 +38,7 @@ GATHER_S = 0.001
 class Draft:
     """One reply in the making."""
 
-    job: Job
+    job: WorkerJob
     ordinal: int
     uniforms: list[float]
     tokens: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Draft:
 
 
 @dataclass(eq=False)
-class Job:
+class WorkerJob:
     """One request on its way through the worker."""
 
     asked: tuple[Message, ...] | str
@@ -117,14 +117,14 @@ class Worker:
         self._max_batch = max_batch
         self._prefill_tokens = prefill_tokens
         self._name = name
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[WorkerJob | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._lock = threading.Lock()
-        self._reading: list[Job] = []
+        self._reading: list[WorkerJob] = []
         self._by_branch: dict[Branch, Draft] = {}
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: WorkerJob) -> None:
         """Takes a job; the thread starts with the first.
 
         Raises:
@@ -150,7 +150,7 @@ class Worker:
             thread.join()
 
     def _work(self) -> None:
-        waiting: list[Job] = []
+        waiting: list[WorkerJob] = []
         drafts: list[Draft] = []
         with torch.inference_mode():
             while self._receive(waiting, idle=not waiting and not drafts):
@@ -161,7 +161,7 @@ class Worker:
         closed = EngineError(f"The engine {self._name} was closed.")
         self._fail(closed, waiting, drafts)
 
-    def _receive(self, waiting: list[Job], *, idle: bool) -> bool:
+    def _receive(self, waiting: list[WorkerJob], *, idle: bool) -> bool:
         """Takes what has arrived; waits if there is nothing to do. False ends the worker."""
         if idle:
             job = self._inbox.get()
@@ -178,7 +178,7 @@ class Worker:
                 return False
             waiting.append(job)
 
-    def _advance(self, waiting: list[Job], drafts: list[Draft]) -> None:
+    def _advance(self, waiting: list[WorkerJob], drafts: list[Draft]) -> None:
         """Reads the next prompts, then decodes one token of every draft."""
         jobs = self._admit(waiting, len(drafts))
         if jobs:
@@ -195,9 +195,9 @@ class Worker:
                     self._leave(draft, drafts)
                     self._finish_if_done(draft.job)
 
-    def _admit(self, waiting: list[Job], num_drafts: int) -> list[Job]:
+    def _admit(self, waiting: list[WorkerJob], num_drafts: int) -> list[WorkerJob]:
         """Takes the next prompts that fit, oldest first; a full batch admits `score_choices`."""
-        jobs: list[Job] = []
+        jobs: list[WorkerJob] = []
         done: set[int] = set()
         tokens = 0
         for i, job in enumerate(waiting[:LOOK_AHEAD]):
@@ -226,7 +226,7 @@ class Worker:
         waiting[:LOOK_AHEAD] = [job for i, job in enumerate(waiting[:LOOK_AHEAD]) if i not in done]
         return jobs
 
-    def _encode(self, job: Job) -> list[int]:
+    def _encode(self, job: WorkerJob) -> list[int]:
         if isinstance(job.asked, str):
             ids = self._chat.encode_plain(job.asked)
         else:
@@ -243,7 +243,7 @@ class Worker:
             )
         return ids
 
-    def _read(self, jobs: list[Job], drafts: list[Draft]) -> None:
+    def _read(self, jobs: list[WorkerJob], drafts: list[Draft]) -> None:
         """Reads the jobs' prompts in one pass; answers `score_choices`, draws the first tokens."""
         self._reading = jobs
         readings = self.decoder.read([job.ids for job in jobs])
@@ -274,7 +274,7 @@ class Worker:
                 self._by_branch[branch] = draft
             drafts.extend(going)
 
-    def _open_drafts(self, job: Job, sampling: Sampling) -> list[Draft]:
+    def _open_drafts(self, job: WorkerJob, sampling: Sampling) -> list[Draft]:
         """Starts the replies of a job, each with its numbers: from prompt, seed and ordinal.
 
         Without a seed the number of the call takes its place: a repeated request differs.
@@ -289,7 +289,7 @@ class Worker:
             for ordinal, seed in enumerate(seeds)
         ]
 
-    def _choice_probs(self, job: Job, logits_V: Tensor) -> ChoiceProbs:
+    def _choice_probs(self, job: WorkerJob, logits_V: Tensor) -> ChoiceProbs:
         tokens = self._chat.first_tokens(job.choices)
         probabilities = torch.softmax(logits_V.double(), dim=-1)
         mass = {choice: float(probabilities[list(ids)].sum()) for choice, ids in tokens.items()}
@@ -352,7 +352,7 @@ class Worker:
         del self._by_branch[draft.branch]
         drafts.remove(draft)
 
-    def _finish_if_done(self, job: Job) -> None:
+    def _finish_if_done(self, job: WorkerJob) -> None:
         if any(draft.reason is None for draft in job.drafts):
             return
         usage = Usage(
@@ -385,7 +385,7 @@ class Worker:
             text = text.strip()
         return Completion(text, draft.reason, tuple(tokens))
 
-    def _fail(self, error: BaseException, waiting: list[Job], drafts: list[Draft]) -> None:
+    def _fail(self, error: BaseException, waiting: list[WorkerJob], drafts: list[Draft]) -> None:
         """Hands an error to everyone under way; nothing half-computed stays in the cache."""
         jobs = {id(job): job for job in (*self._reading, *(draft.job for draft in drafts))}
         if isinstance(error, EngineError):
