@@ -109,6 +109,34 @@ def test_imports_go_up_the_table() -> None:
     assert faults(all_edges()) == []
 
 
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """No cycles, imports inside functions included."""
+    below: dict[str, set[str]] = {}
+    for importer, imported in all_edges():
+        if importer != imported:
+            below.setdefault(importer, set()).add(imported)
+    assert find_cycle(below) is None
+    assert find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def find_cycle(below: dict[str, set[str]]) -> list[str] | None:
+    """Returns the modules of a cycle in the order of their imports, or None."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str] | None:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return None
+        for imported in sorted(below.get(module, ())):
+            if found := walk(imported, [*path, module]):
+                return found
+        done.add(module)
+        return None
+
+    return next((found for module in sorted(below) if (found := walk(module, []))), None)
+
+
 def test_every_module_stands_in_the_table() -> None:
     files = sorted((SRC / "agenticlu").rglob("*.py"))
     assert [str(path) for path in files if unit_of(module_name(path)) is None] == []
