@@ -24,8 +24,9 @@ from typing import Any
 from agenticlu.data.corpus import Item, build_item
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import load_engine
+from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import Admission, Limiter
+from agenticlu.engines.limits import Limiter
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, run_search

@@ -17,9 +17,9 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message
 from agenticlu.engines import limits
+from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.limits import (
-    Admission,
     LimitedEngine,
     Limiter,
     RetryPolicy,

@@ -22,8 +22,9 @@ from agenticlu.core.errors import (
     ModelNotFoundError,
 )
 from agenticlu.core.records import Message
+from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.replies import label_masses
 from agenticlu.engines.transport import parse_retry_after

@@ -10,8 +10,9 @@ import pytest
 
 from agenticlu.core.errors import BudgetExceededError, EngineBusyError
 from agenticlu.core.records import Message, Usage
+from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampled, Sampling
-from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.caller import (
     Caller,

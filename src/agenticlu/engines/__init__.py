@@ -75,7 +75,8 @@ def load_limited_engine(
         UsageError: `base_url` is not an address, or holds one twice.
         MissingDependencyError: The engine's packages are not installed.
     """
-    from agenticlu.engines.limits import Admission, LimitedEngine, Limiter
+    from agenticlu.engines.admission import Admission
+    from agenticlu.engines.limits import LimitedEngine, Limiter
     from agenticlu.engines.openai import OpenAIEngine
     from agenticlu.engines.pool import PoolEngine
 

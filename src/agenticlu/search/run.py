@@ -21,8 +21,9 @@ from agenticlu.dialogue.profiles import Profile, load_profile
 from agenticlu.dialogue.run import ShownDocument, control_tokens
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
+from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges.panel import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search.caller import Caller
 from agenticlu.search.config import BOUND_SETTINGS, SearchConfig

@@ -16,9 +16,10 @@ from agenticlu.engines import (
     load_engine,
     load_limited_engine,
 )
+from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
 from agenticlu.engines.choice import DEFAULT_TIMEOUT_S, ModelChoice, check_timeout
-from agenticlu.engines.limits import Admission, LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges.panel import LlmJudge, solved_depth
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Listener, Shard
