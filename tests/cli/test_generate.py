@@ -135,10 +135,10 @@ def test_a_card_never_assumes_a_licence(corpus: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--push-to-hub", "nonsense", "--license", "mit"), "no name on the hub"),
-        (("--push-to-hub", "me/a--b", "--license", "mit"), "no name on the hub"),
+        (("--push-to-hub", "nonsense", "--license", "mit"), "Invalid repository name"),
+        (("--push-to-hub", "me/a--b", "--license", "mit"), "Invalid repository name"),
         (("--push-to-hub", "me/traces"), "needs a licence"),
-        (("--push-to-hub", "me/traces", "--license", "mit"), "no token"),
+        (("--push-to-hub", "me/traces", "--license", "mit"), "No token"),
     ],
 )
 def test_a_push_is_checked_before_anything_is_computed(
