@@ -133,7 +133,7 @@ class Encoder:
     """Renders conversations with a tokenizer's chat template and marks the targets."""
 
     def __init__(
-        self, tokenizer: Any, *, turns: Turns = "all", stop_ids: Sequence[int] = ()
+        self, tokenizer: Any, *, turns: Turns = "all", stop_ids: Collection[int] = ()
     ) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise TrainingError(

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
+from agenticlu.engines.local.chat import find_end_ids
 from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
@@ -68,17 +69,14 @@ def _model_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def find_stop_ids(name: str, tokenizer: Any) -> tuple[int, ...]:
+def find_stop_ids(name: str, tokenizer: Any) -> frozenset[int]:
     """Returns the ids that end a reply, from the generation config and the tokenizer."""
     from transformers import GenerationConfig
 
-    found: set[int] = set()
+    generation = None
     with contextlib.suppress(OSError, ValueError):
-        eos = GenerationConfig.from_pretrained(name).eos_token_id
-        found |= set(eos if isinstance(eos, list) else [] if eos is None else [eos])
-    if tokenizer.eos_token_id is not None:
-        found.add(tokenizer.eos_token_id)
-    return tuple(sorted(found))
+        generation = GenerationConfig.from_pretrained(name)
+    return find_end_ids(generation, tokenizer)
 
 
 def find_base_model(name: str) -> str:

@@ -159,6 +159,20 @@ class ChatFormat:
             return False
 
 
+def find_end_ids(*sources: Any) -> frozenset[int]:
+    """Returns every token that ends a reply.
+
+    Args:
+        sources: What may have an `eos_token_id` (one, several or None): generation settings, a
+            model's configuration, a tokenizer.
+    """
+    found: set[int] = set()
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        found.update([ids] if isinstance(ids, int) else ids or ())
+    return frozenset(found)
+
+
 def _control_pattern(backend: Any) -> re.Pattern[str] | None:
     """Matches the control tokens of a tokenizer; None if it has none that could be written."""
     added = {} if backend is None else backend.get_added_tokens_decoder()

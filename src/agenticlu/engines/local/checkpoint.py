@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from agenticlu.core.errors import (
     missing_dependency,
 )
 from agenticlu.core.registry import Registry, require_known
-from agenticlu.engines.local.chat import ChatFormat
+from agenticlu.engines.local.chat import ChatFormat, find_end_ids
 from agenticlu.engines.local.decoder import Decoder, Forward
 from agenticlu.engines.local.kvcache import PrefixCache
 from agenticlu.engines.local.shared_prefix import AttentionPlan, register
@@ -126,7 +126,7 @@ def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) 
         chat=ChatFormat(tokenizer, str(path)),
         device=place,
         dtype=numbers,
-        end_ids=find_end_ids(model, tokenizer),
+        end_ids=find_end_ids(getattr(model, "generation_config", None), model.config, tokenizer),
         context_tokens=find_context_tokens(model.config),
     )
 
@@ -210,19 +210,6 @@ def _own_logprobs(forward: Forward, model: Any) -> Tensor:
     decoder.step([ids[-2], ids[-3]])
     logits = decoder.step([ids[-1], ids[-4]])[0]
     return torch.log_softmax(logits, dim=-1)
-
-
-def find_end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Returns every token that ends a reply, by generation config, config and tokenizer."""
-    found: set[int] = set()
-    generation = getattr(model, "generation_config", None)
-    for source in (generation, model.config, tokenizer):
-        value: int | Sequence[int] | None = getattr(source, "eos_token_id", None)
-        if isinstance(value, int):
-            found.add(value)
-        elif value is not None:
-            found.update(value)
-    return frozenset(found)
 
 
 def find_context_tokens(config: Any) -> int | None:
