@@ -139,6 +139,9 @@ def merge_into(out_THD: Tensor, lse_HT: Tensor, part_THD: Tensor, part_lse_HT: T
 
     Rows that nothing was merged into yet may have a log-sum-exp of -inf.
     """
-    weight = torch.sigmoid(part_lse_HT - lse_HT).transpose(0, 1).unsqueeze(-1)
-    out_THD.lerp_(part_THD.to(out_THD.dtype), weight.to(out_THD.dtype))
-    torch.logaddexp(lse_HT, part_lse_HT, out=lse_HT)
+    # Not sigmoid and lerp: their last bits depend on how many heads are computed together, and a
+    # trie shared by ranks (Ulysses) must equal one rank bit by bit.
+    merged_HT = torch.logaddexp(lse_HT, part_lse_HT)
+    out_THD.mul_((lse_HT - merged_HT).exp_().transpose(0, 1).unsqueeze(-1))
+    out_THD.add_(part_THD * (part_lse_HT - merged_HT).exp_().transpose(0, 1).unsqueeze(-1))
+    lse_HT.copy_(merged_HT)
