@@ -26,8 +26,7 @@ from search_cost import build_corpus, describe, measure
 from agenticlu.dialogue.steps import is_near_duplicate, merge_near_duplicates, plain_words
 from agenticlu.documents.tokens import read_model_hint
 from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.search import run
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig, run
 from agenticlu.search.grounding import Grounded, Grounder
 
 NAMES = ["Ada", "Ben", "Cora", "Dan", "Eve", "Finn", "Gus", "Holt", "Ivy", "Jon", "Kit", "Lea"]

@@ -28,7 +28,7 @@ from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
 from agenticlu.engines.limits import Limiter
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, run_search
 from agenticlu.search.store import Store
 

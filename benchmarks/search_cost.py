@@ -22,7 +22,7 @@ from agenticlu.data.corpus import Item, build_item
 from agenticlu.demo.world import World
 from agenticlu.documents.tokens import load_tokenizer, read_model_hint
 from agenticlu.engines import BUNDLED_MODEL, load_engine
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import SearchSummary, run_search
 from agenticlu.search.store import Store
 

@@ -21,7 +21,7 @@ from agenticlu.core.records import content_seed
 from agenticlu.data.corpus import Item, build_item
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import SearchSummary, run_search
 from agenticlu.search.store import Store
 

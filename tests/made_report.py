@@ -24,7 +24,7 @@ from agenticlu.core.records import (
 from agenticlu.evaluation.summary import summarise
 from agenticlu.judges.panel import combine, is_correct
 from agenticlu.report import figures
-from agenticlu.report.data import Curve, ReportData, Stage
+from agenticlu.report.figures import Curve, ReportData, Stage
 
 _NAMES = (
     "Ada Birch", "Tom Alder", "Ines Rowan", "Karl Lindgren", "Mira Castell", "Jonas Hale",

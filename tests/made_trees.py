@@ -11,7 +11,7 @@ from agenticlu.data.tree_view import TreeView
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import ApproximateTokenizer
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.store import Store
 
 TEXT = " ".join(f"Sentence number {i} speaks of thing {i}." for i in range(30))

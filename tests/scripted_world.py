@@ -12,7 +12,7 @@ from agenticlu.data.corpus import Item, build_item
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.store import Store
 
 Kind = TypeVar("Kind", bound=ScriptedEngine)

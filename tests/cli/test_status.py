@@ -20,8 +20,7 @@ from agenticlu.engines.base import Health
 from agenticlu.search.run import Limits, Shard, run_search
 from agenticlu.search.shards.sealer import seal_run
 from agenticlu.search.status import Heartbeat, load_rate, load_status, watch_status
-from agenticlu.search.store import Store
-from agenticlu.search.store.ledger import CallId
+from agenticlu.search.store import CallId, Store
 
 ITEMS = corpus(3, 2)
 

@@ -28,13 +28,12 @@ from agenticlu.data.card import render_card, write_card
 from agenticlu.data.corpus import build_item
 from agenticlu.data.dataset import staged
 from agenticlu.data.hub import Licence
-from agenticlu.data.pairs import NodeFate, PairPolicy, RowFate
+from agenticlu.data.pairs import NodeFate, PairPolicy, RowFate, TraceFate
 from agenticlu.data.published import NOT_BETTER, RowFlaw
-from agenticlu.data.traces import TraceFate
 from agenticlu.data.tree_view import Funnel
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import run_search
 from agenticlu.search.store import Store
 from agenticlu.search.store.file import FILE_NAME

@@ -9,8 +9,7 @@ import pytest
 from made_trees import DOCUMENT, PIECES, QUESTION, TEXT, node, tree_view
 
 from agenticlu.core.records import Document, Node, Pair, Turn, Verdict
-from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows
-from agenticlu.data.traces import build_self_checks, build_trace
+from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows, build_self_checks, build_trace
 from agenticlu.data.tree_view import Funnel
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.steps import Dialogue

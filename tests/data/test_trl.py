@@ -14,7 +14,7 @@ from agenticlu.data.corpus import build_item
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import run_search
 from agenticlu.search.store import Store
 

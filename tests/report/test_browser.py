@@ -13,8 +13,7 @@ import pytest
 from made_report import sample_report
 
 from agenticlu.core.records import Node, Pair, Question, Tree, Turn
-from agenticlu.report.data import ReportData
-from agenticlu.report.figures import TreeEntry, node_state, tree_entries
+from agenticlu.report.figures import ReportData, TreeEntry, node_state, tree_entries
 from agenticlu.report.page import build_report
 
 Opener = Callable[[str], str]

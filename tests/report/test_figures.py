@@ -8,7 +8,7 @@ from agenticlu.evaluation.recall import solved_depth, tree_recall
 from agenticlu.evaluation.summary import summarise
 from agenticlu.judges import panel as judge
 from agenticlu.report import figures
-from agenticlu.report.data import ReportData
+from agenticlu.report.figures import ReportData
 from agenticlu.report.page import build_report
 
 

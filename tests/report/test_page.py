@@ -9,7 +9,7 @@ import pytest
 from made_report import sample_report
 
 from agenticlu.core.records import Document, Node, Piece, Question, Tree, Turn
-from agenticlu.report.data import Curve, ReportData
+from agenticlu.report.figures import Curve, ReportData
 from agenticlu.report.page import (
     BLANK,
     VIEWER_PARTS,

@@ -12,11 +12,10 @@ from agenticlu.core.records import Prediction, Usage
 from agenticlu.evaluation.summary import summarise
 from agenticlu.evaluation.tables import save_summary
 from agenticlu.report import figures
-from agenticlu.report.data import ReportData
+from agenticlu.report.figures import ReportData
 from agenticlu.report.page import build_report
 from agenticlu.report.sources import load_evaluation, load_report, load_training
-from agenticlu.search.store import Store
-from agenticlu.search.store.ledger import CallId
+from agenticlu.search.store import CallId, Store
 
 
 @pytest.fixture(scope="module")

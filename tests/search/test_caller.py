@@ -25,8 +25,7 @@ from agenticlu.search.caller import (
     sample_key,
     together,
 )
-from agenticlu.search.store import Store
-from agenticlu.search.store.ledger import CallId
+from agenticlu.search.store import CallId, Store
 
 MESSAGES = (Message(role="user", content="word " * 400),)
 

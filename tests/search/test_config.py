@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scripted_world import TOKENIZER, corpus, engine
 
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import run_search
 from agenticlu.search.store import Store
 

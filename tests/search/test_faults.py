@@ -17,7 +17,7 @@ from scripted_world import TOKENIZER, corpus
 from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.engines import load_engine
 from agenticlu.engines.pool import PoolEngine
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
 from agenticlu.search.store import Store
 

@@ -13,8 +13,8 @@ from agenticlu.dialogue.relevance import render_relevance
 from agenticlu.dialogue.run import ShownDocument
 from agenticlu.documents import split
 from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, CallFailedError
-from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounder, keep, parse_lines
 from agenticlu.search.store import Store
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from agenticlu.dialogue.steps import is_near_duplicate, merge_near_duplicates
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.growth import Grown, build_growth
 
 ROOT = Grown("r", None, 0, (), False, 0.0)

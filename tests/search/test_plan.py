@@ -9,7 +9,7 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Prices
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.plan import build_plan, list_expansions, load_measured, render_plan
 from agenticlu.search.run import run_search
 from agenticlu.search.store import Store

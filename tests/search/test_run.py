@@ -20,16 +20,16 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Tree
 from agenticlu.data.build import load_tree_views
 from agenticlu.data.corpus import build_item
+from agenticlu.data.pairs import build_trace
 from agenticlu.data.published import render_profile
-from agenticlu.data.traces import build_trace
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import limits
 from agenticlu.engines.base import Completion, Sampled
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges.panel import ExactJudge, LlmJudge, RougeJudge, is_correct
+from agenticlu.search import SearchConfig
 from agenticlu.search.caller import LedgeredEngine
-from agenticlu.search.config import SearchConfig
 from agenticlu.search.run import Limits, Shard, replay, run_search, summarise
 from agenticlu.search.store import Store
 

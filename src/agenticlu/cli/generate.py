@@ -41,7 +41,7 @@ from agenticlu.core.settings import (
     Spelling,
     change,
 )
-from agenticlu.search.config import ReplayConfig, SearchConfig
+from agenticlu.search import ReplayConfig, SearchConfig
 
 if TYPE_CHECKING:
     from agenticlu.data.corpus import Item, LeftOut

@@ -21,7 +21,7 @@ from agenticlu.core.settings import (
     Spelling,
     select,
 )
-from agenticlu.search.config import PUBLISHED, SearchConfig
+from agenticlu.search import PUBLISHED, SearchConfig
 
 if TYPE_CHECKING:
     from agenticlu.data.corpus import LeftOut

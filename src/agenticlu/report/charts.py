@@ -12,8 +12,7 @@ from agenticlu.core.records import Usage
 from agenticlu.core.statistics import MeanEstimate
 from agenticlu.evaluation.results import Cell
 from agenticlu.report import figures, plots
-from agenticlu.report.data import Curve
-from agenticlu.report.figures import Overview
+from agenticlu.report.figures import Curve, Overview
 
 MAIN_QUANTITIES = ("loss", "accuracy", "margin", "ordered", "likely")
 """Which training quantities get a chart: those whose name holds one of these words."""

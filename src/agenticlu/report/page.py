@@ -35,8 +35,7 @@ from agenticlu.evaluation.results import Cell
 from agenticlu.judges import panel as judge
 from agenticlu.report import figures, plots
 from agenticlu.report.charts import Cast, result_charts, search_charts, training_charts
-from agenticlu.report.data import REPORT_VERSION, ReportData
-from agenticlu.report.figures import Overview
+from agenticlu.report.figures import REPORT_VERSION, Overview, ReportData
 
 MAX_TREES = 500
 """Trees in a page by default; the figures are always over all of them."""

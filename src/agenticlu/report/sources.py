@@ -23,7 +23,7 @@ from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
 from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, load_summary
 from agenticlu.evaluation.summary import summarise
 from agenticlu.report import figures
-from agenticlu.report.data import Change, Curve, ReportData, Stage
+from agenticlu.report.figures import Change, Curve, ReportData, Stage
 
 PHASE_NAMES: dict[str, str] = {
     "ground": "grounding",

@@ -14,3 +14,133 @@ store       the record of a run: one file, a ledger of every call
 shards      sealed segments of runs, their merge, and many machines by Ray
 ```
 """
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from agenticlu.core.records import TurnKind
+from agenticlu.core.settings import Settings, Spelling
+from agenticlu.dialogue.steps import MAX_TOKENS
+
+Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
+Growth = Literal["until-solved", "full", "best-first"]
+View = Literal["kept", "document"]
+JudgeName = Literal["exact", "rouge-l", "llm"]
+
+
+class ReplayConfig(Settings):
+    """Settings that a replay of a recorded run may change."""
+
+    branching: int = Field(default=8, ge=1)
+    """Clarifications sampled from a node (B)."""
+    depth: int = Field(default=3, ge=0)
+    """Rounds at most (D); 0 answers directly."""
+    grounding: Grounding = "scan"
+    """How pieces are found."""
+    view: View = "kept"
+    """What the model reads while it answers. kept: the pieces that grounding found. document: all
+    of it, marked, as at inference; read once and shared by all traces of the document, so that
+    what is searched is what the trained model will be asked. For documents that fit."""
+    growth: Growth = "until-solved"
+    """Which nodes are expanded."""
+    deepen: int | None = Field(default=2, ge=1)
+    """Nodes of a level that until-solved expands at most, best first, one at a time."""
+    node_budget: int | None = Field(default=None, ge=1)
+    """Nodes that best-first grows per tree at most, the root not counted. An expansion that does
+    not fit whole is not begun."""
+    token_budget: int | None = Field(default=None, ge=1)
+    """Prompt and sampled tokens of a tree from which on best-first begins no expansion; the one
+    under way is finished."""
+    threshold: float = Field(default=0.5, ge=0, le=1)
+    """Relevance from which on a piece is kept: p(yes) + p(maybe)/2."""
+    top_k: int | None = Field(default=8, ge=1)
+    """Pieces kept at most."""
+    shortlist_k: int = Field(default=16, ge=1)
+    """Pieces that the BM25 shortlist passes to the scan."""
+    merge: bool = True
+    """Merge near-duplicate clarifications and sample more in their place."""
+    resamples: int = Field(default=2, ge=0)
+    """Further requests at most to reach the branching with distinct clarifications."""
+    clarify_temperature: float = Field(default=1.0, ge=0)
+    """Sampling temperature of clarifications."""
+    answer_temperature: float = Field(default=0.0, ge=0)
+    """Sampling temperature of sub-answers, answers and self-checks."""
+    reply_tokens: dict[TurnKind, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Longest reply in tokens, by kind of turn."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus sampling: probability mass sampled from."""
+    check: bool = True
+    """Sample the self-check."""
+    root_check: bool = False
+    """Sample a self-check of the direct answer, too, as the published algorithm does; it steers
+    nothing."""
+    closed_book: int = Field(default=0, ge=0)
+    """Answers sampled without the document, to tag questions that do not need it."""
+    judges: Annotated[tuple[JudgeName, ...], Spelling("judge", aliases=("judges",))] = ("exact",)
+    """Judges of answers: exact, rouge-l, llm."""
+    judge_all: bool = False
+    """Ask model judges about exact matches, too, which are right without them."""
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Self:
+        budget = self.node_budget
+        if self.growth == "best-first" and budget is not None and budget < self.branching:
+            raise ValueError(
+                f"node_budget = {budget} is less than one expansion ({self.branching} nodes); "
+                "raise it, or lower branching"
+            )
+        return self
+
+    def most_tokens(self, kind: TurnKind) -> int:
+        """Returns how long a reply may become."""
+        return self.reply_tokens.get(kind, MAX_TOKENS[kind])
+
+
+class SearchConfig(ReplayConfig):
+    """Settings of a search."""
+
+    piece_tokens: int = Field(default=512, ge=1)
+    """Tokens of a piece at most."""
+    seed: int = 0
+    """Seed of sampling."""
+    profile: str = "default"
+    """Prompt profile: a bundled one or a TOML file."""
+
+    @classmethod
+    def as_published(cls, **changes: object) -> SearchConfig:
+        """Returns the published algorithm: complete trees, question first, decoded verdicts.
+
+        REFERENCE: EvanZhuang/AgenticLU at 5e2e23e, long_context_llm/qa_tree_datagen.py.
+        docs/generate.md lists the deliberate differences.
+        """
+        return cls.model_validate({**PUBLISHED, **changes})
+
+
+PUBLISHED: dict[str, object] = {
+    "grounding": "as-published",
+    "view": "kept",
+    "growth": "full",
+    "merge": False,
+    "threshold": 0.5,
+    "top_k": None,
+    "clarify_temperature": 1.0,
+    "answer_temperature": 0.2,
+    "top_p": 0.95,
+    "reply_tokens": {
+        "direct": 1024,
+        "clarify": 512,
+        "sub_answer": 1024,
+        "answer": 1024,
+        "check": 128,
+    },
+    "check": True,
+    "root_check": True,
+    "judges": ("exact", "rouge-l"),
+    "judge_all": True,
+}
+"""What the published program fixes in its code, or takes from its scripts."""
+BOUND_SETTINGS = ("piece_tokens", "seed", "profile")
+"""Settings that a run folder keeps for good: calls made under others would not be found again."""

@@ -20,8 +20,7 @@ from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id
 from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Engine, Sampled, Sampling
 from agenticlu.engines.limits import LimitedEngine
-from agenticlu.search.store import Store
-from agenticlu.search.store.ledger import CallId
+from agenticlu.search.store import CallId, Store
 
 Reply = TypeVar("Reply", Sampled, ChoiceProbs)
 Result = TypeVar("Result")

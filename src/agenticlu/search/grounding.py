@@ -35,9 +35,9 @@ from agenticlu.dialogue.replies import parse_verdict, strip_thinking
 from agenticlu.dialogue.run import ShownDocument
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Sampling
+from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together
-from agenticlu.search.config import SearchConfig
-from agenticlu.search.store.ledger import CallId, Fold, GroundingRecord
+from agenticlu.search.store import CallId, Fold, GroundingRecord
 
 Parsed = TypeVar("Parsed")
 SCORE_DIGITS = 4

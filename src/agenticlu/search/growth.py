@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 
 
 @dataclass(frozen=True)

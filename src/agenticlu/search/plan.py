@@ -22,7 +22,7 @@ from agenticlu.dialogue.relevance import render_relevance
 from agenticlu.documents import split
 from agenticlu.documents.tokens import TEMPLATE_TOKENS, Tokenizer
 from agenticlu.judges.panel import render_judgement
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig
 from agenticlu.search.run import Shard, read_settings
 from agenticlu.search.status import load_rate
 from agenticlu.search.store import Store

@@ -25,8 +25,8 @@ from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
 from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges.panel import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
+from agenticlu.search import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.caller import Caller
-from agenticlu.search.config import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.grounding import Grounder
 from agenticlu.search.growth import Slots
 from agenticlu.search.status import Heartbeat

@@ -32,11 +32,11 @@ from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
 from agenticlu.evaluation.scoring.answers import parse_final_answer
 from agenticlu.judges.panel import SPARED, Judge, combine, is_correct, is_settled, judgement_key
+from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, sample_key, together
-from agenticlu.search.config import SearchConfig
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
 from agenticlu.search.growth import Activity, BestFirstGrowth, Grown, Growth, Slots, build_growth
-from agenticlu.search.store.ledger import CallId
+from agenticlu.search.store import CallId
 
 WITHHELD = "(The document is withheld.)"
 Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]

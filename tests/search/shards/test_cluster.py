@@ -29,8 +29,7 @@ from agenticlu.core.errors import (
 from agenticlu.engines.base import Engine, Health
 from agenticlu.engines.limits import LimitedEngine
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.search import setup
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig, setup
 from agenticlu.search.run import Limits, Listener, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice
 from agenticlu.search.shards import SharedFolder

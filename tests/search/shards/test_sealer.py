@@ -17,8 +17,7 @@ from scripted_world import TOKENIZER, corpus, engine, export, plain, write_corpu
 from agenticlu.cli import group
 from agenticlu.core.errors import BudgetExceededError, StoreError
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.search import setup
-from agenticlu.search.config import SearchConfig
+from agenticlu.search import SearchConfig, setup
 from agenticlu.search.run import Limits, Shard, run_search
 from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs

@@ -11,10 +11,9 @@ from made_trees import load_trees
 
 from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Document, Node, Piece, Question, Tree, Usage
-from agenticlu.search.store import Store
+from agenticlu.search.store import CallId, Fold, Store
 from agenticlu.search.store import file as run_file
 from agenticlu.search.store.file import pack
-from agenticlu.search.store.ledger import CallId, Fold
 
 CALL = CallId(key="k1", phase="answer", document_id="d", question_id="q", node_id="n")
 

@@ -17,9 +17,8 @@ from typing import Any
 
 from agenticlu.core.errors import StoreError
 from agenticlu.search.shards import SUFFIX, Line, Manifest, SharedFolder, run_lines
-from agenticlu.search.store import Store
+from agenticlu.search.store import DELETE_NODES, REPLACE_NODE, REPLACE_TREE, Store
 from agenticlu.search.store.file import FILE_NAME, Statement, unpack
-from agenticlu.search.store.trees import DELETE_NODES, REPLACE_NODE, REPLACE_TREE
 
 BATCH_ROWS = 500
 
