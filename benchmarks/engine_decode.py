@@ -135,8 +135,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Runs every way and returns the rows."""
     from agenticlu.demo.small_llama import LeanForward
     from agenticlu.engines.local.decoder import Decoder
-    from agenticlu.engines.local.kvcache import PrefixCache
-    from agenticlu.engines.local.shared_prefix import register
+    from agenticlu.engines.local.kvcache import PrefixCache, register
 
     register()
     model = build_model(options.layers, options.width, options.prefix_tokens + 4096)

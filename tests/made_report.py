@@ -22,7 +22,7 @@ from agenticlu.core.records import (
     content_id,
 )
 from agenticlu.evaluation.summary import summarise
-from agenticlu.judges.panel import combine, is_correct
+from agenticlu.judges import combine, is_correct
 from agenticlu.report import figures
 from agenticlu.report.figures import Curve, ReportData, Stage
 

@@ -88,7 +88,7 @@ def test_a_timeout_reaches_the_server_alone(
         return ScriptedEngine(ROUND)
 
     monkeypatch.setattr(agenticlu.engines, "load_engine", load)
-    monkeypatch.setattr("agenticlu.evaluation.setup.read_served_model", lambda *args: None)
+    monkeypatch.setattr("agenticlu.evaluation.config.read_served_model", lambda *args: None)
     served = ("--base-url", "http://a/v1", "--model", "m", "--timeout", "7.5")
     assert run("ask", town, ASKED, *served)[0] == 0
     assert run("ask", town, ASKED, "--timeout", "7.5")[0] == 0

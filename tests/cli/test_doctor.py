@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agenticlu.cli import checks as doctor
-from agenticlu.cli.checks import (
+from agenticlu.cli import doctor as doctor
+from agenticlu.cli.doctor import (
     Check,
     check_packages,
     examine,

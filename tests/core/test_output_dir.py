@@ -11,7 +11,7 @@ from agenticlu.cli import eval as cli_eval
 from agenticlu.cli import generate as cli_generate
 from agenticlu.cli import train as cli_train
 from agenticlu.core.errors import StoreError, UsageError
-from agenticlu.core.output_dir import OWNER_FILES, DirectoryLock, check_owner, write_atomically
+from agenticlu.core.files import OWNER_FILES, DirectoryLock, check_owner, write_atomically
 from agenticlu.engines import BUNDLED_MODEL
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.core import rows as rows_module
+from agenticlu.core import files as rows_module
 from agenticlu.core.errors import ConfigError, DocumentError
-from agenticlu.core.rows import load_numbered_rows, load_rows
+from agenticlu.core.files import load_numbered_rows, load_rows
 
 
 def test_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path):

@@ -17,7 +17,7 @@ from agenticlu.documents import mark, split
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.judges.panel import is_correct
+from agenticlu.judges import is_correct
 
 
 def test_training_reads_what_inference_sends():

@@ -26,7 +26,7 @@ from agenticlu.evaluation.tables import (
     render_results,
     save_summary,
 )
-from agenticlu.judges.panel import combine
+from agenticlu.judges import combine
 from agenticlu.judges.rubric import LongAnswerGrade, RubricJudge, build_judged_file, parse_grade
 from agenticlu.search.run import summarise as search_summary
 from agenticlu.search.store import Store

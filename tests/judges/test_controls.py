@@ -15,8 +15,8 @@ from agenticlu.core.errors import ConfigError, StoreError
 from agenticlu.core.records import Question
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.scoring.answers import matches
+from agenticlu.judges import Judge, LlmJudge, build_judges
 from agenticlu.judges.controls import TOGETHER, choose_controls, find_run_judges, run_controls
-from agenticlu.judges.panel import Judge, LlmJudge, build_judges
 from agenticlu.search import setup
 from agenticlu.search.run import run_search
 from agenticlu.search.store import Store

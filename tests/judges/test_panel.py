@@ -9,7 +9,7 @@ from agenticlu.core.errors import ConfigError
 from agenticlu.core.records import Question, Verdict
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.judges.panel import (
+from agenticlu.judges import (
     ExactJudge,
     LlmJudge,
     RougeJudge,

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from made_report import sample_report
 
+from agenticlu import judges as judge
 from agenticlu.core.records import Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.evaluation.recall import solved_depth, tree_recall
 from agenticlu.evaluation.summary import summarise
-from agenticlu.judges import panel as judge
 from agenticlu.report import figures
 from agenticlu.report.figures import ReportData
 from agenticlu.report.page import build_report

@@ -15,7 +15,7 @@ from agenticlu.core.records import Node
 from agenticlu.engines import limits as engine_limits
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.judges.panel import SPARED, build_judges
+from agenticlu.judges import SPARED, build_judges
 from agenticlu.search import SearchConfig, setup
 from agenticlu.search.run import Limits, Listener, SearchSummary, replay, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel, check_judges

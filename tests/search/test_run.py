@@ -27,7 +27,7 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import limits
 from agenticlu.engines.base import Completion, Sampled
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.judges.panel import ExactJudge, LlmJudge, RougeJudge, is_correct
+from agenticlu.judges import ExactJudge, LlmJudge, RougeJudge, is_correct
 from agenticlu.search import SearchConfig
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Shard, replay, run_search, summarise

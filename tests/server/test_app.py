@@ -20,10 +20,10 @@ from agenticlu.core.errors import DocumentTooLongError, ModelNotFoundError
 from agenticlu.core.records import Message
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.local.hf import HFEngine
+from agenticlu.engines.local import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.server.app import build_app
+from agenticlu.server import build_app
 from agenticlu.server.requests import RequestError, parse_request, safe_text
 
 WINDOW = 1200

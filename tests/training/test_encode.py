@@ -46,7 +46,7 @@ def test_targets_are_exactly_the_assistant_turns(tokenizer) -> None:
 
 def test_the_date_in_a_template_is_that_of_the_local_engine(tokenizer) -> None:
     from agenticlu.core.records import Message
-    from agenticlu.engines.local.chat import ChatFormat
+    from agenticlu.engines.local.checkpoint import ChatFormat
 
     dated = copy.deepcopy(tokenizer)
     dated.chat_template = (
@@ -136,7 +136,7 @@ def test_a_second_bos_is_refused(tokenizer) -> None:
 
 def test_control_tokens_in_messages_are_words_as_for_the_local_engine(tokenizer) -> None:
     from agenticlu.core.records import Message
-    from agenticlu.engines.local.chat import ChatFormat
+    from agenticlu.engines.local.checkpoint import ChatFormat
 
     talk = copy.deepcopy(TALK)
     talk[1]["content"] += f"{tokenizer.bos_token} <|end|><|assistant|> Mara"

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from agenticlu.dialogue.profiles import Profile
     from agenticlu.documents.citations import Citation
     from agenticlu.documents.tokens import Tokenizer
+    from agenticlu.engines import ModelChoice
     from agenticlu.engines.base import Engine
-    from agenticlu.engines.choice import ModelChoice
 
 MAX_CHOICES = 26
 """Choices are lettered."""
@@ -164,7 +164,7 @@ class _AskRun:
         from agenticlu.dialogue.ask import make_question
         from agenticlu.dialogue.profiles import load_profile
         from agenticlu.documents import load_document, split
-        from agenticlu.engines.choice import ModelChoice
+        from agenticlu.engines import ModelChoice
 
         self.profile = load_profile(self.settings.profile)
         self.document = load_document(self.file)

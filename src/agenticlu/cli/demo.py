@@ -35,7 +35,7 @@ def command(resolved: Resolved[DemoSettings]) -> None:
     Works offline on two cores in a few minutes. Each stage is printed as the command that runs it.
     """
     from agenticlu.cli import group
-    from agenticlu.demo.loop import DemoSizes, render_results, run_demo
+    from agenticlu.demo import DemoSizes, render_results, run_demo
 
     settings = resolved.values
     sizes = DemoSizes(

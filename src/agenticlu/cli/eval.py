@@ -30,7 +30,7 @@ from agenticlu.core.settings import (
     TimeoutSettings,
     TokenCount,
 )
-from agenticlu.evaluation.setup import (
+from agenticlu.evaluation.config import (
     EvalSettings,
     TaskSettings,
     build_config,
@@ -233,7 +233,7 @@ def score(resolved: Resolved[ScoreSettings], file: Path) -> None:
     predictions.jsonl of this program, or a result file of HELMET. Rows that cannot be scored are
     counted and listed, and the exit code is then 9.
     """
-    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.core.files import write_atomically
     from agenticlu.evaluation.rescore import render_scores, score_file
 
     settings = resolved.values
@@ -425,7 +425,7 @@ def rows_of(resolved: Resolved[RowsSettings]) -> None:
     Rows of RULER's tasks and of key_values have the columns that HELMET reads; those of the others
     have a corpus's: context, question, answers.
     """
-    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.core.files import write_atomically
     from agenticlu.documents.tokens import load_tokenizer
     from agenticlu.evaluation.helmet.specs import SPECS
     from agenticlu.evaluation.tasks import TaskRequest, load_items, require_task

@@ -61,7 +61,7 @@ def command() -> None:
 @operand("corpus")
 def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     """Grow trees of clarifications for the questions of CORPUS into the folder OUT."""
-    from agenticlu.core.output_dir import check_owner
+    from agenticlu.core.files import check_owner
     from agenticlu.data.corpus import LeftOut
     from agenticlu.search.setup import check_judges
 
@@ -129,11 +129,11 @@ def _limits(settings: GenerateSettings) -> Limits:
 async def _generate(
     settings: GenerateSettings, config: SearchConfig, corpus: dict[str, Any], out: Path
 ) -> SearchSummary:
-    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.core.files import write_atomically
     from agenticlu.core.progress import MetricsWriter, Progress
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.dialogue.profiles import load_profile
-    from agenticlu.judges.panel import build_judges
+    from agenticlu.judges import build_judges
     from agenticlu.search.run import bind, run_search
     from agenticlu.search.setup import ProgressListener, build_panel, parse_shard
     from agenticlu.search.shards.sealer import Sealer
@@ -191,11 +191,11 @@ def _generate_on_ray(
     out: Path,
     workers: int,
 ) -> SearchSummary:
-    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.core.files import write_atomically
     from agenticlu.core.progress import MetricsWriter, Progress
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.dialogue.profiles import load_profile
-    from agenticlu.judges.panel import build_judges
+    from agenticlu.judges import build_judges
     from agenticlu.search.run import summarise
     from agenticlu.search.setup import ProgressListener, build_panel, parse_shard
     from agenticlu.search.shards.ray import RayJob, search_on_ray
@@ -297,7 +297,7 @@ class MergeSettings(Settings):
 @operand("sources", nargs=-1, required=True)
 def merge(resolved: Resolved[MergeSettings], sources: tuple[str, ...]) -> None:
     """Merge run folders, segments, or folders or URLs of segments into the run OUT."""
-    from agenticlu.core.output_dir import check_owner
+    from agenticlu.core.files import check_owner
     from agenticlu.search.shards.merge import merge_runs
 
     out = resolved.values.out
@@ -343,7 +343,7 @@ def replay(resolved: Resolved[ReplaySettings], run: Path) -> None:
 
 
 async def _replay(run: Path, changes: dict[str, Any], settings: ReplaySettings) -> SearchSummary:
-    from agenticlu.judges.panel import build_judges
+    from agenticlu.judges import build_judges
     from agenticlu.search.run import Limits, load_run, replay
     from agenticlu.search.setup import open_panel
     from agenticlu.search.store import Store

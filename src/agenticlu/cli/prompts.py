@@ -37,7 +37,7 @@ class ExtractSettings(Settings):
 def extract(resolved: Resolved[ExtractSettings], dataset: str) -> None:
     """Rebuild the fixed wordings from the user turns of DATASET (published schema)."""
     from agenticlu.core.errors import UsageError
-    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.core.files import write_atomically
     from agenticlu.data.corpus import load_source_rows
     from agenticlu.data.published import extract_profile, render_profile
 

@@ -42,7 +42,7 @@ def command(resolved: Resolved[ReportSettings]) -> None:
 
     The page is one file and loads nothing from elsewhere. Needs no model and changes nothing.
     """
-    from agenticlu.core.output_dir import write_atomically
+    from agenticlu.core.files import write_atomically
     from agenticlu.report.page import build_overview, build_report, summary_json
     from agenticlu.report.sources import load_report
 

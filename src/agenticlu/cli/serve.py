@@ -47,7 +47,7 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     from agenticlu.documents.tokens import read_model_hint
     from agenticlu.engines import BUNDLED_MODEL, load_engine
     from agenticlu.evaluation.config import fingerprint
-    from agenticlu.server.app import open_listener, run_server
+    from agenticlu.server import open_listener, run_server
 
     settings = resolved.values
     if settings.model is None:

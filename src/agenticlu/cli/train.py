@@ -131,7 +131,7 @@ def _build_config(stage: str, settings: TrainSettings, dataset: str, model: str)
 
 def _run(stage: str, settings: TrainSettings, dataset: str, model: str) -> None:
     config = _build_config(stage, settings, dataset, model)
-    from agenticlu.core.output_dir import check_owner
+    from agenticlu.core.files import check_owner
     from agenticlu.training import plan_run, train
 
     if settings.dry_run:

@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from agenticlu.core.errors import MissingDependencyError, StoreError
-from agenticlu.core.output_dir import write_atomically
-from agenticlu.core.rows import load_rows
+from agenticlu.core.files import load_rows, write_atomically
 
 if TYPE_CHECKING:
     import rich.progress

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 
 from agenticlu.core.errors import missing_dependency
-from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.files import write_atomically
 from agenticlu.data.build import DatasetSummary, load_meanings
 from agenticlu.data.dataset import (
     CARD,

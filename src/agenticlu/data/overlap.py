@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agenticlu.core.errors import DocumentError
+from agenticlu.core.files import load_rows
 from agenticlu.core.records import content_id
-from agenticlu.core.rows import load_rows
 from agenticlu.data.dataset import SPLITS, Split
 
 Hashes = npt.NDArray[np.uint64]

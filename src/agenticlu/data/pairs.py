@@ -26,7 +26,7 @@ from agenticlu.core.settings import Settings, Spelling
 from agenticlu.data.tree_view import Flaw, Funnel, TreeView, Unfit, find_flaw, find_path_flaw
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.steps import build_history
-from agenticlu.judges.panel import is_correct
+from agenticlu.judges import is_correct
 
 TraceFate = Literal[Flaw, Unfit, "written", "no right answer", "unscored"]
 """Fate of a tree."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from agenticlu.engines.local.shared_prefix import AttentionPlan
+from agenticlu.engines.local.kvcache import AttentionPlan
 
 LEAN_PARAMETERS = 300_000_000
 """Above this many parameters a forward pass costs far more than the calls that make it up."""

@@ -17,8 +17,8 @@ from agenticlu.dialogue.ask import Answer, AskEstimate, Event, estimate, make_qu
 from agenticlu.dialogue.ask import ask as ask_engine
 from agenticlu.dialogue.profiles import Profile, load_profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
+from agenticlu.engines import DEFAULT_TIMEOUT_S, ModelChoice
 from agenticlu.engines.base import Engine
-from agenticlu.engines.choice import DEFAULT_TIMEOUT_S, ModelChoice
 
 Result = TypeVar("Result")
 BUNDLED_NOTE = (

@@ -29,7 +29,9 @@ from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
 from agenticlu.engines.limits import single_sampling
 from agenticlu.engines.probe import Findings, probe
-from agenticlu.engines.replies import (
+from agenticlu.engines.transport import (
+    StatusError,
+    Transport,
     check_reply,
     completion_of,
     continuation_of,
@@ -40,7 +42,6 @@ from agenticlu.engines.replies import (
     usage_of,
     window_of,
 )
-from agenticlu.engines.transport import StatusError, Transport
 
 TOP_LOGPROBS = 20
 """The most that the protocol allows."""

@@ -24,7 +24,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Capabilities, Sampling
-from agenticlu.engines.replies import (
+from agenticlu.engines.transport import (
     ServedModel,
     content_of,
     first_logprobs,

@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from agenticlu.core.errors import StoreError, UsageError
-from agenticlu.core.output_dir import DirectoryLock, write_atomically
+from agenticlu.core.files import DirectoryLock, write_atomically
 from agenticlu.core.records import Prediction, content_id, without_lone_surrogates
 from agenticlu.evaluation.config import CONFIG_NAME, RunSettings
 from agenticlu.evaluation.methods import find_method, wordings_of

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from agenticlu.core.records import Node, Record, Tree
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_mean
 from agenticlu.evaluation.tables import percent, render_table
-from agenticlu.judges.panel import is_correct
+from agenticlu.judges import is_correct
 
 RIGHT = 0.5
 """A score from here on counts as right, where no verdicts are kept."""

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.files import Row, load_numbered_rows, starts_array
 from agenticlu.core.records import Document, Prediction, Question, Record
-from agenticlu.core.rows import Row, load_numbered_rows, starts_array
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
 from agenticlu.evaluation.helmet.results import find_judged_path
 from agenticlu.evaluation.helmet.sources import ResultFile, load_key_points, read_json, read_result

@@ -19,7 +19,7 @@ from agenticlu.core.errors import (
     did_you_mean,
     missing_dependency,
 )
-from agenticlu.core.output_dir import check_owner
+from agenticlu.core.files import check_owner
 from agenticlu.core.records import Prediction
 from agenticlu.engines.base import Engine
 from agenticlu.engines.limits import with_patience

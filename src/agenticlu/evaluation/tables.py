@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.files import write_atomically
 from agenticlu.core.records import Usage
 from agenticlu.core.statistics import MeanEstimate
 from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, Overhead, Summary

@@ -13,14 +13,7 @@ from typing import Any
 from agenticlu.core.errors import ConfigError
 from agenticlu.core.records import Question, Verdict, content_id, content_seed
 from agenticlu.evaluation.scoring.answers import matches, word_match
-from agenticlu.judges.panel import (
-    BUILT_IN,
-    Judge,
-    LlmJudge,
-    build_judges,
-    is_correct,
-    judgement_key,
-)
+from agenticlu.judges import BUILT_IN, Judge, LlmJudge, build_judges, is_correct, judgement_key
 from agenticlu.search.caller import together
 from agenticlu.search.store import Store
 

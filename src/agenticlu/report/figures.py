@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from agenticlu import judges as judge
 from agenticlu.core.records import (
     Document,
     Node,
@@ -24,7 +25,6 @@ from agenticlu.core.statistics import MeanEstimate
 from agenticlu.evaluation.recall import RIGHT, DepthRecall, is_right, is_scored, solved_depth
 from agenticlu.evaluation.results import Cell, Difference
 from agenticlu.evaluation.summary import compare, pair_scored
-from agenticlu.judges import panel as judge
 
 REPORT_VERSION = 2
 """Goes up when a reader of an older report's JSON would misread a new one."""

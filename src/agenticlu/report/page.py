@@ -20,6 +20,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from agenticlu import judges as judge
 from agenticlu.core.records import (
     LONE_SURROGATE,
     Document,
@@ -32,7 +33,6 @@ from agenticlu.core.records import (
 )
 from agenticlu.evaluation.recall import tree_recall
 from agenticlu.evaluation.results import Cell
-from agenticlu.judges import panel as judge
 from agenticlu.report import figures, plots
 from agenticlu.report.charts import Cast, result_charts, search_charts, training_charts
 from agenticlu.report.figures import REPORT_VERSION, Overview, ReportData

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from agenticlu.core.errors import StoreError, UsageError
+from agenticlu.core.files import Row, load_rows
 from agenticlu.core.progress import read_metrics
 from agenticlu.core.records import Pair, Prediction, Tree, Usage
-from agenticlu.core.rows import Row, load_rows
 from agenticlu.evaluation.config import CONFIG_NAME
 from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
 from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, load_summary

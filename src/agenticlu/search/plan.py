@@ -21,7 +21,7 @@ from agenticlu.dialogue.profiles import Profile, Wording, load_profile
 from agenticlu.dialogue.relevance import render_relevance
 from agenticlu.documents import split
 from agenticlu.documents.tokens import TEMPLATE_TOKENS, Tokenizer
-from agenticlu.judges.panel import render_judgement
+from agenticlu.judges import render_judgement
 from agenticlu.search import SearchConfig
 from agenticlu.search.run import Shard, read_settings
 from agenticlu.search.status import load_rate

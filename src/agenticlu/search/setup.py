@@ -13,14 +13,16 @@ from agenticlu.core.progress import MetricsWriter, Progress
 from agenticlu.core.records import Node, Tree
 from agenticlu.data.corpus import LeftOut
 from agenticlu.engines import (
+    DEFAULT_TIMEOUT_S,
+    ModelChoice,
+    check_timeout,
     load_engine,
     load_limited_engine,
 )
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
-from agenticlu.engines.choice import DEFAULT_TIMEOUT_S, ModelChoice, check_timeout
 from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
-from agenticlu.judges.panel import LlmJudge, solved_depth
+from agenticlu.judges import LlmJudge, solved_depth
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Listener, Shard
 from agenticlu.search.store import Store

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agenticlu.attention.kernels import Blocks, Kernel, candidates, load_kernel
-from agenticlu.attention.partial import merge_into
+from agenticlu.attention.kernels import Blocks, Kernel, candidates, load_kernel, merge_into
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.trie import Rectangle, TriePlan, build_plan, count_pairs
 

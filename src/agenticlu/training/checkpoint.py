@@ -32,9 +32,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from agenticlu.core.errors import StoreError, TrainingError
-from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.files import load_rows, write_atomically
 from agenticlu.core.progress import read_metrics
-from agenticlu.core.rows import load_rows
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.encode import Unit
 from agenticlu.training.parallel import Ranks

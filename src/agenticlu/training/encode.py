@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agenticlu.core.errors import TrainingError
-from agenticlu.core.rows import load_rows
-from agenticlu.engines.local.chat import TEMPLATE_OPTIONS
+from agenticlu.core.files import load_rows
+from agenticlu.engines.local.checkpoint import TEMPLATE_OPTIONS
 
 Stage = Literal["sft", "dpo"]
 Turns = Literal["all", "last"]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from agenticlu.core.errors import TrainingError, UsageError
-from agenticlu.core.output_dir import write_atomically
+from agenticlu.core.files import write_atomically
 from agenticlu.core.progress import (
     MetricsWriter,
     Progress,

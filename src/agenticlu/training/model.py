@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
-from agenticlu.engines.local.chat import find_end_ids
+from agenticlu.engines.local.checkpoint import find_end_ids
 from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape

@@ -10,7 +10,7 @@ import pytest
 from agenticlu.core.errors import DocumentTooLongError, EngineError, ModelNotFoundError, UsageError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.local.hf import HFEngine
+from agenticlu.engines.local import HFEngine
 
 DOCUMENT = "The mill at Dunmore was built by Ada Larkin in the spring of 1911. " * 12
 
@@ -276,7 +276,7 @@ def test_generic_and_lean_forward_agree(random_model: Path) -> None:
 
     from agenticlu.demo.small_llama import LeanForward
     from agenticlu.engines.local.checkpoint import GenericForward, _own_logprobs, choose_forward
-    from agenticlu.engines.local.shared_prefix import register
+    from agenticlu.engines.local.kvcache import register
 
     name = register()
     model = AutoModelForCausalLM.from_pretrained(
@@ -313,7 +313,7 @@ def test_other_architectures_run_in_process(tmp_path: Path, kind: str) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from agenticlu.engines.local.checkpoint import GenericForward, choose_forward
-    from agenticlu.engines.local.shared_prefix import register
+    from agenticlu.engines.local.kvcache import register
 
     name = register()
     config = AutoConfig.for_model(
@@ -336,7 +336,7 @@ def test_model_that_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from agenticlu.engines.local.checkpoint import choose_forward
-    from agenticlu.engines.local.shared_prefix import register
+    from agenticlu.engines.local.kvcache import register
 
     name = register()
     config = AutoConfig.for_model(
@@ -371,8 +371,7 @@ def test_bare_loading_is_that_of_transformers(random_model: Path) -> None:
 
     from agenticlu.demo.small_llama import LeanForward
     from agenticlu.demo.small_llama import load_small_llama as load_bare
-    from agenticlu.engines.local.chat import ChatFormat
-    from agenticlu.engines.local.checkpoint import _load_with_transformers
+    from agenticlu.engines.local.checkpoint import ChatFormat, _load_with_transformers
     from agenticlu.engines.local.decoder import Decoder
 
     bare = load_bare(random_model)
@@ -508,7 +507,7 @@ class StubTokenizer:
 
 
 def test_system_turn_is_folded_where_the_template_has_none() -> None:
-    from agenticlu.engines.local.chat import ChatFormat
+    from agenticlu.engines.local.checkpoint import ChatFormat
 
     template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
@@ -521,7 +520,7 @@ def test_system_turn_is_folded_where_the_template_has_none() -> None:
 
 
 def test_a_tokenizer_without_template_cannot_talk() -> None:
-    from agenticlu.engines.local.chat import ChatFormat
+    from agenticlu.engines.local.checkpoint import ChatFormat
 
     with pytest.raises(EngineError, match="no chat template"):
         ChatFormat(StubTokenizer(None), "some model").render(ask("Who?"))

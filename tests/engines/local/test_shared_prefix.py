@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agenticlu.attention.partial import _attend_plainly, attend, attend_folded, merge
+from agenticlu.attention.kernels import _attend_plainly, attend, attend_folded, merge
 
 SCALE = 0.25
 

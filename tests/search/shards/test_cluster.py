@@ -375,7 +375,7 @@ def test_a_share_of_the_documents_can_be_searched_on_ray(
     fake_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(setup, "load_engine", lambda *args, **options: engine(ITEMS))
-    monkeypatch.setattr("agenticlu.engines.choice.load_tokenizer", lambda *_, **__: TOKENIZER)
+    monkeypatch.setattr("agenticlu.engines.load_tokenizer", lambda *_, **__: TOKENIZER)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rows = str(write_corpus(ITEMS, tmp_path / "corpus.jsonl"))
     found: list[str] = []

@@ -15,7 +15,7 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine, export, plain
 from agenticlu.core.errors import BudgetExceededError, EngineAuthError, StoreError
 from agenticlu.data.corpus import build_item
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.judges.panel import build_judges
+from agenticlu.judges import build_judges
 from agenticlu.search.run import Limits, Shard, replay, run_search
 from agenticlu.search.setup import build_panel
 from agenticlu.search.shards.merge import merge_runs

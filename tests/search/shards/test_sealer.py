@@ -205,7 +205,7 @@ def test_an_end_that_cannot_seal_never_hides_what_went_wrong(tmp_path: Path, mon
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEngine]:
     one = engine(ITEMS)
     monkeypatch.setattr(setup, "load_engine", lambda *args, **options: one)
-    monkeypatch.setattr("agenticlu.engines.choice.load_tokenizer", lambda *_, **__: TOKENIZER)
+    monkeypatch.setattr("agenticlu.engines.load_tokenizer", lambda *_, **__: TOKENIZER)
     return one
 
 

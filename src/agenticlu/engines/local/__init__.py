@@ -1,1 +1,191 @@
 """Models in this process: transformers weights, batched decoding, one cache of keys and values."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agenticlu.core.errors import UsageError, missing_dependency
+from agenticlu.core.records import Message, Usage
+from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Generated, Sampled, Sampling
+
+CACHE_BYTES = 1 << 30
+"""Default limit of the cache."""
+PREFILL_TOKENS = 4096
+"""Prompts are read together up to this many uncached tokens; one longer prompt is read alone."""
+
+
+class HFEngine:
+    """Runs a checkpoint in Hugging Face layout.
+
+    Args:
+        model_path: Folder with config, weights and tokenizer.
+        device: Such as 'cpu' or 'cuda'; a GPU where there is one.
+        dtype: Such as 'float32' or 'bfloat16'; on a CPU float32, else the checkpoint's own.
+        max_batch: Replies that decode together at most.
+        cache: False reads every prompt from its start.
+        cache_bytes: Limit on what is kept; the least recently used goes first.
+        prefill_tokens: Prompts are read together up to this many uncached tokens.
+        context_tokens: Longest prompt plus reply; None takes the model's own.
+        share_prefix: False copies the prompt's keys and values for every branch (to compare).
+        name: Shown and stored; the folder's last two names by default.
+
+    Raises:
+        ModelNotFoundError: The folder has no model.
+        EngineError: The model is of a kind that does not run here.
+        MissingDependencyError: torch or transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        device: str | None = None,
+        dtype: str | None = None,
+        *,
+        max_batch: int = 64,
+        cache: bool = True,
+        cache_bytes: int = CACHE_BYTES,
+        prefill_tokens: int = PREFILL_TOKENS,
+        context_tokens: int | None = None,
+        share_prefix: bool = True,
+        name: str | None = None,
+    ) -> None:
+        path = Path(model_path)
+        self.name = name or "/".join(path.resolve().parts[-2:])
+        self.model_path = str(path)
+        self._usage = Usage()
+        self._calls = itertools.count()
+        try:
+            from agenticlu.engines.local.checkpoint import load_checkpoint
+            from agenticlu.engines.local.decoder import Decoder
+            from agenticlu.engines.local.kvcache import PrefixCache
+            from agenticlu.engines.local.worker import Worker
+        except ImportError as error:
+            raise missing_dependency(error.name or "torch", "local") from error
+        loaded = load_checkpoint(path, device, dtype)
+        self.chat = loaded.chat
+        self.context_tokens = self._limit(loaded.context_tokens, context_tokens)
+        decoder = Decoder(
+            loaded.forward,
+            PrefixCache(cache_bytes) if cache else None,
+            loaded.device,
+            loaded.dtype,
+            share=share_prefix,
+        )
+        self._worker = Worker(
+            decoder,
+            loaded.chat,
+            loaded.end_ids,
+            self.context_tokens,
+            max_batch=max_batch,
+            prefill_tokens=prefill_tokens,
+            name=self.name,
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        return self._usage
+
+    async def sample(
+        self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Samples `sampling.n` replies.
+
+        Raises:
+            DocumentTooLongError: Prompt and reply exceed the model's window.
+        """
+        return await self.generate(messages, sampling)
+
+    async def complete(
+        self, text: str, sampling: Sampling, *, session: str | None = None
+    ) -> Sampled:
+        """Continues a plain text.
+
+        Raises:
+            DocumentTooLongError: Text and continuation exceed the model's window.
+            UsageError: The text is empty.
+        """
+        return await self.generate(text, sampling)
+
+    async def generate(
+        self,
+        asked: Asked,
+        sampling: Sampling,
+        *,
+        top_logprobs: int | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+    ) -> Generated:
+        """Like `sample` or `complete`, with log-probabilities and news of every token.
+
+        Args:
+            asked: The conversation, or the text to continue.
+            sampling: How.
+            top_logprobs: How many rivals to report per token; None reports nothing.
+            on_token: Called in the event loop with (ordinal, token id) of every token that is no
+                end token.
+        """
+        if sampling.n < 1 or sampling.max_tokens < 1:
+            raise UsageError(
+                f"n and max_tokens are at least 1, not {sampling.n} and {sampling.max_tokens}."
+            )
+        result: Generated = await self._submit(
+            asked, sampling, (), top_logprobs=top_logprobs, on_token=on_token
+        )
+        return result
+
+    async def score_choices(
+        self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
+    ) -> ChoiceProbs:
+        """Returns the probability of each choice as the reply's first token.
+
+        Raises:
+            DocumentTooLongError: The prompt exceeds the model's window.
+            EngineError: Two choices start with the same token.
+        """
+        result: ChoiceProbs = await self._submit(messages, None, tuple(choices))
+        return result
+
+    async def capabilities(self) -> Capabilities:
+        """What this engine does: everything."""
+        return Capabilities(token_ids=True, context_tokens=self.context_tokens)
+
+    async def close(self) -> None:
+        """Ends the worker and frees the cache; requests under way fail."""
+        await asyncio.get_running_loop().run_in_executor(None, self._worker.close)
+
+    def count_tokens(self, text: str) -> list[int]:
+        """Returns the ids of a plain text."""
+        return self.chat.encode_text(text)
+
+    async def _submit(
+        self,
+        asked: Asked,
+        sampling: Sampling | None,
+        choices: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        from agenticlu.engines.local.worker import WorkerJob
+
+        loop = asyncio.get_running_loop()
+        job = WorkerJob(
+            asked=asked if isinstance(asked, str) else tuple(asked),
+            sampling=sampling,
+            choices=choices,
+            call=next(self._calls),
+            loop=loop,
+            future=loop.create_future(),
+            **rest,
+        )
+        self._worker.submit(job)
+        result = await job.future
+        self._usage = self._usage + result.usage
+        return result
+
+    def _limit(self, own: int | None, wanted: int | None) -> int | None:
+        if own is not None and wanted is not None and wanted > own:
+            raise UsageError(f"{self.name} takes {own} tokens; {wanted} were asked for.")
+        return own if wanted is None else wanted

@@ -5,7 +5,7 @@ branches = decoder.join([(read, 8)])    # eight branches on one copy of the prom
 logits_BV = decoder.step(tokens)        # one token of every branch
 decoder.leave(branch)                   # its tokens stay cached
 """
-# ruff: noqa: N803, N815  (shapes live in names: q_HTD)
+# ruff: noqa: N815  (shapes live in names: q_HTD)
 
 from __future__ import annotations
 
@@ -17,8 +17,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from agenticlu.engines.local.kvcache import CacheSegment, Chain, PrefixCache
-from agenticlu.engines.local.shared_prefix import AttentionPlan, Block, DecodePlan, Read, ReadPlan
+from agenticlu.engines.local.kvcache import (
+    AttentionPlan,
+    Block,
+    CacheSegment,
+    Chain,
+    DecodePlan,
+    PrefixCache,
+    Read,
+    ReadPlan,
+)
 
 ALONE_TOKENS = 256
 """Up to this length a part of a prompt is copied into the block of its only branch: one batched

@@ -5,16 +5,18 @@ some offset, not only at the end, so a prompt that diverges from a cached one in
 the part before without a copy and without a split. A prompt that goes on where a segment ends
 extends it in place, unless it is long.
 """
-# ruff: noqa: N803  (shapes live in names: q_HTD)
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from agenticlu.attention.kernels import attend, attend_folded, merge
 
 GROW_TOKENS = 1024
 """A longer segment is not grown: what follows a document hangs on it as a segment of its own."""
@@ -206,3 +208,224 @@ def num_common(a: Sequence[int], a_start: int, b: Sequence[int], b_start: int) -
         else:
             high = middle
     return low
+
+
+NAME = "agenticlu_shared_prefix"
+"""Under which the attention is registered with transformers."""
+
+
+class AttentionPlan(Protocol):
+    """Where the keys and values of a forward pass go, and who attends to what."""
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: Tensor,
+        k_KTD: Tensor,
+        v_KTD: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """Stores the new keys and values; returns the attention's output (T, H, D)."""
+        ...
+
+
+@dataclass
+class Read:
+    """New tokens of one prompt, side by side in the packed row."""
+
+    segment: CacheSegment
+    start: int
+    """Index of the first new token in its segment."""
+    row: int
+    """Its row in the packed row of tokens."""
+    num_rows: int
+
+
+@dataclass
+class ReadPlan:
+    """Reads many prompts in one packed row of tokens, each after what is cached of it."""
+
+    reads: list[Read] = field(default_factory=list)
+    rectangles: dict[tuple[CacheSegment, int], list[int]] = field(default_factory=dict)
+    """(segment, length) to the reads whose new tokens see the segment's first `length` tokens."""
+
+    def add(self, read: Read, chain: list[tuple[CacheSegment, int]]) -> None:
+        """Adds a prompt's new tokens, which follow the chain."""
+        for part in chain:
+            self.rectangles.setdefault(part, []).append(len(self.reads))
+        self.reads.append(read)
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: Tensor,
+        k_KTD: Tensor,
+        v_KTD: Tensor,
+        scale: float,
+    ) -> Tensor:
+        """Stores the new keys and values; returns the attention's output (T, H, D)."""
+        for read in self.reads:
+            rows = slice(read.row, read.row + read.num_rows)
+            read.segment.write(layer, read.start, k_KTD[:, rows], v_KTD[:, rows])
+        outs, lses = [], []
+        for read in self.reads:
+            rows = slice(read.row, read.row + read.num_rows)
+            out, lse = attend(
+                q_HTD[None, :, rows], k_KTD[None, :, rows], v_KTD[None, :, rows], scale, causal=True
+            )
+            outs.append(out[0])
+            lses.append(lse[0])
+        for (segment, length), indices in self.rectangles.items():
+            keys, values = segment.read(layer, length)
+            reads = [self.reads[i] for i in indices]
+            queries = [q_HTD[:, read.row : read.row + read.num_rows] for read in reads]
+            q_HnD = queries[0] if len(queries) == 1 else torch.cat(queries, dim=1)
+            seen, seen_lse = attend_folded(q_HnD, keys, values, scale)
+            at = 0
+            for i in indices:
+                end = at + self.reads[i].num_rows
+                outs[i], lses[i] = merge(outs[i], lses[i], seen[:, at:end], seen_lse[:, at:end])
+                at = end
+        out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+        return out.transpose(0, 1)
+
+
+class Block:
+    """The suffixes of the branches that decode together: one row per branch.
+
+    Per layer keys and values of shape (B, K, S, D); row b holds `lengths[b]` tokens. What lies
+    beyond is masked.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.lengths: list[int] = []
+
+    def ensure(self, layer: int, rows: int, length: int, k_KTD: Tensor, v_KTD: Tensor) -> None:
+        """Makes room for `rows` branches of `length` tokens in a layer."""
+        while len(self.keys) <= layer:
+            self.keys.append(k_KTD.new_zeros(0, k_KTD.shape[0], 0, k_KTD.shape[-1]))
+            self.values.append(v_KTD.new_zeros(0, v_KTD.shape[0], 0, v_KTD.shape[-1]))
+        have_rows, _, have_length, _ = self.keys[layer].shape
+        if rows <= have_rows and length <= have_length:
+            return
+        new_rows = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
+        new_length = have_length if length <= have_length else max(length + 32, 2 * have_length)
+        for buffers in (self.keys, self.values):
+            old = buffers[layer]
+            grown = old.new_zeros(new_rows, old.shape[1], new_length, old.shape[3])
+            grown[:have_rows, :, :have_length] = old
+            buffers[layer] = grown
+
+    def append(self, rows: range, segment: CacheSegment, start: int, end: int) -> None:
+        """Copies tokens of a segment behind the rows' ends, which are equal."""
+        at = self.lengths[rows.start]
+        length = at + end - start
+        for layer, (keys, values) in enumerate(zip(segment.keys, segment.values, strict=True)):
+            self.ensure(layer, len(self.lengths), length, keys, values)
+            self.keys[layer][rows.start : rows.stop, :, at:length] = keys[:, start:end]
+            self.values[layer][rows.start : rows.stop, :, at:length] = values[:, start:end]
+        for row in rows:
+            self.lengths[row] = length
+
+    def move(self, source: int, target: int) -> None:
+        """Copies a branch's row over another's."""
+        length = self.lengths[source]
+        for buffers in (self.keys, self.values):
+            for buffer in buffers:
+                buffer[target, :, :length] = buffer[source, :, :length]
+        self.lengths[target] = length
+
+
+@dataclass
+class DecodePlan:
+    """One token of each branch: row b of the packed row is branch b of the block."""
+
+    block: Block
+    shared: list[tuple[CacheSegment, int, Tensor | None]]
+    """(segment, length, rows of the branches that see it; None for all of them)."""
+    mask: Tensor | None = field(init=False)
+    positions: Tensor = field(init=False)
+    rows: Tensor = field(init=False)
+    num_keys: int = field(init=False)
+    level: bool = field(init=False)
+    """Whether all branches have the same number of tokens in the block."""
+
+    def start_step(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Prepares a step; the block's lengths do not yet count the new tokens."""
+        lengths = self.block.lengths
+        self.num_keys = max(lengths) + 1
+        self.level = min(lengths) == self.num_keys - 1
+        self.mask = None
+        if self.level:
+            return
+        self.positions = torch.tensor(lengths, device=device)
+        self.rows = torch.arange(len(lengths), device=device)
+        hidden = torch.arange(self.num_keys, device=device) > self.positions[:, None]
+        mask = torch.zeros(hidden.shape, device=device, dtype=dtype)
+        self.mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None, :]
+
+    def attend(
+        self, layer: int, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, scale: float
+    ) -> Tensor:
+        """Stores the new keys and values; returns the attention's output (T, H, D)."""
+        num_heads, num_rows, _ = q_HTD.shape
+        num_key_heads = k_KTD.shape[0]
+        self.block.ensure(layer, num_rows, self.num_keys, k_KTD, v_KTD)
+        keys, values = self.block.keys[layer], self.block.values[layer]
+        if self.level:
+            keys[:num_rows, :, self.num_keys - 1] = k_KTD.transpose(0, 1)
+            values[:num_rows, :, self.num_keys - 1] = v_KTD.transpose(0, 1)
+        else:
+            keys[self.rows, :, self.positions] = k_KTD.transpose(0, 1)
+            values[self.rows, :, self.positions] = v_KTD.transpose(0, 1)
+        q_BKGD = q_HTD.transpose(0, 1).reshape(
+            num_rows, num_key_heads, num_heads // num_key_heads, -1
+        )
+        own, own_lse = attend(
+            q_BKGD,
+            keys[:num_rows, :, : self.num_keys],
+            values[:num_rows, :, : self.num_keys],
+            scale,
+            mask=self.mask,
+        )
+        out = own.reshape(num_rows, num_heads, -1)
+        lse = own_lse.reshape(num_rows, num_heads)
+        for segment, length, rows in self.shared:
+            shared_keys, shared_values = segment.read(layer, length)
+            queries = q_HTD if rows is None else q_HTD[:, rows]
+            seen, seen_lse = attend_folded(queries, shared_keys, shared_values, scale)
+            seen, seen_lse = seen.transpose(0, 1), seen_lse.transpose(0, 1)
+            if rows is None:
+                out, lse = merge(out, lse, seen, seen_lse)
+            else:
+                out[rows], lse[rows] = merge(out[rows], lse[rows], seen, seen_lse)
+        return out
+
+
+def register() -> str:
+    """Registers the attention with transformers; returns its name."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)
+    return NAME
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    agenticlu_plan: AttentionPlan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer: (1, heads, T, D) to (1, T, H, D)."""
+    assert agenticlu_plan is not None, "the model dropped the plan between layer and attention"
+    assert kwargs.get("softcap") is None, "soft-capped scores are not supported"
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    out = agenticlu_plan.attend(module.layer_idx, query[0], key[0], value[0], scale)
+    return out[None], None

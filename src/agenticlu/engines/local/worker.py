@@ -4,7 +4,6 @@ The event loop stays free: it only puts jobs into an inbox and is called back. E
 thread reads the prompts that wait, in one packed pass, then decodes one token of every reply under
 way, so requests join and leave between tokens.
 """
-# ruff: noqa: N803  (shapes live in names: q_HTD)
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from torch import Tensor
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineError
 from agenticlu.core.records import FinishReason, Message, Usage, content_id, content_seed
 from agenticlu.engines.base import ChoiceProbs, Completion, Generated, Sampling, TokenLogprob
-from agenticlu.engines.local.chat import ChatFormat
+from agenticlu.engines.local.checkpoint import ChatFormat
 from agenticlu.engines.local.decoder import Branch, Decoder, Reading, choose, draw_uniforms
 from agenticlu.engines.local.kvcache import num_common
 

@@ -15,8 +15,8 @@ from random import Random
 from typing import Any
 
 from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.files import Row
 from agenticlu.core.records import content_seed
-from agenticlu.core.rows import Row
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.sources import (
     OMISSION,

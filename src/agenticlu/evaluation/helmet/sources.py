@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from agenticlu.core.errors import ConfigError, UsageError, missing_dependency
-from agenticlu.core.rows import Row, require_row, starts_array
-from agenticlu.core.rows import load_rows as load_file_rows
+from agenticlu.core.files import Row, require_row, starts_array
+from agenticlu.core.files import load_rows as load_file_rows
 from agenticlu.evaluation.helmet import sampling
 from agenticlu.evaluation.helmet.specs import (
     HUB_SETS,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import ConfigError
+from agenticlu.core.files import Row
 from agenticlu.core.records import Document, Question, content_id
-from agenticlu.core.rows import Row
 from agenticlu.evaluation.helmet.alce import find_groups
 from agenticlu.evaluation.helmet.rows import Loaded, load_rows
 from agenticlu.evaluation.helmet.sources import RowRequest

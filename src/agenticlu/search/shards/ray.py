@@ -36,7 +36,7 @@ from agenticlu.core.records import content_id
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.profiles import load_profile
 from agenticlu.engines.base import Health
-from agenticlu.judges.panel import build_judges
+from agenticlu.judges import build_judges
 from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, Listener, bind, run_search
 from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel

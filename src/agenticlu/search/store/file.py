@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from agenticlu.core.errors import StoreError
-from agenticlu.core.output_dir import DirectoryLock
+from agenticlu.core.files import DirectoryLock
 
 FILE_NAME = "run.sqlite"
 LOCK_NAME = "run.lock"
