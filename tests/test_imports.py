@@ -30,7 +30,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("dialogue.steps", "judges"),
     ("dialogue.run",),
-    ("dialogue.relevance",),
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "training"),

@@ -22,7 +22,7 @@ from agenticlu.demo.world import (
     render_choices,
 )
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.relevance import render_relevance
+from agenticlu.dialogue.run import render_relevance
 from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue
 from agenticlu.documents import mark, render_marks, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer

@@ -18,7 +18,7 @@ from agenticlu.core.records import Document, Message, Question
 from agenticlu.demo.lexicon import world_words
 from agenticlu.demo.world import World
 from agenticlu.dialogue.profiles import KINDS, load_profile
-from agenticlu.dialogue.relevance import RELEVANCE_CHOICES, render_relevance
+from agenticlu.dialogue.run import RELEVANCE_CHOICES, render_relevance
 from agenticlu.dialogue.steps import DIRECT, Dialogue
 from agenticlu.documents import mark, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer

@@ -26,7 +26,7 @@ from agenticlu.dialogue.ask import (
     make_question,
 )
 from agenticlu.dialogue.profiles import load_profile
-from agenticlu.dialogue.relevance import RELEVANT
+from agenticlu.dialogue.run import RELEVANT
 from agenticlu.documents import mark, split
 from agenticlu.documents.citations import cite, find_quote, fold, sentences, statements
 from agenticlu.documents.tokens import ApproximateTokenizer

@@ -8,7 +8,7 @@ import pytest
 
 from agenticlu.core.errors import ConfigError
 from agenticlu.dialogue.profiles import KINDS, Profile, load_profile
-from agenticlu.dialogue.relevance import render_relevance
+from agenticlu.dialogue.run import render_relevance
 
 
 @pytest.fixture

@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 
 from agenticlu.core.records import Document
-from agenticlu.dialogue.relevance import Bm25, PieceIndex, best_of, compute_relevance, search_words
-from agenticlu.dialogue.run import show_document
+from agenticlu.dialogue.run import (
+    Bm25,
+    PieceIndex,
+    best_of,
+    compute_relevance,
+    search_words,
+    show_document,
+)
 from agenticlu.documents.tokens import ApproximateTokenizer
 
 TOKENIZER = ApproximateTokenizer()

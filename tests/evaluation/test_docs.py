@@ -13,8 +13,8 @@ import pytest
 
 from agenticlu.cli import group
 from agenticlu.cli.eval import EvalSettings, command
+from agenticlu.evaluation.helmet import SPECS
 from agenticlu.evaluation.helmet.results import build_args
-from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.methods import METHODS, find_method
 from agenticlu.evaluation.predictions import OF_TASKS, SHARED
 from agenticlu.evaluation.tasks import TASKS, require_task

@@ -22,11 +22,10 @@ from agenticlu.dialogue.profiles import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
-from agenticlu.evaluation.helmet import sampling
+from agenticlu.evaluation.helmet import SPECS, dataset_name, find_file, load_templates, sampling
 from agenticlu.evaluation.helmet.results import CATEGORIES, category_columns, collect
 from agenticlu.evaluation.helmet.rows import load_rows
 from agenticlu.evaluation.helmet.sources import OMISSION, Llama2, RowRequest
-from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, find_file, load_templates
 from agenticlu.evaluation.rescore import score_file
 from agenticlu.evaluation.results import load_summary
 from agenticlu.evaluation.run import run_evaluation

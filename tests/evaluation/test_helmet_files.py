@@ -16,7 +16,7 @@ from agenticlu.cli.eval import command
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import BUNDLED_MODEL
-from agenticlu.evaluation.helmet import sampling
+from agenticlu.evaluation.helmet import SPECS, dataset_name, find_file, render_msmarco, sampling
 from agenticlu.evaluation.helmet.alce import score_rows
 from agenticlu.evaluation.helmet.results import collect
 from agenticlu.evaluation.helmet.rows import load_rows
@@ -28,7 +28,6 @@ from agenticlu.evaluation.helmet.sources import (
     load_split,
     read_rows,
 )
-from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, find_file, render_msmarco
 from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 

@@ -23,9 +23,9 @@ from agenticlu.core.records import Piece
 from agenticlu.data.corpus import load_corpus
 from agenticlu.documents.tokens import ApproximateTokenizer, Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL
+from agenticlu.evaluation.helmet import LENGTHS, SPECS, find_file, find_scale
 from agenticlu.evaluation.helmet.rows import load_rows
 from agenticlu.evaluation.helmet.sources import RowRequest
-from agenticlu.evaluation.helmet.specs import LENGTHS, SPECS, find_file, find_scale
 from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.tasks import TASKS, TaskRequest, generated, load_items, ruler

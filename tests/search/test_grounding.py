@@ -9,8 +9,7 @@ from scripted_world import TOKENIZER, corpus
 from agenticlu.core.errors import EngineReplyError
 from agenticlu.core.records import content_id
 from agenticlu.dialogue.profiles import load_profile
-from agenticlu.dialogue.relevance import render_relevance
-from agenticlu.dialogue.run import ShownDocument
+from agenticlu.dialogue.run import ShownDocument, render_relevance
 from agenticlu.documents import split
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import SearchConfig

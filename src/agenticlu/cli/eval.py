@@ -145,7 +145,7 @@ def _say(line: str) -> None:
 
 
 def _list_names(as_json: bool) -> None:
-    from agenticlu.evaluation.helmet.specs import SPECS
+    from agenticlu.evaluation.helmet import SPECS
     from agenticlu.evaluation.methods import METHODS
     from agenticlu.evaluation.tasks import TASKS
 
@@ -427,7 +427,7 @@ def rows_of(resolved: Resolved[RowsSettings]) -> None:
     """
     from agenticlu.core.files import write_atomically
     from agenticlu.documents.tokens import load_tokenizer
-    from agenticlu.evaluation.helmet.specs import SPECS
+    from agenticlu.evaluation.helmet import SPECS
     from agenticlu.evaluation.tasks import TaskRequest, load_items, require_task
 
     settings = resolved.values

@@ -29,10 +29,10 @@ from agenticlu.core.records import (
     content_seed,
 )
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.relevance import PieceScanner
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
+    PieceScanner,
     ShownDocument,
     control_tokens,
     count_messages,

@@ -17,15 +17,17 @@ from agenticlu.core.errors import DocumentTooLongError, UsageError
 from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage
 from agenticlu.core.registry import require_known
 from agenticlu.dialogue.profiles import Profile, Wording
-from agenticlu.dialogue.relevance import (
+from agenticlu.dialogue.replies import strip_thinking
+from agenticlu.dialogue.run import (
     RELEVANCE_CHOICES,
     PieceIndex,
+    ShownDocument,
     best_of,
     compute_relevance,
     render_relevance,
+    run_dialogue,
+    show_document,
 )
-from agenticlu.dialogue.replies import strip_thinking
-from agenticlu.dialogue.run import ShownDocument, run_dialogue, show_document
 from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Request
 from agenticlu.engines.base import Engine, Sampled
 from agenticlu.evaluation.config import ANSWERING, RunSettings

@@ -16,9 +16,9 @@ from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.files import Row, load_numbered_rows, starts_array
 from agenticlu.core.records import Document, Prediction, Question, Record
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
+from agenticlu.evaluation.helmet import SPECS
 from agenticlu.evaluation.helmet.results import find_judged_path
 from agenticlu.evaluation.helmet.sources import ResultFile, load_key_points, read_json, read_result
-from agenticlu.evaluation.helmet.specs import SPECS
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import read_predictions, select_current, write_json
 from agenticlu.evaluation.scoring import rules

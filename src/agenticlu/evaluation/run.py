@@ -28,6 +28,14 @@ from agenticlu.evaluation.config import (
     EvaluationConfig,
     RunSettings,
 )
+from agenticlu.evaluation.helmet import (
+    HUB_SETS,
+    ICL_SETS,
+    SPECS,
+    find_file,
+    find_scale,
+    load_templates,
+)
 from agenticlu.evaluation.helmet.alce import describe_splitter
 from agenticlu.evaluation.helmet.results import (
     HELMET_FOLDER,
@@ -38,14 +46,6 @@ from agenticlu.evaluation.helmet.results import (
     write_result,
 )
 from agenticlu.evaluation.helmet.sources import describe_similar_files, load_llama2
-from agenticlu.evaluation.helmet.specs import (
-    HUB_SETS,
-    ICL_SETS,
-    SPECS,
-    find_file,
-    find_scale,
-    load_templates,
-)
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.methods import find_method
 from agenticlu.evaluation.plan import (

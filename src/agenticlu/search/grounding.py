@@ -23,16 +23,16 @@ from typing import TypeVar
 
 from agenticlu.core.records import Message, Question, content_id
 from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.relevance import (
+from agenticlu.dialogue.replies import parse_verdict, strip_thinking
+from agenticlu.dialogue.run import (
     RELEVANCE_CHOICES,
     VERDICT_SCORES,
     PieceIndex,
+    ShownDocument,
     best_of,
     compute_relevance,
     render_relevance,
 )
-from agenticlu.dialogue.replies import parse_verdict, strip_thinking
-from agenticlu.dialogue.run import ShownDocument
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Sampling
 from agenticlu.search import SearchConfig

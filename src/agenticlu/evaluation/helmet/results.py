@@ -10,9 +10,8 @@ from typing import Any
 
 from agenticlu.core.errors import ConfigError, StoreError, UsageError
 from agenticlu.core.records import Prediction, Record
-from agenticlu.evaluation.helmet import alce
+from agenticlu.evaluation.helmet import SPECS, alce, dataset_name, find_file
 from agenticlu.evaluation.helmet.sources import read_json
-from agenticlu.evaluation.helmet.specs import SPECS, dataset_name, find_file
 from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import FILE_NAME, write_json
 from agenticlu.evaluation.scoring import helmet

@@ -17,17 +17,7 @@ from typing import Any
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.files import Row
 from agenticlu.core.records import content_seed
-from agenticlu.evaluation.helmet import sampling
-from agenticlu.evaluation.helmet.sources import (
-    OMISSION,
-    Llama2,
-    RowRequest,
-    load_label_names,
-    load_llama2,
-    load_split,
-    read_json,
-)
-from agenticlu.evaluation.helmet.specs import (
+from agenticlu.evaluation.helmet import (
     HUB_SETS,
     ICL_SETS,
     LENGTHS,
@@ -41,6 +31,16 @@ from agenticlu.evaluation.helmet.specs import (
     render_msmarco,
     render_ranking,
     ruler_template,
+    sampling,
+)
+from agenticlu.evaluation.helmet.sources import (
+    OMISSION,
+    Llama2,
+    RowRequest,
+    load_label_names,
+    load_llama2,
+    load_split,
+    read_json,
 )
 from agenticlu.evaluation.items import DoesNotFitError
 from agenticlu.evaluation.scoring.helmet import ranking_cuts, remove_citations

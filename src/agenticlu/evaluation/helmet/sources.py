@@ -14,14 +14,14 @@ from typing import Any, NoReturn, TypeVar
 from agenticlu.core.errors import ConfigError, UsageError, missing_dependency
 from agenticlu.core.files import Row, require_row, starts_array
 from agenticlu.core.files import load_rows as load_file_rows
-from agenticlu.evaluation.helmet import sampling
-from agenticlu.evaluation.helmet.specs import (
+from agenticlu.evaluation.helmet import (
     HUB_SETS,
     SPECS,
     Spec,
     Template,
     find_file,
     load_templates,
+    sampling,
 )
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from typing import Any
 
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_id, content_seed
-from agenticlu.evaluation.helmet.specs import (
+from agenticlu.evaluation.helmet import (
     SPECS,
     Template,
     build_json_kv_row,

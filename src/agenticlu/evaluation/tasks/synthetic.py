@@ -16,7 +16,7 @@ from random import Random
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_seed
 from agenticlu.demo.world import World, WorldDocument, WorldQuestion, render_choices
-from agenticlu.evaluation.helmet.specs import build_prompt, load_templates
+from agenticlu.evaluation.helmet import build_prompt, load_templates
 from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, generated
 from agenticlu.evaluation.tasks.generated import Asked, Fitter, build_item, fit_items
