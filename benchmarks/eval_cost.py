@@ -28,14 +28,14 @@ from pathlib import Path
 
 from agenticlu.core.records import Document, Question, Usage
 from agenticlu.demo.world import World, build_questions
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
-from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.methods import View, answer
+from agenticlu.evaluation.records import Item
 from agenticlu.evaluation.tables import render_table
 
 MOST_READINGS_A_QUESTION = 1.05

@@ -21,7 +21,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from agenticlu.core.records import Document, Question
-from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.records import Item
 from agenticlu.evaluation.scoring import rouge, rules
 from agenticlu.evaluation.tables import render_table
 

@@ -33,7 +33,7 @@ from rows import Batch, Row, RowBuilder, collate
 from tokenizer import MAX_POSITIONS, SPECIAL, build_tokenizer, save_tokenizer
 
 from agenticlu.demo.world import Split
-from agenticlu.dialogue.profiles import Profile, load_profile
+from agenticlu.dialogue.steps import Profile, load_profile
 
 LESSONS = {
     "pairing": lessons.teach_pairing,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agenticlu.core.records import Document, Node, Question, Tree, Turn, Verdict
 from agenticlu.data.tree_view import TreeView
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.search import SearchConfig

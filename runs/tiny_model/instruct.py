@@ -21,9 +21,8 @@ from agenticlu.demo.world import (
     build_questions,
     render_choices,
 )
-from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.run import render_relevance
-from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue
+from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Profile
 from agenticlu.documents import mark, render_marks, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer
 

@@ -18,7 +18,7 @@ from agenticlu.demo.world import (
     draw_people,
     write_document,
 )
-from agenticlu.dialogue.profiles import Profile
+from agenticlu.dialogue.steps import Profile
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 
 from agenticlu.demo.lexicon import FILLER, world_words
-from agenticlu.dialogue.profiles import KINDS, Profile
 from agenticlu.dialogue.run import RELEVANCE_CHOICES
+from agenticlu.dialogue.steps import KINDS, Profile
 from agenticlu.documents import NO_MARKS
 
 SPECIAL = ("<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

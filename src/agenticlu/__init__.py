@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from agenticlu.core.records import Document, Question
     from agenticlu.data.corpus import load_corpus
     from agenticlu.dialogue.ask import Answer
-    from agenticlu.dialogue.profiles import load_profile
     from agenticlu.dialogue.reader import Reader, ask, ask_async
+    from agenticlu.dialogue.steps import load_profile
     from agenticlu.documents import load_document, split
     from agenticlu.documents.citations import Citation
     from agenticlu.documents.tokens import load_tokenizer

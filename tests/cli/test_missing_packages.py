@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_trees import asked, make_run, node, story, tree
 
-from agenticlu.core.registry import EXTRA_OF_PACKAGE
+from agenticlu.core.errors import EXTRA_OF_PACKAGE
 
 PROGRAM = """
 import contextlib, importlib.abc, io, json, sys

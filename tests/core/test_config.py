@@ -9,8 +9,13 @@ from pydantic import Field, SecretStr
 
 from agenticlu.cli.ask import AskSettings
 from agenticlu.core.config import Preset, Resolved, load_toml, resolve
-from agenticlu.core.errors import ConfigError, MissingDependencyError, UsageError
-from agenticlu.core.registry import EXTRA_OF_PACKAGE, Registry
+from agenticlu.core.errors import (
+    EXTRA_OF_PACKAGE,
+    ConfigError,
+    MissingDependencyError,
+    Registry,
+    UsageError,
+)
 from agenticlu.core.settings import Settings, Spelling, parse_overrides
 
 

@@ -11,8 +11,7 @@ from made_trees import DOCUMENT, PIECES, QUESTION, TEXT, node, tree_view
 from agenticlu.core.records import Document, Node, Pair, Turn, Verdict
 from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows, build_self_checks, build_trace
 from agenticlu.data.tree_view import Funnel
-from agenticlu.dialogue.profiles import load_profile
-from agenticlu.dialogue.steps import Dialogue
+from agenticlu.dialogue.steps import Dialogue, load_profile
 from agenticlu.documents import mark, split
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampling

@@ -24,8 +24,7 @@ from agenticlu.data.published import (
     render_profile,
     split_opening,
 )
-from agenticlu.dialogue.profiles import load_profile
-from agenticlu.dialogue.steps import Dialogue
+from agenticlu.dialogue.steps import Dialogue, load_profile
 from agenticlu.engines.base import Completion
 
 FILLER = " ".join(f"Sentence {i} of a long tale." for i in range(2000))

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from agenticlu.core.records import Document, Message, Question
 from agenticlu.demo.lexicon import world_words
 from agenticlu.demo.world import World
-from agenticlu.dialogue.profiles import KINDS, load_profile
 from agenticlu.dialogue.run import RELEVANCE_CHOICES, render_relevance
-from agenticlu.dialogue.steps import DIRECT, Dialogue
+from agenticlu.dialogue.steps import DIRECT, KINDS, Dialogue, load_profile
 from agenticlu.documents import mark, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer
 from agenticlu.evaluation.scoring.answers import matches, parse_final_answer

@@ -25,8 +25,8 @@ from agenticlu.dialogue.ask import (
     estimate,
     make_question,
 )
-from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.run import RELEVANT
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import mark, split
 from agenticlu.documents.citations import cite, find_quote, fold, sentences, statements
 from agenticlu.documents.tokens import ApproximateTokenizer

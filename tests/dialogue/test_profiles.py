@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agenticlu.core.errors import ConfigError
-from agenticlu.dialogue.profiles import KINDS, Profile, load_profile
 from agenticlu.dialogue.run import render_relevance
+from agenticlu.dialogue.steps import KINDS, Profile, load_profile
 
 
 @pytest.fixture

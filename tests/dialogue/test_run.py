@@ -4,9 +4,8 @@ import asyncio
 from dataclasses import replace
 
 from agenticlu.core.records import Document, Question, Turn
-from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.run import NOTHING_KEPT, run_dialogue, show_document
-from agenticlu.dialogue.steps import FULL_ROUND, Dialogue, Request
+from agenticlu.dialogue.steps import FULL_ROUND, Dialogue, Request, load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampled, Sampling
 from agenticlu.engines.scripted import ScriptedEngine

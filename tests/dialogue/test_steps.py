@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenticlu.core.records import Document, Message, Question, Turn, Usage
-from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.steps import (
     DIRECT,
     FULL_ROUND,
@@ -18,6 +17,7 @@ from agenticlu.dialogue.steps import (
     Dialogue,
     Request,
     continue_round,
+    load_profile,
     render_options,
 )
 from agenticlu.documents import mark, split

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Engine
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
-from agenticlu.evaluation.results import Summary
+from agenticlu.evaluation.records import Summary
 from agenticlu.evaluation.run import run_evaluation
 
 FIXTURES = Path(__file__).parent / "fixtures" / "helmet"

@@ -15,7 +15,7 @@ from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.helmet import alce
 from agenticlu.evaluation.helmet.alce import Pair, T5Entails
-from agenticlu.evaluation.results import Summary
+from agenticlu.evaluation.records import Summary
 from agenticlu.evaluation.scoring import helmet
 from agenticlu.evaluation.scoring import helmet as scoring
 

@@ -12,7 +12,10 @@ import click
 import pytest
 
 from agenticlu.cli import group
-from agenticlu.cli.eval import EvalSettings, command
+from agenticlu.cli.eval import EvalSettings, run
+from agenticlu.cli.options import _take_flags
+from agenticlu.core.config import resolve
+from agenticlu.core.settings import settings_of
 from agenticlu.evaluation.helmet import SPECS
 from agenticlu.evaluation.helmet.results import build_args
 from agenticlu.evaluation.methods import METHODS, find_method
@@ -55,23 +58,30 @@ def test_the_page_has_commands() -> None:
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_parses_and_names_exist(line: str) -> None:
-    contexts = parse(shlex.split(line))
-    for context in contexts:
-        if context.command is command:
-            for task in context.params["task"] or ():
-                require_task(task)
-            for method in context.params["methods"] or ():
-                find_method(method)
+    for given in settings_given(line):
+        for task in given["task"]:
+            require_task(task)
+        for method in given["methods"]:
+            find_method(method)
+
+
+def settings_given(line: str) -> list[dict[str, Any]]:
+    """The settings of a line that evaluates; none of another line."""
+    return [
+        resolve(
+            EvalSettings,
+            section="eval",
+            flags=_take_flags(settings_of(EvalSettings), context, dict(context.params)),
+            project_file=None,
+        ).values.model_dump()
+        for context in parse(shlex.split(line))
+        if context.command is run
+    ]
 
 
 def evaluations() -> list[dict[str, Any]]:
-    """What every evaluation on the page was given, the defaults of none filled in."""
-    found = []
-    for line in COMMANDS:
-        for context in parse(shlex.split(line)):
-            if context.command is command and not context.invoked_subcommand:
-                found.append(context.params)
-    return found
+    """The settings of every evaluation on the page."""
+    return [given for line in COMMANDS for given in settings_given(line)]
 
 
 def servers() -> dict[str, tuple[str, int]]:
@@ -98,7 +108,7 @@ def test_numbers_fit_the_models_windows() -> None:
         model, window = servers()[address]
         assert given["model"] == model
         assert max(given["lengths"]) <= window
-        if max(given["lengths"]) + 4 * (given["max_tokens"] or 256) > window:
+        if max(given["lengths"]) + 4 * given["max_new_tokens"] > window:
             assert given["overlong"] in ("fit", "cut-end")
 
 
@@ -119,7 +129,7 @@ def test_commands_into_one_folder_can_be_compared() -> None:
 def test_result_files_on_the_page_are_named_as_they_would_be() -> None:
     names = set()
     for given in evaluations():
-        for task in given["task"] or ():
+        for task in given["task"]:
             if task not in SPECS:
                 continue
             for length in given["lengths"]:
@@ -133,7 +143,7 @@ def test_result_files_on_the_page_are_named_as_they_would_be() -> None:
                         limit=given["limit"],
                         shots=given["shots"],
                         chat=not own or SPECS[task].chat,
-                        max_tokens=None if own else given["max_tokens"],
+                        max_tokens=None if own else given["max_new_tokens"],
                     )
                     folder = given["label"] if own else f"{given['label']}-{method}"
                     names.add(f"{given['out']}/helmet/{folder}/{args.file_name}")
@@ -152,7 +162,7 @@ def test_every_method_is_on_the_page() -> None:
 
 
 def test_every_setting_has_a_flag() -> None:
-    flags = {param.name for param in command.params}
+    flags = {param.name for param in run.params}
     assert set(EvalSettings.model_fields) <= flags
 
 

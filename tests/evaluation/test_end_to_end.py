@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import load_tokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Engine
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.methods import METHODS
 from agenticlu.evaluation.predictions import read_predictions
-from agenticlu.evaluation.results import load_summary
+from agenticlu.evaluation.records import load_summary
 from agenticlu.evaluation.run import run_evaluation
 
 AGENTICLU = [sys.executable, "-c", "from agenticlu.cli import main; main()"]
@@ -44,11 +44,6 @@ runner.answer = failing
 main()
 """
 """The command, but that one method fails on one question at one length."""
-
-
-def arguments(out: Path, *more: str) -> list[str]:
-    shape = ["--lengths", "256,320", "--limit", "6", "--max-new-tokens", "24", "--concurrency", "1"]
-    return [*AGENTICLU, "eval", *shape, "--out", str(out), *more]
 
 
 def num_lines(path: Path) -> int:
@@ -96,8 +91,10 @@ def test_all_methods_at_four_lengths_survive_a_kill_and_tell_the_one_item_that_f
 
 def test_one_failing_item_makes_the_exit_code_nine(tmp_path: Path) -> None:
     """A document longer than the model's window is refused before anything is asked."""
-    more = ["--lengths", "256,40000", "--limit", "1", "--methods", "direct", "--json"]
-    result = subprocess.run(arguments(tmp_path, *more), capture_output=True, text=True, check=False)
+    shape = ["--lengths", "256,40000", "--limit", "1", "--max-new-tokens", "24"]
+    more = ["--methods", "direct", "--out", str(tmp_path), "--json"]
+    command = [*AGENTICLU, "eval", *shape, *more]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 9, result.stderr
     assert "1 of 2 items failed" in result.stderr
     assert "--retry-failed" in result.stderr

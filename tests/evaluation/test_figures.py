@@ -17,7 +17,7 @@ from agenticlu.core.errors import StoreError
 from agenticlu.core.records import Document, Node, Prediction, Question, Tree, Turn, Usage, Verdict
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.recall import pass_at_k, render_recall, tree_recall
-from agenticlu.evaluation.results import load_summary
+from agenticlu.evaluation.records import load_summary
 from agenticlu.evaluation.summary import compare, count_alone_tokens, summarise
 from agenticlu.evaluation.tables import (
     render_csv,

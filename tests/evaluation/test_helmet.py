@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from agenticlu.cli.eval import command
 from agenticlu.core.errors import ConfigError, UsageError
 from agenticlu.core.records import Prediction
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
@@ -26,8 +26,8 @@ from agenticlu.evaluation.helmet import SPECS, dataset_name, find_file, load_tem
 from agenticlu.evaluation.helmet.results import CATEGORIES, category_columns, collect
 from agenticlu.evaluation.helmet.rows import load_rows
 from agenticlu.evaluation.helmet.sources import OMISSION, Llama2, RowRequest
+from agenticlu.evaluation.records import load_summary
 from agenticlu.evaluation.rescore import score_file
-from agenticlu.evaluation.results import load_summary
 from agenticlu.evaluation.run import run_evaluation
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 

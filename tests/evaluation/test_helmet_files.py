@@ -28,7 +28,7 @@ from agenticlu.evaluation.helmet.sources import (
     load_split,
     read_rows,
 )
-from agenticlu.evaluation.items import DoesNotFitError
+from agenticlu.evaluation.records import DoesNotFitError
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 
 FIXTURES = Path(__file__).parent / "fixtures" / "helmet"

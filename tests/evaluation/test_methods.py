@@ -15,22 +15,23 @@ from click.testing import CliRunner
 from agenticlu.cli.eval import command
 from agenticlu.core.errors import DocumentTooLongError, UsageError
 from agenticlu.core.records import Document, Question, Usage
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Sampled, Sampling
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
-from agenticlu.evaluation.items import (
+from agenticlu.evaluation.methods import Outcome, View, answer
+from agenticlu.evaluation.predictions import read_predictions
+from agenticlu.evaluation.records import (
     CHAT_TOKENS,
     PLAIN_TOKENS,
     SAMPLE,
     Item,
     Prompt,
+    Summary,
+    load_summary,
     measure_framing,
 )
-from agenticlu.evaluation.methods import Outcome, View, answer
-from agenticlu.evaluation.predictions import read_predictions
-from agenticlu.evaluation.results import Summary, load_summary
 from agenticlu.evaluation.run import summarise_folder
 from agenticlu.evaluation.scoring.helmet import score_label
 

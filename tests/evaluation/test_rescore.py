@@ -16,10 +16,9 @@ from agenticlu.core.errors import AgenticluError, ConfigError, UsageError
 from agenticlu.core.records import Prediction
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import PredictionWriter, read_predictions
+from agenticlu.evaluation.records import Item, Summary
 from agenticlu.evaluation.rescore import find_letter, render_scores, score_file
-from agenticlu.evaluation.results import Summary
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 

@@ -24,7 +24,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Document, Prediction
 from agenticlu.demo.world import World
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
@@ -32,7 +32,7 @@ from agenticlu.evaluation.config import EvaluationConfig, RunSettings, as_publis
 from agenticlu.evaluation.methods import METHODS
 from agenticlu.evaluation.plan import build_plan, load_run_items
 from agenticlu.evaluation.predictions import read_predictions
-from agenticlu.evaluation.results import Summary, load_summary
+from agenticlu.evaluation.records import Summary, load_summary
 from agenticlu.evaluation.run import run_evaluation
 from agenticlu.evaluation.runner import is_gold_present
 

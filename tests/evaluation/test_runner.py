@@ -27,14 +27,14 @@ from agenticlu.core.errors import (
     UsageError,
 )
 from agenticlu.core.records import Message, Prediction
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer, load_tokenizer
 from agenticlu.engines import limits
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.predictions import LOCK_NAME, lock_results, read_predictions
-from agenticlu.evaluation.results import Summary, load_summary
+from agenticlu.evaluation.records import Summary, load_summary
 from agenticlu.evaluation.run import run_evaluation, summarise_folder
 from agenticlu.evaluation.runner import MOST_IN_A_ROW, round_ends
 

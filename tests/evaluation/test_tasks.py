@@ -26,7 +26,7 @@ from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.evaluation.helmet import LENGTHS, SPECS, find_file, find_scale
 from agenticlu.evaluation.helmet.rows import load_rows
 from agenticlu.evaluation.helmet.sources import RowRequest
-from agenticlu.evaluation.items import DoesNotFitError, Item, gold_pieces
+from agenticlu.evaluation.records import DoesNotFitError, Item, gold_pieces
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.tasks import TASKS, TaskRequest, generated, load_items, ruler
 from agenticlu.evaluation.tasks.generated import Fitter, largest_fit

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.cli import group
-from agenticlu.core.errors import ConfigError, StoreError
+from agenticlu.core.errors import ConfigError, StoreError, UsageError
 from agenticlu.core.records import Question
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.scoring.answers import matches
@@ -160,4 +160,4 @@ def test_the_command_and_the_card(tmp_path: Path, monkeypatch):
     assert isinstance(nowhere.exception, StoreError)
     assert not (tmp_path / "none").exists()
     wrong = CliRunner().invoke(group, ["generate", "controls", run, "--limit", "0"])
-    assert wrong.exit_code == 2
+    assert isinstance(wrong.exception, UsageError)

@@ -8,8 +8,8 @@ from scripted_world import TOKENIZER, corpus
 
 from agenticlu.core.errors import EngineReplyError
 from agenticlu.core.records import content_id
-from agenticlu.dialogue.profiles import load_profile
 from agenticlu.dialogue.run import ShownDocument, render_relevance
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import split
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import SearchConfig

@@ -22,7 +22,7 @@ from agenticlu.data.build import load_tree_views
 from agenticlu.data.corpus import build_item
 from agenticlu.data.pairs import build_trace
 from agenticlu.data.published import render_profile
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import limits
 from agenticlu.engines.base import Completion, Sampled

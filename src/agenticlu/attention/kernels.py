@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from agenticlu.core.errors import TrainingError, UsageError
-from agenticlu.core.registry import require_known
+from agenticlu.core.errors import TrainingError, UsageError, require_known
 
 _flash_for_cpu: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _efficient_for_gpu: Any = torch.ops.aten._scaled_dot_product_efficient_attention

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Document, Piece, Question
     from agenticlu.dialogue.ask import Answer, AskEstimate, Event
-    from agenticlu.dialogue.profiles import Profile
+    from agenticlu.dialogue.steps import Profile
     from agenticlu.documents.citations import Citation
     from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines import ModelChoice
@@ -162,7 +162,7 @@ class _AskRun:
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
         from agenticlu.dialogue.ask import make_question
-        from agenticlu.dialogue.profiles import load_profile
+        from agenticlu.dialogue.steps import load_profile
         from agenticlu.documents import load_document, split
         from agenticlu.engines import ModelChoice
 

@@ -17,9 +17,8 @@ from packaging.requirements import Requirement
 from agenticlu import __version__
 from agenticlu.cli.options import echo_json, settings_command
 from agenticlu.core.config import Resolved
-from agenticlu.core.errors import AgenticluError
+from agenticlu.core.errors import AgenticluError, require_known
 from agenticlu.core.records import Message, Record
-from agenticlu.core.registry import require_known
 from agenticlu.core.settings import JsonSettings, ModelSettings, Seconds
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Capabilities, Engine, Sampling

@@ -40,7 +40,7 @@ from agenticlu.evaluation.config import (
 
 if TYPE_CHECKING:
     from agenticlu.evaluation.config import RunSettings
-    from agenticlu.evaluation.results import Summary
+    from agenticlu.evaluation.records import Summary
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -83,7 +83,7 @@ def run(resolved: Resolved[EvalSettings]) -> None:
 
 def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
     """Finds out what the settings need to know of the model, and checks them."""
-    from agenticlu.dialogue.profiles import load_profile
+    from agenticlu.dialogue.steps import load_profile
     from agenticlu.evaluation.config import RunSettings, as_published_config
     from agenticlu.evaluation.run import check_config
 

@@ -132,7 +132,7 @@ async def _generate(
     from agenticlu.core.files import write_atomically
     from agenticlu.core.progress import MetricsWriter, Progress
     from agenticlu.data.corpus import LeftOut, load_corpus
-    from agenticlu.dialogue.profiles import load_profile
+    from agenticlu.dialogue.steps import load_profile
     from agenticlu.judges import build_judges
     from agenticlu.search.run import bind, run_search
     from agenticlu.search.setup import ProgressListener, build_panel, parse_shard
@@ -194,7 +194,7 @@ def _generate_on_ray(
     from agenticlu.core.files import write_atomically
     from agenticlu.core.progress import MetricsWriter, Progress
     from agenticlu.data.corpus import LeftOut, load_corpus
-    from agenticlu.dialogue.profiles import load_profile
+    from agenticlu.dialogue.steps import load_profile
     from agenticlu.judges import build_judges
     from agenticlu.search.run import summarise
     from agenticlu.search.setup import ProgressListener, build_panel, parse_shard

@@ -12,8 +12,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from agenticlu.core.config import FindPreset, Resolved, resolve
-from agenticlu.core.errors import UsageError
-from agenticlu.core.registry import raise_missing
+from agenticlu.core.errors import UsageError, raise_missing
 from agenticlu.core.settings import (
     ModelSettings,
     Setting,

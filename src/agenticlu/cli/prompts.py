@@ -59,7 +59,7 @@ def extract(resolved: Resolved[ExtractSettings], dataset: str) -> None:
 @operand("profile")
 def check(resolved: Resolved[Settings], profile: str) -> None:
     """Load PROFILE (a name or a TOML file) and count its wordings."""
-    from agenticlu.dialogue.profiles import KINDS, load_profile
+    from agenticlu.dialogue.steps import KINDS, load_profile
 
     loaded = load_profile(profile)
     counts = ", ".join(f"{len(getattr(loaded, kind))} {kind}" for kind in KINDS)

@@ -17,10 +17,9 @@ from typing import Any
 
 from pydantic import StrictInt, TypeAdapter, ValidationError
 
-from agenticlu.core.errors import DocumentError, missing_dependency
+from agenticlu.core.errors import DocumentError, missing_dependency, require_known
 from agenticlu.core.files import Row, load_numbered_rows, load_rows
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
-from agenticlu.core.registry import require_known
 
 FIELDS = (
     *("context", "question", "answers"),

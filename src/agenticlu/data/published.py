@@ -26,7 +26,7 @@ from agenticlu.data.dataset import RowFiles, RowSorter
 from agenticlu.data.overlap import EvaluationTexts, Fingerprint, assign_splits
 from agenticlu.data.pairs import log_ratio
 from agenticlu.data.tree_view import is_leak
-from agenticlu.dialogue.profiles import KINDS, Layout, Profile, Wording, load_profile
+from agenticlu.dialogue.steps import KINDS, Layout, Profile, Wording, load_profile
 from agenticlu.documents import parse_marks
 
 LEVEL: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")

@@ -13,9 +13,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from agenticlu.core.records import Document, Message, Node, Piece, Tree, Turn
-from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.replies import is_refusal
-from agenticlu.dialogue.steps import Dialogue, build_history, find_repeat, opening_kinds
+from agenticlu.dialogue.steps import Dialogue, Profile, build_history, find_repeat, opening_kinds
 from agenticlu.documents import mark
 from agenticlu.evaluation.scoring.answers import canonical_tokens
 

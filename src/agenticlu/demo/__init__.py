@@ -17,7 +17,7 @@ from agenticlu.core.records import Prediction
 from agenticlu.demo.world import World
 from agenticlu.documents.tokens import load_tokenizer, read_model_hint
 from agenticlu.evaluation.predictions import read_predictions
-from agenticlu.evaluation.results import Difference, load_summary
+from agenticlu.evaluation.records import Difference, load_summary
 from agenticlu.evaluation.summary import compare
 from agenticlu.evaluation.tables import percent, points, render_table
 from agenticlu.search.run import summarise

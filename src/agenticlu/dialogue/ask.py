@@ -28,7 +28,6 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
-from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
@@ -38,7 +37,7 @@ from agenticlu.dialogue.run import (
     count_messages,
     run_dialogue,
 )
-from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
+from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer

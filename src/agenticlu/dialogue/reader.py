@@ -15,7 +15,7 @@ from agenticlu.core.records import Document
 from agenticlu.core.settings import Settings
 from agenticlu.dialogue.ask import Answer, AskEstimate, Event, estimate, make_question
 from agenticlu.dialogue.ask import ask as ask_engine
-from agenticlu.dialogue.profiles import Profile, load_profile
+from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
 from agenticlu.engines import DEFAULT_TIMEOUT_S, ModelChoice
 from agenticlu.engines.base import Engine

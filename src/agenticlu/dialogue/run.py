@@ -16,8 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenticlu.core.records import Document, Message, Piece, Turn, Usage
-from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Request
+from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 from agenticlu.engines.base import Engine, Sampled

@@ -25,8 +25,7 @@ from agenticlu.core.settings import (
     Spelling,
     TokenCount,
 )
-from agenticlu.dialogue.profiles import Profile
-from agenticlu.dialogue.steps import MAX_TOKENS
+from agenticlu.dialogue.steps import MAX_TOKENS, Profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS
 from agenticlu.documents.tokens import (
     ApproximateTokenizer,
@@ -38,7 +37,7 @@ from agenticlu.engines import check_base_url, check_model_path, read_window
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.probe import read_served_model
 from agenticlu.engines.transport import ServedModel
-from agenticlu.evaluation.items import CHAT_TOKENS, Item
+from agenticlu.evaluation.records import CHAT_TOKENS, Item
 
 CONFIG_NAME = "config.json"
 PUBLISHED = {

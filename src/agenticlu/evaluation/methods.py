@@ -13,10 +13,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agenticlu.core.errors import DocumentTooLongError, UsageError
+from agenticlu.core.errors import DocumentTooLongError, UsageError, require_known
 from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage
-from agenticlu.core.registry import require_known
-from agenticlu.dialogue.profiles import Profile, Wording
 from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.dialogue.run import (
     RELEVANCE_CHOICES,
@@ -28,10 +26,10 @@ from agenticlu.dialogue.run import (
     run_dialogue,
     show_document,
 )
-from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Request
+from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Profile, Request, Wording
 from agenticlu.engines.base import Engine, Sampled
 from agenticlu.evaluation.config import ANSWERING, RunSettings
-from agenticlu.evaluation.items import Item, Prompt, gold_pieces
+from agenticlu.evaluation.records import Item, Prompt, gold_pieces
 
 TOKENS_PER_MARKER = 16
 """Tokens reserved for the two markers of a piece when a document is fitted into a window."""

@@ -9,7 +9,6 @@ from agenticlu.core.records import Prediction, Prices, Record, Usage, content_id
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.engines.base import Completion
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
-from agenticlu.evaluation.items import CHAT_TOKENS, PLAIN_TOKENS, DoesNotFitError, Item, in_form
 from agenticlu.evaluation.methods import (
     TOKENS_PER_MARKER,
     Method,
@@ -18,6 +17,7 @@ from agenticlu.evaluation.methods import (
     find_method,
     wordings_of,
 )
+from agenticlu.evaluation.records import CHAT_TOKENS, PLAIN_TOKENS, DoesNotFitError, Item, in_form
 from agenticlu.evaluation.tables import render_table
 from agenticlu.evaluation.tasks import TaskRequest, load_items
 

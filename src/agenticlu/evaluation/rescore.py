@@ -19,8 +19,8 @@ from agenticlu.core.statistics import MeanEstimate, estimate_mean
 from agenticlu.evaluation.helmet import SPECS
 from agenticlu.evaluation.helmet.results import find_judged_path
 from agenticlu.evaluation.helmet.sources import ResultFile, load_key_points, read_json, read_result
-from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import read_predictions, select_current, write_json
+from agenticlu.evaluation.records import Item
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table

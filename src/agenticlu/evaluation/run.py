@@ -46,7 +46,6 @@ from agenticlu.evaluation.helmet.results import (
     write_result,
 )
 from agenticlu.evaluation.helmet.sources import describe_similar_files, load_llama2
-from agenticlu.evaluation.items import DoesNotFitError, Item
 from agenticlu.evaluation.methods import find_method
 from agenticlu.evaluation.plan import (
     Job,
@@ -66,7 +65,7 @@ from agenticlu.evaluation.predictions import (
     select_current,
     write_json,
 )
-from agenticlu.evaluation.results import SUMMARY_NAME, Summary
+from agenticlu.evaluation.records import SUMMARY_NAME, DoesNotFitError, Item, Summary
 from agenticlu.evaluation.runner import Layouts, Report, Runner
 from agenticlu.evaluation.scoring.rules import metric_names
 from agenticlu.evaluation.summary import summarise

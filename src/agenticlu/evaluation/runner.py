@@ -26,10 +26,10 @@ from agenticlu.core.records import Prediction, Turn, Usage
 from agenticlu.engines.base import Engine
 from agenticlu.engines.limits import TRANSIENT
 from agenticlu.evaluation.config import RunSettings
-from agenticlu.evaluation.items import Item, gold_pieces, in_form, measure_framing
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
 from agenticlu.evaluation.plan import Job, Output, describe_overlong
 from agenticlu.evaluation.predictions import Conditions, PredictionWriter, replace_lone_surrogates
+from agenticlu.evaluation.records import Item, gold_pieces, in_form, measure_framing
 from agenticlu.evaluation.scoring import rules
 from agenticlu.evaluation.scoring.answers import parse_final_answer
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from agenticlu.core.records import Prediction, Usage
 from agenticlu.core.statistics import FEW_CLUSTERS, MeanEstimate, estimate_difference, estimate_mean
 from agenticlu.evaluation.methods import METHODS
-from agenticlu.evaluation.results import (
+from agenticlu.evaluation.records import (
     Cell,
     Difference,
     EffectiveLength,

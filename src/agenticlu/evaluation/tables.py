@@ -10,7 +10,7 @@ from pathlib import Path
 from agenticlu.core.files import write_atomically
 from agenticlu.core.records import Usage
 from agenticlu.core.statistics import MeanEstimate
-from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, Overhead, Summary
+from agenticlu.evaluation.records import SUMMARY_NAME, Cell, Difference, Overhead, Summary
 
 COLUMNS = (
     "engine", "task", "length", "method", "part", "metric", "n", "mean", "low", "high",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
-from agenticlu.core.errors import ConfigError, EngineReplyError
+from agenticlu.core.errors import ConfigError, EngineReplyError, require_known
 from agenticlu.core.records import (
     Message,
     Question,
@@ -16,7 +16,6 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
-from agenticlu.core.registry import require_known
 from agenticlu.dialogue.replies import parse_judgement
 from agenticlu.engines.base import Engine, Sampling
 from agenticlu.evaluation.scoring.answers import matches, parse_choice

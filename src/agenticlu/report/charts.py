@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from agenticlu.core.records import Usage
 from agenticlu.core.statistics import MeanEstimate
-from agenticlu.evaluation.results import Cell
+from agenticlu.evaluation.records import Cell
 from agenticlu.report import figures, plots
 from agenticlu.report.figures import Curve, Overview
 

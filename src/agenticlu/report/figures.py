@@ -23,7 +23,7 @@ from agenticlu.core.records import (
 )
 from agenticlu.core.statistics import MeanEstimate
 from agenticlu.evaluation.recall import RIGHT, DepthRecall, is_right, is_scored, solved_depth
-from agenticlu.evaluation.results import Cell, Difference
+from agenticlu.evaluation.records import Cell, Difference
 from agenticlu.evaluation.summary import compare, pair_scored
 
 REPORT_VERSION = 2

@@ -32,7 +32,7 @@ from agenticlu.core.records import (
     without_lone_surrogates,
 )
 from agenticlu.evaluation.recall import tree_recall
-from agenticlu.evaluation.results import Cell
+from agenticlu.evaluation.records import Cell
 from agenticlu.report import figures, plots
 from agenticlu.report.charts import Cast, result_charts, search_charts, training_charts
 from agenticlu.report.figures import REPORT_VERSION, Overview, ReportData

@@ -20,7 +20,7 @@ from agenticlu.core.progress import read_metrics
 from agenticlu.core.records import Pair, Prediction, Tree, Usage
 from agenticlu.evaluation.config import CONFIG_NAME
 from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
-from agenticlu.evaluation.results import SUMMARY_NAME, Cell, Difference, load_summary
+from agenticlu.evaluation.records import SUMMARY_NAME, Cell, Difference, load_summary
 from agenticlu.evaluation.summary import summarise
 from agenticlu.report import figures
 from agenticlu.report.figures import Change, Curve, ReportData, Stage

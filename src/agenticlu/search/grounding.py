@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from agenticlu.core.records import Message, Question, content_id
-from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.replies import parse_verdict, strip_thinking
 from agenticlu.dialogue.run import (
     RELEVANCE_CHOICES,
@@ -33,7 +32,7 @@ from agenticlu.dialogue.run import (
     compute_relevance,
     render_relevance,
 )
-from agenticlu.dialogue.steps import Dialogue
+from agenticlu.dialogue.steps import Dialogue, Profile
 from agenticlu.engines.base import Sampling
 from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together

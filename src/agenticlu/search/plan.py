@@ -17,8 +17,8 @@ from typing import Any
 
 from agenticlu.core.records import Prices, Usage
 from agenticlu.data.corpus import Item
-from agenticlu.dialogue.profiles import Profile, Wording, load_profile
 from agenticlu.dialogue.run import render_relevance
+from agenticlu.dialogue.steps import Profile, Wording, load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import TEMPLATE_TOKENS, Tokenizer
 from agenticlu.judges import render_judgement

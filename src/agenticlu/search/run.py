@@ -17,8 +17,8 @@ from typing import Any
 from agenticlu.core.errors import DocumentError, StoreError
 from agenticlu.core.records import Node, Question, Tree, Usage
 from agenticlu.data.corpus import Item
-from agenticlu.dialogue.profiles import Profile, load_profile
 from agenticlu.dialogue.run import ShownDocument, control_tokens
+from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.admission import Admission

@@ -19,11 +19,11 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
-from agenticlu.dialogue.profiles import Profile
 from agenticlu.dialogue.run import run_dialogue
 from agenticlu.dialogue.steps import (
     FULL_ROUND,
     Dialogue,
+    Profile,
     Request,
     build_history,
     merge_near_duplicates,

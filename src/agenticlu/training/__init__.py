@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from agenticlu.core.registry import raise_missing
+from agenticlu.core.errors import raise_missing
 
 if TYPE_CHECKING:
     from agenticlu.training.config import TrainConfig

@@ -9,7 +9,7 @@ import pytest
 
 from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question
-from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.records import Item
 from agenticlu.evaluation.scoring import rouge, rules
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.summary import choose_headline

@@ -219,7 +219,7 @@ _DOOMED = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 from scripted_world import TOKENIZER, corpus, engine
-from agenticlu.engines import choice
+import agenticlu.engines
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import setup
 
@@ -233,7 +233,7 @@ class Doomed(ScriptedEngine):
 
 one = engine(corpus(5, 1), kind=Doomed, latency_s=0.002)
 setup.load_engine = lambda *args, **options: one
-choice.load_tokenizer = lambda *_, **__: TOKENIZER
+agenticlu.engines.load_tokenizer = lambda *_, **__: TOKENIZER
 from agenticlu.cli import main
 sys.argv = ["agenticlu", *{arguments!r}]
 main()

@@ -173,7 +173,7 @@ def test_a_killed_writer_leaves_its_finished_calls_and_no_lock(tmp_path: Path):
     script = (
         "import asyncio, os, sys\n"
         "from agenticlu.search.store import Store\n"
-        "from agenticlu.search.store.ledger import CallId\n"
+        "from agenticlu.search.store import CallId\n"
         "from agenticlu.core.records import Usage\n"
         "async def work(s):\n"
         "    for i in range(5):\n"

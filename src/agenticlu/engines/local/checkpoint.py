@@ -16,11 +16,12 @@ from agenticlu.attention.kernels import PLAIN_DEVICES
 from agenticlu.core.errors import (
     EngineError,
     ModelNotFoundError,
+    Registry,
     UsageError,
     missing_dependency,
+    require_known,
 )
 from agenticlu.core.records import Message, content_id
-from agenticlu.core.registry import Registry, require_known
 from agenticlu.engines.local.decoder import Decoder, Forward
 from agenticlu.engines.local.kvcache import AttentionPlan, PrefixCache, register
 

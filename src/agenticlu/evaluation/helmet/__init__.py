@@ -16,10 +16,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, UsageError, require_known
 from agenticlu.core.records import Record
-from agenticlu.core.registry import require_known
-from agenticlu.evaluation.items import Prompt
+from agenticlu.evaluation.records import Prompt
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
 _LADDER: dict[str, tuple[int, ...]] = {

@@ -12,8 +12,8 @@ from agenticlu.core.errors import ConfigError, StoreError, UsageError
 from agenticlu.core.records import Prediction, Record
 from agenticlu.evaluation.helmet import SPECS, alce, dataset_name, find_file
 from agenticlu.evaluation.helmet.sources import read_json
-from agenticlu.evaluation.items import Item
 from agenticlu.evaluation.predictions import FILE_NAME, write_json
+from agenticlu.evaluation.records import Item
 from agenticlu.evaluation.scoring import helmet
 from agenticlu.evaluation.scoring.answers import Golds
 from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC

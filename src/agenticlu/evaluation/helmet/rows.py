@@ -42,7 +42,7 @@ from agenticlu.evaluation.helmet.sources import (
     load_split,
     read_json,
 )
-from agenticlu.evaluation.items import DoesNotFitError
+from agenticlu.evaluation.records import DoesNotFitError
 from agenticlu.evaluation.scoring.helmet import ranking_cuts, remove_citations
 
 POPULARITY = 3.0

@@ -18,9 +18,8 @@ from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from agenticlu.core.errors import UsageError
+from agenticlu.core.errors import UsageError, require_known
 from agenticlu.core.records import Question
-from agenticlu.core.registry import require_known
 from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.evaluation.scoring import answers, helmet, rouge
 from agenticlu.evaluation.scoring.answers import Golds

@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, Registry, UsageError, require_known
 from agenticlu.core.files import Row
 from agenticlu.core.records import Document, Question, content_id, content_seed
-from agenticlu.core.registry import Registry, require_known
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.evaluation.helmet import SPECS, build_prompt
 from agenticlu.evaluation.helmet.alce import find_groups
 from agenticlu.evaluation.helmet.rows import Loaded, load_rows
 from agenticlu.evaluation.helmet.sources import RowRequest
-from agenticlu.evaluation.items import Item
+from agenticlu.evaluation.records import Item
 
 DEFAULT_ITEMS = 100
 _LOADERS = {

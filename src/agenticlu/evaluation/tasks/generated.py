@@ -13,10 +13,9 @@ from random import Random
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from agenticlu.core.errors import MissingDependencyError, UsageError
+from agenticlu.core.errors import MissingDependencyError, UsageError, require_known
 from agenticlu.core.records import Document, Question, content_id
-from agenticlu.core.registry import require_known
-from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.records import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest
 
 FILLER_LINE = "The hill is green. The lake is still. The wind is low. A door is shut. So it stays."

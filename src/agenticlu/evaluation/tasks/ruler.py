@@ -27,7 +27,7 @@ from agenticlu.evaluation.helmet import (
     load_templates,
     ruler_template,
 )
-from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.records import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, generated
 from agenticlu.evaluation.tasks.generated import Fitter
 

@@ -17,7 +17,7 @@ from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, Question, content_seed
 from agenticlu.demo.world import World, WorldDocument, WorldQuestion, render_choices
 from agenticlu.evaluation.helmet import build_prompt, load_templates
-from agenticlu.evaluation.items import DoesNotFitError, Item
+from agenticlu.evaluation.records import DoesNotFitError, Item
 from agenticlu.evaluation.tasks import TaskRequest, generated
 from agenticlu.evaluation.tasks.generated import Asked, Fitter, build_item, fit_items
 

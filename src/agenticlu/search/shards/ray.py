@@ -34,7 +34,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import content_id
 from agenticlu.data.corpus import Item
-from agenticlu.dialogue.profiles import load_profile
+from agenticlu.dialogue.steps import load_profile
 from agenticlu.engines.base import Health
 from agenticlu.judges import build_judges
 from agenticlu.search import SearchConfig
