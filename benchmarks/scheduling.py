@@ -26,7 +26,7 @@ from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines import load_engine
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import Limiter
+from agenticlu.engines.retry import Limiter
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, run_search

@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "agenticlu"
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shortens the pauses before an engine is asked again."""
-    from agenticlu.engines import limits
+    from agenticlu.engines import retry as limits
 
     monkeypatch.setattr(limits, "sleep", lambda seconds: asyncio.sleep(seconds / 500))
 

@@ -121,7 +121,7 @@ def test_wrong_arguments_are_errors_of_ours(notes: Path, tmp_path: Path) -> None
 
 
 def test_the_options_of_ask_are_those_of_a_reader() -> None:
-    from agenticlu.dialogue.reader import ReaderOptions
+    from agenticlu.dialogue.api import ReaderOptions
 
     reader = set(inspect.signature(agenticlu.Reader.__init__).parameters) - {"self", "document"}
     assert reader == set(typing.get_type_hints(ReaderOptions))

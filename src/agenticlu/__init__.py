@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from agenticlu.core.errors import AgenticluError
     from agenticlu.core.records import Document, Question
     from agenticlu.data.corpus import load_corpus
+    from agenticlu.dialogue.api import Reader, ask, ask_async
     from agenticlu.dialogue.ask import Answer
-    from agenticlu.dialogue.reader import Reader, ask, ask_async
     from agenticlu.dialogue.steps import load_profile
     from agenticlu.documents import load_document, split
     from agenticlu.documents.citations import Citation
@@ -34,14 +34,14 @@ _HOMES = {
     "Citation": "documents.citations",
     "Document": "core.records",
     "Question": "core.records",
-    "Reader": "dialogue.reader",
+    "Reader": "dialogue.api",
     "Store": "search.store",
-    "ask": "dialogue.reader",
-    "ask_async": "dialogue.reader",
+    "ask": "dialogue.api",
+    "ask_async": "dialogue.api",
     "load_corpus": "data.corpus",
     "load_document": "documents",
     "load_engine": "engines",
-    "load_profile": "dialogue.profiles",
+    "load_profile": "dialogue.steps",
     "load_tokenizer": "documents.tokens",
     "split": "documents",
 }

@@ -51,7 +51,7 @@ def candidates(annotation: Any) -> Iterator[object]:
         annotation, []
     )
     if annotation in (str, Path):
-        yield from ("some-text", "1/4", "0.5/x")
+        yield from ("some-text", "1/4", "0.5/x", "rouge-l")
 
 
 def other_value(setting: Setting) -> Any:

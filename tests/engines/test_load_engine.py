@@ -8,10 +8,10 @@ import pytest
 
 from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines import check_base_url, check_model_path, load_engine
-from agenticlu.engines.limits import LimitedEngine
 from agenticlu.engines.local import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
+from agenticlu.engines.retry import LimitedEngine
 
 
 def test_arguments_choose_the_engine(random_model: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from agenticlu.core.errors import EngineAuthError, EngineBusyError, EngineUnreachableError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
+from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine
 
 ASKED = (Message(role="user", content="Who?"),)
@@ -173,8 +173,10 @@ def test_a_request_that_no_replica_takes_closes_none(
 
     endpoints = [serve(answer) for _ in range(3)]
     told: list[str] = []
-    pool = PoolEngine.from_urls(
-        [one.url for one in endpoints], "m", rest_s=30.0, on_event=told.append
+    pool = PoolEngine(
+        [(one.url, OpenAIEngine(one.url, "m")) for one in endpoints],
+        rest_s=30.0,
+        on_event=told.append,
     )
     poison = (Message(role="user", content="poison"),)
 
@@ -208,7 +210,7 @@ def test_real_servers_the_session_travels_and_a_death_is_survived(
     endpoints = [serve(lambda body, i, k=k: (200, chat_reply(f"r{k}"))) for k in range(2)]
     broken = serve(lambda body, i: (500, {"error": {"message": "boom"}}))
     urls = [*(one.url for one in endpoints), broken.url]
-    pool = PoolEngine.from_urls(urls, "m", rest_s=10.0)
+    pool = PoolEngine([(url, OpenAIEngine(url, "m")) for url in urls], rest_s=10.0)
     assert all(isinstance(replica.engine, OpenAIEngine) for replica in pool.replicas)
 
     async def scenario() -> list[str]:

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 
 from agenticlu.cli import main
-from agenticlu.engines import limits
+from agenticlu.engines import retry as limits
 
 MODELS = json.dumps({"object": "list", "data": [{"id": "m", "object": "model"}]}).encode()
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"

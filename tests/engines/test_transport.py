@@ -10,9 +10,9 @@ import pytest
 from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling, Watched
-from agenticlu.engines.limits import LimitedEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
+from agenticlu.engines.retry import LimitedEngine
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.engines.transport import STALLED_S, EndpointClock
 
@@ -115,7 +115,9 @@ def test_a_pool_of_endpoints_tells_what_each_has_in_flight(
     serve: Callable[..., Any], chat_reply: Callable[..., Any]
 ) -> None:
     endpoint = serve(lambda body, number: (200, chat_reply("Ada")))
-    pool = PoolEngine.from_urls([endpoint.url, "http://127.0.0.1:1/v1"], "m")
+    pool = PoolEngine(
+        [(url, OpenAIEngine(url, "m")) for url in (endpoint.url, "http://127.0.0.1:1/v1")]
+    )
     limited = LimitedEngine(pool)
 
     async def scenario() -> list[Any]:

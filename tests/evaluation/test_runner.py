@@ -29,7 +29,7 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message, Prediction
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer, load_tokenizer
-from agenticlu.engines import limits
+from agenticlu.engines import retry as limits
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampling
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings

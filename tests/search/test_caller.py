@@ -12,7 +12,7 @@ from agenticlu.core.errors import BudgetExceededError, EngineBusyError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import ChoiceProbs, Completion, Sampled, Sampling
-from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.caller import (
     Caller,

@@ -16,6 +16,7 @@ from scripted_world import TOKENIZER, corpus
 
 from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.engines import load_engine
+from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search
@@ -104,7 +105,7 @@ def test_a_hanging_request_is_given_up_and_sent_again(tmp_path: Path, undisturbe
 def test_the_death_of_one_of_four_replicas_moves_its_documents(tmp_path: Path, undisturbed):
     with ExitStack() as stack:
         opened = dict(stack.enter_context(server()) for _ in range(4))
-        pool = PoolEngine.from_urls(tuple(opened), "slow")
+        pool = PoolEngine([(url, OpenAIEngine(url, "slow")) for url in opened])
         mortal = pool.ranked(ITEMS[0].document.id)[0].key
         address = next(one for one in opened if mortal in one or one in mortal)
         fault = urllib.request.Request(f"{address}/fault", data=b"8:die", method="POST")

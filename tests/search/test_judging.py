@@ -12,7 +12,7 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.core.errors import EngineBusyError, EngineReplyError, UsageError
 from agenticlu.core.records import Node
-from agenticlu.engines import limits as engine_limits
+from agenticlu.engines import retry as engine_limits
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges import SPARED, build_judges

@@ -24,7 +24,7 @@ from agenticlu.data.pairs import build_trace
 from agenticlu.data.published import render_profile
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
-from agenticlu.engines import limits
+from agenticlu.engines import retry as limits
 from agenticlu.engines.base import Completion, Sampled
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges import ExactJudge, LlmJudge, RougeJudge, is_correct

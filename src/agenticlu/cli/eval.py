@@ -302,8 +302,8 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     the exit code 9. The same command again asks only for the verdicts that are missing.
     """
     from agenticlu.engines import load_engine
-    from agenticlu.engines.limits import with_patience
     from agenticlu.engines.probe import read_served_model
+    from agenticlu.engines.retry import with_patience
     from agenticlu.evaluation.helmet.results import find_results_folder
     from agenticlu.evaluation.rescore import MOST_LISTED, ResultJudging
     from agenticlu.evaluation.run import summarise_folder

@@ -6,8 +6,11 @@ Characters are counted in `Document.text`; every piece, page and citation is a s
 from __future__ import annotations
 
 import codecs
+import importlib
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agenticlu.core.errors import DocumentError, did_you_mean
@@ -38,7 +41,6 @@ __all__ = [
 ]
 
 
-FORMATS = "Supported formats: plain text, Markdown, HTML, PDF (with a text layer), docx and epub."
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16: it begins with the same two bytes
@@ -116,43 +118,77 @@ def _suggest_file(path: Path) -> str | None:
     return did_you_mean(str(path), names)
 
 
-def _parse(data: bytes, source: str) -> tuple[str, str | None, tuple[Page, ...]]:
-    """Returns text, title and pages."""
-    ending = Path(source).suffix.lower()
-    if data[:1024].lstrip().startswith(b"%PDF-") or ending == ".pdf":
-        from agenticlu.documents.formats import parse_pdf
+Parsed = tuple[str, str | None, tuple[Page, ...]]
+"""Text, title and pages of a document."""
 
-        return parse_pdf(data, source)
-    if data.startswith(b"PK\x03\x04"):
-        return *_parse_zip(data, source), ()
-    if ending in {".html", ".htm", ".xhtml"} or _looks_like_html(data):
-        return *_parse_html(data, _name(source)), ()
+
+@dataclass(frozen=True)
+class Format:
+    """A document format."""
+
+    name: str
+    """Shown to users."""
+    matches: Callable[[bytes, str], bool]
+    """Tells the format by the content and the lower-case ending of the file's name."""
+    parse: str
+    """'module:function' that takes the content and the source's name and returns `Parsed`."""
+
+
+def _is_pdf(data: bytes, ending: str) -> bool:
+    return data[:1024].lstrip().startswith(b"%PDF-") or ending == ".pdf"
+
+
+def _is_html(data: bytes, ending: str) -> bool:
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    declared = re.match(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype html|<html)", head, re.S)
+    return ending in {".html", ".htm", ".xhtml"} or bool(declared)
+
+
+FORMATS = (
+    Format("PDF (with a text layer)", _is_pdf, "agenticlu.documents.formats:parse_pdf"),
+    Format("docx, epub", lambda data, _: data.startswith(b"PK\x03\x04"), f"{__name__}:_parse_zip"),
+    Format("HTML", _is_html, f"{__name__}:_parse_html"),
+    Format("Markdown", lambda _, ending: ending in {".md", ".markdown"}, f"{__name__}:_parse_text"),
+    Format("plain text", lambda *_: True, f"{__name__}:_parse_text"),
+)
+"""The first format that matches reads a document."""
+
+
+def _parse(data: bytes, source: str) -> Parsed:
+    ending = Path(source).suffix.lower()
+    found = next(one for one in FORMATS if one.matches(data, ending))
+    module, _, function = found.parse.partition(":")
+    parsed: Parsed = getattr(importlib.import_module(module), function)(data, source)
+    return parsed
+
+
+def _parse_text(data: bytes, source: str) -> Parsed:
     text = _decode(data, _name(source))
     heading = None
-    if ending in {".md", ".markdown"}:
+    if Path(source).suffix.lower() in {".md", ".markdown"}:
         heading = re.search(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", text, re.MULTILINE)
     return text, heading and heading[1], ()
 
 
-def _parse_html(data: bytes, name: str) -> tuple[str, str | None]:
+def _parse_html(data: bytes, source: str) -> Parsed:
     from agenticlu.documents.formats import parse_html
 
-    return parse_html(_decode(data, name, declared=_declared_charset(data)))
+    text, title = parse_html(_decode(data, _name(source), declared=_declared_charset(data)))
+    return text, title, ()
 
 
-def _parse_zip(data: bytes, source: str) -> tuple[str, str | None]:
-    from agenticlu.documents import formats as html
-    from agenticlu.documents import formats as office
+def _parse_zip(data: bytes, source: str) -> Parsed:
+    from agenticlu.documents import formats
 
-    with office.open_archive(data, _name(source)) as archive:
-        if office.is_docx(archive):
-            text, _ = html.parse_html(office.convert_docx(archive))
+    with formats.open_archive(data, _name(source)) as archive:
+        if formats.is_docx(archive):
+            text, _ = formats.parse_html(formats.convert_docx(archive))
             heading = re.search(r"^#+ (.*)$", text, re.MULTILINE)
-            return text, heading and heading[1]
-        if office.is_epub(archive):
-            title, chapters = office.read_epub(archive)
+            return text, heading and heading[1], ()
+        if formats.is_epub(archive):
+            title, chapters = formats.read_epub(archive)
             texts = [_parse_html(chapter, f"{source}:{name}")[0] for name, chapter in chapters]
-            return "\n\n".join(filter(None, map(str.strip, texts))) + "\n", title
+            return "\n\n".join(filter(None, map(str.strip, texts))) + "\n", title, ()
     raise DocumentError(
         f"{_name(source)} is a zip archive, but neither docx nor epub.",
         hint="Unpack it and give one of its files.",
@@ -169,7 +205,8 @@ def _decode(data: bytes, name: str, declared: str | None = None) -> str:
         kinds = (kind for magic, kind in _BINARY_FORMATS.items() if data.startswith(magic))
         kind = next(kinds, None)
         raise DocumentError(
-            f"{name} is binary, not text{f' ({kind})' if kind else ''}.", hint=FORMATS
+            f"{name} is binary, not text{f' ({kind})' if kind else ''}.",
+            hint=f"Supported formats: {', '.join(one.name for one in FORMATS)}.",
         )
     try:
         return data[skip:].decode(encoding)
@@ -189,11 +226,6 @@ def _is_binary(data: bytes) -> bool:
     head = data[:8192]
     control = sum(byte < 32 and byte not in b"\t\n\r\f\v\x1b\x08" for byte in head)
     return b"\x00" in data or control > max(4, len(head) // 50)
-
-
-def _looks_like_html(data: bytes) -> bool:
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    return bool(re.match(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype html|<html)", head, re.S))
 
 
 def _declared_charset(data: bytes) -> str | None:

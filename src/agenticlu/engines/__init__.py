@@ -9,14 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agenticlu.core.errors import AgenticluError, ConfigError, ModelNotFoundError, UsageError
+from agenticlu.core.errors import (
+    AgenticluError,
+    ConfigError,
+    ModelNotFoundError,
+    Registry,
+    UsageError,
+)
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines.base import Engine
 
 if TYPE_CHECKING:
-    from agenticlu.engines.limits import LimitedEngine, Limiter
+    from agenticlu.engines.retry import LimitedEngine, Limiter
 
 
+ENGINES = Registry(
+    "kind of address",
+    dict.fromkeys(("http", "https"), "agenticlu.engines.openai:OpenAIEngine"),
+)
+"""Scheme of an address to the engine that asks there: called with address and model."""
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
 """The tiny model that the package carries."""
 BUNDLED_NAME = "agenticlu-tiny"
@@ -73,26 +84,22 @@ def load_limited_engine(
         api_key_env: Environment variable that holds the key.
         limiter: Bounds and retries; None allows 16 requests at once and five tries for each.
         on_event: Called with a line for people when the engine waits or changes how it asks.
-        **options: Passed to each `OpenAIEngine`.
+        **options: Passed to each engine, such as `OpenAIEngine`.
 
     Raises:
         UsageError: `base_url` is not an address, or holds one twice.
         MissingDependencyError: The engine's packages are not installed.
     """
     from agenticlu.engines.admission import Admission
-    from agenticlu.engines.limits import LimitedEngine, Limiter
-    from agenticlu.engines.openai import OpenAIEngine
     from agenticlu.engines.pool import PoolEngine
+    from agenticlu.engines.retry import LimitedEngine, Limiter
 
     urls = tuple(check_base_url(url) for url in base_url)
     if len(set(urls)) != len(urls):
         raise UsageError(f"The same address was given twice: {', '.join(urls)}.")
     options |= {"api_key_env": api_key_env, "on_event": on_event}
-    engine: Engine
-    if len(urls) == 1:
-        engine = OpenAIEngine(urls[0], model, **options)
-    else:
-        engine = PoolEngine.from_urls(urls, model, **options)
+    replicas = [(url, ENGINES.load(url.partition("://")[0])(url, model, **options)) for url in urls]
+    engine = replicas[0][1] if len(urls) == 1 else PoolEngine(replicas, on_event=on_event)
     return LimitedEngine(engine, limiter or Limiter(Admission(ENDPOINT_REQUESTS), say=on_event))
 
 
@@ -139,8 +146,8 @@ def check_base_url(url: str) -> str:
             f"{url!r} is not an address.", hint=f"Try --base-url http://{given}/v1 instead."
         )
     parts = urlsplit(given)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UsageError(f"{url!r} is not an http or https address.")
+    if parts.scheme not in ENGINES or not parts.netloc:
+        raise UsageError(f"{url!r} is not an address that begins with {' or '.join(ENGINES)}.")
     if parts.username or parts.password:
         raise ConfigError(
             "An address must not hold a password: it would be stored with the results.",

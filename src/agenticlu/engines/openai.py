@@ -27,8 +27,8 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message, Usage
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
-from agenticlu.engines.limits import single_sampling
 from agenticlu.engines.probe import Findings, probe
+from agenticlu.engines.retry import single_sampling
 from agenticlu.engines.transport import (
     StatusError,
     Transport,
@@ -60,7 +60,7 @@ PLAIN_ROUTE = "/completions"
 
 
 class OpenAIEngine:
-    """Asks one endpoint; sends each request once (`agenticlu.engines.limits` retries).
+    """Asks one endpoint; sends each request once (`agenticlu.engines.retry` retries).
 
     Args:
         base_url: Address, such as http://127.0.0.1:8000/v1.

@@ -3,7 +3,7 @@
 The requests of a session go to one replica, so that its prefix cache hits: the replica with the
 highest hash of (session, address), which moves few sessions when a replica comes or goes
 (rendezvous hashing). Each call sends one request to one replica; the error tells whether another
-can take it at once, and `agenticlu.engines.limits` asks again. A replica that cannot be reached, or
+can take it at once, and `agenticlu.engines.retry` asks again. A replica that cannot be reached, or
 is overloaded several times in a row, rests for a while and its sessions go to their next best. A
 request that alone fails on a replica which otherwise works moves on by itself: it may be to blame.
 """
@@ -14,7 +14,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agenticlu.core.errors import (
     EngineBusyError,
@@ -32,8 +32,7 @@ from agenticlu.engines.base import (
     Sampling,
     Watched,
 )
-from agenticlu.engines.limits import TRANSIENT, may_be_own
-from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.retry import TRANSIENT, may_be_own
 from agenticlu.engines.transport import EndpointClock
 
 Reply = TypeVar("Reply")
@@ -90,30 +89,6 @@ class PoolEngine:
         self._on_event = on_event or (lambda text: None)
         self._turn = itertools.count()
         self._capabilities: Capabilities | None = None
-
-    @classmethod
-    def from_urls(
-        cls,
-        base_urls: Sequence[str],
-        model: str | None = None,
-        *,
-        rest_s: float = 5.0,
-        on_event: Callable[[str], None] | None = None,
-        **options: Any,
-    ) -> PoolEngine:
-        """Builds a pool of endpoints.
-
-        Args:
-            base_urls: Addresses.
-            model: Name under which all of them list the model.
-            rest_s: See the class.
-            on_event: See the class; the endpoints use it, too.
-            **options: Passed to each `OpenAIEngine`.
-        """
-        engines = [
-            (url, OpenAIEngine(url, model, on_event=on_event, **options)) for url in base_urls
-        ]
-        return cls(engines, rest_s=rest_s, on_event=on_event)
 
     @property
     def usage(self) -> Usage:

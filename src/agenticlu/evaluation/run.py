@@ -22,7 +22,7 @@ from agenticlu.core.errors import (
 from agenticlu.core.files import check_owner
 from agenticlu.core.records import Prediction
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import with_patience
+from agenticlu.engines.retry import with_patience
 from agenticlu.evaluation.config import (
     CONFIG_NAME,
     EvaluationConfig,

@@ -24,7 +24,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Prediction, Turn, Usage
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import TRANSIENT
+from agenticlu.engines.retry import TRANSIENT
 from agenticlu.evaluation.config import RunSettings
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
 from agenticlu.evaluation.plan import Job, Output, describe_overlong

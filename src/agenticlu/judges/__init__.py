@@ -22,7 +22,6 @@ from agenticlu.evaluation.scoring.answers import matches, parse_choice
 from agenticlu.evaluation.scoring.rouge import unicode_rouge
 
 LLM_PREFIX = "llm:"
-ROUGE_CORRECT = 0.5
 """With ROUGE-L as the only judge, an answer at least this close counts as right."""
 SPARED = "not asked: an exact match is right"
 """Reason of a verdict without a value that was not needed."""
@@ -79,6 +78,7 @@ class ExactJudge:
 
     name = "exact"
     is_free = True
+    correct_from = 1.0
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns 1.0 or 0.0; unscored when no answer is known."""
@@ -98,6 +98,7 @@ class RougeJudge:
 
     name = "rouge-l"
     is_free = True
+    correct_from = 0.5
 
     async def judge(self, question: Question, answer: str) -> Verdict:
         """Returns a value in [0, 1]; unscored when no answer is known."""
@@ -225,36 +226,35 @@ def is_correct(verdicts: Sequence[Verdict]) -> bool | None:
     """Whether an answer counts as right; None when no judge scored it.
 
     An exact match is right. Else the majority of the models decides (a tie is wrong); without
-    models, a failed exact match is wrong; ROUGE-L decides only when it is alone.
+    models, the first judge of `BUILT_IN` that scored the answer.
     """
-    by_name = {verdict.judge: verdict.value for verdict in verdicts}
-    exact, rouge = by_name.get("exact"), by_name.get("rouge-l")
-    if exact == 1.0:
+    values = {verdict.judge: verdict.value for verdict in verdicts}
+    if values.get(ExactJudge.name) == 1.0:
         return True
     votes = _scored_votes(verdicts)
     if votes:
         return sum(vote >= 0.5 for vote in votes) * 2 > len(votes)
     if any(verdict.judge.startswith(LLM_PREFIX) for verdict in verdicts):
         return None
-    if exact is not None:
-        return False
-    return None if rouge is None else rouge >= ROUGE_CORRECT
+    for name, judge in BUILT_IN.items():
+        if (value := values.get(name)) is not None:
+            return value >= judge.correct_from
+    return None
 
 
 def combine(verdicts: Sequence[Verdict]) -> float | None:
     """Returns the score of an answer in [0, 1]; None when no judge scored it.
 
-    1 for an exact match; else the mean over the kinds of judges that scored: exact, ROUGE-L and
-    the panel, whose votes are averaged first. The score orders answers; `is_correct` decides.
+    1 for an exact match; else the mean over the judges that scored, the panel's votes averaged
+    first. The score orders answers; `is_correct` decides.
     """
     if is_correct(verdicts) is None:
         return None
-    by_name = {verdict.judge: verdict.value for verdict in verdicts}
-    exact, rouge = by_name.get("exact"), by_name.get("rouge-l")
-    if exact == 1.0:
+    values = {verdict.judge: verdict.value for verdict in verdicts}
+    if values.get(ExactJudge.name) == 1.0:
         return 1.0
+    parts = [value for name in BUILT_IN if (value := values.get(name)) is not None]
     votes = _scored_votes(verdicts)
-    parts = [value for value in (exact, rouge) if value is not None]
     if votes:
         parts.append(sum(votes) / len(votes))
     return round(sum(parts) / len(parts), 6)
@@ -273,6 +273,10 @@ def solved_depth(tree: Tree) -> int | None:
 
 
 BUILT_IN: dict[str, type[ExactJudge | RougeJudge]] = {"exact": ExactJudge, "rouge-l": RougeJudge}
+"""Judges without a model, those that decide first before the others. Each has a `correct_from`: the
+least value that counts as right when it decides."""
+JUDGES = (*BUILT_IN, "llm")
+"""Names that a search accepts."""
 
 
 def build_judges(names: Sequence[str], models: Sequence[LlmJudge] = ()) -> tuple[Judge, ...]:
@@ -287,7 +291,7 @@ def build_judges(names: Sequence[str], models: Sequence[LlmJudge] = ()) -> tuple
     """
     judges: list[Judge] = []
     for name in dict.fromkeys(names):
-        require_known(name, (*BUILT_IN, "llm"), kind="judge")
+        require_known(name, JUDGES, kind="judge")
         if name == "llm":
             if not models:
                 raise ConfigError(

@@ -19,16 +19,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agenticlu.core.records import TurnKind
 from agenticlu.core.settings import Settings, Spelling
 from agenticlu.dialogue.steps import MAX_TOKENS
+from agenticlu.judges import JUDGES
 
 Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
 Growth = Literal["until-solved", "full", "best-first"]
 View = Literal["kept", "document"]
-JudgeName = Literal["exact", "rouge-l", "llm"]
+
+
+def _check_judge(name: str) -> str:
+    if name not in JUDGES:
+        raise ValueError(f"must be one of {', '.join(JUDGES)}")
+    return name
+
+
+JudgeName = Annotated[str, AfterValidator(_check_judge)]
 
 
 class ReplayConfig(Settings):
@@ -79,7 +88,10 @@ class ReplayConfig(Settings):
     nothing."""
     closed_book: int = Field(default=0, ge=0)
     """Answers sampled without the document, to tag questions that do not need it."""
-    judges: Annotated[tuple[JudgeName, ...], Spelling("judge", aliases=("judges",))] = ("exact",)
+    judges: Annotated[
+        tuple[JudgeName, ...],
+        Spelling("judge", aliases=("judges",), metavar=f"[{'|'.join(JUDGES)}]"),
+    ] = ("exact",)
     """Judges of answers: exact, rouge-l, llm."""
     judge_all: bool = False
     """Ask model judges about exact matches, too, which are right without them."""

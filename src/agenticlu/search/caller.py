@@ -1,7 +1,7 @@
 """The way from the search to an engine: through the ledger.
 
 `Caller` answers from the ledger what was already asked. Everything else is written down as
-intended, sent under the engine's limits (`agenticlu.engines.limits`), and written down as done. A
+intended, sent under the engine's limits (`agenticlu.engines.retry`), and written down as done. A
 request that the engine cannot answer, though it answers others, is written down as failed and stops
 nobody else; an engine that is overloaded or away for longer than patience ends the run, and is
 never held against a call.
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id
 from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Engine, Sampled, Sampling
-from agenticlu.engines.limits import LimitedEngine
+from agenticlu.engines.retry import LimitedEngine
 from agenticlu.search.store import CallId, Store
 
 Reply = TypeVar("Reply", Sampled, ChoiceProbs)

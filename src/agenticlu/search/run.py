@@ -23,7 +23,7 @@ from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search import BOUND_SETTINGS, SearchConfig
 from agenticlu.search.caller import Caller

@@ -21,7 +21,7 @@ from agenticlu.engines import (
 )
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Engine
-from agenticlu.engines.limits import LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges import LlmJudge, solved_depth
 from agenticlu.search.caller import LedgeredEngine
 from agenticlu.search.run import Limits, Listener, Shard

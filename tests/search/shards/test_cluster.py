@@ -27,7 +27,7 @@ from agenticlu.core.errors import (
     StoreError,
 )
 from agenticlu.engines.base import Engine, Health
-from agenticlu.engines.limits import LimitedEngine
+from agenticlu.engines.retry import LimitedEngine
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search import SearchConfig, setup
 from agenticlu.search.run import Limits, Listener, run_search
@@ -286,7 +286,7 @@ def test_a_search_tells_of_its_trees_pauses_and_replicas(
     fake_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("agenticlu.search.shards.ray.POLL_S", 0.0)
-    monkeypatch.setattr("agenticlu.engines.limits.sleep", lambda seconds: asyncio.sleep(0))
+    monkeypatch.setattr("agenticlu.engines.retry.sleep", lambda seconds: asyncio.sleep(0))
 
     def fault(request: ScriptedRequest) -> BaseException | None:
         return EngineBusyError("429") if 5 <= request.call < 25 else None

@@ -16,10 +16,10 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.records import Message
-from agenticlu.engines import limits
+from agenticlu.engines import retry as limits
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.limits import (
+from agenticlu.engines.retry import (
     LimitedEngine,
     Limiter,
     RetryPolicy,
