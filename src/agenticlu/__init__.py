@@ -4,7 +4,7 @@
 
     answer = agenticlu.ask("report.pdf", "Who signed?", model="./my-model")
 
-Names are imported when they are first used, so `import agenticlu` loads nothing. The method is
+Names are imported on first use, so `import agenticlu` loads nothing heavy. The method is
 that of AgenticLU (arXiv 2502.15920).
 """
 

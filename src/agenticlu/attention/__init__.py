@@ -1,1 +1,1 @@
-"""Attention kernels that give out the log-sum-exp, so that partial results can be merged."""
+"""Attention kernels that return the log-sum-exp, so that partial results can be merged."""

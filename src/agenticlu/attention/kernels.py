@@ -1,4 +1,4 @@
-"""Attention kernels for training, which give out the log-sum-exp and take it back.
+"""Attention kernels for training: they return the log-sum-exp and take it back in the backward.
 
 A kernel works on blocks of rows of one sequence: queries q_THD, keys k_UGD and values v_UGD
 (tokens, heads, head dim; G divides H), cut by `Blocks` into blocks that see

@@ -1,4 +1,4 @@
-"""The console command; a subcommand is imported when it is used.
+"""The `agenticlu` command: one module per subcommand, imported only when it runs.
 
 A subcommand is the click command called `command` in the module of its name in this package.
 """

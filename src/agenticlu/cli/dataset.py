@@ -1,4 +1,4 @@
-"""`agenticlu dataset`: rows for training out of a run or a published set, and their upload."""
+"""`agenticlu dataset`: builds training rows from a run or published data, and uploads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`agenticlu doctor`: what works here, and what to type where something does not."""
+"""`agenticlu doctor`: checks this installation and says how to fix what is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`agenticlu eval`: methods × tasks × lengths; and scoring, judging and tables of saved replies."""
+"""`agenticlu eval`: runs methods × tasks × lengths; scores, judges and tabulates saved replies."""
 
 from __future__ import annotations
 

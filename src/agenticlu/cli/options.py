@@ -1,4 +1,4 @@
-"""Commands made from settings models: their flags, their help and their configuration layers."""
+"""Builds click commands from settings models: flags, help texts and configuration layers."""
 
 from __future__ import annotations
 

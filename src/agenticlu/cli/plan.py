@@ -1,4 +1,4 @@
-"""`agenticlu plan`: settings of a search, and what it will cost before it runs."""
+"""`agenticlu plan`: the settings of a search, and what it will cost before it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`agenticlu prompts`: profiles of wordings."""
+"""`agenticlu prompts`: extracts and checks profiles, the wordings of the dialogue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`agenticlu report`: one self-contained HTML page of a run, and the same figures as JSON."""
+"""`agenticlu report`: writes a self-contained HTML page about a run, and its figures as JSON."""
 
 from __future__ import annotations
 

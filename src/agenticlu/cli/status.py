@@ -1,4 +1,4 @@
-"""`agenticlu status`: progress of a run, read from its file while another process writes it."""
+"""`agenticlu status`: shows the progress of a run, even while another process writes to it."""
 
 from __future__ import annotations
 

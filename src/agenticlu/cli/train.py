@@ -1,4 +1,4 @@
-"""`agenticlu train`: fine-tune on traces, then on pairs; or print the plan of either."""
+"""`agenticlu train`: fine-tunes on traces (SFT), then on pairs (DPO); or plans either."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every stage builds on: records, errors, configuration, progress, files, statistics."""
+"""Foundations of every stage: records, errors, settings, progress, output files, statistics."""

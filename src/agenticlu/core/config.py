@@ -1,7 +1,7 @@
-"""Typed settings, each with the place it came from.
+"""Resolves the settings of a command from flags, environment, files and presets, with origins.
 
-A command describes its settings as a model (`Settings`). `resolve` fills it; the first of these
-that names a setting wins:
+A command describes its settings as a model (`Settings`). `resolve` fills it in; the first of
+these that names a setting wins:
 
 1. flags of the command line,
 2. environment: `AGENTICLU_ASK_ROUNDS` for one command, `AGENTICLU_MODEL` for a shared key,

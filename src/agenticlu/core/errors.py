@@ -1,4 +1,4 @@
-"""Errors that users meet, in one tree with their exit codes; and names that they may get wrong.
+"""The errors that users see, with their exit codes; and lookup of names that they may mistype.
 
 ```
 AgenticluError                 exit 1   anything below, or unclassified

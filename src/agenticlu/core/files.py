@@ -1,4 +1,4 @@
-"""Output directories: atomic writes, one writer at a time, and which command owns a directory."""
+"""Files on disk: atomic writes, directories with one owner and one writer, and rows of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a job: a bar or plain lines on stderr for people, metrics.jsonl for machines."""
+"""Progress of a job: a bar or plain lines on stderr for people, metrics.jsonl for programs."""
 
 from __future__ import annotations
 

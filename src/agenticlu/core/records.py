@@ -1,4 +1,4 @@
-"""Records that cross a file boundary, with every field documented; and prices of tokens.
+"""Records that are written to files and read back (documents, trees, pairs, ...); token prices.
 
 All records are frozen, reject unknown fields and survive a JSON round trip. `SCHEMA_VERSION`
 increases when an old reader would misread a new file.

@@ -1,4 +1,4 @@
-"""Settings models: fields with their flags and keys, values checked with their origin."""
+"""Base classes of settings models: each field with its flag, key and origin, values checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds a data set from the trees of a run, and counts what became of them.
+"""Builds a data set from the trees of a run, and accounts for every one of them.
 
 The counts, with those of an import, are the first half of `summary.json`; facts about the run are
 the second.

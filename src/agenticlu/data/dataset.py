@@ -1,6 +1,6 @@
-"""The directory of a data set: its Parquet files, and how it appears whole or not at all.
+"""Writes the directory of a data set: its Parquet files appear all together or not at all.
 
-`summary.json` names every file with size and hash. What it does not name belongs to somebody else:
+`summary.json` names every file with its size and hash. A file that it does not name is not ours:
 it is never overwritten, removed or uploaded.
 """
 

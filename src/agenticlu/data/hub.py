@@ -1,7 +1,7 @@
 """Uploads a data set to the hub: checked before anything is computed, in one commit, resumable.
 
-What goes up are the files that `summary.json` names, and nothing else of the folder. The hub keeps
-every large file it has received, so a push that broke off sends only the others.
+Only the files that `summary.json` names are uploaded. The hub keeps every large file it has
+received, so an interrupted push resumes with the others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Preference pairs for DPO, made from trees.
+"""Builds training rows from trees: traces for SFT, preference pairs for DPO.
 
 A row is rendered by the dialogue itself over the *whole* marked document, so what training reads
 is, message for message, what inference sends; the search only showed the model a shorter view.

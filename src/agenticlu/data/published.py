@@ -1,4 +1,4 @@
-"""Preference data in the published schema: its rows, their import, and their wordings.
+"""Imports preference data in the published schema: reads its rows, extracts its wordings.
 
 A row of yzhuang/Agentic-Long-Context-Understanding-QA holds `prompt`, `chosen`, `rejected` (lists
 of messages) and two scores. Its conversations begin with system, marked document + question, base

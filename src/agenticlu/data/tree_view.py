@@ -1,4 +1,4 @@
-"""A search tree as training data sees it: rendered over the whole document, its flaws and leaks.
+"""A search tree seen as training data: rendered over the whole document, with flaws and leaks.
 
 A *leak* is a clarification that holds the answer before anything that was read gave it: asked by
 luck, or because the model knows the document. Training on it teaches to guess.

@@ -1,4 +1,4 @@
-"""The demo: a synthetic world, a tiny model that knows it, and the whole loop on them."""
+"""The offline demo: a synthetic world, a bundled tiny model, and every stage run on them."""
 
 from __future__ import annotations
 

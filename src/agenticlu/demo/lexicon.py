@@ -1,4 +1,4 @@
-"""Words of the synthetic world: names, values, relations, and templates of its sentences.
+"""The vocabulary of the synthetic world: names, values, relations and sentence templates.
 
 All invented or everyday; every name is one word, so that it is one token of the tiny model.
 """

@@ -1,1 +1,1 @@
-"""The dialogue: its steps, wordings and driver, how replies are read, and `ask`."""
+"""The dialogue with a model about a document: steps, wordings, driver, reply parsing, `ask`."""

@@ -1,4 +1,4 @@
-"""One document and one model, asked again and again: what `agenticlu.ask` is made of."""
+"""One document and one model, asked any number of questions: the class behind `agenticlu.ask`."""
 
 from __future__ import annotations
 

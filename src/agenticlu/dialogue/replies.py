@@ -1,4 +1,4 @@
-"""Reading replies: thinking stripped, verdicts and judgements parsed, refusals recognised.
+"""Parses replies: strips thinking, reads verdicts and judgements, recognises refusals.
 
 `parse_verdict` reads the one-word replies of the dialogue and of grounding, `parse_judgement` those
 of a judge, which are JSON where the judge follows its instructions. A judge's prose is read more

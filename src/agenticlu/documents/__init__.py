@@ -1,4 +1,4 @@
-"""Documents: loaded from files, cut into pieces, shown with markers, and cited.
+"""Documents: loading from any file format, pieces, paragraph markers, token counts, citations.
 
 Characters are counted in `Document.text`; every piece, page and citation is a span of it.
 """

@@ -1,7 +1,8 @@
-"""Converts the main text of an HTML page to plain text with Markdown's headings and lists.
+"""Converts HTML, Office files, EPUB and PDF to plain text.
 
-Rows of tables are lines with ' | ' between cells. Emphasis, links and code keep their text alone:
-quotes are looked up in this text, and models quote words, not markup.
+Headings and lists of HTML are written as in Markdown, rows of tables as lines with ' | ' between
+cells. Emphasis, links and code keep only their text: quotes are looked up in this text, and models
+quote words, not markup.
 """
 
 from __future__ import annotations

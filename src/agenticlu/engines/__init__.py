@@ -1,4 +1,4 @@
-"""Engines sample text: in process, over any OpenAI-compatible endpoint, or from a script."""
+"""Engines, which sample text: in process, over an OpenAI-compatible endpoint, or from a script."""
 
 from __future__ import annotations
 

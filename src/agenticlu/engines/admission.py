@@ -1,4 +1,4 @@
-"""Admission: bounds requests and prompt tokens in flight, and tokens spent."""
+"""Admission control: limits requests and prompt tokens in flight, and total tokens spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Engine protocol: the seam between the package and whatever samples text."""
+"""The Engine protocol, the interface between this package and anything that samples text."""
 
 from __future__ import annotations
 

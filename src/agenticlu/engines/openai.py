@@ -1,4 +1,4 @@
-"""An engine for any OpenAI-compatible endpoint, whatever it really supports.
+"""An engine for any OpenAI-compatible endpoint, even one that supports only part of the API.
 
 Compatible servers drop fields silently: asked for eight samples, some return one, some eight equal
 ones; asked for log-probabilities, some return none. `capabilities` probes once; `sample` and

@@ -1,4 +1,4 @@
-"""Several replicas of one model behind one engine.
+"""An engine over several replicas of one model: keeps sessions together, routes around failures.
 
 The requests of a session go to one replica, so that its prefix cache hits: the replica with the
 highest hash of (session, address), which moves few sessions when a replica comes or goes

@@ -1,4 +1,4 @@
-"""The one gate and the one retry loop between a turn of a dialogue and a server.
+"""Limits and retries: the only gate and the only retry loop in front of a server.
 
 `LimitedEngine` puts an engine behind a `Limiter`: its `Admission` bounds what is in flight and what
 may be spent, its `RetryPolicy` says which failures are worth another try. Nothing below retries:

@@ -1,4 +1,4 @@
-"""JSON over HTTP to one server: sends each request once and turns every failure into our errors.
+"""JSON over HTTP to one server: sends each request once, parses replies, raises our errors.
 
 aiohttp, because a call through it takes a quarter of the processor time of the openai SDK's typed
 layers, which is most of what a search costs its own process (benchmarks/scheduling.py), and its

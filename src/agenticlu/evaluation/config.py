@@ -1,4 +1,4 @@
-"""Settings of an evaluation: the configuration saved with its results, and what it resolves to."""
+"""Settings of `agenticlu eval`, and the configuration they resolve to, saved with the results."""
 
 from __future__ import annotations
 

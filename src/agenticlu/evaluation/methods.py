@@ -1,4 +1,4 @@
-"""Methods of answering an item: each is a way to run the dialogue, or one request.
+"""The methods under evaluation: each answers an item by a dialogue or by a single request.
 
 All methods of a run share the decoding settings, the limit on a reply that ends in an answer, and
 the document's place at the front of the prompt, so that they also share its keys and values.

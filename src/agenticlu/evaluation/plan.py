@@ -1,4 +1,4 @@
-"""Plans a run: its jobs, those still missing, and an upper bound of what they cost."""
+"""Plans an evaluation: its jobs, which are still missing, and an upper bound on their cost."""
 
 from __future__ import annotations
 

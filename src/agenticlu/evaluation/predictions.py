@@ -1,4 +1,4 @@
-"""The append-only file of predictions, its folder, and the conditions that results share."""
+"""Reads and appends predictions.jsonl, and refuses to mix results of different settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of an evaluation: the items it asks, and the results that `summary.json` holds."""
+"""Records of an evaluation: items and their prompts, and the results saved in `summary.json`."""
 
 from __future__ import annotations
 

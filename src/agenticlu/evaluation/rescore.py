@@ -1,4 +1,4 @@
-"""Scores saved replies: rows, our own predictions or HELMET's files, by rules or by a judge."""
+"""Scores saved replies (rows, our predictions, HELMET's result files) by rules or by a judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs jobs concurrently: prefixes are shared, and one failing item does not stop the others."""
+"""Runs jobs concurrently, so that prefixes are shared and a failing item does not stop the rest."""
 
 from __future__ import annotations
 

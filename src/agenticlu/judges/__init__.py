@@ -1,4 +1,4 @@
-"""Judges of answers: exact match, ROUGE, LLM panels, HELMET's rubrics, controls of judges."""
+"""Judges, which decide whether an answer is right: exact match, ROUGE, models, HELMET's rubric."""
 
 from __future__ import annotations
 

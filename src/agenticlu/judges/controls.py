@@ -1,7 +1,7 @@
-"""Controls of judges: candidates known to be right or wrong.
+"""Tests judges with controls: candidates known to be right or wrong.
 
 An accepted answer must be judged right; the answer to another question, or a wrong option, wrong.
-A judge that errs here errs in the trees, too.
+A judge that errs on these also errs in the trees.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a run, and the same figures as JSON.
+"""Reports: a self-contained HTML page about a run, and the same figures as JSON.
 
 `sources` reads the files of the other stages, `data` is what a page is made of, `figures` computes
 what only a report shows, `charts` chooses what is drawn and `plots` draws it, `page` writes.

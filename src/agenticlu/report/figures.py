@@ -1,4 +1,4 @@
-"""Figures that only a report shows: of trees, of their cost, and its headline. Pure."""
+"""Computes the figures of a report: its headline, and counts, costs and stages of trees. Pure."""
 
 from __future__ import annotations
 

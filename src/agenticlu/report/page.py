@@ -2,7 +2,7 @@
 
 Each tree and each document is a script block of its own, parsed when it is opened; a document
 appears once however many trees it has. Nothing is fetched: a content security policy forbids it.
-What must not leave the machine, such as keys and folders, is blanked.
+Keys, folders and other private strings are blanked.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """Search: a tree of clarifications for every question, crash-safe and resumable.
 
 ```
-config      settings of a search
-setup       engine, tokenizer and judges of a command
-caller      engine behind the ledger: admission, single recording, pauses
-grounding   which pieces bear on a text: five ways
-growth      which nodes a tree expands next, how many questions grow at once
-tree        one question, from root to outcome
-run         a corpus into a store; the same trees again, from the ledger alone
-plan        the cost of a run, beforehand
+setup       builds a command's engine, tokenizer and judges
+caller      sends calls to the engine and records each in the ledger
+grounding   finds the pieces that bear on a text, in one of five ways
+growth      decides which nodes to expand next, and how many questions grow at once
+tree        grows the tree of one question, from root to outcome
+run         searches a corpus into a store; replays it from the ledger alone
+plan        predicts the cost of a run
 status      heartbeat and progress of a run
 store       the record of a run: one file, a ledger of every call
 shards      sealed segments of runs, their merge, and many machines by Ray
 ```
+
+The settings of a search, `SearchConfig`, are defined here.
 """
 
 from __future__ import annotations

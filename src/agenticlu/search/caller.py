@@ -1,4 +1,4 @@
-"""The way from the search to an engine: through the ledger.
+"""Sends the calls of a search to an engine, and records each one in the ledger.
 
 `Caller` answers from the ledger what was already asked. Everything else is written down as
 intended, sent under the engine's limits (`agenticlu.engines.retry`), and written down as done. A

@@ -1,8 +1,8 @@
 """Scheduling of a search: which nodes a tree expands next, and how many questions grow at once.
 
-A `Growth` follows the ask/tell pattern: it is told of finished nodes and asked which to expand.
-Its answers depend only on the set of nodes it was told of, not on their order of arrival, so that
-a killed run rebuilds it from the ledger and goes on exactly where it stopped.
+A `Growth` follows the ask/tell pattern: finished nodes are reported to it, and it is
+asked which to expand. Its answers depend only on the set of nodes reported, not on their order of
+arrival, so a killed run rebuilds it from the ledger and continues exactly where it stopped.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs a search over a corpus into a store, and replays it from the store alone.
 
-Running the same search again goes on where it stopped: calls in the ledger are not made again.
+Running the same search again continues where it stopped: calls in the ledger are not made again.
 """
 
 from __future__ import annotations

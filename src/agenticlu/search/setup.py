@@ -1,4 +1,4 @@
-"""Builds the parts of a search from settings: engine, tokenizer, judges, progress."""
+"""Builds the parts of a search from its settings: engine, tokenizer, judges, progress."""
 
 from __future__ import annotations
 

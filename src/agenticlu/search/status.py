@@ -1,8 +1,8 @@
-"""Progress of a run: the heartbeat that a search writes, and the status that any process reads.
+"""Progress of a run: the heartbeat that a search writes and the status that any process reads.
 
-The process that searches writes a heartbeat into the run's file every few seconds. The heartbeat of
-a process that was killed stands still. One that cannot be written is skipped: whatever is wrong
-with the disk, the run itself will report it.
+The process that searches writes a heartbeat into the run's file every few seconds. A killed process
+leaves a heartbeat that no longer changes. A heartbeat that cannot be written is skipped: if the
+disk is at fault, the run itself reports it.
 """
 
 from __future__ import annotations

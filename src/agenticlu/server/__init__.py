@@ -1,4 +1,4 @@
-"""The OpenAI-compatible server over any engine."""
+"""OpenAI-compatible HTTP server over any engine."""
 
 from __future__ import annotations
 

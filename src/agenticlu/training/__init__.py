@@ -1,8 +1,7 @@
 """Training on token tries: all traces of a document in one pass over one shared prefix, exactly.
 
 encode (rows to token ids) → trie (ids to layout, mask and edges) → attention (over kernels) →
-losses → step → loop. `train` and `plan_run` import PyTorch when they are called; nothing heavy is
-imported before.
+losses → step → loop. `train` and `plan_run` import PyTorch only when called.
 """
 
 from __future__ import annotations

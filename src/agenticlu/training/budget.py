@@ -1,4 +1,4 @@
-"""The cost of tries, and of a run before it starts: tokens, FLOP, memory, time, idle ranks.
+"""Predicts the cost of tries and of a run: tokens, FLOP, memory, time, idle ranks.
 
 FLOP of a trie = r_lin 2 n_lin tokens + r_att a pairs + 6 n_head edges, with n_lin the matmul
 weights of the layers, n_head those of the head and a = 4 heads head_dim layers (TRAINING 2.6).

@@ -1,4 +1,4 @@
-"""The files of a run: checkpoints, what identifies it, its summary, and the reference's cache.
+"""Files of a training run: checkpoints, identity, summary, and the reference model's cache.
 
 Checkpoints are sharded and can be resumed on another number of ranks.
 torch.distributed.checkpoint writes into `step-N.part`, which is renamed to `step-N` once its

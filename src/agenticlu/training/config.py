@@ -1,4 +1,4 @@
-"""Settings of a training run, saved with it, and presets of them."""
+"""Settings of a training run, saved with it, and their presets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model to be trained: loading, checks that tries can express it, edges, probe, export."""
+"""The model being trained: loading, checks that it is exact on tries, log-probabilities, export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of a run; applied to its model: activation checkpointing and sharding (FSDP2)."""
+"""Processes of a training run, and activation checkpointing and sharding (FSDP2) of its model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pass over the tries of a step: dealt to ranks, forward, weights of edges, backward.
+"""Runs the tries of one optimizer step: dealt to ranks, forward, edge weights, backward.
 
 A trie that does not fit runs as its prefix and then its branches a few at a time (TRAINING 2.7).
 The prefix runs forward once and its keys and values are kept. Groups of branches read them as

@@ -1,5 +1,5 @@
 # ruff: noqa: N815 (shapes live in names)
-"""Token tries: which traces share one, its layout, its mask as rectangles, its supervised edges.
+"""Token tries: grouping of traces, layout, attention mask as rectangles, supervised edges.
 
 Traces that begin with the same tokens share their rows. Segments (unbranched stretches) are laid
 out in depth-first pre-order, so the descendants of a segment [s, e) are exactly the rows [e, t),

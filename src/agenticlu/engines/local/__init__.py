@@ -1,4 +1,4 @@
-"""Models in this process: transformers weights, batched decoding, one cache of keys and values."""
+"""Models run in this process by transformers: batched decoding over one key-value cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loads a checkpoint and tries whether its forward pass runs packed rows."""
+"""Loads a checkpoint: weights, chat format, and a forward pass tried on packed rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and values of everything read, as a tree of token segments.
+"""Key-value cache as a tree of token segments, and attention over the prefixes it shares.
 
 A segment is a stretch of tokens with its keys and values in every layer. It hangs on its parent at
 some offset, not only at the end, so a prompt that diverges from a cached one in its middle shares

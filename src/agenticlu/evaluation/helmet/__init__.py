@@ -1,8 +1,8 @@
-"""HELMET's files: its rows and demonstrations, its prompts, its result files and its table.
+"""The HELMET benchmark: its rows, demonstrations, prompts, result files and results table.
 
 Facts follow princeton-nlp/HELMET at 4526dfb. The rows and demonstrations drawn, the form of the
 prompts, the scoring and the file names are HELMET's; the instruction sentences are our own and can
-be replaced (`specs.load_templates`).
+be replaced (`load_templates`).
 """
 
 from __future__ import annotations

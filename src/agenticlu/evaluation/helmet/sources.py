@@ -1,4 +1,4 @@
-"""Readers of HELMET's files: its data, the hub data sets it uses, key points and result files."""
+"""Reads HELMET's files: its data, the hub data sets it uses, key points and result files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of a model's text against known answers: pure functions, no model.
+"""Scoring rules: pure functions that compare a model's text with known answers.
 
 Two families never share a name:
 

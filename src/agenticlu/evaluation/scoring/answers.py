@@ -1,4 +1,4 @@
-"""Corrected rules: the final answer, the letter chosen, the pieces cited, and what matches."""
+"""Corrected scoring: final answers, letters chosen and pieces cited, and what matches a gold."""
 
 from __future__ import annotations
 

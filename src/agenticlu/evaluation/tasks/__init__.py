@@ -1,4 +1,4 @@
-"""Task registry: a task is one loader function and one row of `TASKS`.
+"""Evaluation tasks: where items come from. A task is a loader function and a row of `TASKS`.
 
 A loader takes a `TaskRequest` and yields `Item`s. Items of one document come one after another, so
 that its prefix is shared.

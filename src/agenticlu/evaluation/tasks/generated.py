@@ -1,4 +1,4 @@
-"""Material of generated tasks: words and sentences, haystacks that fit a length, items of rows."""
+"""Building blocks of generated tasks: words, sentences, haystacks cut to length, items of rows."""
 
 from __future__ import annotations
 

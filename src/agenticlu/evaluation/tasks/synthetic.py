@@ -1,6 +1,6 @@
-"""Generated tasks: our own world, and after BABILong, GraphWalks, MRCR, label learning and OOLONG.
+"""Generated tasks: our own world, and tasks modelled on BABILong, GraphWalks, MRCR and OOLONG.
 
-Samplers and wordings are ours: figures cannot be compared with those of the benchmarks themselves.
+Samplers and wordings are ours, so figures are not comparable with those of the benchmarks.
 """
 
 from __future__ import annotations

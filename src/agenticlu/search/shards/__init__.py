@@ -1,4 +1,4 @@
-"""Search on many machines: sealed segments of runs, in a folder or under a URL that all share.
+"""Search on many machines: runs sealed into segments in a shared folder or URL, and merged.
 
 A segment is zstd-compressed JSONL that is written once, under a name made of its own hash. The
 manifest beside it is written last and says whose work it is, under which settings, and how far that

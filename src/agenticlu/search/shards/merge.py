@@ -1,4 +1,4 @@
-"""Merges runs and segments: a union by content keys, whatever the order.
+"""Merges runs and segments: a union by content keys, independent of order.
 
 Where two parts hold the same key, the one that got further wins; of two equally far, the one whose
 bytes sort first. So a merge is independent of the order and of duplicates. One thing has an order:

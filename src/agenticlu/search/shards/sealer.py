@@ -1,4 +1,4 @@
-"""Seals a run while it works, and takes up what its shard sealed elsewhere.
+"""Seals a run into segments while it works, and resumes from those its shard sealed elsewhere.
 
 A machine that dies loses what was finished since the last segment. Each segment holds the documents
 about which something was finished since the one before, whole, so that no segment is ever changed

@@ -1,10 +1,10 @@
-"""Crash-safe record of a run: one SQLite file, one writer, a ledger of every call.
+"""Crash-safe store of a run: one SQLite file, one writer, a ledger of every call.
 
 A call is written down twice: its *intent* is committed before it is sent, its *outcome* after. A
 process killed in between loses only the calls in flight; the next one finds every finished call by
 its key, which is made of the call's content and of the sample's ordinal, so that resumed siblings
-stay different. Appends are grouped: whatever arrives while one commit reaches the disk shares the
-next commit.
+stay different. Appends are grouped: all that arrive while one commit reaches the disk share the
+next.
 
 ```
 document ── question ── tree ── node        what was grown (nodes as finished records)
