@@ -145,6 +145,7 @@ class Decoder:
         nothing = torch.empty(0)
         for ids in prompts:
             assert ids, "an empty prompt"
+            # Without a cache every prompt gets a tree of its own, which is then forgotten.
             cache = PrefixCache(0) if self.cache is None else self.cache
             match = cache.match(ids)
             if match.num_tokens == len(ids):
@@ -156,10 +157,14 @@ class Decoder:
                 chain, anchor = match.chain, match.anchor
             else:
                 new = ids[match.num_tokens :]
+                # From here on, later prompts of this pass match these tokens although their keys do
+                # not exist yet: `ReadPlan.attend` writes those of all prompts before it reads any.
                 segment, start = cache.extend(match.anchor, new)
                 read = Read(segment, start, len(tokens), len(new))
                 before = match.chain
                 anchor = (segment, start + len(new))
+                # A segment that grew in place is one part of the chain, old and new tokens
+                # together.
                 kept = before[:-1] if before and before[-1][0] is segment else before
                 chain = [*kept, anchor]
             plan.add(read, [part for part in before if part[1] > 0])
@@ -187,6 +192,8 @@ class Decoder:
         shares = self._choose_shares(joining)
         groups = []
         for reading, count in joining:
+            # What is not shared is copied behind the row's end, even from between two shared parts.
+            # Keys carry their positions, so attention does not depend on where they are stored.
             shared: list[tuple[CacheSegment, int]] = []
             first = len(self.branches)
             self._block.lengths.extend([0] * count)
@@ -252,8 +259,10 @@ class Decoder:
     @torch.inference_mode()
     def leave(self, branch: Branch) -> None:
         """Takes a branch out; what it decoded is kept in the cache."""
+        # Below a segment that was dropped from the tree nothing could be found again.
         if self.cache is not None and branch.fed and not branch.anchor[0].dropped:
             self._keep(branch, self.cache)
+        # The last branch fills the gap, so that the rows of the block stay dense.
         moved = self.branches.pop()
         if moved is not branch:
             self._block.move(moved.row, branch.row)
@@ -273,6 +282,7 @@ class Decoder:
             self.cache.clear()
 
     def _keep(self, branch: Branch, cache: PrefixCache) -> None:
+        # A sibling that decoded the same tokens may have kept them already.
         match = cache.follow(branch.anchor, [], branch.fed)
         rest = branch.fed[match.num_tokens :]
         if not rest:
@@ -344,13 +354,17 @@ def choose(
     if not rows:
         return tokens
     picked = logits_BV if len(rows) == len(tokens) else logits_BV[rows]
+    # Double precision: the sum over a whole vocabulary must not lose its small terms.
     heat = picked.new_tensor([temperatures[b] for b in rows], dtype=torch.float64)
     probabilities = torch.softmax(picked.double() / heat[:, None], dim=-1)
     top_p = [top_ps[b] for b in rows]
     if min(top_p) < 1.0:
         probabilities = keep_nucleus(probabilities, probabilities.new_tensor(top_p))
     cumulative = probabilities.cumsum(dim=-1)
+    # Scaled by the total, because the nucleus is not renormalised.
     target = cumulative.new_tensor([uniforms[b] for b in rows])[:, None] * cumulative[:, -1:]
+    # `right` skips tokens of probability 0 even when the number drawn is 0; the clamp catches a
+    # target that rounding puts at the total.
     drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
     for b, token in zip(rows, drawn.clamp_(max=cumulative.shape[-1] - 1).tolist(), strict=True):
         tokens[b] = token
@@ -361,5 +375,6 @@ def keep_nucleus(probabilities_BV: Tensor, top_p_B: Tensor) -> Tensor:
     """Sets to zero all but the likeliest tokens that together reach `top_p`; not renormalised."""
     ordered, order = probabilities_BV.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered
+    # A token stays if those likelier than it do not reach top_p yet, so the first always stays.
     ordered = ordered.masked_fill(before >= top_p_B[:, None], 0.0)
     return torch.zeros_like(probabilities_BV).scatter_(-1, order, ordered)

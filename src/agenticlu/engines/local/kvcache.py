@@ -44,6 +44,7 @@ class CacheSegment:
         self.parent = parent
         self.offset = offset
         self.ids = list(ids)
+        # By offset and first token: at most one child can continue a prompt.
         self.children: dict[tuple[int, int], CacheSegment] = {}
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
@@ -56,12 +57,14 @@ class CacheSegment:
         end = start + k_KnD.shape[1]
         if layer == len(self.keys):
             assert start == 0, "the first write of a segment begins at its start"
+            # Copies: a view would keep the packed row of the whole pass in memory.
             self.keys.append(k_KnD.clone(memory_format=torch.contiguous_format))
             self.values.append(v_KnD.clone(memory_format=torch.contiguous_format))
             return
         for buffers, new in ((self.keys, k_KnD), (self.values, v_KnD)):
             buffer = buffers[layer]
             if end > buffer.shape[1]:
+                # Growing by a quarter keeps the cost of appending token by token linear.
                 room = max(end, buffer.shape[1] * 5 // 4 + 64)
                 grown = buffer.new_empty(buffer.shape[0], room, buffer.shape[2])
                 grown[:, :start] = buffer[:, :start]
@@ -142,6 +145,7 @@ class PrefixCache:
         segment, offset = anchor
         assert len(ids) > 0
         if segment.parent is not None and offset == len(segment.ids) and segment.has_room(len(ids)):
+            # Nobody else notices: a chain says how many tokens of a segment it sees.
             segment.ids.extend(ids)
             return segment, offset
         child = CacheSegment(segment, offset, ids)
@@ -160,6 +164,8 @@ class PrefixCache:
         """Drops least recently used leaves until a fifth of the limit is free, if it is passed."""
         if self.num_bytes <= self.limit_bytes:
             return
+        # From the leaves up, for a segment is of no use without its parents. A fifth is freed at
+        # once, so that the tree is not walked again for every prompt.
         leaves = [
             (segment.last_used, id(segment), segment)
             for segment in self._segments()
@@ -202,6 +208,7 @@ def num_common(a: Sequence[int], a_start: int, b: Sequence[int], b_start: int) -
     if a[a_start : a_start + high] == b[b_start : b_start + high]:
         return high
     while high - low > 1:  # the first `low` agree, the first `high` do not
+        # Slices are compared in C, so bisection beats a loop over the tokens.
         middle = (low + high) // 2
         if a[a_start + low : a_start + middle] == b[b_start + low : b_start + middle]:
             low = middle
@@ -267,6 +274,8 @@ class ReadPlan:
         for read in self.reads:
             rows = slice(read.row, read.row + read.num_rows)
             read.segment.write(layer, read.start, k_KTD[:, rows], v_KTD[:, rows])
+        # All keys are written by now: a prompt may attend to tokens that another one adds in this
+        # pass. Its attention is computed part by part and merged by the log-sum-exps.
         outs, lses = [], []
         for read in self.reads:
             rows = slice(read.row, read.row + read.num_rows)
@@ -314,6 +323,8 @@ class Block:
         new_length = have_length if length <= have_length else max(length + 32, 2 * have_length)
         for buffers in (self.keys, self.values):
             old = buffers[layer]
+            # Zeros rather than uninitialised memory: masked values are multiplied by 0, and 0 * NaN
+            # is NaN.
             grown = old.new_zeros(new_rows, old.shape[1], new_length, old.shape[3])
             grown[:have_rows, :, :have_length] = old
             buffers[layer] = grown

@@ -69,6 +69,7 @@ class WorkerJob:
         """Hands the result, or the error, to whoever waits."""
 
         def deliver() -> None:
+            # Cancelled by whoever waited, or settled before a later failure of the same pass.
             if self.future.done():
                 return
             if isinstance(result, BaseException):
@@ -137,6 +138,8 @@ class Worker:
                     target=self._work, name=f"agenticlu-{self._name}", daemon=True
                 )
                 self._thread.start()
+            # Still under the lock, so that no job follows the None with which `close` ends the
+            # thread.
             self._inbox.put(job)
 
     def close(self) -> None:
@@ -186,6 +189,8 @@ class Worker:
         for draft in gone:
             self._leave(draft, drafts)
         if drafts:
+            # The decoder moves its last branch into the gap of one that leaves, so its order
+            # decides.
             ordered: list[Draft] = [self._by_branch[b] for b in self.decoder.branches]
             logits = self.decoder.step([draft.tokens[-1] for draft in ordered])
             self._draw(ordered, logits)
@@ -204,6 +209,7 @@ class Worker:
             if job.future.cancelled():
                 done.add(i)
                 continue
+            # A request for more samples than a batch holds runs once nothing else decodes.
             if count and num_drafts and num_drafts + count > self._max_batch:
                 num_drafts = self._max_batch  # later samples do not overtake this one
                 continue
@@ -213,8 +219,12 @@ class Worker:
                 job.settle(self._explain(error))
                 done.add(i)
                 continue
+            # The first prompt is admitted however long it is; it would wait forever otherwise.
             new = self.decoder.num_uncached(job.ids)
             if jobs:
+                # What a prompt shares with another of this pass is computed once, but is not cached
+                # yet. Looking at the last one finds most of it: prompts about a document arrive
+                # together.
                 new = min(new, len(job.ids) - num_common(jobs[-1].ids, 0, job.ids, 0))
                 if tokens + new > self._prefill_tokens:
                     break
@@ -244,6 +254,7 @@ class Worker:
 
     def _read(self, jobs: list[WorkerJob], drafts: list[Draft]) -> None:
         """Reads the jobs' prompts in one pass; answers `score_choices`, draws the first tokens."""
+        # For `_fail`: until their drafts are in the batch, no other list holds these jobs.
         self._reading = jobs
         readings = self.decoder.read([job.ids for job in jobs])
         first: list[Draft] = []
@@ -329,6 +340,8 @@ class Worker:
                 job.notify(job.on_token, draft.ordinal, token)
 
     def _stopped(self, draft: Draft, stops: tuple[str, ...]) -> bool:
+        # A stop may span tokens, and one token may hold part of a character: decode the whole
+        # reply.
         text = self._chat.decode(draft.tokens)
         return any(stop in text for stop in stops)
 
@@ -378,6 +391,8 @@ class Worker:
         ends = [at for stop in draft.job.sampling.stop if (at := text.find(stop)) >= 0]
         if ends:
             text = text[: min(ends)]
+            # The fewest tokens that still cover the text: what was sampled after the stop is not
+            # returned.
             while tokens and len(self._chat.decode(tokens[:-1])) >= len(text):
                 tokens.pop()
         if not isinstance(draft.job.asked, str):
@@ -387,6 +402,7 @@ class Worker:
     def _fail(self, error: BaseException, waiting: list[WorkerJob], drafts: list[Draft]) -> None:
         """Hands an error to everyone under way; nothing half-computed stays in the cache."""
         jobs = {id(job): job for job in (*self._reading, *(draft.job for draft in drafts))}
+        # The worker is closing. After any other failure those who wait are simply read next.
         if isinstance(error, EngineError):
             jobs.update({id(job): job for job in waiting})
             waiting.clear()
@@ -396,6 +412,7 @@ class Worker:
         drafts.clear()
         self._reading = []
         self._by_branch.clear()
+        # A pass that failed half-way has added segments whose keys were never written.
         self.decoder.reset()
 
     def _explain(self, error: BaseException) -> AgenticluError:
