@@ -80,9 +80,11 @@ def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[
     clean: list[bool] = []
     reach = 0
     for a, b in spans:
+        # Spans may overlap or lie at the end of the text; bisection needs ascending starts.
         start = max(starts[-1] if starts else 0, min(a, len(text) - 1))
         char = text[start]
         starts.append(start)
+        # A zero-width joiner or variation selector belongs to the character before it.
         clean.append(
             reach <= start
             and not unicodedata.combining(char)
@@ -108,6 +110,8 @@ def _choose_end(
         best = bisect.bisect_right(kind, starts[over]) - 1
         while best >= 0 and kind[best] > max(quarter, start):
             token = bisect.bisect_left(starts, kind[best], lo=first)
+            # A sentence may end inside a token, or where no clean cut is: then the one before is
+            # tried.
             if token <= over and starts[token] == kind[best] and clean[token]:
                 return kind[best]
             best -= 1
@@ -154,6 +158,7 @@ def neutralise(text: str, controls: Collection[str] = ()) -> str:
     text = _CONTROL_LIKE.sub(r"\g<0> ", _MARKER_LIKE.sub("< ", text))
     exact = [c for c in controls if len(c) > 1 and c in text]
     if exact:
+        # Alternation takes the first match, so no token may come before a longer one it begins.
         longest_first = sorted(exact, key=len, reverse=True)
         pattern = re.compile("|".join(map(re.escape, longest_first)))
         text = pattern.sub(lambda m: f"{m.group()[0]} {m.group()[1:]}", text)
@@ -203,6 +208,7 @@ class Marks:
     """Valid numbers named more than once, ascending."""
 
 
+# Python refuses to convert strings of thousands of digits, and models do loop on digits.
 _NUMBER = r"-?\d{1,99}(?!\d)"
 _TO = r"[ \t]*(?:-|–|—|\.\.\.?|…|to|through|until)[ \t]*"
 _ANGLE = re.compile(

@@ -217,13 +217,17 @@ class PoolEngine:
             reply = await ask(replica.engine)
         except TRANSIENT as error:
             await self._note_failure(replica, session, error)
+            # Chosen after the failure was noted: it differs if another replica is open to the
+            # session.
             best = self._choose(session)
             error.try_elsewhere = best is not replica and self._is_open(best)
+            # Some replica has answered before, so this is an outage and not a wrong address.
             if any(one.engine.usage.requests for one in self.replicas):
                 error.never_answered = False
             raise
         if replica.failures:
             self._on_event(f"{replica.key} answers again.")
+        # A reply to a request sent before the replica was closed opens it again, too.
         replica.failures = replica.overloads = 0
         replica.closed_until = 0.0
         replica.suspects.clear()
@@ -252,6 +256,7 @@ class PoolEngine:
             if replica.overloads >= OVERLOADS:
                 self._close(replica, error)
             return
+        # Requests without a session are counted one by one.
         replica.suspects.add(session or f"request {len(replica.suspects)}")
         if not (may_be_own(error) and await replica.is_well()):
             self._close(replica, error)

@@ -192,10 +192,12 @@ class Limiter:
     ) -> None:
         """Waits as long as it takes until another try makes sense, or raises."""
         policy = self.policy
+        # A success during the pause before this try counts as much as one since it was sent.
         others_answered = self._last_success > min(tries.began, tries.failed)
         tries.failures += 1
         tries.failed = monotonic()
         tries.first_failed = min(tries.first_failed, tries.failed)
+        # Another replica can take it at once, so there is nothing to wait for.
         if error.try_elsewhere and tries.failures < policy.tries:
             return
         if (

@@ -204,6 +204,7 @@ class Runner:
         ]
         self._writer.append(*new)
         for prediction in new:
+            # To the end, as in the file: of one question, the last prediction counts.
             self._done.pop(prediction.id, None)
             self._done[prediction.id] = prediction
 

@@ -141,6 +141,7 @@ class Caller:
         encode: Callable[[Reply], Any],
         decode: Callable[[Any, Usage], Reply],
     ) -> Reply:
+        # No await between this and `once`: a call that ended in between would be sent twice.
         found = self.store.find_call(call.key)
         if found is not None and found.state != "failed":
             return decode(found.reply, found.usage)
@@ -162,11 +163,14 @@ class Caller:
     ) -> Reply:
         if self._before_first is not None:
             await self.once("before first", self._prepare)
+        # Before the intent, or the ledger would show calls as interrupted that no budget allowed.
         engine.limiter.admission.check_budget()
         await self.store.intend(call)
         try:
             reply = await send(engine)
         except (DocumentTooLongError, EngineReplyError) as error:
+            # Only what is wrong with this call. Any other error, an outage or a rejected key, ends
+            # the run and leaves the intent, so that a resumed run sends the call again.
             await self.store.fail(call.key, error.message)
             raise CallFailedError(error.message) from error
         await self.store.finish(call.key, encode(reply), reply.usage)
@@ -283,6 +287,7 @@ async def together(
             tasks.append(task)
             if gate is not None:
                 task.add_done_callback(leave)
+        # As they end, not in order: an error that ends them all must not wait for slower ones.
         for done in asyncio.as_completed(tasks):
             with contextlib.suppress(CallFailedError, NotRecordedError):
                 await done
@@ -291,6 +296,7 @@ async def together(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+    # Raises the first tolerated error, now that everything has ended.
     return [task.result() for task in tasks]
 
 

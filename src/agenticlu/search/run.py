@@ -340,6 +340,8 @@ async def replay(
     questions = store.questions()
     order = {question.id: i for i, (question, _) in enumerate(questions)}
     caller = Caller(store, None, judging=judging, retry_failed=retry_failed)
+    # Unless a judge is asked, a replay waits for nothing: more at a time would only hold more
+    # documents in memory.
     parallel = DEFAULT_PARALLEL if judging else 1
     growing = _Growing(questions, caller, profile, config, judges, parallel, Keep())
     summary = await growing.grow()

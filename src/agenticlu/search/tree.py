@@ -222,6 +222,7 @@ class TreeSearch:
         turns: list[Turn] = []
         distinct: tuple[int, ...] = ()
         for attempt in range(1 + (self._config.resamples if self._config.merge else 0)):
+            # Ordinals go on over the attempts, so the calls of a second one have keys of their own.
             first = len(turns)
             temperature, missing = self._config.clarify_temperature, wanted - len(distinct)
             sampling = self._sampling(
@@ -274,6 +275,7 @@ class TreeSearch:
 
     async def _answer(self, node: Node, dialogue: Dialogue) -> Node:
         """Samples what is left of a round and judges the answer, beside the self-check."""
+        # The node begins with its clarification and the pointing turn, both taken already.
         before = len(dialogue.turns) - len(node.turns) - (1 if node.turns else 0)
         rounds = dialogue.round
         answer = ""
@@ -300,6 +302,7 @@ class TreeSearch:
             dialogue = await run_dialogue(
                 dialogue,
                 sample,
+                # A node is a single round: the next one belongs to its children.
                 may_ask=lambda dialogue, _: dialogue.round == rounds,
                 after_turn=begin_judging,
             )
@@ -423,6 +426,7 @@ class TreeSearch:
         )
 
     def _tree(self, growth: Growth) -> Tree:
+        # In the order of the tree, not that of arrival, which differs from run to run.
         order = sorted(self._nodes.values(), key=lambda n: (n.depth, self._orders[n.id]))
         return self._header().model_copy(
             update={

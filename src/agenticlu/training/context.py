@@ -51,6 +51,7 @@ def assign_rows(plan: TriePlan, ranks: int) -> list[list[Range]]:
     same area; short ones go, largest first, to the rank with the least area so far.
     """
     assert plan.num_rows >= ranks, "fewer rows than ranks"
+    # In ever smaller pieces until each rank has some rows: all must take part in collectives.
     for piece in (64, 16, 4, 1):
         owned = _deal(plan, ranks, piece)
         if all(owned):
@@ -216,6 +217,7 @@ class Exchange:
         """Own rows → all rows, in the trie's order."""
         longest = max(self.counts)
         padded = x_NGD.new_zeros((longest, *x_NGD.shape[1:]))
+        # The collective takes equal shares, so all are padded to the longest.
         padded[: self.own] = x_NGD
         gathered = x_NGD.new_empty((self.size * longest, *x_NGD.shape[1:]))
         _all_gather(gathered, padded, group=self.group)
@@ -228,6 +230,7 @@ class Exchange:
     def scatter_rows(self, x_SGD: Tensor) -> Tensor:
         """Sums over ranks → own rows: the reverse of `gather_rows`."""
         longest = max(self.counts)
+        # Summed in at least fp32: in bf16 every rank added would cost precision.
         wide = torch.promote_types(x_SGD.dtype, torch.float32)
         ordered = x_SGD.index_select(0, self.order)
         padded = x_SGD.new_zeros((self.size * longest, *x_SGD.shape[1:]), dtype=wide)
@@ -248,6 +251,7 @@ class Exchange:
         for tensor, buffer in zip(tensors, received, strict=True):
             operations.append(dist.P2POp(dist.isend, tensor.contiguous(), following, self.group))
             operations.append(dist.P2POp(dist.irecv, buffer, previous, self.group))
+        # In one batch: with plain sends every rank could wait for the next one to receive.
         for work in dist.batch_isend_irecv(operations):
             work.wait()
         return received
@@ -319,6 +323,7 @@ class _RingAttention(torch.autograd.Function):
         total, chunk = out.to(wide), [k, v]
         for owner, flat in zip(ring.owners[1:], ring.flat[1:], strict=True):
             chunk = exchange.rotate(chunk, exchange.counts[owner])
+            # Nothing in it is seen from here, but it had to be passed on.
             if not flat:
                 continue
             part, part_lse = forward_rectangles(q, chunk[0], chunk[1], flat, scale, kernel)
@@ -342,6 +347,8 @@ class _RingAttention(torch.autograd.Function):
             if step:
                 chunk = exchange.rotate(chunk, exchange.counts[owner])
             if flat:
+                # `out` and `lse` are those of all chunks, so this gives exactly the share of the
+                # chunk.
                 parts = backward_rectangles(
                     grads[0], q, chunk[0], chunk[1], out, lse, flat, ctx.scale, kernel
                 )
@@ -442,6 +449,7 @@ def collect_edges(
     own = logp_e.detach().double().cpu()
     if ranks.context == 1:
         return np.asarray(own.numpy())
+    # Each edge is owned by one rank and 0 elsewhere, so the sum only puts them together.
     total = torch.zeros(num_edges, dtype=torch.float64)
     total[torch.from_numpy(share.own_edges)] = own
     total = total.to(ranks.device)

@@ -200,6 +200,7 @@ class Run:
         """Loads the model, chooses the kernel, probes both, shards, builds the optimizer."""
         config, ranks = self.config, self.ranks
         sharded = ranks.mesh is not None
+        # Sharding moves a layer at a time: the whole model need not fit on one device.
         home = torch.device("cpu") if sharded else self.device
         # A frozen base alone on its device stays in the computing dtype (PEFT keeps the adapter in
         # fp32); sharded groups need one dtype, and an adapter in bf16 would not move.
@@ -209,6 +210,7 @@ class Run:
         self._choose_kernel()
         model.train()
         self.edges = EdgeModel(model, edge_chunk=config.edge_chunk)
+        # Before sharding, for then one rank alone could not run the model.
         self.probe_nat = 0.0
         if ranks.first:
             probe_kernel = self.kernel if home.type == self.device.type else "cpu"
@@ -267,6 +269,7 @@ class Run:
         tries = [self.build_trie(group) for group in self.schedule[index]]
         units = [self.units[number] for group in self.schedule[index] for number in group]
         totals = self.runner.run(tries, losses.count_targets(units), learn=True)
+        # The loss is a sum over all ranks, so all of them raise, or none.
         if not math.isfinite(totals.loss):
             raise TrainingError(
                 f"The loss of step {index + 1} is {totals.loss}.",
@@ -393,6 +396,7 @@ class Run:
             base = " (a base model, not an SFT result)" if config.from_base else ""
             self.say(f"policy = reference = {self.source}{base}")
             self.load_reference()
+        # After the reference, which is computed from the weights that training starts from.
         done = self.resume()
         with self.open_metrics(done) as metrics:
             if not done:

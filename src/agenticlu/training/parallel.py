@@ -105,6 +105,7 @@ def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 6
         torch.cuda.set_device(device)
     if world == 1 and not shard_alone:
         return Ranks(rank, world, device, context)
+    # Gloo as well, because NCCL moves nothing that lies in host memory.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if not dist.is_initialized():
         alone: dict[str, Any] = {}
@@ -135,6 +136,7 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """Returns the decoder layers of a transformers model, in order."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    # transformers derives the decoder layers of its models from this class.
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
@@ -146,6 +148,7 @@ def checkpoint_layers(model: nn.Module, mode: str, *, offload: bool) -> None:
     """
     if mode == "none":
         return
+    # Only the non-reentrant kind takes a `context_fn`.
     kwargs: dict[str, Any] = {"use_reentrant": False}
     if mode == "keep-attention":
         kwargs["context_fn"] = _keep_attention

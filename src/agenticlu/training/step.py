@@ -92,6 +92,8 @@ class TrieRunner:
                     )  # fmt: skip
                     continue
                 logp_e = self._forward(share)
+                # The weight of an edge may depend on whole traces, whose edges lie on several
+                # ranks.
                 weights = torch.zeros_like(logp_e)
                 if trie is not None:
                     logp_E = collect_edges(logp_e, share, len(trie.plan.sources_E), self.ranks)
@@ -172,6 +174,8 @@ class TrieRunner:
         return logp_e
 
     def _splits(self, plan: TriePlan) -> bool:
+        # Sharded layers meet in collectives, so all ranks must make equally many passes; and there
+        # has to be one root, or the branches share no prefix.
         limit = self.config.leaf_groups_tokens
         return (
             limit is not None

@@ -110,6 +110,7 @@ class SharedFolder:
             StoreError: The folder cannot be read, or a manifest in it is malformed.
         """
         with self._reaching("read"):
+            # fsspec caches listings; other machines write to this folder meanwhile.
             self._system.invalidate_cache()
             try:
                 paths = self._system.ls(self._path, detail=False)
@@ -130,6 +131,7 @@ class SharedFolder:
         path = f"{self._path}/{manifest.name}"
         with self._reaching("written"):
             self._system.makedirs(self._path, exist_ok=True)
+            # Named by its own hash: if it exists, it is the same segment.
             if not self._system.exists(_manifest_path(path)):
                 # The manifest is what makes a segment exist, so it comes last, and by a rename: a
                 # reader never meets half of either.

@@ -139,6 +139,7 @@ class Worker(Listener):
         finally:
             self._searching.discard(task)
         name = self._seal(folder, document_id, settings, finished=True)
+        # Only once it is sealed: until then the folder is the only place that has the results.
         shutil.rmtree(folder, ignore_errors=True)
         return name
 
@@ -402,6 +403,8 @@ def _exiting_on_sigterm() -> Iterator[None]:
 def _start_workers(ray: Any, job: RayJob, num_workers: int) -> list[Any]:
     # As many as were asked for, whatever the cores; on as many machines as there are.
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": "SPREAD"}
+    # A worker that dies is always replaced, but a document that kills its worker four times ends
+    # the search.
     options |= {"max_restarts": -1, "max_task_retries": 3}
     gpus = 0 if job.engine.base_url else ray.cluster_resources().get("GPU", 0)
     if gpus:  # Ray hides them from actors that ask for none

@@ -211,6 +211,8 @@ class Sealer:
             fresh: set[str] = set()
 
             def is_new(table: str, row: tuple[Any, ...]) -> bool:
+                # Rows about a changed document are written with it, all of them; those about none,
+                # once.
                 if table != "judgement" and not (table == "call" and row[2] == ""):
                     return True
                 mark = _mark(table, row)
@@ -287,4 +289,5 @@ class Sealer:
 
 def _mark(table: str, row: tuple[Any, ...]) -> str:
     """Returns an id of a row and its state, short because all of them are kept in memory."""
+    # With the state: a failed call that was repeated has to be sealed again.
     return f"{row[0][:16]}{row[5][0]}" if table == "call" else row[0][:16]
