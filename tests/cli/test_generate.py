@@ -75,7 +75,8 @@ def test_the_stages_meet_through_files(corpus: str, tmp_path: Path):
         "metrics.jsonl",
     }
     assert json.loads((tmp_path / "run" / "config.json").read_text())["branching"] == 3
-    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
     assert sum(event["event"] == "tree" for event in events) == 6
     built = call("dataset", "build", run, "--out", data, "--license", "mit", "--json")
     assert built.exit_code == 0, built.output

@@ -375,7 +375,9 @@ def test_rounds_that_were_over_count_although_a_later_one_failed(tmp_path: Path)
     summary = run(cfg, engine, tmp_path, retry_failed=True)
     assert summary.num_failed == 0
     assert len(engine.requests) == 10
-    ids = [json.loads(line)["id"] for line in (tmp_path / "predictions.jsonl").open()]
+    ids = [
+        json.loads(line)["id"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()
+    ]
     assert len(ids) == 3  # round 1 was not written again
 
 

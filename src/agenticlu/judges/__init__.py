@@ -65,6 +65,13 @@ class Judge(Protocol):
         ...
 
 
+class FreeJudge(Judge, Protocol):
+    """A judge that needs no model."""
+
+    correct_from: float
+    """Least value that counts as right where this judge decides."""
+
+
 class Recorded(Protocol):
     """Recorded calls of an earlier run."""
 
@@ -272,11 +279,13 @@ def solved_depth(tree: Tree) -> int | None:
     return min(depths, default=None)
 
 
-BUILT_IN: dict[str, type[ExactJudge | RougeJudge]] = {"exact": ExactJudge, "rouge-l": RougeJudge}
-"""Judges without a model, those that decide first before the others. Each has a `correct_from`: the
-least value that counts as right when it decides."""
-JUDGES = (*BUILT_IN, "llm")
-"""Names that a search accepts."""
+BUILT_IN: dict[str, type[FreeJudge]] = {"exact": ExactJudge, "rouge-l": RougeJudge}
+"""Judges without a model; the first of them that scored an answer decides."""
+
+
+def list_judges() -> tuple[str, ...]:
+    """Returns the names that a search accepts."""
+    return (*BUILT_IN, "llm")
 
 
 def build_judges(names: Sequence[str], models: Sequence[LlmJudge] = ()) -> tuple[Judge, ...]:
@@ -291,7 +300,7 @@ def build_judges(names: Sequence[str], models: Sequence[LlmJudge] = ()) -> tuple
     """
     judges: list[Judge] = []
     for name in dict.fromkeys(names):
-        require_known(name, JUDGES, kind="judge")
+        require_known(name, list_judges(), kind="judge")
         if name == "llm":
             if not models:
                 raise ConfigError(

@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field, model_validator
 from agenticlu.core.records import TurnKind
 from agenticlu.core.settings import Settings, Spelling
 from agenticlu.dialogue.steps import MAX_TOKENS
-from agenticlu.judges import JUDGES
+from agenticlu.judges import list_judges
 
 Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
 Growth = Literal["until-solved", "full", "best-first"]
@@ -33,8 +33,8 @@ View = Literal["kept", "document"]
 
 
 def _check_judge(name: str) -> str:
-    if name not in JUDGES:
-        raise ValueError(f"must be one of {', '.join(JUDGES)}")
+    if name not in list_judges():
+        raise ValueError(f"must be one of {', '.join(list_judges())}")
     return name
 
 
@@ -91,7 +91,7 @@ class ReplayConfig(Settings):
     """Answers sampled without the document, to tag questions that do not need it."""
     judges: Annotated[
         tuple[JudgeName, ...],
-        Spelling("judge", aliases=("judges",), metavar=f"[{'|'.join(JUDGES)}]"),
+        Spelling("judge", aliases=("judges",), metavar=f"[{'|'.join(list_judges())}]"),
     ] = ("exact",)
     """Judges of answers: exact, rouge-l, llm."""
     judge_all: bool = False
