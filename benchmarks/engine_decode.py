@@ -145,7 +145,14 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     def make(cache: bool = True, share: bool = True) -> Any:
         kept = PrefixCache(8 << 30) if cache else None
-        return Decoder(LeanForward.from_model(model), kept, device, dtype, share=share)
+        forward = LeanForward(
+            dict(model.named_parameters(remove_duplicate=False)),
+            model.config.num_attention_heads,
+            model.config.num_key_value_heads,
+            model.config.rms_norm_eps,
+            lambda positions: model.model.rotary_emb(model.lm_head.weight[:1], positions),
+        )
+        return Decoder(forward, kept, device, dtype, share=share)
 
     rows: list[dict[str, Any]] = []
 

@@ -18,7 +18,7 @@ from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges import SPARED, build_judges
 from agenticlu.search import SearchConfig, setup
 from agenticlu.search.run import Limits, Listener, SearchSummary, replay, run_search
-from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel, check_judges
+from agenticlu.search.setup import EngineChoice, build_panel, check_judges
 from agenticlu.search.store import Store
 
 ITEMS = corpus(2, 2)
@@ -168,8 +168,8 @@ def test_the_choices_reach_the_engines(monkeypatch) -> None:
     monkeypatch.setattr(setup, "load_engine", lambda *_: ScriptedEngine())
     limits = Limits(requests_in_flight=5, patience_s=11)
     EngineChoice("m", ("http://a/v1",), timeout_s=7).load_limited(limits, print)
-    JudgeChoice(("j",), ("http://b/v1",), timeout_s=9).engines(limits, print)
-    ((name, local),) = JudgeChoice(("folder",)).engines(limits, print)
+    EngineChoice("j", ("http://b/v1",), timeout_s=9).load_judge(limits, print)
+    name, local = EngineChoice("folder").load_judge(limits, print)
     assert [options["timeout_s"] for options in built] == [7, 9]
     assert [options["on_event"] for options in built] == [print, print]
     limiters = [*(options["limiter"] for options in built), local.limiter]
@@ -180,8 +180,6 @@ def test_the_choices_reach_the_engines(monkeypatch) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_timeout_is_a_time(seconds: float) -> None:
-    with pytest.raises(UsageError, match="--timeout"):
-        JudgeChoice(("j",), ("http://b/v1",), timeout_s=seconds)
     with pytest.raises(UsageError, match="--timeout"):
         EngineChoice("m", ("http://b/v1",), timeout_s=seconds)
 

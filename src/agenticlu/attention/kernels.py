@@ -454,7 +454,6 @@ _FACTORIES: dict[str, Callable[[], Kernel]] = {
     "plain": PlainKernel,
 }
 _KERNELS: dict[str, Kernel] = {}
-KERNEL_NAMES = ("auto", *_FACTORIES)
 
 
 def load_kernel(name: str) -> Kernel:

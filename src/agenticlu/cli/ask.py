@@ -201,20 +201,10 @@ class _AskRun:
     async def run(self, show: _Text) -> None:
         """Asks all questions, one after another: they share one reading of the document."""
         from agenticlu.core.progress import Progress
-        from agenticlu.engines import load_engine
 
         progress = Progress("questions", len(self.rows), quiet=self.settings.quiet or not self.many)
         # Servers report their pauses ("429, waiting 12 s"); a model in process has none.
-        options = {
-            "on_event": progress.say if self.many else self.say,
-            "timeout_s": self.settings.timeout,
-        }
-        engine = load_engine(
-            self.settings.model,
-            self.settings.base_url,
-            self.settings.api_key_env,
-            **(options if self.settings.base_url else {}),
-        )
+        engine = self.choice.load(progress.say if self.many else self.say)
         failed = unsupported = asked = 0
         try:
             with progress, _Interrupt(self.say) as self.interrupt:

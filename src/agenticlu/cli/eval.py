@@ -122,11 +122,11 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
 
 
 async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:
-    from agenticlu.engines import load_engine
+    from agenticlu.engines import ModelChoice
     from agenticlu.evaluation.run import run_evaluation
 
-    options = {"timeout_s": settings.timeout} if settings.base_url else {}
-    engine = load_engine(settings.model, settings.base_url, settings.api_key_env, **options)
+    served = settings.base_url, settings.api_key_env, settings.timeout
+    engine = ModelChoice(settings.model, *served).load()
     try:
         return await run_evaluation(
             prepared,
@@ -301,7 +301,7 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     Writes FILE-gpt4eval_o.json beside it. Rows whose verdict cannot be read stay unscored and make
     the exit code 9. The same command again asks only for the verdicts that are missing.
     """
-    from agenticlu.engines import load_engine
+    from agenticlu.engines import ModelChoice
     from agenticlu.engines.probe import read_served_model
     from agenticlu.engines.retry import with_patience
     from agenticlu.evaluation.helmet.results import find_results_folder
@@ -314,9 +314,8 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     judging = ResultJudging(file, settings.helmet_data or Path())
     if model is None and not urls:
         _say("No judge was named, so the bundled tiny model judges; name one: --judge-model NAME.")
-    options = {"timeout_s": settings.timeout} if urls else {}
     served = read_served_model(urls, model, settings.judge_api_key_env) if urls else None
-    engine = load_engine(model, urls, settings.judge_api_key_env, **options)
+    engine = ModelChoice(model, urls, settings.judge_api_key_env, settings.timeout).load()
     name = engine.name if served is None else served.id
     kept = judging.find_kept(name)
     if kept:

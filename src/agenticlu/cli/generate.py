@@ -27,7 +27,7 @@ from agenticlu.cli.plan import (
     GenerateSettings,
     corpus_source,
     find_preset,
-    judge_choice,
+    judge_choices,
     search_config,
     show_plan,
 )
@@ -148,7 +148,7 @@ async def _generate(
     profile = load_profile(config.profile)
     progress = Progress("questions", quiet=settings.quiet)
     limits, shard, choice = _limits(settings), parse_shard(settings.shard), settings.engine_choice()
-    judge_engines = judge_choice(settings).engines(limits, progress.warn)
+    judge_engines = [one.load_judge(limits, progress.warn) for one in judge_choices(settings)]
     build_judges(config.judges, build_panel(judge_engines))
     tokenizer = choice.tokenizer(settings.tokenizer)
     sealer = None if settings.seal is None else Sealer(out, settings.seal, shard)
@@ -207,7 +207,7 @@ def _generate_on_ray(
             hint="Add --seal /shared/segments or a URL.",
         )
     shard = parse_shard(settings.shard)
-    choice, judges = settings.engine_choice(), judge_choice(settings)
+    choice, judges = settings.engine_choice(), judge_choices(settings)
 
     def items(left_out: LeftOut) -> Iterator[Item]:
         found = load_corpus(**{**corpus, "left_out": left_out})
@@ -215,7 +215,7 @@ def _generate_on_ray(
 
     # Faults of the input are found before anything is written: they leave no folder behind.
     load_profile(config.profile)
-    build_judges(config.judges, build_panel(judges.engines()))
+    build_judges(config.judges, build_panel([one.load_judge() for one in judges]))
     choice.check()
     import ray  # noqa: F401  # fails before anything is written
 
@@ -351,7 +351,7 @@ async def _replay(run: Path, changes: dict[str, Any], settings: ReplaySettings) 
     config = change(load_run(run)[0], changes)
     limits = Limits(patience_s=settings.patience, retry_failed=settings.retry_failed)
     with Store(run) as store:
-        async with open_panel(judge_choice(settings), store, limits, _warn) as panel:
+        async with open_panel(judge_choices(settings), store, limits, _warn) as panel:
             chosen = build_judges(config.judges, panel) if "judges" in changes else None
             trees, summary = await replay(
                 store,
@@ -406,7 +406,7 @@ async def _run_controls(run: Path, settings: ControlsSettings) -> dict[str, Any]
     load_run(run)  # a folder without a run is an error before it is opened for writing
     limits = Limits(patience_s=settings.patience)
     with Store(run) as store:
-        async with open_panel(judge_choice(settings), store, limits, _warn) as panel:
+        async with open_panel(judge_choices(settings), store, limits, _warn) as panel:
             chosen = choose_controls(store.questions(), settings.limit)
             return await run_controls(store, find_run_judges(store, panel), chosen)
 

@@ -25,7 +25,7 @@ from agenticlu.search import PUBLISHED, SearchConfig
 
 if TYPE_CHECKING:
     from agenticlu.data.corpus import LeftOut
-    from agenticlu.search.setup import EngineChoice, JudgeChoice
+    from agenticlu.search.setup import EngineChoice
 
 
 class CorpusSettings(Settings):
@@ -114,16 +114,12 @@ def corpus_source(settings: GenerateSettings, corpus: str, left_out: LeftOut) ->
     }
 
 
-def judge_choice(settings: JudgeSettings) -> JudgeChoice:
-    """Returns which models judge."""
-    from agenticlu.search.setup import JudgeChoice
+def judge_choices(settings: JudgeSettings) -> tuple[EngineChoice, ...]:
+    """Returns which models judge; several make a panel."""
+    from agenticlu.search.setup import EngineChoice
 
-    return JudgeChoice(
-        settings.judge_model,
-        settings.judge_base_url,
-        settings.judge_api_key_env,
-        settings.timeout,
-    )
+    served = settings.judge_base_url, settings.judge_api_key_env, settings.timeout
+    return tuple(EngineChoice(model, *served) for model in settings.judge_model)
 
 
 def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:

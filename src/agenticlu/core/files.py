@@ -129,6 +129,23 @@ class DirectoryLock:
         self.release()
 
 
+def load_json_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file; an empty one where the file is missing or holds no object.
+
+    Raises:
+        StoreError: The file is not JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(
+            f"{path} is not JSON: {error}.", hint="Move it away and run the command again."
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
 Row = dict[str, Any]
 ROW_HINT = "A row is a JSON object; in a .jsonl file each is on a line of its own."
 CHUNK_CHARACTERS = 1 << 20

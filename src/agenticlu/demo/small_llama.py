@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from agenticlu.core.files import load_json_object
+from agenticlu.engines.local.checkpoint import ChatFormat, Checkpoint
 from agenticlu.engines.local.kvcache import AttentionPlan
 
 LEAN_PARAMETERS = 300_000_000
@@ -76,19 +77,6 @@ class LeanForward:
         self._rotate = rotate
         self._cos_PD = torch.empty(0)
         self._sin_PD = torch.empty(0)
-
-    @classmethod
-    def from_model(cls, model: Any) -> LeanForward:
-        """Builds one from a plain `LlamaForCausalLM` in evaluation mode."""
-        config = model.config
-        embedding = model.model.embed_tokens.weight
-        return cls(
-            dict(model.named_parameters(remove_duplicate=False)),
-            config.num_attention_heads,
-            config.num_key_value_heads,
-            config.rms_norm_eps,
-            lambda positions: model.model.rotary_emb(embedding[:1], positions),
-        )
 
     def __call__(
         self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
@@ -178,28 +166,18 @@ class FileTokenizer:
         return text
 
 
-@dataclass(frozen=True)
-class SmallLlama:
-    """What was loaded."""
-
-    forward: LeanForward
-    tokenizer: FileTokenizer
-    end_ids: frozenset[int]
-    context_tokens: int
-
-
-def load_small_llama(path: Path) -> SmallLlama | None:
+def load_small_llama(path: Path) -> Checkpoint | None:
     """Loads a checkpoint in fp32 on the CPU, or returns None where that is not certain to be right.
 
     Raises:
-        OSError, ValueError: A file is torn.
+        OSError, ValueError, StoreError: A file is torn.
     """
     weights_file = path / "model.safetensors"
     tokenizer_file = path / "tokenizer.json"
     if not weights_file.is_file() or not tokenizer_file.is_file():
         return None
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    settings = _read_json(path / "tokenizer_config.json")
+    config = load_json_object(path / "config.json")
+    settings = load_json_object(path / "tokenizer_config.json")
     template_file = path / "chat_template.jinja"
     template = settings.get("chat_template")
     if template_file.is_file():
@@ -224,7 +202,7 @@ def load_small_llama(path: Path) -> SmallLlama | None:
         for name, value in settings.items()
         if name.endswith("_token") and _token_text(value)
     }
-    generation = _read_json(path / "generation_config.json")
+    generation = load_json_object(path / "generation_config.json")
     end_ids = {*_as_ids(generation.get("eos_token_id")), *_as_ids(config.get("eos_token_id"))}
     if "eos_token" in special:
         end_ids.update(_as_ids(backend.token_to_id(special["eos_token"])))
@@ -232,11 +210,13 @@ def load_small_llama(path: Path) -> SmallLlama | None:
     num_key_heads = config.get("num_key_value_heads") or num_heads
     head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
     theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
-    return SmallLlama(
+    return Checkpoint(
         forward=LeanForward(
             weights, num_heads, num_key_heads, config["rms_norm_eps"], _rotation(head_dim, theta)
         ),
-        tokenizer=FileTokenizer(backend, template, special),
+        chat=ChatFormat(FileTokenizer(backend, template, special), str(path)),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
         end_ids=frozenset(end_ids),
         context_tokens=config["max_position_embeddings"],
     )
@@ -310,13 +290,6 @@ def _compile(template: str) -> Any:
     environment.globals["raise_exception"] = refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return environment.from_string(template)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
 
 
 def _token_text(value: Any) -> str:

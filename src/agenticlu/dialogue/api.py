@@ -7,7 +7,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
-from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from agenticlu.core.config import resolve
@@ -198,23 +197,13 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close_async()
 
 

@@ -217,16 +217,19 @@ class ModelChoice:
         if not self.base_url:
             check_model_path(self.model)
 
-    def load(self) -> Engine:
+    def load(self, on_event: Callable[[str], None] | None = None) -> Engine:
         """Builds the engine; nothing is sent before its first use.
+
+        Args:
+            on_event: Called with a line for people when a server keeps the engine waiting.
 
         Raises:
             ModelNotFoundError: The model's folder does not exist.
             UsageError: A server's address is malformed.
             MissingDependencyError: The engine's packages are not installed.
         """
-        options = {"timeout_s": self.timeout_s} if self.base_url else {}
-        return load_engine(self.model, self.base_url, self.api_key_env, **options)
+        served = {"timeout_s": self.timeout_s, "on_event": on_event} if self.base_url else {}
+        return load_engine(self.model, self.base_url, self.api_key_env, **served)
 
     def tokenizer(self, name: str | None = None) -> Tokenizer:
         """Returns the named tokenizer, else the model's own, else one that estimates.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from agenticlu.core.errors import (
     did_you_mean,
     missing_dependency,
 )
-from agenticlu.core.files import check_owner
+from agenticlu.core.files import check_owner, load_json_object
 from agenticlu.core.records import Prediction
 from agenticlu.engines.base import Engine
 from agenticlu.engines.retry import with_patience
@@ -226,11 +225,11 @@ def summarise_folder(out: Path, metric: str | None = None) -> Summary:
         StoreError: A file in it is damaged.
     """
     done = read_predictions(out / FILE_NAME)
-    settings = _read_object(out / CONFIG_NAME)
+    settings = load_json_object(out / CONFIG_NAME)
     if metric is not None:
         check_config(EvaluationConfig(metric=metric))
         settings["metric"] = metric
-    before = _read_object(out / SUMMARY_NAME)
+    before = load_json_object(out / SUMMARY_NAME)
     label, weights = settings.get("label"), settings.get("model_fingerprint")
     latest = [p for p in done.values() if p.engine == label]
     known = {p.engine: p.conditions for p in latest if p.conditions.get("weights") == weights}
@@ -287,7 +286,7 @@ def _nothing_to_ask(config: EvaluationConfig, left_out: Sequence[str]) -> UsageE
 
 def _warn_of_other_servers(config: EvaluationConfig, out: Path, report: Report) -> None:
     """Warns where results continue with servers that may not serve the same weights."""
-    before = _read_object(out / CONFIG_NAME)
+    before = load_json_object(out / CONFIG_NAME)
     servers = before.get("servers") or []
     same = before.get("model_fingerprint") == config.model_fingerprint
     if same and not config.weights_known and set(servers) != set(config.servers):
@@ -296,19 +295,6 @@ def _warn_of_other_servers(config: EvaluationConfig, out: Path, report: Report) 
             f"{', '.join(config.servers)} reports the model's name but not its weights. Finished "
             "items are kept. If the weights differ, use another --out or --label."
         )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file; an empty one where the file is missing."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(
-            f"{path} is not JSON: {error}.", hint="Move it away and run the command again."
-        ) from error
-    return found if isinstance(found, dict) else {}
 
 
 def _describe(error: BaseException) -> str:

@@ -7,15 +7,14 @@ missing or several folders are compared, its `predictions.jsonl`); a training ru
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from agenticlu.core.errors import StoreError, UsageError
-from agenticlu.core.files import Row, load_rows
+from agenticlu.core.errors import UsageError
+from agenticlu.core.files import Row, load_json_object, load_rows
 from agenticlu.core.progress import read_metrics
 from agenticlu.core.records import Pair, Prediction, Tree, Usage
 from agenticlu.evaluation.config import CONFIG_NAME
@@ -134,7 +133,7 @@ def load_generation(run: Path) -> ReportData:
         documents = tuple(store.document(i) for i in ids)
         pieces = {i: store.pieces(i) for i in ids}
         spent = store.usage_by_phase()
-        settings = store.get("config") or _load_json(run / CONFIG_NAME) or None
+        settings = store.get("config") or load_json_object(run / CONFIG_NAME) or None
         calls, counts = store.call_counts(), store.tree_counts()
     order = ("direct", "closed_book", "clarify", "ground", "point", "sub_answer", "answer", "check")
     stages = [
@@ -198,7 +197,7 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
             for d in summary.differences
         ),
         predictions=predictions,
-        settings=summary.settings or _load_json(folder / CONFIG_NAME),
+        settings=summary.settings or load_json_object(folder / CONFIG_NAME),
         errors=tuple(
             f"{names.get(f.engine, f.engine)}, {f.method}, {f.task} at {f.length:,} tokens, "
             f"question {f.question_id}: {f.error}"
@@ -241,7 +240,7 @@ def load_training(folder: Path, name: str) -> ReportData:
     usage = Usage(
         requests=steps, prompt_tokens=max(traced, stored), cached_tokens=max(0, traced - stored)
     )
-    settings = _load_json(folder / CONFIG_NAME)
+    settings = load_json_object(folder / CONFIG_NAME)
     return ReportData(
         curves=tuple(curves),
         stages=(Stage(group="training", name=name, usage=usage),) if stored else (),
@@ -287,7 +286,7 @@ def load_funnels(folders: Iterable[Path]) -> dict[str, dict[str, int]]:
     """Reads what became of nodes, turns and trees on the way into the data sets, summed up."""
     funnels: dict[str, dict[str, int]] = {}
     for folder in folders:
-        funnel = _load_json(folder / "summary.json").get("build", {}).get("funnel", {})
+        funnel = load_json_object(folder / "summary.json").get("build", {}).get("funnel", {})
         for name, counts in funnel.items():
             if not isinstance(counts, dict):
                 continue
@@ -369,17 +368,6 @@ def _split_label(given: str) -> tuple[str | None, Path]:
 def _require_folder(folder: Path, option: str, what: str) -> None:
     if not folder.is_dir():
         raise UsageError(f"{option} {str(folder)!r} is not a folder; give the folder of {what}.")
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a file; an empty one where the file is missing."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}.") from error
-    return values if isinstance(values, dict) else {}
 
 
 def _title(run: Path | None, evaluations: Sequence[str], trainings: Sequence[str]) -> str:

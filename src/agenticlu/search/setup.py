@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from agenticlu.core.errors import UsageError
@@ -13,9 +12,7 @@ from agenticlu.core.progress import MetricsWriter, Progress
 from agenticlu.core.records import Node, Tree
 from agenticlu.data.corpus import LeftOut
 from agenticlu.engines import (
-    DEFAULT_TIMEOUT_S,
     ModelChoice,
-    check_timeout,
     load_engine,
     load_limited_engine,
 )
@@ -32,11 +29,21 @@ JUDGE_REQUESTS = 64
 
 
 class EngineChoice(ModelChoice):
-    """Which model samples."""
+    """A model that samples or judges."""
 
     def load_limited(self, limits: Limits, say: Callable[[str], None]) -> LimitedEngine:
-        """Builds the engine under a run's limits; it says when it pauses."""
-        limiter = limits.build_limiter(say)
+        """Builds the engine that samples, under a run's limits; it says when it pauses."""
+        return self._load_behind(limits.build_limiter(say), say)
+
+    def load_judge(
+        self, limits: Limits | None = None, say: Callable[[str], None] | None = None
+    ) -> tuple[str, LimitedEngine]:
+        """Builds the engine of a judge, named as the model; it says when it pauses."""
+        model = self.model or ""
+        name = model if self.base_url else Path(model).name
+        return name, self._load_behind(_judge_limiter(name, limits, say), say)
+
+    def _load_behind(self, limiter: Limiter, say: Callable[[str], None] | None) -> LimitedEngine:
         if not self.base_url:
             return LimitedEngine(load_engine(self.model), limiter)
         return load_limited_engine(
@@ -47,42 +54,6 @@ class EngineChoice(ModelChoice):
             timeout_s=self.timeout_s,
             on_event=say,
         )
-
-
-@dataclass(frozen=True)
-class JudgeChoice:
-    """Which models judge; several make a panel."""
-
-    models: tuple[str, ...] = ()
-    base_url: tuple[str, ...] = ()
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = DEFAULT_TIMEOUT_S
-    """Of one request to a server."""
-
-    def __post_init__(self) -> None:
-        check_timeout(self.timeout_s)
-
-    def engines(
-        self, limits: Limits | None = None, say: Callable[[str], None] | None = None
-    ) -> list[tuple[str, LimitedEngine]]:
-        """Builds one engine for each model, named as the model; each says when it pauses."""
-        found = []
-        for model in self.models:
-            name = model if self.base_url else Path(model).name
-            limiter = _judge_limiter(name, limits, say)
-            if not self.base_url:
-                engine = LimitedEngine(load_engine(model), limiter)
-            else:
-                engine = load_limited_engine(
-                    model,
-                    self.base_url,
-                    self.api_key_env,
-                    limiter=limiter,
-                    timeout_s=self.timeout_s,
-                    on_event=say,
-                )
-            found.append((name, engine))
-        return found
 
 
 def check_judges(models: Sequence[str], judges: Sequence[str]) -> None:
@@ -123,10 +94,10 @@ def build_panel(
 
 @contextlib.asynccontextmanager
 async def open_panel(
-    choice: JudgeChoice, store: Store, limits: Limits, say: Callable[[str], None]
+    judges: Sequence[EngineChoice], store: Store, limits: Limits, say: Callable[[str], None]
 ) -> AsyncIterator[tuple[LlmJudge, ...]]:
     """Builds a panel for a run that is not searched, and closes its engines at the end."""
-    panel = build_panel(choice.engines(limits, say), store, limits=limits)
+    panel = build_panel([one.load_judge(limits, say) for one in judges], store, limits=limits)
     try:
         yield panel
     finally:

@@ -183,41 +183,24 @@ class ChatServer:
         return await self.engine.sample(asked.asked, asked.sampling, session=session)
 
     def _render(self, asked: CompletionRequest, reply: Sampled, reply_id: str) -> dict[str, Any]:
+        plain = isinstance(asked.asked, str)
+
         def said(text: str) -> dict[str, Any]:
-            if isinstance(asked.asked, str):
+            if plain:
                 return {"text": text}
             return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
         return {
-            "id": reply_id,
-            "object": "text_completion" if isinstance(asked.asked, str) else "chat.completion",
-            "created": int(time.time()),
-            "model": self.model,
+            **self._head(reply_id, "text_completion" if plain else "chat.completion"),
             "choices": [
-                {
-                    "index": i,
-                    **said(one.text),
-                    "finish_reason": FINISH[one.finish_reason],
-                    "logprobs": self._logprobs(asked, reply, i),
-                    **self._ids(asked, one),
-                }
+                {"index": i, **said(one.text), **_ending(asked, reply, i)}
                 for i, one in enumerate(reply.completions)
             ],
             "usage": render_usage(reply.usage),
         }
 
-    def _logprobs(
-        self, asked: CompletionRequest, reply: Sampled, index: int
-    ) -> dict[str, Any] | None:
-        if asked.top_logprobs is None:
-            return None
-        tokens: Sequence[Any] = getattr(reply, "logprobs", ())[index]
-        return render_logprobs(tokens, asked.top_logprobs)
-
-    def _ids(self, asked: CompletionRequest, completion: Completion) -> dict[str, Any]:
-        if not asked.token_ids or completion.token_ids is None:
-            return {}
-        return {"token_ids": list(completion.token_ids)}
+    def _head(self, reply_id: str, kind: str) -> dict[str, Any]:
+        return {"id": reply_id, "object": kind, "created": int(time.time()), "model": self.model}
 
     async def _stream(
         self, asked: CompletionRequest, reply_id: str, session: str | None
@@ -228,12 +211,7 @@ class ChatServer:
         sent = [""] * asked.sampling.n
         plain = isinstance(asked.asked, str)
         nothing: dict[str, Any] = {"text": ""} if plain else {"delta": {}}
-        head = {
-            "id": reply_id,
-            "object": "text_completion" if plain else "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": self.model,
-        }
+        head = self._head(reply_id, "text_completion" if plain else "chat.completion.chunk")
 
         def event(choices: list[dict[str, Any]], **more: Any) -> str:
             return f"data: {json.dumps({**head, 'choices': choices, **more})}\n\n"
@@ -268,19 +246,24 @@ class ChatServer:
             for index, one in enumerate(reply.completions):
                 if len(one.text) > len(sent[index]):
                     yield delta(index, one.text[len(sent[index]) :])
-                choice = {
-                    "index": index,
-                    **nothing,
-                    "finish_reason": FINISH[one.finish_reason],
-                    "logprobs": self._logprobs(asked, reply, index),
-                    **self._ids(asked, one),
-                }
-                yield event([choice])
+                yield event([{"index": index, **nothing, **_ending(asked, reply, index)}])
             if asked.include_usage:
                 yield event([], usage=render_usage(reply.usage))
             yield "data: [DONE]\n\n"
         finally:
             work.cancel()
+
+
+def _ending(asked: CompletionRequest, reply: Sampled, index: int) -> dict[str, Any]:
+    """Returns what a choice says beside its text."""
+    one = reply.completions[index]
+    logprobs = None
+    if asked.top_logprobs is not None:
+        logprobs = render_logprobs(getattr(reply, "logprobs", ())[index], asked.top_logprobs)
+    ending: dict[str, Any] = {"finish_reason": FINISH[one.finish_reason], "logprobs": logprobs}
+    if asked.token_ids and one.token_ids is not None:
+        ending["token_ids"] = list(one.token_ids)
+    return ending
 
 
 def build_app(engine: Engine, model: str, details: Mapping[str, Any] | None = None) -> Any:

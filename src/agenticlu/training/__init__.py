@@ -43,12 +43,16 @@ def plan_run(
     memory_gib: float | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Predicts what a run will cost, without loading the model's weights; see `loop.plan_run`.
+    """Predicts what a run will cost, without loading the model's weights; see `loop.Run.plan`.
 
     Raises:
         MissingDependencyError: PyTorch, or another package of the extra `train`, is not installed.
+        TrainingError: The rows cannot be trained on.
+        ModelNotFoundError: There is no such model.
     """
     with _needs_extra():
         from agenticlu.training import loop
 
-        return loop.plan_run(config, world=world, memory_gib=memory_gib, device=device)
+        run = loop.Run(config)
+        run.load_rows()
+        return run.plan(world=world, memory_gib=memory_gib, device=device)

@@ -461,24 +461,6 @@ def render_card(config: TrainConfig, source: str, num_rows: int, num_steps: int)
     )
 
 
-def plan_run(
-    config: TrainConfig,
-    *,
-    world: int | None = None,
-    memory_gib: float | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """Predicts what a run will cost, without loading the model's weights; see `Run.plan`.
-
-    Raises:
-        TrainingError: The rows cannot be trained on.
-        ModelNotFoundError: There is no such model.
-    """
-    run = Run(config)
-    run.load_rows()
-    return run.plan(world=world, memory_gib=memory_gib, device=device)
-
-
 def train(config: TrainConfig) -> dict[str, Any]:
     """Runs SFT or DPO and returns a summary of the run.
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
+from agenticlu.core.files import load_json_object
 from agenticlu.engines.local.checkpoint import find_end_ids
 from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
@@ -433,9 +434,9 @@ def _collect_state(
 
 def _choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
     path = Path(source) / "config.json"
-    if dtype != torch.bfloat16 or not path.is_file():
+    if dtype != torch.bfloat16:
         return dtype
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = load_json_object(path)
     found = getattr(torch, str(values.get("dtype") or values.get("torch_dtype")), None)
     return found if isinstance(found, torch.dtype) else dtype
 
@@ -474,6 +475,6 @@ def _merge_adapter(
 
 
 def _switch_sampling_on(path: Path) -> None:
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = load_json_object(path)
     values["do_sample"] = True
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

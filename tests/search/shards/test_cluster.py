@@ -31,7 +31,7 @@ from agenticlu.engines.retry import LimitedEngine
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search import SearchConfig, setup
 from agenticlu.search.run import Limits, Listener, run_search
-from agenticlu.search.setup import EngineChoice, JudgeChoice
+from agenticlu.search.setup import EngineChoice
 from agenticlu.search.shards import SharedFolder
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.ray import (
@@ -136,7 +136,7 @@ def job(root: Path, choice: EngineChoice, config: SearchConfig = CONFIG, **limit
     return RayJob(
         config=config,
         engine=choice,
-        judges=JudgeChoice(),
+        judges=(),
         limits=Limits(**limits),
         tokenizer=None,
         sealed=str(root / "sealed"),
@@ -196,7 +196,7 @@ def test_other_settings_are_searched_and_ask_only_what_is_missing(
         lambda one: replace(one, config=CONFIG.model_copy(update={"threshold": 0.9})),
         lambda one: replace(one, engine=replace(one.engine, model="another")),
         lambda one: replace(one, engine=replace(one.engine, base_url=("http://a",))),
-        lambda one: replace(one, judges=JudgeChoice(models=("critic",))),
+        lambda one: replace(one, judges=(EngineChoice("critic"),)),
         lambda one: replace(one, tokenizer="words"),
     ],
 )

@@ -17,6 +17,7 @@ from agenticlu.core.errors import (
     EngineError,
     ModelNotFoundError,
     Registry,
+    StoreError,
     UsageError,
     missing_dependency,
     require_known,
@@ -191,7 +192,7 @@ TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 """Largest difference of log-probabilities against the model's own pass over the same ids."""
 REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
 """What a model of an unforeseen kind fails with when it is tried."""
-TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StoreError)
 """What reading a torn or foreign file fails with."""
 FAST_LOADERS = Registry("fast loader", {"llama": "agenticlu.demo.small_llama:load_small_llama"})
 """Loaders that are tried before transformers, on a CPU in fp32; None means: not mine."""
@@ -243,22 +244,13 @@ def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkp
     place = _choose_device(device)
     if dtype is not None:
         require_known(dtype, DTYPES, kind="dtype", error=UsageError)
-    small: Any = None
+    small: Checkpoint | None = None
     if place.type == "cpu" and dtype in (None, "float32"):
         try:
             small = FAST_LOADERS.load("llama")(path)
         except TORN as error:
             raise _torn(path, error) from error
-    if small is not None:
-        return Checkpoint(
-            forward=small.forward,
-            chat=ChatFormat(small.tokenizer, str(path)),
-            device=place,
-            dtype=torch.float32,
-            end_ids=small.end_ids,
-            context_tokens=small.context_tokens,
-        )
-    return _load_with_transformers(path, place, dtype)
+    return small or _load_with_transformers(path, place, dtype)
 
 
 def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) -> Checkpoint:

@@ -39,7 +39,7 @@ from agenticlu.engines.base import Health
 from agenticlu.judges import build_judges
 from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, Listener, bind, run_search
-from agenticlu.search.setup import EngineChoice, JudgeChoice, build_panel
+from agenticlu.search.setup import EngineChoice, build_panel
 from agenticlu.search.shards import Manifest, SharedFolder
 from agenticlu.search.shards.merge import Merger, MergeSummary, segment_part
 from agenticlu.search.shards.sealer import seal_run
@@ -67,7 +67,7 @@ class RayJob:
 
     config: SearchConfig
     engine: EngineChoice
-    judges: JudgeChoice
+    judges: tuple[EngineChoice, ...]
     limits: Limits
     """Of each worker, over all documents that it searches at once; `max_tokens` is shared evenly
     among the workers."""
@@ -85,7 +85,7 @@ class RayJob:
         parts = [
             self.config.model_dump(mode="json"),
             profile.model_dump(mode="json"),
-            [served, self.tokenizer, self.judges.models],
+            [served, self.tokenizer, [one.model for one in self.judges]],
         ]
         return content_id("job", json.dumps(parts, sort_keys=True))
 
@@ -107,7 +107,7 @@ class Worker(Listener):
         self._job = job
         self._notes: dict[str, None] = {}
         self._engine = job.engine.load_limited(limits, self.say)
-        self._judges = job.judges.engines(limits, self.say)
+        self._judges = [one.load_judge(limits, self.say) for one in job.judges]
         self._tokenizer = job.engine.tokenizer(job.tokenizer)
         self._searching: set[asyncio.Task[Any]] = set()
 
