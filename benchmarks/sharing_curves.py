@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +21,10 @@ from typing import Any
 import agenticlu
 from agenticlu.demo.world import Split, World
 from agenticlu.documents.tokens import load_tokenizer
-from agenticlu.training.config import resolve_config
 from agenticlu.training.loop import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from made_config import resolve_config
 
 MODEL = Path(agenticlu.__file__).parent / "demo" / "model"
 SHARED = (1, 8, 16, 32)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +24,10 @@ import numpy as np
 import torch
 
 import agenticlu
-from agenticlu.training.config import resolve_config
 from agenticlu.training.loop import Run
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from made_config import resolve_config
 
 TOKENIZER = Path(agenticlu.__file__).parent / "demo" / "model"
 

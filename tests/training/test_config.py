@@ -3,10 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from made_config import resolve_config
 
 from agenticlu.core.config import load_toml
 from agenticlu.core.errors import ConfigError, UsageError
-from agenticlu.training.config import PRESETS, TrainConfig, resolve_config
+from agenticlu.training.config import PRESETS, TrainConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_config import resolve_config
 from safetensors.torch import load_file
 
 from agenticlu.core.errors import MissingDependencyError, ModelNotFoundError, TrainingError
 from agenticlu.training import checkpoint
 from agenticlu.training.checkpoint import ReferenceStore, check_same_run, hash_units
-from agenticlu.training.config import resolve_config
 from agenticlu.training.loop import Run, train
 from agenticlu.training.model import resolve_model
 from agenticlu.training.parallel import stop_ranks

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_config import resolve_config
 from safetensors.torch import load_file
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.checkpoint import Checkpoints
-from agenticlu.training.config import resolve_config
 from agenticlu.training.context import assign_rows, check_heads, clip, rows_in
 from agenticlu.training.loop import Run, train
 from agenticlu.training.parallel import start_ranks

@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -140,24 +140,21 @@ def _read_row(line: str, number: int) -> Mapping[str, Any]:
     return row
 
 
+@dataclass(eq=False)
 class _AskRun:
     """One document with its questions: read first, then asked."""
 
-    document: Document
-    pieces: Sequence[Piece]
-    choice: ModelChoice
-    tokenizer: Tokenizer
-    profile: Profile
-    questions: list[Question | None]
-    interrupt: _Interrupt
-
-    def __init__(
-        self, settings: AskSettings, file: str, rows: Sequence[Mapping[str, Any]], *, many: bool
-    ) -> None:
-        self.settings = settings
-        self.file = file
-        self.rows = rows
-        self.many = many
+    settings: AskSettings
+    file: str
+    rows: Sequence[Mapping[str, Any]]
+    many: bool
+    document: Document = field(init=False)
+    pieces: Sequence[Piece] = field(init=False)
+    choice: ModelChoice = field(init=False)
+    tokenizer: Tokenizer = field(init=False)
+    profile: Profile = field(init=False)
+    questions: list[Question | None] = field(init=False)
+    interrupt: _Interrupt = field(init=False)
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""

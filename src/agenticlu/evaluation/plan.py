@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 
@@ -61,7 +62,7 @@ class PlanRow(Record):
     task: str
     length: int
     method: str
-    num_items: int
+    num_items: int = 0
     """Items to ask."""
     num_finished: int = 0
     """Items that the folder of results holds already; not in the figures."""
@@ -69,13 +70,13 @@ class PlanRow(Record):
     """Of the items to ask, those that the window refuses: they fail without a request."""
     num_cut: int = 0
     """Of the items to ask, those whose document is cut to fit."""
-    num_requests: int
+    num_requests: int = 0
     """Requests at most (the self-check may end a dialogue sooner)."""
-    prompt_tokens: int
+    prompt_tokens: int = 0
     """Tokens of all prompts, cached ones included."""
-    uncached_tokens: int
+    uncached_tokens: int = 0
     """Tokens to compute when the engine keeps prefixes: each document once per run."""
-    completion_tokens: int
+    completion_tokens: int = 0
     """Tokens sampled at most."""
 
 
@@ -289,10 +290,9 @@ class _Size:
 class _Row:
     """Counts one method's requests."""
 
-    def __init__(self, name: str, method: Method, settings: RunSettings):
-        self.name = name
-        self.requests = self.prompt = self.uncached = self.sampled = 0
-        self.too_long = self.cut = 0
+    def __init__(self, method: Method, settings: RunSettings) -> None:
+        self.counts: Counter[str] = Counter()
+        """By the names of a `PlanRow`."""
         self._method = method
         self._config = settings.config
         self._settings = settings
@@ -313,35 +313,30 @@ class _Row:
         if self._method.retrieves:
             self._add_retrieval(document)
             size = size * min(self._config.top_k, document.pieces) // document.pieces
-            self.uncached += size
+            self.counts["uncached_tokens"] += size
         else:
             room = document_room(self._settings)
             if room is not None and document.fitted > room:
                 if self._settings.config.overlong == "refuse":
-                    self.too_long += 1
+                    self.counts["num_too_long"] += 1
                     return False
-                self.cut += 1
+                self.counts["num_cut"] += 1
                 size = size * room // document.fitted
-            self.uncached += 0 if is_read else size
+            self.counts["uncached_tokens"] += 0 if is_read else size
         history = 0
         if self._limits is None:
             self._limits = _limits(self._method, item, self._settings)
         for limit in self._limits:
-            self.prompt += size + history + REQUEST_TOKENS
-            self.uncached += REQUEST_TOKENS
-            self.sampled += limit
+            self._count(1, size + history + REQUEST_TOKENS, REQUEST_TOKENS, limit)
             history += limit + REQUEST_TOKENS
-        self.requests += len(self._limits)
         return not self._method.retrieves
 
     def _add_retrieval(self, document: _Size) -> None:
         """Counts the engine's verdicts: one request a piece, the piece read whole."""
         if self._config.retriever != "engine":
             return
-        self.requests += document.pieces
-        self.prompt += document.marked + REQUEST_TOKENS * document.pieces
-        self.uncached += document.marked + REQUEST_TOKENS * document.pieces
-        self.sampled += document.pieces
+        tokens = document.marked + REQUEST_TOKENS * document.pieces
+        self._count(document.pieces, tokens, tokens, document.pieces)
 
     def _add_layout(self, item: Item, document: _Size) -> None:
         """Counts the task's own prompt, demonstrations included; taken as read whole."""
@@ -354,14 +349,19 @@ class _Row:
         size += CHAT_TOKENS if item.prompt.chat else PLAIN_TOKENS  # a run measures what they are
         if window is not None and size > window - limit:
             if self._settings.config.overlong == "refuse":
-                self.too_long += 1
+                self.counts["num_too_long"] += 1
                 return
-            self.cut += 1
+            self.counts["num_cut"] += 1
             size = window - limit
-        self.requests += 1
-        self.prompt += size
-        self.uncached += size
-        self.sampled += limit
+        self._count(1, size, size, limit)
+
+    def _count(self, requests: int, prompt: int, uncached: int, sampled: int) -> None:
+        self.counts.update(
+            num_requests=requests,
+            prompt_tokens=prompt,
+            uncached_tokens=uncached,
+            completion_tokens=sampled,
+        )
 
 
 def _rows(
@@ -372,28 +372,17 @@ def _rows(
     settings: RunSettings,
 ) -> list[PlanRow]:
     sizes = _sizes([job.item for job in left], settings)
-    rows = {name: _Row(name, find_method(name), settings) for name in settings.config.methods}
+    rows = {name: _Row(find_method(name), settings) for name in settings.config.methods}
+    for job in jobs:
+        rows[job.method].counts["num_finished"] += 1
     read: set[str] = set()
     for job in left:
+        rows[job.method].counts.update(num_items=1, num_finished=-1)
         document = job.item.document.id
         if rows[job.method].add(job.item, sizes[document], document in read):
             read.add(document)
     return [
-        PlanRow(
-            task=task,
-            length=length,
-            method=name,
-            num_items=sum(job.method == name for job in left),
-            num_finished=sum(job.method == name for job in jobs)
-            - sum(job.method == name for job in left),
-            num_too_long=row.too_long,
-            num_cut=row.cut,
-            num_requests=row.requests,
-            prompt_tokens=row.prompt,
-            uncached_tokens=row.uncached,
-            completion_tokens=row.sampled,
-        )
-        for name, row in rows.items()
+        PlanRow(task=task, length=length, method=name, **row.counts) for name, row in rows.items()
     ]
 
 

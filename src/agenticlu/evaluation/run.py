@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,80 +134,73 @@ async def run_evaluation(
         return run.summarise()
 
 
+@dataclass(eq=False)
 class _Run:
     """One pass over tasks and lengths into one folder."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        conditions: Mapping[str, Conditions],
-        out: Path,
-        done: dict[str, Prediction],
-        report: Report,
-    ) -> None:
-        self._config = settings.config
-        self._settings = settings
-        self._conditions = conditions
-        self._out = out
-        self._done = done
-        self._report = report
-        self._left_out: list[str] = []
-        self._notes: list[str] = []
+    settings: RunSettings
+    conditions: Mapping[str, Conditions]
+    out: Path
+    done: dict[str, Prediction]
+    report: Report
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> EvaluationConfig:
+        """The configuration."""
+        return self.settings.config
 
     async def ask(self, engine: Engine, writer: PredictionWriter, retry_failed: bool) -> None:
         """Asks what is missing, task by task and length by length."""
-        config, num_jobs = self._config, 0
-        layouts = Layouts(self._settings, engine, self._note)
+        config, num_jobs = self.config, 0
+        layouts = Layouts(self.settings, engine, self._note)
         for task in config.tasks:
             for length in config.lengths:
                 try:
-                    items = load_run_items(self._settings, task, length)
+                    items = load_run_items(self.settings, task, length)
                 except DoesNotFitError as error:
-                    self._report(f"{error.message} Left out.")
-                    self._left_out.append(error.message)
+                    self.report(f"{error.message} Left out.")
+                    self.left_out.append(error.message)
                     continue
                 items = await layouts.adapt(items)
-                jobs = build_jobs(items, self._settings)
+                jobs = build_jobs(items, self.settings)
                 if not jobs:
-                    self._report(f"{task} has no prompt layout: the method 'helmet' is left out")
+                    self.report(f"{task} has no prompt layout: the method 'helmet' is left out")
                 num_jobs += len(jobs)
-                left = find_missing_jobs(jobs, self._done, self._settings, retry_failed)
-                self._report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
+                left = find_missing_jobs(jobs, self.done, self.settings, retry_failed)
+                self.report(f"{task} at {length}: {len(left)} of {len(jobs)} items to run")
                 runner = Runner(
                     await layouts.add_framing(left),
                     engine,
-                    self._conditions,
+                    self.conditions,
                     writer,
-                    self._done,
-                    self._report,
+                    self.done,
+                    self.report,
                 )
                 await runner.run(left)
                 if task in SPECS:
-                    _write_helmet(task, length, jobs, self._done, config, self._out)
-                if (
-                    task == "alce_asqa"
-                    and (note := describe_splitter())
-                    and note not in self._notes
-                ):
+                    _write_helmet(task, length, jobs, self.done, config, self.out)
+                if task == "alce_asqa" and (note := describe_splitter()) and note not in self.notes:
                     self._note(note)
         if not num_jobs:
-            raise _nothing_to_ask(config, self._left_out)
+            raise _nothing_to_ask(config, self.left_out)
 
     def _note(self, note: str) -> None:
         """Reports what a reader of the figures should know, now and with the results."""
-        self._notes.append(note)
-        self._report(note)
+        self.notes.append(note)
+        self.report(note)
 
     def summarise(self, *notes: str) -> Summary:
         """Writes the summary of the folder and returns it."""
-        known = {self._config.label: next(iter(self._conditions.values()))}
+        known = {self.config.label: next(iter(self.conditions.values()))}
         return _summarise(
-            self._done,
-            self._config.model_dump(mode="json"),
-            self._out,
+            self.done,
+            self.config.model_dump(mode="json"),
+            self.out,
             known=known,
-            left_out=self._left_out,
-            run_notes=(*notes, *self._notes),
+            left_out=self.left_out,
+            run_notes=(*notes, *self.notes),
         )
 
 

@@ -25,7 +25,7 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Prediction, Turn, Usage
 from agenticlu.engines.base import Engine
 from agenticlu.engines.retry import TRANSIENT
-from agenticlu.evaluation.config import RunSettings
+from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
 from agenticlu.evaluation.plan import Job, Output, describe_overlong
 from agenticlu.evaluation.predictions import Conditions, PredictionWriter, replace_lone_surrogates
@@ -72,42 +72,35 @@ class _Attempt:
     started: float = field(default_factory=time.monotonic)
 
 
+@dataclass(eq=False)
 class Runner:
     """Runs jobs; items of one session wait for its first one, which fills the cache.
 
     Further sessions are opened while places are free, but only a few at a time while many jobs
     wait for a first one: documents that are read together evict each other's prefixes.
-
-    Args:
-        settings: Of the run.
-        engine: What answers; it waits by itself while a server is unreachable.
-        conditions: Of each method, by its name in the tables.
-        writer: Takes finished predictions.
-        done: Predictions by id; finished ones are added.
-        report: Called with a line of progress now and then.
     """
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        engine: Engine,
-        conditions: Mapping[str, Conditions],
-        writer: PredictionWriter,
-        done: dict[str, Prediction],
-        report: Report,
-    ) -> None:
-        self._config = settings.config
-        self._settings = settings
-        self._engine = engine
-        self._conditions = conditions
-        self._writer = writer
-        self._done = done
-        self._report = report
-        self._num_in_a_row = 0
-        self._num_finished = 0
-        self._num_failed = 0
-        self._total = 0
-        self._started = time.monotonic()
+    settings: RunSettings
+    engine: Engine
+    """Answers; it waits by itself while a server is unreachable."""
+    conditions: Mapping[str, Conditions]
+    """Of each method, by its name in the tables."""
+    writer: PredictionWriter
+    """Takes finished predictions."""
+    done: dict[str, Prediction]
+    """Predictions by id; finished ones are added."""
+    report: Report
+    """Called with a line of progress now and then."""
+    _num_in_a_row: int = field(default=0, init=False)
+    _num_finished: int = field(default=0, init=False)
+    _num_failed: int = field(default=0, init=False)
+    _total: int = field(default=0, init=False)
+    _started: float = field(default_factory=time.monotonic, init=False)
+
+    @property
+    def config(self) -> EvaluationConfig:
+        """The configuration."""
+        return self.settings.config
 
     async def run(self, jobs: Sequence[Job]) -> None:
         """Runs all jobs; raises the first error that concerns more than one item."""
@@ -121,11 +114,11 @@ class Runner:
         running: dict[asyncio.Task[None], tuple[Job, _Session]] = {}
         try:
             while True:
-                self._open(waiting, ready, opened, self._config.concurrency - len(running))
-                while ready and len(running) < self._config.concurrency:
+                self._open(waiting, ready, opened, self.config.concurrency - len(running))
+                while ready and len(running) < self.config.concurrency:
                     job, session = ready.popleft()
                     view = session.views.setdefault(
-                        job.item.document.id, View(job.item, self._settings)
+                        job.item.document.id, View(job.item, self.settings)
                     )
                     task = asyncio.create_task(self._run_one(job, view))
                     running[task] = (job, session)
@@ -154,7 +147,7 @@ class Runner:
         num_free: int,
     ) -> None:
         """Opens sessions while there is a free place without work for it."""
-        places = self._config.concurrency
+        places = self.config.concurrency
         most_reading = max(1, places // PLACES_PER_READING)
         while len(ready) < num_free:
             num_reading = sum(bool(session.rest) for session in opened)
@@ -172,7 +165,7 @@ class Runner:
         attempt = _Attempt(job, view)
         try:
             outcome = await answer(
-                job.method, job.item, view, self._engine, self._settings, attempt.progress
+                job.method, job.item, view, self.engine, self.settings, attempt.progress
             )
             found = self._build_predictions(attempt, outcome)
             self._num_in_a_row = 0
@@ -202,11 +195,11 @@ class Runner:
             for output, prediction in zip(job.outputs, found, strict=True)
             if output.is_wanted
         ]
-        self._writer.append(*new)
+        self.writer.append(*new)
         for prediction in new:
             # To the end, as in the file: of one question, the last prediction counts.
-            self._done.pop(prediction.id, None)
-            self._done[prediction.id] = prediction
+            self.done.pop(prediction.id, None)
+            self.done[prediction.id] = prediction
 
     def _build_predictions(
         self, attempt: _Attempt, result: Outcome | Exception
@@ -225,7 +218,7 @@ class Runner:
                 too_long = isinstance(result, DocumentTooLongError)
                 update = {
                     "error": _reason(result),
-                    "overlong": describe_overlong(self._settings) if too_long else "",
+                    "overlong": describe_overlong(self.settings) if too_long else "",
                     "turns": tuple(attempt.progress.turns),
                     "usage": attempt.progress.usage,
                     "seconds": round(seconds, 4),
@@ -244,7 +237,7 @@ class Runner:
             if turn.kind == "point"
             for piece in view.shown.named(turn.reply).valid
         }
-        fitted = fit(attempt.job.item, view, self._settings)
+        fitted = fit(attempt.job.item, view, self.settings)
         outcome = Outcome(
             raw=next(turn.reply for turn in reversed(part) if turn.kind == "answer"),
             turns=part,
@@ -259,7 +252,7 @@ class Runner:
         self, attempt: _Attempt, output: Output, outcome: Outcome, seconds: float
     ) -> Prediction:
         item = attempt.job.item
-        scores = rules.score(item, outcome.raw, with_rouge=self._config.with_rouge)
+        scores = rules.score(item, outcome.raw, with_rouge=self.config.with_rouge)
         return self._blank(attempt.job, output).model_copy(
             update={
                 "raw": outcome.raw,
@@ -271,7 +264,7 @@ class Runner:
                 "usage": outcome.usage,
                 "seconds": round(seconds, 4),
                 "truncated": outcome.truncated,
-                "overlong": describe_overlong(self._settings) if outcome.truncated else "",
+                "overlong": describe_overlong(self.settings) if outcome.truncated else "",
                 "gold_present": is_gold_present(item, outcome.left),
             }
         )
@@ -288,8 +281,8 @@ class Runner:
             question=item.question.text,
             gold=item.question.answers,
             hops=item.question.hops,
-            engine=self._config.label,
-            conditions=self._conditions[output.method],
+            engine=self.config.label,
+            conditions=self.conditions[output.method],
             part_of="" if output is job.whole else job.whole.id,
             options=item.question.options,
             unit=item.unit,
@@ -304,7 +297,7 @@ class Runner:
             return
         seconds = time.monotonic() - self._started
         failed = f", {self._num_failed} failed" if self._num_failed else ""
-        self._report(f"  {self._num_finished} of {self._total} items{failed}, {seconds:.0f} s")
+        self.report(f"  {self._num_finished} of {self._total} items{failed}, {seconds:.0f} s")
 
 
 def round_ends(turns: Sequence[Turn]) -> list[int]:

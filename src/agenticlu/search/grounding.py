@@ -84,23 +84,16 @@ def keep(scores: Sequence[float | None], config: SearchConfig) -> tuple[int, ...
     return tuple(sorted(best_of(good, config.top_k)))
 
 
+@dataclass(eq=False)
 class Grounder:
-    """Grounds texts in one document.
+    """Grounds texts in one document."""
 
-    Args:
-        shown: The document.
-        profile: Wordings.
-        config: The mode, the threshold and the cap.
-        caller: Asks the engine.
-    """
-
-    def __init__(
-        self, shown: ShownDocument, profile: Profile, config: SearchConfig, caller: Caller
-    ) -> None:
-        self.shown = shown
-        self._profile = profile
-        self._config = config
-        self._caller = caller
+    shown: ShownDocument
+    profile: Profile
+    config: SearchConfig
+    """The mode, the threshold and the cap."""
+    caller: Caller
+    """Asks the engine."""
 
     @functools.cached_property
     def _index(self) -> PieceIndex:
@@ -117,9 +110,9 @@ class Grounder:
             CallFailedError: A call failed for good.
             NotRecordedError: Replaying, and the ledger has no such grounding.
         """
-        if self._config.grounding == "scan-many" and len(texts) > 1:
+        if self.config.grounding == "scan-many" and len(texts) > 1:
             return await self._ground_together(texts)
-        if self._config.grounding == "as-published":
+        if self.config.grounding == "as-published":
             return await together(
                 self._ground_one(text, f"{owner} {number}") for number, text in enumerate(texts)
             )
@@ -127,22 +120,22 @@ class Grounder:
 
     async def _ground_one(self, text: str, owner: str = "") -> Grounded:
         key = self._key(text, owner)
-        found = self._caller.store.find_grounding(key)
+        found = self.caller.store.find_grounding(key)
         if found is None:
-            found = await self._caller.once(key, lambda: self._work(key, text, owner))
+            found = await self.caller.once(key, lambda: self._work(key, text, owner))
         return self._read(found)
 
     async def _work(self, key: str, text: str, owner: str) -> GroundingRecord:
-        if self._caller.engine is None:
+        if self.caller.engine is None:
             raise NotRecordedError(key)
         _UNDER_WAY.set(key)
-        if self._config.grounding == "point":
+        if self.config.grounding == "point":
             return await self._point(key, text)
-        if self._config.grounding == "as-published":
+        if self.config.grounding == "as-published":
             return await self._scan_published(key, text, owner)
         indices: Sequence[int] = range(len(self.shown.pieces))
-        if self._config.grounding == "shortlist":
-            indices = self._index.pick(text, self._config.shortlist_k)
+        if self.config.grounding == "shortlist":
+            indices = self._index.pick(text, self.config.shortlist_k)
         return await self._scan(key, text, indices)
 
     async def _scan(self, key: str, text: str, indices: Sequence[int]) -> GroundingRecord:
@@ -152,7 +145,7 @@ class Grounder:
 
     async def _scan_published(self, key: str, text: str, owner: str) -> GroundingRecord:
         sampling = Sampling(
-            temperature=0.2, top_p=0.95, max_tokens=PUBLISHED_VERDICT_TOKENS, seed=self._config.seed
+            temperature=0.2, top_p=0.95, max_tokens=PUBLISHED_VERDICT_TOKENS, seed=self.config.seed
         )
         keys, verdicts = await self._sample_pieces(
             (*self._scope, owner),
@@ -168,7 +161,7 @@ class Grounder:
 
     async def _point(self, key: str, text: str) -> GroundingRecord:
         asked = Dialogue(
-            profile=self._profile,
+            profile=self.profile,
             document_id=self.shown.document.id,
             view=self.shown.view(),
             question=Question(id=content_id(text), text=text),
@@ -177,29 +170,29 @@ class Grounder:
         )
         request = asked.next_request()
         assert request is not None
-        sampling = Sampling(max_tokens=256, seed=self._config.seed)
+        sampling = Sampling(max_tokens=256, seed=self.config.seed)
         call = self._call(sample_key(self._scope, request.messages, sampling, 0))
-        sampled = await self._caller.sample(call, request.messages, sampling)
+        sampled = await self.caller.sample(call, request.messages, sampling)
         turn = request.turn(sampled.completions[0])
-        kept = self.shown.named(turn.reply).valid[: self._config.top_k]
+        kept = self.shown.named(turn.reply).valid[: self.config.top_k]
         return await self._finish(Fold(key, self.shown.document.id, [call.key], kept=kept))
 
     async def _ground_together(self, texts: Sequence[str]) -> list[Grounded]:
         """Grounds many texts with one request per piece; unread lines are scanned one by one."""
         group = list(dict.fromkeys(texts))
         group_key = self._key("\x1e".join(group))
-        store = self._caller.store
+        store = self.caller.store
         keys = {text: content_id(group_key, text, length=32) for text in group}
         if store.find_grounding(keys[group[0]]) is None:
-            if self._caller.engine is None:
+            if self.caller.engine is None:
                 raise NotRecordedError(group_key)
             _UNDER_WAY.set(keys[group[0]])
-            await self._caller.once(group_key, lambda: self._scan_many(group, keys))
+            await self.caller.once(group_key, lambda: self._scan_many(group, keys))
         records = [store.find_grounding(keys[text]) for text in texts]
         return [self._read(record) for record in records if record is not None]
 
     async def _scan_many(self, texts: Sequence[str], keys: Mapping[str, str]) -> None:
-        sampling = Sampling(max_tokens=LINE_TOKENS * len(texts), seed=self._config.seed)
+        sampling = Sampling(max_tokens=LINE_TOKENS * len(texts), seed=self.config.seed)
         shared, lines = await self._sample_pieces(
             self._scope,
             sampling,
@@ -216,7 +209,7 @@ class Grounder:
                 Fold(keys[text], self.shown.document.id, shared + own, scores=tuple(scores))
             )
             shared = []  # the first text pays for the calls that all share
-        await self._caller.store.finish_groundings(folds)
+        await self.caller.store.finish_groundings(folds)
 
     async def _sample_pieces(
         self,
@@ -232,10 +225,10 @@ class Grounder:
             messages = render(index)
             call = self._call(sample_key(scope, messages, sampling, 0))
             keys.append(call.key)
-            sampled = await self._caller.sample(call, messages, sampling)
+            sampled = await self.caller.sample(call, messages, sampling)
             return parse(strip_thinking(sampled.completions[0].text))
 
-        return keys, await together(map(ask, range(len(self.shown.pieces))), self._caller.gate)
+        return keys, await together(map(ask, range(len(self.shown.pieces))), self.caller.gate)
 
     async def _score_pieces(
         self, text: str, indices: Sequence[int], scores: list[float | None]
@@ -244,16 +237,16 @@ class Grounder:
         document_id, asked = self.shown.document.id, [self.shown.neutralise(text)]
 
         async def ask(index: int) -> str:
-            messages = render_relevance(self._profile, document_id, self.shown.text(index), asked)
+            messages = render_relevance(self.profile, document_id, self.shown.text(index), asked)
             call = self._call(choices_key(self._scope, messages, RELEVANCE_CHOICES))
-            found = await self._caller.score_choices(call, messages, RELEVANCE_CHOICES)
+            found = await self.caller.score_choices(call, messages, RELEVANCE_CHOICES)
             scores[index] = round(compute_relevance(found.probabilities), SCORE_DIGITS)
             return call.key
 
-        return await together(map(ask, indices), self._caller.gate)
+        return await together(map(ask, indices), self.caller.gate)
 
     async def _finish(self, fold: Fold) -> GroundingRecord:
-        store = self._caller.store
+        store = self.caller.store
         await store.finish_groundings([fold])
         record = store.find_grounding(fold.key)
         assert record is not None
@@ -265,7 +258,7 @@ class Grounder:
         assert record.scores is not None
         known = tuple(score for score in record.scores if score is not None)
         relevance = known if len(known) == len(record.scores) else None
-        return Grounded(keep(record.scores, self._config), relevance, record.unparsed)
+        return Grounded(keep(record.scores, self.config), relevance, record.unparsed)
 
     def _render_published(self, index: int, text: str) -> tuple[Message, ...]:
         question = self.shown.neutralise(text)
@@ -276,7 +269,7 @@ class Grounder:
         )
 
     def _render_many(self, index: int, texts: Sequence[str]) -> tuple[Message, ...]:
-        system = self._profile.draw("system", self.shown.document.id).text
+        system = self.profile.draw("system", self.shown.document.id).text
         asked = "\n".join(
             f"{number}. {self.shown.neutralise(text)}" for number, text in enumerate(texts, 1)
         )
@@ -293,13 +286,13 @@ class Grounder:
 
     @property
     def _scope(self) -> tuple[str, ...]:
-        return ("ground", str(self._config.seed), self.shown.document.id)
+        return ("ground", str(self.config.seed), self.shown.document.id)
 
     def _key(self, text: str, owner: str = "") -> str:
-        mode = self._config.grounding
+        mode = self.config.grounding
         extra = {
-            "shortlist": str(self._config.shortlist_k),
-            "point": str(self._config.top_k),
+            "shortlist": str(self.config.shortlist_k),
+            "point": str(self.config.top_k),
         }.get(mode, "")
         return content_id("grounding", *self._scope, mode, extra, owner, text, length=32)
 

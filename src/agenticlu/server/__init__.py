@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from agenticlu.core.errors import (
     missing_dependency,
 )
 from agenticlu.core.records import content_id
-from agenticlu.engines.base import Asked, Completion, Engine, Sampled, Sampling
+from agenticlu.engines.base import Asked, Engine, Sampled, Sampling
 from agenticlu.server.requests import (
     DEFAULT_MAX_TOKENS,
     FINISH,

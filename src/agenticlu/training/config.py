@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from agenticlu.core.config import Preset, resolve
-from agenticlu.core.settings import Settings, Spelling, select
+from agenticlu.core.config import Preset
+from agenticlu.core.settings import Settings, Spelling
 
 Precision = Literal["auto", "fp32", "bf16", "fp64"]
 
@@ -186,29 +184,3 @@ def find_preset(given: Mapping[str, object], *, stage: str | None = None) -> Pre
         key.removeprefix(prefix): value for key, value in preset.items() if key.startswith(prefix)
     }
     return Preset(f"preset {name}", values)
-
-
-def resolve_config(
-    stage: str,
-    *,
-    preset: str | None = None,
-    file: Path | None = None,
-    changes: Mapping[str, Any] | None = None,
-) -> TrainConfig:
-    """Builds the settings: preset, then file, then changes; nothing else is read.
-
-    Raises:
-        ConfigError: An unknown preset or key, or a wrong value; names what is allowed.
-        UsageError: A wrong value of a change.
-    """
-    resolved = resolve(
-        TrainRecipe,
-        section=f"train.{stage}",
-        inherits=("train",),
-        flags={**(changes or {}), "stage": stage, "preset": preset},
-        environ={},
-        config_file=file,
-        project_file=None,
-        find_preset=functools.partial(find_preset, stage=stage),
-    )
-    return select(resolved.values, TrainConfig)

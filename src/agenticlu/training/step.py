@@ -35,35 +35,23 @@ from agenticlu.training.parallel import Ranks
 from agenticlu.training.trie import Trie, TriePlan, build_trie, dummy_plan
 
 
+@dataclass(eq=False)
 class TrieRunner:
-    """Runs tries on this rank, in lockstep with the other ranks.
+    """Runs tries on this rank, in lockstep with the other ranks."""
 
-    Args:
-        config: The run's settings.
-        ranks: This process among the others.
-        edges: The model.
-        kernel: Attention kernel.
-        shape: Of the model, to predict what a trie costs.
-        reference: DPO: log-probabilities under the reference; None in SFT.
-    """
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        ranks: Ranks,
-        edges: EdgeModel,
-        kernel: str,
-        shape: ModelShape,
-        reference: ReferenceStore | None = None,
-    ) -> None:
-        self.config = config
-        self.ranks = ranks
-        self.edges = edges
-        self.kernel = kernel
-        self.shape = shape
-        self.reference = reference
-        self.idle_share = 0.0
-        """Of the latest tries: predicted share of time in which ranks wait for each other."""
+    config: TrainConfig
+    ranks: Ranks
+    """This process among the others."""
+    edges: EdgeModel
+    """The model."""
+    kernel: str
+    """Attention kernel."""
+    shape: ModelShape
+    """Of the model, to predict what a trie costs."""
+    reference: ReferenceStore | None = None
+    """DPO: log-probabilities under the reference; None in SFT."""
+    idle_share: float = 0.0
+    """Of the latest tries: predicted share of time in which ranks wait for each other."""
 
     def run(self, tries: Sequence[Trie], step_size: tuple[int, int], *, learn: bool) -> Totals:
         """Runs the tries of a step, with backward passes if it is to learn from them.

@@ -304,7 +304,7 @@ def test_the_pass_of_transformers_serves_a_conversation_too(biased_model: Path) 
         HFEngine(biased_model, cache=False),
         HFEngine(biased_model, share_prefix=False),
     ]
-    assert isinstance(engines[0]._worker.decoder._forward, GenericForward)
+    assert isinstance(engines[0]._worker.decoder.forward, GenericForward)
     found = [
         run(one, talk(one, 3), one.sample(ask(f"{DOCUMENT}Who?"), sampling)) for one in engines
     ]

@@ -99,34 +99,20 @@ class Branch:
     """Tokens decoded so far whose keys and values are in the block."""
 
 
+@dataclass(eq=False)
 class Decoder:
-    """One model, one cache, one block of branches.
+    """One model, one cache, one block of branches."""
 
-    Args:
-        forward: The model.
-        cache: Kept between prompts; None reads every prompt from its start.
-        device: Of the model.
-        dtype: Of the model.
-        share: False copies what a branch has read into its own row, to compare.
-    """
-
-    def __init__(
-        self,
-        forward: Forward,
-        cache: PrefixCache | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        share: bool = True,
-    ) -> None:
-        self._share = share
-        self.cache = cache
-        self.branches: list[Branch] = []
-        self._forward = forward
-        self._device = device
-        self._dtype = dtype
-        self._block = Block()
-        self._plan: DecodePlan | None = None
+    forward: Forward
+    cache: PrefixCache | None
+    """Kept between prompts; None reads every prompt from its start."""
+    device: torch.device
+    dtype: torch.dtype
+    share: bool = True
+    """False copies what a branch has read into its own row, to compare."""
+    branches: list[Branch] = field(default_factory=list, init=False)
+    _block: Block = field(default_factory=Block, init=False)
+    _plan: DecodePlan | None = field(default=None, init=False)
 
     def num_uncached(self, ids: Sequence[int]) -> int:
         """Returns how many tokens reading the prompt would compute."""
@@ -226,7 +212,7 @@ class Decoder:
         Prompts that part within a few tokens of each other agree on one length, so that one call
         serves them; the rest is copied. A part of few users and tokens is copied whole.
         """
-        if not self._share:
+        if not self.share:
             return {}
         users: dict[CacheSegment, Counter[int]] = {}
         known: dict[CacheSegment, set[int]] = {}
@@ -249,7 +235,7 @@ class Decoder:
         if self._plan is None:
             self._plan = DecodePlan(self._block, self._group_shared())
         positions = [branch.num_prompt + len(branch.fed) for branch in self.branches]
-        self._plan.start_step(self._device, self._dtype)
+        self._plan.start_step(self.device, self.dtype)
         logits = self._run(list(tokens), positions, self._plan, list(range(len(tokens))))
         for branch, token in zip(self.branches, tokens, strict=True):
             branch.fed.append(token)
@@ -309,7 +295,7 @@ class Decoder:
                 length,
                 None
                 if len(rows) == len(self.branches)
-                else torch.tensor(sorted(rows), device=self._device),
+                else torch.tensor(sorted(rows), device=self.device),
             )
             for (segment, length), rows in groups.items()
         ]
@@ -321,9 +307,9 @@ class Decoder:
         plan: ReadPlan | DecodePlan,
         last: list[int],
     ) -> Tensor:
-        ids = torch.tensor(tokens, device=self._device)
-        at = torch.tensor(positions, device=self._device)
-        return self._forward(ids, at, plan, torch.tensor(last, device=self._device))
+        ids = torch.tensor(tokens, device=self.device)
+        at = torch.tensor(positions, device=self.device)
+        return self.forward(ids, at, plan, torch.tensor(last, device=self.device))
 
 
 def draw_uniforms(seed: int, count: int) -> list[float]:

@@ -86,43 +86,32 @@ class WorkerJob:
             self.loop.call_soon_threadsafe(function, *arguments)
 
 
+@dataclass(eq=False)
 class Worker:
-    """Runs jobs on one decoder.
+    """Runs jobs on one decoder."""
 
-    Args:
-        decoder: The model and its cache; used by the worker's thread alone.
-        chat: Template and tokenizer.
-        end_ids: Tokens that end a reply.
-        context_tokens: Longest prompt plus reply; None for no limit.
-        max_batch: Replies that decode together at most.
-        prefill_tokens: Prompts are read together up to this many uncached tokens.
-        name: Named in errors.
-    """
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        chat: ChatFormat,
-        end_ids: frozenset[int],
-        context_tokens: int | None,
-        *,
-        max_batch: int,
-        prefill_tokens: int,
-        name: str,
-    ) -> None:
-        self.decoder = decoder
-        self._chat = chat
-        self._end_ids = end_ids
-        self._context_tokens = context_tokens
-        self._max_batch = max_batch
-        self._prefill_tokens = prefill_tokens
-        self._name = name
-        self._inbox: queue.SimpleQueue[WorkerJob | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._lock = threading.Lock()
-        self._reading: list[WorkerJob] = []
-        self._by_branch: dict[Branch, Draft] = {}
+    decoder: Decoder
+    """The model and its cache; used by the worker's thread alone."""
+    chat: ChatFormat
+    """Template and tokenizer."""
+    end_ids: frozenset[int]
+    """Tokens that end a reply."""
+    context_tokens: int | None
+    """Longest prompt plus reply; None for no limit."""
+    max_batch: int
+    """Replies that decode together at most."""
+    prefill_tokens: int
+    """Prompts are read together up to this many uncached tokens."""
+    name: str
+    """Named in errors."""
+    _inbox: queue.SimpleQueue[WorkerJob | None] = field(
+        default_factory=queue.SimpleQueue, init=False
+    )
+    _thread: threading.Thread | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _reading: list[WorkerJob] = field(default_factory=list, init=False)
+    _by_branch: dict[Branch, Draft] = field(default_factory=dict, init=False)
 
     def submit(self, job: WorkerJob) -> None:
         """Takes a job; the thread starts with the first.
@@ -132,10 +121,10 @@ class Worker:
         """
         with self._lock:
             if self._closed:
-                raise EngineError(f"The engine {self._name} is closed.")
+                raise EngineError(f"The engine {self.name} is closed.")
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._work, name=f"agenticlu-{self._name}", daemon=True
+                    target=self._work, name=f"agenticlu-{self.name}", daemon=True
                 )
                 self._thread.start()
             # Still under the lock, so that no job follows the None with which `close` ends the
@@ -160,7 +149,7 @@ class Worker:
                     self._advance(waiting, drafts)
                 except Exception as error:  # handed to those who wait; the worker lives on
                     self._fail(error, waiting, drafts)
-        closed = EngineError(f"The engine {self._name} was closed.")
+        closed = EngineError(f"The engine {self.name} was closed.")
         self._fail(closed, waiting, drafts)
 
     def _receive(self, waiting: list[WorkerJob], *, idle: bool) -> bool:
@@ -210,8 +199,8 @@ class Worker:
                 done.add(i)
                 continue
             # A request for more samples than a batch holds runs once nothing else decodes.
-            if count and num_drafts and num_drafts + count > self._max_batch:
-                num_drafts = self._max_batch  # later samples do not overtake this one
+            if count and num_drafts and num_drafts + count > self.max_batch:
+                num_drafts = self.max_batch  # later samples do not overtake this one
                 continue
             try:
                 job.ids = job.ids or self._encode(job)
@@ -226,7 +215,7 @@ class Worker:
                 # yet. Looking at the last one finds most of it: prompts about a document arrive
                 # together.
                 new = min(new, len(job.ids) - num_common(jobs[-1].ids, 0, job.ids, 0))
-                if tokens + new > self._prefill_tokens:
+                if tokens + new > self.prefill_tokens:
                     break
             jobs.append(job)
             done.add(i)
@@ -237,16 +226,16 @@ class Worker:
 
     def _encode(self, job: WorkerJob) -> list[int]:
         if isinstance(job.asked, str):
-            ids = self._chat.encode_plain(job.asked)
+            ids = self.chat.encode_plain(job.asked)
         else:
-            ids = self._chat.encode(job.asked)
+            ids = self.chat.encode(job.asked)
         if job.sampling is None:
-            self._chat.first_tokens(job.choices)
+            self.chat.first_tokens(job.choices)
         reply = 1 if job.sampling is None else job.sampling.max_tokens
-        limit = self._context_tokens
+        limit = self.context_tokens
         if limit is not None and len(ids) + reply > limit:
             raise DocumentTooLongError(
-                f"The prompt has {len(ids)} tokens and its reply may take {reply}; {self._name}"
+                f"The prompt has {len(ids)} tokens and its reply may take {reply}; {self.name}"
                 f" takes {limit} in all.",
                 hint="Use a model with a longer window, or let grounding choose the pieces.",
             )
@@ -300,7 +289,7 @@ class Worker:
         ]
 
     def _choice_probs(self, job: WorkerJob, logits_V: Tensor) -> ChoiceProbs:
-        tokens = self._chat.first_tokens(job.choices)
+        tokens = self.chat.first_tokens(job.choices)
         probabilities = torch.softmax(logits_V.double(), dim=-1)
         mass = {choice: float(probabilities[list(ids)].sum()) for choice, ids in tokens.items()}
         total = sum(mass.values())
@@ -329,7 +318,7 @@ class Worker:
             draft.tokens.append(token)
             sampling, job = draft.job.sampling, draft.job
             assert sampling is not None
-            ended = token in self._end_ids
+            ended = token in self.end_ids
             if job.top_logprobs is not None:
                 draft.logprobs.append(self._token_logprob(logits_BV[row], token, job.top_logprobs))
             if ended or (sampling.stop and self._stopped(draft, sampling.stop)):
@@ -342,7 +331,7 @@ class Worker:
     def _stopped(self, draft: Draft, stops: tuple[str, ...]) -> bool:
         # A stop may span tokens, and one token may hold part of a character: decode the whole
         # reply.
-        text = self._chat.decode(draft.tokens)
+        text = self.chat.decode(draft.tokens)
         return any(stop in text for stop in stops)
 
     def _token_logprob(self, logits_V: Tensor, token: int, count: int) -> TokenLogprob:
@@ -350,10 +339,10 @@ class Worker:
         values, ids = logprobs.topk(min(count, len(logprobs)))
         return TokenLogprob(
             token_id=token,
-            text=self._chat.token_text(token),
+            text=self.chat.token_text(token),
             logprob=float(logprobs[token]),
             top=tuple(
-                (one, self._chat.token_text(one), value)
+                (one, self.chat.token_text(one), value)
                 for one, value in zip(ids.tolist(), values.tolist(), strict=True)
             ),
         )
@@ -386,14 +375,14 @@ class Worker:
     def _completion(self, draft: Draft) -> Completion:
         assert draft.job.sampling is not None
         assert draft.reason is not None
-        tokens = [token for token in draft.tokens if token not in self._end_ids]
-        text = self._chat.decode(tokens)
+        tokens = [token for token in draft.tokens if token not in self.end_ids]
+        text = self.chat.decode(tokens)
         ends = [at for stop in draft.job.sampling.stop if (at := text.find(stop)) >= 0]
         if ends:
             text = text[: min(ends)]
             # The fewest tokens that still cover the text: what was sampled after the stop is not
             # returned.
-            while tokens and len(self._chat.decode(tokens[:-1])) >= len(text):
+            while tokens and len(self.chat.decode(tokens[:-1])) >= len(text):
                 tokens.pop()
         if not isinstance(draft.job.asked, str):
             text = text.strip()
@@ -422,7 +411,7 @@ class Worker:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         out_of_memory = isinstance(error, MemoryError) or "memory" in text.lower()
         told = EngineError(
-            f"{self._name} failed: {text}",
+            f"{self.name} failed: {text}",
             hint="Lower max_batch, prefill_tokens or cache_bytes." if out_of_memory else None,
         )
         told.__cause__ = error

@@ -211,42 +211,31 @@ def largest_fit(
     return size(low)
 
 
+@dataclass(eq=False)
 class Fitter(Generic[T]):
     """Makes the rows of one task as long as one length allows.
 
     The haystack of the first row grows step by step while the row fits. The others start from its
     size and shrink step by step where they are still too long. When not even one step fits, single
     units (lines, words, pairs) are tried, so that short lengths work wherever they can.
-
-    Args:
-        request: The task and its length.
-        step: By how much the haystack grows and shrinks.
-        start: Size that growing starts from.
-        least: Smallest size that makes a row.
-        most: Largest size available.
-        usable: Whether a size may be used, however long its row is.
-        room: Most tokens of a row; None takes the request's length.
     """
 
-    def __init__(
-        self,
-        request: TaskRequest,
-        *,
-        step: int,
-        start: int = 0,
-        least: int = 1,
-        most: int | None = None,
-        usable: Callable[[int], bool] = lambda size: True,
-        room: int | None = None,
-    ) -> None:
-        self._request = request
-        self._step = step
-        self._start = start
-        self._least = least
-        self._most = most
-        self._usable = usable
-        self._room = request.length if room is None else room
-        self._size: int | None = None
+    request: TaskRequest
+    """The task and its length."""
+    step: int
+    """By how much the haystack grows and shrinks."""
+    start: int = 0
+    """Size that growing starts from."""
+    least: int = 1
+    """Smallest size that makes a row."""
+    most: int | None = None
+    """Largest size available."""
+    usable: Callable[[int], bool] = lambda size: True
+    """Whether a size may be used, however long its row is."""
+    room: int | None = None
+    """Most tokens of a row; None takes the request's length."""
+    _size: int | None = field(default=None, init=False)
+    """Of the haystack of the last row."""
 
     def rows(
         self, build: Callable[[Random, int], T], tokens: Callable[[T], int]
@@ -261,8 +250,8 @@ class Fitter(Generic[T]):
         Raises:
             DoesNotFitError: The shortest form of a row is too long.
         """
-        for index in range(self._request.num_items):
-            seed = self._request.row_seed(index)
+        for index in range(self.request.num_items):
+            seed = self.request.row_seed(index)
 
             def sized(size: int, seed: int = seed) -> T:
                 return build(Random(seed), size)
@@ -279,12 +268,13 @@ class Fitter(Generic[T]):
         Raises:
             DoesNotFitError: Its shortest form is too long.
         """
+        room = self.request.length if self.room is None else self.room
 
         def fits(size: int) -> bool:
-            return tokens(build(size)) <= self._room
+            return tokens(build(size)) <= room
 
         if self._size is None:
-            grown = largest_fit(fits, self._step, start=self._start, most=self._most)
+            grown = largest_fit(fits, self.step, start=self.start, most=self.most)
             self._size = size = self._settle(grown, fits)
         else:
             size = self._settle(self._size, fits)
@@ -292,20 +282,20 @@ class Fitter(Generic[T]):
 
     def _settle(self, size: int, fits: Callable[[int], bool]) -> int:
         """Returns the first size from `size` downwards that fits and may be used."""
-        for top, step in ((size, self._step), (self._below(size + self._step), 1)):
+        for top, step in ((size, self.step), (self._below(size + self.step), 1)):
             found = self._shrink(top, step, fits)
-            while found >= self._least and not self._usable(found):
+            while found >= self.least and not self.usable(found):
                 found -= step
-            if found >= self._least:
+            if found >= self.least:
                 return found
-        raise DoesNotFitError(self._request.task, self._request.length)
+        raise DoesNotFitError(self.request.task, self.request.length)
 
     def _below(self, size: int) -> int:
-        return size - 1 if self._most is None else min(size - 1, self._most)
+        return size - 1 if self.most is None else min(size - 1, self.most)
 
     def _shrink(self, size: int, step: int, fits: Callable[[int], bool]) -> int:
         """Returns the first of size, size - step, ... that fits, or one below the least."""
-        most_steps = (size - self._least) // step + 1
+        most_steps = (size - self.least) // step + 1
         # `low` steps are too few; `high` is the smallest number known to be enough, if any is.
         low, high = -1, 0
         while high < most_steps and not fits(size - high * step):
