@@ -246,7 +246,7 @@ def test_shards_are_sealed_and_merged(corpus: str, tmp_path: Path):
         (("CORPUS", "--out", "run", "--judge", "llm"), ConfigError, "needs a model"),
         (("CORPUS", "--out", "run", "--judge-model", "m"), UsageError, "would not be asked"),
         (("CORPUS", "--out", "run", "--timeout", "0"), UsageError, "--timeout"),
-        (("replay", "run", "--retry-failed"), UsageError, "has nobody to ask"),
+        (("replay", "run", "--retry-failed"), UsageError, "has no effect here"),
         (("replay", "run", "--judge-model", "m"), UsageError, "would not be asked"),
         (("CORPUS", "--out", "run", "--profile", "defalt"), ConfigError, "Unknown profile"),
         (("CORPUS", "--out", "run", "--config", "none.toml"), ConfigError, "none.toml"),

@@ -123,7 +123,7 @@ def test_a_run_and_its_data_set_do_not_lie_in_one_another(tmp_path: Path, out: s
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="must not contain one another"):
+    with pytest.raises(UsageError, match="must not contain each other"):
         check_out(Path(out), Path("run"))
     check_out(Path("data"), Path("run"))
 

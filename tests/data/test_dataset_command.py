@@ -95,8 +95,8 @@ def test_a_build_writes_its_files_and_tells_what_is_missing(built: Path, run: Pa
     [
         ("file", "is a file"),
         ("mine", "is neither empty nor a data set"),
-        ("run", "must not contain one another"),
-        ("run/data", "must not contain one another"),
+        ("run", "must not contain each other"),
+        ("run/data", "must not contain each other"),
     ],
 )
 def test_a_folder_that_must_not_be_written_is_refused(run: Path, tmp_path: Path, out, words):
@@ -189,7 +189,7 @@ def test_what_was_built_can_be_imported_with_a_card_of_its_own(built: Path, tmp_
     ("source", "error", "words"),
     [
         ("data/none.json", DocumentError, "There is no file, directory or hub data set"),
-        ("BUILT", UsageError, "must not contain one another"),
+        ("BUILT", UsageError, "must not contain each other"),
         ("ints.json", DocumentError, "Entry 1 of .*ints.json is a number"),
     ],
 )

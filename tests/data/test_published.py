@@ -80,7 +80,7 @@ def test_a_row_tells_its_document_question_turn_and_depth():
         ({"chosen": [*ROWS[0]["chosen"]] * 2}, "not exactly one reply"),
         ({"rejected": [{"role": "assistant", "content": " "}]}, "empty reply"),
         ({"score_chosen": None}, "not in the published schema"),
-        ({"score_chosen": float("nan")}, "score is no number"),
+        ({"score_chosen": float("nan")}, "score is not a number"),
         ({"chosen": [{"role": "assistant", "content": None}]}, "not in the published schema"),
         ({"prompt": [{"role": "user", "content": "Hello?"}]}, "no marked document"),
     ],

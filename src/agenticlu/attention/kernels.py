@@ -63,7 +63,7 @@ def _attend_on_gpu(
     *,
     causal: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Like `attend`, by the kernel that takes every dtype on a GPU and tells the log-sum-exp."""
+    """Like `attend`, by the GPU kernel that takes every dtype and returns the log-sum-exp."""
     num_rows = q_BHTD.shape[2]
     repeats = q_BHTD.shape[1] // k_BKSD.shape[1]
     if repeats > 1:

@@ -89,6 +89,6 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("agenticlu: interrupted; run the same command again to go on.", err=True)
+        click.echo("agenticlu: interrupted; run the same command again to resume.", err=True)
         sys.exit(INTERRUPTED_EXIT_CODE)
     sys.exit(code if isinstance(code, int) else 0)

@@ -47,21 +47,21 @@ class AskSettings(ModelSettings, JsonSettings):
     ] = ()
     """A question; may be repeated."""
     questions_file: Annotated[str | None, Spelling("questions", metavar="FILE")] = None
-    """Questions, one a line, or JSONL with question, options, id; '-' is standard input."""
+    """Questions, one per line, or JSONL with question, options, id; '-' is standard input."""
     option: Annotated[tuple[str, ...], Spelling(separator="|", aliases=("options",))] = ()
     """A choice of a multiple-choice question; repeat it, or write A|B|C."""
     profile: str = "default"
-    """Prompt profile: a bundled one or a TOML file."""
+    """Prompt profile: a bundled name or a TOML file."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
-    """Rounds of clarification at most."""
+    """Maximum rounds of clarification."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
-    """Tokens of a paragraph at most. Default: what suits the model, else 512."""
+    """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     """Sampling temperature; 0 is greedy."""
     spans: bool = False
     """Read a document that is too long for the model piece by piece."""
     max_total_tokens: Positive | None = None
-    """Prompt and sampled tokens that one question may cost; no limit by default."""
+    """Maximum prompt and sampled tokens of one question. Default: no limit."""
     dry_run: bool = False
     """Estimate the cost; ask nothing."""
     quiet: bool = False
@@ -81,7 +81,7 @@ def command(resolved: Resolved[AskSettings], file: str, question: str | None) ->
     """
     settings = resolved.values
     if file == "-" and settings.questions_file == "-":
-        raise UsageError("The document and the questions cannot both be standard input.")
+        raise UsageError("The document and the questions cannot both come from standard input.")
     given = [text for text in (question, *settings.questions) if text is not None]
     rows: list[Mapping[str, Any]] = [{"question": text} for text in given]
     if settings.questions_file is not None:

@@ -30,7 +30,7 @@ class UploadSettings(Settings):
 
 
 class OutputSettings(JsonSettings):
-    """Settings of whatever writes a data set."""
+    """Settings shared by the commands that write a data set."""
 
     out: Annotated[Path, Spelling(metavar="FOLDER")]
     """Folder to write."""
@@ -76,7 +76,7 @@ class BuildSettings(OutputSettings, PairPolicy, UploadSettings):
 
 @click.group(context_settings=CONTEXT)
 def command() -> None:
-    """Turn trees into rows for SFT and DPO; bring published sets in; upload either."""
+    """Turn trees into rows for SFT and DPO; import published data sets; upload either."""
 
 
 @settings_command(BuildSettings, "dataset.build", group=command)
@@ -155,7 +155,7 @@ def import_(resolved: Resolved[ImportSettings], source: str) -> None:
 @operand("folder", type=click.Path(path_type=Path))
 @operand("hub_id", metavar="OWNER/NAME")
 def push_(resolved: Resolved[UploadSettings], folder: Path, hub_id: str) -> None:
-    """Upload the data set in FOLDER to the hub; goes on where an upload broke off."""
+    """Upload the data set in FOLDER to the hub; resumes an interrupted upload."""
     from agenticlu.data.dataset import load_record
     from agenticlu.data.hub import Licence, check_push
 

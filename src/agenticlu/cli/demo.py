@@ -17,11 +17,11 @@ class DemoSettings(Settings):
     """Settings of `agenticlu demo`."""
 
     out: Annotated[Path, Spelling(metavar="FOLDER")] = Path("demo-run")
-    """Folder of the demo; run again to go on where it stopped."""
+    """Folder of the demo; run again to resume."""
     documents: Positive = 40
     """Training documents."""
     items: Positive = 60
-    """Held-out items a length."""
+    """Held-out items per length."""
     lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = (256, 512, 768, 1024)
     """Tokens of a document, shortest first."""
     seed: int = 0
@@ -32,7 +32,7 @@ class DemoSettings(Settings):
 def command(resolved: Resolved[DemoSettings]) -> None:
     """Search, build data, train, evaluate and report on the bundled tiny model.
 
-    Works offline on two cores in a few minutes. Each stage is printed as the command that runs it.
+    Runs offline in a few minutes on two cores. Each stage is printed as the command that runs it.
     """
     from agenticlu.cli import group
     from agenticlu.demo import DemoSizes, render_results, run_demo

@@ -240,7 +240,7 @@ def describe(abilities: Capabilities) -> tuple[str, ...]:
     return (
         f"window: {'unknown' if window is None else f'{window:,} tokens'}",
         f"several samples of one request: "
-        f"{'yes' if abilities.samples_n else 'no; each is asked for by itself'}",
+        f"{'yes' if abilities.samples_n else 'no; they are requested one by one'}",
         f"log-probabilities: {'yes' if abilities.logprobs else 'no; verdicts are parsed'}",
         f"token ids: {'yes' if abilities.token_ids else 'no; text is tokenised again'}",
         f"continues plain text: {'yes' if abilities.completes else 'no; HELMET runs as chat'}",
@@ -252,16 +252,16 @@ class DoctorSettings(ModelSettings, JsonSettings):
     """Settings of `agenticlu doctor`."""
 
     extra: tuple[str, ...] = ()
-    """An extra that must be complete."""
+    """Extra whose packages must all be installed."""
     timeout: Seconds = 8.0
-    """Seconds that an engine may take to answer."""
+    """Timeout of an engine's answer, in seconds."""
 
 
 @settings_command(DoctorSettings, "doctor", without=("tokenizer",))
 def command(resolved: Resolved[DoctorSettings]) -> None:
     """Report what is installed, which engines answer, and how to fix the rest.
 
-    Tries the bundled model, or the model and servers that a flag, the environment
+    Checks the bundled model, or the model and servers that a flag, the environment
     (AGENTICLU_MODEL, AGENTICLU_BASE_URL) or a configuration file names. Exit code 5: an engine that
     was asked for is broken; 7: a package is missing.
     """

@@ -52,7 +52,7 @@ def command() -> None:
 
     Results go to EVAL/predictions.jsonl (one line per finished item), EVAL/summary.json,
     EVAL/results.md, EVAL/results.csv, EVAL/differences.csv and, for HELMET's tasks, EVAL/helmet/.
-    The same command again goes on where it stopped. The exit code is 9 when items failed.
+    Running the same command again resumes it. The exit code is 9 when items failed.
     """
 
 
@@ -206,7 +206,7 @@ class TableSettings(JsonSettings):
 @settings_command(TableSettings, "eval.table", group=command)
 @operand("out", type=FOLDER)
 def table(resolved: Resolved[TableSettings], out: Path) -> None:
-    """Write the tables of a folder of results again, with verdicts that came since."""
+    """Rewrite the tables of a folder of results, including verdicts added since."""
     from agenticlu.evaluation.run import summarise_folder
 
     settings = resolved.values
@@ -219,7 +219,7 @@ class ScoreSettings(JsonSettings):
     rule: str | None = None
     """Scoring rule of all rows. Default: what each row calls for."""
     rouge: bool = False
-    """Compute ROUGE, too."""
+    """Also compute ROUGE."""
     out: Annotated[Path | None, Spelling(metavar="FILE")] = None
     """JSONL file of each row's scores."""
 
@@ -288,15 +288,15 @@ class JudgeFileSettings(TimeoutSettings):
     helmet_data: Annotated[Path | None, Spelling(metavar="FOLDER")] = None
     """Folder that holds HELMET's key points, for summaries."""
     concurrency: Positive = 8
-    """Rows in flight at most."""
+    """Maximum rows in flight."""
     patience: Annotated[float, Field(ge=0)] = 300.0
-    """Seconds without any answer until an absent or overloaded server is given up."""
+    """Seconds without an answer before giving up on an absent or overloaded server."""
 
 
 @settings_command(JudgeFileSettings, "eval.judge", group=command)
 @operand("file", type=FILE)
 def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
-    """Judge the long answers or summaries of a HELMET result file by a model.
+    """Judge the long answers or summaries of a HELMET result file with a model.
 
     Writes FILE-gpt4eval_o.json beside it. Rows whose verdict cannot be read stay unscored and make
     the exit code 9. The same command again asks only for the verdicts that are missing.
@@ -356,7 +356,7 @@ class CiteSettings(Settings):
 @settings_command(CiteSettings, "eval.cite", group=command)
 @operand("file", type=FILE)
 def cite(resolved: Resolved[CiteSettings], file: Path) -> None:
-    """Score the citations of an ALCE result file (ours or HELMET's) by an inference model here.
+    """Score the citations of an ALCE result file (ours or HELMET's) with a local inference model.
 
     Writes FILE.score, as HELMET's eval_alce.py does: citation_rec and citation_prec by its rule,
     under which [0] means the last passage and passages that were not shown may be cited. Beside
@@ -419,7 +419,7 @@ class RowsSettings(TaskSettings):
 
 @settings_command(RowsSettings, "eval.rows", group=command, extra="evaluate")
 def rows_of(resolved: Resolved[RowsSettings]) -> None:
-    """Write a generator's rows, each with the seed that it follows from.
+    """Write a generator's rows, each with its seed.
 
     Rows of RULER's tasks and of key_values have the columns that HELMET reads; those of the others
     have a corpus's: context, question, answers.

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 def command() -> None:
     """Grow trees of clarifications: agenticlu generate CORPUS --out RUN [options].
 
-    CORPUS is a .jsonl or .parquet file or a hub id. Running the same command again goes on where it
-    stopped.
+    CORPUS is a .jsonl or .parquet file or a hub id. Running the same command again
+    resumes it.
     """
 
 
@@ -82,7 +82,7 @@ def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
         else:
             summary = _run_until_terminated(_generate(settings, config, source, out))
     except SystemExit:
-        click.echo("agenticlu: terminated; run the same command again to go on.", err=True)
+        click.echo("agenticlu: terminated; run the same command again to resume.", err=True)
         raise
     summary.lines_left_out = left_out.num_lines
     _print_summary(summary, out, settings.as_json)
@@ -203,7 +203,7 @@ def _generate_on_ray(
 
     if settings.ray_address is not None and settings.seal is None:
         raise UsageError(
-            "Workers on other machines need a place that all of them see.",
+            "Workers on other machines need a shared folder or URL for their results.",
             hint="Add --seal /shared/segments or a URL.",
         )
     shard = parse_shard(settings.shard)
@@ -336,7 +336,7 @@ def replay(resolved: Resolved[ReplaySettings], run: Path) -> None:
     check_judges(settings.judge_model, judges or ("those of the run",))
     if settings.retry_failed and "llm" not in judges:
         raise UsageError(
-            "--retry-failed has nobody to ask: a replay only asks judges that are models.",
+            "--retry-failed has no effect here: a replay sends requests only to model judges.",
             hint="Add --judge llm --judge-model NAME.",
         )
     _print_summary(asyncio.run(_replay(run, changes, settings)), run, settings.as_json)
@@ -373,7 +373,7 @@ class ControlsSettings(JudgeSettings, JsonSettings):
     """Settings of `agenticlu generate controls`."""
 
     limit: Positive = 200
-    """Questions at most."""
+    """Maximum number of questions."""
 
 
 @settings_command(ControlsSettings, "generate.controls", group=command)

@@ -90,7 +90,7 @@ class AliasOption(SettingOption):
         self.name = alias
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
-        """Hands the value to the flag of today."""
+        """Passes the value to the current flag."""
         value = super().process_value(ctx, value)
         if value not in (None, ()):
             click.echo(f"{self.opts[0]} is now --{self.setting.key.replace('_', '-')}.", err=True)
@@ -222,7 +222,7 @@ def _options(settings: Mapping[str, Setting], overrides: bool) -> list[click.Opt
                 ["changes", "--set"],
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Change any setting; may be repeated.",
+                help="Change any setting; repeatable.",
             )
         )
     options.append(

@@ -32,7 +32,7 @@ class CorpusSettings(Settings):
     """Part of a corpus."""
 
     limit: Positive | None = None
-    """Questions at most."""
+    """Maximum number of questions."""
     column: Annotated[tuple[str, ...], Spelling(metavar="FIELD=COLUMN")] = ()
     """Column that holds a field, such as context=text."""
     split: str = "train"
@@ -55,23 +55,23 @@ class GenerateSettings(
     tokens_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Measured rate of computed tokens, for the estimate."""
     like: Annotated[Path | None, Spelling(metavar="RUN")] = None
-    """Run folder whose reply lengths and rate the estimate takes."""
+    """Run folder to take reply lengths and rate from, for the estimate."""
     trees_at_once: Annotated[Positive, Spelling(aliases=("parallel",))] = 16
-    """Questions searched at the same time; those that wait for a judge do not count."""
+    """Questions searched at once, not counting those that wait for a judge."""
     concurrency: Annotated[Positive, Spelling(aliases=("in_flight",))] = 256
-    """Requests in flight at most."""
+    """Maximum requests in flight."""
     tokens_in_flight: Positive = 400_000
-    """Prompt tokens in flight at most."""
+    """Maximum prompt tokens in flight."""
     max_total_tokens: Annotated[Positive | None, Spelling(aliases=("max_tokens",))] = None
-    """Stop after so many computed tokens."""
+    """Stop after this many computed tokens."""
     retry_failed: bool = False
-    """Ask again what failed for good before."""
+    """Repeat calls that failed for good before."""
     seal: Annotated[str | None, Spelling(metavar="FOLDER")] = None
-    """Folder or URL (fsspec) that gets sealed segments, and gives them back."""
+    """Folder or URL (fsspec) to write sealed segments to, and to resume from."""
     seal_every: Annotated[float, Field(gt=0)] = 10.0
     """Minutes between segments."""
     ray: Positive | None = None
-    """Search with so many Ray workers; the limits hold for each, --max-total-tokens for all."""
+    """Search with this many Ray workers; limits apply to each, --max-total-tokens to all."""
     ray_address: str | None = None
     """Address of a Ray cluster. Default: Ray on this machine."""
     quiet: bool = False
@@ -85,7 +85,7 @@ class GenerateSettings(
 
 
 def find_preset(given: Mapping[str, object]) -> Preset | None:
-    """Returns what --as-published stands for."""
+    """Returns the settings that --as-published implies."""
     if not given.get("as_published"):
         return None
     return Preset("--as-published", PUBLISHED, beats="files")

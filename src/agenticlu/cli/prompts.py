@@ -14,7 +14,7 @@ from agenticlu.core.settings import Positive, Settings, Spelling
 
 @click.group(context_settings=CONTEXT)
 def command() -> None:
-    """Read wordings off a data set; check a profile."""
+    """Extract wordings from a data set; check a profile."""
 
 
 class ExtractSettings(Settings):
@@ -27,7 +27,7 @@ class ExtractSettings(Settings):
     split: str = "train"
     """Split of a folder or hub data set."""
     limit: Positive = 20_000
-    """Rows to read at most."""
+    """Maximum rows to read."""
     least: Positive = 1
     """Leave out wordings that occur less often."""
 

@@ -20,7 +20,7 @@ class ReportSettings(JsonSettings):
     run: Annotated[Path | None, Spelling(metavar="DIR")] = None
     """Folder of a generation run."""
     evaluations: Annotated[tuple[str, ...], Spelling("eval", metavar="[LABEL=]DIR")] = ()
-    """Evaluation folder; several are compared. LABEL names its model (base, trained)."""
+    """Evaluation folder; several are compared. LABEL names its model (such as base, trained)."""
     trainings: Annotated[tuple[str, ...], Spelling("train", metavar="[LABEL=]DIR")] = ()
     """Training folder, for its curves."""
     datasets: Annotated[tuple[Path, ...], Spelling("data", metavar="DIR")] = ()
@@ -31,7 +31,7 @@ class ReportSettings(JsonSettings):
     title: str | None = None
     """Name of the report. Default: names of the folders."""
     trees: NonNegative = 500
-    """Trees to put into the page; figures are over all of them in any case."""
+    """Trees to include in the page; figures always cover all of them."""
     full: bool = False
     """Put trees and documents into the JSON as well."""
 
@@ -74,7 +74,7 @@ def command(resolved: Resolved[ReportSettings]) -> None:
 
 
 def _check_out(out: Path) -> None:
-    """Raises UsageError where a report cannot be written, or would replace something else."""
+    """Raises UsageError if the report cannot be written or would overwrite another file."""
     from agenticlu.report.page import MARKS
 
     if not out.parent.is_dir():
@@ -92,5 +92,5 @@ def _check_out(out: Path) -> None:
         if head and not any(mark in head for mark in MARKS):
             raise UsageError(
                 f"{str(path)!r} exists and is not a report; --out would overwrite it.",
-                hint=f"--out {path.with_name('report.html')}, or any name that is free.",
+                hint=f"--out {path.with_name('report.html')}, or another name.",
             )

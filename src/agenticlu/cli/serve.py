@@ -24,7 +24,7 @@ class ServeSettings(Settings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     name: str | None = None
-    """Name under which the model is listed. Default: the folder's."""
+    """Name to list the model under. Default: the folder's."""
     device: str | None = None
     """cpu or cuda. Default: a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None

@@ -21,7 +21,7 @@ class StatusSettings(PriceSettings, JsonSettings):
     """Settings of `agenticlu status`."""
 
     watch: bool = False
-    """Look every two seconds, until the run ends; with --json, one line a look."""
+    """Refresh every two seconds until the run ends; with --json, one line per refresh."""
 
 
 @settings_command(StatusSettings, "status")

@@ -71,7 +71,7 @@ def _train_command(
 
 
 def _plan_tables(resolved: Resolved[TrainSettings]) -> tuple[str, ...]:
-    """Returns the tables that a plan reads: its stage's, too."""
+    """Returns the tables that a plan reads, that of its stage included."""
     return ("train", f"train.{resolved.given.get('stage', 'sft')}")
 
 

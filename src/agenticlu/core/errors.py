@@ -198,7 +198,7 @@ def require_known(
     Args:
         name: What was given.
         known: What is allowed, in the order in which it is listed.
-        kind: What the names stand for, in the singular; used in the message.
+        kind: Noun for what is named, in the singular; used in the message.
         error: Class of the error; it decides the exit code.
         hint: What to type next where no known name is close.
 
@@ -218,7 +218,7 @@ class Registry(Mapping[str, str]):
     """Names and where the things behind them live.
 
     Args:
-        kind: What the names stand for, in the singular; used in messages.
+        kind: Noun for what is named, in the singular; used in messages.
         table: Name to 'module:attribute'.
 
     >>> paths = Registry("path function", {"join": "posixpath:join"})
@@ -250,7 +250,7 @@ class Registry(Mapping[str, str]):
         return name in self._table
 
     def load(self, name: str) -> Any:
-        """Imports what the name stands for.
+        """Imports the object registered under a name.
 
         Raises:
             ConfigError: The name is unknown.

@@ -178,7 +178,7 @@ def load_numbered_rows(
 ) -> Iterator[tuple[int, Row]]:
     """Yields the rows of a .jsonl, .json or .parquet file with their numbers.
 
-    A file that begins with '[' is an array whatever its name; a .json file may also hold JSON
+    A file that begins with '[' is an array under any name; a .json file may also hold JSON
     lines, or one object, which is then the only row.
 
     Args:

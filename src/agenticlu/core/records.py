@@ -100,8 +100,8 @@ class Prices:
     """Per million tokens, in any one currency; and a measured rate.
 
     Raises:
-        UsageError: One of them is no number from 0 on, or of prompt and sampled tokens only one
-            has a price.
+        UsageError: One of them is negative or not finite, or only one of prompt and completion is
+            given.
     """
 
     prompt: float | None = None
@@ -118,7 +118,7 @@ class Prices:
             ("--price-cached", self.cached),
         ):
             if value is not None and not 0 <= value < math.inf:
-                raise UsageError(f"{name} must be a number from 0 on, not {value:g}.")
+                raise UsageError(f"{name} must be a number of at least 0, not {value:g}.")
         if (self.prompt is None) != (self.completion is None):
             raise UsageError(
                 "A price needs both --price-in and --price-out.",
@@ -148,7 +148,7 @@ class Prices:
 
 
 class Page(Record):
-    """Where a page of the source lies in the document's text."""
+    """The span of a source page in the document's text."""
 
     number: int
     """Page number in the source, from 1."""
@@ -361,9 +361,9 @@ class Prediction(Record):
     unit: str = ""
     """Cluster of items that are not independent of each other; empty: the document."""
     depth: float | None = None
-    """Where the first gold fact stands in the document, 0 to 1; None when unknown."""
+    """Position of the first gold fact in the document, 0 to 1; None when unknown."""
     gold_present: bool | None = None
-    """Whether a gold answer stands, as words, in what was left of the document; None where answers
+    """Whether a gold answer occurs, as words, in what was left of the document; None where answers
     are not meant to be copied."""
     rule: str | None = None
     """Name of the scoring rule; None in files of older versions."""

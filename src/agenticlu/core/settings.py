@@ -57,7 +57,7 @@ class Spelling:
     metavar: str = ""
     """Placeholder of the value in --help; empty: made from the type."""
     aliases: tuple[str, ...] = ()
-    """Former keys; they still work, and say what they are called now."""
+    """Former keys; they still work, with a note that names the current key."""
     separator: str = ","
     """Divides the items of a list in one word; empty: the items are free text."""
 
@@ -287,7 +287,7 @@ class TimeoutSettings(Settings):
     """Patience with one request."""
 
     timeout: Seconds = 600.0
-    """Seconds that one request to a server may take."""
+    """Timeout of one request to a server, in seconds."""
 
 
 class ModelSettings(TimeoutSettings):
@@ -297,7 +297,7 @@ class ModelSettings(TimeoutSettings):
     """Model folder in Hugging Face layout, or the name of a served model. Without a model and a
     server the bundled tiny model answers."""
     base_url: tuple[str, ...] = ()
-    """Address of an OpenAI-compatible server; several make a pool."""
+    """Address of an OpenAI-compatible server; repeat it for a pool of replicas."""
     api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
     """Environment variable that holds the key."""
     tokenizer: Annotated[str | None, Spelling(metavar="NAME")] = None
@@ -313,13 +313,13 @@ class JudgeSettings(TimeoutSettings):
     """The models that judge."""
 
     judge_model: tuple[str, ...] = ()
-    """Model of the judge 'llm'; several vote."""
+    """Model of the judge 'llm'; several models vote."""
     judge_base_url: tuple[str, ...] = ()
     """Address of the judges' server."""
     judge_api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
     """Environment variable that holds the judges' key."""
     patience: Annotated[float, Field(ge=0)] = 900.0
-    """Seconds without any answer from a server until the run gives up."""
+    """Seconds without an answer from any server before the run gives up."""
 
 
 class PriceSettings(Settings):

@@ -188,7 +188,7 @@ def _advice(summary: DatasetSummary, run: Path) -> str:
         "answerable without document": "Raise --drop-closed-book, or leave it out.",
         "leak": "Look at the trees (agenticlu report), or add --keep-leaks.",
     }
-    search = f"See agenticlu status {run}; go on with the search, or search deeper: --depth."
+    search = f"See agenticlu status {run}; continue the search, or search deeper: --depth."
     return advice.get(lost[0][0], search) if lost else search
 
 

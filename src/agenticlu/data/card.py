@@ -178,7 +178,7 @@ def render_croissant(
     """Returns the description as JSON-LD.
 
     Args:
-        files: Each file's name to its `sha256` and `bytes`; those that are no rows are left out.
+        files: Each file's name to its `sha256` and `bytes`; files other than rows are left out.
         name: Of the data set.
         description: One sentence.
         licence: None when nobody stated one.

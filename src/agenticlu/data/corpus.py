@@ -311,7 +311,7 @@ def _looks_like_hub_id(source: str) -> bool:
 
 
 class _Fields:
-    """Reads the fields of a row, and raises DocumentError where a value is of no use.
+    """Reads the fields of a row, and raises DocumentError where a value is unusable.
 
     Args:
         row: Column name to value.
@@ -378,7 +378,7 @@ class _Fields:
             return None
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not is_whole or value < 0:
-            raise self._error("hops", "must be a whole number from 0 on", value)
+            raise self._error("hops", "must be a whole number of at least 0", value)
         return int(value)
 
     def gold_spans(self, length: int) -> tuple[tuple[int, int], ...] | None:

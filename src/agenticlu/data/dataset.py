@@ -298,7 +298,7 @@ def check_out(out: Path, *sources: Path) -> None:
         inside = source.resolve()
         if source.exists() and (resolved.is_relative_to(inside) or inside.is_relative_to(resolved)):
             raise UsageError(
-                f"--out {out} and {source} must not contain one another.",
+                f"--out {out} and {source} must not contain each other.",
                 hint=f"Give another --out, for example {inside.parent / 'data'}",
             )
     if not out.exists():

@@ -5,7 +5,7 @@ share of shingles that two texts have in common is, up to 0.04, the share of equ
 MinHash signatures (Broder 1997). These are a dozen lines of numpy; datasketch would need scipy.
 
 **Splits.** A document is held out when the hash of its own id in the corpus, or else of its text,
-lies below the share wanted; so its split does not change when a corpus grows. Documents with one
+is below the share wanted, so its split does not change when a corpus grows. Documents with one
 id, texts equal up to white space, case and markers, and near-duplicates stay together; the lowest
 hash of a group decides.
 

@@ -64,11 +64,11 @@ def build_self_checks(
 
     The self-check, which the model sampled and the judges confirm, is their only target: without
     them, nearly all self-checks in the traces say "yes", and a model that learns from traces alone
-    stops doubting. A profile whose self-checks stand aside has none.
+    stops doubting. A profile that keeps self-checks out of later turns has none.
 
     Args:
         view: The tree.
-        most: Rows at most; the earliest rounds come first.
+        most: Maximum rows; the earliest rounds come first.
         drop_leaks: Leave out paths with a clarification that holds the answer too early.
     """
     if view.profile.layout == "published":
@@ -181,7 +181,7 @@ RowFate = Literal[
 
 
 class PairPolicy(Settings):
-    """Settings of which pairs and rows are made."""
+    """Settings that decide which pairs and rows are made."""
 
     pairs: Literal["step", "path"] = "step"
     """step: siblings; path: the best against the worst of a tree."""
@@ -192,7 +192,7 @@ class PairPolicy(Settings):
     margin: float = Field(default=0.25, ge=0, le=1)
     """Least difference of scores."""
     pairs_per_node: int = Field(default=2, ge=1)
-    """Pairs from one expansion at most; every node is used once."""
+    """Maximum pairs from one expansion; every node is used once."""
     turns: tuple[TurnKind, ...] = TURNS
     """Turns of a pair that become rows."""
     max_log_ratio: float = Field(default=1.5, ge=0)
@@ -448,7 +448,7 @@ def _row(
 
 
 def _score(node: Node) -> float:
-    """Returns the score of a candidate; nodes without one are no candidates."""
+    """Returns the score of a candidate; nodes without one are not candidates."""
     assert node.score is not None
     return node.score
 

@@ -36,7 +36,7 @@ _LAST_MARK = re.compile(r"</para(?:graph)?\s*\d+\s*>(?!.*</para(?:graph)?\s*\d+\
 Messages = list[dict[str, str]]
 RowFlaw = Literal[
     "not in the published schema",
-    "score is no number",
+    "score is not a number",
     "prompt does not end in a request",
     "not exactly one reply",
     "chosen equals rejected",
@@ -100,7 +100,7 @@ def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
     except (KeyError, TypeError, ValueError):
         return "not in the published schema"
     if not all(map(math.isfinite, scores)):
-        return "score is no number"
+        return "score is not a number"
     if not prompt or prompt[-1]["role"] != "user":
         return "prompt does not end in a request"
     if [m["role"] for m in chosen] != ["assistant"] or [m["role"] for m in rejected] != [

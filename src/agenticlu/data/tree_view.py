@@ -19,7 +19,7 @@ from agenticlu.documents import mark
 from agenticlu.evaluation.scoring.answers import canonical_tokens
 
 Flaw = Literal["failed", "truncated", "refused", "empty"]
-"""Why a round is of no use, whatever its score."""
+"""Why a round is unusable, whatever its score."""
 Unfit = Literal["leak", "repeats", "unsupported"]
 """Why a right answer teaches a bad habit."""
 USED = ("chosen", "rejected", "written")
@@ -156,7 +156,7 @@ def find_path_flaw(tree: Tree, node: Node) -> Flaw | None:
 
 
 def find_flaw(node: Node) -> Flaw | None:
-    """Returns why a node is of no use, whatever its score."""
+    """Returns why a node is unusable, whatever its score."""
     if node.status == "failed":
         return "failed"
     sampled = [turn for turn in node.turns if turn.kind != "check"]

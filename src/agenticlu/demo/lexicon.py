@@ -131,7 +131,7 @@ class Relation:
     values: tuple[str, ...] | None = None
     """All possible values, or None when the value is a person."""
     reference: str | None = None
-    """A noun phrase for the value, by which a longer question goes on; None ends a chain."""
+    """A noun phrase for the value, by which a longer question continues; None ends a chain."""
 
 
 RELATIONS: dict[str, Relation] = {

@@ -457,7 +457,7 @@ def _is_filler(sentence: str) -> bool:
 
 
 def _join(paragraphs: Sequence[Sequence[_Sentence]]) -> tuple[str, tuple[Fact, ...]]:
-    """Joins paragraphs into a text and notes where the facts stand."""
+    """Joins paragraphs into a text and notes the position of every fact."""
     text = ""
     facts: list[Fact] = []
     for paragraph in paragraphs:

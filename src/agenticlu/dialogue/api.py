@@ -39,7 +39,7 @@ class _Shared(Settings):
 
 
 class Reader:
-    """Answers questions about one document; the document is read once, whatever is asked.
+    """Answers questions about one document, which is read only once.
 
     What is not given comes from `AGENTICLU_*` variables, `agenticlu.toml` and the user's file, as
     on the command line. Use it as a context manager, in synchronous or asynchronous code:
@@ -55,7 +55,7 @@ class Reader:
         api_key_env: Environment variable that holds the server's key.
         tokenizer: Folder or hub id, where the model's own is not known.
         profile: Wordings: a bundled profile's name, a TOML file, or a `Profile`.
-        piece_tokens: Tokens of a piece at most; None for what suits the model, else 512.
+        piece_tokens: Maximum tokens of a piece; None for what suits the model, else 512.
         timeout_s: Limit of one request to a server, in seconds.
 
     Raises:
@@ -139,10 +139,10 @@ class Reader:
         Args:
             question: The question.
             options: Choices of a multiple-choice question.
-            rounds: Rounds of clarification at most; a self-check of yes ends them.
+            rounds: Maximum rounds of clarification; a self-check of yes ends them.
             spans: Read a document that does not fit the model's window piece by piece.
             temperature: 0 is greedy.
-            max_total_tokens: Prompt and sampled tokens at most.
+            max_total_tokens: Maximum prompt and sampled tokens.
             on_event: Called after every turn, and while scanning by spans.
 
         Returns:
@@ -243,10 +243,10 @@ def ask(
         document: A path, or a `Document`.
         question: The question.
         options: Choices of a multiple-choice question.
-        rounds: Rounds of clarification at most.
+        rounds: Maximum rounds of clarification.
         spans: Read a document that does not fit the model's window piece by piece.
         temperature: 0 is greedy.
-        max_total_tokens: Prompt and sampled tokens at most.
+        max_total_tokens: Maximum prompt and sampled tokens.
         on_event: Called after every turn.
         **reader: `model`, `base_url` and the other arguments of `Reader`.
 

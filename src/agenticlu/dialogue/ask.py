@@ -99,13 +99,13 @@ class AskEstimate:
     """Tokens of the document as shown, markers included."""
     num_pieces: int
     requests: int
-    """Requests at most; the self-check may end the rounds sooner."""
+    """Maximum requests; the self-check may end the rounds sooner."""
     prompt_tokens: int
-    """Prompt tokens over all requests, at most."""
+    """Maximum prompt tokens over all requests."""
     cached_tokens: int
     """Those of them that an engine with a prefix cache need not compute again."""
     completion_tokens: int
-    """Sampled tokens at most."""
+    """Maximum sampled tokens."""
     window_tokens: int | None
     """The model's window; None when unknown."""
     fits: bool | None
@@ -140,13 +140,13 @@ async def ask(
         engine: Samples the replies.
         tokenizer: The model's, or an approximate one; pieces are measured with it.
         profile: Wordings.
-        rounds: Rounds at most; a self-check of yes ends them.
-        piece_tokens: Tokens of a piece at most.
+        rounds: Maximum rounds; a self-check of yes ends them.
+        piece_tokens: Maximum tokens of a piece.
         spans: Read a document that does not fit piecewise instead of refusing it. One that fits is
             read whole all the same.
         temperature: 0 is greedy.
         pieces: The document's pieces, where the caller has split it already.
-        max_total_tokens: Prompt and sampled tokens at most. On the limit the best answer so far
+        max_total_tokens: Maximum prompt and sampled tokens. On the limit the best answer so far
             is returned, and marked in its notes.
         stop: Called before every turn; once it returns True, the latest answer is the answer.
         on_event: Called after every turn and while scanning.
@@ -314,7 +314,7 @@ class _Asking:
         return 0 if self.window is None else needed - self.window
 
     def _may_ask(self, dialogue: Dialogue, request: Request) -> bool:
-        """Whether the dialogue may go on; notes the reason where it may not."""
+        """Whether the dialogue may continue; notes the reason if not."""
         where = f"Stopped before the {_NAMES[request.kind]} of round {dialogue.round + 1}"
         answered = dialogue.last("answer") is not None
         cost = self._count(request) + MAX_TOKENS[request.kind]

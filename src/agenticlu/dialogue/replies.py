@@ -83,11 +83,11 @@ def strip_thinking(text: str) -> str:
 def parse_verdict(text: str, choices: Sequence[str] = ("yes", "maybe", "no")) -> str | None:
     """Returns the choice that the text settles on, or None.
 
-    Whole words only: 'notebook' and 'know' hold no 'no'. Thinking, emphasis, quotes and tags are
+    Whole words only: 'notebook' and 'know' contain no 'no'. Thinking, emphasis, quotes and tags are
     taken away, a list of the choices ('yes or no') says nothing, nor does a choice that is negated.
     Then, first found wins: a choice right after the last 'Answer:'; one after a change of mind
     ('no, wait, yes'); the text's first word; the only choice that occurs at all. Different choices
-    and nothing else are no verdict.
+    and nothing else give no verdict.
 
     >>> parse_verdict("**Answer:** no")
     'no'
@@ -191,7 +191,7 @@ def parse_judgement(text: str, finish_reason: str = "unknown") -> float | None:
 
     Thinking is taken away, then the last whole object with a verdict is read; single quotes, bare
     keys and trailing commas are forgiven. A reply that begins an object without closing it was cut
-    off, or repeats the template: it is read only where a complete verdict stands at its very end.
+    off, or repeats the template: it is read only where it ends in a complete verdict.
     Prose must begin with the verdict or label it, and must have ended by itself.
 
     Args:

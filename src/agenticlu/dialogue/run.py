@@ -109,7 +109,7 @@ async def run_dialogue(
     may_ask: Callable[[Dialogue, Request], bool] | None = None,
     after_turn: Callable[[Dialogue, Turn], Awaitable[Dialogue]] | None = None,
 ) -> Dialogue:
-    """Asks turn by turn until the dialogue is over, or may not go on.
+    """Asks turn by turn until the dialogue is over or may not continue.
 
     Args:
         dialogue: Where to start.

@@ -9,7 +9,7 @@ training rows are its rendered turns:
         completion = ...                 # an engine's reply to request.messages
         dialogue = dialogue.advance(request.turn(completion))
 
-The document stands before the question, and the system wording depends on the document alone, so
+The document comes before the question, and the system wording depends on the document alone, so
 all traces of one document share one token prefix.
 
 A profile in the published layout (REFERENCE: EvanZhuang/AgenticLU's data set) puts a base answer
@@ -188,10 +188,10 @@ class Dialogue:
         steps: Turn kinds of one round, in order. Leaving out `clarify` and `sub_answer`, or
             `point`, gives the paper's ablations; `DIRECT` is the plain answer, and needs no
             opening in any layout.
-        max_rounds: Rounds at most.
+        max_rounds: Maximum number of rounds.
         turns: Finished turns.
         ends_on_repeat: Whether a clarification that was asked before ends the conversation, with
-            the answer it has. For inference: a search wants its samples whatever they are.
+            the answer it has. For inference; a search keeps its samples in any case.
         controls: The model's own control tokens; see `documents.neutralise`.
     """
 

@@ -49,7 +49,7 @@ _LAYOUT_ONLY = ("table", "h1", "h2", "h3", "h4", "pre")
 _CELLS = ("td", "th")
 _INLINE = ("a", "b", "code", "del", "em", "hr", "i", "img", "kbd", "s", "samp", "strong", "sub")
 _AS_WRITTEN = re.compile(r"\W.*|st|nd|rd|th|e|er|re|ème|[ao]|tm|sm", re.IGNORECASE)
-"""Superscripts that are no exponent: ordinals, trade marks, footnote signs."""
+"""Superscripts that are not exponents: ordinals, trade marks, footnote signs."""
 _MAX_DEPTH = 150
 """The converter recurses; pages nest deeper than Python's limit allows."""
 
@@ -183,7 +183,7 @@ _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, ExpatError, RuntimeError, OSError),
     *(KeyError, IndexError, ValueError, AttributeError),
 )
-"""What the parsers raise for damaged files; the last line stands for parts that are missing."""
+"""Raised by the parsers for damaged files; the last line is for missing parts."""
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ _SENTENCE_END = re.compile(
     r"|(?<=[.!?…\"'”’»)\]:\n])\n|\n(?=[ \t]*(?:\n|[-*•#|]))"
 )
 """Where a sentence, a paragraph or an item ends. Other line ends come second: in text wrapped at a
-fixed width they stand inside sentences."""
+fixed width they occur inside sentences."""
 _LINE_END = re.compile(r"\n")
 
 

@@ -23,7 +23,7 @@ CHARACTERS_PER_TOKEN = 4
 TEMPLATE_TOKENS = 4
 """Tokens that a chat template usually adds to a message: for estimates of cost."""
 MAX_TEMPLATE_TOKENS = 12
-"""Tokens that a chat template adds to a message at most: for what must fit into a window."""
+"""Maximum tokens that a chat template adds to a message: for what must fit into a window."""
 
 
 class Tokenizer(Protocol):

@@ -151,7 +151,7 @@ def check_base_url(url: str) -> str:
     if parts.username or parts.password:
         raise ConfigError(
             "An address must not hold a password: it would be stored with the results.",
-            hint="Put the key into the environment variable that --api-key-env names.",
+            hint="Put the key in the environment variable that --api-key-env names.",
         )
     return given
 
@@ -259,5 +259,5 @@ def check_timeout(seconds: float) -> None:
     if not 0 < seconds < math.inf:
         raise UsageError(
             f"--timeout must be a number of seconds above 0, not {seconds:g}.",
-            hint=f"Leave it out for {DEFAULT_TIMEOUT_S:.0f} s.",
+            hint=f"Omit it for the default, {DEFAULT_TIMEOUT_S:.0f} s.",
         )

@@ -63,7 +63,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Generated(Sampled):
-    """A reply with what a server must tell of it."""
+    """A reply with the details that a server reports."""
 
     logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     """Per completion, per token; empty unless asked for."""
@@ -85,7 +85,7 @@ class ChoiceProbs:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine really does; for endpoints, as probed."""
+    """What an engine supports; for endpoints, as probed."""
 
     samples_n: bool = True
     logprobs: bool = True
@@ -100,7 +100,7 @@ class Capabilities:
 
 
 class Health(TypedDict):
-    """How one endpoint fares."""
+    """The state of one endpoint."""
 
     address: str
     state: Literal["well", "resting", "stalled"]
@@ -118,7 +118,7 @@ class Health(TypedDict):
 
 @runtime_checkable
 class Watched(Protocol):
-    """An engine that can tell how its endpoints fare."""
+    """An engine that reports the state of its endpoints."""
 
     def health(self) -> list[Health]:
         """Returns one entry for each endpoint."""

@@ -52,7 +52,7 @@ THINKING_PARSE_TOKENS = 2048
 ALIVE_S = 5.0
 """How long a server may take to say that it is there."""
 WARM = 0.5
-"""A temperature from which on samples differ unless something is wrong."""
+"""At this temperature or above, samples differ unless something is wrong."""
 LONG_TEXT_CHARACTERS = 80
 """Equal samples of at least this length at a temperature of at least `WARM` are no coincidence."""
 CHAT_ROUTE = "/chat/completions"
@@ -329,7 +329,9 @@ class OpenAIEngine:
             return True
         if self.findings.sends_seed and error.param == "seed":
             self.findings.sends_seed = False
-            self.findings.note(f"{self.name} takes no seed; its samples cannot be reproduced.")
+            self.findings.note(
+                f"{self.name} does not take a seed; its samples are not reproducible."
+            )
             return True
         return False
 

@@ -179,7 +179,7 @@ class PoolEngine:
         return replace(self._capabilities)
 
     def health(self) -> list[Health]:
-        """Returns how each replica fares: what its engine tells, and what the pool thinks of it."""
+        """Returns the state of each replica, as its engine reports it, or that it is resting."""
         now = asyncio.get_running_loop().time()
         found = []
         for replica in self.replicas:

@@ -266,7 +266,7 @@ def read_served_model(
     if len(vouched) > 1:
         raise ConfigError(
             f"The servers {' and '.join(vouched.values())} serve different weights.",
-            hint="Servers of one pool must serve one model; evaluate the others by themselves.",
+            hint="Servers of one pool must serve one model; evaluate the others separately.",
         )
     return next(iter(found.values()), None)
 
@@ -286,7 +286,7 @@ def _read_list(base_url: str, api_key_env: str, timeout_s: float) -> dict[str, d
         if error.code in (401, 403):
             raise EngineAuthError(
                 f"{base_url} refused the key in {api_key_env} (status {error.code}).",
-                hint=f"export {api_key_env}=... with a key that this server takes.",
+                hint=f"export {api_key_env}=... with a key that this server accepts.",
             ) from error
         return {}
     except ValueError:

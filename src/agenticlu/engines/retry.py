@@ -11,7 +11,7 @@ an HTTP request is sent once, and a pool moves the *next* try to another replica
 - two to an address at which no server ever answered;
 - three where the reply cannot be read, and one where the server refuses the request.
 
-A call that fails alone is first compared with a short question, from its fourth failure on, if
+If a call fails alone, it is compared with a short question, from its fourth failure on, when
 hardly any other call is under way to compare it with.
 """
 
@@ -150,7 +150,7 @@ class Limiter:
 
         Raises:
             EngineBusyError: Overloaded until tries or patience were used up.
-            EngineUnreachableError: Away, likewise.
+            EngineUnreachableError: Unreachable for as long.
             EngineReplyError: The request was refused, its reply could not be read, or the engine
                 failed at it again and again while it answered others.
         """
@@ -160,9 +160,11 @@ class Limiter:
             while True:
                 try:
                     async with self.admission.admit(tokens) as epoch:
+                        # Once there is room: time in the queue is not time at the server.
                         tries.began = monotonic()
                         reply = await ask()
                 except TRANSIENT as error:
+                    # Only a refusal for load says that too much was in flight.
                     if isinstance(error, EngineBusyError) and not error.is_fault:
                         self.admission.shrink(epoch)
                     await self._recover(tries, error, ask_shortly)
@@ -378,6 +380,7 @@ def single_sampling(sampling: Sampling, ordinal: int) -> Sampling:
     Sampling(temperature=0.0, top_p=1.0, max_tokens=256, n=1, stop=(), seed=7, schema=None)
     """
     seed = sampling.seed
+    # Sample 0 keeps the seed: asked for alone, it is the first of those asked for together.
     if seed is not None and ordinal > 0:
         seed = content_seed("sample", str(seed), str(ordinal))
     return replace(sampling, n=1, seed=seed)

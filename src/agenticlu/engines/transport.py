@@ -87,7 +87,7 @@ def check_reply(reply: Any, *, plain: bool = False) -> bool:
 
 
 def usage_of(reply: Json) -> Usage:
-    """Reads the cost of one request; zeros where the server tells nothing."""
+    """Reads the cost of one request; zeros where the server reports nothing."""
     usage = reply.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
     return Usage(
@@ -222,7 +222,7 @@ _TOO_LONG = re.compile(
 
 
 class StatusError(EngineRefusedError):
-    """The server refused a request for a reason that lies in the request."""
+    """The server refused a request for a reason in the request itself."""
 
     def __init__(self, message: str, *, status: int, text: str, param: str | None) -> None:
         super().__init__(message)
@@ -358,7 +358,7 @@ class Transport:
         except TimeoutError as error:
             raise EngineBusyError(
                 f"{where} did not answer within {limit_s:.0f} s.",
-                hint="Allow fewer requests at once, or a longer time.",
+                hint="Send fewer requests at once, or raise --timeout.",
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(where, error) from error

@@ -72,11 +72,11 @@ class EvaluationConfig(Record):
     servers: tuple[str, ...] = ()
     """Addresses of the servers; empty for a model in this process."""
     limit: int | None = None
-    """Items per task and length at most."""
+    """Maximum items per task and length."""
     questions_per_document: int = 4
     rounds: int | tuple[int, ...] = 1
-    """Rounds at most of the methods that have several. Of several numbers the largest is asked
-    for, and each gets a row: 'clarify@1', 'clarify@3'."""
+    """Maximum rounds of the methods that have several. Of several numbers the largest is run,
+    and each gets a row: 'clarify@1', 'clarify@3'."""
     seed: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
@@ -93,7 +93,7 @@ class EvaluationConfig(Record):
     at the nominal length, as HELMET does. A cut item counts as truncated."""
     with_rouge: bool = False
     concurrency: int = 8
-    """Items in flight at most."""
+    """Maximum items in flight."""
     profile: str = "default"
     """Name or path of the prompt profile."""
     tokenizer: str = ""
@@ -209,7 +209,7 @@ Round = Annotated[int, Field(ge=1, le=20)]
 
 
 class TaskSettings(Settings):
-    """Settings that only some tasks look at."""
+    """Settings that only some tasks read."""
 
     shots: NonNegative | None = None
     """Demonstrations of HELMET's tasks. Default: HELMET's own number."""
@@ -218,7 +218,7 @@ class TaskSettings(Settings):
     haystack: Annotated[str | None, Spelling(metavar="FILE")] = None
     """Text file that needles are hidden in. Default: invented prose."""
     words: Literal["wonderwords", "own"] = "wonderwords"
-    """Where RULER's tasks take keys and counted words from: the package that RULER takes them from
+    """Source of RULER's keys and counted words from: the package that RULER takes them from
     (extra `evaluate`), or lists of our own."""
 
     def task_options(self) -> dict[str, Any]:
@@ -240,21 +240,21 @@ class EvalSettings(HelmetSettings, ModelSettings, PriceSettings, JsonSettings):
     """Settings of `agenticlu eval`."""
 
     task: tuple[str, ...] = ("world",)
-    """Tasks; --list shows them."""
+    """Tasks to run; --list shows them."""
     methods: tuple[str, ...] = ("direct", "clarify")
-    """Methods; --list shows them."""
+    """Methods to run; --list shows them."""
     lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = (256, 512, 1024, 2048)
     """Tokens of a document, such as 256 or 8k."""
     out: Annotated[Path | None, Spelling(metavar="EVAL")] = None
-    """Folder of results; run again to go on."""
+    """Folder of results; run again to resume."""
     label: str = ""
     """Name of the model in the tables."""
     limit: Positive | None = None
-    """Items per task and length at most."""
+    """Maximum items per task and length."""
     questions_per_document: Positive = 4
     """Questions of a document of the world task."""
     rounds: tuple[Round, ...] = (1,)
-    """Rounds of clarify at most; several numbers are shown side by side."""
+    """Maximum rounds of clarify; several numbers are shown side by side."""
     seed: int = 0
     """Seed of items and sampling."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
@@ -264,7 +264,7 @@ class EvalSettings(HelmetSettings, ModelSettings, PriceSettings, JsonSettings):
     max_new_tokens: Annotated[Positive, Spelling(aliases=("max_tokens",))] = 256
     """Longest answering reply in tokens, for every method."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
-    """Tokens of a paragraph at most. Default: what suits the model, else 512."""
+    """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
     top_k: Positive = 4
     """Pieces that the method retrieve shows."""
     retriever: Literal["bm25", "engine"] = "bm25"
@@ -273,21 +273,21 @@ class EvalSettings(HelmetSettings, ModelSettings, PriceSettings, JsonSettings):
     """Items longer than the window: refuse them; fit: leave out pieces without gold facts; cut-end:
     cut the context's end, as HELMET does (method helmet)."""
     rouge: bool = False
-    """Compute ROUGE, too."""
+    """Also compute ROUGE."""
     metric: str | None = None
     """Metric shown first, such as substring_exact_match. Default: each task's own."""
     concurrency: Positive = 8
-    """Items in flight at most."""
+    """Maximum items in flight."""
     patience: Annotated[float, Field(ge=0), Spelling(aliases=("patience_s",))] = 300.0
-    """Seconds without any answer until an absent or overloaded server is given up."""
+    """Seconds without an answer before giving up on an absent or overloaded server."""
     profile: str = "default"
-    """Prompt profile: a bundled one or a TOML file."""
+    """Prompt profile: a bundled name or a TOML file."""
     chat: bool | None = None
     """Send HELMET's prompts as chat, or as plain text to continue. Default: as HELMET does."""
     as_published: bool = False
     """Use the published arms' settings; refuses settings that contradict them."""
     retry_failed: bool = False
-    """Run items again that failed before."""
+    """Repeat items that failed before."""
     dry_run: bool = False
     """Estimate requests, tokens and price; ask nothing."""
     tokens_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

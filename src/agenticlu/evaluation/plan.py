@@ -71,13 +71,13 @@ class PlanRow(Record):
     num_cut: int = 0
     """Of the items to ask, those whose document is cut to fit."""
     num_requests: int = 0
-    """Requests at most (the self-check may end a dialogue sooner)."""
+    """Maximum requests (the self-check may end a dialogue sooner)."""
     prompt_tokens: int = 0
     """Tokens of all prompts, cached ones included."""
     uncached_tokens: int = 0
     """Tokens to compute when the engine keeps prefixes: each document once per run."""
     completion_tokens: int = 0
-    """Tokens sampled at most."""
+    """Maximum tokens sampled."""
 
 
 class EvaluationPlan(Record):

@@ -239,7 +239,7 @@ def _build_item(
     cuts: tuple[int, ...] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Item:
-    """Builds the item behind a row, with whatever its columns give a rule to score by."""
+    """Builds the item behind a row, with all that its columns give a rule to score by."""
     reference = _reference(row, cuts) | dict(more or {})
     letter = row.get("letter", find_letter(golds, options))
     if options and letter is not None and "letter" not in reference:

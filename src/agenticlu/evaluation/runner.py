@@ -152,6 +152,8 @@ class Runner:
         while len(ready) < num_free:
             num_reading = sum(bool(session.rest) for session in opened)
             num_waiting = sum(len(session.rest) for session in opened)
+            # Enough documents are being read, and the jobs that wait for them will fill every
+            # place.
             if num_reading >= most_reading and num_waiting >= places:
                 return
             jobs = next(waiting, None)
@@ -171,12 +173,13 @@ class Runner:
             self._num_in_a_row = 0
         except FATAL:
             raise
-        except Exception as error:  # of an engine or a rule about this item: the others go on
+        except Exception as error:  # of an engine or a rule about this item: the others continue
             found = self._build_predictions(attempt, error)
             self._num_failed += 1
             # At some lengths every document is too long, which says nothing about the engine.
             if not isinstance(error, DocumentError):
                 self._num_in_a_row += 1
+            # The last failure is written like any other before the run ends.
             if self._num_in_a_row >= MOST_IN_A_ROW:
                 self._keep(job, found)
                 raise EngineError(
@@ -362,7 +365,7 @@ class Layouts:
             return list(items)
         limit = f"{self._engine.name} cannot continue plain text"
         if self._wanted is False:
-            raise UsageError(f"{limit}, which --no-chat asks for.", hint="Try --chat.")
+            raise UsageError(f"{limit}, but --no-chat requires it.", hint="Try --chat.")
         if not self._is_reported:
             self._is_reported = True
             self._report(f"{limit}: HELMET's plain-text prompts are sent and scored as chat.")
@@ -371,6 +374,7 @@ class Layouts:
     async def add_framing(self, jobs: Sequence[Job]) -> RunSettings:
         """Returns the settings with the tokens that a request adds to the prompts of these jobs."""
         sent = [job.item.prompt for job in jobs if find_method(job.method).layout]
+        # Without a bound nothing is cut to fit, so there is no need for the request that measures.
         bounded = (
             self._settings.config.overlong == "cut-end" or self._settings.context_tokens is not None
         )

@@ -30,7 +30,7 @@ LEGEND = (
     "Intervals: 95%, clustered: questions on one document, or one question at several depths, "
     "count as one unit. n/G: items behind a mean, and clusters among them. Failed / truncated / "
     "cut off: items without a reply, whose document was cut to fit, whose reply met the token "
-    "limit. Counts stand length by length where lengths differ."
+    "limit. Counts are given per length where lengths differ."
 )
 
 
@@ -95,7 +95,7 @@ def render_markdown(summary: Summary) -> str:
     if any(cell.by_depth for cell in summary.cells):
         names = sorted({name for cell in summary.cells for name in cell.by_depth})
         table = _render_parts(summary, names, [(c, c.by_depth) for c in summary.cells])
-        add("By where the first gold fact stands (share of the document)", table)
+        add("By position of the first gold fact (share of the document)", table)
     if summary.left_out:
         add("Left out", *[f"- {line}" for line in summary.left_out])
     if summary.failures:

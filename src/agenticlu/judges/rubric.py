@@ -129,7 +129,7 @@ class SummaryGrade(Record):
 
 
 class RowVerdict(Verdict):
-    """The verdict on one row of a result file; `reason` says why there is none."""
+    """The verdict on one row of a result file, or in `reason` why it has none."""
 
     row: str
     """Its index."""

@@ -295,7 +295,7 @@ MOST_CHANGES = 12
 
 
 def quantity(metric: str) -> str:
-    """Returns what the mean of a metric is.
+    """Returns the name of a metric's mean.
 
     >>> quantity("correct"), quantity("rougeL_f1")
     ('Share of right answers', 'Mean rougeL_f1')
@@ -410,7 +410,7 @@ def signed(points: float) -> str:
 
 
 def headline(data: ReportData, depths: Sequence[DepthRecall]) -> str:
-    """Says in one sentence what came out, with its interval."""
+    """Returns the main result in one sentence, with its interval."""
     if data.gains:
         return _gain_headline(data.gains[0])
     if depths:

@@ -41,7 +41,7 @@ PAIR_COLUMNS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation folder gives; engines have the names that the report shows."""
+    """The contents of one evaluation folder; engines have the names that the report shows."""
 
     engines: tuple[str, ...]
     """In order of first appearance; the first is the baseline unless one is called 'base'."""

@@ -47,7 +47,7 @@ class ReplayConfig(Settings):
     branching: int = Field(default=8, ge=1)
     """Clarifications sampled from a node (B)."""
     depth: int = Field(default=3, ge=0)
-    """Rounds at most (D); 0 answers directly."""
+    """Maximum rounds (D); 0 answers directly."""
     grounding: Grounding = "scan"
     """How pieces are found."""
     view: View = "kept"
@@ -57,23 +57,23 @@ class ReplayConfig(Settings):
     growth: Growth = "until-solved"
     """Which nodes are expanded."""
     deepen: int | None = Field(default=2, ge=1)
-    """Nodes of a level that until-solved expands at most, best first, one at a time."""
+    """Maximum nodes that until-solved expands per level, best first, one at a time."""
     node_budget: int | None = Field(default=None, ge=1)
-    """Nodes that best-first grows per tree at most, the root not counted. An expansion that does
+    """Maximum nodes that best-first grows per tree, not counting the root. An expansion that does
     not fit whole is not begun."""
     token_budget: int | None = Field(default=None, ge=1)
-    """Prompt and sampled tokens of a tree from which on best-first begins no expansion; the one
+    """Prompt and sampled tokens of a tree after which best-first begins no expansion; the one
     under way is finished."""
     threshold: float = Field(default=0.5, ge=0, le=1)
-    """Relevance from which on a piece is kept: p(yes) + p(maybe)/2."""
+    """Minimum relevance of the pieces kept: p(yes) + p(maybe)/2."""
     top_k: int | None = Field(default=8, ge=1)
-    """Pieces kept at most."""
+    """Maximum pieces kept."""
     shortlist_k: int = Field(default=16, ge=1)
     """Pieces that the BM25 shortlist passes to the scan."""
     merge: bool = True
     """Merge near-duplicate clarifications and sample more in their place."""
     resamples: int = Field(default=2, ge=0)
-    """Further requests at most to reach the branching with distinct clarifications."""
+    """Maximum further requests to reach the branching with distinct clarifications."""
     clarify_temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature of clarifications."""
     answer_temperature: float = Field(default=0.0, ge=0)
@@ -95,7 +95,7 @@ class ReplayConfig(Settings):
     ] = ("exact",)
     """Judges of answers: exact, rouge-l, llm."""
     judge_all: bool = False
-    """Ask model judges about exact matches, too, which are right without them."""
+    """Also ask model judges about exact matches, which count as right without them."""
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
@@ -116,11 +116,11 @@ class SearchConfig(ReplayConfig):
     """Settings of a search."""
 
     piece_tokens: int = Field(default=512, ge=1)
-    """Tokens of a piece at most."""
+    """Maximum tokens of a piece."""
     seed: int = 0
     """Seed of sampling."""
     profile: str = "default"
-    """Prompt profile: a bundled one or a TOML file."""
+    """Prompt profile: a bundled name or a TOML file."""
 
     @classmethod
     def as_published(cls, **changes: object) -> SearchConfig:

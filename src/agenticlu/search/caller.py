@@ -35,7 +35,7 @@ class CallFailedError(Exception):
 
 
 class Caller:
-    """Asks an engine through the ledger.
+    """Sends calls to an engine through the ledger.
 
     All requests about a document are of one session, so that a pool keeps them on one replica.
 
@@ -234,7 +234,7 @@ class LedgeredEngine:
         return await self._engine.capabilities()
 
     async def close(self) -> None:
-        """Ends what is under way, lest it look like a server that went away; closes the engine."""
+        """Ends calls under way, so that they do not look like lost connections, and closes."""
         await self._caller.cancel()
         await self._engine.close()
 

@@ -312,7 +312,7 @@ def parse_lines(text: str, number: int) -> tuple[str | None, ...]:
 
 
 def mean_relevance(grounded: Grounded) -> float:
-    """Returns how well the kept pieces score; 0 when none is kept, 1 where none is scored."""
+    """Returns how well the kept pieces score; 0 when none is kept, 1 when none is scored."""
     if not grounded.kept:
         return 0.0
     if grounded.relevance is None:

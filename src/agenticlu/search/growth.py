@@ -164,7 +164,7 @@ class Slots:
     moments more than `limit` may be at work.
 
     Args:
-        limit: Questions at work at most.
+        limit: Maximum questions at work.
     """
 
     def __init__(self, limit: int) -> None:

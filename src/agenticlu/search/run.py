@@ -71,7 +71,7 @@ class SearchSummary:
     shortfall: int = 0
     """Clarifications wanted and not found."""
     incomplete: set[str] = field(default_factory=set)
-    """Ids of trees of which a replay did not find everything."""
+    """Ids of trees that a replay could not rebuild completely."""
     gold_shares: list[float] = field(default_factory=list)
     """Of each question whose gold pieces are known: the share of them that grounding kept somewhere
     in the tree."""
@@ -156,7 +156,7 @@ class Listener:
         """A tree is finished."""
 
     def say(self, text: str) -> None:
-        """A message for people, such as a pause."""
+        """A message for people, such as that a run pauses."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Limits:
     patience_s: float = 900.0
     """Seconds without any success until the run gives up."""
     max_tokens: int | None = None
-    """Computed tokens of this process at most."""
+    """Maximum computed tokens of this process."""
     retry_failed: bool = False
 
     def build_limiter(self, say: Callable[[str], None]) -> Limiter:
@@ -199,6 +199,7 @@ def ingest(
                     f"Line {item.position + 1} of the corpus has an empty document."
                 )
             store.add_document(item.document, pieces)
+        # Which pieces are gold depends on how the document was split.
         question = item.question_over(store.pieces(item.document.id))
         store.add_question(question, item.document.id, item.position)
 
@@ -256,7 +257,7 @@ async def run_search(
     """Grows a tree for every question of a corpus.
 
     Args:
-        corpus: Questions about documents; empty to go on with what the store holds.
+        corpus: Questions about documents; empty to continue with what the store holds.
         engine: Samples. A `LimitedEngine` keeps its own limits, which several searches may share;
             another gets those of `limits`.
         store: Open for writing.
@@ -285,7 +286,7 @@ async def run_search(
 
     async def meet() -> None:
         # Only now is the engine's name known for sure, and only a call that is really sent needs
-        # it: a finished run goes on without its server.
+        # it: a finished run needs no server.
         found = await engine.capabilities()
         bind(store, config, profile, engine=engine.name)
         for note in found.notes:
@@ -330,6 +331,7 @@ async def replay(
         _refuse_other(store, name, getattr(own, name), getattr(config, name))
     if judges is None:
         names = store.get("judges") or list(config.judges)
+        # A judge that is a model is replaced by its recorded verdicts.
         judges = [build_judges([n])[0] if n in BUILT_IN else RecordedJudge(n) for n in names]
     kept: list[Tree] = []
 

@@ -25,7 +25,7 @@ from agenticlu.search.run import Limits, Listener, Shard
 from agenticlu.search.store import Store
 
 JUDGE_REQUESTS = 64
-"""Requests to a judge in flight at most; of its own, so that the search never waits for it."""
+"""Maximum requests to a judge in flight; of its own, so that the search never waits for it."""
 
 
 class EngineChoice(ModelChoice):

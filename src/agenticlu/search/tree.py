@@ -113,6 +113,7 @@ class TreeSearch:
                 self._tell(growth, children)
                 if not children:
                     growth.close(node_id)
+            # What to expand next depends on the nodes that a replay lacks.
             if self._incomplete:
                 break
         tree = self._tree(growth)
@@ -222,7 +223,7 @@ class TreeSearch:
         turns: list[Turn] = []
         distinct: tuple[int, ...] = ()
         for attempt in range(1 + (self._config.resamples if self._config.merge else 0)):
-            # Ordinals go on over the attempts, so the calls of a second one have keys of their own.
+            # Ordinals count on over attempts, so the calls of a second one have keys of their own.
             first = len(turns)
             temperature, missing = self._config.clarify_temperature, wanted - len(distinct)
             sampling = self._sampling(
@@ -331,6 +332,7 @@ class TreeSearch:
         if not self._config.judge_all and await is_settled(self._judges, self.question, answer):
             found = self._caller.store.find_judgement(key)
             spared = Verdict(judge=judge.name, value=None, reason=SPARED)
+            # A verdict that was paid for earlier is used all the same.
             return spared if found is None else found
 
         async def work() -> Verdict:
@@ -445,6 +447,7 @@ def outcome_of(nodes: Sequence[Node], growth: Growth | None = None) -> Outcome:
     if root.status == "failed" or (rounds and all(node.status == "failed" for node in rounds)):
         return "failed"
     right = [is_correct(node.verdicts) for node in rounds]
+    # A node without a verdict (None) keeps its tree from counting as too easy.
     if is_correct(root.verdicts) and right and all(right):
         return "too-easy"
     if any(right) or is_correct(root.verdicts):

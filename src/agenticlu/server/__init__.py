@@ -35,7 +35,7 @@ from agenticlu.server.requests import (
 
 @runtime_checkable
 class DetailedEngine(Protocol):
-    """An engine that also tells log-probabilities and tokens as they come."""
+    """An engine that also reports log-probabilities, and tokens as they are sampled."""
 
     context_tokens: int | None
     chat: Any
@@ -285,14 +285,14 @@ def build_app(engine: Engine, model: str, details: Mapping[str, Any] | None = No
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """Takes an address to serve at, before the work of loading a model.
+    """Binds the address to serve at, before the model is loaded.
 
     Args:
         host: Address to listen on.
         port: 0 takes a free one.
 
     Raises:
-        UsageError: The address cannot be listened on.
+        UsageError: The address is taken or not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

@@ -195,7 +195,7 @@ def parse_messages(given: Any) -> tuple[Message, ...]:
             )
         messages.append(Message(role=role, content=_parse_content(one.get("content"), i)))
     if messages[-1].role != "user":
-        raise RequestError("The last message must be the user's.", "messages")
+        raise RequestError("The last message must have the role user.", "messages")
     return tuple(messages)
 
 

@@ -33,7 +33,7 @@ class TrainConfig(Settings):
     bad_rows: Literal["drop", "refuse"] = "drop"
     """What to do with rows that are too long or have nothing to learn."""
     turns: Literal["all", "last"] = "all"
-    """Which assistant turns of an SFT row are targets."""
+    """Assistant turns of an SFT row that are targets."""
     self_checks: bool = True
     """SFT also learns from DATASET/self_check: to say no where the judges do."""
     validation_rows: int = Field(512, ge=0)
@@ -98,11 +98,11 @@ class TrainConfig(Settings):
     offload: bool = False
     """Keep the checkpointed layer inputs in host memory."""
     edge_chunk: int = Field(2048, gt=0)
-    """Edges whose logits exist at a time."""
+    """Edges whose logits are in memory at once."""
     context_parallel: int = Field(1, gt=0)
     """Ranks that share one trie."""
     context_mode: Literal["ulysses", "gather", "ring"] = "ulysses"
-    """How those ranks share it."""
+    """Method by which those ranks share it."""
     leaf_groups_tokens: int | None = Field(None, gt=0)
     """Split tries larger than this many stored tokens into groups of leaves (exact; the prefix
     is kept as keys and values). None never splits."""
@@ -111,7 +111,7 @@ class TrainConfig(Settings):
     compile: bool = False
     """Compile each decoder layer."""
     timeout_s: float = Field(600.0, gt=0)
-    """A rank that waits longer than this for another gives up."""
+    """Seconds a rank waits for another before giving up."""
 
     # LoRA.
     lora_rank: int = Field(0, ge=0)
@@ -123,13 +123,13 @@ class TrainConfig(Settings):
 
     # Keeping.
     save_every: int = Field(50, ge=0)
-    """Optimizer steps between checkpoints; 0 keeps none."""
+    """Optimizer steps between checkpoints; 0 saves none."""
     keep_checkpoints: int = Field(2, gt=0)
     """Newest checkpoints kept."""
     eval_every: int = Field(0, ge=0)
     """Optimizer steps between evaluations; 0 evaluates before the first and after the last."""
     log_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers that get the metrics, too."""
+    """Trackers that also receive the metrics."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -170,7 +170,7 @@ class TrainRecipe(TrainConfig):
     """Settings of a training run and the preset that they change."""
 
     preset: Literal["paper", "paper-strict", "lora", "tiny"] | None = None
-    """Preset that fills what is not set otherwise."""
+    """Preset for settings that are not given."""
 
 
 def find_preset(given: Mapping[str, object], *, stage: str | None = None) -> Preset | None:

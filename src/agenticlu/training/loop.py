@@ -326,7 +326,7 @@ class Run:
         self.ranks.barrier()
 
     def facts(self) -> dict[str, Any]:
-        """Returns what a checkpoint must agree with to be resumed."""
+        """Returns the facts that a checkpoint must agree with to be resumed."""
         return {
             "config": self.config.model_dump(mode="json"),
             "data_hash": checkpoint.hash_units(self.units),

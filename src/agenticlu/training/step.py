@@ -54,7 +54,7 @@ class TrieRunner:
     """Of the latest tries: predicted share of time in which ranks wait for each other."""
 
     def run(self, tries: Sequence[Trie], step_size: tuple[int, int], *, learn: bool) -> Totals:
-        """Runs the tries of a step, with backward passes if it is to learn from them.
+        """Runs the tries of a step, with backward passes if `learn` is set.
 
         Args:
             tries: All tries of the step, on every rank.

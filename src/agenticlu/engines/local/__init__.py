@@ -25,7 +25,7 @@ class HFEngine:
         model_path: Folder with config, weights and tokenizer.
         device: Such as 'cpu' or 'cuda'; a GPU where there is one.
         dtype: Such as 'float32' or 'bfloat16'; on a CPU float32, else the checkpoint's own.
-        max_batch: Replies that decode together at most.
+        max_batch: Maximum replies that decode together.
         cache: False reads every prompt from its start.
         cache_bytes: Limit on what is kept; the least recently used goes first.
         prefill_tokens: Prompts are read together up to this many uncached tokens.
@@ -125,12 +125,12 @@ class HFEngine:
             asked: The conversation, or the text to continue.
             sampling: How.
             top_logprobs: How many rivals to report per token; None reports nothing.
-            on_token: Called in the event loop with (ordinal, token id) of every token that is no
-                end token.
+            on_token: Called in the event loop with (ordinal, token id) of every token but
+                end tokens.
         """
         if sampling.n < 1 or sampling.max_tokens < 1:
             raise UsageError(
-                f"n and max_tokens are at least 1, not {sampling.n} and {sampling.max_tokens}."
+                f"n and max_tokens must be at least 1, not {sampling.n} and {sampling.max_tokens}."
             )
         result: Generated = await self._submit(
             asked, sampling, (), top_logprobs=top_logprobs, on_token=on_token
@@ -187,5 +187,5 @@ class HFEngine:
 
     def _limit(self, own: int | None, wanted: int | None) -> int | None:
         if own is not None and wanted is not None and wanted > own:
-            raise UsageError(f"{self.name} takes {own} tokens; {wanted} were asked for.")
+            raise UsageError(f"{self.name} takes {own} tokens; {wanted} were requested.")
         return own if wanted is None else wanted

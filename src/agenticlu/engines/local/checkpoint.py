@@ -288,7 +288,7 @@ def _torn(path: Path, error: Exception) -> EngineError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return EngineError(
         f"{str(path)!r} could not be loaded: {reason}",
-        hint="A file in it may be torn or foreign: copy or export the model again.",
+        hint="A file in it may be truncated or in another format: copy or export the model again.",
     )
 
 

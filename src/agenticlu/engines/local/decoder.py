@@ -170,10 +170,10 @@ class Decoder:
 
     @torch.inference_mode()
     def join(self, joining: Sequence[tuple[Reading, int]]) -> list[list[Branch]]:
-        """Adds branches that go on after prompts; they decode from the next step on.
+        """Adds branches that continue prompts; they decode from the next step on.
 
         Args:
-            joining: Prompts, and how many branches go on after each.
+            joining: Prompts, and how many branches continue each.
         """
         shares = self._choose_shares(joining)
         groups = []

@@ -2,7 +2,7 @@
 
 A segment is a stretch of tokens with its keys and values in every layer. It hangs on its parent at
 some offset, not only at the end, so a prompt that diverges from a cached one in its middle shares
-the part before without a copy and without a split. A prompt that goes on where a segment ends
+the part before without a copy and without a split. A prompt that continues where a segment ends
 extends it in place, unless it is long.
 """
 
@@ -164,7 +164,7 @@ class PrefixCache:
         """Drops least recently used leaves until a fifth of the limit is free, if it is passed."""
         if self.num_bytes <= self.limit_bytes:
             return
-        # From the leaves up, for a segment is of no use without its parents. A fifth is freed at
+        # From the leaves up, for a segment is useless without its parents. A fifth is freed at
         # once, so that the tree is not walked again for every prompt.
         leaves = [
             (segment.last_used, id(segment), segment)

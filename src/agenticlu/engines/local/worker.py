@@ -99,7 +99,7 @@ class Worker:
     context_tokens: int | None
     """Longest prompt plus reply; None for no limit."""
     max_batch: int
-    """Replies that decode together at most."""
+    """Maximum replies that decode together."""
     prefill_tokens: int
     """Prompts are read together up to this many uncached tokens."""
     name: str
@@ -395,9 +395,9 @@ class Worker:
         if isinstance(error, EngineError):
             jobs.update({id(job): job for job in waiting})
             waiting.clear()
-        told = self._explain(error)
+        explained = self._explain(error)
         for job in jobs.values():
-            job.settle(told)
+            job.settle(explained)
         drafts.clear()
         self._reading = []
         self._by_branch.clear()
@@ -410,9 +410,9 @@ class Worker:
             return error
         text = (str(error).splitlines() or [type(error).__name__])[0]
         out_of_memory = isinstance(error, MemoryError) or "memory" in text.lower()
-        told = EngineError(
+        failure = EngineError(
             f"{self.name} failed: {text}",
             hint="Lower max_batch, prefill_tokens or cache_bytes." if out_of_memory else None,
         )
-        told.__cause__ = error
-        return told
+        failure.__cause__ = error
+        return failure

@@ -251,7 +251,7 @@ class RowRequest:
 
     @property
     def num_rows(self) -> int:
-        """Rows, or questions, at most."""
+        """Maximum rows, or questions."""
         return self.spec.rows if self.num is None else self.num
 
     @property

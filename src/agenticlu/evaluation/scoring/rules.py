@@ -162,7 +162,7 @@ def _set_f1(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
 
     A reply whose last line holds no such list names no set and scores 0. Where the right set is
     empty, a reply that names an empty one scores 1, and so does an empty reply. Corrected, the last
-    list after any `Answer:` counts, on whatever line, and an empty set must be written out.
+    list after any `Answer:` counts, on any line, and an empty set must be written out.
     """
     golds = set(item.reference["nodes"])
     said = _listed_nodes(_FINAL_LIST, (raw.rstrip().splitlines() or [""])[-1])

@@ -55,12 +55,12 @@ class Manifest:
     sha256: str
     """Of the compressed data."""
     label: str | None = None
-    """Whose work it is: a shard 'i/n', or a document's id; None for a run sealed by `seal_run`
-    without a label."""
+    """The part of the work that it holds: a shard 'i/n', or a document's id; None for a run sealed
+    by `seal_run` without a label."""
     settings: str | None = None
     """See `sealer.hash_settings`; those of a label's last segment replace those of earlier ones."""
     finished: bool = False
-    """Whether all that the label stands for was finished."""
+    """Whether all of the label's work was finished."""
     sealed_s: float = 0.0
     """When, in seconds since the epoch."""
     progress: dict[str, Any] = field(default_factory=dict)

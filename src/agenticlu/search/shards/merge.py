@@ -316,6 +316,7 @@ def _upsert(table: str, columns: Sequence[str]) -> str:
     order = [*first, *(name for name in columns if name not in ("key", *first))]
     marks = ",".join("?" * len(columns))
     sets = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "key")
+    # A NULL would make the comparison NULL, and the row that came first would stay.
     ours, theirs = (
         ", ".join(f"COALESCE({side}.{name}, '')" for name in order) for side in (table, "excluded")
     )

@@ -63,7 +63,7 @@ environment."""
 
 @dataclass(frozen=True)
 class RayJob:
-    """What every worker does; picklable, so that it travels."""
+    """The job of every worker; picklable, to be sent to it."""
 
     config: SearchConfig
     engine: EngineChoice
@@ -128,8 +128,8 @@ class Worker(Listener):
         try:
             await self._search(items, folder, seeds)
         except BaseException:
-            # Whatever ended it: another machine can go on from what is sealed. The folder stays, in
-            # case it is this machine again.
+            # Whatever ended it, another machine can continue from what is sealed. The folder stays,
+            # in case it is this machine again.
             with contextlib.suppress(StoreError):
                 with Store(folder, writable=False) as store:
                     has_any = bool(store.progress_by_document())

@@ -171,7 +171,7 @@ class Sealer:
         return f"{self._shard.index}/{self._shard.count}"
 
     def take_up(self, store: Store) -> int:
-        """Merges what was sealed of this shard into a run before it goes on.
+        """Merges what was sealed of this shard into a run before it continues.
 
         Shards of another count may hold documents of this one, and are looked through.
 

@@ -111,7 +111,7 @@ class TreeTables(RunFile):
 
         Args:
             tree: The tree.
-            finished: False where it lacks nodes; the search goes on with it.
+            finished: False where it lacks nodes; the search continues with it.
         """
         state = "done" if finished else "growing"
         # Replaced as a whole: nodes that an earlier growth under other settings left must not mix

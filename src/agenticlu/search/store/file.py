@@ -68,7 +68,7 @@ _ABOUT_DOCUMENTS = {
     "tree": f"question_id IN (SELECT id FROM question WHERE document_id {_LISTED})",
 }
 MAX_BATCH = 256
-"""Appends in one commit at most."""
+"""Maximum appends in one commit."""
 REMOTE_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "beegfs", "gpfs", "afs", "fuse"}
 )
