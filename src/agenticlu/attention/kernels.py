@@ -160,10 +160,10 @@ Offsets = Sequence[int]
 
 @dataclass(frozen=True)
 class Blocks:
-    """What one call computes: pairs of row and key blocks, and how."""
+    """The computation of one call: pairs of row and key blocks, and how they are masked."""
 
     cu_q: Offsets
-    """Where the blocks of rows begin, and where the last one ends."""
+    """Starts of the blocks of rows, and the end of the last one."""
     cu_k: Offsets
     causal: bool
     """Squares only."""

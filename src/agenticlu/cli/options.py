@@ -99,7 +99,7 @@ class AliasOption(SettingOption):
 
 
 class CommandOptions(TypedDict, total=False):
-    """What sets a command apart from others over the same settings."""
+    """The options of a command that differ from others over the same settings."""
 
     name: str
     """Name of the command; default: the last part of its table."""

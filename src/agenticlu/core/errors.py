@@ -182,7 +182,7 @@ EXTRA_OF_PACKAGE = {
     "uvicorn": "serve",
     "zstandard": "data",
 }
-"""Which extra of agenticlu installs a package that it does not always need."""
+"""The extra of agenticlu that installs each optional package."""
 
 
 def require_known(

@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 Role = Literal["system", "user", "assistant"]
 TurnKind = Literal["direct", "clarify", "point", "sub_answer", "answer", "check"]
-"""What a turn is for: one user request and one assistant reply."""
+"""The purpose of a turn: one user request and one assistant reply."""
 FinishReason = Literal["stop", "length", "refused", "unknown"]
 NodeStatus = Literal["done", "failed"]
 
@@ -66,7 +66,7 @@ class Message(Record):
 
 
 class Usage(Record):
-    """What a request, or many, cost in tokens."""
+    """The cost of one or more requests in tokens."""
 
     requests: int = 0
     """Requests sent to the engine."""
@@ -165,7 +165,7 @@ class Document(Record):
     """Content hash of the text."""
     text: str
     source: str
-    """Where it came from: a path, '-' for standard input, or a generator's name."""
+    """Its origin: a path, '-' for standard input, or a generator's name."""
     title: str | None = None
     pages: tuple[Page, ...] = ()
     """Empty when the source has no pages."""
@@ -348,7 +348,7 @@ class Prediction(Record):
     """How a document longer than the window was met, and that window ('fit 8192'), be it that the
     item failed or that it was cut; empty where the document fits."""
     conditions: dict[str, str | int | float | bool | None] = {}
-    """What it was asked under: settings that results must share to be compared, and weights."""
+    """Conditions it was asked under: settings that comparable results must share, and weights."""
     part_of: str = ""
     """Id of the prediction of more rounds whose first turns these are: the same requests, paid
     once. Empty where they are its own."""
@@ -368,4 +368,4 @@ class Prediction(Record):
     rule: str | None = None
     """Name of the scoring rule; None in files of older versions."""
     reference: dict[str, Any] = {}
-    """What the rule needs besides `gold` and `options`; never passages."""
+    """Further data that the rule needs besides `gold` and `options`; never passages."""

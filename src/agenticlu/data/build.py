@@ -239,7 +239,7 @@ class Lengths:
 
 @dataclass
 class DatasetSummary:
-    """What was written, in numbers."""
+    """Counts of what was written."""
 
     splits: Splits
     rows: dict[str, dict[str, int]] = field(default_factory=dict)

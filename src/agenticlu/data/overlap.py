@@ -156,7 +156,7 @@ def _permutations() -> tuple[Hashes, Hashes]:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the split needs of a document."""
+    """The facts about a document that splitting needs."""
 
     document_id: str
     own_id: str | None
@@ -308,7 +308,7 @@ _Find = tuple[Literal["document", "question", "document id"], str]
 
 @dataclass(frozen=True)
 class Contamination:
-    """What a set of training documents has in common with an evaluation."""
+    """The overlap of a set of training documents with an evaluation."""
 
     sources: tuple[str, ...]
     """Names of the files or directories of the evaluation."""

@@ -120,7 +120,7 @@ DISTRACTORS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Relation:
-    """How one kind of fact is said, asked and referred to; `{x}` is the key, `{v}` the value."""
+    """The wordings of one kind of fact; `{x}` is the key, `{v}` the value."""
 
     name: str
     fact: str

@@ -121,7 +121,7 @@ class WorldQuestion:
 
     @property
     def start(self) -> str:
-        """What the question starts from: a person, a town or an event."""
+        """The entity that the question starts from: a person, a town or an event."""
         return self.hops[0].fact.key
 
 

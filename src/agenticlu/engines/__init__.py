@@ -255,7 +255,7 @@ class ModelChoice:
 
 
 def check_timeout(seconds: float) -> None:
-    """Raises UsageError unless it is a positive number of seconds."""
+    """Raises UsageError unless the value is a positive number of seconds."""
     if not 0 < seconds < math.inf:
         raise UsageError(
             f"--timeout must be a number of seconds above 0, not {seconds:g}.",

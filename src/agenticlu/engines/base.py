@@ -11,7 +11,7 @@ from agenticlu.core.records import FinishReason, Message, Usage
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample."""
+    """Sampling settings of a request."""
 
     temperature: float = 0.0
     """0 means greedy."""
@@ -39,7 +39,7 @@ class Completion:
     """White space at both ends stripped; of a continued text as sampled."""
     finish_reason: FinishReason = "unknown"
     token_ids: tuple[int, ...] | None = None
-    """As sampled, without the end token; None where the engine does not tell."""
+    """As sampled, without the end token; None if the engine does not report them."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ChoiceProbs:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an engine supports; for endpoints, as probed."""
+    """The features that an engine supports; for endpoints, as probed."""
 
     samples_n: bool = True
     logprobs: bool = True

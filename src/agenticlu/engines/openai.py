@@ -50,7 +50,7 @@ PARSE_TOKENS = 16
 THINKING_PARSE_TOKENS = 2048
 """The same for a model that thinks aloud first."""
 ALIVE_S = 5.0
-"""How long a server may take to say that it is there."""
+"""Seconds that a server may take to answer at all."""
 WARM = 0.5
 """At this temperature or above, samples differ unless something is wrong."""
 LONG_TEXT_CHARACTERS = 80

@@ -132,7 +132,7 @@ class PoolEngine:
         )
 
     async def capabilities(self) -> Capabilities:
-        """What every replica that answers can do.
+        """Returns the capabilities shared by all replicas that answer.
 
         Raises:
             EngineUnreachableError: None answers.

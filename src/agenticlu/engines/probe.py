@@ -42,7 +42,7 @@ PREFIX_WORDS = 1500
 
 @dataclass
 class Findings:
-    """What was found out about an endpoint, by probing or on the way."""
+    """Facts learnt about an endpoint, by probing or from its replies."""
 
     samples_n: bool = True
     samples_differ: bool = True

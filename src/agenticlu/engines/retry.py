@@ -51,7 +51,7 @@ Reply = TypeVar("Reply")
 Answered = TypeVar("Answered", Sampled, ChoiceProbs)
 
 FEW = 4
-"""With this many calls under way or fewer, no answer to another tells whether the engine works."""
+"""With this many calls under way or fewer, no answer to another shows whether the engine works."""
 SHORT_QUESTION = (Message(role="user", content="Say yes."),)
 TRANSIENT = (EngineBusyError, EngineUnreachableError)
 """Errors of the engine rather than of the request: another time it may be answered."""
@@ -63,7 +63,7 @@ monotonic = time.monotonic
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is sent again, and after which pauses."""
+    """The number of retries of a request, and the pauses before them."""
 
     tries: int = 5
     """Requests of one call, the first included."""

@@ -29,7 +29,7 @@ class SpanTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class ScriptedRequest:
-    """What the engine was asked; handed to rules and kept in `ScriptedEngine.requests`."""
+    """A request to the engine; passed to rules and kept in `ScriptedEngine.requests`."""
 
     messages: tuple[Message, ...]
     sampling: Sampling | None
@@ -175,7 +175,7 @@ class ScriptedEngine:
         )
 
     async def capabilities(self) -> Capabilities:
-        """What the script was set to play."""
+        """Returns the capabilities that the script was given."""
         return Capabilities(
             logprobs=self._logprobs,
             completes=self._completes,

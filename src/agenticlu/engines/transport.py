@@ -56,11 +56,11 @@ class ServedModel:
     id: str
     """Name under which it is served."""
     weights: str = ""
-    """Hash of its weights, as `agenticlu serve` tells; empty where a server does not."""
+    """Hash of its weights, as `agenticlu serve` reports; empty if the server does not."""
     root: str = ""
     """Folder or hub id that it was loaded from (vLLM's field); empty if unknown."""
     piece_tokens: int | None = None
-    """Size of a piece that suits it, as `agenticlu serve` tells."""
+    """Suitable size of a piece, as `agenticlu serve` reports."""
     context_tokens: int | None = None
     """Longest prompt plus completion."""
 
@@ -262,7 +262,7 @@ class EndpointClock:
             del self._began[number]
 
     def note_answer(self) -> None:
-        """Notes an answer: whatever has a status, errors too."""
+        """Notes an answer: any reply with a status, errors included."""
         self._last_answer = self._clock()
 
     @property

@@ -57,7 +57,7 @@ ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
 
 
 class EvaluationConfig(Record):
-    """What an evaluation runs; saved with its results."""
+    """The configuration of an evaluation; saved with its results."""
 
     tasks: tuple[str, ...] = ("world",)
     methods: tuple[str, ...] = ("direct", "clarify")
@@ -268,7 +268,7 @@ class EvalSettings(HelmetSettings, ModelSettings, PriceSettings, JsonSettings):
     top_k: Positive = 4
     """Pieces that the method retrieve shows."""
     retriever: Literal["bm25", "engine"] = "bm25"
-    """How retrieve finds pieces."""
+    """Ranking by which retrieve finds pieces."""
     overlong: Literal["refuse", "fit", "cut-end"] = "refuse"
     """Items longer than the window: refuse them; fit: leave out pieces without gold facts; cut-end:
     cut the context's end, as HELMET does (method helmet)."""
@@ -304,7 +304,7 @@ class ModelFacts:
     """Name that it is served or was given under; empty for the bundled one."""
     tokenizer: Tokenizer
     weights: str
-    """Hash of its weights; empty where a server does not tell."""
+    """Hash of its weights; empty if the server does not report one."""
     servers: tuple[str, ...] = ()
     """Addresses that serve it; empty in process."""
     piece_tokens: int | None = None

@@ -81,7 +81,7 @@ class PlanRow(Record):
 
 
 class EvaluationPlan(Record):
-    """What a run would ask."""
+    """The requests that a run would make."""
 
     rows: tuple[PlanRow, ...]
     left_out: tuple[str, ...] = ()

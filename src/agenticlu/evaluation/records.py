@@ -48,7 +48,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """What is sent."""
+        """The text that is sent."""
         return self.user if self.chat else self.user + self.separator + self.label
 
 
@@ -148,7 +148,7 @@ SUMMARY_VERSION = 2
 
 
 class Overhead(Record):
-    """What a method costs, as a multiple of `direct` on the same items."""
+    """The cost of a method, as a multiple of `direct` on the same items."""
 
     prompt_tokens: float | None = None
     """None where `direct` has no such cost, or was not run."""
@@ -183,7 +183,7 @@ class Cell(Record):
     the cost to compare methods by, since it does not depend on what ran beside them. None where a
     prediction keeps no turns."""
     failed_usage: Usage = Usage()
-    """What failed items cost before they failed."""
+    """The cost of failed items before they failed."""
     seconds: float
     """Sum over items of the time from their first request to their last reply, as run: with the
     other items in flight beside them."""
@@ -236,7 +236,7 @@ class Difference(Record):
 
 
 class EffectiveLength(Record):
-    """How far a score holds as documents grow."""
+    """The document length up to which a score holds."""
 
     engine: str
     method: str
@@ -287,7 +287,7 @@ class Summary(Record):
     """Sentences that a reader of the figures has to know: few clusters, nothing to pair, why the
     run ended early."""
     usage: Usage
-    """What all items cost together, failed ones included."""
+    """The cost of all items, failed ones included."""
 
     def find(self, task: str, length: int, method: str, engine: str | None = None) -> Cell | None:
         """Returns a cell, of the first engine that has it unless one is named."""

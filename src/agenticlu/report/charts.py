@@ -15,7 +15,7 @@ from agenticlu.report import figures, plots
 from agenticlu.report.figures import Curve, Overview
 
 MAIN_QUANTITIES = ("loss", "accuracy", "margin", "ordered", "likely")
-"""Which training quantities get a chart: those whose name holds one of these words."""
+"""Training quantities that get a chart: those whose name contains one of these words."""
 Legend = tuple[tuple[Markup, str], ...]
 
 

@@ -46,10 +46,10 @@ class Change(Record):
 
 
 class Stage(Record):
-    """What one stage of the work cost."""
+    """The cost of one stage of the work."""
 
     group: str
-    """Which part of the work: 'search', 'judges', 'training' or 'evaluation'."""
+    """The part of the work: 'search', 'judges', 'training' or 'evaluation'."""
     name: str
     usage: Usage
 
@@ -106,7 +106,7 @@ KIND_NAMES: dict[TurnKind, str] = {
 
 
 class Counts(Record):
-    """How many of everything; nothing that failed is left out."""
+    """Counts of everything, failures included."""
 
     documents: int = 0
     trees: int = 0

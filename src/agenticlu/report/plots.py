@@ -26,7 +26,7 @@ NUM_STYLES = 6
 
 @dataclass(frozen=True)
 class Style:
-    """How a series looks: colour by number; dash and marker tell it apart without colour."""
+    """The look of a series: colour by number; dash and marker tell it apart without colour."""
 
     colour: int
     """1..NUM_STYLES; the style sheet knows the colour."""
@@ -68,7 +68,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Axes:
-    """What the axes of a line chart say."""
+    """The labels of a line chart's axes."""
 
     x_label: str
     """Under the axis, with the unit."""

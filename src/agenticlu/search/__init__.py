@@ -49,13 +49,13 @@ class ReplayConfig(Settings):
     depth: int = Field(default=3, ge=0)
     """Maximum rounds (D); 0 answers directly."""
     grounding: Grounding = "scan"
-    """How pieces are found."""
+    """Method of finding pieces."""
     view: View = "kept"
-    """What the model reads while it answers. kept: the pieces that grounding found. document: all
+    """Text the model reads while it answers. kept: the pieces that grounding found. document: all
     of it, marked, as at inference; read once and shared by all traces of the document, so that
     what is searched is what the trained model will be asked. For documents that fit."""
     growth: Growth = "until-solved"
-    """Which nodes are expanded."""
+    """Policy of node expansion."""
     deepen: int | None = Field(default=2, ge=1)
     """Maximum nodes that until-solved expands per level, best first, one at a time."""
     node_budget: int | None = Field(default=None, ge=1)
@@ -154,6 +154,6 @@ PUBLISHED: dict[str, object] = {
     "judges": ("exact", "rouge-l"),
     "judge_all": True,
 }
-"""What the published program fixes in its code, or takes from its scripts."""
+"""Settings that the published program fixes in its code, or takes from its scripts."""
 BOUND_SETTINGS = ("piece_tokens", "seed", "profile")
 """Settings that a run folder keeps for good: calls made under others would not be found again."""

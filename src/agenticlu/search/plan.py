@@ -307,7 +307,7 @@ class _QuestionCost:
 
     @property
     def shown(self) -> float:
-        """What the model reads of the document, marks included."""
+        """Tokens of the document that the model reads, marks included."""
         number = len(self.pieces)
         kept = self.measured.kept_pieces
         if kept is None:

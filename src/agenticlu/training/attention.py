@@ -322,7 +322,7 @@ _register_flops()
 
 @dataclass(frozen=True)
 class TrieMask:
-    """What travels through the model to its attention: the mask and how to compute it."""
+    """The object passed through the model to its attention: the mask and how to compute it."""
 
     rectangles: list[int]
     """Flat; see `TriePlan.flat_rectangles`."""

@@ -31,7 +31,7 @@ class TrainConfig(Settings):
     )
     """Longest trace in tokens; longer rows are dropped and counted, never cut."""
     bad_rows: Literal["drop", "refuse"] = "drop"
-    """What to do with rows that are too long or have nothing to learn."""
+    """Treatment of rows that are too long or have nothing to learn."""
     turns: Literal["all", "last"] = "all"
     """Assistant turns of an SFT row that are targets."""
     self_checks: bool = True

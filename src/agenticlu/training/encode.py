@@ -40,7 +40,7 @@ class Trace:
     pieces: tuple[Ids, ...]
     """The ids, in pieces that other traces share."""
     spans: tuple[tuple[int, int], ...]
-    """Which tokens are targets: [start, end) ranges, ascending."""
+    """Target tokens as [start, end) ranges, ascending."""
 
     def __len__(self) -> int:
         return sum(map(len, self.pieces))

@@ -150,7 +150,7 @@ class HFEngine:
         return result
 
     async def capabilities(self) -> Capabilities:
-        """What this engine does: everything."""
+        """Returns the capabilities of this engine: all of them."""
         return Capabilities(token_ids=True, context_tokens=self.context_tokens)
 
     async def close(self) -> None:

@@ -191,9 +191,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
 """Largest difference of log-probabilities against the model's own pass over the same ids."""
 REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-"""What a model of an unforeseen kind fails with when it is tried."""
+"""Errors from trying a model of an unforeseen kind."""
 TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StoreError)
-"""What reading a torn or foreign file fails with."""
+"""Errors from reading a truncated file or one in another format."""
 FAST_LOADERS = Registry("fast loader", {"llama": "agenticlu.demo.small_llama:load_small_llama"})
 """Loaders that are tried before transformers, on a CPU in fp32; None means: not mine."""
 WEIGHTS = ("*.safetensors", "*.bin")

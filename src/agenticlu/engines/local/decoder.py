@@ -40,7 +40,7 @@ SHARE_SPREAD = 128
 
 
 def agree_on_lengths(users: Mapping[int, int], known: Collection[int]) -> dict[int, int]:
-    """Returns, per length, how many of its tokens are attended to where they lie; 0 is left out.
+    """Returns, per length, how many of its tokens are attended to in place; 0 is left out.
 
     >>> agree_on_lengths({1000: 1, 1010: 7, 2000: 1, 90: 4}, known=())
     {1000: 960, 1010: 960, 2000: 1984}
@@ -207,7 +207,7 @@ class Decoder:
     def _choose_shares(
         self, joining: Sequence[tuple[Reading, int]]
     ) -> dict[tuple[CacheSegment, int], int]:
-        """Returns how much of each part of the prompts is attended to where it lies.
+        """Returns how much of each part of the prompts is attended to in place.
 
         Prompts that part within a few tokens of each other agree on one length, so that one call
         serves them; the rest is copied. A part of few users and tokens is copied whole.

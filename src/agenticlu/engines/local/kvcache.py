@@ -89,12 +89,12 @@ class CacheSegment:
 
 @dataclass(frozen=True)
 class Match:
-    """How much of a prompt is cached."""
+    """The cached part of a prompt."""
 
     chain: Chain
     """Parts in order; empty parts left out."""
     anchor: tuple[CacheSegment, int]
-    """Where the rest hangs on."""
+    """The point that the rest is attached to."""
     num_tokens: int
 
 
@@ -222,7 +222,7 @@ NAME = "agenticlu_shared_prefix"
 
 
 class AttentionPlan(Protocol):
-    """Where the keys and values of a forward pass go, and who attends to what."""
+    """The storage of a forward pass's keys and values, and the mask of its attention."""
 
     def attend(
         self,
@@ -250,7 +250,7 @@ class Read:
 
 @dataclass
 class ReadPlan:
-    """Reads many prompts in one packed row of tokens, each after what is cached of it."""
+    """Reads many prompts in one packed row of tokens, each after its cached part."""
 
     reads: list[Read] = field(default_factory=list)
     rectangles: dict[tuple[CacheSegment, int], list[int]] = field(default_factory=dict)
@@ -434,7 +434,7 @@ def _attention(
     agenticlu_plan: AttentionPlan | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer: (1, heads, T, D) to (1, T, H, D)."""
+    """The function that transformers calls in every layer: (1, heads, T, D) to (1, T, H, D)."""
     assert agenticlu_plan is not None, "the model dropped the plan between layer and attention"
     assert kwargs.get("softcap") is None, "soft-capped scores are not supported"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -136,7 +136,7 @@ class _BatchedEntails:
         return self.known.get(pair, False)
 
     def settle(self, entails: EntailsMany) -> bool:
-        """Asks about all unknown pairs at once; returns False when there is none."""
+        """Asks about all unknown pairs at once; returns False if there are none."""
         asked = list(self.open)
         if asked:
             self.known |= dict(zip(asked, entails(asked), strict=True))

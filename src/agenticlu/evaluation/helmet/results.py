@@ -56,7 +56,7 @@ SCALES = {SUMMARY_METRIC: 100.0, LONG_ANSWER_METRIC: 100 / 3}
 
 
 class ResultArgs(Record):
-    """What the name of a result file is made of, and what is stored under `args`."""
+    """The parts of a result file's name, and the values stored under `args`."""
 
     dataset: str
     """HELMET's name, with the number that depends on the length."""

@@ -37,7 +37,7 @@ _ANY_LIST = re.compile(_FINAL_LIST.pattern.replace("Final ", ""), re.IGNORECASE)
 
 
 class Scorable(Protocol):
-    """What a reply is scored against; an evaluation's `Item` is one."""
+    """The reference that a reply is scored against; an evaluation's `Item` is one."""
 
     @property
     def rule(self) -> str:
@@ -49,7 +49,7 @@ class Scorable(Protocol):
 
     @property
     def reference(self) -> Mapping[str, Any]:
-        """What the rule needs besides."""
+        """Further data that the rule needs."""
 
 
 @dataclass(frozen=True)

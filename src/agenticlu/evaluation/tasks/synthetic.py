@@ -31,7 +31,7 @@ MAX_UNSUITABLE = 100
 _TOPIC = re.compile(
     rf"{'|'.join((*PLACES, *THINGS))}|\b(?:{'|'.join(PEOPLE)})\b", flags=re.IGNORECASE
 )
-"""What the stories are about; noise must not mention it."""
+"""The subjects of the stories; noise must not mention them."""
 
 OUT_DEGREE = 2
 MAX_STEPS = 3

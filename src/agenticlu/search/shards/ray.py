@@ -91,7 +91,7 @@ class RayJob:
 
 
 class News(TypedDict):
-    """What happened at a worker since it was last asked."""
+    """Events at a worker since it was last asked."""
 
     notes: list[str]
     """Messages for people, each once."""

@@ -167,7 +167,7 @@ class Sealer:
 
     @property
     def label(self) -> str:
-        """Whose work the segments are."""
+        """The label of this shard's segments."""
         return f"{self._shard.index}/{self._shard.count}"
 
     def take_up(self, store: Store) -> int:

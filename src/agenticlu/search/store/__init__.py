@@ -208,7 +208,7 @@ _HAS_VALUE = "json_extract(judgement.record, '$.value') IS NOT NULL"
 
 @dataclass(frozen=True)
 class CallId:
-    """What a call is about."""
+    """The identity of a call: its key, and what it is about."""
 
     key: str
     """Content key; holds the first sample's ordinal."""

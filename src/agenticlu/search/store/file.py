@@ -72,7 +72,7 @@ MAX_BATCH = 256
 REMOTE_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "ceph", "beegfs", "gpfs", "afs", "fuse"}
 )
-"""Where SQLite's locks and durability cannot be trusted."""
+"""File systems on which SQLite's locks and durability are not reliable."""
 DAMAGED_HINT = "Restore it from a copy, merge its sealed segments, or give --out another folder."
 Statement = tuple[str, tuple[Any, ...]]
 """SQL and its parameters."""
