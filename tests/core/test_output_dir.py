@@ -92,5 +92,5 @@ def test_one_writer_at_a_time(tmp_path: Path):
     with DirectoryLock(path, busy=StoreError("busy")) as lock:
         with pytest.raises(StoreError, match="busy"):
             DirectoryLock(path, busy=StoreError("busy"))
-        lock.release()
-        DirectoryLock(path, busy=StoreError("busy")).release()
+        lock.close()
+        DirectoryLock(path, busy=StoreError("busy")).close()

@@ -16,6 +16,7 @@ from agenticlu.cli.eval import EvalSettings, run
 from agenticlu.cli.options import _take_flags
 from agenticlu.core.config import resolve
 from agenticlu.core.settings import settings_of
+from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.helmet import SPECS
 from agenticlu.evaluation.helmet.results import build_args
 from agenticlu.evaluation.methods import METHODS, find_method
@@ -135,16 +136,13 @@ def test_result_files_on_the_page_are_named_as_they_would_be() -> None:
             for length in given["lengths"]:
                 for method in given["methods"]:
                     own = method == "helmet"
-                    args = build_args(
-                        task,
-                        length,
-                        model="",
-                        output_dir="",
+                    config = EvaluationConfig(
                         limit=given["limit"],
-                        shots=given["shots"],
-                        chat=not own or SPECS[task].chat,
-                        max_tokens=None if own else given["max_new_tokens"],
+                        max_tokens=given["max_new_tokens"],
+                        options={"shots": given["shots"]},
                     )
+                    chat = not own or SPECS[task].chat
+                    args = build_args(task, length, config, method=method, chat=chat)
                     folder = given["label"] if own else f"{given['label']}-{method}"
                     names.add(f"{given['out']}/helmet/{folder}/{args.file_name}")
     mentioned = re.findall(r"\S+/helmet/\S+\.json", TEXT)

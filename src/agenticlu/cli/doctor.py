@@ -75,7 +75,9 @@ async def examine(
         ConfigError: There is no such extra.
     """
     checks = [_check_python(), *check_packages(extras)]
-    asked = [_check_endpoint(url, model, api_key_env, timeout_s) for url in base_urls]
+    asked = [
+        _check_engine(f"endpoint {url}", model, (url,), api_key_env, timeout_s) for url in base_urls
+    ]
     if not base_urls:
         asked.append(_check_local(model, checks, timeout_s))
     return (*checks, *await asyncio.gather(*asked))
@@ -193,10 +195,6 @@ async def _check_local(model: str | None, checks: Sequence[Check], timeout_s: fl
         )
     # Loading runs on this machine: slow is not broken.
     return await _check_engine(name, model, (), "", max(timeout_s, LOADING_S), sample=True)
-
-
-async def _check_endpoint(url: str, model: str | None, api_key_env: str, timeout_s: float) -> Check:
-    return await _check_engine(f"endpoint {url}", model, (url,), api_key_env, timeout_s)
 
 
 async def _check_engine(

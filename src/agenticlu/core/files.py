@@ -93,7 +93,20 @@ def check_owner(out: Path, command: str) -> None:
             )
 
 
-class DirectoryLock:
+class Closing:
+    """A context manager that is closed at the end of its block."""
+
+    def close(self) -> None:
+        """Frees what is held; a second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class DirectoryLock(Closing):
     """The advisory lock of a directory's only writer; the system drops it when the process ends.
 
     A file system without locks is not an error: there the user has to keep to one writer.
@@ -113,20 +126,14 @@ class DirectoryLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _LOCK_HELD:
-                self.release()
+                self.close()
                 raise busy from error
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Lets others write; a second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
 
 
 def load_json_object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from agenticlu.core.errors import MissingDependencyError, StoreError
-from agenticlu.core.files import load_rows, write_atomically
+from agenticlu.core.files import Closing, load_rows, write_atomically
 
 if TYPE_CHECKING:
     import rich.progress
@@ -24,7 +24,7 @@ Mirror = Callable[[Mapping[str, float], int], object]
 """Another place for the numbers of a step, such as TensorBoard: called with values and step."""
 
 
-class MetricsWriter:
+class MetricsWriter(Closing):
     """Appends one JSON object per line; keys name their units, as in `elapsed_s`.
 
     Every line is a single write to a file opened for appending: readers see whole lines, and a
@@ -73,12 +73,6 @@ class MetricsWriter:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agenticlu.core.files import load_json_object
-from agenticlu.engines.local.checkpoint import ChatFormat, Checkpoint
+from agenticlu.engines.local.checkpoint import ChatFormat, Checkpoint, find_end_ids
 from agenticlu.engines.local.kvcache import AttentionPlan
 
 LEAN_PARAMETERS = 300_000_000
@@ -203,9 +204,7 @@ def load_small_llama(path: Path) -> Checkpoint | None:
         if name.endswith("_token") and _token_text(value)
     }
     generation = load_json_object(path / "generation_config.json")
-    end_ids = {*_as_ids(generation.get("eos_token_id")), *_as_ids(config.get("eos_token_id"))}
-    if "eos_token" in special:
-        end_ids.update(_as_ids(backend.token_to_id(special["eos_token"])))
+    end = SimpleNamespace(eos_token_id=backend.token_to_id(special.get("eos_token", "")))
     num_heads = config["num_attention_heads"]
     num_key_heads = config.get("num_key_value_heads") or num_heads
     head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
@@ -217,7 +216,7 @@ def load_small_llama(path: Path) -> Checkpoint | None:
         chat=ChatFormat(FileTokenizer(backend, template, special), str(path)),
         device=torch.device("cpu"),
         dtype=torch.float32,
-        end_ids=frozenset(end_ids),
+        end_ids=find_end_ids(SimpleNamespace(**generation), SimpleNamespace(**config), end),
         context_tokens=config["max_position_embeddings"],
     )
 
@@ -297,9 +296,3 @@ def _token_text(value: Any) -> str:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""
-
-
-def _as_ids(value: Any) -> list[int]:
-    if isinstance(value, int):
-        return [value]
-    return list(value) if isinstance(value, list) else []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from agenticlu.core.config import resolve
+from agenticlu.core.files import Closing
 from agenticlu.core.records import Document
 from agenticlu.core.settings import Settings
 from agenticlu.dialogue.ask import Answer, AskEstimate, Event, estimate, make_question
@@ -38,7 +39,7 @@ class _Shared(Settings):
     temperature: float = 0.0
 
 
-class Reader:
+class Reader(Closing):
     """Answers questions about one document, which is read only once.
 
     What is not given comes from `AGENTICLU_*` variables, `agenticlu.toml` and the user's file, as
@@ -193,12 +194,6 @@ class Reader:
         if self._engine is not None and self._owns_engine:
             await self._engine.close()
             self._engine = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     async def __aenter__(self) -> Self:
         return self

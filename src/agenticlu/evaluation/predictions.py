@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ValidationError
 
 from agenticlu.core.errors import StoreError, UsageError
-from agenticlu.core.files import DirectoryLock, write_atomically
+from agenticlu.core.files import Closing, DirectoryLock, write_atomically
 from agenticlu.core.records import Prediction, content_id, without_lone_surrogates
 from agenticlu.evaluation.config import CONFIG_NAME, RunSettings
 from agenticlu.evaluation.methods import find_method, wordings_of
@@ -77,7 +77,7 @@ def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:
     return found
 
 
-class PredictionWriter:
+class PredictionWriter(Closing):
     """Appends predictions; each is on the disk before `append` returns."""
 
     def __init__(self, path: Path) -> None:
@@ -110,12 +110,6 @@ class PredictionWriter:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -320,23 +320,10 @@ def _write_helmet(
     for method, rows in by_method.items():
         name = config.label if method == "helmet" else f"{config.label}-{method}"
         folder = out / HELMET_FOLDER / re.sub(r"[^\w.-]+", "-", name)
-        args = build_args(
-            task,
-            length,
-            model=config.label,
-            output_dir=str(folder),
-            limit=config.limit,
-            shots=config.options.get("shots") if method == "helmet" else 0,
-            chat=method != "helmet" or _is_chat(rows[0][0]),
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_tokens=None if method == "helmet" else config.max_tokens,
-        )
+        prompt = rows[0][0].prompt
+        chat = method != "helmet" or (prompt is not None and prompt.chat)
+        args = build_args(task, length, config, method=method, output_dir=str(folder), chat=chat)
         write_result(folder, task, args, rows)
-
-
-def _is_chat(item: Item) -> bool:
-    return item.prompt is not None and item.prompt.chat
 
 
 def check_config(config: EvaluationConfig) -> None:

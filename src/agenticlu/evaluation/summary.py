@@ -79,7 +79,8 @@ def summarise(
         num_items=len(every),
         num_failed=len(failed),
         notes=(*_warn_few_clusters(cells), *_unpaired(groups, engines, differences)),
-        usage=sum_usage(every),
+        # Requests that several predictions share are counted once.
+        usage=sum((p.usage for p in every if not p.part_of), Usage()),
     )
 
 
@@ -401,8 +402,3 @@ def _overhead(baseline: Sequence[Prediction], contender: Sequence[Prediction]) -
         completion_tokens=ratio(lambda items: sum(p.usage.completion_tokens for p in items)),
         seconds=ratio(lambda items: sum(p.seconds for p in items)),
     )
-
-
-def sum_usage(predictions: Sequence[Prediction]) -> Usage:
-    """Returns what predictions cost together; requests that several share are counted once."""
-    return sum((p.usage for p in predictions if not p.part_of), Usage())

@@ -110,15 +110,14 @@ def load_report(
 def _join(parts: Iterable[ReportData]) -> ReportData:
     """Returns what several folders hold together."""
     parts = list(parts)
+    lists = ("documents", "trees", "results", "stages", "curves", "errors")
+    joined: dict[str, Any] = {
+        name: tuple(one for part in parts for one in getattr(part, name)) for name in lists
+    }
     return ReportData(
-        documents=tuple(one for part in parts for one in part.documents),
+        **joined,
         pieces={name: pieces for part in parts for name, pieces in part.pieces.items()},
-        trees=tuple(one for part in parts for one in part.trees),
-        results=tuple(one for part in parts for one in part.results),
-        stages=tuple(one for part in parts for one in part.stages),
-        curves=tuple(one for part in parts for one in part.curves),
         config={name: values for part in parts for name, values in part.config.items()},
-        errors=tuple(one for part in parts for one in part.errors),
     )
 
 

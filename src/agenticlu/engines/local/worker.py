@@ -65,6 +65,15 @@ class WorkerJob:
     num_cached: int = 0
     drafts: list[Draft] = field(default_factory=list)
 
+    def usage(self, sampled: int) -> Usage:
+        """Returns what the request has cost."""
+        return Usage(
+            requests=1,
+            prompt_tokens=len(self.ids),
+            cached_tokens=self.num_cached,
+            completion_tokens=sampled,
+        )
+
     def settle(self, result: Any) -> None:
         """Hands the result, or the error, to whoever waits."""
 
@@ -293,12 +302,7 @@ class Worker:
         probabilities = torch.softmax(logits_V.double(), dim=-1)
         mass = {choice: float(probabilities[list(ids)].sum()) for choice, ids in tokens.items()}
         total = sum(mass.values())
-        usage = Usage(
-            requests=1,
-            prompt_tokens=len(job.ids),
-            cached_tokens=job.num_cached,
-            completion_tokens=1,
-        )
+        usage = job.usage(1)
         return ChoiceProbs(
             probabilities={choice: one / total for choice, one in mass.items()},
             label_mass=min(1.0, total),
@@ -356,12 +360,7 @@ class Worker:
     def _finish_if_done(self, job: WorkerJob) -> None:
         if any(draft.reason is None for draft in job.drafts):
             return
-        usage = Usage(
-            requests=1,
-            prompt_tokens=len(job.ids),
-            cached_tokens=job.num_cached,
-            completion_tokens=sum(len(draft.tokens) for draft in job.drafts),
-        )
+        usage = job.usage(sum(len(draft.tokens) for draft in job.drafts))
         job.settle(
             Generated(
                 completions=tuple(self._completion(draft) for draft in job.drafts),

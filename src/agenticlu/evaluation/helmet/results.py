@@ -10,6 +10,7 @@ from typing import Any
 
 from agenticlu.core.errors import ConfigError, StoreError, UsageError
 from agenticlu.core.records import Prediction, Record
+from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.helmet import SPECS, alce, dataset_name, find_file
 from agenticlu.evaluation.helmet.sources import read_json
 from agenticlu.evaluation.predictions import FILE_NAME, write_json
@@ -181,44 +182,37 @@ def average_metrics(metrics: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def build_args(
     task: str,
     length: int,
+    config: EvaluationConfig,
     *,
-    model: str,
-    output_dir: str,
-    limit: int | None,
-    shots: int | None,
+    method: str = "helmet",
+    output_dir: str = "",
     chat: bool,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    max_tokens: int | None = None,
 ) -> ResultArgs:
     """Returns the arguments of a task's result file.
 
     Args:
         task: One of `SPECS`.
         length: Nominal length.
-        model: Shown in the file.
+        config: Of the run; what it leaves open is HELMET's.
+        method: `helmet` shows demonstrations and has HELMET's limits; the others have their own.
         output_dir: Where the file goes.
-        limit: max_test_samples; None takes HELMET's.
-        shots: None takes HELMET's.
         chat: Whether the prompt was sent in chat form.
-        temperature: 0 is greedy.
-        top_p: As sampled.
-        max_tokens: None takes HELMET's.
     """
-    spec = SPECS[task]
+    spec, own = SPECS[task], method == "helmet"
+    shots = config.options.get("shots") if own else 0
     return ResultArgs(
         dataset=dataset_name(task, length),
         test_files=find_file(spec, length),
         demo_files=spec.demo_file,
-        model_name_or_path=model,
+        model_name_or_path=config.label,
         output_dir=output_dir,
         input_max_length=length,
-        max_test_samples=spec.rows if limit is None else limit,
+        max_test_samples=spec.rows if config.limit is None else config.limit,
         shots=spec.shots if shots is None else shots,
-        do_sample=temperature > 0,
-        temperature=temperature,
-        top_p=top_p,
-        generation_max_length=max_tokens or spec.gen_tokens,
+        do_sample=config.temperature > 0,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        generation_max_length=spec.gen_tokens if own else config.max_tokens,
         use_chat_template=chat,
     )
 

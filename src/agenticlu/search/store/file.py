@@ -14,10 +14,10 @@ import threading
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from agenticlu.core.errors import StoreError
-from agenticlu.core.files import DirectoryLock
+from agenticlu.core.files import Closing, DirectoryLock
 
 FILE_NAME = "run.sqlite"
 LOCK_NAME = "run.lock"
@@ -91,7 +91,7 @@ def unpack(blob: bytes) -> Any:
     return json.loads(body)
 
 
-class RunFile:
+class RunFile(Closing):
     """The file of a run: one process writes, any number read.
 
     Use as a context manager, or call `close`. Writing methods return when the disk has the rows.
@@ -131,12 +131,6 @@ class RunFile:
         if writable:
             self._writer = Writer(self.path)
             self._writer.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Writes what is queued, folds the log into the file and frees the lock."""
@@ -242,7 +236,7 @@ class RunFile:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            self._lock.release()
+            self._lock.close()
 
 
 class Writer(threading.Thread):
