@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
@@ -80,51 +80,37 @@ FAVOURED_MASS = 0.9
 """Probability of a choice that a rule merely names."""
 
 
+@dataclass(eq=False)
 class ScriptedEngine:
-    """Plays a script behind the `Engine` protocol.
+    """Plays a script behind the `Engine` protocol."""
 
-    Args:
-        replies: A callable (None means: no rule for this), a table from a text that the last
-            message contains to its reply or to one reply per ordinal (the longest matching text
-            wins; ordinals beyond the last reply wrap round), or a sequence with one reply per
-            assistant turn. Without a matching rule the reply is derived from a hash.
-        weights: For `score_choices`: a mapping of choice to weight, or the favoured choice.
-        tokenizer: Counts tokens; words at white space without one.
-        faults: Errors to raise: by number of the call, or by a callable.
-        latency_s: Seconds each request takes, or a callable that says so.
-        logprobs: False plays a server without log-probabilities: scores come from a reply.
-        completes: False plays a server without a route for plain text.
-        context_tokens: Longest prompt; None for no limit.
-        name: Shown and stored.
-    """
-
-    def __init__(
-        self,
-        replies: Replies | None = None,
-        weights: WeighRule | Mapping[str, Weights] | None = None,
-        *,
-        tokenizer: SpanTokenizer | None = None,
-        faults: Faults | None = None,
-        latency_s: float | Callable[[ScriptedRequest], float] = 0.0,
-        logprobs: bool = True,
-        completes: bool = True,
-        context_tokens: int | None = None,
-        name: str = "scripted",
-    ) -> None:
-        self.name = name
-        self.requests: list[ScriptedRequest] = []
-        self.most_concurrent = 0
-        self._replies = replies
-        self._weights = weights
-        self._tokenizer = tokenizer
-        self._faults = faults
-        self._latency = latency_s
-        self._logprobs = logprobs
-        self._completes = completes
-        self._context_tokens = context_tokens
-        self._usage = Usage()
-        self._prefixes: dict[str | None, set[int]] = {}
-        self._running = 0
+    replies: Replies | None = None
+    """A callable (None means: no rule for this), a table from a text that the last message contains
+    to its reply or to one reply per ordinal (the longest matching text wins; ordinals beyond the
+    last reply wrap round), or a sequence with one reply per assistant turn. Without a matching rule
+    the reply is derived from a hash."""
+    weights: WeighRule | Mapping[str, Weights] | None = None
+    """For `score_choices`: a mapping of choice to weight, or the favoured choice."""
+    _: KW_ONLY
+    tokenizer: SpanTokenizer | None = None
+    """Counts tokens; words at white space without one."""
+    faults: Faults | None = None
+    """Errors to raise: by number of the call, or by a callable."""
+    latency_s: float | Callable[[ScriptedRequest], float] = 0.0
+    """Seconds each request takes, or a callable that says so."""
+    logprobs: bool = True
+    """False plays a server without log-probabilities: scores come from a reply."""
+    completes: bool = True
+    """False plays a server without a route for plain text."""
+    context_tokens: int | None = None
+    """Longest prompt; None for no limit."""
+    name: str = "scripted"
+    """Shown and stored."""
+    requests: list[ScriptedRequest] = field(default_factory=list, init=False)
+    most_concurrent: int = field(default=0, init=False)
+    _usage: Usage = field(default_factory=Usage, init=False)
+    _prefixes: dict[str | None, set[int]] = field(default_factory=dict, init=False)
+    _running: int = field(default=0, init=False)
 
     @property
     def usage(self) -> Usage:
@@ -141,7 +127,7 @@ class ScriptedEngine:
         self, text: str, sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
         """Plays `sampling.n` continuations of a text; their white space is kept."""
-        if not self._completes:
+        if not self.completes:
             raise EngineReplyError(f"{self.name} continues no plain text.")
         messages = (Message(role="user", content=text),)
         request = await self._begin(messages, sampling, (), session, plain=True)
@@ -164,7 +150,7 @@ class ScriptedEngine:
         weights = self._score(request)
         total = sum(weights.values())
         usage = self._count(request, [], 1)
-        if not self._logprobs:
+        if not self.logprobs:
             best = max(choices, key=lambda choice: weights[choice])
             hard = {choice: float(choice == best) for choice in choices}
             return ChoiceProbs(probabilities=hard, label_mass=1.0, usage=usage, method="parse")
@@ -177,9 +163,9 @@ class ScriptedEngine:
     async def capabilities(self) -> Capabilities:
         """Returns the capabilities that the script was given."""
         return Capabilities(
-            logprobs=self._logprobs,
-            completes=self._completes,
-            context_tokens=self._context_tokens,
+            logprobs=self.logprobs,
+            completes=self.completes,
+            context_tokens=self.context_tokens,
         )
 
     async def close(self) -> None:
@@ -201,7 +187,7 @@ class ScriptedEngine:
         self._running += 1
         self.most_concurrent = max(self.most_concurrent, self._running)
         try:
-            latency = self._latency(request) if callable(self._latency) else self._latency
+            latency = self.latency_s(request) if callable(self.latency_s) else self.latency_s
             await asyncio.sleep(latency)
         finally:
             self._running -= 1
@@ -211,11 +197,11 @@ class ScriptedEngine:
         return request
 
     def _fault(self, request: ScriptedRequest) -> BaseException | None:
-        if self._faults is None:
+        if self.faults is None:
             return None
-        if callable(self._faults):
-            return self._faults(request)
-        return self._faults.get(request.call)
+        if callable(self.faults):
+            return self.faults(request)
+        return self.faults.get(request.call)
 
     def _reply(self, request: ScriptedRequest, ordinal: int) -> Completion:
         wanted = replace(request, ordinal=ordinal)
@@ -225,23 +211,23 @@ class ScriptedEngine:
         return reply if isinstance(reply, Completion) else Completion(reply, "stop")
 
     def _scripted(self, request: ScriptedRequest) -> Reply | None:
-        if self._replies is None:
+        if self.replies is None:
             return None
-        if callable(self._replies):
-            return self._replies(request)
-        if isinstance(self._replies, Mapping):
-            found = _longest_match(self._replies, request.last)
+        if callable(self.replies):
+            return self.replies(request)
+        if isinstance(self.replies, Mapping):
+            found = _longest_match(self.replies, request.last)
             if found is None or isinstance(found, (str, Completion)):
                 return found
             return found[request.ordinal % len(found)]
-        return self._replies[request.turn] if request.turn < len(self._replies) else None
+        return self.replies[request.turn] if request.turn < len(self.replies) else None
 
     def _score(self, request: ScriptedRequest) -> dict[str, float]:
         weights: Weights | None = None
-        if callable(self._weights):
-            weights = self._weights(request)
-        elif self._weights is not None:
-            weights = _longest_match(self._weights, request.last)
+        if callable(self.weights):
+            weights = self.weights(request)
+        elif self.weights is not None:
+            weights = _longest_match(self.weights, request.last)
         if weights is None:
             return {
                 choice: (1 + content_seed(request.key, choice) % 1000)
@@ -272,8 +258,8 @@ class ScriptedEngine:
         )
 
     def _words(self, text: str) -> list[tuple[int, int]]:
-        if self._tokenizer is not None:
-            return self._tokenizer.spans(text)
+        if self.tokenizer is not None:
+            return self.tokenizer.spans(text)
         spans, at = [], 0
         for word in text.split():
             start = text.index(word, at)
@@ -297,9 +283,9 @@ class ScriptedEngine:
         prompt = [*self._tokens(request.messages), "<assistant>"]
         if request.plain:
             prompt = ["<start>", *prompt[1:-2]]
-        if self._context_tokens is not None and len(prompt) > self._context_tokens:
+        if self.context_tokens is not None and len(prompt) > self.context_tokens:
             raise DocumentTooLongError(
-                f"The prompt has {len(prompt)} tokens; {self.name} takes {self._context_tokens}."
+                f"The prompt has {len(prompt)} tokens; {self.name} takes {self.context_tokens}."
             )
         seen = self._prefixes.setdefault(request.session, set())
         cached, state = 0, 0

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import AgenticluError, EngineUnreachableError, UsageError
-from agenticlu.core.records import Record, TurnKind, content_id, content_seed
+from agenticlu.core.records import TurnKind, content_id, content_seed
 from agenticlu.core.settings import (
     JsonSettings,
     ModelSettings,
@@ -24,6 +24,7 @@ from agenticlu.core.settings import (
     Settings,
     Spelling,
     TokenCount,
+    select,
 )
 from agenticlu.dialogue.steps import MAX_TOKENS, Profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS
@@ -56,14 +57,48 @@ ANSWERING: frozenset[TurnKind] = frozenset({"direct", "answer"})
 """Turns whose reply ends in the answer."""
 
 
-class EvaluationConfig(Record):
+class EvaluationChoices(Settings):
+    """Settings of an evaluation that are saved with its results as they were given."""
+
+    methods: tuple[str, ...] = ("direct", "clarify")
+    """Methods to run; --list shows them."""
+    lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = (256, 512, 1024, 2048)
+    """Tokens of a document, such as 256 or 8k."""
+    label: str = ""
+    """Name of the model in the tables."""
+    limit: Positive | None = None
+    """Maximum items per task and length."""
+    questions_per_document: Positive = 4
+    """Questions of a document of the world task."""
+    seed: int = 0
+    """Seed of items and sampling."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Sampling temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus sampling: probability mass sampled from."""
+    top_k: Positive = 4
+    """Pieces that the method retrieve shows."""
+    retriever: Literal["bm25", "engine"] = "bm25"
+    """Ranking by which retrieve finds pieces."""
+    overlong: Literal["refuse", "fit", "cut-end"] = "refuse"
+    """Items longer than the window: refuse them; fit: leave out pieces without gold facts; cut-end:
+    cut the context's end, as HELMET does (method helmet)."""
+    metric: str | None = None
+    """Metric shown first, such as substring_exact_match. Default: each task's own."""
+    concurrency: Positive = 8
+    """Maximum items in flight."""
+    profile: str = "default"
+    """Prompt profile: a bundled name or a TOML file."""
+    chat: bool | None = None
+    """Send HELMET's prompts as chat, or as plain text to continue. Default: as HELMET does."""
+    as_published: bool = False
+    """Use the published arms' settings; refuses settings that contradict them."""
+
+
+class EvaluationConfig(EvaluationChoices):
     """The configuration of an evaluation; saved with its results."""
 
     tasks: tuple[str, ...] = ("world",)
-    methods: tuple[str, ...] = ("direct", "clarify")
-    lengths: tuple[int, ...] = (256, 512, 1024, 2048)
-    label: str = ""
-    """Name of the engine in the tables; empty takes the engine's own."""
     model_fingerprint: str = ""
     """Hash of the model's weights, so that other weights are other items; of the model's name where
     a server reports no more."""
@@ -71,40 +106,15 @@ class EvaluationConfig(Record):
     """Whether the fingerprint is that of the weights."""
     servers: tuple[str, ...] = ()
     """Addresses of the servers; empty for a model in this process."""
-    limit: int | None = None
-    """Maximum items per task and length."""
-    questions_per_document: int = 4
     rounds: int | tuple[int, ...] = 1
     """Maximum rounds of the methods that have several. Of several numbers the largest is run,
     and each gets a row: 'clarify@1', 'clarify@3'."""
-    seed: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
     max_tokens: int = 256
     """Token limit of a reply that ends in an answer, for every method."""
     piece_tokens: int = 512
-    top_k: int = 4
-    """Pieces that `retrieve` shows."""
-    retriever: str = "bm25"
-    """bm25, or engine: the model's own relevance verdicts."""
-    overlong: str = "refuse"
-    """refuse: an item longer than the window fails. fit: pieces without gold facts are left out
-    from the middle until it fits. cut-end: as fit, but the method `helmet` cuts the context's end
-    at the nominal length, as HELMET does. A cut item counts as truncated."""
     with_rouge: bool = False
-    concurrency: int = 8
-    """Maximum items in flight."""
-    profile: str = "default"
-    """Name or path of the prompt profile."""
     tokenizer: str = ""
     """Name of the tokenizer that lengths are counted with."""
-    chat: bool | None = None
-    """Prompt layouts sent as chat (True), as texts to continue (False), or each as its task has
-    it (None)."""
-    metric: str | None = None
-    """Metric shown first where an item has it; None takes each task's own."""
-    as_published: bool = False
-    """The published arms' decoding: other temperatures for other arms, long turns."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further settings of single tasks."""
 
@@ -236,56 +246,23 @@ class HelmetSettings(TaskSettings):
     """Folder of the tokenizer that HELMET counts documents with. Default: Llama 2's."""
 
 
-class EvalSettings(HelmetSettings, ModelSettings, PriceSettings, JsonSettings):
+class EvalSettings(EvaluationChoices, HelmetSettings, ModelSettings, PriceSettings, JsonSettings):
     """Settings of `agenticlu eval`."""
 
     task: tuple[str, ...] = ("world",)
     """Tasks to run; --list shows them."""
-    methods: tuple[str, ...] = ("direct", "clarify")
-    """Methods to run; --list shows them."""
-    lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = (256, 512, 1024, 2048)
-    """Tokens of a document, such as 256 or 8k."""
     out: Annotated[Path | None, Spelling(metavar="EVAL")] = None
     """Folder of results; run again to resume."""
-    label: str = ""
-    """Name of the model in the tables."""
-    limit: Positive | None = None
-    """Maximum items per task and length."""
-    questions_per_document: Positive = 4
-    """Questions of a document of the world task."""
     rounds: tuple[Round, ...] = (1,)
     """Maximum rounds of clarify; several numbers are shown side by side."""
-    seed: int = 0
-    """Seed of items and sampling."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """Sampling temperature; 0 is greedy."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling: probability mass sampled from."""
     max_new_tokens: Annotated[Positive, Spelling(aliases=("max_tokens",))] = 256
     """Longest answering reply in tokens, for every method."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
     """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
-    top_k: Positive = 4
-    """Pieces that the method retrieve shows."""
-    retriever: Literal["bm25", "engine"] = "bm25"
-    """Ranking by which retrieve finds pieces."""
-    overlong: Literal["refuse", "fit", "cut-end"] = "refuse"
-    """Items longer than the window: refuse them; fit: leave out pieces without gold facts; cut-end:
-    cut the context's end, as HELMET does (method helmet)."""
     rouge: bool = False
     """Also compute ROUGE."""
-    metric: str | None = None
-    """Metric shown first, such as substring_exact_match. Default: each task's own."""
-    concurrency: Positive = 8
-    """Maximum items in flight."""
     patience: Annotated[float, Field(ge=0), Spelling(aliases=("patience_s",))] = 300.0
     """Seconds without an answer before giving up on an absent or overloaded server."""
-    profile: str = "default"
-    """Prompt profile: a bundled name or a TOML file."""
-    chat: bool | None = None
-    """Send HELMET's prompts as chat, or as plain text to continue. Default: as HELMET does."""
-    as_published: bool = False
-    """Use the published arms' settings; refuses settings that contradict them."""
     retry_failed: bool = False
     """Repeat items that failed before."""
     dry_run: bool = False
@@ -387,12 +364,10 @@ def _load_served_tokenizer(given: str | None, root: str, model: str) -> Tokenize
 
 def build_config(settings: EvalSettings, facts: ModelFacts) -> EvaluationConfig:
     """Returns what an evaluation runs, as saved with its results."""
-    values = settings.model_dump()
-    same = EvaluationConfig.model_fields.keys() & values.keys()
     rounds = tuple(sorted(set(settings.rounds)))
     return EvaluationConfig(
         **{
-            **{name: values[name] for name in same},
+            **select(settings, EvaluationChoices).model_dump(),
             "tasks": settings.task,
             "with_rouge": settings.rouge,
             "max_tokens": settings.max_new_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agenticlu.core.errors import UsageError
@@ -105,16 +106,16 @@ async def open_panel(
             await judge.close()
 
 
+@dataclass(eq=False)
 class ProgressListener(Listener):
     """Shows a bar to people and writes a line per finished tree for machines."""
 
-    def __init__(self, progress: Progress, metrics: MetricsWriter, left_out: LeftOut) -> None:
-        self._progress = progress
-        self._metrics = metrics
-        self._left_out = left_out
-        self._began = time.monotonic()
-        self._nodes = 0
-        self._solved = 0
+    progress: Progress
+    metrics: MetricsWriter
+    left_out: LeftOut
+    _began: float = field(default_factory=time.monotonic, init=False)
+    _nodes: int = field(default=0, init=False)
+    _solved: int = field(default=0, init=False)
 
     @property
     def _note(self) -> str:
@@ -122,20 +123,20 @@ class ProgressListener(Listener):
 
     def start(self, questions: int) -> None:
         """Shows how many questions there are, and what the corpus lacks."""
-        self._progress.update(0, total=questions)
-        if self._left_out.num_lines:
-            self.say(self._left_out.render())
+        self.progress.update(0, total=questions)
+        if self.left_out.num_lines:
+            self.say(self.left_out.render())
 
     def node(self, node: Node) -> None:
         """Counts a node."""
         self._nodes += 1
-        self._progress.update(self._progress.done, note=self._note)
+        self.progress.update(self.progress.done, note=self._note)
 
     def tree(self, tree: Tree) -> None:
         """Counts a finished tree and writes its line."""
         depth = solved_depth(tree)
         self._solved += depth is not None
-        self._metrics.write(
+        self.metrics.write(
             event="tree",
             elapsed_s=round(time.monotonic() - self._began, 3),
             question_id=tree.question.id,
@@ -144,12 +145,12 @@ class ProgressListener(Listener):
             nodes=len(tree.nodes),
             computed_tokens=tree.usage.computed_tokens,
         )
-        self._progress.advance(note=self._note)
+        self.progress.advance(note=self._note)
 
     def say(self, text: str) -> None:
         """Passes on a message of the run."""
-        self._metrics.write(event="note", text=text)
-        self._progress.warn(text)
+        self.metrics.write(event="note", text=text)
+        self.progress.warn(text)
 
 
 def _judge_limiter(name: str, limits: Limits | None, say: Callable[[str], None] | None) -> Limiter:

@@ -40,39 +40,30 @@ _PULSE = "pulse"
 """Setting of a run: the last beat's figures."""
 
 
+@dataclass(eq=False)
 class Heartbeat:
-    """Writes a heartbeat every few seconds while the context is open.
+    """Writes a heartbeat every few seconds while the context is open."""
 
-    Args:
-        store: Open for writing.
-        engine: Asked for its health, where it reports any.
-        in_flight: Returns the number of requests in flight.
-        every_s: Seconds between beats.
-        clock: Seconds since the epoch.
-    """
+    store: Store
+    """Open for writing."""
+    engine: Engine | None = None
+    """Asked for its health, where it reports any."""
+    in_flight: Callable[[], int] | None = None
+    """Returns the number of requests in flight."""
+    every_s: float = EVERY_S
+    """Seconds between beats."""
+    clock: Callable[[], float] = time.time
+    """Seconds since the epoch."""
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        store: Store,
-        engine: Engine | None = None,
-        in_flight: Callable[[], int] | None = None,
-        *,
-        every_s: float = EVERY_S,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._engine = engine
-        self._in_flight = in_flight
-        self._every_s = every_s
-        self._clock = clock
-        began = clock()
+    def __post_init__(self) -> None:
+        began, store = self.clock(), self.store
         self._sessions: list[list[float]] = [*(store.get(_SESSIONS) or ()), [began, began]]
         # What was merged in before the first session was not earned in it: counted, it would make
         # the rate and the time left too good.
         if len(self._sessions) == 1:
             done, tokens = store.tree_counts()["done"], store.total_usage().computed_tokens
             store.put(**{_BEFORE: {"done": done, "tokens": tokens}})
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Heartbeat:
         self.beat()
@@ -100,18 +91,18 @@ class Heartbeat:
             replicas: Health of the endpoints.
             elsewhere: The requests are not recorded in this run's file, but by workers.
         """
-        now = self._clock()
+        now = self.clock()
         self._sessions[-1][1] = now
         pulse = {"at": now, "in_flight": in_flight, "replicas": [*replicas], "elsewhere": elsewhere}
-        self._store.put(**{_SESSIONS: self._sessions, _PULSE: pulse})
+        self.store.put(**{_SESSIONS: self._sessions, _PULSE: pulse})
 
     def _measure(self) -> tuple[int | None, Sequence[Health]]:
-        in_flight = None if self._in_flight is None else self._in_flight()
-        return in_flight, self._engine.health() if isinstance(self._engine, Watched) else ()
+        in_flight = None if self.in_flight is None else self.in_flight()
+        return in_flight, self.engine.health() if isinstance(self.engine, Watched) else ()
 
     async def _keep_beating(self) -> None:
         while True:
-            await asyncio.sleep(self._every_s)
+            await asyncio.sleep(self.every_s)
             figures = self._measure()
             with contextlib.suppress(StoreError):
                 await asyncio.to_thread(self.write, *figures)  # the disk may be slow
