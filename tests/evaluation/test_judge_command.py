@@ -146,7 +146,7 @@ def test_judging_goes_on_where_it_stopped_and_names_the_judge(
     assert "expired" in result.output
     judged = tmp_path / f"{path.stem}-gpt4eval_o.json"
     assert json.loads(judged.read_text())["num_unscored"] == 2
-    assert options == [{"timeout_s": 7.0}]
+    assert [given["timeout_s"] for given in options] == [7.0]
     is_mended, num_before = True, len(engine.requests)
     result = CliRunner().invoke(command, words)
     assert result.exit_code == 0, result.output

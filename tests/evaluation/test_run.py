@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 
 from agenticlu.cli.eval import command
 from agenticlu.core.errors import (
@@ -276,7 +277,6 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         {"tasks": ("wrld",)},
         {"lengths": ()},
         {"rounds": 0},
-        {"limit": 0},
     ],
 )
 def test_what_cannot_be_is_refused_before_any_request(
@@ -286,6 +286,11 @@ def test_what_cannot_be_is_refused_before_any_request(
     with pytest.raises(UsageError):
         run(config(**change), engine, tmp_path)
     assert engine.requests == []
+
+
+def test_a_limit_is_at_least_one() -> None:
+    with pytest.raises(ValidationError, match="limit"):
+        config(limit=0)
 
 
 def test_rounds_stop_when_the_self_check_is_satisfied(tmp_path: Path) -> None:
