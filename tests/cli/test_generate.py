@@ -109,8 +109,8 @@ def test_running_the_same_command_again_asks_nothing(corpus: str, tmp_path: Path
 
 
 def test_a_shortfall_of_clarifications_is_told(corpus: str, tmp_path: Path, engine):
-    reply = engine._replies
-    engine._replies = lambda request: reply(request) or "What is it?"
+    reply = engine.replies
+    engine.replies = lambda request: reply(request) or "What is it?"
     done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL, "--depth", "1")
     assert "clarifications wanted and not found: 12\n" in done.stdout, done.stdout
 
@@ -295,7 +295,7 @@ def test_an_unknown_key_in_a_config_file_is_refused(corpus: str, tmp_path: Path)
 def test_failed_questions_give_their_own_exit_code(corpus: str, tmp_path: Path, engine):
     from agenticlu.core.errors import EngineReplyError
 
-    engine._faults = lambda r: EngineReplyError("filtered") if "item1?" in str(r.messages) else None
+    engine.faults = lambda r: EngineReplyError("filtered") if "item1?" in str(r.messages) else None
     done = call("generate", corpus, "--out", str(tmp_path / "run"), *SMALL)
     assert isinstance(done.exception, IncompleteRunError)
     assert done.exception.exit_code == 9
@@ -369,7 +369,7 @@ def test_a_replay_asks_judges_again_where_they_gave_no_verdict(
     named = (*given, "--judge-model", "critic")
     unscored = json.loads(call(*named).stdout)["unscored_nodes"]
     assert unscored > 0
-    judge._replies = lambda request: '{"explanation": "x", "verdict": "no"}'
+    judge.replies = lambda request: '{"explanation": "x", "verdict": "no"}'
     assert json.loads(call(*named).stdout)["unscored_nodes"] == unscored
     again = call(*named, "--retry-failed", "--timeout", "5", "--patience", "1")
     assert json.loads(again.stdout)["unscored_nodes"] == 0

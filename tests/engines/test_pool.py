@@ -72,7 +72,7 @@ def test_texts_are_continued_where_their_session_is() -> None:
     for engine in engines:
         engine.name = "same"
     assert asyncio.run(make_pool(1)[0].capabilities()).completes
-    engines[1]._completes = False  # one that cannot is enough: sessions may move to it
+    engines[1].completes = False  # one that cannot is enough: sessions may move to it
     assert not asyncio.run(pool.capabilities()).completes
 
 
@@ -141,7 +141,7 @@ def test_one_refusal_for_load_costs_no_session_its_cache() -> None:
     assert sorted(len(one.requests) for one in engines) == [0, 3]
     assert told == []
     own = int(found[1])
-    engines[own]._faults, engines[1 - own]._faults = lambda r: EngineBusyError("429"), None
+    engines[own].faults, engines[1 - own].faults = lambda r: EngineBusyError("429"), None
     assert asyncio.run(where(pool, "s")) != found, "load that stays moves the session on"
     assert len(told) == 1
 

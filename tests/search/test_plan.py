@@ -23,7 +23,7 @@ MODES = ["scan", "scan-many", "shortlist", "point", "as-published"]
 def sampler(items=ITEMS) -> ScriptedEngine:
     """The scripted world's engine; it also writes the lines that `scan-many` asks for."""
     one = engine(items, tokenizer=TOKENIZER)
-    plain = one._replies
+    plain = one.replies
 
     def reply(request: ScriptedRequest):
         if "each numbered question" in request.last:
@@ -31,7 +31,7 @@ def sampler(items=ITEMS) -> ScriptedEngine:
             return "\n".join(f"{i}. {'yes' if i % 2 else 'no'}" for i in range(1, texts + 1))
         return plain(request)
 
-    one._replies = reply
+    one.replies = reply
     return one
 
 
