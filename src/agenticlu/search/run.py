@@ -226,11 +226,6 @@ def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) 
     )
 
 
-def load_controls(store: Store) -> tuple[str, ...]:
-    """Returns the control tokens that a run's prompts have neutralised, beside those known."""
-    return tuple((store.get("bound") or {}).get("controls", ()))
-
-
 def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
     if own != wanted:
         raise StoreError(
@@ -412,7 +407,7 @@ class _Growing:
     async def _grow_one(self, question: Question, document_id: str) -> None:
         if document_id not in self._grounders:
             store = self._caller.store
-            controls = load_controls(store)
+            controls = tuple((store.get("bound") or {}).get("controls", ()))
             shown = ShownDocument(store.document(document_id), store.pieces(document_id), controls)
             grounder = Grounder(shown, self._profile, self._config, self._caller)
             self._grounders[document_id] = grounder

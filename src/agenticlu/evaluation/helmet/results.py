@@ -94,10 +94,6 @@ class ResultArgs(Record):
             f"t{self.temperature}p{self.top_p}_chat{self.use_chat_template}_{self.seed}.json"
         )
 
-    def as_args(self) -> dict[str, Any]:
-        """Returns the arguments under HELMET's names."""
-        return {**self.model_dump(exclude={"dataset"}), "datasets": self.dataset, "no_cuda": True}
-
 
 def helmet_scores(task: str, item: Item, output: str) -> helmet.Scored:
     """Scores an output as HELMET's own post-processing does, ROUGE and num_preds included."""
@@ -156,7 +152,7 @@ def build_result(
         )
     seconds = sum(p.seconds for _, p in scored)
     return {
-        "args": args.as_args(),
+        "args": {**args.model_dump(exclude={"dataset"}), "datasets": args.dataset, "no_cuda": True},
         "data": data,
         "metrics": metrics,
         "averaged_metrics": average_metrics(metrics),
