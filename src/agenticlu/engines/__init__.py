@@ -1,4 +1,4 @@
-"""Engines, which sample text: in process, over an OpenAI-compatible endpoint, or from a script."""
+"""Engines, which sample text (in process, from a server, scripted), and their limits and retries."""
 
 from __future__ import annotations
 
