@@ -215,7 +215,7 @@ def test_real_servers_the_session_travels_and_a_death_is_survived(
 
     async def scenario() -> list[str]:
         try:
-            return [await where(pool, f"s{i}") for i in range(12)]
+            return [await where(pool, f"s{i}") for i in range(40)]
         finally:
             await pool.close()
 
@@ -224,4 +224,4 @@ def test_real_servers_the_session_travels_and_a_death_is_survived(
     assert len(broken.bodies) == 2, "two sessions, and it rests"
     sessions = [{h["x-session-id"] for h in one.headers} for one in endpoints]
     assert not sessions[0] & sessions[1]
-    assert len(sessions[0] | sessions[1]) == 12
+    assert len(sessions[0] | sessions[1]) == 40
