@@ -1,4 +1,4 @@
-"""Engines, which sample text (in process, from a server, scripted), and their limits and retries."""
+"""Engines sample text: in process, from a server, or from a script; their limits and retries."""
 
 from __future__ import annotations
 
