@@ -105,7 +105,18 @@ def main() -> None:
             )  # fmt: skip
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"results": results}, indent=2) + "\n")
+        rows = [
+            {
+                "name": f"M = {one['traces_per_trie']}: validation loss",
+                "value": one["validation_nat_after"],
+                "unit": "nat",
+                "target": None,
+                "met": None,
+                **one,
+            }
+            for one in results
+        ]
+        arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

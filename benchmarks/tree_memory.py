@@ -126,7 +126,19 @@ def main() -> None:
         )  # fmt: skip
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"results": results}, indent=2) + "\n")
+        rows = [
+            {
+                "name": f"prefix {one['prefix']}, vocabulary {one['vocabulary']}, "
+                f"supervised {one['supervised']}, {one['mode']}: peak",
+                "value": one["peak_mib"],
+                "unit": "MiB",
+                "target": None,
+                "met": None,
+                "predicted": one["predicted_mib"],
+            }
+            for one in results
+        ]
+        arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

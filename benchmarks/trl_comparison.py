@@ -189,8 +189,18 @@ def main() -> None:
             )
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({**vars(arguments), "out": str(arguments.out.name),
-                                             "results": results}, indent=2) + "\n")  # fmt: skip
+        rows = [
+            {
+                "name": f"{one['stage']}: faster than TRL",
+                "value": one["ratio"],
+                "unit": "times",
+                "target": None,
+                "met": None,
+                **{key: value for key, value in one.items() if key not in ("stage", "ratio")},
+            }
+            for one in results
+        ]
+        arguments.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":
