@@ -120,6 +120,16 @@ def test_wrong_arguments_are_errors_of_ours(notes: Path, tmp_path: Path) -> None
         agenticlu.ask(notes, QUESTION)
 
 
+@pytest.mark.parametrize("name", ["./none", "none", "../up/none", "a--b/..c"])
+def test_a_model_that_is_not_there_is_our_error(name: str, notes: Path) -> None:
+    from agenticlu.core.errors import ModelNotFoundError
+
+    with pytest.raises(ModelNotFoundError, match="not found"):
+        agenticlu.ask(notes, QUESTION, model=name)
+    with pytest.raises(ConfigError, match="tokenizer"):
+        agenticlu.ask(notes, QUESTION, tokenizer=name, base_url="http://127.0.0.1:9/v1")
+
+
 def test_the_options_of_ask_are_those_of_a_reader() -> None:
     from agenticlu.dialogue.api import ReaderOptions
 

@@ -222,3 +222,12 @@ def test_no_command_drops_the_model_in_silence(monkeypatch: pytest.MonkeyPatch) 
         assert "bundled" not in result.stderr
         assert result.exit_code or "estimated" in result.stderr
         monkeypatch.delenv("AGENTICLU_MODEL")
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"), [("plan c.jsonl", "--judge exat"), ("train plan d", "--max-row-tokens 0")]
+)
+def test_the_name_of_today_is_not_taken_for_a_former_one(words: str, flag: str) -> None:
+    done = CliRunner().invoke(group, [*words.split(), *flag.split()])
+    assert done.exit_code != 0
+    assert "is now" not in done.output

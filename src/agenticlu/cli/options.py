@@ -87,7 +87,7 @@ class AliasOption(SettingOption):
         self.hidden = True
         self.expose_value = False
         self.opts, self.secondary_opts = [f"--{alias.replace('_', '-')}"], []
-        self.name = alias
+        self.name = f"former_{alias}"  # a field may have the former name: values go by name
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
         """Passes the value to the current flag."""

@@ -182,6 +182,11 @@ def _fetch(hub_id: str, *, online: bool) -> Path:
                 f"The tokenizer of {hub_id!r} is not in the local Hugging Face cache.",
                 hint=f"hf download {hub_id} tokenizer.json",
             ) from error
+    except ValueError as error:  # an id that the hub would not accept, such as './model'
+        raise ConfigError(
+            f"No tokenizer {hub_id!r}: neither a folder nor a Hugging Face id.",
+            hint="Give the folder of the model, or an id of the form owner/name.",
+        ) from error
     try:
         return Path(hf_hub_download(hub_id, "tokenizer.json"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -244,6 +244,8 @@ class ModelChoice:
             return load_tokenizer(name)
         if self.folder is not None:
             return load_tokenizer(str(self.folder))
+        if not self.base_url:
+            return load_tokenizer(check_model_path(self.model))
         try:
             return load_tokenizer(self.model, online=False)
         except AgenticluError:
