@@ -73,7 +73,10 @@ def test_texts_are_continued_where_their_session_is() -> None:
         engine.name = "same"
     assert asyncio.run(make_pool(1)[0].capabilities()).completes
     engines[1].completes = False  # one that cannot is enough: sessions may move to it
-    assert not asyncio.run(pool.capabilities()).completes
+    engines[2].prefix_reuse_from_tokens = 528
+    found = asyncio.run(pool.capabilities())
+    assert not found.completes
+    assert found.prefix_reuse_from_tokens == 528
 
 
 def test_only_a_dead_replicas_sessions_move_and_they_come_back() -> None:

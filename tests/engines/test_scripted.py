@@ -128,6 +128,21 @@ def test_concurrency_is_recorded() -> None:
     assert engine.most_concurrent == 5
 
 
+def test_prefixes_shorter_than_the_cache_reuses_are_computed_again() -> None:
+    def cached(**cache: Any) -> list[int]:
+        engine = ScriptedEngine(**cache)
+        found = []
+        for text in ("word " * 20 + "one", "word " * 20 + "two", "word " * 40):
+            usage = asyncio.run(engine.sample(ask(text), Sampling(), session="s")).usage
+            found.append(usage.cached_tokens)
+        return found
+
+    any_length = cached()
+    assert any_length[0] == 0 < any_length[1] <= any_length[2]
+    assert cached(prefix_reuse_from_tokens=any_length[1] + 1)[1] == 0
+    assert cached(prefix_reuse_from_tokens=any_length[1]) == any_length
+
+
 def test_window_is_kept() -> None:
     with pytest.raises(DocumentTooLongError, match="takes 10"):
         sample(ScriptedEngine(context_tokens=10), "word " * 20)

@@ -95,6 +95,9 @@ class Capabilities:
     """Whether plain text can be continued, without a chat template."""
     context_tokens: int | None = None
     """Longest prompt plus completion; None when unknown."""
+    prefix_reuse_from_tokens: float | None = None
+    """Shortest prefix that the engine reuses between requests, in tokens: 1 where it reuses any,
+    infinite where it reused none of those measured, None when unknown."""
     notes: tuple[str, ...] = field(default=())
     """Advice for people, such as the server flag that would mend a miss."""
 

@@ -166,6 +166,8 @@ class PoolEngine:
                 )
             if names:
                 self.name = names.pop()
+            reuse = [one.prefix_reuse_from_tokens for one in known]
+            known_reuse = [tokens for tokens in reuse if tokens is not None]
             windows = [one.context_tokens for one in known if one.context_tokens is not None]
             self._capabilities = Capabilities(
                 samples_n=all(one.samples_n for one in known),
@@ -174,6 +176,9 @@ class PoolEngine:
                 reports_cached_tokens=all(one.reports_cached_tokens for one in known),
                 completes=all(one.completes for one in known),
                 context_tokens=min(windows) if windows else None,
+                prefix_reuse_from_tokens=max(known_reuse)
+                if len(known_reuse) == len(reuse)
+                else None,
                 notes=tuple(notes),
             )
         return replace(self._capabilities)

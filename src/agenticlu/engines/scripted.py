@@ -104,6 +104,8 @@ class ScriptedEngine:
     """False plays a server without a route for plain text."""
     context_tokens: int | None = None
     """Longest prompt; None for no limit."""
+    prefix_reuse_from_tokens: float = 1
+    """Shortest prefix that the simulated cache reuses."""
     name: str = "scripted"
     """Shown and stored."""
     requests: list[ScriptedRequest] = field(default_factory=list, init=False)
@@ -166,6 +168,7 @@ class ScriptedEngine:
             logprobs=self.logprobs,
             completes=self.completes,
             context_tokens=self.context_tokens,
+            prefix_reuse_from_tokens=self.prefix_reuse_from_tokens,
         )
 
     async def close(self) -> None:
@@ -294,6 +297,8 @@ class ScriptedEngine:
             if state not in seen:
                 break
             cached += 1
+        if cached < self.prefix_reuse_from_tokens:
+            cached = 0
         branches: list[str | None] = [*replies] or [None]
         for reply in branches:
             state = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class HFEngine:
             loaded.dtype,
             share=share_prefix,
         )
+        self._reuses = cache
         self._worker = Worker(
             decoder,
             loaded.chat,
@@ -151,7 +153,11 @@ class HFEngine:
 
     async def capabilities(self) -> Capabilities:
         """Returns the capabilities of this engine: all of them."""
-        return Capabilities(token_ids=True, context_tokens=self.context_tokens)
+        return Capabilities(
+            token_ids=True,
+            context_tokens=self.context_tokens,
+            prefix_reuse_from_tokens=1 if self._reuses else math.inf,
+        )
 
     async def close(self) -> None:
         """Ends the worker and frees the cache; requests under way fail."""
