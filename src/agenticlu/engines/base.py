@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
@@ -59,6 +59,11 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[int, str, float], ...]
     """(id, text, log-probability), likeliest first."""
+
+
+OnToken = Callable[[int, int, TokenLogprob | None], None]
+"""Told of a sampled token: which of the request's replies, its id, and its log-probability where
+those were asked for."""
 
 
 @dataclass(frozen=True)

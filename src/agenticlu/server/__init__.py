@@ -18,7 +18,7 @@ from agenticlu.core.errors import (
     missing_dependency,
 )
 from agenticlu.core.records import content_id
-from agenticlu.engines.base import Asked, Engine, Sampled, Sampling
+from agenticlu.engines.base import Asked, Engine, OnToken, Sampled, Sampling
 from agenticlu.server.requests import (
     DEFAULT_MAX_TOKENS,
     FINISH,
@@ -46,7 +46,7 @@ class DetailedEngine(Protocol):
         sampling: Sampling,
         *,
         top_logprobs: int | None = None,
-        on_token: Callable[[int, int], None] | None = None,
+        on_token: OnToken | None = None,
     ) -> Any:
         """Samples with details; see `HFEngine.generate`."""
         ...
@@ -168,7 +168,7 @@ class ChatServer:
         self,
         asked: CompletionRequest,
         session: str | None,
-        on_token: Callable[[int, int], None] | None = None,
+        on_token: OnToken | None = None,
     ) -> Sampled:
         if isinstance(self.engine, DetailedEngine):
             reply: Sampled = await self.engine.generate(
@@ -222,7 +222,7 @@ class ChatServer:
 
         work = asyncio.ensure_future(
             self._sample(
-                asked, session, lambda ordinal, token: arrived.put_nowait((ordinal, token))
+                asked, session, lambda ordinal, token, _: arrived.put_nowait((ordinal, token))
             )
         )
         work.add_done_callback(lambda _: arrived.put_nowait(None))

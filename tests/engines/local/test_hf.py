@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from agenticlu.core.errors import DocumentTooLongError, EngineError, ModelNotFoundError, UsageError
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines.base import Sampling
+from agenticlu.engines.base import Sampling, TokenLogprob
 from agenticlu.engines.local import HFEngine
 
 DOCUMENT = "The mill at Dunmore was built by Ada Larkin in the spring of 1911. " * 12
@@ -196,6 +197,44 @@ def test_stop_string_cuts_the_reply(random_model: Path) -> None:
     assert completion.text == whole[: whole.index(stop)].strip()
     assert completion.finish_reason == "stop"
     assert len(completion.token_ids) < 20
+
+
+def test_a_stop_is_found_late_in_a_long_reply(random_model: Path) -> None:
+    engine = HFEngine(random_model)
+
+    async def cut() -> tuple[str, Any, str]:
+        # Drawn, so that the reply does not repeat itself.
+        drawn = Sampling(temperature=1.5, max_tokens=200, seed=3)
+        whole = (await engine.complete("Ada", drawn)).completions[0].text
+        stop = next(
+            whole[at:][:3] for at in range(len(whole) - 40, 0, -1) if len(set(whole[at:][:3])) == 3
+        )
+        return whole, await engine.complete("Ada", replace(drawn, stop=(stop, "x" * 9))), stop
+
+    whole, reply, stop = run(engine, cut())[0]
+    assert reply.completions[0].text == whole[: whole.index(stop)]
+    assert reply.completions[0].finish_reason == "stop"
+
+
+def test_a_caller_that_encodes_and_listens_gets_the_same_reply(random_model: Path) -> None:
+    engine = HFEngine(random_model)
+    sampling = Sampling(temperature=1.0, max_tokens=8, n=2, seed=1)
+    heard: list[tuple[int, int, float]] = []
+
+    def hear(ordinal: int, token: int, details: TokenLogprob | None) -> None:
+        assert details is not None
+        assert details.token_id == token
+        heard.append((ordinal, token, details.logprob))
+
+    async def both() -> list[Any]:
+        ids = engine.chat.encode(ask("Who?"))
+        told = await engine.generate(ask("Who?"), sampling, ids=ids, on_token=hear, top_logprobs=2)
+        return [await engine.sample(ask("Who?"), sampling), told]
+
+    plain, told = run(engine, both())[0]
+    assert told.completions == plain.completions
+    for ordinal, one in enumerate(told.completions):
+        assert one.token_ids == tuple(token for i, token, _ in heard if i == ordinal)
 
 
 def test_prompt_beyond_the_window_is_refused_with_numbers(random_model: Path) -> None:

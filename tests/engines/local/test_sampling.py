@@ -30,8 +30,9 @@ def test_nucleus_keeps_the_smallest_set_that_reaches_top_p() -> None:
     probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
     kept = keep_nucleus(probabilities, torch.tensor([0.7]))
     assert (kept > 0).tolist() == [[False, True, False, True]]
-    one = keep_nucleus(probabilities, torch.tensor([0.01]))
-    assert (one > 0).tolist() == [[False, True, False, False]]
+    for least in (0.01, 0.0):
+        one = keep_nucleus(probabilities, torch.tensor([least]))
+        assert (one > 0).tolist() == [[False, True, False, False]]
 
 
 def test_a_row_draws_the_same_whatever_its_companions() -> None:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import UsageError, missing_dependency
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Generated, Sampled, Sampling
+from agenticlu.engines.base import (
+    Asked,
+    Capabilities,
+    ChoiceProbs,
+    Generated,
+    OnToken,
+    Sampled,
+    Sampling,
+)
 
 CACHE_BYTES = 1 << 30
 """Default limit of the cache."""
@@ -119,7 +127,8 @@ class HFEngine:
         sampling: Sampling,
         *,
         top_logprobs: int | None = None,
-        on_token: Callable[[int, int], None] | None = None,
+        on_token: OnToken | None = None,
+        ids: Sequence[int] = (),
     ) -> Generated:
         """Like `sample` or `complete`, with log-probabilities and news of every token.
 
@@ -127,15 +136,15 @@ class HFEngine:
             asked: The conversation, or the text to continue.
             sampling: How.
             top_logprobs: How many rivals to report per token; None reports nothing.
-            on_token: Called in the event loop with (ordinal, token id) of every token but
-                end tokens.
+            on_token: Called in the event loop with every token but end tokens.
+            ids: Of the prompt, where the caller has encoded it; else the worker does.
         """
         if sampling.n < 1 or sampling.max_tokens < 1:
             raise UsageError(
                 f"n and max_tokens must be at least 1, not {sampling.n} and {sampling.max_tokens}."
             )
         result: Generated = await self._submit(
-            asked, sampling, (), top_logprobs=top_logprobs, on_token=on_token
+            asked, sampling, (), top_logprobs=top_logprobs, on_token=on_token, ids=list(ids)
         )
         return result
 

@@ -361,6 +361,6 @@ def keep_nucleus(probabilities_BV: Tensor, top_p_B: Tensor) -> Tensor:
     """Sets to zero all but the likeliest tokens that together reach `top_p`; not renormalised."""
     ordered, order = probabilities_BV.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered
-    # A token stays if those likelier than it do not reach top_p yet, so the first always stays.
-    ordered = ordered.masked_fill(before >= top_p_B[:, None], 0.0)
+    # A token stays if those likelier than it do not reach top_p yet, and the first always does.
+    ordered = ordered.masked_fill((before >= top_p_B[:, None]) & (before > 0), 0.0)
     return torch.zeros_like(probabilities_BV).scatter_(-1, order, ordered)

@@ -22,13 +22,22 @@ from torch import Tensor
 
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineError
 from agenticlu.core.records import FinishReason, Message, Usage, content_id, content_seed
-from agenticlu.engines.base import ChoiceProbs, Completion, Generated, Sampling, TokenLogprob
+from agenticlu.engines.base import (
+    ChoiceProbs,
+    Completion,
+    Generated,
+    OnToken,
+    Sampling,
+    TokenLogprob,
+)
 from agenticlu.engines.local.checkpoint import ChatFormat
 from agenticlu.engines.local.decoder import Branch, Decoder, Reading, choose, draw_uniforms
 from agenticlu.engines.local.kvcache import num_common
 
 LOOK_AHEAD = 512
 """Waiting requests that are considered for the next pass."""
+STOP_MARGIN = 16
+"""Tokens before the longest stop that are decoded with it."""
 GATHER_S = 0.001
 """Pause after the first request of an idle engine, in which its companions arrive."""
 
@@ -60,8 +69,9 @@ class WorkerJob:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     top_logprobs: int | None = None
-    on_token: Callable[[int, int], None] | None = None
+    on_token: OnToken | None = None
     ids: list[int] = field(default_factory=list)
+    """Of the prompt; encoded by the worker where the request brings none."""
     num_cached: int = 0
     drafts: list[Draft] = field(default_factory=list)
 
@@ -212,7 +222,7 @@ class Worker:
                 num_drafts = self.max_batch  # later samples do not overtake this one
                 continue
             try:
-                job.ids = job.ids or self._encode(job)
+                self._encode(job)
             except Exception as error:  # a template may refuse a conversation in its own way
                 job.settle(self._explain(error))
                 done.add(i)
@@ -233,22 +243,23 @@ class Worker:
         waiting[:LOOK_AHEAD] = [job for i, job in enumerate(waiting[:LOOK_AHEAD]) if i not in done]
         return jobs
 
-    def _encode(self, job: WorkerJob) -> list[int]:
-        if isinstance(job.asked, str):
-            ids = self.chat.encode_plain(job.asked)
+    def _encode(self, job: WorkerJob) -> None:
+        if job.ids:
+            pass
+        elif isinstance(job.asked, str):
+            job.ids = self.chat.encode_plain(job.asked)
         else:
-            ids = self.chat.encode(job.asked)
+            job.ids = self.chat.encode(job.asked)
         if job.sampling is None:
             self.chat.first_tokens(job.choices)
         reply = 1 if job.sampling is None else job.sampling.max_tokens
         limit = self.context_tokens
-        if limit is not None and len(ids) + reply > limit:
+        if limit is not None and len(job.ids) + reply > limit:
             raise DocumentTooLongError(
-                f"The prompt has {len(ids)} tokens and its reply may take {reply}; {self.name}"
+                f"The prompt has {len(job.ids)} tokens and its reply may take {reply}; {self.name}"
                 f" takes {limit} in all.",
                 hint="Use a model with a longer window, or let grounding choose the pieces.",
             )
-        return ids
 
     def _read(self, jobs: list[WorkerJob], drafts: list[Draft]) -> None:
         """Reads the jobs' prompts in one pass; answers `score_choices`, draws the first tokens."""
@@ -330,12 +341,14 @@ class Worker:
             elif len(draft.tokens) >= sampling.max_tokens:
                 draft.reason = "length"
             if job.on_token is not None and not ended:
-                job.notify(job.on_token, draft.ordinal, token)
+                details = draft.logprobs[-1] if draft.logprobs else None
+                job.notify(job.on_token, draft.ordinal, token, details)
 
     def _stopped(self, draft: Draft, stops: tuple[str, ...]) -> bool:
-        # A stop may span tokens, and one token may hold part of a character: decode the whole
-        # reply.
-        text = self.chat.decode(draft.tokens)
+        # A stop may span tokens, and one token may hold part of a character. A character has at
+        # most four bytes and a byte at most one token, so no stop begins before the tail.
+        tail = 4 * max(map(len, stops)) + STOP_MARGIN
+        text = self.chat.decode(draft.tokens[-tail:])
         return any(stop in text for stop in stops)
 
     def _token_logprob(self, logits_V: Tensor, token: int, count: int) -> TokenLogprob:
