@@ -40,6 +40,8 @@ class Completion:
     finish_reason: FinishReason = "unknown"
     token_ids: tuple[int, ...] | None = None
     """As sampled, without the end token; None if the engine does not report them."""
+    thinking: str = ""
+    """What the model thought before its reply, where the server sends it apart from the text."""
 
 
 @dataclass(frozen=True)
