@@ -10,7 +10,7 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.losses import sft_edge_weights
-from agenticlu.training.model import EdgeModel, check_architecture, check_modules, probe_model
+from agenticlu.training.model import EdgeModel, check_architecture, check_modules
 from agenticlu.training.parallel import checkpoint_layers
 from agenticlu.training.step import group_ranges, run_groups
 from agenticlu.training.trie import TriePlan, build_plan
@@ -152,14 +152,6 @@ def test_groups_of_leaves_equal_one_pass(tries, make_model, checkpointing) -> No
     assert worst(gradients(model), expected) < 1e-12
 
 
-def test_the_probe_accepts_llama_and_catches_a_wrong_scale(make_model) -> None:
-    edges = EdgeModel(make_model("llama"))
-    assert probe_model(edges, "cpu", torch.float32) < 1e-4
-    edges.logit_scale = 0.5
-    with pytest.raises(TrainingError, match=r"one by one"):
-        probe_model(edges, "cpu", torch.float32)
-
-
 def call_attention(**changes):
     plan = build_plan([np.arange(6)], [np.zeros(6, bool)])
     q = torch.randn(1, 2, 6, 8)
@@ -201,17 +193,3 @@ def test_architectures_are_refused_by_name(make_model) -> None:
     model.extra = torch.nn.Dropout(0.1)
     with pytest.raises(TrainingError, match=r"extra has dropout"):
         check_modules(model)
-
-
-def test_a_model_class_that_drops_keywords_is_refused() -> None:
-    from transformers import StableLmConfig, StableLmForCausalLM
-
-    attention.register()
-    config = StableLmConfig(
-        vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=2, use_cache=False,
-    )  # fmt: skip
-    model = StableLmForCausalLM(config)
-    model.set_attn_implementation(attention.NAME)
-    with pytest.raises(TrainingError, match=r"drops keyword arguments|cannot be trained on tries"):
-        probe_model(EdgeModel(model), "cpu", torch.float32)

@@ -40,10 +40,10 @@ from agenticlu.training.model import (
     load_model,
     load_shape,
     load_tokenizer,
-    probe_model,
     resolve_model,
     write_export,
 )
+from agenticlu.training.probe import ProbeResult, probe_model
 from agenticlu.training.step import TrieRunner, render_step
 from agenticlu.training.trie import Step, Trie, build_schedule, build_trie, group_by_document
 
@@ -211,10 +211,11 @@ class Run:
         model.train()
         self.edges = EdgeModel(model, edge_chunk=config.edge_chunk)
         # Before sharding, for then one rank alone could not run the model.
-        self.probe_nat = 0.0
+        self.probe: ProbeResult | None = None
         if ranks.first:
             probe_kernel = self.kernel if home.type == self.device.type else "cpu"
-            self.probe_nat = probe_model(self.edges, probe_kernel, next(model.parameters()).dtype)
+            self.probe = probe_model(self.edges, probe_kernel)
+            self.say(f"trie against separate: {self.probe.render()}")
         if config.lora_rank:
             self.edges.model = add_adapter(model, config, self.source)
         parallel.checkpoint_layers(model, config.checkpointing, offload=config.offload)
@@ -229,7 +230,7 @@ class Run:
         self.say(
             f"model: {self.source}, {format_count(self.shape.total_weights)} weights, "
             f"{str(self.dtype).removeprefix('torch.')}, {ranks.world} {self.device.type} rank(s), "
-            f"attention kernel {self.kernel}, trie against separate: {self.probe_nat:.0e} nat"
+            f"attention kernel {self.kernel}"
         )
         self.optimizer = losses.build_optimizer(config, self.edges)
         self.runner = TrieRunner(config, ranks, self.edges, self.kernel, self.shape)
@@ -373,7 +374,8 @@ class Run:
             kernels_rejected=self.kernels_rejected,
             rows=len(self.units),
             steps=len(self.schedule),
-            probe_nat=self.probe_nat,
+            probe_nat=self.probe.trie_nat if self.probe else None,
+            probe_own_nat=self.probe.own_nat if self.probe else None,
             world=self.ranks.world,
             step=done,
         )

@@ -1,9 +1,8 @@
-"""The model being trained: loading, checks that it is exact on tries, log-probabilities, export."""
+"""The model being trained: loading, refusals, log-probabilities of edges, export."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.losses import edge_logprobs
-from agenticlu.training.trie import TriePlan, build_plan
+from agenticlu.training.trie import TriePlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
@@ -249,73 +248,6 @@ class EdgeModel(nn.Module):
 def to_tensors(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[Tensor]:
     """Copies arrays to a device."""
     return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
-
-
-@torch.no_grad()
-def probe_model(edges: EdgeModel, kernel: str, dtype: torch.dtype) -> float:
-    """Compares a small trie with its traces one by one through the model's own attention.
-
-    Returns:
-        Largest difference per token, in nat.
-
-    Raises:
-        TrainingError: They differ, or a deliberately wrong plan is not noticed.
-    """
-    plan, wrong, traces = _probe_plans(int(edges.causal_lm().config.vocab_size))
-    model = edges.causal_lm()
-    training = model.training
-    model.eval()
-    got = edges.run(plan, kernel).double().cpu().numpy()
-    off = edges.run(wrong, kernel).double().cpu().numpy()
-    expected = np.concatenate([_own_logprobs(model, ids) for ids in traces])
-    model.train(training)
-    # The wrong plan shows that a difference would be seen: every trace sees every other in it.
-    difference = float(np.abs(got[plan.edge_of_K] - expected).max())
-    wrong_difference = float(np.abs(off[plan.edge_of_K] - expected).max())
-    # Log-probabilities of unlikely tokens are large numbers, and so are their rounding errors.
-    size = max(1.0, float(np.abs(expected).max()) / 10)
-    tolerance = size * (0.05 if dtype == torch.bfloat16 else 1e-4)
-    kind = type(model).__name__
-    if not difference <= tolerance:
-        raise TrainingError(
-            f"{kind}: a trie gives log-probabilities {difference:.1e} nat off those of its traces "
-            f"one by one (allowed {tolerance:.0e}), so training on tries would not be exact.",
-            hint="This architecture cannot be trained on tries.",
-        )
-    if not wrong_difference > 10 * difference:
-        raise TrainingError(
-            f"{kind}: a wrong plan changes log-probabilities by {wrong_difference:.1e} nat, the "
-            f"right one by {difference:.1e}, so this check of trie attention could not fail.",
-        )
-    return difference
-
-
-def _probe_plans(vocabulary: int) -> tuple[TriePlan, TriePlan, list[np.ndarray[Any, Any]]]:
-    generator = np.random.default_rng(11)
-    root, middle = (generator.integers(0, vocabulary, n) for n in (24, 9))
-    leaves = [generator.integers(0, vocabulary, n) for n in (8, 5, 6)]
-    traces = [
-        np.concatenate((root, middle, leaves[0])),
-        np.concatenate((root, middle, leaves[1])),
-        np.concatenate((root, leaves[2])),
-    ]
-    masks = [np.arange(len(ids)) > 0 for ids in traces]
-    plan = build_plan(traces, masks)
-    square = (0, plan.num_rows, 0, plan.num_rows, 1)
-    wrong = dataclasses.replace(plan, rectangles=(square,))
-    return plan, wrong, traces
-
-
-def _own_logprobs(model: Any, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    device = next(model.parameters()).device
-    row = torch.from_numpy(ids.astype(np.int64)).to(device).unsqueeze(0)
-    before = model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
-    logits = model(input_ids=row, use_cache=False).logits[0]
-    model.set_attn_implementation(before)
-    logp = logits.double().log_softmax(-1)[:-1].gather(1, row[0, 1:, None]).squeeze(1)
-    result: np.ndarray[Any, Any] = logp.cpu().numpy()
-    return result
 
 
 COPIED = (
