@@ -75,9 +75,7 @@ class Usage(Record):
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were reused instead of computed."""
     completion_tokens: int = 0
-    """Tokens sampled, over all samples; thinking included."""
-    thinking_tokens: int = 0
-    """Those of them that a model thought before its replies."""
+    """Tokens sampled, over all samples."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -85,7 +83,6 @@ class Usage(Record):
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
-            thinking_tokens=self.thinking_tokens + other.thinking_tokens,
         )
 
     @property

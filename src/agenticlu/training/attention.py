@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agenticlu.attention.kernels import Blocks, Kernel, candidates, load_kernel, merge_into
 from agenticlu.core.errors import TrainingError
-from agenticlu.training.trie import Rectangle, TriePlan, build_plan, count_pairs
+from agenticlu.training.trie import Rectangle, TriePlan, TrieSegment, build_plan, count_pairs
 
 NAME = "agenticlu_tree"
 
@@ -332,11 +332,14 @@ class TrieMask:
     attend: Callable[[Tensor, Tensor, Tensor, float, int | None], Tensor] | None = None
     """Context parallelism, groups of leaves: computes out_SHD from (q, k, v, scale, layer) instead
     of the plain operator."""
+    segments: tuple[TrieSegment, ...] = ()
+    """Of the trie; recurrent layers run along them."""
 
     @classmethod
     def of(cls, plan: TriePlan, kernel: str) -> TrieMask:
         """Wraps a plan for one process."""
-        return cls(plan.flat_rectangles, kernel, int(plan.positions_S.max()) + 1)
+        depth = int(plan.positions_S.max()) + 1
+        return cls(plan.flat_rectangles, kernel, depth, segments=plan.segments)
 
 
 def attention_forward(

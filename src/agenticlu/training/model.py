@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
 from agenticlu.core.files import load_json_object
 from agenticlu.engines.local.checkpoint import find_end_ids
-from agenticlu.training import attention
+from agenticlu.training import attention, recurrent
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.config import TrainConfig
@@ -156,11 +156,6 @@ def check_architecture(config: Any) -> None:
             f"{name}: output_router_logits is set; the router loss would count stored tokens.",
             hint="Set output_router_logits to false in the model's config.json.",
         )
-    for key in ("ssm_cfg", "state_size", "linear_num_key_heads"):
-        if getattr(config, key, None):
-            raise TrainingError(
-                f"{name} has recurrent layers, whose state cannot branch on a trie."
-            )
 
 
 def check_modules(model: nn.Module) -> None:
@@ -184,7 +179,8 @@ class EdgeModel(nn.Module):
         config: Any = model.config
         scaling = getattr(config, "logits_scaling", None)
         self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / (scaling or 1.0)
-        self.num_layers = int(config.num_hidden_layers)
+        self.num_layers = int(config.get_text_config().num_hidden_layers)
+        self.recurrent_layers = recurrent.install(model)
 
     def causal_lm(self) -> Any:
         """Returns the transformers model, without PEFT's wrapper."""
@@ -197,22 +193,38 @@ class EdgeModel(nn.Module):
         Raises:
             TrainingError: Some layer did not go through trie attention.
         """
-        before = attention.counter.forward_calls
+        before = (attention.counter.forward_calls, recurrent.counter.calls)
         output = self.causal_lm().base_model(
             input_ids=ids_S.unsqueeze(0),
             position_ids=positions_S.unsqueeze(0),
             use_cache=False,
             tree_plan=tree_plan,
         )
-        calls = attention.counter.forward_calls - before
-        if tree_plan.attend is None and calls != self.num_layers:
-            raise TrainingError(
-                f"The model called trie attention {calls} times in {self.num_layers} layers; some "
-                "layer computes something else, so traces could see each other.",
-                hint="This architecture cannot be trained on tries.",
-            )
+        if tree_plan.attend is None:
+            self._check_calls(*before)
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+    def _check_calls(self, attention_before: int, recurrent_before: int) -> None:
+        attended = attention.counter.forward_calls - attention_before
+        branched = recurrent.counter.calls - recurrent_before
+        problem = None
+        if branched != self.recurrent_layers:
+            problem = (
+                f"The plan of the trie reached recurrent layers {branched} of "
+                f"{self.recurrent_layers} times"
+            )
+        # Hybrids have layers with neither, or with both.
+        elif not self.recurrent_layers and attended != self.num_layers:
+            problem = (
+                f"The model called trie attention {attended} times in {self.num_layers} layers; "
+                "some layer computes something else"
+            )
+        if problem:
+            raise TrainingError(
+                f"{problem}, so traces could see each other.",
+                hint="This architecture cannot be trained on tries.",
+            )
 
     def forward(
         self,
