@@ -18,8 +18,9 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.training import attention, recurrent
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.losses import dpo_edge_weights, trace_sums
-from agenticlu.training.model import EdgeModel, probe_model
+from agenticlu.training.model import EdgeModel
 from agenticlu.training.parallel import checkpoint_layers
+from agenticlu.training.probe import probe_model
 from agenticlu.training.step import run_groups
 from agenticlu.training.trie import Pairs, TrieSegment, build_plan
 
@@ -205,4 +206,4 @@ def test_a_layer_that_loses_the_plan_is_refused(monkeypatch) -> None:
         hidden_states, **{k: v for k, v in kwargs.items() if k != "tree_plan"}
     )
     with pytest.raises(TrainingError, match=r"recurrent layers? .*1 of 2"):
-        probe_model(edges, "cpu", torch.float32)
+        probe_model(edges, "cpu")
