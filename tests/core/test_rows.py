@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,11 +26,9 @@ def test_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path):
     [
         (b'{"a": 1}\n\n{"a": \n', r"^Line 3 of .* is not JSON \("),
         (b'{"a": 1}\n"x"\n', "^Line 2 of .* is a string, not a JSON object"),
-        (b'{"a": "\xe9"}\n', "^Line 1 of .* is not JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "^Line 1 of .* is not JSON"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "^Line 1 of .* is not JSON"),
         (b"[" * 100_000 + b"]" * 100_000, "^Entry 1 of .* is not JSON"),
-        (b'[{"a": "\xe9"}]', "^Entry 1 of .* is not JSON"),
     ],
 )
 def test_a_bad_line_is_named_by_an_error_of_the_class_wanted(tmp_path: Path, content, words):
@@ -35,6 +36,58 @@ def test_a_bad_line_is_named_by_an_error_of_the_class_wanted(tmp_path: Path, con
     with pytest.raises(ConfigError, match=words) as caught:
         list(load_rows(tmp_path / "rows.jsonl", error=ConfigError))
     assert "JSON object" in (caught.value.hint or "")
+
+
+ROW = '{"a": "Caf\u00e9"}\n'
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize(
+    ("content", "words", "advice"),
+    [
+        (ROW.encode() + ROW.encode("latin1"), "not UTF-8: line 2 has the byte 0xe9", "latin1"),
+        (f"[{ROW},\n{ROW}]".encode("cp1252"), "not UTF-8: line 1 has the byte 0xe9", "latin1"),
+        ('{"a": "\u30c6"}'.encode("shift_jis"), "not UTF-8: line 1 has the byte 0x83", "iconv"),
+        (b'{"a": "\xed\xa0\x80"}', "not UTF-8: line 1 has the byte 0xed", "iconv"),
+        (ROW.encode("utf-16"), "is UTF-16, not UTF-8 .line 1", "iconv -f UTF-16 "),
+        (ROW.encode("utf-16-le"), "is UTF-16, not UTF-8", "iconv -f UTF-16LE "),
+        (f"[{ROW}]".encode("utf-16-be"), "is UTF-16, not UTF-8", "iconv -f UTF-16BE "),
+        (ROW.encode("utf-32"), "is UTF-32, not UTF-8", "iconv -f UTF-32 "),
+        (ROW.encode() + bytes(40), "NUL bytes, in line 2", "tr -d"),
+        (bytes(40) + b"\n" + ROW.encode(), "NUL bytes, in line 1", "tr -d"),
+        (b'{"a": "x\0y"}', "NUL bytes, in line 1", "tr -d"),
+        (gzip.compress(ROW.encode()), "compressed with gzip", "gunzip"),
+        (b"PK\x03\x04", "a zip archive", "unzip"),
+        (b"PAR1\x15\n", "a Parquet file under another name", ".parquet"),
+    ],
+)
+def test_what_is_not_utf8_is_told_with_its_line_and_a_remedy(
+    tmp_path: Path, content: bytes, words: str, advice: str, suffix: str
+):
+    path = tmp_path / f"my rows{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        list(load_rows(path, error=ConfigError))
+    assert advice in (caught.value.hint or "")
+    assert str(path) in caught.value.message
+    assert shlex.quote(str(path)) in (caught.value.hint or "")
+
+
+def test_the_remedy_for_another_encoding_works(tmp_path: Path):
+    for encoding in ("latin1", "utf-16", "utf-16-le", "utf-32"):
+        path = tmp_path / f"{encoding}.jsonl"
+        path.write_bytes(ROW.encode(encoding))
+        with pytest.raises(DocumentError) as caught:
+            list(load_rows(path))
+        command = (caught.value.hint or "").partition(": ")[2]
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        assert list(load_rows(tmp_path / "NEW.jsonl")) == [json.loads(ROW)]
+
+
+def test_files_put_together_keep_their_byte_order_marks(tmp_path: Path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes((b"\xef\xbb\xbf" + ROW.encode()) * 2 + b"\xef\xbb\xbf\n")
+    assert list(load_rows(path)) == [json.loads(ROW)] * 2
 
 
 def test_an_absent_file_is_named(tmp_path: Path):

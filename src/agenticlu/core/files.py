@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -160,6 +161,13 @@ CHUNK_CHARACTERS = 1 << 20
 BATCH_ROWS = 16
 """Parquet rows decoded at a time; a row may hold a document of megabytes."""
 _SPACE = re.compile(r"[ \t\r\n]*")
+_SIGNATURES = {
+    b"\x1f\x8b": ("compressed with gzip", "Unpack it: gunzip {}"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it: unzstd {}"),
+    b"PK\x03\x04": ("a zip archive", "Unpack it: unzip {}"),
+    b"PAR1": ("a Parquet file under another name", "Rename it: mv {0} {0}.parquet"),
+}
+"""How files begin that are no text, what they are, and what to do with them."""
 _INVALID = (ValueError, RecursionError)
 """What json raises: also for integers of 5,000 digits and for nesting too deep for Python."""
 
@@ -244,20 +252,69 @@ def _read_lines(
     is_first = True
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
+            if not line.removeprefix(codecs.BOM_UTF8).strip():
                 continue
             try:
-                yield number, parse_row(line, f"Line {number} of {path}", error)
+                text = _decode(line, number, path, error)
+                yield number, parse_row(text, f"Line {number} of {path}", error)
             except error:
                 if is_first and path.suffix == ".json" and line.strip() == b"{":
                     # Not lines but one object, printed over several of them.
-                    yield 1, parse_row(path.read_text("utf-8-sig"), str(path), error)
+                    whole = "".join(_decode_lines(path, error))
+                    yield 1, parse_row(whole, str(path), error)
                     return
                 if not skip_torn:
                     raise
                 warnings.warn(f"{path}: line {number} is torn, skipped", stacklevel=2)
             is_first = False
+
+
+def _decode_lines(path: Path, error: type[AgenticluError]) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            yield _decode(line, number, path, error)
+
+
+def _decode(line: bytes, number: int, path: Path, error: type[AgenticluError]) -> str:
+    """Returns the text of a line; files put together keep a byte order mark at each one's start.
+
+    Raises:
+        AgenticluError: Of the class `error`: it is not UTF-8; says what it seems to be.
+    """
+    if number == 1:
+        _refuse_other_formats(line, path, error)
+    if b"\0" in line:
+        raise error(
+            f"{path} holds NUL bytes, in line {number}: it is damaged, or not text.",
+            hint="Copy it again, or delete the NUL bytes: tr -d '\\000' < "
+            f"{shlex.quote(str(path))} > NEW{path.suffix}",
+        )
+    try:
+        return line.decode().lstrip("\ufeff")
+    except UnicodeDecodeError as failure:
+        raise error(
+            f"{path} is not UTF-8: line {number} has the byte 0x{line[failure.start]:02x} at "
+            f"position {failure.start + 1}.",
+            hint=_advise_conversion(path, "latin1", "If it is Latin-1, convert it"),
+        ) from failure
+
+
+def _refuse_other_formats(line: bytes, path: Path, error: type[AgenticluError]) -> None:
+    """Refuses what the first bytes of a file tell not to be UTF-8 text."""
+    for start, (what, advice) in _SIGNATURES.items():
+        if line.startswith(start):
+            hint = advice.format(shlex.quote(str(path)))
+            raise error(f"{path} is {what}; line 1 is not text.", hint=hint)
+    encoding = json.detect_encoding(line)
+    if not encoding.startswith("utf-8") and line.strip(b"\0\r\n"):
+        name = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
+        hint = _advise_conversion(path, name, "Convert it")
+        raise error(f"{path} is {name[:6]}, not UTF-8 (line 1).", hint=hint)
+
+
+def _advise_conversion(path: Path, encoding: str, start: str) -> str:
+    name = shlex.quote(str(path))
+    return f"{start}: iconv -f {encoding} -t UTF-8 {name} > NEW{path.suffix}"
 
 
 def starts_array(path: Path) -> bool:
@@ -273,6 +330,10 @@ def _read_array(path: Path, error: type[AgenticluError]) -> Iterator[Row]:
             for value in _iterate_array(file):
                 yield require_row(value, f"Entry {number} of {path}", error)
                 number += 1
+    except UnicodeDecodeError:
+        for _ in _decode_lines(path, error):  # raises, naming the line
+            pass
+        raise
     except _INVALID as failure:
         reason = failure.msg if isinstance(failure, json.JSONDecodeError) else str(failure)
         raise error(f"Entry {number} of {path} is not JSON ({reason}).", hint=ROW_HINT) from failure
