@@ -7,7 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agenticlu.dialogue.replies import is_refusal, parse_judgement, parse_verdict, strip_thinking
+from agenticlu.dialogue.replies import (
+    is_refusal,
+    parse_judgement,
+    parse_verdict,
+    split_thinking,
+    strip_thinking,
+)
 
 AWKWARD: list[tuple[str, str | None]] = [
     # plain
@@ -210,6 +216,28 @@ PARTS = st.sampled_from(
         *("final", "<|message|>", "<|start|>", "a", " ", "<", "\n"),
     )
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "is_cut", "opened"),
+    [
+        ("<think>a</think>b", "a", False, False),
+        ("<think>a</think>b<think>c", "a\nc", True, False),
+        ("a</think>b", "a", False, True),
+        ("[THINK]a", "a", True, False),
+        ("<think>\n\n</think>\n\nb", "", False, False),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant", "a", False, False),
+        ("<|channel|>analysis<|message|>a", "a", True, False),
+        ("b<|end|>", "", False, False),
+        ("b", "", False, False),
+    ],
+)
+def test_thoughts_are_told_from_replies(text: str, thought: str, is_cut: bool, opened: bool):
+    found = split_thinking(text)
+    assert (found.thinking, found.is_cut, found.opened) == (thought, is_cut, opened)
+    if not opened and "think" in text.lower():
+        inner = text.partition("<think>")[2] or text.partition("[THINK]")[2]
+        assert split_thinking(inner, opened=True).thinking == found.thinking
 
 
 @given(st.lists(PARTS, max_size=12).map("".join))

@@ -16,8 +16,8 @@ from agenticlu.core.errors import (
     IncompleteRunError,
     UsageError,
 )
+from agenticlu.engines.listing import ServedModel
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.engines.transport import ServedModel
 
 REPLIES = {
     "read well": '{"fluency": 1}',

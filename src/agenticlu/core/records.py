@@ -75,7 +75,9 @@ class Usage(Record):
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were reused instead of computed."""
     completion_tokens: int = 0
-    """Tokens sampled, over all samples."""
+    """Tokens sampled, over all samples; thinking included."""
+    thinking_tokens: int = 0
+    """Those of them that a model thought before its replies."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -83,6 +85,7 @@ class Usage(Record):
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
+            thinking_tokens=self.thinking_tokens + other.thinking_tokens,
         )
 
     @property

@@ -14,6 +14,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 _LABEL = re.compile(
@@ -45,39 +46,83 @@ _THOUGHT = re.compile(
     r"|\[(?P<stroke>/?)THINK\]"
     r"|<\|channel\|>"
     r"(?:(?P<channel>\w{1,16})[^\n<]{0,64}(?:<\|constrain\|>\w{0,16})?<\|message\|>)?"
-    r"|<\|(?:start|end|return)\|>",
+    r"|(?P<border><\|(?:start|end|return)\|>)",
     re.IGNORECASE,
 )
 """Tags around what a model thinks aloud: XML-like ones, Mistral's, and the channels of the harmony
 format, where only the channel *final* is the reply."""
 
 
-def strip_thinking(text: str) -> str:
-    """Returns a reply without the thinking of a reasoning model; unchanged where there is none.
+@dataclass(frozen=True)
+class SplitReply:
+    """A sampled text, parted into what was thought and what was said."""
+
+    reply: str
+    """Unchanged where nothing was thought."""
+    thinking: str = ""
+    is_cut: bool = False
+    """Whether it ends inside a thought, so that the reply never came."""
+    opened: bool = False
+    """Whether the thought began before the text: a tag closes what was never opened."""
+
+
+def split_thinking(text: str, *, opened: bool = False) -> SplitReply:
+    """Parts a reasoning model's thinking from its reply.
 
     Thinking that was never closed was cut off: nothing of the reply remains. A tag that closes
     what was never opened ends thinking, too: some chat templates write the opening tag as the end
     of the prompt.
+
+    Args:
+        text: As sampled.
+        opened: Whether the prompt itself ends in an opening tag.
+
+    >>> split_thinking("<think>Is it no? Hm.</think> yes")
+    SplitReply(reply='yes', thinking='Is it no? Hm.', is_cut=False, opened=False)
+    >>> split_thinking("It may be no", opened=True).is_cut
+    True
+    """
+    said: list[str] = []
+    thoughts: list[str] = []
+    roles: list[str] = []
+    """What stands between two messages of the harmony format, such as *assistant*."""
+    parts = thoughts if opened else said
+    start = 0
+    for tag in _THOUGHT.finditer(text):
+        parts.append(text[start : tag.start()])
+        start = tag.end()
+        channel = (tag["channel"] or "").lower()
+        closes = bool(tag["slash"] or tag["stroke"])
+        if (closes and parts is said) or channel == "final":
+            opened = opened or closes
+            thoughts += said
+            said.clear()
+        following = said if closes or channel == "final" else thoughts
+        parts = roles if tag["border"] else following
+    if start == 0 and not opened:
+        return SplitReply(text)
+    parts.append(text[start:])
+    return SplitReply(
+        reply=_join(said, " "),
+        thinking=_join(thoughts, "\n"),
+        is_cut=parts is thoughts,
+        opened=opened,
+    )
+
+
+def _join(parts: Sequence[str], between: str) -> str:
+    return between.join(part.strip() for part in parts if part.strip())
+
+
+def strip_thinking(text: str) -> str:
+    """Returns a reply without the thinking of a reasoning model; see `split_thinking`.
 
     >>> strip_thinking("<think>Is it no? Hm.</think> yes")
     'yes'
     >>> strip_thinking("[THINK]It may be"), strip_thinking("It may be no.</think>yes")
     ('', 'yes')
     """
-    kept: list[str] = []
-    start, thinking = 0, False
-    for tag in _THOUGHT.finditer(text):
-        channel = (tag["channel"] or "").lower()
-        closes = bool(tag["slash"] or tag["stroke"]) or channel == "final"
-        if closes and (channel or not thinking):
-            kept = []
-        elif not closes and not thinking:
-            kept.append(text[start : tag.start()])
-        thinking, start = not closes, tag.end()
-    if start == 0:
-        return text
-    parts = kept if thinking else [*kept, text[start:]]
-    return " ".join(part.strip() for part in parts if part.strip())
+    return split_thinking(text).reply
 
 
 def parse_verdict(text: str, choices: Sequence[str] = ("yes", "maybe", "no")) -> str | None:

@@ -39,7 +39,11 @@ class Completion:
     """White space at both ends stripped; of a continued text as sampled."""
     finish_reason: FinishReason = "unknown"
     token_ids: tuple[int, ...] | None = None
-    """As sampled, without the end token; None if the engine does not report them."""
+    """As sampled, without the end token; None if the engine does not report them, or where they
+    spell more than the text."""
+    thinking: str = ""
+    """What the model thought before its reply. It is for people alone: never part of a history, a
+    verdict, a score or a training row."""
 
 
 @dataclass(frozen=True)

@@ -27,21 +27,17 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message, Usage
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
+from agenticlu.engines.listing import parse_model_list, window_of
 from agenticlu.engines.probe import Findings, probe
-from agenticlu.engines.retry import single_sampling
-from agenticlu.engines.transport import (
-    StatusError,
-    Transport,
-    check_reply,
-    completion_of,
-    continuation_of,
+from agenticlu.engines.protocol import (
+    MalformedReplyError,
+    Reply,
     first_logprobs,
-    holds_thinking,
     label_masses,
-    parse_model_list,
-    usage_of,
-    window_of,
+    read_reply,
 )
+from agenticlu.engines.retry import single_sampling
+from agenticlu.engines.transport import StatusError, Transport, unreadable
 
 TOP_LOGPROBS = 20
 """The most that the protocol allows."""
@@ -140,8 +136,8 @@ class OpenAIEngine:
             sampling = Sampling(temperature=0.0, max_tokens=1)
             try:
                 reply = await self.ask(messages, sampling, session=session, extra=body)
-                spent = usage_of(reply)
-                found = first_logprobs(reply)
+                spent = reply.usage
+                found = self.first_logprobs(reply)
             except EngineRefusedError:
                 found = None  # refused the field; if it refuses all else too, the parse says so
             if found is None:
@@ -190,8 +186,8 @@ class OpenAIEngine:
         *,
         session: str | None = None,
         extra: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Sends one request, counts its cost and returns the server's JSON.
+    ) -> Reply:
+        """Sends one request, counts its cost and returns what the server replied.
 
         Args:
             asked: Conversation, or plain text to continue.
@@ -208,7 +204,7 @@ class OpenAIEngine:
             body = self._render(asked, sampling) | dict(extra or {})
             route = PLAIN_ROUTE if plain else CHAT_ROUTE
             try:
-                reply = await self.transport.request(
+                data = await self.transport.request(
                     "POST", route, body, name=self.name, session=session
                 )
             except StatusError as error:
@@ -218,14 +214,27 @@ class OpenAIEngine:
                     raise await self._explain_not_found(error, plain) from error
                 raise
             break
-        if not check_reply(reply, plain=plain):
-            raise EngineReplyError(
-                f"{self.name} at {self.base_url} replied without a "
-                f"{'text' if plain else 'message'}.",
-                hint="Is the address that of an OpenAI-compatible API? It often ends in /v1.",
-            )
-        self._usage = self._usage + usage_of(reply)
+        try:
+            reply = read_reply(data, plain=plain)
+        except MalformedReplyError as error:
+            raise unreadable(self._where, error) from error
+        self._usage = self._usage + reply.usage
         return reply
+
+    def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:
+        """Returns (token, log-probability) of the first token's candidates; None if there are none.
+
+        Raises:
+            EngineReplyError: They cannot be read.
+        """
+        try:
+            return first_logprobs(reply.choices[0])
+        except MalformedReplyError as error:
+            raise unreadable(self._where, error) from error
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name} at {self.base_url}"
 
     # One request.
 
@@ -242,16 +251,14 @@ class OpenAIEngine:
         extra: dict[str, Any] = {"return_token_ids": True} if self.findings.token_ids else {}
         if isinstance(asked, str):
             reply = await self.ask(asked, sampling, session=session, extra=extra)
-            continued = tuple(continuation_of(choice) for choice in reply["choices"])
-            return Sampled(continued, usage_of(reply))
+            return Sampled(tuple(one.as_continuation() for one in reply.choices), reply.usage)
         if sampling.schema is not None and self.findings.takes_schema:
             reply = await self._ask_with_schema(asked, sampling, session, extra)
         else:
             reply = await self.ask(asked, sampling, session=session, extra=extra)
-        completions = tuple(completion_of(choice) for choice in reply["choices"])
-        if any(holds_thinking(choice) for choice in reply["choices"]):
+        if any(choice.thinks for choice in reply.choices):
             self.findings.thinks = True
-        return Sampled(completions, usage_of(reply))
+        return Sampled(tuple(one.as_completion() for one in reply.choices), reply.usage)
 
     async def _ask_with_schema(
         self,
@@ -259,7 +266,7 @@ class OpenAIEngine:
         sampling: Sampling,
         session: str | None,
         extra: dict[str, Any],
-    ) -> Any:
+    ) -> Reply:
         assert sampling.schema is not None
         wanted = {"name": "reply", "strict": True, "schema": json.loads(sampling.schema)}
         form = {"response_format": {"type": "json_schema", "json_schema": wanted}}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import urllib.error
 import urllib.request
@@ -24,15 +23,8 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Capabilities, Sampling
-from agenticlu.engines.transport import (
-    ServedModel,
-    content_of,
-    first_logprobs,
-    holds_thinking,
-    parse_model_list,
-    parse_served_model,
-    usage_of,
-)
+from agenticlu.engines.listing import ServedModel, parse_model_list, parse_served_model
+from agenticlu.engines.protocol import MalformedReplyError, Reply, parse_json
 
 TIMEOUT_S = 10.0
 WORDS = "river lantern copper meadow harbour violet engine thistle marble falcon"
@@ -74,8 +66,12 @@ class Probed(Protocol):
 
     async def ask(
         self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Sends one request and returns the server's JSON."""
+    ) -> Reply:
+        """Sends one request and returns what the server replied."""
+        ...
+
+    def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:
+        """Returns (token, log-probability) of the first token's candidates, or None."""
         ...
 
 
@@ -120,9 +116,9 @@ async def _probe_samples(engine: Probed) -> None:
             f"{engine.name} refuses n > 1: samples are asked for one by one. ({error.message})"
         )
         return
-    if any(holds_thinking(choice) for choice in reply["choices"]):
+    if any(choice.thinks for choice in reply.choices):
         engine.findings.thinks = True
-    texts = [content_of(choice) for choice in reply["choices"]]
+    texts = [choice.content for choice in reply.choices]
     if len(texts) < 2:
         engine.findings.samples_n = False
         engine.findings.note(
@@ -144,7 +140,7 @@ async def _probe_samples(engine: Probed) -> None:
             for seed in (11, 12)
         )
     )
-    if content_of(first["choices"][0]) == content_of(second["choices"][0]):
+    if first.choices[0].content == second.choices[0].content:
         engine.findings.note(
             f"{engine.name} returns the same text for different seeds at temperature 1: it does"
             " not sample at all, and a search over it cannot branch."
@@ -156,7 +152,7 @@ async def _probe_logprobs(engine: Probed) -> None:
     extra = {"logprobs": True, "top_logprobs": 5}
     try:
         reply = await engine.ask(_asked("Is water wet? Reply yes or no."), sampling, extra=extra)
-        found = first_logprobs(reply)
+        found = engine.first_logprobs(reply)
     except EngineRefusedError:
         found = None
     engine.findings.logprobs = found is not None
@@ -177,7 +173,7 @@ async def _probe_seed(engine: Probed) -> None:
     prompt = _asked(f"Choose four of these words: {WORDS}.")
     first = await engine.ask(prompt, sampling)
     second = await engine.ask(prompt, sampling)
-    same = content_of(first["choices"][0]) == content_of(second["choices"][0])
+    same = first.choices[0].content == second.choices[0].content
     engine.findings.seed_repeats = same
     if not same:
         engine.findings.note(
@@ -192,7 +188,7 @@ async def _probe_token_ids(engine: Probed) -> None:
         reply = await engine.ask(_asked("Say yes."), Sampling(max_tokens=2), extra=extra)
     except EngineRefusedError:
         return
-    engine.findings.token_ids = bool(reply["choices"][0].get("token_ids"))
+    engine.findings.token_ids = bool(reply.choices[0].token_ids)
 
 
 async def _probe_completions(engine: Probed) -> None:
@@ -211,7 +207,7 @@ async def _probe_cache(engine: Probed) -> None:
     text = " ".join(words[(i * i + i // 7) % len(words)] for i in range(count))
     for question in ("Which word is first?", "Which word is last?"):
         reply = await engine.ask(_asked(f"{text}\n{question}"), Sampling(max_tokens=1))
-    usage = usage_of(reply)
+    usage = reply.usage
     engine.findings.cached_tokens = usage.cached_tokens > 0
     if not usage.prompt_tokens:
         engine.findings.note(f"{engine.name} reports no usage: costs will read as zero.")
@@ -259,7 +255,7 @@ def read_served_model(
         answered = True
         names = [model] if model is not None else list(listed)
         if len(names) == 1 and names[0] in listed:
-            found[url] = parse_served_model(listed[names[0]])
+            found[url] = parse_served_model(names[0], listed[names[0]])
     if not answered and unreachable is not None:
         raise unreachable
     vouched = {one.weights: url for url, one in found.items() if one.weights}
@@ -281,7 +277,7 @@ def _read_list(base_url: str, api_key_env: str, timeout_s: float) -> dict[str, d
     proxies = [urllib.request.ProxyHandler({})] if local else []
     try:
         with urllib.request.build_opener(*proxies).open(request, timeout=timeout_s) as reply:
-            content = json.loads(reply.read())
+            content = parse_json(reply.read())
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise EngineAuthError(
@@ -289,7 +285,7 @@ def _read_list(base_url: str, api_key_env: str, timeout_s: float) -> dict[str, d
                 hint=f"export {api_key_env}=... with a key that this server accepts.",
             ) from error
         return {}
-    except ValueError:
+    except MalformedReplyError:
         return {}
     except OSError as error:
         reason = getattr(error, "reason", error)

@@ -36,8 +36,8 @@ from agenticlu.documents.tokens import (
 )
 from agenticlu.engines import check_base_url, check_model_path, read_window
 from agenticlu.engines.base import Sampling
+from agenticlu.engines.listing import ServedModel
 from agenticlu.engines.probe import read_served_model
-from agenticlu.engines.transport import ServedModel
 from agenticlu.evaluation.records import CHAT_TOKENS, Item
 
 CONFIG_NAME = "config.json"

@@ -206,3 +206,23 @@ def test_half_a_grounding_is_kept_and_never_counted_twice(shards: Path, tmp_path
         merge_runs(tmp_path / name, sources)
         with Store(whole, writable=False) as one, Store(tmp_path / name, writable=False) as many:
             assert many.call_counts()["done"] == one.call_counts()["done"]
+
+
+def test_a_part_of_an_older_version_merges_without_what_it_did_not_count(
+    shards: Path, tmp_path: Path
+):
+    older = tmp_path / "older"
+    shutil.copytree(shards / "shard0", older)
+    connection = sqlite3.connect(older / "run.sqlite")
+    for table in ("call", "grounding"):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN thinking_tokens")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    merge_runs(tmp_path / "merged", [str(older)])
+    with (
+        Store(tmp_path / "merged", writable=False) as merged,
+        Store(shards / "shard0", writable=False) as whole,
+    ):
+        assert list(merged.rows("call")) == list(whole.rows("call"))
+        assert list(merged.rows("call")), "else nothing was merged"

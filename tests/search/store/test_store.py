@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,38 @@ def test_foreign_torn_and_newer_files_are_refused_in_words(tmp_path: Path):
     with pytest.raises(StoreError, match="not a run folder"):
         Store(tmp_path / "nothing", writable=False)
     assert not (tmp_path / "nothing").exists()
+
+
+def make_older(folder: Path) -> None:
+    """Turns a run's file into one of version 1, which counted no tokens of thought."""
+    connection = sqlite3.connect(folder / "run.sqlite")
+    for table in ("call", "grounding"):
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN thinking_tokens")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+
+
+def test_an_older_file_is_read_as_it_is_and_upgraded_once_it_is_written_to(tmp_path: Path):
+    async def work(store: Store, key: str, usage: Usage) -> None:
+        await store.intend(replace(CALL, key=key))
+        await store.finish(key, "reply", usage)
+
+    before = Usage(requests=1, prompt_tokens=9, completion_tokens=5)
+    after = before.model_copy(update={"thinking_tokens": 4})
+    with Store(tmp_path) as store:
+        run(work(store, "k1", before))
+    make_older(tmp_path)
+    with Store(tmp_path, writable=False) as store:
+        assert store.total_usage() == before
+        assert "thinking_tokens" not in store.columns("call"), "else it is no older file"
+    with Store(tmp_path) as store:
+        run(work(store, "k2", after))
+        run(store.finish_groundings([Fold("g", "d", ("k1",))]))
+        assert store.total_usage() == before + after
+    with Store(tmp_path, writable=False) as store:
+        assert store.total_usage() == before + after
+        assert store.total_usage().thinking_tokens == 4
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path):

@@ -23,6 +23,7 @@ from agenticlu.core.errors import (
     require_known,
 )
 from agenticlu.core.records import Message, content_id
+from agenticlu.engines.folding import fold_system
 from agenticlu.engines.local.decoder import Decoder, Forward
 from agenticlu.engines.local.kvcache import AttentionPlan, PrefixCache, register
 
@@ -63,15 +64,11 @@ class ChatFormat:
                 " conversation.",
                 hint="Use an instruction-tuned checkpoint, or add chat_template.jinja to it.",
             )
+        if not self.system_role:
+            messages = fold_system(messages)
         rows = [
             {"role": message.role, "content": self.disarm(message.content)} for message in messages
         ]
-        if not self.system_role and rows and rows[0]["role"] == "system":
-            system = rows.pop(0)["content"]
-            if rows and rows[0]["role"] == "user":
-                rows[0]["content"] = f"{system}\n\n{rows[0]['content']}"
-            else:
-                rows.insert(0, {"role": "user", "content": system})
         text: str = self.tokenizer.apply_chat_template(
             rows, tokenize=False, add_generation_prompt=prompt, **TEMPLATE_OPTIONS
         )

@@ -158,9 +158,11 @@ class Merger:
         self._store = store
         self._holds = holds or (lambda document_id: True)
         self._into_running = into_running
+        columns = {name: store.columns(name) for name in ("call", "grounding", "judgement")}
         self._upserts = {"document": _DOCUMENT, "question": _QUESTION} | {
-            name: _upsert(name, store.columns(name)) for name in ("call", "grounding", "judgement")
+            name: _upsert(name, found) for name, found in columns.items()
         }
+        self._lengths = {name: len(found) for name, found in columns.items()}
         self._questions = {row[0]: (row[1], row[3]) for row in store.rows("question")}
         self._batch: list[Statement] = []
         self._pending: set[str] = set()
@@ -220,7 +222,8 @@ class Merger:
         else:
             if table == "question":
                 self._check_question(row, source)
-            self._batch.append((self._upserts[table], row))
+            missing = self._lengths.get(table, len(row)) - len(row)  # counts newer than the part
+            self._batch.append((self._upserts[table], row + (0,) * missing))
         if len(self._batch) >= BATCH_ROWS:
             self._flush()
 

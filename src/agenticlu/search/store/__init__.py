@@ -19,6 +19,7 @@ All keys are derived from content, so two files of one run are merged by union.
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import zlib
@@ -200,9 +201,8 @@ def _sort_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(ordered)
 
 
-USAGE_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-USAGE = ", ".join(USAGE_COLUMNS)
-"""The columns of a `Usage`, as SQL."""
+USAGE_COLUMNS = tuple(Usage.model_fields)
+"""The columns of a `Usage`."""
 _HAS_VALUE = "json_extract(judgement.record, '$.value') IS NOT NULL"
 
 
@@ -266,10 +266,17 @@ class Ledger(RunFile):
     a record would be paid for twice without anybody knowing.
     """
 
+    @functools.cached_property
+    def usage_columns(self) -> str:
+        """The columns of a `Usage`, as SQL; one that the file is too old to have reads as zero."""
+        there = self.columns("call")
+        return ", ".join(name if name in there else f"0 AS {name}" for name in USAGE_COLUMNS)
+
     def find_call(self, key: str) -> CallRecord | None:
         """Returns a finished call; None when it was never made or never ended."""
         row = self._one(
-            f"SELECT state, reply, failure, {USAGE} FROM call WHERE key = ? AND state != 'intent'",
+            f"SELECT state, reply, failure, {self.usage_columns} FROM call "
+            "WHERE key = ? AND state != 'intent'",
             (key,),
         )
         if row is None:
@@ -334,7 +341,8 @@ class Ledger(RunFile):
             among = f"key IN ({','.join('?' * len(keys))})"
             # IGNORE: the same grounding may have come in by a merge.
             folded = (
-                "INSERT OR IGNORE INTO grounding SELECT ?, ?, ?, COUNT(*), "
+                "INSERT OR IGNORE INTO grounding (key, document_id, record, calls, repeats, "
+                f"{', '.join(USAGE_COLUMNS)}, finished) SELECT ?, ?, ?, COUNT(*), "
                 f"COALESCE(SUM(attempts - 1), 0), {sums}, MAX(finished) FROM call WHERE {among}"
             )
             statements += [
@@ -359,7 +367,7 @@ class Ledger(RunFile):
 
 
 def build_usage(counts: Sequence[int]) -> Usage:
-    """Returns the usage of a row's `USAGE` columns."""
+    """Returns the usage of a row's `USAGE_COLUMNS`."""
     return Usage.model_validate(dict(zip(USAGE_COLUMNS, counts, strict=True)))
 
 
@@ -403,8 +411,8 @@ class Store(Ledger, TreeTables):
         """Returns what finished calls cost, by phase; grounding is folded into 'ground'."""
         sums = ", ".join(f"SUM({name})" for name in USAGE_COLUMNS)
         rows = self._all(
-            f"SELECT phase, {sums} FROM (SELECT phase, {USAGE} FROM call UNION ALL "
-            f"SELECT 'ground', {USAGE} FROM grounding) GROUP BY phase ORDER BY phase"
+            f"SELECT phase, {sums} FROM (SELECT phase, {self.usage_columns} FROM call UNION ALL "
+            f"SELECT 'ground', {self.usage_columns} FROM grounding) GROUP BY phase ORDER BY phase"
         )
         return {phase: build_usage(usage) for phase, *usage in rows}
 

@@ -23,7 +23,7 @@ FILE_NAME = "run.sqlite"
 LOCK_NAME = "run.lock"
 APPLICATION_ID = 0x41474C55
 """Marks our files among all SQLite files ("AGLU")."""
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -39,13 +39,13 @@ CREATE TABLE call (
     node_id TEXT, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 1, reply BLOB,
     failure TEXT, requests INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
     cached_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0,
-    started REAL, finished REAL
+    started REAL, finished REAL, thinking_tokens INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE grounding (
     key TEXT PRIMARY KEY, document_id TEXT NOT NULL, record BLOB NOT NULL,
     calls INTEGER NOT NULL, repeats INTEGER NOT NULL, requests INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, finished REAL
+    completion_tokens INTEGER NOT NULL, finished REAL, thinking_tokens INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE judgement (key TEXT PRIMARY KEY, judge TEXT NOT NULL, record TEXT NOT NULL)
     WITHOUT ROWID;
@@ -57,6 +57,12 @@ CREATE TABLE node (
 ) WITHOUT ROWID;
 CREATE INDEX node_tree ON node (tree_id);
 """
+_UPGRADES = {
+    1: "ALTER TABLE call ADD COLUMN thinking_tokens INTEGER NOT NULL DEFAULT 0; "
+    "ALTER TABLE grounding ADD COLUMN thinking_tokens INTEGER NOT NULL DEFAULT 0;"
+}
+"""What brings a file of an older version to the next. Columns are added behind the others, so that
+rows of older segments are those of today without their end."""
 TABLES = ("document", "question", "call", "grounding", "judgement", "tree", "node")
 """Tables whose rows are merged by key."""
 _LISTED = "IN (SELECT value FROM json_each(?))"
@@ -365,7 +371,7 @@ def is_locked(run: Path) -> bool:
 
 
 def _check_or_create(connection: sqlite3.Connection, path: Path, writable: bool) -> None:
-    """Creates the schema in a new file; refuses a file that is not ours to read.
+    """Creates the schema in a new file, or upgrades it; refuses a file that is not ours to read.
 
     Raises:
         StoreError: It is empty, of another program, or of a newer version.
@@ -399,6 +405,12 @@ def _check_or_create(connection: sqlite3.Connection, path: Path, writable: bool)
             f"{STORE_VERSION}).",
             hint="Update: pip install --upgrade agenticlu",
         )
+    elif writable:
+        steps = " ".join(_UPGRADES[one] for one in range(version, STORE_VERSION))
+        if steps:
+            connection.executescript(
+                f"BEGIN; PRAGMA user_version = {STORE_VERSION}; {steps} COMMIT;"
+            )
 
 
 def store_error(path: Path, error: Exception) -> StoreError:
