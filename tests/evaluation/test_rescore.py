@@ -224,7 +224,11 @@ def test_line_separators_inside_a_row_do_not_end_it(tmp_path: Path) -> None:
     [
         (b"", UsageError, "empty"),
         (b" \n\n", UsageError, "empty"),
-        ('{"prediction": "caf\xe9", "answers": ["x"]}\n'.encode("latin1"), ConfigError, "utf-8"),
+        (
+            '{"prediction": "caf\xe9", "answers": ["x"]}\n'.encode("latin1"),
+            ConfigError,
+            "not UTF-8",
+        ),
         (b'["a", "b"]', ConfigError, "Entry 1 of"),
         (b"[]", ConfigError, "no rows"),
         (b"[1]", ConfigError, "is a number, not a JSON object"),
