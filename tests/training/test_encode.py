@@ -11,9 +11,9 @@ from agenticlu.training.encode import (
     Encoder,
     EncodeReport,
     encode_rows,
-    find_rows,
     load_units,
 )
+from agenticlu.training.rows import find_rows
 from agenticlu.training.trie import group_by_document
 
 TALK = [
@@ -126,12 +126,6 @@ def test_a_template_that_hides_replies_is_refused(tokenizer) -> None:
         Encoder(silent).encode(TALK)
     with pytest.raises(TrainingError, match=r"no chat template"):
         Encoder(Template(tokenizer, None))
-
-
-def test_a_second_bos_is_refused(tokenizer) -> None:
-    doubled = Template(tokenizer, "{{ bos_token }}" + tokenizer.chat_template)
-    with pytest.raises(TrainingError, match=r"begin-of-text"):
-        Encoder(doubled).encode(TALK)
 
 
 def test_control_tokens_in_messages_are_words_as_for_the_local_engine(tokenizer) -> None:

@@ -12,6 +12,7 @@ Shapes: T tokens in the row, H and K heads, D head dimension, E model width, V v
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from agenticlu.core.files import load_json_object
-from agenticlu.engines.local.checkpoint import ChatFormat, Checkpoint, find_end_ids
+from agenticlu.engines.local.chat import ChatFormat
+from agenticlu.engines.local.checkpoint import Checkpoint, find_end_ids
 from agenticlu.engines.local.kvcache import AttentionPlan
 
 LEAN_PARAMETERS = 300_000_000
@@ -131,20 +133,21 @@ class FileTokenizer:
     def __init__(self, backend: Any, template: str, special: Mapping[str, str]) -> None:
         self.backend_tokenizer = backend
         self.chat_template = template
+        self.bos_token = special.get("bos_token")
         self._special = dict(special)
-        self._compiled = _compile(template)
 
     def apply_chat_template(
         self,
         rows: Sequence[Mapping[str, str]],
         *,
+        chat_template: str | None = None,
         tokenize: bool = False,
         add_generation_prompt: bool = False,
         **options: Any,
     ) -> str:
         """Renders messages; never tokenizes."""
         assert not tokenize
-        text: str = self._compiled.render(
+        text: str = _compile(chat_template or self.chat_template).render(
             messages=rows,
             tools=None,
             documents=None,
@@ -268,6 +271,7 @@ def _rotation(dim: int, theta: float) -> Any:
     return rotate
 
 
+@functools.lru_cache(maxsize=16)
 def _compile(template: str) -> Any:
     """Compiles a chat template as transformers does: sandboxed, blocks trimmed."""
     from datetime import datetime

@@ -1,18 +1,19 @@
 """Encodes rows of conversations: the token ids of each trace, and which of them are targets.
 
-The conversation is rendered by the model's own chat template, turn by turn; what a turn adds to
-the text is what the template adds, never what a search finds. Each addition is tokenised by
-itself, as a model continuing the prompt sees it, so prompts are prefixes of traces in ids as well
-as in text. Text that many rows share (a document) is tokenised and kept once.
+The conversation is rendered as it is when the model is asked (`ChatFormat`), turn by turn; what a
+turn adds to the text is what the template adds, never what a search finds. Each addition is
+tokenised by itself, as a model continuing the prompt sees it, so prompts are prefixes of traces in
+ids as well as in text. Text that many rows share (a document) is tokenised and kept once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,17 +21,22 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from agenticlu.core.errors import TrainingError
+from agenticlu.core.errors import EngineError, TrainingError
 from agenticlu.core.files import load_rows
-from agenticlu.engines.local.checkpoint import TEMPLATE_OPTIONS
+from agenticlu.engines.local.chat import ChatFormat
+from agenticlu.training.rows import (
+    COLUMNS,
+    FOLDERS,
+    Messages,
+    Stage,
+    find_rows,
+    find_self_checks,
+    parse_conversations,
+    parse_targets,
+)
 
-Stage = Literal["sft", "dpo"]
 Turns = Literal["all", "last"]
 Ids = npt.NDArray[np.int32]
-Messages = list[dict[str, Any]]
-"""Messages with role and content; an assistant's may carry `token_ids`, as the engine sampled."""
-FOLDERS: dict[Stage, str] = {"sft": "sft", "dpo": "preference"}
-COLUMNS: dict[Stage, tuple[str, ...]] = {"sft": ("messages",), "dpo": ("chosen", "rejected")}
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,8 @@ class EncodeReport:
     rows: int = 0
     dropped: list[tuple[str, str]] = field(default_factory=list)
     """Row id and reason, in order."""
+    split: int = 0
+    """Rows that became several units, because the template rewrites earlier turns."""
 
     @property
     def reasons(self) -> Counter[str]:
@@ -94,39 +102,16 @@ class EncodeReport:
 
     def summary(self) -> str:
         """Returns one line for people."""
+        split = (
+            f"; {self.split} became one unit a reply, for the template rewrites earlier turns"
+            if self.split
+            else ""
+        )
         if not self.dropped:
-            return f"{self.rows} rows, none dropped"
+            return f"{self.rows} rows, none dropped{split}"
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items()))
         first = ", ".join(row for row, _ in self.dropped[:3])
-        return f"{self.rows} rows, {len(self.dropped)} dropped ({why}; first: {first})"
-
-
-def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
-    """Returns the files of a split; empty when the data set has no such split.
-
-    Looked for in this order: DATASET/sft|preference/SPLIT.parquet|jsonl, DATASET/SPLIT.*,
-    DATASET/data/SPLIT-*.parquet (a downloaded hub data set), DATASET itself (a file is the train
-    split).
-    """
-    root = Path(dataset)
-    if root.is_file():
-        return [root] if split == "train" else []
-    names = (split, "test") if split == "validation" else (split,)
-    for folder in (root / FOLDERS[stage], root, root / "data"):
-        for name in names:
-            for suffix in (".parquet", ".jsonl"):
-                if (folder / f"{name}{suffix}").is_file():
-                    return [folder / f"{name}{suffix}"]
-            shards = sorted(folder.glob(f"{name}-*.parquet"))
-            if shards:
-                return shards
-    return []
-
-
-def find_self_checks(dataset: str | Path, split: str) -> list[Path]:
-    """Returns the files of rows that teach the self-check alone, DATASET/self_check/SPLIT.*."""
-    paths = [Path(dataset) / "self_check" / f"{split}{end}" for end in (".parquet", ".jsonl")]
-    return [path for path in paths if path.is_file()][:1]
+        return f"{self.rows} rows, {len(self.dropped)} dropped ({why}; first: {first}){split}"
 
 
 class Encoder:
@@ -141,6 +126,7 @@ class Encoder:
                 hint="Use an instruct model, or put a chat_template.jinja into the model's folder.",
             )
         self.tokenizer = tokenizer
+        self.chat = ChatFormat(tokenizer, getattr(tokenizer, "name_or_path", "") or "the model")
         self.turns = turns
         eos = tokenizer.eos_token_id
         self.stop_ids = frozenset(stop_ids) | (frozenset() if eos is None else {eos})
@@ -152,42 +138,37 @@ class Encoder:
         }
         names = sorted((one for one in self._special if len(one) > 1), key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(map(re.escape, names))})") if names else None
+        ends = [
+            re.escape(text) for text, number in self._special.items() if number in self.stop_ids
+        ]
+        self._ends = re.compile("|".join(ends)) if ends else None
+        self._next_turn: str | None = None
         self._checks_left = 3
         self._piecewise = True
 
     def render(self, messages: Messages, *, prompt: bool) -> str:
         """Returns the text of a conversation; with `prompt`, up to where the model writes."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": m["role"], "content": m["content"]} for m in messages],
-                tokenize=False,
-                add_generation_prompt=prompt,
-                # Some templates write today's date otherwise, and the ids would depend on it.
-                date_string=TEMPLATE_OPTIONS["date_string"],
-            )
-        except Exception as error:  # templates may raise anything
-            if type(error).__module__.partition(".")[0] not in ("jinja2", "builtins"):
-                raise
-            roles = ", ".join(message["role"] for message in messages)
-            raise TrainingError(
-                f"The chat template rejects a conversation with the roles {roles}: {error}"
-            ) from error
-        assert isinstance(text, str)
-        return text
-
-    def _disarm(self, text: str) -> str:
-        """Breaks control tokens in a message, as engines do before they render one.
-
-        A document may hold '<|end|>' as plain words; taken for the token, it would end the turn.
-        """
-        if self._split is None:
-            return text
-        return self._split.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        with _as_training_error():
+            return self.chat.render_rows(messages, prompt=prompt)
 
     def encode(
         self, messages: Messages, first_target: int = 0, targets: Collection[int] | None = None
     ) -> Trace:
-        """Encodes one conversation.
+        """Encodes one conversation as one trace; see `encode_turns`.
+
+        Raises:
+            TrainingError: Also where the template rewrites earlier turns, so that a prompt does
+                not begin with the one before it.
+        """
+        traces = self.encode_turns(messages, first_target, targets)
+        if len(traces) > 1:
+            raise self._unstable(*traces[:2])
+        return traces[0] if traces else Trace((), ())
+
+    def encode_turns(
+        self, messages: Messages, first_target: int = 0, targets: Collection[int] | None = None
+    ) -> list[Trace]:
+        """Encodes one conversation, every reply after the very prompt that asks for it.
 
         Args:
             messages: The conversation.
@@ -196,14 +177,13 @@ class Encoder:
                 path may pass through a wrong answer, which must not be learned.
 
         Returns:
-            The trace, cut after its last target; without targets when there is nothing to learn.
+            One trace, cut after its last target. Where the template rewrites earlier turns (it
+            drops their thoughts, or moves the system turn), a trace for each stretch of replies
+            that only appends. None where there is nothing to learn.
 
         Raises:
-            TrainingError: The template rewrites earlier turns, doubles BOS, or hides a reply.
+            TrainingError: The template rejects the conversation, or hides a reply.
         """
-        messages = [
-            {**message, "content": self._disarm(message["content"])} for message in messages
-        ]
         replies = [
             index
             for index, message in enumerate(messages)
@@ -214,12 +194,18 @@ class Encoder:
         if self.turns == "last":
             replies = replies[-1:]
         if not replies or not any(messages[index]["content"].strip() for index in replies):
-            return Trace((), ())
-        parts = self._render_turns(messages, replies)
-        sampled = [ids for index in replies for ids in (None, messages[index].get("token_ids"))]
+            return []
+        return [
+            self._encode_stretch(parts, [messages[index].get("token_ids") for index in stretch])
+            for parts, stretch in self._render_turns(messages, replies)
+        ]
+
+    def _encode_stretch(self, parts: list[str], ids: Sequence[Sequence[int] | None]) -> Trace:
+        """Encodes prompts and replies in turn; `ids` are those that the engine sampled."""
+        sampled = [one for reply in ids for one in (None, reply)]
         encoded = [
-            self._encode_text(part) if ids is None else self._encode_reply(part, ids)
-            for part, ids in zip(parts, sampled, strict=True)
+            self._encode_text(part) if one is None else self._encode_reply(part, one)
+            for part, one in zip(parts, sampled, strict=True)
         ]
         # Some tokenizers treat the start of a text specially; a few rows show whether one does.
         if self._checks_left and not any(sampled):
@@ -227,22 +213,54 @@ class Encoder:
             self._piecewise = self._piecewise and self._agrees(parts, encoded)
         if not self._piecewise:
             encoded = self._encode_whole(parts)
-        trace = self._mark_targets(encoded)
-        self._check_bos(trace)
-        return trace
+        return self._mark_targets(encoded)
 
-    def _render_turns(self, messages: Messages, replies: Sequence[int]) -> list[str]:
-        """Returns what each prompt and each reply adds to the text, in turn."""
+    def _render_turns(
+        self, messages: Messages, replies: Sequence[int]
+    ) -> list[tuple[list[str], list[int]]]:
+        """Returns stretches of replies: what each prompt and reply adds to the text, and which."""
+        stretches: list[tuple[list[str], list[int]]] = []
         text = ""
-        parts: list[str] = []
         for index in replies:
-            before = self.render(messages[:index], prompt=True)
-            after = self.render(messages[: index + 1], prompt=False)
-            if not (before.startswith(text) and after.startswith(before)):
-                raise self._unstable(text, before, after, index)
-            parts += [before[len(text) :], after[len(before) :]]
-            text = after
-        return parts
+            with _as_training_error():
+                prompt, reply = self.chat.render_reply(messages[: index + 1])
+            reply = self._end_reply(reply, messages[index]["content"])
+            if not stretches or not prompt.startswith(text):
+                stretches.append(([], []))
+                text = ""
+            parts, stretch = stretches[-1]
+            parts += [prompt[len(text) :], reply]
+            stretch.append(index)
+            text = prompt + reply
+        return stretches
+
+    def _end_reply(self, reply: str, said: str) -> str:
+        """Cuts a reply after its first end token: a model asked for it writes no further.
+
+        In some templates only the opening of the next turn ends a reply; it is learnt then.
+        """
+        if self._ends is None:
+            return reply
+        start = max(0, reply.find(self.chat.disarm(said).strip()))
+        if found := self._ends.search(reply, start + len(said.strip())):
+            return reply[: found.end()]
+        if self._next_turn is None:
+            self._next_turn = self._find_next_turn()
+        return reply + self._next_turn
+
+    def _find_next_turn(self) -> str:
+        """Returns the end token that a user's turn after a reply begins with, or ''."""
+        assert self._ends is not None
+        talk = [
+            {"role": role, "content": text}
+            for role, text in (("user", "?"), ("assistant", "."), ("user", "!"))
+        ]
+        with contextlib.suppress(EngineError):
+            finished = self.chat.render_rows(talk[:2], prompt=False)
+            asked = self.chat.render_rows(talk)
+            if asked.startswith(finished) and (found := self._ends.match(asked, len(finished))):
+                return found[0]
+        return ""
 
     def _mark_targets(self, encoded: list[list[Ids]]) -> Trace:
         """Joins the chunks of prompts and replies, in turn; cut after the last target."""
@@ -251,11 +269,8 @@ class Encoder:
         position = 0
         for number, chunks in enumerate(encoded):
             ids = np.concatenate(chunks) if chunks else np.empty(0, np.int32)
-            if number % 2:  # a reply: a target up to its last end token
-                stops = np.flatnonzero(np.isin(ids, list(self.stop_ids)))
-                length = int(stops[-1]) + 1 if len(stops) else len(ids)
-                if length:
-                    spans.append((position, position + length))
+            if number % 2 and len(ids):  # a reply
+                spans.append((position, position + len(ids)))
             pieces += chunks
             position += len(ids)
         if not spans:
@@ -265,27 +280,14 @@ class Encoder:
             )
         return Trace(tuple(_cut(pieces, spans[-1][1])), tuple(spans))
 
-    def _check_bos(self, trace: Trace) -> None:
-        bos = self.tokenizer.bos_token_id
-        if bos is None or bos in self.stop_ids:
-            return
-        places = np.flatnonzero(trace.ids == bos)
-        if len(places) > 1 or (len(places) == 1 and places[0] != 0):
-            raise TrainingError(
-                f"A trace holds {len(places)} begin-of-text tokens, at positions "
-                f"{places[:4].tolist()}; one at position 0 is allowed.",
-                hint="The chat template writes it twice.",
-            )
-
-    def _unstable(self, text: str, before: str, after: str, index: int) -> TrainingError:
-        short, long = (text, before) if not before.startswith(text) else (before, after)
-        at = next(
-            (i for i, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(long)
-        )
+    def _unstable(self, first: Trace, second: Trace) -> TrainingError:
+        a, b = first.ids, second.ids
+        size = min(len(a), len(b))
+        at = int(np.argmin(np.append(a[:size] == b[:size], False)))
+        short, long = (self.tokenizer.decode(ids[max(0, at - 6) : at + 6]) for ids in (a, b))
         return TrainingError(
-            f"The chat template is not prefix-stable: with message {index} it changes what it "
-            f"wrote before, at character {at} ({short[max(0, at - 20) : at + 20]!r} becomes "
-            f"{long[max(0, at - 20) : at + 20]!r}).",
+            "The chat template is not prefix-stable: a later turn changes what it wrote before, "
+            f"at token {at} ({short!r} becomes {long!r}).",
             hint="Train on one turn per row (--turns last), or use a template that only appends.",
         )
 
@@ -341,72 +343,20 @@ class Encoder:
         return encoded
 
 
+@contextlib.contextmanager
+def _as_training_error() -> Iterator[None]:
+    try:
+        yield
+    except EngineError as error:
+        raise TrainingError(error.message, hint=error.hint) from error
+
+
 def _cut(pieces: list[Ids], length: int) -> Iterator[Ids]:
     for piece in pieces:
         if length <= 0:
             return
         yield piece if len(piece) <= length else piece[:length]
         length -= len(piece)
-
-
-def _parse_messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
-    value = row.get(column)
-    if isinstance(value, str):
-        return [{"role": "assistant" if column != "prompt" else "user", "content": value}]
-    if not isinstance(value, list) or not all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in value
-    ):
-        raise TrainingError(
-            f"Row {row_id}: column {column!r} must be a list of messages with role and content."
-        )
-    return [
-        {"role": m["role"], "content": m.get("content") or ""}
-        | ({"token_ids": list(m["token_ids"])} if m.get("token_ids") else {})
-        for m in value
-    ]
-
-
-def _parse_conversations(
-    row: Mapping[str, Any], stage: Stage, row_id: str
-) -> list[tuple[Messages, int]]:
-    """Returns the row's conversations, each with the index of its first possible target."""
-    if stage == "sft" and "messages" in row:
-        return [(_parse_messages(row, "messages", row_id), 0)]
-    if stage == "sft":
-        prompt = _parse_messages(row, "prompt", row_id)
-        reply = "completion" if "completion" in row else "chosen"
-        return [(prompt + _parse_messages(row, reply, row_id), len(prompt))]
-    chosen, rejected = (
-        _parse_messages(row, "chosen", row_id),
-        _parse_messages(row, "rejected", row_id),
-    )
-    if row.get("prompt") is not None:
-        prompt = _parse_messages(row, "prompt", row_id)
-        if chosen[: len(prompt)] == prompt and rejected[: len(prompt)] == prompt:
-            return [(chosen, len(prompt)), (rejected, len(prompt))]
-        return [(prompt + chosen, len(prompt)), (prompt + rejected, len(prompt))]
-    common = 0
-    while common < min(len(chosen), len(rejected)) - 1 and chosen[common] == rejected[common]:
-        common += 1
-    if common == 0 or chosen[common]["role"] != "assistant" != rejected[common]["role"]:
-        raise TrainingError(
-            f"Row {row_id}: chosen and rejected do not answer the same prompt.",
-            hint="Add a prompt column, or make the conversations equal up to the replies.",
-        )
-    return [(chosen, common), (rejected, common)]
-
-
-def _parse_targets(row: Mapping[str, Any], count: int, row_id: str) -> Collection[int] | None:
-    """Returns the messages to learn, from the column `targets`; None means all."""
-    targets = row.get("targets") if "messages" in row else None
-    if targets is None:
-        return None
-    bad = [t for t in targets if not isinstance(t, int) or not 0 <= t < count]
-    if bad:
-        raise TrainingError(
-            f"Row {row_id}: targets includes message {bad[0]!r}, but there are {count} messages."
-        )
-    return frozenset(targets)
 
 
 def encode_rows(
@@ -436,20 +386,23 @@ def encode_rows(
                 f"Row {row_id} has no column {missing[0]!r}; {stage} rows need "
                 f"{' and '.join(COLUMNS[stage])}. Found: {', '.join(row)}."
             )
-        traces = tuple(
-            encoder.encode(messages, first, _parse_targets(row, len(messages), row_id))
-            for messages, first in _parse_conversations(row, stage, row_id)
-        )
-        problem = None
-        if not all(trace.num_targets for trace in traces):
-            problem = "with an empty reply"
-        elif max(map(len, traces)) > max_tokens:
-            problem = f"longer than {max_tokens} tokens"
-        elif len(traces) == 2 and np.array_equal(traces[0].ids, traces[1].ids):
-            problem = "with chosen equal to rejected"
+        conversations = [
+            (messages, first, parse_targets(row, len(messages), row_id))
+            for messages, first in parse_conversations(row, stage, row_id)
+        ]
+        if stage == "sft":
+            traces = tuple(encoder.encode_turns(*conversations[0]))
+        else:
+            traces = tuple(encoder.encode(*one) for one in conversations)
+        problem = _find_problem(traces, stage, max_tokens)
         if problem is None:
             document = row.get("document_id")
-            yield Unit(row_id, None if document is None else str(document), traces)
+            document_id = None if document is None else str(document)
+            # The replies of a template that rewrites earlier turns are units of their own.
+            units = [(one,) for one in traces] if stage == "sft" else [traces]
+            report.split += len(units) > 1
+            for number, unit in enumerate(units):
+                yield Unit(f"{row_id}/{number}" if number else row_id, document_id, unit)
         elif refuse_bad_rows:
             raise TrainingError(
                 f"Row {row_id} would be dropped: {problem}.",
@@ -457,6 +410,17 @@ def encode_rows(
             )
         else:
             report.dropped.append((row_id, problem))
+
+
+def _find_problem(traces: Sequence[Trace], stage: Stage, max_tokens: int) -> str | None:
+    """Returns why a row cannot be used, or None."""
+    if not traces or not all(trace.num_targets for trace in traces):
+        return "with an empty reply"
+    if max(map(len, traces)) > max_tokens:
+        return f"longer than {max_tokens} tokens"
+    if stage == "dpo" and np.array_equal(traces[0].ids, traces[1].ids):
+        return "with chosen equal to rejected"
+    return None
 
 
 def load_units(

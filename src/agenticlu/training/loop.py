@@ -31,7 +31,7 @@ from agenticlu.core.progress import (
 from agenticlu.training import attention, budget, checkpoint, losses, parallel
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.context import check_heads
-from agenticlu.training.encode import Encoder, Unit, find_rows, load_units
+from agenticlu.training.encode import Encoder, Unit, load_units
 from agenticlu.training.model import (
     DTYPES,
     EdgeModel,
@@ -44,6 +44,7 @@ from agenticlu.training.model import (
     write_export,
 )
 from agenticlu.training.probe import ProbeResult, probe_model
+from agenticlu.training.rows import find_rows
 from agenticlu.training.step import TrieRunner, render_step
 from agenticlu.training.trie import Step, Trie, build_schedule, build_trie, group_by_document
 

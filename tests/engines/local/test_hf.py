@@ -546,7 +546,7 @@ class StubTokenizer:
         self.chat_template = template
         self._compiled = _compile(template or "")
 
-    def apply_chat_template(self, rows: Any, **options: Any) -> str:
+    def apply_chat_template(self, rows: Any, chat_template: str, **options: Any) -> str:
         options["add_generation_prompt"] = options.get("add_generation_prompt", False)
         text: str = self._compiled.render(messages=rows, **options)
         return text

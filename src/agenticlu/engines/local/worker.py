@@ -30,7 +30,7 @@ from agenticlu.engines.base import (
     Sampling,
     TokenLogprob,
 )
-from agenticlu.engines.local.checkpoint import ChatFormat
+from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.decoder import Branch, Decoder, Reading, choose, draw_uniforms
 from agenticlu.engines.local.kvcache import num_common
 
@@ -248,10 +248,11 @@ class Worker:
             pass
         elif isinstance(job.asked, str):
             job.ids = self.chat.encode_plain(job.asked)
+        elif job.sampling is None:
+            job.ids = self.chat.encode_to_score(job.asked)
+            self.chat.first_tokens(job.choices)
         else:
             job.ids = self.chat.encode(job.asked)
-        if job.sampling is None:
-            self.chat.first_tokens(job.choices)
         reply = 1 if job.sampling is None else job.sampling.max_tokens
         limit = self.context_tokens
         if limit is not None and len(job.ids) + reply > limit:

@@ -1,0 +1,103 @@
+"""Rows of a data set for training: the files of a split, and the conversations of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from agenticlu.core.errors import TrainingError
+
+Stage = Literal["sft", "dpo"]
+Messages = list[dict[str, Any]]
+"""Messages with role and content; an assistant's may carry `token_ids`, as the engine sampled."""
+FOLDERS: dict[Stage, str] = {"sft": "sft", "dpo": "preference"}
+COLUMNS: dict[Stage, tuple[str, ...]] = {"sft": ("messages",), "dpo": ("chosen", "rejected")}
+
+
+def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
+    """Returns the files of a split; empty when the data set has no such split.
+
+    Looked for in this order: DATASET/sft|preference/SPLIT.parquet|jsonl, DATASET/SPLIT.*,
+    DATASET/data/SPLIT-*.parquet (a downloaded hub data set), DATASET itself (a file is the train
+    split).
+    """
+    root = Path(dataset)
+    if root.is_file():
+        return [root] if split == "train" else []
+    names = (split, "test") if split == "validation" else (split,)
+    for folder in (root / FOLDERS[stage], root, root / "data"):
+        for name in names:
+            for suffix in (".parquet", ".jsonl"):
+                if (folder / f"{name}{suffix}").is_file():
+                    return [folder / f"{name}{suffix}"]
+            shards = sorted(folder.glob(f"{name}-*.parquet"))
+            if shards:
+                return shards
+    return []
+
+
+def find_self_checks(dataset: str | Path, split: str) -> list[Path]:
+    """Returns the files of rows that teach the self-check alone, DATASET/self_check/SPLIT.*."""
+    paths = [Path(dataset) / "self_check" / f"{split}{end}" for end in (".parquet", ".jsonl")]
+    return [path for path in paths if path.is_file()][:1]
+
+
+def _parse_messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
+    value = row.get(column)
+    if isinstance(value, str):
+        return [{"role": "assistant" if column != "prompt" else "user", "content": value}]
+    if not isinstance(value, list) or not all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in value
+    ):
+        raise TrainingError(
+            f"Row {row_id}: column {column!r} must be a list of messages with role and content."
+        )
+    return [
+        {"role": m["role"], "content": m.get("content") or ""}
+        | ({"token_ids": list(m["token_ids"])} if m.get("token_ids") else {})
+        for m in value
+    ]
+
+
+def parse_conversations(
+    row: Mapping[str, Any], stage: Stage, row_id: str
+) -> list[tuple[Messages, int]]:
+    """Returns the row's conversations, each with the index of its first possible target."""
+    if stage == "sft" and "messages" in row:
+        return [(_parse_messages(row, "messages", row_id), 0)]
+    if stage == "sft":
+        prompt = _parse_messages(row, "prompt", row_id)
+        reply = "completion" if "completion" in row else "chosen"
+        return [(prompt + _parse_messages(row, reply, row_id), len(prompt))]
+    chosen, rejected = (
+        _parse_messages(row, "chosen", row_id),
+        _parse_messages(row, "rejected", row_id),
+    )
+    if row.get("prompt") is not None:
+        prompt = _parse_messages(row, "prompt", row_id)
+        if chosen[: len(prompt)] == prompt and rejected[: len(prompt)] == prompt:
+            return [(chosen, len(prompt)), (rejected, len(prompt))]
+        return [(prompt + chosen, len(prompt)), (prompt + rejected, len(prompt))]
+    common = 0
+    while common < min(len(chosen), len(rejected)) - 1 and chosen[common] == rejected[common]:
+        common += 1
+    if common == 0 or chosen[common]["role"] != "assistant" != rejected[common]["role"]:
+        raise TrainingError(
+            f"Row {row_id}: chosen and rejected do not answer the same prompt.",
+            hint="Add a prompt column, or make the conversations equal up to the replies.",
+        )
+    return [(chosen, common), (rejected, common)]
+
+
+def parse_targets(row: Mapping[str, Any], count: int, row_id: str) -> Collection[int] | None:
+    """Returns the messages to learn, from the column `targets`; None means all."""
+    targets = row.get("targets") if "messages" in row else None
+    if targets is None:
+        return None
+    bad = [t for t in targets if not isinstance(t, int) or not 0 <= t < count]
+    if bad:
+        raise TrainingError(
+            f"Row {row_id}: targets includes message {bad[0]!r}, but there are {count} messages."
+        )
+    return frozenset(targets)
