@@ -21,6 +21,7 @@ from agenticlu.engines.base import Engine
 
 if TYPE_CHECKING:
     from agenticlu.engines.retry import LimitedEngine, Limiter
+    from agenticlu.engines.thinking import Thinking
 
 
 ENGINES = Registry(
@@ -74,6 +75,7 @@ def load_limited_engine(
     *,
     limiter: Limiter | None = None,
     on_event: Callable[[str], None] | None = None,
+    thinking: Thinking | None = None,
     **options: Any,
 ) -> LimitedEngine:
     """Builds the engine of one or several endpoints, behind limits.
@@ -84,6 +86,7 @@ def load_limited_engine(
         api_key_env: Environment variable that holds the key.
         limiter: Bounds and retries; None allows 16 requests at once and five tries for each.
         on_event: Called with a line for people when the engine waits or changes how it asks.
+        thinking: How much the model may think before it replies; None: as it does by itself.
         **options: Passed to each engine, such as `OpenAIEngine`.
 
     Raises:
@@ -93,11 +96,14 @@ def load_limited_engine(
     from agenticlu.engines.admission import Admission
     from agenticlu.engines.pool import PoolEngine
     from agenticlu.engines.retry import LimitedEngine, Limiter
+    from agenticlu.engines.thinking import Thinking, ThinkingRoom
 
     urls = tuple(check_base_url(url) for url in base_url)
     if len(set(urls)) != len(urls):
         raise UsageError(f"The same address was given twice: {', '.join(urls)}.")
-    options |= {"api_key_env": api_key_env, "on_event": on_event}
+    # One for all replicas: what one finds out, the others need not.
+    room = ThinkingRoom(thinking or Thinking(), model or urls[0], hides=True, say=on_event)
+    options |= {"api_key_env": api_key_env, "on_event": on_event, "thinking": room}
     replicas = [(url, ENGINES.load(url.partition("://")[0])(url, model, **options)) for url in urls]
     engine = replicas[0][1] if len(urls) == 1 else PoolEngine(replicas, on_event=on_event)
     return LimitedEngine(engine, limiter or Limiter(Admission(ENDPOINT_REQUESTS), say=on_event))

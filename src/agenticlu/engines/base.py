@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
+from agenticlu.core.errors import EngineReplyError
 from agenticlu.core.records import FinishReason, Message, Usage
 
 
@@ -44,6 +45,13 @@ class Completion:
     thinking: str = ""
     """What the model thought before its reply. It is for people alone: never part of a history, a
     verdict, a score or a training row."""
+
+
+class ThoughtCutError(EngineReplyError):
+    """The model was still thinking when its room for that was used up; asking again is in vain."""
+
+    usage: Usage = Usage()
+    """Cost of the requests that brought no reply."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from agenticlu.core.errors import (
     did_you_mean,
 )
 from agenticlu.core.records import Message, Usage
-from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
 from agenticlu.engines.listing import parse_model_list, window_of
 from agenticlu.engines.probe import Findings, probe
@@ -37,14 +36,12 @@ from agenticlu.engines.protocol import (
     read_reply,
 )
 from agenticlu.engines.retry import single_sampling
+from agenticlu.engines.thinking import LEAST_MASS, Thinking, ThinkingRoom, count_thinking
 from agenticlu.engines.transport import StatusError, Transport, unreadable
+from agenticlu.engines.verdicts import PARSE_TOKENS, read_verdict
 
 TOP_LOGPROBS = 20
 """The most that the protocol allows."""
-PARSE_TOKENS = 16
-"""Length of a reply that is parsed for a verdict."""
-THINKING_PARSE_TOKENS = 2048
-"""The same for a model that thinks aloud first."""
 ALIVE_S = 5.0
 """Seconds that a server may take to answer at all."""
 WARM = 0.5
@@ -65,6 +62,8 @@ class OpenAIEngine:
         timeout_s: Of one request.
         on_event: Called with a line for people when the engine changes how it asks.
         name: Shown and stored; the model's name by default.
+        thinking: Room for the model's thoughts; shared by the replicas of a pool. None: the
+            default.
     """
 
     def __init__(
@@ -76,12 +75,14 @@ class OpenAIEngine:
         timeout_s: float = 600.0,
         on_event: Callable[[str], None] | None = None,
         name: str | None = None,
+        thinking: ThinkingRoom | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.model = model
         self.name = name or model or urlsplit(base_url).netloc
         self.findings = Findings()
         self.transport = Transport(self.base_url, api_key_env, timeout_s)
+        self.room = thinking or ThinkingRoom(Thinking(), self.name, hides=True, say=on_event)
         self._named = name is not None
         self._on_event = on_event or (lambda text: None)
         self._random = random.Random()
@@ -101,11 +102,19 @@ class OpenAIEngine:
     ) -> Sampled:
         """Samples replies with one request: one only where the server cannot give `sampling.n`.
 
+        A model that thinks before it replies has room for that beside `sampling.max_tokens`, and
+        is asked again where it was cut inside a thought.
+
         Raises:
             EngineError: See the tree in `agenticlu.core.errors`.
+            ThoughtCutError: The model was still thinking when its room was used up.
             DocumentTooLongError: The server says that the prompt exceeds the model's window.
         """
-        return await self._sample(messages, sampling, session)
+
+        async def ask(wanted: Sampling) -> Sampled:
+            return await self._sample(messages, wanted, session)
+
+        return await self.room.sample(ask, sampling)
 
     async def complete(
         self, text: str, sampling: Sampling, *, session: str | None = None
@@ -123,36 +132,30 @@ class OpenAIEngine:
     ) -> ChoiceProbs:
         """Returns the probability of each choice as the reply's first token.
 
-        A choice of several tokens is known by its first. Without log-probabilities one greedy
-        reply is parsed; one that names no choice gives equal weights and no label mass.
+        A choice of several tokens is known by its first. A model that thinks is asked not to;
+        where it thinks nevertheless, or there are no log-probabilities, one greedy reply is
+        parsed. One that names no choice gives equal weights and no label mass.
 
         Raises:
             EngineError: As `sample`.
         """
         await self._connect()
         spent = Usage()
-        if self.findings.logprobs:
-            body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-            sampling = Sampling(temperature=0.0, max_tokens=1)
-            try:
-                reply = await self.ask(messages, sampling, session=session, extra=body)
-                spent = reply.usage
-                found = self.first_logprobs(reply)
-            except EngineRefusedError:
-                found = None  # refused the field; if it refuses all else too, the parse says so
-            if found is None:
-                self.findings.logprobs = False
-                self.findings.note(
-                    f"{self.name} gives no log-probabilities; verdicts are parsed from replies,"
-                    " which are coarser. vLLM, SGLang and llama.cpp give them."
-                )
-            else:
-                masses = label_masses(found, choices)
-                total = sum(masses.values())
-                if total > 0:
-                    shares = {choice: mass / total for choice, mass in masses.items()}
-                    return ChoiceProbs(shares, min(1.0, total), spent)
-        return await self._score_by_parse(messages, choices, session, spent)
+        weak: ChoiceProbs | None = None
+        while self.findings.logprobs and weak is None and not self.room.hides_verdicts:
+            found = await self._score_first_token(messages, choices, session)
+            spent = spent + found.usage
+            if found.label_mass >= LEAST_MASS or (found.label_mass and self.room.thinks is False):
+                return replace(found, usage=spent)
+            if found.method == "logprobs":
+                weak = found
+        wanted = Sampling(max_tokens=PARSE_TOKENS)
+        parsed = read_verdict(await self.sample(messages, wanted, session=session), choices)
+        spent = spent + parsed.usage
+        if weak is not None and weak.label_mass and not self.room.thinks:
+            self.room.thinks = False  # the prompt was worded badly; the token is no thought's
+            return replace(weak, usage=spent)
+        return replace(parsed, usage=spent)
 
     async def capabilities(self) -> Capabilities:
         """Asks the server a handful of short questions, once; remembers the answers."""
@@ -252,13 +255,72 @@ class OpenAIEngine:
         if isinstance(asked, str):
             reply = await self.ask(asked, sampling, session=session, extra=extra)
             return Sampled(tuple(one.as_continuation() for one in reply.choices), reply.usage)
-        if sampling.schema is not None and self.findings.takes_schema:
-            reply = await self._ask_with_schema(asked, sampling, session, extra)
-        else:
-            reply = await self.ask(asked, sampling, session=session, extra=extra)
-        if any(choice.thinks for choice in reply.choices):
+        while True:
+            fields = self.room.switch.fields
+            try:
+                reply = await self._ask_as_wished(asked, sampling, session, extra | dict(fields))
+            except EngineRefusedError:
+                if self.room.switch.refuse(fields):
+                    continue
+                raise
+            break
+        self.room.switch.take(fields)
+        return self._read_thoughts(reply, fields)
+
+    def _read_thoughts(self, reply: Reply, fields: Mapping[str, Any]) -> Sampled:
+        """Returns replies apart from what was thought before them, which is counted."""
+        if any(choice.opened for choice in reply.choices):
+            self.room.opened = True
+        completions = tuple(one.as_completion(opened=self.room.opened) for one in reply.choices)
+        usage = count_thinking(completions, reply.usage)
+        self._usage = self._usage + Usage(
+            thinking_tokens=usage.thinking_tokens - reply.usage.thinking_tokens
+        )
+        if usage.thinking_tokens:
             self.findings.thinks = True
-        return Sampled(tuple(one.as_completion() for one in reply.choices), reply.usage)
+            self.room.note_thought(fields)
+        return Sampled(completions, usage)
+
+    async def _ask_as_wished(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        session: str | None,
+        extra: dict[str, Any],
+    ) -> Reply:
+        if sampling.schema is not None and self.findings.takes_schema:
+            return await self._ask_with_schema(messages, sampling, session, extra)
+        return await self.ask(messages, sampling, session=session, extra=extra)
+
+    async def _score_first_token(
+        self, messages: Sequence[Message], choices: Sequence[str], session: str | None
+    ) -> ChoiceProbs:
+        """Scores choices by log-probabilities; without any where another way is due."""
+        fields = self.room.verdict_fields
+        body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, **fields}
+        nothing = ChoiceProbs({}, 0.0, Usage(), method="none")
+        try:
+            sampling = Sampling(temperature=0.0, max_tokens=1)
+            reply = await self.ask(messages, sampling, session=session, extra=body)
+            found = self.first_logprobs(reply)
+            nothing = replace(nothing, usage=reply.usage)
+        except EngineRefusedError:
+            if self.room.refuse_verdict(fields):
+                return nothing
+            found = None  # refused the field; if it refuses all else too, the parse says so
+        if found is None:
+            self.findings.logprobs = False
+            self.findings.note(
+                f"{self.name} gives no log-probabilities; verdicts are parsed from replies,"
+                " which are coarser. vLLM, SGLang and llama.cpp give them."
+            )
+            return nothing
+        masses = label_masses(found, choices)
+        total = sum(masses.values())
+        if self.room.is_thought(fields, shown=reply.choices[0].thinks, label_mass=total):
+            return nothing
+        shares = {choice: mass / total for choice, mass in masses.items()} if total else {}
+        return ChoiceProbs(shares, min(1.0, total), reply.usage)
 
     async def _ask_with_schema(
         self,
@@ -280,28 +342,6 @@ class OpenAIEngine:
         self.findings.note(text)
         self._on_event(text)
         return reply
-
-    async def _score_by_parse(
-        self,
-        messages: Sequence[Message],
-        choices: Sequence[str],
-        session: str | None,
-        spent: Usage,
-    ) -> ChoiceProbs:
-        length = THINKING_PARSE_TOKENS if self.findings.thinks else PARSE_TOKENS
-        reply = await self._sample_once(messages, Sampling(max_tokens=length), session)
-        if not reply.completions[0].text and self.findings.thinks and length == PARSE_TOKENS:
-            spent = spent + reply.usage
-            longer = Sampling(max_tokens=THINKING_PARSE_TOKENS)
-            reply = await self._sample_once(messages, longer, session)
-        spent = spent + reply.usage
-        by_label = {choice.casefold(): choice for choice in choices}
-        verdict = parse_verdict(reply.completions[0].text, tuple(choices))
-        if verdict is None:
-            even = {choice: 1.0 / len(choices) for choice in choices}
-            return ChoiceProbs(even, 0.0, spent, method="parse")
-        shares = {choice: float(choice == by_label[verdict.casefold()]) for choice in choices}
-        return ChoiceProbs(shares, 1.0, spent, method="parse")
 
     def _render(self, asked: Asked, sampling: Sampling) -> dict[str, Any]:
         """Returns a request's body, in the fields that this server takes."""
@@ -400,6 +440,7 @@ class OpenAIEngine:
             self.model = next(iter(served))
             if not self._named:
                 self.name = self.model
+                self.room.name = self.name
         elif served and self.model not in served:
             raise self._no_such_model(served)
         if self.model in served:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from agenticlu.core.records import FinishReason, Usage, without_lone_surrogates
-from agenticlu.dialogue.replies import strip_thinking
+from agenticlu.dialogue.replies import split_thinking, strip_thinking
 from agenticlu.engines.base import Completion
 
 Json = dict[str, Any]
@@ -209,6 +209,7 @@ class _Wire(BaseModel):
 
 class _Details(_Wire):
     cached_tokens: Count = 0
+    reasoning_tokens: Count = 0
 
 
 class ReportedUsage(_Wire):
@@ -216,7 +217,11 @@ class ReportedUsage(_Wire):
 
     prompt_tokens: Count = 0
     completion_tokens: Count = 0
+    total_tokens: Count = 0
     prompt_tokens_details: Annotated[_Details, BeforeValidator(_object_or_empty)] = _Details()
+    completion_tokens_details: Annotated[_Details, BeforeValidator(_object_or_empty)] = _Details()
+    reasoning_tokens: Count = 0
+    """Some gateways' place for it."""
     cached_tokens: Count = 0
     """Moonshot's place for it."""
     prompt_cache_hit_tokens: Count = 0
@@ -229,11 +234,17 @@ class ReportedUsage(_Wire):
             self.cached_tokens,
             self.prompt_cache_hit_tokens,
         )
+        thinking = max(self.completion_tokens_details.reasoning_tokens, self.reasoning_tokens)
+        completion = self.completion_tokens
+        # xAI and Gemini count thoughts beside the completion, and into the total alone.
+        if thinking and self.total_tokens >= self.prompt_tokens + completion + thinking:
+            completion += thinking
         return Usage(
             requests=1,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=min(cached, self.prompt_tokens),
-            completion_tokens=self.completion_tokens,
+            completion_tokens=max(completion, thinking),
+            thinking_tokens=thinking,
         )
 
 
@@ -274,15 +285,29 @@ class Choice:
         """Whether the model thought aloud before its reply."""
         return bool(self.thinking) or strip_thinking(self.content) != self.content
 
-    def as_completion(self) -> Completion:
-        """Returns the reply of a conversation, without what was thought."""
-        text = strip_thinking(self.content).strip()
-        whole = text == self.content.strip()
+    @property
+    def opened(self) -> bool:
+        """Whether its thought began before the content: the template opens it."""
+        return split_thinking(self.content).opened
+
+    def as_completion(self, *, opened: bool = False) -> Completion:
+        """Returns the reply of a conversation, without what was thought.
+
+        Args:
+            opened: Whether the template is known to open a thought: a content without a tag that
+                was cut is one, then.
+        """
+        cut = self.finish_reason == "length"
+        split = split_thinking(self.content)
+        if opened and cut and split.reply == self.content:
+            split = split_thinking(self.content, opened=True)
+        text = "" if split.is_cut and cut else split.reply.strip()
+        whole = text == self.content.strip() and not self.thinking
         return Completion(
             text=text or self.refusal,
             finish_reason="refused" if self.refusal else self.finish_reason,
             token_ids=self.token_ids if whole else None,
-            thinking=self.thinking.strip(),
+            thinking=self.thinking.strip() or split.thinking,
         )
 
     def as_continuation(self) -> Completion:

@@ -44,6 +44,7 @@ from agenticlu.engines.base import (
     Health,
     Sampled,
     Sampling,
+    ThoughtCutError,
     Watched,
 )
 
@@ -168,7 +169,7 @@ class Limiter:
                     if isinstance(error, EngineBusyError) and not error.is_fault:
                         self.admission.shrink(epoch)
                     await self._recover(tries, error, ask_shortly)
-                except EngineRefusedError:
+                except (EngineRefusedError, ThoughtCutError):
                     raise
                 except EngineReplyError:
                     tries.unreadable += 1
@@ -349,8 +350,13 @@ class LimitedEngine:
 
     async def _ask(self, ask: Callable[[], Awaitable[Answered]], characters: int) -> Answered:
         tokens = characters // CHARACTERS_PER_TOKEN
-        reply = await self.limiter.run(ask, tokens, self._ask_shortly)
-        self.limiter.admission.spend(reply.usage)
+        admission = self.limiter.admission
+        try:
+            reply = await self.limiter.run(ask, tokens, self._ask_shortly)
+        except ThoughtCutError as error:
+            admission.spend(error.usage)
+            raise
+        admission.spend(reply.usage)
         return reply
 
     async def _ask_shortly(self) -> Sampled:
