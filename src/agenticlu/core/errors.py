@@ -13,6 +13,7 @@ AgenticluError                 exit 1   anything below, or unclassified
 │   ├── EngineBusyError        exit 5   rate limit or overload outlasted the retries
 │   └── EngineReplyError       exit 5   the reply is malformed
 │       └── EngineRefusedError exit 5   the server refused the request
+│           └── ContentRefusedError exit 5  its moderation refused the content
 ├── StoreError                 exit 6   torn, foreign, newer or locked run file; full disk
 ├── MissingDependencyError     exit 7   an extra is not installed
 ├── TrainingError              exit 8   no targets, out of memory, foreign checkpoint
@@ -73,6 +74,9 @@ class DocumentError(AgenticluError):
 class DocumentTooLongError(DocumentError):
     """The document is longer than the model's window; it is never truncated silently."""
 
+    window_tokens: int | None = None
+    """The window that a server's refusal names; None where it names none."""
+
 
 class EngineError(AgenticluError):
     """The model could not be queried, or did not answer."""
@@ -111,6 +115,10 @@ class EngineReplyError(EngineError):
 
 class EngineRefusedError(EngineReplyError):
     """The server refused the request, and will refuse it again."""
+
+
+class ContentRefusedError(EngineRefusedError):
+    """The server's moderation refused what the request says; other requests are not concerned."""
 
 
 class StoreError(AgenticluError):

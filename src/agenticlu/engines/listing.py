@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,39 @@ def parse_served_model(name: str, entry: Json) -> ServedModel:
         piece_tokens=read_count(entry.get("piece_tokens")) or None,
         context_tokens=window_of(entry),
     )
+
+
+def find_listed(name: str, listed: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Finds the model that people mean: (name to send, name in the list), or None.
+
+    As listed; in another case; 'llama3.2' for Ollama's 'llama3.2:latest'; the last part of a
+    listed path, '.gguf' aside; the folder or hub id that a listed model was loaded from; and a
+    variant of a listed model, such as 'maker/one:nitro', which is sent as it was given.
+
+    >>> find_listed("llama3.2", {"llama3.2:latest": {}, "qwen3:8b": {}})
+    ('llama3.2:latest', 'llama3.2:latest')
+    >>> find_listed("maker/one:nitro", {"maker/one": {}})
+    ('maker/one:nitro', 'maker/one')
+    """
+    if name in listed:
+        return name, name
+    wanted = name.casefold()
+
+    def last_part(one: str) -> str:
+        return one.casefold().rstrip("/").rpartition("/")[2].removesuffix(".gguf")
+
+    rules: tuple[Callable[[str], bool], ...] = (
+        lambda one: one.casefold() == wanted,
+        lambda one: one.casefold() == f"{wanted}:latest",
+        lambda one: last_part(one) in (wanted, f"{wanted}:latest"),
+        lambda one: listed[one].get("root") == name,
+    )
+    for rule in rules:
+        found = [one for one in listed if rule(one)]
+        if len(found) == 1:
+            return found[0], found[0]
+    base = name.rpartition(":")[0]
+    return (name, base) if base in listed else None
 
 
 def window_of(entry: Mapping[str, Any]) -> int | None:

@@ -18,15 +18,22 @@ from urllib.parse import urlsplit
 
 from agenticlu.core.errors import (
     AgenticluError,
-    EngineError,
+    ContentRefusedError,
+    DocumentTooLongError,
     EngineRefusedError,
-    EngineReplyError,
-    ModelNotFoundError,
-    did_you_mean,
 )
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines.base import Asked, Capabilities, ChoiceProbs, Health, Sampled, Sampling
-from agenticlu.engines.listing import parse_model_list, window_of
+from agenticlu.engines.adaptation import Dialect
+from agenticlu.engines.base import (
+    Asked,
+    Capabilities,
+    ChoiceProbs,
+    Completion,
+    Health,
+    Sampled,
+    Sampling,
+)
+from agenticlu.engines.naming import explain_not_found, find_model
 from agenticlu.engines.probe import Findings, probe
 from agenticlu.engines.protocol import (
     MalformedReplyError,
@@ -35,15 +42,20 @@ from agenticlu.engines.protocol import (
     label_masses,
     read_reply,
 )
+from agenticlu.engines.refusals import StatusError
 from agenticlu.engines.retry import single_sampling
 from agenticlu.engines.thinking import LEAST_MASS, Thinking, ThinkingRoom, count_thinking
-from agenticlu.engines.transport import StatusError, Transport, unreadable
+from agenticlu.engines.transport import Transport, unreadable
 from agenticlu.engines.verdicts import PARSE_TOKENS, read_verdict
 
 TOP_LOGPROBS = 20
 """The most that the protocol allows."""
 ALIVE_S = 5.0
 """Seconds that a server may take to answer at all."""
+MOST_ADAPTATIONS = 12
+"""Ways in which one request is written, at most."""
+ROOM_ENOUGH = 1024
+"""Tokens, or half of what was wanted, that a prompt must leave for the reply."""
 WARM = 0.5
 """At this temperature or above, samples differ unless something is wrong."""
 LONG_TEXT_CHARACTERS = 80
@@ -81,9 +93,12 @@ class OpenAIEngine:
         self.model = model
         self.name = name or model or urlsplit(base_url).netloc
         self.findings = Findings()
+        self.dialect = Dialect()
         self.transport = Transport(self.base_url, api_key_env, timeout_s)
         self.room = thinking or ThinkingRoom(Thinking(), self.name, hides=True, say=on_event)
         self._named = name is not None
+        self._sent_name = model
+        """The model's name as the server lists it, where it has a list."""
         self._on_event = on_event or (lambda text: None)
         self._random = random.Random()
         self._usage = Usage()
@@ -202,23 +217,10 @@ class OpenAIEngine:
             EngineError: As `sample`.
         """
         await self._connect()
-        plain = isinstance(asked, str)
-        while True:
-            body = self._render(asked, sampling) | dict(extra or {})
-            route = PLAIN_ROUTE if plain else CHAT_ROUTE
-            try:
-                data = await self.transport.request(
-                    "POST", route, body, name=self.name, session=session
-                )
-            except StatusError as error:
-                if self._adapt(error):
-                    continue
-                if error.status == 404 or (plain and error.status in (405, 501)):
-                    raise await self._explain_not_found(error, plain) from error
-                raise
-            break
+        body = self._render(asked, sampling) | dict(extra or {})
+        data = await self._request(asked, body, session)
         try:
-            reply = read_reply(data, plain=plain)
+            reply = read_reply(data, plain=isinstance(asked, str))
         except MalformedReplyError as error:
             raise unreadable(self._where, error) from error
         self._usage = self._usage + reply.usage
@@ -254,18 +256,23 @@ class OpenAIEngine:
         extra: dict[str, Any] = {"return_token_ids": True} if self.findings.token_ids else {}
         if isinstance(asked, str):
             reply = await self.ask(asked, sampling, session=session, extra=extra)
-            return Sampled(tuple(one.as_continuation() for one in reply.choices), reply.usage)
+            continued = tuple(self._cut(one.as_continuation(), sampling) for one in reply.choices)
+            return Sampled(continued, reply.usage)
         while True:
             fields = self.room.switch.fields
             try:
                 reply = await self._ask_as_wished(asked, sampling, session, extra | dict(fields))
+            except ContentRefusedError:
+                raise
             except EngineRefusedError:
                 if self.room.switch.refuse(fields):
                     continue
                 raise
             break
         self.room.switch.take(fields)
-        return self._read_thoughts(reply, fields)
+        read = self._read_thoughts(reply, fields)
+        whole = tuple(self._cut(one, sampling) for one in read.completions)
+        return replace(read, completions=whole)
 
     def _read_thoughts(self, reply: Reply, fields: Mapping[str, Any]) -> Sampled:
         """Returns replies apart from what was thought before them, which is counted."""
@@ -304,6 +311,8 @@ class OpenAIEngine:
             reply = await self.ask(messages, sampling, session=session, extra=body)
             found = self.first_logprobs(reply)
             nothing = replace(nothing, usage=reply.usage)
+        except ContentRefusedError:
+            raise
         except EngineRefusedError:
             if self.room.refuse_verdict(fields):
                 return nothing
@@ -322,6 +331,15 @@ class OpenAIEngine:
         shares = {choice: mass / total for choice, mass in masses.items()} if total else {}
         return ChoiceProbs(shares, min(1.0, total), reply.usage)
 
+    def _cut(self, completion: Completion, sampling: Sampling) -> Completion:
+        """Ends a reply at a stop sequence that the server did not take."""
+        ends = [completion.text.find(stop) for stop in sampling.stop]
+        ends = [end for end in ends if end >= 0]
+        if "stop" not in self.dialect.dropped or not ends:
+            return completion
+        text = completion.text[: min(ends)]
+        return replace(completion, text=text, finish_reason="stop", token_ids=None)
+
     async def _ask_with_schema(
         self,
         messages: Sequence[Message],
@@ -334,23 +352,21 @@ class OpenAIEngine:
         form = {"response_format": {"type": "json_schema", "json_schema": wanted}}
         try:
             return await self.ask(messages, sampling, session=session, extra=extra | form)
-        except EngineReplyError:
+        except ContentRefusedError:
+            raise
+        except EngineRefusedError:
             # It may have refused the field; if it refuses the bare request too, this raises.
             reply = await self.ask(messages, sampling, session=session, extra=extra)
         self.findings.takes_schema = False
-        text = f"{self.name} does not support reply schemas; the prompt alone asks for the format."
-        self.findings.note(text)
-        self._on_event(text)
+        self._tell("does not support reply schemas; the prompt alone asks for the format.")
         return reply
 
     def _render(self, asked: Asked, sampling: Sampling) -> dict[str, Any]:
-        """Returns a request's body, in the fields that this server takes."""
-        body: dict[str, Any] = {"model": self.model, "temperature": sampling.temperature}
+        """Returns a request's body in the protocol's own fields, without its conversation."""
+        body: dict[str, Any] = {"model": self._sent_name}
+        body |= {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
         if isinstance(asked, str):
-            body |= {"prompt": asked, "max_tokens": sampling.max_tokens}
-        else:
-            body["messages"] = [{"role": m.role, "content": m.content} for m in asked]
-            body[self.findings.length_field] = sampling.max_tokens
+            body["prompt"] = asked
         if sampling.n != 1:
             body["n"] = sampling.n
         if sampling.top_p != 1.0:
@@ -360,27 +376,72 @@ class OpenAIEngine:
         seed = sampling.seed
         if seed is None and not self.findings.samples_differ and sampling.temperature > 0:
             seed = self._random.randrange(1 << 31)  # else it would return the same sample again
-        if seed is not None and self.findings.sends_seed:
+        if seed is not None:
             body["seed"] = seed
         return body
 
-    def _adapt(self, error: StatusError) -> bool:
-        """Changes how requests are written where the server asks for it; True to ask again.
+    async def _request(self, asked: Asked, body: dict[str, Any], session: str | None) -> Any:
+        """Sends a request, again in another way where the server asks for one."""
+        plain = isinstance(asked, str)
+        is_bounded = False
+        for _ in range(MOST_ADAPTATIONS):
+            sent = self._write(asked, body)
+            try:
+                return await self.transport.request(
+                    "POST",
+                    PLAIN_ROUTE if plain else CHAT_ROUTE,
+                    sent,
+                    name=self.name,
+                    session=session,
+                )
+            except StatusError as error:
+                refused = error
+            if refused.refusal.limits.reply_tokens is not None and not is_bounded:
+                body = self._bound_reply(refused, body)
+                is_bounded = True
+            else:
+                self.dialect.learn(refused.refusal, sent, () if isinstance(asked, str) else asked)
+            for words in self.dialect.told.values():
+                self._tell(words)
+            if self._write(asked, body) == sent:
+                break
+        if refused.refusal.status == 404 or (plain and refused.refusal.status in (405, 501)):
+            raise await explain_not_found(
+                self.transport, self.model or "", refused, plain=plain
+            ) from refused
+        raise refused
 
-        Each change is made once, so that a server that keeps asking cannot keep us busy.
+    def _write(self, asked: Asked, body: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(asked, str):
+            return self.dialect.write(body)
+        messages = [{"role": m.role, "content": m.content} for m in self.dialect.arrange(asked)]
+        return self.dialect.write({**body, "messages": messages})
+
+    def _bound_reply(self, error: StatusError, body: dict[str, Any]) -> dict[str, Any]:
+        """Returns a body that asks for no longer a reply than fits.
+
+        Raises:
+            DocumentTooLongError: The prompt leaves too little room.
         """
-        if error.status != 400:
-            return False
-        if self.findings.length_field == "max_tokens" and "max_completion_tokens" in error.text:
-            self.findings.length_field = "max_completion_tokens"
-            return True
-        if self.findings.sends_seed and error.param == "seed":
-            self.findings.sends_seed = False
-            self.findings.note(
-                f"{self.name} does not take a seed; its samples are not reproducible."
+        limits, length = error.refusal.limits, body["max_tokens"]
+        room = limits.reply_tokens or 0
+        if limits.prompt_tokens is None:
+            self.dialect.bound_replies(room)
+            return body
+        if room < min(ROOM_ENOUGH, length // 2):
+            too_long = DocumentTooLongError(
+                f"{self._where} refused the prompt as too long: {error.shown}"
             )
-            return True
-        return False
+            too_long.window_tokens = limits.window_tokens
+            raise too_long from error
+        return body | {"max_tokens": min(room, length)}
+
+    def _tell(self, words: str) -> None:
+        """Tells once how the server differs from others."""
+        text = f"{self.name} {words}"
+        if text not in self.findings.notes:
+            self.findings.note(text)
+            self._on_event(text)
 
     def _takes_n(self, sampling: Sampling) -> bool:
         differ = self.findings.samples_differ or sampling.temperature == 0
@@ -422,66 +483,10 @@ class OpenAIEngine:
                 self._connected = True
 
     async def _find_model(self) -> None:
-        try:
-            served = await self._list_models()
-        except EngineReplyError:
-            # Some gateways have no model list; a given name may still be right.
-            if self.model is None:
-                raise ModelNotFoundError(
-                    f"{self.base_url} lists no models.", hint="Name one with --model."
-                ) from None
-            return
+        meant = await find_model(self.transport, self.model, self.name)
         if self.model is None:
-            if len(served) != 1:
-                raise ModelNotFoundError(
-                    f"{self.base_url} serves {len(served)} models: {_join_names(served)}.",
-                    hint="Choose one with --model.",
-                )
-            self.model = next(iter(served))
+            self.model = meant.sent
             if not self._named:
-                self.name = self.model
-                self.room.name = self.name
-        elif served and self.model not in served:
-            raise self._no_such_model(served)
-        if self.model in served:
-            self.findings.context_tokens = window_of(served[self.model])
-
-    async def _list_models(self) -> dict[str, dict[str, Any]]:
-        reply = await self.transport.request("GET", "/models", name=self.name)
-        found = parse_model_list(reply)
-        if found is None:
-            raise EngineReplyError(f"{self.base_url}/models did not return a list of models.")
-        return found
-
-    async def _explain_not_found(self, error: StatusError, plain: bool) -> EngineError:
-        """Returns what a 404 means: no such route, or no such model."""
-        try:
-            served = await self._list_models()
-        except EngineError:
-            served = None
-        if plain and (served is None or self.model in served):
-            return EngineReplyError(
-                f"{self.base_url} cannot continue plain text with {self.model!r} (status "
-                f"{error.status} from {PLAIN_ROUTE}): {error.text}",
-                hint="Send it as chat; in agenticlu eval: --chat.",
-            )
-        if served is None:
-            return EngineReplyError(
-                f"{self.base_url} has no chat completions (status 404): {error.text}",
-                hint="Is the address that of an OpenAI-compatible API? It often ends in /v1.",
-            )
-        if self.model in served:
-            return EngineReplyError(
-                f"{self.base_url} lists the model {self.model!r} but answers 404: {error.text}"
-            )
-        return self._no_such_model(served)
-
-    def _no_such_model(self, served: Mapping[str, Any]) -> ModelNotFoundError:
-        return ModelNotFoundError(
-            f"{self.base_url} has no model {self.model!r}. It serves: {_join_names(served)}.",
-            hint=did_you_mean(self.model or "", served),
-        )
-
-
-def _join_names(served: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(served)[:8]) or "none"
+                self.name = self.room.name = self.model
+        self._sent_name = meant.sent
+        self.findings.context_tokens = meant.context_tokens

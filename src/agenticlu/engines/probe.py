@@ -23,7 +23,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Capabilities, Sampling
-from agenticlu.engines.listing import ServedModel, parse_model_list, parse_served_model
+from agenticlu.engines.listing import ServedModel, find_listed, parse_model_list, parse_served_model
 from agenticlu.engines.protocol import MalformedReplyError, Reply, parse_json
 
 TIMEOUT_S = 10.0
@@ -47,8 +47,6 @@ class Findings:
     seed_repeats: bool | None = None
     thinks: bool = False
     context_tokens: int | None = None
-    length_field: str = "max_tokens"
-    sends_seed: bool = True
     takes_schema: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -253,9 +251,12 @@ def read_served_model(
             unreachable = error
             continue
         answered = True
-        names = [model] if model is not None else list(listed)
-        if len(names) == 1 and names[0] in listed:
-            found[url] = parse_served_model(names[0], listed[names[0]])
+        if model is not None:
+            meant = find_listed(model, listed)
+        else:
+            meant = find_listed(next(iter(listed)), listed) if len(listed) == 1 else None
+        if meant is not None:
+            found[url] = parse_served_model(meant[1], listed[meant[1]])
     if not answered and unreachable is not None:
         raise unreachable
     vouched = {one.weights: url for url, one in found.items() if one.weights}

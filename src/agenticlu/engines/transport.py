@@ -24,16 +24,21 @@ from urllib.parse import urlsplit
 
 from agenticlu.core.errors import (
     AgenticluError,
-    DocumentTooLongError,
     EngineAuthError,
     EngineBusyError,
-    EngineRefusedError,
     EngineReplyError,
     EngineUnreachableError,
 )
 from agenticlu.core.records import without_lone_surrogates
 from agenticlu.engines.base import Health
 from agenticlu.engines.protocol import MalformedReplyError, parse_json
+from agenticlu.engines.refusals import (
+    Refusal,
+    explain,
+    find_refusal,
+    read_refusal,
+    speaks_of_key,
+)
 
 if TYPE_CHECKING:
     import aiohttp
@@ -43,27 +48,6 @@ MOST_REPLY_BYTES = 16 << 20
 """Longest body that is read, unpacked. A hundred long samples take a tenth of it."""
 STALLED_S = 120.0
 """An endpoint that was asked and says nothing for so long is called stalled."""
-BUSY_STATUSES = frozenset({408, 409, 425, 429})
-NO_ROOM_STATUSES = frozenset({408, 425, 429, 503})
-"""Statuses that speak of load; other 5xx may be due to the request."""
-TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
-_TOO_LONG = re.compile(
-    r"context[ _](?:length|window|size)|maximum[ _](?:model|context|input)|max_model_len"
-    r"|too many tokens|prompt is too long|exceeds? the (?:available|model)",
-    re.IGNORECASE,
-)
-
-
-class StatusError(EngineRefusedError):
-    """The server refused a request for a reason in the request itself."""
-
-    def __init__(self, message: str, *, status: int, text: str, param: str | None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.text = text
-        """The server's own words."""
-        self.param = param
-        """Field of the request that it names."""
 
 
 class EndpointClock:
@@ -137,7 +121,7 @@ class Transport:
         self.base_url = base_url
         self.clock = EndpointClock()
         self._api_key_env = api_key_env
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -165,6 +149,7 @@ class Transport:
             EngineUnreachableError: There is no connection, or it broke off.
             EngineBusyError: No answer in time, overload, or an error inside the server.
             EngineAuthError: The key was refused, or one is needed.
+            ContentRefusedError: The server's moderation refused the prompt.
             DocumentTooLongError: The prompt exceeds the model's window.
             StatusError: The server refused the request for another reason.
             EngineReplyError: The reply is no JSON, or too long.
@@ -172,7 +157,7 @@ class Transport:
         import aiohttp
 
         where = f"{name} at {self.base_url}"
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
         headers = {} if session is None else {"X-Session-ID": session}
         data = None
         if body is not None:
@@ -197,11 +182,15 @@ class Transport:
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(where, error) from error
         if response.status >= 400:
-            raise self._explain(where, response.status, response.headers, content)
+            raise self._explain(where, read_refusal(content, response.status), response.headers)
         try:
-            return parse_json(content)
+            data = parse_json(content)
         except MalformedReplyError as error:
             raise unreadable(where, error) from error
+        refusal = find_refusal(data)
+        if refusal is not None:
+            raise self._explain(where, refusal, response.headers)
+        return data
 
     async def _read(self, where: str, response: aiohttp.ClientResponse) -> bytes:
         """Returns a reply's body, unpacked step by step so that none can fill the memory."""
@@ -256,48 +245,21 @@ class Transport:
         found.never_answered = not self.clock.has_answered
         return found
 
-    def _explain(
-        self, where: str, status: int, headers: Mapping[str, str], content: bytes
-    ) -> AgenticluError:
-        text = content.decode("utf-8", "replace").strip()
-        body: Any = None
-        with contextlib.suppress(ValueError):
-            body = json.loads(text)
-        detail = body.get("error", body) if isinstance(body, dict) else None
-        fields: Mapping[str, Any] = detail if isinstance(detail, dict) else {"message": detail}
-        text = self.scrub(str(fields.get("message") or text))
-        code = str(fields.get("code"))
-        if status in (401, 403):
-            return self._refused_key(where, status)
-        if status in (400, 413, 422) and (code in TOO_LONG_CODES or _TOO_LONG.search(text)):
-            return DocumentTooLongError(f"{where} refused the prompt as too long: {text}")
-        if status in BUSY_STATUSES or (status >= 500 and status != 501):
-            busy = EngineBusyError(f"{where} is busy or failing (status {status}): {text}")
-            busy.is_fault = status not in NO_ROOM_STATUSES
-            busy.retry_after_s = parse_retry_after(headers)
-            if busy.retry_after_s is not None and busy.retry_after_s > 1:
-                busy.hint = f"It asks to come back in {busy.retry_after_s:.0f} s."
-            if "insufficient_quota" in (code, fields.get("type")):
-                busy.retry_after_s = math.inf  # paying helps, waiting does not
-                busy.hint = "The account behind the key has no quota left."
-            return busy
-        return StatusError(
-            f"{where} refused the request (status {status}): {text}",
-            status=status,
-            text=text,
-            param=fields.get("param"),
-        )
+    def _explain(self, where: str, refusal: Refusal, headers: Mapping[str, str]) -> AgenticluError:
+        shown = self.scrub(refusal.text)
+        if speaks_of_key(refusal):
+            return self._refused_key(where, refusal.status, shown)
+        return explain(where, refusal, shown, parse_retry_after(headers))
 
-    def _refused_key(self, where: str, status: int) -> EngineAuthError:
+    def _refused_key(self, where: str, status: int, shown: str) -> EngineAuthError:
         name = self._api_key_env
+        told = f"(status {status}): {shown}" if shown else f"(status {status})"
         if os.environ.get(name):
             return EngineAuthError(
-                f"{where} refused the key in {name} (status {status}).",
-                hint=f"Check the value of {name}.",
+                f"{where} refused the key in {name} {told}", hint=f"Check the value of {name}."
             )
         return EngineAuthError(
-            f"{where} requires a key (status {status}), and {name} is not set.",
-            hint=f"export {name}=...",
+            f"{where} requires a key, and {name} is not set {told}", hint=f"export {name}=..."
         )
 
     def scrub(self, text: str) -> str:

@@ -389,6 +389,14 @@ def test_different_answers_do_not_match(answer: str, gold: str) -> None:
     assert not answers.matches(answer, [gold])
 
 
+def test_a_figure_of_more_digits_than_python_reads_is_a_figure() -> None:
+    text = "7" * 5000
+    assert answers.matches(text, [text])
+    assert not answers.matches(text, ["7"])
+    passages = [{"title": "A", "text": "a"}]
+    assert helmet.citation_scores([f"A lamp [{text}]."], passages, lambda *_: True) is not None
+
+
 @given(st.text(max_size=60))
 def test_an_answer_matches_itself_unless_it_has_no_words(text: str) -> None:
     assert answers.matches(text, [text]) == bool(answers.canonical_tokens(text))

@@ -179,7 +179,7 @@ def citation_averages(
         if not verdicts.settle(entails):
             break
     positions: dict[str, int] = {}
-    for found in re.findall(r"\[\d+", " ".join(line for lines in sentences for line in lines)):
+    for found in re.findall(r"\[\d{1,9}", " ".join(line for lines in sentences for line in lines)):
         place = str(int(found[1:]) - 1)
         positions[place] = positions.get(place, 0) + 1
     return {

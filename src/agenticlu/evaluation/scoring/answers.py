@@ -146,7 +146,9 @@ def _number(token: str) -> str:
     if re.fullmatch(r"-?\d+(?:\.\d+)?", figure):
         whole, _, part = figure.partition(".")
         part = part.rstrip("0")
-        figure = str(int(whole)) if not part else f"{whole}.{part}"
+        # Python reads no more than 4,300 digits, and replies hold what they like.
+        plain = str(int(whole)) if len(whole) < 100 else whole
+        figure = f"{whole}.{part}" if part else plain
     return figure + (ordinal or "")
 
 

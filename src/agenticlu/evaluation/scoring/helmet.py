@@ -336,7 +336,7 @@ def citation_scores(
 
     for sentence in sentences:
         claim = remove_citations(sentence).strip()
-        cited = [int(found[1:]) - 1 for found in re.findall(r"\[\d+", sentence)]
+        cited = [int(found[1:]) - 1 for found in re.findall(r"\[\d{1,9}", sentence)]
         if num_shown is None:
             valid = bool(cited) and all(i < len(passages) for i in cited)
         else:
