@@ -430,7 +430,8 @@ class OpenAIEngine:
             return body
         if room < min(ROOM_ENOUGH, length // 2):
             too_long = DocumentTooLongError(
-                f"{self._where} refused the prompt as too long: {error.shown}"
+                f"{self._where} refused the prompt as too long (status {error.refusal.status}):"
+                f" {error.shown}"
             )
             too_long.window_tokens = limits.window_tokens
             raise too_long from error

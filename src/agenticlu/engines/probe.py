@@ -6,25 +6,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from agenticlu.core.errors import (
     ConfigError,
-    EngineAuthError,
+    EngineBusyError,
     EngineRefusedError,
     EngineReplyError,
     EngineUnreachableError,
 )
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Capabilities, Sampling
-from agenticlu.engines.listing import ServedModel, find_listed, parse_model_list, parse_served_model
-from agenticlu.engines.protocol import MalformedReplyError, Reply, parse_json
+from agenticlu.engines.listing import ServedModel, find_listed, parse_served_model
+from agenticlu.engines.naming import list_models
+from agenticlu.engines.protocol import Reply
+from agenticlu.engines.transport import Transport
 
 TIMEOUT_S = 10.0
 WORDS = "river lantern copper meadow harbour violet engine thistle marble falcon"
@@ -270,29 +269,17 @@ def read_served_model(
 
 def _read_list(base_url: str, api_key_env: str, timeout_s: float) -> dict[str, dict[str, Any]]:
     """Returns a server's entries by name; empty where it has no list that can be read."""
-    key = os.environ.get(api_key_env)
-    request = urllib.request.Request(
-        f"{base_url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"} if key else {}
-    )
-    local = urlsplit(base_url).hostname in ("localhost", "127.0.0.1", "::1")
-    proxies = [urllib.request.ProxyHandler({})] if local else []
-    try:
-        with urllib.request.build_opener(*proxies).open(request, timeout=timeout_s) as reply:
-            content = parse_json(reply.read())
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise EngineAuthError(
-                f"{base_url} refused the key in {api_key_env} (status {error.code}).",
-                hint=f"export {api_key_env}=... with a key that this server accepts.",
-            ) from error
-        return {}
-    except MalformedReplyError:
-        return {}
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise EngineUnreachableError(
-            f"No server answers at {base_url} ({reason}).",
-            hint="Is it running, and is the address right? It often ends in /v1."
-            " `agenticlu doctor` tries it.",
-        ) from error
-    return parse_model_list(content) or {}
+
+    async def ask() -> dict[str, dict[str, Any]]:
+        transport = Transport(base_url.rstrip("/"), api_key_env, timeout_s)
+        try:
+            return await list_models(transport, "The server")
+        finally:
+            await transport.close()
+
+    # In a thread of its own: this one may run an event loop.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            return thread.submit(asyncio.run, ask()).result()
+        except (EngineReplyError, EngineBusyError):
+            return {}

@@ -284,7 +284,7 @@ def explain(
     if status in BUSY_STATUSES or (status < 500 and _RATE.search(about)):
         return _busy(f"{where} is busy or failing {told}", refusal, retry_after_s)
     if refusal.limits.reply_tokens is None and is_too_long(refusal.code, text, status):
-        error = DocumentTooLongError(f"{where} refused the prompt as too long: {shown}")
+        error = DocumentTooLongError(f"{where} refused the prompt as too long {told}")
         error.window_tokens = refusal.limits.window_tokens
         return error
     own = status == 501 or ROLES.search(text) or UNSUPPORTED.search(about)

@@ -179,6 +179,10 @@ class Transport:
                 f"{where} did not answer within {limit_s:.0f} s.",
                 hint="Send fewer requests at once, or raise --timeout.",
             ) from error
+        except aiohttp.ClientResponseError as error:
+            raise EngineReplyError(
+                f"{where} sent no HTTP that can be read ({self.scrub(error.message)})."
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(where, error) from error
         if response.status >= 400:
