@@ -47,7 +47,6 @@ def build_model(vocabulary: int) -> Any:
     """Returns a small Llama with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    attention.register()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=128, intermediate_size=352, num_hidden_layers=2,
@@ -55,7 +54,7 @@ def build_model(vocabulary: int) -> Any:
         use_cache=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation(attention.NAME)
+    attention.use_trie_attention(model)
     return model.train()
 
 

@@ -63,7 +63,6 @@ def build_model(vocabulary: int, dtype: torch.dtype = torch.float32) -> Any:
     """Returns the benchmark's model with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    attention.register()
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=256, intermediate_size=704, num_hidden_layers=4,
@@ -71,7 +70,7 @@ def build_model(vocabulary: int, dtype: torch.dtype = torch.float32) -> Any:
         max_position_embeddings=32_768, use_cache=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype)
-    model.set_attn_implementation(attention.NAME)
+    attention.use_trie_attention(model)
     return model.train()
 
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import pytest
 import torch
 
 from agenticlu.training import attention
 from agenticlu.training.losses import sft_edge_weights
 from agenticlu.training.model import EdgeModel
+from agenticlu.training.separate import use_own_attention
 from agenticlu.training.trie import TriePlan
 
 
-def set_own_attention(model: Any) -> None:
-    """Lets a model compute attention as transformers does where nothing else is asked for."""
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+@contextlib.contextmanager
+def wide_floats() -> Iterator[None]:
+    """transformers computes norms and recurrences in fp32 whatever the model's type: not here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch, "float", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
+
+
+@dataclass
+class Sample:
+    """Traces and their targets."""
+
+    traces: list[np.ndarray]
+    masks: list[np.ndarray]
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -40,7 +57,7 @@ def backward_plan(edges: EdgeModel, plan: TriePlan, traces: int) -> float:
 
 def separate(model, sample) -> float:
     """Mean over traces of the mean loss of a trace, the model's own attention and logits."""
-    set_own_attention(model)
+    use_own_attention(model)
     total = 0.0
     for ids, mask in zip(sample.traces, sample.masks, strict=True):
         row = torch.from_numpy(ids)[None]

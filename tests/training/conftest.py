@@ -65,7 +65,6 @@ def build_model(family: str, *, vocabulary: int = 40, **changes: Any) -> Any:
 
     from agenticlu.training import attention
 
-    attention.register()
     torch.manual_seed(3)
     if family == "gpt2":
         config: Any = GPT2Config(
@@ -81,7 +80,7 @@ def build_model(family: str, *, vocabulary: int = 40, **changes: Any) -> Any:
         }  # fmt: skip
         config = LlamaConfig(**settings)
         model = LlamaForCausalLM(config)
-    model.set_attn_implementation(attention.NAME)
+    attention.use_trie_attention(model)
     return model.train()
 
 

@@ -11,7 +11,7 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.training import attention
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.losses import sft_edge_weights
-from agenticlu.training.model import EdgeModel, check_architecture, check_modules
+from agenticlu.training.model import EdgeModel
 from agenticlu.training.parallel import checkpoint_layers
 from agenticlu.training.step import group_ranges, run_groups
 from agenticlu.training.trie import TriePlan, build_plan
@@ -121,17 +121,16 @@ def test_groups_of_leaves_equal_one_pass(tries, make_model, checkpointing) -> No
 def call_attention(**changes):
     plan = build_plan([np.arange(6)], [np.zeros(6, bool)])
     q = torch.randn(1, 2, 6, 8)
-    given = {"tree_plan": TrieMask.of(plan, "cpu"), **changes}
-    return attention.attention_forward(torch.nn.Identity(), q, q, q, None, **given)
+    given = {"tree_plan": TrieMask.of(plan, "cpu"), "attention_mask": None, **changes}
+    return attention.attention_forward(torch.nn.Identity(), q, q, q, **given)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tree_plan": None}, "did not hand the trie's plan"),
-        ({"softcap": 30.0}, "soft-capped"),
-        ({"s_aux": torch.zeros(2)}, "sink logits"),
-        ({"sliding_window": 5}, "window of 5 tokens"),
+        ({"tree_plan": None}, "drops keyword arguments"),
+        ({"position_bias": torch.zeros(2)}, "position bias"),
+        ({"attention_mask": torch.zeros(2)}, "attention mask"),
         ({"dropout": 0.1}, "dropout"),
     ],
 )
@@ -141,21 +140,3 @@ def test_what_a_trie_cannot_express_is_refused(changes, message) -> None:
     call_attention(sliding_window=6)
     with pytest.raises(TrainingError, match=message):
         call_attention(**changes)
-
-
-def test_architectures_are_refused_by_name(make_model) -> None:
-    from transformers import Gemma2Config, LlamaConfig
-
-    check_architecture(LlamaConfig())
-    with pytest.raises(TrainingError, match=r"gemma2: .*softcap"):
-        check_architecture(Gemma2Config())
-    with pytest.raises(TrainingError, match=r"attention_dropout is 0.1"):
-        check_architecture(LlamaConfig(attention_dropout=0.1))
-    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    with pytest.raises(TrainingError, match=r"dynamic"):
-        check_architecture(LlamaConfig(rope_parameters=dynamic))
-    model = make_model("llama")
-    check_modules(model)
-    model.extra = torch.nn.Dropout(0.1)
-    with pytest.raises(TrainingError, match=r"extra has dropout"):
-        check_modules(model)

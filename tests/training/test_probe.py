@@ -55,7 +55,7 @@ FAULTS = [see_all, lose_a_prefix, count_on, shift_branches]
 def trained():
     """The bundled model in bf16, which its own kernels round by a quarter of a nat."""
     folder = Path(agenticlu.__file__).parent / "demo" / "model"
-    return load_model(str(folder), torch.bfloat16, torch.device("cpu"))
+    return load_model(str(folder), torch.bfloat16, torch.device("cpu")).model
 
 
 def test_rounding_of_the_models_own_kernels_is_allowed(trained) -> None:
@@ -121,12 +121,11 @@ def test_a_check_that_could_not_fail_is_an_error(make_model) -> None:
 def test_a_model_class_that_drops_keywords_is_refused() -> None:
     from transformers import StableLmConfig, StableLmForCausalLM
 
-    attention.register()
     config = StableLmConfig(
         vocab_size=40, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=2, use_cache=False,
     )  # fmt: skip
     model = StableLmForCausalLM(config)
-    model.set_attn_implementation(attention.NAME)
+    attention.use_trie_attention(model)
     with pytest.raises(TrainingError, match=r"drops keyword arguments|cannot be trained on tries"):
         probe_model(EdgeModel(model), "cpu")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from families import make_model
-from trie_gradients import backward_plan, gradients, separate, set_own_attention, worst
+from trie_gradients import backward_plan, gradients, separate, wide_floats, worst
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.training import attention, recurrent
@@ -21,6 +20,7 @@ from agenticlu.training.losses import dpo_edge_weights, trace_sums
 from agenticlu.training.model import EdgeModel
 from agenticlu.training.parallel import checkpoint_layers
 from agenticlu.training.probe import probe_model
+from agenticlu.training.separate import use_own_attention
 from agenticlu.training.step import run_groups
 from agenticlu.training.trie import Pairs, TrieSegment, build_plan
 
@@ -28,21 +28,10 @@ FAMILIES = ("qwen3_5_text", "qwen3_next", "lfm2")
 
 
 def build_hybrid(family: str) -> Any:
-    attention.register()
     model = make_model(family, vocab_size=40)
     model.set_experts_implementation("eager")  # the others refuse fp64
-    model.set_attn_implementation(attention.NAME)
+    attention.use_trie_attention(model)
     return model.train()
-
-
-@contextlib.contextmanager
-def wide_floats() -> Iterator[None]:
-    """transformers computes norms and recurrences in fp32 whatever the model's type: not here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "float32", torch.float64)
-        patch.setattr(torch, "float", torch.float64)
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        yield
 
 
 @pytest.fixture
@@ -101,7 +90,7 @@ def test_preferences_are_those_of_separate_traces(tries, family) -> None:
     pairs = Pairs([0, 2, 3], [1, 1, 4])
     reference = np.linspace(-9, -4, plan.num_traces)
 
-    set_own_attention(model)
+    use_own_attention(model)
     sums = []
     for ids, mask in zip(sample.traces, sample.masks, strict=True):
         row = torch.from_numpy(ids)[None]
@@ -193,7 +182,7 @@ def test_a_trie_of_recurrent_layers_is_not_divided(tries) -> None:
     edges, sample = EdgeModel(build_hybrid("lfm2")), tries(3, num_traces=9)
     plan = build_plan(sample.traces, sample.masks)
     limit = plan.segments[0].end + 14
-    with pytest.raises(TrainingError, match=r"not shared among ranks nor split") as caught:
+    with pytest.raises(TrainingError, match=r"not shared among ranks nor") as caught:
         run_groups(edges, plan, "cpu", limit, lambda logp: logp)
     assert "--context-parallel 1" in caught.value.hint
 
@@ -205,5 +194,5 @@ def test_a_layer_that_loses_the_plan_is_refused(monkeypatch) -> None:
     layer.forward = lambda hidden_states, **kwargs: follow(
         hidden_states, **{k: v for k, v in kwargs.items() if k != "tree_plan"}
     )
-    with pytest.raises(TrainingError, match=r"recurrent layers? .*1 of 2"):
+    with pytest.raises(TrainingError, match=r"reaches 1 of 2 recurrent"):
         probe_model(edges, "cpu")

@@ -5,7 +5,7 @@ each rectangle's ordinary backward with the merged out and log-sum-exp, which gi
 rectangle's share (TRAINING 2.2, 2.3). As one opaque operator it can be named in a checkpoint
 policy, counted by FlopCounterMode and stepped over by torch.compile.
 
-`register()` puts it into transformers' table of attention functions under the name
+`use_trie_attention()` puts it into transformers' table of attention functions under the name
 "agenticlu_tree"; the plan travels as the keyword argument `tree_plan` and is mandatory.
 """
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from agenticlu.attention.kernels import Blocks, Kernel, candidates, load_kernel, merge_into
 from agenticlu.core.errors import TrainingError
+from agenticlu.training.path_attention import path_attention
 from agenticlu.training.trie import Rectangle, TriePlan, TrieSegment, build_plan, count_pairs
 
 NAME = "agenticlu_tree"
@@ -243,13 +244,16 @@ def tree_attention_backward(
 
 
 @dataclass
-class _Counter:
-    """Calls of the operator in this process; the loop checks them against the layers."""
+class Counter:
+    """Calls of trie attention in this process, checked against the layers."""
 
     forward_calls: int = 0
+    path_calls: int = 0
+    windows: int = 0
+    """Those of layers that named their window; a layer that keeps it to itself cannot be right."""
 
 
-counter = _Counter()
+counter = Counter()
 
 
 @tree_attention.register_fake
@@ -328,7 +332,7 @@ class TrieMask:
     """Flat; see `TriePlan.flat_rectangles`."""
     kernel: str
     max_depth: int
-    """Tokens of the longest trace; a sliding window must be at least this wide."""
+    """Tokens of the longest trace; a window that is wider hides nothing."""
     attend: Callable[[Tensor, Tensor, Tensor, float, int | None], Tensor] | None = None
     """Context parallelism, groups of leaves: computes out_SHD from (q, k, v, scale, layer) instead
     of the plain operator."""
@@ -340,6 +344,15 @@ class TrieMask:
         """Wraps a plan for one process."""
         depth = int(plan.positions_S.max()) + 1
         return cls(plan.flat_rectangles, kernel, depth, segments=plan.segments)
+
+    def refuse_division(self, who: str) -> None:
+        """Raises TrainingError where ranks share the trie or it runs as groups of leaves."""
+        if self.attend is not None:
+            raise TrainingError(
+                f"{who} run along a whole trie in one process: it is not shared among ranks nor "
+                "split into groups of leaves.",
+                hint="Use --context-parallel 1, and leave leaf_groups_tokens out.",
+            )
 
 
 def attention_forward(
@@ -365,41 +378,45 @@ def attention_forward(
     kind = type(module).__name__
     if tree_plan is None:
         raise TrainingError(
-            f"{kind} did not hand the trie's plan to its attention: this model class drops "
-            "keyword arguments, and without the plan every trace would see every other.",
+            f"{kind} drops keyword arguments, so the trie's plan does not reach its attention.",
             hint="This architecture cannot be trained on tries.",
         )
     if attention_mask is not None:
         raise TrainingError(f"{kind} passed an attention mask; a trie's mask is its plan.")
     if dropout:
         raise TrainingError(
-            f"{kind} uses attention dropout {dropout}: shared tokens cannot draw "
-            "independent masks.",
+            f"{kind} uses dropout {dropout}: shared tokens cannot draw independent masks.",
             hint="Set the dropout probabilities in the model's config.json to 0.",
         )
-    if softcap is not None or s_aux is not None or position_bias is not None:
-        what = "soft-capped scores" if softcap is not None else "sink logits or a position bias"
-        raise TrainingError(f"{kind} uses {what}, which trie attention does not compute.")
-    if sliding_window is not None and sliding_window < tree_plan.max_depth:
-        raise TrainingError(
-            f"{kind} has a window of {sliding_window} tokens, narrower than the longest trace "
-            f"({tree_plan.max_depth} tokens)."
-        )
+    if position_bias is not None:
+        raise TrainingError(f"{kind} uses a position bias, which trie attention does not compute.")
     assert query.shape[0] == 1, "a trie is one row"
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if tree_plan.attend is not None:
+    counter.windows += sliding_window is not None
+    narrow = sliding_window is not None and sliding_window < tree_plan.max_depth
+    unequal = query.shape[-1] != value.shape[-1]  # the kernels know one head size
+    if narrow or unequal or softcap is not None or s_aux is not None:
+        tree_plan.refuse_division(f"{kind} layers with windows, capped scores, sinks or wide heads")
+        counter.forward_calls += 1
+        counter.path_calls += 1
+        out = path_attention(
+            q, k, v, tree_plan.segments, scale, window=sliding_window if narrow else None,
+            softcap=softcap, sinks_H=s_aux,
+        )  # fmt: skip
+    elif tree_plan.attend is not None:
         out = tree_plan.attend(q, k, v, scale, getattr(module, "layer_idx", None))
     else:
         out, _lse = tree_attention(q, k, v, tree_plan.rectangles, scale, tree_plan.kernel)
     return out.unsqueeze(0), None
 
 
-def register() -> None:
-    """Makes "agenticlu_tree" known to transformers; safe to call again."""
+def use_trie_attention(model: Any) -> None:
+    """Lets a model's layers call `attention_forward`; classes without the interface do not."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attention_forward)
+    model.set_attn_implementation(NAME)
 
 
 @dataclass(frozen=True)

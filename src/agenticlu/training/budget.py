@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agenticlu.training.config import TrainConfig
+from agenticlu.training.sharing import find_auto_class
 from agenticlu.training.trie import TriePlan
 
 Checkpointing = Literal["none", "full", "keep-attention"]
@@ -34,6 +35,7 @@ class ModelShape:
     layers: int
     hidden: int
     heads: int
+    """0 for a model without attention."""
     groups: int
     head_dim: int
     mlp: int
@@ -47,26 +49,27 @@ class ModelShape:
         """Reads a transformers configuration; weights are counted on the meta device."""
         import torch
         from torch import nn
-        from transformers import AutoModelForCausalLM
 
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            model = find_auto_class(config).from_config(config)
+        text = config.get_text_config()
         head, table = model.get_output_embeddings(), model.get_input_embeddings()
         linear = sum(
             module.weight.numel()
             for module in model.modules()
             if module.__class__.__name__ in ("Linear", "Conv1D") and module is not head
         )
-        heads = int(config.num_attention_heads)
+        heads = int(getattr(text, "num_attention_heads", None) or 0)
+        mlp = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
         assert isinstance(table, nn.Embedding)
         return cls(
-            layers=int(config.num_hidden_layers),
-            hidden=int(config.hidden_size),
+            layers=int(text.num_hidden_layers),
+            hidden=int(text.hidden_size),
             heads=heads,
-            groups=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_dim=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
-            mlp=int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size),
-            vocabulary=int(config.vocab_size),
+            groups=int(getattr(text, "num_key_value_heads", None) or heads),
+            head_dim=int(getattr(text, "head_dim", None) or text.hidden_size // max(heads, 1)),
+            mlp=int(max(mlp) if isinstance(mlp, list) else mlp),
+            vocabulary=int(text.vocab_size),
             layer_weights=linear,
             total_weights=sum(parameter.numel() for parameter in model.parameters()),
         )

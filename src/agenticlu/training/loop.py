@@ -32,19 +32,21 @@ from agenticlu.training import attention, budget, checkpoint, losses, parallel
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.context import check_heads
 from agenticlu.training.encode import Encoder, Unit, load_units
+from agenticlu.training.export import render_card, write_export
 from agenticlu.training.model import (
     DTYPES,
     EdgeModel,
     add_adapter,
     find_stop_ids,
+    load_config,
     load_model,
     load_shape,
     load_tokenizer,
     resolve_model,
-    write_export,
 )
-from agenticlu.training.probe import ProbeResult, probe_model
+from agenticlu.training.probe import confirm_sharing
 from agenticlu.training.rows import find_rows
+from agenticlu.training.sharing import UNSHARED, choose_sharing
 from agenticlu.training.step import TrieRunner, render_step
 from agenticlu.training.trie import Step, Trie, build_schedule, build_trie, group_by_document
 
@@ -108,10 +110,17 @@ class Run:
             )  # fmt: skip
             self.say(f"validation: {report.summary()}")
         self.documents = group_by_document(self.units)
+        self.sharing = choose_sharing(load_config(self.source))
+        self._draw_schedule()
+
+    def _draw_schedule(self) -> None:
+        config = self.config
+        self.per_trie = 1 if self.sharing.separate else config.traces_per_trie
+        self.min_shared = UNSHARED if self.sharing.separate else config.min_shared
         self.schedule: list[Step] = build_schedule(
             self.documents,
             batch=config.batch,
-            per_trie=config.traces_per_trie,
+            per_trie=self.per_trie,
             seed=config.seed,
             epochs=config.epochs,
             max_steps=config.max_steps,
@@ -119,11 +128,11 @@ class Run:
 
     def build_trie(self, numbers: Sequence[int]) -> Trie:
         """Plans units of the training split."""
-        return build_trie([self.units[n] for n in numbers], min_shared=self.config.min_shared)
+        return build_trie([self.units[n] for n in numbers], min_shared=self.min_shared)
 
     def validation_groups(self) -> list[list[Unit]]:
         """Returns the units of each trie of the validation split."""
-        size = self.config.traces_per_trie
+        size = self.per_trie
         return [
             [self.validation[number] for number in document[start : start + size]]
             for document in group_by_document(self.validation)
@@ -167,6 +176,7 @@ class Run:
             "rows": len(self.units),
             "dropped": dict(self.report.reasons),
             "documents": len(self.documents),
+            "separate": self.sharing.reason,
             "steps": len(self.schedule),
             **budget.forecast(
                 load_shape(self.source), sizes, num_tries=len(groups),
@@ -206,17 +216,18 @@ class Run:
         # A frozen base alone on its device stays in the computing dtype (PEFT keeps the adapter in
         # fp32); sharded groups need one dtype, and an adapter in bf16 would not move.
         trained = self.dtype if config.lora_rank and not sharded else self.master
-        model = load_model(self.source, self.dtype if self.device.type == "cuda" else trained, home)
+        loaded = load_model(
+            self.source, self.dtype if self.device.type == "cuda" else trained, home
+        )
+        for note in loaded.notes:
+            self.say(note)
+        model = loaded.model
         self.shape = budget.ModelShape.from_config(model.config)  # of what is really loaded
         self._choose_kernel()
         model.train()
-        self.edges = EdgeModel(model, edge_chunk=config.edge_chunk)
+        self.edges = EdgeModel(model, edge_chunk=config.edge_chunk, changed=loaded.changed)
         # Before sharding, for then one rank alone could not run the model.
-        self.probe: ProbeResult | None = None
-        if ranks.first:
-            probe_kernel = self.kernel if home.type == self.device.type else "cpu"
-            self.probe = probe_model(self.edges, probe_kernel)
-            self.say(f"trie against separate: {self.probe.render()}")
+        self._confirm_sharing(self.kernel if home.type == self.device.type else "cpu")
         if config.lora_rank:
             self.edges.model = add_adapter(model, config, self.source)
         parallel.checkpoint_layers(model, config.checkpointing, offload=config.offload)
@@ -231,13 +242,35 @@ class Run:
         self.say(
             f"model: {self.source}, {format_count(self.shape.total_weights)} weights, "
             f"{str(self.dtype).removeprefix('torch.')}, {ranks.world} {self.device.type} rank(s), "
-            f"attention kernel {self.kernel}"
+            + (
+                f"attention kernel {self.kernel}"
+                if self.edges.rows is None
+                else "its own attention"
+            )
         )
         self.optimizer = losses.build_optimizer(config, self.edges)
-        self.runner = TrieRunner(config, ranks, self.edges, self.kernel, self.shape)
+        self.runner = TrieRunner(
+            config, ranks, self.edges, self.kernel, self.shape, self.min_shared
+        )
+
+    def _confirm_sharing(self, kernel: str) -> None:
+        """Probes the model, and gives tries up where they are not exact."""
+        before = self.sharing
+        self.sharing, self.probe = confirm_sharing(self.edges, kernel, before, self.ranks)
+        if self.sharing.separate:
+            self.say(self.sharing.render(self.edges.causal_lm().config.model_type))
+        if self.probe is not None:
+            way = "rows" if self.sharing.separate else "trie"
+            self.say(f"{way} against separate: {self.probe.render()}")
+        if self.sharing != before:  # the plan was drawn for tries
+            self._draw_schedule()
+            self.check_plan()
 
     def _choose_kernel(self) -> None:
         config, shape = self.config, self.shape
+        self.kernel, self.kernels_rejected = "plain", dict[str, str]()
+        if not shape.heads:
+            return
         check_heads(config.context_mode, config.context_parallel, shape.heads, shape.groups)
         choice = attention.choose_kernel(
             config.attention_kernel, shape.heads, shape.groups, shape.head_dim, self.dtype,
@@ -251,7 +284,9 @@ class Run:
         """Computes the reference's log-probabilities that are not stored yet."""
         ranks = self.ranks
         model_hash = ranks.same(
-            checkpoint.hash_model(self.source, str(self.dtype), self.kernel)
+            checkpoint.hash_model(
+                self.source, str(self.dtype), "own" if self.sharing.separate else self.kernel
+            )
             if ranks.first
             else None
         )
@@ -302,8 +337,7 @@ class Run:
     def evaluate(self, step: int) -> dict[str, Any]:
         """Runs the validation split without gradients."""
         tries = [
-            build_trie(units, min_shared=self.config.min_shared)
-            for units in self.validation_groups()
+            build_trie(units, min_shared=self.min_shared) for units in self.validation_groups()
         ]
         step_size = losses.count_targets(self.validation)
         totals = self.runner.run(tries, step_size, learn=False)
@@ -449,19 +483,6 @@ class Run:
                 if config.save_every and step % config.save_every == 0:
                     self.checkpoints.save(step, self.edges, self.optimizer, self.facts())
         return loss
-
-
-def render_card(config: TrainConfig, source: str, num_rows: int, num_steps: int) -> str:
-    """Renders the export's README."""
-    start = f"Started from `{source}`"
-    if config.stage == "dpo":
-        kind = "a base model, not an SFT result" if config.from_base else "the SFT result"
-        start += f" ({kind}), which is also the reference"
-    return (
-        f"# Trained with agenticlu: {config.stage}\n\n{start}.\n\n"
-        f"{num_rows} rows of `{config.dataset}`, {num_steps} steps.\n\n"
-        f"```json\n{config.model_dump_json(indent=2)}\n```\n"
-    )
 
 
 def train(config: TrainConfig) -> dict[str, Any]:

@@ -38,15 +38,15 @@ class _EdgeLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, sources: Tensor,
-        targets: Tensor, chunk: int, logit_scale: float,
+        targets: Tensor, chunk: int, logit_scale: float, softcap: float | None,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(hidden, weight, bias, sources, targets)
-        ctx.chunk, ctx.logit_scale = chunk, logit_scale
+        ctx.chunk, ctx.logit_scale, ctx.softcap = chunk, logit_scale, softcap
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logp_E = torch.empty(len(sources), dtype=wide, device=hidden.device)
         for start in range(0, len(sources), chunk):
             part = slice(start, start + chunk)
-            logits = _logits(hidden[sources[part]], weight, bias, logit_scale, wide)
+            logits = _logits(hidden[sources[part]], weight, bias, logit_scale, softcap, wide)
             chosen = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
             logp_E[part] = chosen - logits.logsumexp(1)
         return logp_E
@@ -65,9 +65,11 @@ class _EdgeLogprobs(torch.autograd.Function):
         for start in range(0, len(sources), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             h = hidden[sources[part]]
-            logits = _logits(h, weight, bias, ctx.logit_scale, wide)
+            logits = _logits(h, weight, bias, ctx.logit_scale, ctx.softcap, wide)
             dlogits = logits.softmax(1).mul_(-grad_E[part].unsqueeze(1))
             dlogits.scatter_add_(1, targets[part].unsqueeze(1), grad_E[part].unsqueeze(1))
+            if ctx.softcap is not None:  # c tanh(x / c) has the slope 1 - (its value / c)^2
+                dlogits.mul_(1.0 - (logits / ctx.softcap).square_())
             dlogits.mul_(ctx.logit_scale)
             # Products in the weights' dtype, as the forward has them; sums over chunks wide.
             narrow = dlogits.to(weight.dtype)
@@ -81,15 +83,18 @@ class _EdgeLogprobs(torch.autograd.Function):
             dhidden.to(hidden.dtype) if need_hidden else None,
             None if dweight is None else dweight.to(weight.dtype),
             None if dbias is None or bias is None else dbias.to(bias.dtype),
-            None, None, None, None,
+            None, None, None, None, None,
         )  # fmt: skip
 
 
 def _logits(
-    h: Tensor, weight: Tensor, bias: Tensor | None, logit_scale: float, wide: torch.dtype
-) -> Tensor:
+    h: Tensor, weight: Tensor, bias: Tensor | None, logit_scale: float, softcap: float | None,
+    wide: torch.dtype,
+) -> Tensor:  # fmt: skip
     logits = torch.nn.functional.linear(h, weight, bias).to(wide)
-    return logits.mul_(logit_scale) if logit_scale != 1.0 else logits
+    if logit_scale != 1.0:
+        logits = logits.mul_(logit_scale)
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
 def edge_logprobs(
@@ -101,11 +106,15 @@ def edge_logprobs(
     bias_V: Tensor | None = None,
     chunk: int = 2048,
     logit_scale: float = 1.0,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Returns logp_E in fp32 (fp64 for fp64 inputs); no tensor of more than chunk x V exists."""
+    """Returns logp_E in fp32 (fp64 for fp64 inputs); no tensor of more than chunk x V exists.
+
+    Logits are scaled, then capped to softcap * tanh(logit / softcap).
+    """
     assert chunk > 0
     result: Tensor = _EdgeLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_SC, weight_VC, bias_V, sources_E, targets_E, chunk, logit_scale
+        hidden_SC, weight_VC, bias_V, sources_E, targets_E, chunk, logit_scale, softcap
     )
     return result
 

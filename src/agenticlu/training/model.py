@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
-from agenticlu.core.files import load_json_object
 from agenticlu.engines.local.checkpoint import find_end_ids
 from agenticlu.training import attention, recurrent
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.losses import edge_logprobs
+from agenticlu.training.separate import SeparateRows, use_own_attention
+from agenticlu.training.sharing import (
+    count_windows,
+    find_auto_class,
+    find_dropout,
+    switch_dropout_off,
+)
 from agenticlu.training.trie import TriePlan
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -87,100 +92,94 @@ def find_base_model(name: str) -> str:
     return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def load_shape(name: str) -> ModelShape:
-    """Returns the shape of a model without loading its weights."""
+def load_config(name: str) -> Any:
+    """Loads the configuration of a model, or of an adapter's base."""
     from transformers import AutoConfig
 
     with _model_errors(name):
-        config = AutoConfig.from_pretrained(find_base_model(name))
-    check_architecture(config)
-    return ModelShape.from_config(config)
+        return AutoConfig.from_pretrained(find_base_model(name))
 
 
-def load_model(name: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Loads a causal language model with trie attention.
+def load_shape(name: str) -> ModelShape:
+    """Returns the shape of a model without loading its weights."""
+    return ModelShape.from_config(load_config(name))
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model, ready to be trained."""
+
+    model: nn.Module
+    changed: Mapping[str, Any]
+    """Settings that training changed, as the configuration had them; an export gets them back."""
+    notes: tuple[str, ...]
+    """What a user should know about it, a sentence each."""
+
+
+def load_model(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """Loads a causal language model.
 
     Raises:
         ModelNotFoundError: It cannot be found or read.
-        TrainingError: Its architecture cannot be trained on tries; says why.
     """
     import transformers.utils.logging
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    attention.register()
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base = find_base_model(name)
+    config = load_config(base)
+    kind, notes = config.model_type, []
+    changed = switch_dropout_off(config)
+    wide: dict[str, Any] = {}
+    if dtype == torch.float64:
+        wide["experts_implementation"] = "eager"  # grouped products know no fp64
     with _model_errors(base):
-        config = AutoConfig.from_pretrained(base)
-        check_architecture(config)
-        model = AutoModelForCausalLM.from_pretrained(
-            base, config=config, dtype=dtype, attn_implementation=attention.NAME
-        )
+        model = find_auto_class(config).from_pretrained(base, config=config, dtype=dtype, **wide)
     if base != name:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, name).merge_and_unload()
     model.config.use_cache = False
-    result: nn.Module = nn.Module.to(model, device)
-    check_modules(result)
-    return result
-
-
-def check_architecture(config: Any) -> None:
-    """Refuses settings under which a trie's gradients would not be those of separate training.
-
-    Raises:
-        TrainingError: Names the setting and the reason.
-    """
-    name = config.model_type
-    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if getattr(config, key, None):
-            raise TrainingError(f"{name}: {key} is set; soft-capped scores are not supported.")
-    for key, value in vars(config).items():
-        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, float) and value > 0:
-            if "classifier" in key or "summary" in key:
-                continue
-            raise TrainingError(
-                f"{name}: {key} is {value}; shared tokens cannot draw independent masks.",
-                hint=f"Set {key} to 0 in the model's config.json.",
-            )
-    rope = getattr(config, "rope_scaling", None) or getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default") if isinstance(rope, dict) else "default"
-    if kind in ("dynamic", "longrope"):
-        raise TrainingError(
-            f"{name}: rotary embeddings of type {kind} depend on the length of the row, which in "
-            "a trie is not the length of a trace."
-        )
-    if getattr(config, "output_router_logits", False):
-        raise TrainingError(
-            f"{name}: output_router_logits is set; the router loss would count stored tokens.",
-            hint="Set output_router_logits to false in the model's config.json.",
-        )
-
-
-def check_modules(model: nn.Module) -> None:
-    """Refuses dropout modules that are switched on.
-
-    Raises:
-        TrainingError: Names the module.
-    """
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Dropout) and module.p > 0:
-            raise TrainingError(f"{path} has dropout {module.p}; it must be 0 on a trie.")
+    if off := (*changed, *find_dropout(model)):
+        notes.append(f"{kind}: dropout is off ({', '.join(off)}): rows share their tokens")
+    if getattr(config.get_text_config(), "output_router_logits", False):
+        notes.append(f"{kind}: the router's load-balancing loss is not part of the loss")
+    if type(model.config) is not type(config):
+        notes.append(f"{kind}: only its language model is trained and exported")
+    return LoadedModel(nn.Module.to(model, device), changed, tuple(notes))
 
 
 class EdgeModel(nn.Module):
     """A causal language model that returns log-probabilities of edges instead of logits."""
 
-    def __init__(self, model: nn.Module, *, edge_chunk: int = 2048) -> None:
+    def __init__(
+        self, model: nn.Module, *, edge_chunk: int = 2048, changed: Mapping[str, Any] | None = None
+    ) -> None:
+        """Takes a model and lets its layers follow a trie.
+
+        Args:
+            model: A transformers model.
+            edge_chunk: Edges whose logits are in memory at once.
+            changed: Settings of its configuration that an export gets back.
+        """
         super().__init__()
         self.model = model
         self.edge_chunk = edge_chunk
+        self.changed = dict(changed or {})
         config: Any = model.config
-        scaling = getattr(config, "logits_scaling", None)
-        self.logit_scale = float(getattr(config, "logit_scale", None) or 1.0) / (scaling or 1.0)
-        self.num_layers = int(config.get_text_config().num_hidden_layers)
+        text = config.get_text_config()
+        self.logit_scale, self.logit_cap = find_logit_settings(text)
+        self.num_layers = int(text.num_hidden_layers)
+        self.num_windows = count_windows(config)
         self.recurrent_layers = recurrent.install(model)
+        self.rows: SeparateRows | None = None
+        """Runs traces apart from each other; None on a trie."""
+        attention.use_trie_attention(model)
+
+    def separate_rows(self, *, alone: bool) -> None:
+        """Gives tries up: traces run one after another, as transformers runs them."""
+        model = self.causal_lm()
+        use_own_attention(model)
+        self.rows = SeparateRows(model, alone=alone)
 
     def causal_lm(self) -> Any:
         """Returns the transformers model, without PEFT's wrapper."""
@@ -193,8 +192,11 @@ class EdgeModel(nn.Module):
         Raises:
             TrainingError: Some layer did not go through trie attention.
         """
-        before = (attention.counter.forward_calls, recurrent.counter.calls)
-        output = self.causal_lm().base_model(
+        decoder = find_decoder(self.causal_lm())
+        if self.rows is not None:
+            return self.rows.run(decoder, ids_S, tree_plan.segments)
+        before = dataclasses.replace(attention.counter), recurrent.counter.calls
+        output = decoder(
             input_ids=ids_S.unsqueeze(0),
             position_ids=positions_S.unsqueeze(0),
             use_cache=False,
@@ -205,20 +207,21 @@ class EdgeModel(nn.Module):
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def _check_calls(self, attention_before: int, recurrent_before: int) -> None:
-        attended = attention.counter.forward_calls - attention_before
+    def _check_calls(self, attention_before: attention.Counter, recurrent_before: int) -> None:
+        attended = attention.counter.forward_calls - attention_before.forward_calls
+        windows = attention.counter.windows - attention_before.windows
         branched = recurrent.counter.calls - recurrent_before
         problem = None
         if branched != self.recurrent_layers:
             problem = (
-                f"The plan of the trie reached recurrent layers {branched} of "
-                f"{self.recurrent_layers} times"
+                f"a trie's plan reaches {branched} of {self.recurrent_layers} recurrent layers"
             )
         # Hybrids have layers with neither, or with both.
         elif not self.recurrent_layers and attended != self.num_layers:
+            problem = f"trie attention was called {attended} times in {self.num_layers} layers"
+        elif windows < self.num_windows:
             problem = (
-                f"The model called trie attention {attended} times in {self.num_layers} layers; "
-                "some layer computes something else"
+                f"{windows} of {self.num_windows} layers with a window say so to trie attention"
             )
         if problem:
             raise TrainingError(
@@ -245,6 +248,7 @@ class EdgeModel(nn.Module):
             bias_V=getattr(head, "bias", None),
             chunk=self.edge_chunk,
             logit_scale=self.logit_scale,
+            softcap=self.logit_cap,
         )
 
     def run(self, plan: TriePlan, kernel: str) -> Tensor:
@@ -257,16 +261,26 @@ class EdgeModel(nn.Module):
         return logp_E
 
 
+def find_decoder(model: Any) -> Any:
+    """Returns the part of a causal language model that gives hidden states."""
+    decoder = model.get_decoder()
+    return model.model if decoder is model else decoder
+
+
+def find_logit_settings(config: Any) -> tuple[float, float | None]:
+    """Returns the factor of a model's logits, and the cap that follows (None: no cap)."""
+    scale = 1.0
+    for key in ("logit_scale", "lm_head_multiplier"):
+        scale *= getattr(config, key, None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    caps = (getattr(config, key, None) for key in ("final_logit_softcapping", "logits_soft_cap"))
+    cap = next(filter(None, caps), None)
+    return float(scale), None if cap is None else float(cap)
+
+
 def to_tensors(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[Tensor]:
     """Copies arrays to a device."""
     return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
-
-
-COPIED = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
-    "vocab.json", "merges.txt", "added_tokens.json", "chat_template.jinja", "chat_template.json",
-    "generation_config.json",
-)  # fmt: skip
 
 
 def add_adapter(model: nn.Module, config: TrainConfig, source: str) -> nn.Module:
@@ -294,131 +308,3 @@ def adapter_off(edges: EdgeModel) -> contextlib.AbstractContextManager[Any]:
         context: contextlib.AbstractContextManager[Any] = model.disable_adapter()
         return context
     return contextlib.nullcontext()
-
-
-def write_export(
-    edges: EdgeModel,
-    weights: dict[str, Tensor] | None,
-    source: str,
-    tokenizer: Any,
-    config: TrainConfig,
-    *,
-    dtype: torch.dtype,
-    card: str,
-) -> None:
-    """Writes the trained model to OUT/export in Hugging Face layout, completely or not at all.
-
-    An adapter is merged if asked to, or if its base is on no disk: the base of a second adapter is
-    the first one's model with that adapter merged.
-
-    Args:
-        edges: The model.
-        weights: Its unsharded state where it is sharded, keys as in `edges`.
-        source: Where the run started; tokenizer and generation settings are taken from there.
-        tokenizer: Saved first, then overwritten by the source's own files.
-        config: The run's settings.
-        dtype: Of the computation; after bf16 the export has the dtype of the source's weights.
-        card: Text of README.md.
-
-    Raises:
-        TrainingError: The folder cannot be written.
-    """
-    folder = Path(config.out) / "export"
-    part = folder.with_name(f".{folder.name}.part")
-    model, state, dtype = _collect_state(edges, weights, source, config, dtype)
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        with _stored_settings(model.config, dtype):
-            model.save_pretrained(part, state_dict=state)
-        tokenizer.save_pretrained(part)
-        for name in COPIED:
-            if (Path(source) / name).is_file():
-                shutil.copyfile(Path(source) / name, part / name)
-        _switch_sampling_on(part / "generation_config.json")
-        (part / "README.md").write_text(card, encoding="utf-8")
-        for file in part.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        raise TrainingError(
-            f"Could not write the export to {folder}: {error}",
-            hint="Free space and run the same command again; it resumes from the last checkpoint.",
-        ) from error
-    _replace_folder(part, folder)
-
-
-def _collect_state(
-    edges: EdgeModel,
-    weights: dict[str, Tensor] | None,
-    source: str,
-    config: TrainConfig,
-    dtype: torch.dtype,
-) -> tuple[Any, dict[str, Tensor], torch.dtype]:
-    """Returns the model to save, its weights on the CPU, and their dtype."""
-    model: Any = edges.model
-    state = edges.state_dict() if weights is None else weights
-    state = {key.removeprefix("model."): value for key, value in state.items()}
-    if not config.lora_rank:
-        dtype = _choose_export_dtype(source, dtype)
-    elif config.lora_merge or find_base_model(source) != source:
-        dtype = _choose_export_dtype(source, dtype)
-        model, state = _merge_adapter(source, state, config, dtype)
-    elif dtype == torch.bfloat16:
-        dtype = torch.float32  # an adapter is small, and trained in fp32
-    for tied in getattr(edges.causal_lm(), "all_tied_weights_keys", {}):
-        state.pop(tied, None)
-    state = {
-        key: value.detach().to("cpu", dtype) if value.is_floating_point() else value
-        for key, value in state.items()
-    }
-    return model, state, dtype
-
-
-def _choose_export_dtype(source: str, dtype: torch.dtype) -> torch.dtype:
-    path = Path(source) / "config.json"
-    if dtype != torch.bfloat16:
-        return dtype
-    values = load_json_object(path)
-    found = getattr(torch, str(values.get("dtype") or values.get("torch_dtype")), None)
-    return found if isinstance(found, torch.dtype) else dtype
-
-
-@contextlib.contextmanager
-def _stored_settings(config: Any, dtype: torch.dtype) -> Iterator[None]:
-    """Sets what an export's config.json should say but training must not use."""
-    before = (config.use_cache, config.dtype)
-    config.use_cache, config.dtype = True, dtype
-    try:
-        yield
-    finally:
-        config.use_cache, config.dtype = before
-
-
-def _replace_folder(part: Path, folder: Path) -> None:
-    # A folder cannot be renamed onto another, so the old one steps aside first.
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _merge_adapter(
-    source: str, state: dict[str, Tensor], config: TrainConfig, dtype: torch.dtype
-) -> tuple[Any, dict[str, Tensor]]:
-    from peft import set_peft_model_state_dict
-
-    fresh: Any = add_adapter(load_model(source, dtype, torch.device("cpu")), config, source)
-    adapter = {key.replace(".default", ""): value for key, value in state.items() if "lora_" in key}
-    set_peft_model_state_dict(fresh, adapter)
-    whole = fresh.merge_and_unload()
-    return whole, dict(whole.state_dict())
-
-
-def _switch_sampling_on(path: Path) -> None:
-    values = load_json_object(path)
-    values["do_sample"] = True
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

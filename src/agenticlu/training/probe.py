@@ -16,17 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.losses import FloatArray
 from agenticlu.training.model import EdgeModel
-from agenticlu.training.trie import TriePlan, build_plan
+from agenticlu.training.parallel import Ranks
+from agenticlu.training.sharing import UNSHARED, Sharing
+from agenticlu.training.trie import TriePlan, TrieSegment, build_plan, build_rectangles
 
 FACTOR = 2.0
 """A trie may differ by this many times what the model's own kernels differ by."""
 FLOOR_NAT = 1e-5
 """Allowed in any case: two kernels may also agree to the last bit."""
+MOST_CUT_NAT = 1e-3
+"""A recurrence that is cut and gone on from differs by less, if only by rounding."""
 ROOT_TOKENS = 24
 OWN_ATTENTION = ("sdpa", "eager")
 
@@ -70,6 +74,42 @@ class ProbeResult:
         return f"{self.trie_nat:.0e} nat in {dtype} (its own kernels differ by {self.own_nat:.0e})"
 
 
+def confirm_sharing(
+    edges: EdgeModel, kernel: str, sharing: Sharing, ranks: Ranks
+) -> tuple[Sharing, ProbeResult | None]:
+    """Prepares a model for the way of training that was chosen for it, and checks it on one rank.
+
+    Returns:
+        The way, which is one row after another where a trie turned out not to be exact; and the
+        difference, where it was measured.
+
+    Raises:
+        TrainingError: Separate rows are not what the model computes, either; or ranks are to share
+            one.
+    """
+    result = None
+    if ranks.first and not sharing.separate:
+        try:
+            result = probe_model(edges, kernel)
+        except torch.OutOfMemoryError:
+            raise
+        # Layers that were never meant to see a plan fail in ways of their own.
+        except (TrainingError, ArithmeticError, AttributeError, LookupError, RuntimeError,
+                TypeError, ValueError) as error:  # fmt: skip
+            reason = str(error).removeprefix(f"{type(edges.causal_lm()).__name__}: ").rstrip(".")
+            sharing = Sharing(True, reason.splitlines()[0] if reason else type(error).__name__)
+    sharing = ranks.same(sharing)
+    if not sharing.separate:
+        return sharing, result
+    if ranks.context > 1:
+        raise TrainingError(
+            f"{sharing.render(type(edges.causal_lm()).__name__)}. Ranks cannot share a row.",
+            hint="Use --context-parallel 1.",
+        )
+    edges.separate_rows(alone=sharing.alone)
+    return sharing, probe_model(edges, kernel) if ranks.first else None
+
+
 @torch.no_grad()
 def probe_model(edges: EdgeModel, kernel: str) -> ProbeResult:
     """Compares a small trie with its traces one by one through the model's own attention.
@@ -79,21 +119,27 @@ def probe_model(edges: EdgeModel, kernel: str) -> ProbeResult:
     """
     model = edges.causal_lm()
     dtype = next(model.parameters()).dtype
-    sample = _Sample.draw(int(model.config.vocab_size))
+    separate = edges.rows is not None
+    sample = _Sample.draw(int(model.config.get_text_config().vocab_size), shared=not separate)
     training = model.training
     model.eval()
-    result = _compare(edges, kernel, sample, dtype)
-    if dtype.itemsize < 4 and not (result.agrees and result.sees_mask and result.sees_positions):
-        with contextlib.suppress(torch.OutOfMemoryError), _in_fp32(model):
-            result = _compare(edges, "plain", sample, torch.float32)
-    model.train(training)
+    try:
+        result = _compare(edges, kernel, sample, dtype)
+        sure = result.agrees and result.sees_mask and (separate or result.sees_positions)
+        if dtype.itemsize < 4 and not sure:
+            with contextlib.suppress(torch.OutOfMemoryError), _in_fp32(model):
+                result = _compare(edges, "plain", sample, torch.float32)
+    finally:
+        model.train(training)
     kind = type(model).__name__
     if not result.agrees:
+        what = "training" if separate else "a trie"
+        way = "it" if separate else "training on tries"
         raise TrainingError(
-            f"{kind}: a trie gives log-probabilities {result.trie_nat:.1e} nat off those of its "
+            f"{kind}: {what} gives log-probabilities {result.trie_nat:.1e} nat off those of its "
             f"traces one by one (allowed {result.allowed_nat:.0e}: the model's own kernels differ "
-            f"by {result.own_nat:.0e}), so training on tries would not be exact.",
-            hint="This architecture cannot be trained on tries.",
+            f"by {result.own_nat:.0e}), so {way} would not be exact.",
+            hint="This architecture cannot be trained" + ("." if separate else " on tries."),
         )
     if not result.sees_mask:
         raise TrainingError(
@@ -113,7 +159,7 @@ class _Sample:
     plan: TriePlan
 
     @classmethod
-    def draw(cls, vocabulary: int) -> _Sample:
+    def draw(cls, vocabulary: int, *, shared: bool) -> _Sample:
         generator = np.random.default_rng(11)
 
         def some(count: int) -> npt.NDArray[np.int64]:
@@ -128,7 +174,8 @@ class _Sample:
             np.concatenate((stem, some(1), said[:length]))
             for stem, length in zip(stems, (8, 12, 7, 10, 9), strict=True)
         )
-        return cls(traces, build_plan(traces, [np.arange(len(ids)) > 0 for ids in traces]))
+        masks = [np.arange(len(ids)) > 0 for ids in traces]
+        return cls(traces, build_plan(traces, masks, min_shared=1 if shared else UNSHARED))
 
     def off(self, a: FloatArray, b: FloatArray) -> float:
         """Returns the root mean square difference below the root, where a trie can go wrong."""
@@ -139,13 +186,14 @@ class _Sample:
 def _compare(edges: EdgeModel, kernel: str, sample: _Sample, dtype: torch.dtype) -> ProbeResult:
     plan, model = sample.plan, edges.causal_lm()
     rows = np.arange(plan.num_rows)
-    seeing_all = dataclasses.replace(plan, rectangles=((0, plan.num_rows, 0, plan.num_rows, 1),))
+    whole = TrieSegment(0, plan.num_rows, plan.num_rows, 0, 0, None)
+    seeing_all = dataclasses.replace(plan, rectangles=build_rectangles([whole]), segments=(whole,))
     counted_on = dataclasses.replace(plan, positions_S=rows)
     right, mask, positions = (
         edges.run(one, kernel).double().cpu().numpy()[plan.edge_of_K]
         for one in (plan, seeing_all, counted_on)
     )
-    expected, *others = _own_logprobs(model, sample.traces)
+    expected, *others = _own_logprobs(model, sample, recurrent=edges.recurrent_layers > 0)
     return ProbeResult(
         trie_nat=sample.off(right, expected),
         own_nat=max(sample.off(other, expected) for other in others),
@@ -155,10 +203,14 @@ def _compare(edges: EdgeModel, kernel: str, sample: _Sample, dtype: torch.dtype)
     )
 
 
-def _own_logprobs(model: Any, traces: Sequence[npt.NDArray[np.int64]]) -> list[FloatArray]:
-    """Returns the traces' log-probabilities one by one, then as a batch by each stock attention."""
+def _own_logprobs(model: Any, sample: _Sample, *, recurrent: bool) -> list[FloatArray]:
+    """Returns the traces' log-probabilities one by one, then in other ways of transformers' own.
+
+    These are a batch by each stock attention and, since a recurrence rounds by where it is cut, a
+    root that is read first and gone on from.
+    """
     found: list[FloatArray] = []
-    before = model.config._attn_implementation
+    traces, before = sample.traces, model.config._attn_implementation
     try:
         for name in OWN_ATTENTION:
             try:
@@ -167,6 +219,11 @@ def _own_logprobs(model: Any, traces: Sequence[npt.NDArray[np.int64]]) -> list[F
                 continue
             if not found:
                 found.append(np.concatenate([_run_batch(model, [ids]) for ids in traces]))
+                if recurrent:
+                    continued = _run_continued(model, traces)
+                    # Some classes cannot go on from a cache by several tokens: not rounding.
+                    if sample.off(continued, found[0]) < MOST_CUT_NAT:
+                        found.append(continued)
             found.append(_run_batch(model, traces))
     finally:
         model.set_attn_implementation(before)
@@ -179,7 +236,24 @@ def _run_batch(model: Any, traces: Sequence[npt.NDArray[np.int64]]) -> FloatArra
     for row, trace in enumerate(traces):
         ids[row, : len(trace)] = trace
     rows = torch.from_numpy(ids).to(next(model.parameters()).device)
-    logits = model(input_ids=rows, use_cache=False).logits
+    return _pick_logprobs(model(input_ids=rows, use_cache=False).logits, rows, traces)
+
+
+def _run_continued(model: Any, traces: Sequence[npt.NDArray[np.int64]]) -> FloatArray:
+    """Like `_run_batch` for one trace at a time, whose root is read first and then gone on from."""
+    found = []
+    for trace in traces:
+        row = torch.from_numpy(trace[None]).to(next(model.parameters()).device)
+        start = model(input_ids=row[:, :ROOT_TOKENS], use_cache=True)
+        name = "past_key_values" if hasattr(start, "past_key_values") else "cache_params"
+        rest = model(input_ids=row[:, ROOT_TOKENS:], use_cache=True, **{name: start[name]})
+        found.append(_pick_logprobs(torch.cat((start.logits, rest.logits), 1), row, [trace]))
+    return np.concatenate(found)
+
+
+def _pick_logprobs(
+    logits: Tensor, rows: Tensor, traces: Sequence[npt.NDArray[np.int64]]
+) -> FloatArray:
     found = []
     for row, (trace, words) in enumerate(zip(traces, rows, strict=True)):
         logp = logits[row, : len(trace) - 1].double().log_softmax(-1)

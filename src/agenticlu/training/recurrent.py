@@ -279,12 +279,7 @@ def _forward(
     if tree_plan is None:
         return original(hidden_states, *args, **kwargs)
     counter.calls += 1
-    if tree_plan.attend is not None:
-        raise TrainingError(
-            "Recurrent layers run on a whole trie in one process: their state passes from row to "
-            "row, so a trie is not shared among ranks nor split into groups of leaves.",
-            hint="Use --context-parallel 1, and leave leaf_groups_tokens out.",
-        )
+    tree_plan.refuse_division("Recurrent layers, whose state passes from row to row,")
     if kwargs.pop("attention_mask", None) is not None:
         raise TrainingError("A recurrent layer was given a mask; a trie's mask is its plan.")
     kwargs.pop(state_argument, None)

@@ -48,6 +48,8 @@ class TrieRunner:
     """Attention kernel."""
     shape: ModelShape
     """Of the model, to predict what a trie costs."""
+    min_shared: int
+    """See `build_plan`."""
     reference: ReferenceStore | None = None
     """DPO: log-probabilities under the reference; None in SFT."""
     idle_share: float = 0.0
@@ -107,7 +109,7 @@ class TrieRunner:
                 for units in step:
                     digests = {trace.digest() for unit in units for trace in unit.traces}
                     if not digests <= known:
-                        todo.append(build_trie(units, min_shared=self.config.min_shared))
+                        todo.append(build_trie(units, min_shared=self.min_shared))
                         known |= digests
                 self._add_reference(store, todo)
                 progress.advance(note=f"{len(known) - before} traces computed")
@@ -149,10 +151,13 @@ class TrieRunner:
         costs = [float(self.shape.count_trie_flop(trie.plan)) for trie in tries]
         rows = deal_tries(costs, self.ranks.data_ranks)
         self.idle_share = compute_idle_share(costs, rows)
+        # Ranks run the model equally often, also where each trace is a run of its own.
+        apart = self.edges.rows is not None and self.edges.rows.alone
+        num_traces = 2 if apart and self.config.stage == "dpo" else 1
         for row in rows:
             number = row[self.ranks.data_rank]
             trie = None if number is None else tries[number]
-            plan = dummy_plan() if trie is None else trie.plan
+            plan = dummy_plan(num_traces=num_traces) if trie is None else trie.plan
             yield trie, build_share(plan, self.ranks, self.config.context_mode, self.kernel)
 
     def _forward(self, share: TrieShare) -> Tensor:

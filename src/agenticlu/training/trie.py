@@ -263,10 +263,12 @@ def build_rectangles(segments: Sequence[TrieSegment]) -> tuple[Rectangle, ...]:
     return (*squares, *((s.end, s.last, s.start, s.end, 0) for s in parents))
 
 
-def dummy_plan(token: int = 0, num_rows: int = 64) -> TriePlan:
-    """Returns a trie without edges, to fill an empty place among lockstep ranks."""
-    ids = np.full(num_rows, token, dtype=np.int64)
-    return build_plan([ids], [np.zeros(num_rows, dtype=np.bool_)])
+def dummy_plan(token: int = 0, num_rows: int = 64, num_traces: int = 1) -> TriePlan:
+    """Returns a plan without edges, to fill an empty place among lockstep ranks."""
+    lengths = range(num_rows - num_traces + 1, num_rows + 1)
+    traces = [np.full(length, token, dtype=np.int64) for length in lengths]
+    masks = [np.zeros(length, dtype=np.bool_) for length in lengths]
+    return build_plan(traces, masks, min_shared=num_rows + 1)  # nothing shared
 
 
 class Pairs:
