@@ -224,13 +224,13 @@ def test_servers_of_different_weights_make_no_pool(tmp_path: Path, listing: Any)
     assert "different weights" in result.exception.message
 
 
-def test_our_server_tells_weights_folder_and_pieces(server_url: str) -> None:
+def test_our_server_tells_weights_and_pieces_but_no_folder(server_url: str) -> None:
     from agenticlu.engines.probe import read_served_model
 
     found = read_served_model([server_url])
     assert found is not None
     assert found.weights == fingerprint(BUNDLED_MODEL)
-    assert Path(found.root) == BUNDLED_MODEL
+    assert (found.id, found.root) == ("model", "")
     assert (found.piece_tokens, found.context_tokens) == (64, 32768)
 
 

@@ -23,8 +23,9 @@ from agenticlu.engines.base import Sampling
 from agenticlu.engines.local import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.server import build_app
-from agenticlu.server.requests import RequestError, parse_request, safe_text
+from agenticlu.server import Service, build_app
+from agenticlu.server.limits import RequestError
+from agenticlu.server.requests import parse_request
 
 WINDOW = 1200
 DOCUMENT = "The mill at Dunmore was built by Ada Larkin in the spring. " * 12
@@ -223,10 +224,8 @@ def test_a_text_is_continued_as_in_process(url: str, local: HFEngine) -> None:
     [
         ({"prompt": ""}, "prompt"),
         ({"prompt": [1, 2]}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
         ({"messages": []}, "messages"),
-        ({"prompt": "a", "echo": True}, "echo"),
-        ({"prompt": "a", "logprobs": 3}, "logprobs"),
+        ({"prompt": "a", "echo": True, "logprobs": 3}, "echo"),
         ({"prompt": "a", "max_completion_tokens": 3}, "max_completion_tokens"),
     ],
 )
@@ -259,7 +258,7 @@ def test_a_taken_port_is_told(url: str, server: tuple[str, subprocess.Popen[str]
 def test_a_scripted_engine_is_served_without_what_it_lacks() -> None:
     from starlette.testclient import TestClient
 
-    client = TestClient(build_app(ScriptedEngine({"": "Ada"}), "script"))
+    client = TestClient(build_app(Service(ScriptedEngine({"": "Ada"}), "script")))
     messages = [{"role": "user", "content": "Who?"}]
     body = client.post("/v1/chat/completions", json={"messages": messages, "n": 2}).json()
     assert [choice["message"]["content"] for choice in body["choices"]] == ["Ada", "Ada"]
@@ -276,14 +275,12 @@ def test_a_scripted_engine_is_served_without_what_it_lacks() -> None:
         ({"n": True}, "n"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -1}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": [1]}, "stop"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
     ],
@@ -310,16 +307,13 @@ def test_neutral_values_and_parts_are_taken() -> None:
             "stop": "END",
         }
     )
-    assert [m.role for m in asked.asked if isinstance(m, Message)] == ["system", "user"]
-    assert asked.asked[1] == Message(role="user", content="Who?")
+    assert asked.asked == (
+        (
+            Message(role="system", content="Be brief."),
+            Message(role="user", content="Who?"),
+        ),
+    )
     assert asked.sampling == Sampling(temperature=1.0, max_tokens=9, stop=("END",))
-
-
-def test_held_back_text_is_what_may_change() -> None:
-    assert safe_text("The mill E", ["END"]) == "The mill"
-    assert safe_text("The mill END of", ["END"]) == "The mill"
-    assert safe_text("half \ufffd", []) == "half"
-    assert safe_text("done", ["x"]) == "done"
 
 
 def test_bundled_model_is_the_default_engine() -> None:

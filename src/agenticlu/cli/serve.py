@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import click
 from pydantic import Field
 
 from agenticlu.cli.options import BUNDLED_MODEL_NOTE, settings_command
 from agenticlu.core.config import Resolved
-from agenticlu.core.settings import Positive, Settings, Spelling
+from agenticlu.core.errors import UsageError
+from agenticlu.core.settings import Positive, Seconds, Settings, Spelling
+from agenticlu.server.limits import MIB, Access, Limits, default_body_bytes
 
 
 class ServeSettings(Settings):
@@ -24,7 +28,7 @@ class ServeSettings(Settings):
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     name: str | None = None
-    """Name to list the model under. Default: the folder's."""
+    """Name to list the model under. Default: the folder's, without the path to it."""
     device: str | None = None
     """cpu or cuda. Default: a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
@@ -35,6 +39,23 @@ class ServeSettings(Settings):
     """Longest prompt plus reply. Default: the model's own window."""
     cache_gib: float = Field(default=1.0, ge=0)
     """Memory of the prefix cache, which reads shared prefixes once; 0 caches nothing."""
+    max_body_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Largest body of a request. Default: what a prompt as long as the window may take."""
+    max_requests: Positive = Limits.requests
+    """Requests under way, those that wait included; more are answered with status 503."""
+    max_connections: Positive = Limits.connections
+    """Open connections; the one that has waited longest for its client makes room."""
+    client_timeout: Seconds = Limits.client_timeout_s
+    """Seconds in which a client must send its headers, then its body, and take what it is sent."""
+    shutdown_timeout: Seconds = Limits.shutdown_s
+    """Seconds that requests under way are given when the server stops."""
+    allowed_host: Annotated[tuple[str, ...], Spelling(metavar="NAME")] = ()
+    """Host name that clients use for this server, beside localhost and addresses. On a loopback
+    address others are refused, so that no web page reaches it; elsewhere once one is named."""
+    allowed_origin: Annotated[tuple[str, ...], Spelling(metavar="ORIGIN")] = ()
+    """Web page that may read replies (CORS), such as https://chat.example. Default: none."""
+    api_key_env: Annotated[str | None, Spelling(metavar="NAME")] = None
+    """Environment variable with the key that clients must send. Default: none is asked for."""
 
 
 @settings_command(ServeSettings, "serve")
@@ -45,15 +66,18 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     the server with Ctrl-C.
     """
     from agenticlu.documents.tokens import read_model_hint
-    from agenticlu.engines import BUNDLED_MODEL, load_engine
+    from agenticlu.engines import BUNDLED_MODEL, BUNDLED_NAME, load_engine
     from agenticlu.evaluation.config import fingerprint
-    from agenticlu.server import open_listener, run_server
+    from agenticlu.server import Service, open_listener, run_server
 
     settings = resolved.values
     if settings.model is None:
         click.echo(BUNDLED_MODEL_NOTE, err=True)
+    access = _read_access(settings)
     listener = open_listener(settings.host, settings.port)
-    named: dict[str, Any] = {} if settings.name is None else {"name": settings.name}
+    folder = Path(settings.model).expanduser() if settings.model else BUNDLED_MODEL
+    # The name tells clients nothing about where the model lies.
+    name = settings.name or (folder.resolve().name if settings.model else BUNDLED_NAME)
     engine = load_engine(
         settings.model,
         device=settings.device,
@@ -62,19 +86,73 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         cache=settings.cache_gib > 0,
         cache_bytes=int(settings.cache_gib * (1 << 30)),
         context_tokens=settings.context_tokens,
-        **named,
+        name=name,
     )
-    folder = Path(settings.model).expanduser() if settings.model else BUNDLED_MODEL
-    details = {
-        "root": str(folder.resolve()),
-        "weights": fingerprint(folder),
-        "piece_tokens": read_model_hint(folder, "piece_tokens"),
-    }
+    service = Service(
+        engine,
+        name,
+        {"weights": fingerprint(folder), "piece_tokens": read_model_hint(folder, "piece_tokens")},
+        _read_limits(settings, getattr(engine, "context_tokens", None)),
+        access,
+        hidden=(str(folder.resolve()), str(folder)),
+    )
 
     def ready(url: str) -> None:
-        click.echo(f"agenticlu: serving {engine.name} at {url}")
+        click.echo(f"agenticlu: serving {name} at {url}")
 
     try:
-        asyncio.run(run_server(engine, engine.name, listener, ready, details))
+        asyncio.run(run_server(service, listener, ready))
     except KeyboardInterrupt:
         click.echo("agenticlu: stopped.", err=True)
+
+
+def _read_access(settings: ServeSettings) -> Access:
+    """Returns who may ask.
+
+    Raises:
+        UsageError: The variable that should hold the key is not set.
+    """
+    key = ""
+    if settings.api_key_env is not None:
+        key = os.environ.get(settings.api_key_env, "").strip()
+        if not key:
+            raise UsageError(
+                f"--api-key-env names {settings.api_key_env}, which is not set.",
+                hint=f"export {settings.api_key_env}=... with the key that clients must send.",
+            )
+    local = is_loopback(settings.host)
+    if not local and not key:
+        click.echo(
+            f"Anyone who reaches {settings.host} may ask this model: no key is asked for"
+            " (--api-key-env).",
+            err=True,
+        )
+    named = {name.lower() for name in (*settings.allowed_host, settings.host)}
+    checked = local or bool(settings.allowed_host)
+    return Access(frozenset(named) if checked else None, settings.allowed_origin, key)
+
+
+def _read_limits(settings: ServeSettings, window: int | None) -> Limits:
+    """Returns what clients may take."""
+    given = settings.max_body_mib
+    body_bytes = default_body_bytes(window) if given is None else int(given * MIB)
+    return Limits(
+        body_bytes=body_bytes,
+        bodies_bytes=max(Limits.bodies_bytes, 4 * body_bytes),
+        requests=settings.max_requests,
+        connections=settings.max_connections,
+        client_timeout_s=settings.client_timeout,
+        shutdown_s=settings.shutdown_timeout,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

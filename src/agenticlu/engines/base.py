@@ -84,6 +84,8 @@ class Generated(Sampled):
 
     logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
     """Per completion, per token; empty unless asked for."""
+    raw_texts: tuple[str, ...] = ()
+    """Per completion, its text as sampled, white space kept."""
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,27 @@
-"""Reads the requests of an OpenAI-compatible client and renders the parts of a reply.
+"""Reads the requests of an OpenAI-compatible client.
 
 What the server does not support is refused by name; nothing is dropped silently.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agenticlu.core.errors import (
-    AgenticluError,
-    DocumentError,
-    EngineBusyError,
-    ModelNotFoundError,
-    UsageError,
-    did_you_mean,
-)
-from agenticlu.core.records import Message, Role, Usage
-from agenticlu.engines.base import Sampling
+from agenticlu.core.errors import did_you_mean
+from agenticlu.core.records import Message, Role
+from agenticlu.engines.base import Asked, Sampling
+from agenticlu.server.limits import MOST_LOGPROBS, MOST_SAMPLES, RequestError
 
 DEFAULT_MAX_TOKENS = 1024
 """Of a reply whose request names no limit, if the window has as much left."""
 DEFAULT_PLAIN_TOKENS = 16
 """Of a continued text whose request names no limit, as in OpenAI's API."""
-MOST_SAMPLES = 256
-"""Of one request."""
+MOST_STOPS = 4
+MOST_TOKENS = 1 << 31
+SEEDS = (-(1 << 63), (1 << 63) - 1)
 SHARED_FIELDS = frozenset(
     [
         "model",
@@ -38,241 +34,399 @@ SHARED_FIELDS = frozenset(
         "stream",
         "stream_options",
         "return_token_ids",
+        "logprobs",
     ]
 )
-FIELDS = SHARED_FIELDS | {"messages", "max_completion_tokens", "logprobs", "top_logprobs"}
+FIELDS = SHARED_FIELDS | {"messages", "max_completion_tokens", "top_logprobs"}
 """Fields with an effect."""
-PLAIN_FIELDS = SHARED_FIELDS | {"prompt"}
+PLAIN_FIELDS = SHARED_FIELDS | {"prompt", "echo"}
 """Likewise where a text is continued."""
-IDLE_FIELDS = frozenset({"user", "metadata", "store", "safety_identifier", "service_tier"})
-"""Fields that by their meaning change no reply."""
+IDLE_FIELDS: dict[str, type] = {
+    "user": str,
+    "metadata": dict,
+    "store": bool,
+    "safety_identifier": str,
+    "service_tier": str,
+    "prompt_cache_key": str,
+    "prompt_cache_retention": str,
+    "prompt_cache_options": dict,
+}
+"""Fields that by their meaning change no reply, with the type of their values."""
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "presence_penalty": (0, None),
-    "frequency_penalty": (0, None),
-    "repetition_penalty": (1, None),
-    "top_k": (0, -1, None),
-    "min_p": (0, None),
-    "logit_bias": (None, {}),
-    "response_format": (None, {"type": "text"}),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "parallel_tool_calls": (None, True, False),
-    "modalities": (None, ["text"]),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "top_k": (0, -1),
+    "min_p": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "moderation": (),
+    "web_search_options": (),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "suffix": ("",),
+    "best_of": (1,),
 }
-"""Fields that are taken only with a value that asks for nothing."""
-NEUTRAL_PLAIN_VALUES: dict[str, tuple[Any, ...]] = {
-    **NEUTRAL_VALUES,
-    "logprobs": (None,),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "best_of": (None, 1),
-}
-"""Likewise where a text is continued."""
+"""Fields that are taken only with null or a value that asks for nothing."""
+PLAIN_ONLY = frozenset({"suffix", "best_of"})
+CHAT_ONLY = (
+    frozenset(NEUTRAL_VALUES)
+    - PLAIN_ONLY
+    - {
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+        "top_k",
+        "min_p",
+        "logit_bias",
+    }
+)
 ROLES: dict[str, Role] = {
     "system": "system",
     "user": "user",
     "assistant": "assistant",
     "developer": "system",
 }
-FINISH = {"stop": "stop", "length": "length", "refused": "content_filter", "unknown": "stop"}
+MESSAGE_FIELDS = frozenset({"role", "content", "name"})
+EMPTY_MESSAGE_FIELDS = frozenset(
+    {"refusal", "tool_calls", "function_call", "audio", "annotations", "tool_call_id"}
+)
+"""Fields of a message that may stand there empty, as in a reply that is sent back."""
+IDLE_MESSAGE_FIELDS = frozenset({"reasoning_content", "reasoning"})
+"""The thoughts behind an earlier reply are no part of the conversation."""
+NOUNS = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
     """A request that was understood."""
 
-    asked: tuple[Message, ...] | str
-    """A conversation, or a text to continue."""
+    asked: tuple[Asked, ...]
+    """One conversation, or texts to continue."""
     sampling: Sampling
-    max_tokens_given: bool
-    top_logprobs: int | None
-    stream: bool
-    include_usage: bool
-    token_ids: bool
+    plain: bool = False
+    """Whether texts are continued."""
+    max_tokens_given: bool = False
+    top_logprobs: int | None = None
+    """Rivals to report for each token; None reports no log-probabilities."""
+    stream: bool = False
+    include_usage: bool = False
+    token_ids: bool = False
+    echo: bool = False
+    """Whether each continuation is preceded by its text."""
 
-
-class RequestError(UsageError):
-    """An invalid or unsupported request; names the field."""
-
-    def __init__(self, message: str, param: str | None, *, hint: str | None = None) -> None:
-        super().__init__(message if hint is None else f"{message} {hint}")
-        self.param = param
+    @property
+    def num_choices(self) -> int:
+        """Of the reply."""
+        return len(self.asked) * self.sampling.n
 
 
 def parse_request(body: Any, *, plain: bool = False) -> CompletionRequest:
-    """Reads a request for a chat completion, or for the continuation of a text.
+    """Reads a request for a chat completion, or for the continuation of texts.
 
     Args:
         body: From the client.
-        plain: Whether a text is to be continued.
+        plain: Whether texts are to be continued.
 
     Raises:
         RequestError: It is malformed, or asks for what the server does not do.
     """
     if not isinstance(body, dict):
-        raise RequestError("The body must be a JSON object.", None)
+        raise RequestError(f"The body must be a JSON object, not {_noun(body)}.")
     _refuse_unsupported(body, plain)
-    max_tokens = _number(body, "max_tokens", int, 1, None)
-    if not plain:
-        max_tokens = _number(body, "max_completion_tokens", int, 1, None) or max_tokens
-    stop = body.get("stop") or ()
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(one, str) and one for one in stop):
-        raise RequestError("'stop' must be a string or a list of strings, none empty.", "stop")
-    top_logprobs = None if plain else _number(body, "top_logprobs", int, 0, 20)
-    if top_logprobs and not body.get("logprobs"):
-        raise RequestError("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
-    temperature = _number(body, "temperature", float, 0.0, 10.0)
-    top_p = _number(body, "top_p", float, 0.0, 1.0)
-    if top_p == 0.0:
-        raise RequestError("'top_p' must be above 0.", "top_p")
-    return CompletionRequest(
-        asked=_parse_prompt(body.get("prompt")) if plain else parse_messages(body.get("messages")),
-        sampling=Sampling(
-            temperature=1.0 if temperature is None else temperature,
-            top_p=1.0 if top_p is None else top_p,
-            max_tokens=max_tokens or (DEFAULT_PLAIN_TOKENS if plain else DEFAULT_MAX_TOKENS),
-            n=_number(body, "n", int, 1, MOST_SAMPLES) or 1,
-            stop=stop,
-            seed=_number(body, "seed", int, None, None),
-        ),
-        max_tokens_given=max_tokens is not None or plain,
-        top_logprobs=(top_logprobs or 0) if body.get("logprobs") else None,
-        stream=bool(body.get("stream")),
-        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
-        token_ids=bool(body.get("return_token_ids")),
+    max_tokens = _parse_max_tokens(body, plain)
+    stream = _flag(body, "stream")
+    asked: tuple[Asked, ...] = (
+        _parse_prompts(body.get("prompt")) if plain else (parse_messages(body.get("messages")),)
     )
+    request = CompletionRequest(
+        asked=asked,
+        sampling=Sampling(
+            temperature=_number(body, "temperature", 0.0, 2.0, 1.0),
+            top_p=_number(body, "top_p", 0.0, 1.0, 1.0),
+            max_tokens=max_tokens or (DEFAULT_PLAIN_TOKENS if plain else DEFAULT_MAX_TOKENS),
+            n=_integer(body, "n", 1, MOST_SAMPLES) or 1,
+            stop=_parse_stop(body.get("stop")),
+            seed=_integer(body, "seed", *SEEDS),
+        ),
+        plain=plain,
+        max_tokens_given=max_tokens is not None or plain,
+        top_logprobs=_parse_logprobs(body, plain),
+        stream=stream,
+        include_usage=_parse_stream_options(body.get("stream_options"), stream),
+        token_ids=_flag(body, "return_token_ids"),
+        echo=_flag(body, "echo"),
+    )
+    _check_size(request)
+    return request
 
 
 def _refuse_unsupported(body: Mapping[str, Any], plain: bool) -> None:
     fields = PLAIN_FIELDS if plain else FIELDS
-    neutral = NEUTRAL_PLAIN_VALUES if plain else NEUTRAL_VALUES
+    foreign = CHAT_ONLY if plain else PLAIN_ONLY
     for field, value in body.items():
-        if field in fields or field in IDLE_FIELDS:
+        if field in fields:
             continue
-        if field not in neutral:
-            raise RequestError(f"Unknown field {field!r}.", field, hint=did_you_mean(field, fields))
-        if value not in neutral[field]:
+        if field in IDLE_FIELDS:
+            if value is not None and type(value) is not IDLE_FIELDS[field]:
+                raise _wrong(field, NOUNS[IDLE_FIELDS[field]], value)
+        elif field not in NEUTRAL_VALUES or field in foreign:
+            shown = _shown(field)
+            known = sorted({*fields, *IDLE_FIELDS})
+            raise RequestError(f"Unknown field {shown}.", field, hint=did_you_mean(field, known))
+        elif value is not None and not any(_same(value, one) for one in NEUTRAL_VALUES[field]):
             raise RequestError(f"This server does not support {field!r}.", field)
 
 
-def _number(
-    body: Mapping[str, Any], field: str, kind: type, least: float | None, most: float | None
-) -> Any:
+def _same(value: Any, other: Any) -> bool:
+    """Whether two JSON values are one; true is not 1."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
+
+
+def _check_size(request: CompletionRequest) -> None:
+    """Refuses what no reply could hold, however little is sampled of it."""
+    sampling = request.sampling
+    if request.num_choices > MOST_SAMPLES:
+        raise RequestError(
+            f"{len(request.asked)} prompts with n = {sampling.n} make {request.num_choices}"
+            f" choices; at most {MOST_SAMPLES} are allowed.",
+            "prompt",
+        )
+    if request.echo and request.top_logprobs is not None:
+        raise RequestError(
+            "'echo' and 'logprobs' together are not supported: a prompt has no log-probabilities"
+            " here.",
+            "echo",
+        )
+    if request.top_logprobs is not None and request.max_tokens_given:
+        check_logprobs(request, sampling.max_tokens)
+
+
+def check_logprobs(request: CompletionRequest, max_tokens: int) -> None:
+    """Refuses a reply with more log-probabilities than fit.
+
+    Raises:
+        RequestError: There could be too many.
+    """
+    if request.top_logprobs is None:
+        return
+    count = request.num_choices * max_tokens * (1 + request.top_logprobs)
+    if count > MOST_LOGPROBS:
+        raise RequestError(
+            f"The reply could hold {count:,} log-probabilities; at most {MOST_LOGPROBS:,} are"
+            " allowed. Lower the limit on tokens, 'n' or the number of log-probabilities.",
+            "logprobs" if request.plain else "top_logprobs",
+        )
+
+
+def _parse_max_tokens(body: Mapping[str, Any], plain: bool) -> int | None:
+    older = _integer(body, "max_tokens", 1, MOST_TOKENS)
+    if plain:
+        return older
+    newer = _integer(body, "max_completion_tokens", 1, MOST_TOKENS)
+    if older is not None and newer is not None:
+        raise RequestError(
+            "'max_tokens' is the older name of 'max_completion_tokens': give one of them.",
+            "max_tokens",
+        )
+    return older if newer is None else newer
+
+
+def _parse_stop(given: Any) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    stops = [given] if isinstance(given, str) else given
+    if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
+        raise _wrong("stop", f"a string or a list of up to {MOST_STOPS}, none empty", given)
+    if len(stops) > MOST_STOPS:
+        raise RequestError(f"'stop' takes up to {MOST_STOPS} texts, not {len(stops)}.", "stop")
+    return tuple(stops)
+
+
+def _parse_logprobs(body: Mapping[str, Any], plain: bool) -> int | None:
+    """Returns how many rivals to report for each token; None for no log-probabilities."""
+    if plain:
+        return _integer(body, "logprobs", 0, 5)
+    wanted = _flag(body, "logprobs")
+    rivals = _integer(body, "top_logprobs", 0, 20)
+    if rivals is not None and not wanted:
+        raise RequestError("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
+    return (rivals or 0) if wanted else None
+
+
+def _parse_stream_options(given: Any, stream: bool) -> bool:
+    """Returns whether a stream ends with the usage."""
+    if given is None:
+        return False
+    if not isinstance(given, dict):
+        raise _wrong("stream_options", "an object", given)
+    if not stream:
+        raise RequestError("'stream_options' needs 'stream': true.", "stream_options")
+    for name, value in given.items():
+        if name not in ("include_usage", "include_obfuscation"):
+            raise RequestError(
+                f"Unknown field {_shown(name)} in 'stream_options'.", "stream_options"
+            )
+        if value is not None and not isinstance(value, bool):
+            raise _wrong(f"stream_options.{name}", "a boolean", value)
+    return bool(given.get("include_usage"))
+
+
+def _flag(body: Mapping[str, Any], field: str) -> bool:
+    value = body.get(field)
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(field, "a boolean", value)
+    return bool(value)
+
+
+def _integer(body: Mapping[str, Any], field: str, least: int, most: int) -> int | None:
     value = body.get(field)
     if value is None:
         return None
-    fits = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-    if not fits or (least is not None and value < least) or (most is not None and value > most):
-        bounds = f" from {least}" if least is not None else ""
-        bounds += f" to {most}" if most is not None else ""
-        noun = "a number" if kind is float else "an integer"
-        raise RequestError(f"{field!r} must be {noun}{bounds}, not {value!r}.", field)
-    return kind(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _wrong(field, f"an integer from {least} to {most}", value)
+    return value
 
 
-def _parse_prompt(given: Any) -> str:
-    """Reads the text to continue; a list may hold one."""
-    if isinstance(given, list) and len(given) == 1:
-        given = given[0]
-    if not isinstance(given, str) or not given:
-        raise RequestError("'prompt' must be one non-empty string.", "prompt")
-    return given
+def _number(
+    body: Mapping[str, Any], field: str, least: float, most: float, default: float
+) -> float:
+    value = body.get(field)
+    if value is None:
+        return default
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not fits or not math.isfinite(value) or not least <= value <= most:
+        raise _wrong(field, f"a number from {least:g} to {most:g}", value)
+    return float(value)
+
+
+def _parse_prompts(given: Any) -> tuple[str, ...]:
+    """Reads the text to continue, or several."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts:
+        raise _wrong("prompt", "a string or a list of strings", given)
+    if not all(isinstance(text, str) for text in texts):
+        raise RequestError(
+            "'prompt' must be a string or a list of strings; token ids are not supported.",
+            "prompt",
+        )
+    if not all(texts):
+        raise RequestError("'prompt' must not be empty.", "prompt")
+    return tuple(texts)
 
 
 def parse_messages(given: Any) -> tuple[Message, ...]:
-    """Reads a conversation that ends in a user message."""
+    """Reads a conversation.
+
+    Raises:
+        RequestError: It is malformed, or holds more than text.
+    """
     if not isinstance(given, list) or not given:
-        raise RequestError("'messages' must be a list of messages.", "messages")
-    messages = []
-    for i, one in enumerate(given):
-        given_role = one.get("role") if isinstance(one, dict) else None
-        role = ROLES.get(str(given_role))
-        if role is None:
-            raise RequestError(
-                f"Message {i} has the role {given_role!r}; allowed are {', '.join(ROLES)}.",
-                "messages",
-            )
-        messages.append(Message(role=role, content=_parse_content(one.get("content"), i)))
-    if messages[-1].role != "user":
-        raise RequestError("The last message must have the role user.", "messages")
-    return tuple(messages)
+        raise _wrong("messages", "a list of at least one message", given)
+    return tuple(_parse_message(one, f"messages[{i}]") for i, one in enumerate(given))
 
 
-def _parse_content(content: Any, index: int) -> str:
+def _parse_message(given: Any, where: str) -> Message:
+    if not isinstance(given, dict):
+        raise _wrong(where, "an object", given)
+    given_role = given.get("role")
+    role = ROLES.get(given_role) if isinstance(given_role, str) else None
+    if role is None:
+        raise RequestError(
+            f"{where}.role is {_shown(given_role)}; allowed are {', '.join(ROLES)}.",
+            f"{where}.role",
+        )
+    for field, value in given.items():
+        if field in MESSAGE_FIELDS or field in IDLE_MESSAGE_FIELDS:
+            continue
+        if field not in EMPTY_MESSAGE_FIELDS:
+            raise RequestError(f"Unknown field {_shown(field)} in {where}.", f"{where}.{field}")
+        if value not in (None, [], ""):
+            raise RequestError(f"This server does not support {where}.{field}.", f"{where}.{field}")
+    name = given.get("name")
+    if name is not None and not isinstance(name, str):
+        raise _wrong(f"{where}.name", "a string", name)
+    return Message(role=role, content=_parse_content(given.get("content"), f"{where}.content"))
+
+
+def _parse_content(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, list):
-        texts = [
-            part.get("text")
-            for part in content
-            if isinstance(part, dict) and part.get("type") == "text"
-        ]
-        if len(texts) == len(content) and all(isinstance(text, str) for text in texts):
-            return "".join(str(text) for text in texts)
-    raise RequestError(f"Message {index} must contain text only.", "messages")
+    if not isinstance(content, list) or not content:
+        raise _wrong(where, "a string or a list of parts", content)
+    return "".join(_parse_part(part, f"{where}[{i}]") for i, part in enumerate(content))
 
 
-def render_error(error: AgenticluError) -> tuple[int, dict[str, Any]]:
-    """Returns status and body of an error, in OpenAI's form."""
-    kind, code, status = "server_error", None, 500
-    param = getattr(error, "param", None)
-    if isinstance(error, ModelNotFoundError):
-        kind, code, status = "invalid_request_error", "model_not_found", 404
-    elif isinstance(error, DocumentError):
-        kind, code, status = "invalid_request_error", "context_length_exceeded", 400
-    elif isinstance(error, UsageError):
-        kind, status = "invalid_request_error", 400
-    elif isinstance(error, EngineBusyError):
-        kind, code, status = "rate_limit_error", "rate_limit_exceeded", 429
-    inner = {"message": error.message, "type": kind, "param": param, "code": code}
-    return status, {"error": inner}
+def _parse_part(part: Any, where: str) -> str:
+    if not isinstance(part, dict):
+        raise _wrong(where, "an object", part)
+    kind = part.get("type")
+    field = {"text": "text", "refusal": "refusal"}.get(kind) if isinstance(kind, str) else None
+    if field is None:
+        raise RequestError(
+            f"{where}.type is {_shown(kind)}; this server takes text only.", f"{where}.type"
+        )
+    text = part.get(field)
+    if not isinstance(text, str):
+        raise _wrong(f"{where}.{field}", "a string", text)
+    return text
 
 
-def render_usage(usage: Usage) -> dict[str, Any]:
-    """Returns the usage object of a reply."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
+def _wrong(field: str, allowed: str, given: Any) -> RequestError:
+    """Builds the error for a value of the wrong type or out of range."""
+    shown = _noun(given) if isinstance(given, (str, list, dict)) else _shown(given)
+    return RequestError(f"{field!r} must be {allowed}, not {shown}.", field)
 
 
-def render_logprobs(tokens: Sequence[Any], count: int) -> dict[str, Any]:
-    """Returns the log-probabilities of one completion."""
-
-    def entry(text: str, logprob: float) -> dict[str, Any]:
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-    return {
-        "content": [
-            {
-                **entry(token.text, token.logprob),
-                "top_logprobs": [entry(text, value) for _, text, value in token.top[:count]],
-            }
-            for token in tokens
-        ],
-        "refusal": None,
-    }
+def _noun(value: Any) -> str:
+    return NOUNS.get(type(value), "something else")
 
 
-def safe_text(text: str, stops: Sequence[str], *, strip: bool = True) -> str:
-    """Returns the part of an unfinished reply that can no longer change.
+def _shown(value: Any, limit: int = 60) -> str:
+    """Returns a value for a message, cut where it is long."""
+    if value is None:
+        return "null"
+    if isinstance(value, (list, dict)):
+        return _noun(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
-    Half a character and what may turn into a stop text are held back, and white space at the ends
-    where replies are stripped of it.
 
-    >>> safe_text("  The mill EN", ["END"]), safe_text("  The mill EN", ["END"], strip=False)
-    ('The mill', '  The mill ')
+def check_model(body: Mapping[str, Any], served: Sequence[str]) -> None:
+    """Refuses a request for a model that is not served; one that names none takes what there is.
+
+    Raises:
+        RequestError: Unknown model.
     """
-    text = text.lstrip() if strip else text
-    for stop in stops:
-        if (at := text.find(stop)) >= 0:
-            text = text[:at]
-        for length in range(min(len(stop) - 1, len(text)), 0, -1):
-            if text.endswith(stop[:length]):
-                text = text[:-length]
-                break
-    text = text.rstrip("\ufffd")
-    return text.rstrip() if strip else text
+    given = body.get("model")
+    if given is None or given in served:
+        return
+    if not isinstance(given, str):
+        raise _wrong("model", "a string", given)
+    raise unknown_model(given, served)
+
+
+def unknown_model(given: str, served: Sequence[str]) -> RequestError:
+    """Builds the error for a model that is not served."""
+    return RequestError(
+        f"The model {_shown(given)} does not exist. This server serves {', '.join(served)}.",
+        "model",
+        status=404,
+        code="model_not_found",
+    )

@@ -375,19 +375,25 @@ class Worker:
         if any(draft.reason is None for draft in job.drafts):
             return
         usage = job.usage(sum(len(draft.tokens) for draft in job.drafts))
+        ended = [self._ended(draft) for draft in job.drafts]
+        plain = isinstance(job.asked, str)
         job.settle(
             Generated(
-                completions=tuple(self._completion(draft) for draft in job.drafts),
+                completions=tuple(
+                    Completion(text if plain else text.strip(), draft.reason or "unknown", ids)
+                    for draft, (text, ids) in zip(job.drafts, ended, strict=True)
+                ),
                 usage=usage,
                 logprobs=tuple(tuple(draft.logprobs) for draft in job.drafts)
                 if job.top_logprobs is not None
                 else (),
+                raw_texts=tuple(text for text, _ in ended),
             )
         )
 
-    def _completion(self, draft: Draft) -> Completion:
+    def _ended(self, draft: Draft) -> tuple[str, tuple[int, ...]]:
+        """Returns the text of a finished reply, and its tokens without the end token."""
         assert draft.job.sampling is not None
-        assert draft.reason is not None
         tokens = [token for token in draft.tokens if token not in self.end_ids]
         text = self.chat.decode(tokens)
         ends = [at for stop in draft.job.sampling.stop if (at := text.find(stop)) >= 0]
@@ -397,9 +403,7 @@ class Worker:
             # returned.
             while tokens and len(self.chat.decode(tokens[:-1])) >= len(text):
                 tokens.pop()
-        if not isinstance(draft.job.asked, str):
-            text = text.strip()
-        return Completion(text, draft.reason, tuple(tokens))
+        return text, tuple(tokens)
 
     def _fail(self, error: BaseException, waiting: list[WorkerJob], drafts: list[Draft]) -> None:
         """Hands an error to everyone under way; nothing half-computed stays in the cache."""

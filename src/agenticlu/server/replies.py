@@ -1,0 +1,324 @@
+"""Renders replies and errors in OpenAI's form, whole or as a stream."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agenticlu.core.errors import (
+    AgenticluError,
+    DocumentError,
+    EngineBusyError,
+    ModelNotFoundError,
+    UsageError,
+)
+from agenticlu.core.records import Usage
+from agenticlu.engines.base import Completion, Generated, Sampled, TokenLogprob
+from agenticlu.server.limits import RequestError
+from agenticlu.server.requests import CompletionRequest
+
+FINISH = {"stop": "stop", "length": "length", "refused": "content_filter", "unknown": "stop"}
+HALF_CHARACTER = "\ufffd"
+UNSETTLED_TOKENS = 8
+"""More tokens than a character can have: those that make none by then never will."""
+
+
+def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Returns status, headers and body of an error, in OpenAI's form."""
+    kind, code, status, headers = "server_error", None, 500, {}
+    if isinstance(error, RequestError):
+        kind, code, status, headers = error.kind, error.code, error.status, error.headers
+    elif isinstance(error, ModelNotFoundError):
+        kind, code, status = "invalid_request_error", "model_not_found", 404
+    elif isinstance(error, DocumentError):
+        kind, code, status = "invalid_request_error", "context_length_exceeded", 400
+    elif isinstance(error, UsageError):
+        kind, status = "invalid_request_error", 400
+    elif isinstance(error, EngineBusyError):
+        kind, code, status = "rate_limit_error", "rate_limit_exceeded", 429
+        headers = {"Retry-After": "1"}
+    param = getattr(error, "param", None)
+    return (
+        status,
+        headers,
+        {"error": {"message": error.message, "type": kind, "param": param, "code": code}},
+    )
+
+
+def render_usage(usage: Usage) -> dict[str, Any]:
+    """Returns the usage object of a reply."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def render_logprobs(tokens: Sequence[TokenLogprob], count: int) -> dict[str, Any]:
+    """Returns the log-probabilities of tokens of a chat completion."""
+
+    def entry(text: str, logprob: float) -> dict[str, Any]:
+        # One token may be part of a character: its text then tells no bytes.
+        known = HALF_CHARACTER not in text
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if known else None}
+
+    return {
+        "content": [
+            {
+                **entry(token.text, token.logprob),
+                "top_logprobs": [entry(text, value) for _, text, value in token.top[:count]],
+            }
+            for token in tokens
+        ],
+        "refusal": None,
+    }
+
+
+def render_plain_logprobs(
+    tokens: Sequence[TokenLogprob], count: int, offset: int = 0
+) -> dict[str, Any]:
+    """Returns the log-probabilities of tokens of a continued text, in the older form.
+
+    Args:
+        tokens: In order.
+        count: Rivals to report for each.
+        offset: Characters before the first.
+    """
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [token.text for token in tokens],
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": [
+            {text: value for _, text, value in token.top[:count]} if count else None
+            for token in tokens
+        ],
+        "text_offset": offsets,
+    }
+
+
+def text_of(reply: Sampled, index: int) -> str:
+    """Returns the text of a completion as sampled, where the engine tells it."""
+    if isinstance(reply, Generated) and reply.raw_texts:
+        return reply.raw_texts[index]
+    return reply.completions[index].text
+
+
+def details_of(reply: Sampled, index: int) -> tuple[TokenLogprob, ...]:
+    """Returns the log-probabilities of a completion's tokens.
+
+    The end token and what was sampled past a stop are left out, as they are from the text; where
+    that leaves nothing the first token stays, for its rivals tell which label was near.
+    """
+    if not isinstance(reply, Generated) or not reply.logprobs:
+        return ()
+    kept = reply.completions[index].token_ids
+    every = reply.logprobs[index]
+    return every if kept is None else every[: max(1, len(kept))]
+
+
+@dataclass
+class Rendering:
+    """Renders one reply, or the events of one stream.
+
+    Args:
+        request: Asked for.
+        reply_id: Of the reply.
+        model: Name of the model.
+    """
+
+    request: CompletionRequest
+    reply_id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, replies: Sequence[Sampled]) -> dict[str, Any]:
+        """Returns the body of a reply.
+
+        Args:
+            replies: One for each prompt.
+        """
+        choices: list[dict[str, Any]] = []
+        for reply in replies:
+            for i, one in enumerate(reply.completions):
+                index = len(choices)
+                details = details_of(reply, i)
+                text = self._echo(index) + text_of(reply, i)
+                said = {"role": "assistant", "content": text, "refusal": None}
+                choices.append(
+                    {
+                        "index": index,
+                        **({"text": text} if self.request.plain else {"message": said}),
+                        "logprobs": self._logprobs(details),
+                        **self._end(one),
+                    }
+                )
+        usage = render_usage(sum((reply.usage for reply in replies), Usage()))
+        kind = "text_completion" if self.request.plain else "chat.completion"
+        return {**self._head(kind), "choices": choices, "usage": usage}
+
+    def opening(self) -> list[str]:
+        """Returns the first events of a stream: the role, or the text that is echoed."""
+        said: list[dict[str, Any]] = [
+            {"text": self._echo(index)}
+            if self.request.plain
+            else {"delta": {"role": "assistant", "content": "", "refusal": None}}
+            for index in range(self.request.num_choices)
+        ]
+        if self.request.plain and not self.request.echo:
+            return []
+        return [
+            self._event([{"index": i, **one, "logprobs": None, "finish_reason": None}])
+            for i, one in enumerate(said)
+        ]
+
+    def delta(self, index: int, text: str, details: Sequence[TokenLogprob], offset: int = 0) -> str:
+        """Returns an event with more of a choice's text."""
+        return self._event(
+            [
+                {
+                    "index": index,
+                    **({"text": text} if self.request.plain else {"delta": {"content": text}}),
+                    "logprobs": self._logprobs(details, offset),
+                    "finish_reason": None,
+                }
+            ]
+        )
+
+    def ending(self, index: int, one: Completion) -> str:
+        """Returns the last event of a choice."""
+        nothing: dict[str, Any] = {"text": ""} if self.request.plain else {"delta": {}}
+        return self._event([{"index": index, **nothing, "logprobs": None, **self._end(one)}])
+
+    def closing(self, usage: Usage) -> list[str]:
+        """Returns the events after the last choice's end."""
+        told = [self._event([], render_usage(usage))] if self.request.include_usage else []
+        return [*told, "data: [DONE]\n\n"]
+
+    def failure(self, body: dict[str, Any]) -> list[str]:
+        """Returns the events that end a stream in which the engine failed."""
+        return [f"data: {json.dumps(body)}\n\n", "data: [DONE]\n\n"]
+
+    def _event(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None = None) -> str:
+        kind = "text_completion" if self.request.plain else "chat.completion.chunk"
+        body: dict[str, Any] = {**self._head(kind), "choices": choices}
+        if self.request.include_usage:
+            body["usage"] = usage
+        return f"data: {json.dumps(body)}\n\n"
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        return {
+            "id": self.reply_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": None,
+        }
+
+    def _echo(self, index: int) -> str:
+        asked = self.request.asked[index // self.request.sampling.n]
+        return asked if self.request.echo and isinstance(asked, str) else ""
+
+    def _logprobs(self, details: Sequence[TokenLogprob], offset: int = 0) -> dict[str, Any] | None:
+        count = self.request.top_logprobs
+        if count is None:
+            return None
+        if self.request.plain:
+            return render_plain_logprobs(details, count, offset)
+        return render_logprobs(details, count)
+
+    def _end(self, one: Completion) -> dict[str, Any]:
+        ending: dict[str, Any] = {"finish_reason": FINISH[one.finish_reason]}
+        if self.request.token_ids and one.token_ids is not None:
+            ending["token_ids"] = list(one.token_ids)
+        return ending
+
+
+@dataclass
+class ReplyText:
+    """The text of a reply whose tokens come one by one, as far as it can no longer change.
+
+    Held back are half a character, and what may turn into a stop. Each token costs the same,
+    however long the reply is.
+
+    >>> words = [" The", " mill", " EN", "D of"]
+    >>> text = ReplyText(lambda ids: "".join(words[i] for i in ids), ("END",))
+    >>> [text.feed(token)[0] for token in range(4)]
+    [' The', ' mill', ' ', '']
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    stops: tuple[str, ...] = ()
+    sent_chars: int = 0
+    """Characters of text that `feed` has returned."""
+    sent_details: int = 0
+    """Log-probabilities that it has returned."""
+    _tokens: list[int] = field(default_factory=list)
+    """From the one before the first whose text is not settled."""
+    _num_settled: int = 0
+    """Of those, how many gave their text."""
+    _pending: str = ""
+    """Text that was not sent."""
+    _details: deque[tuple[int, TokenLogprob]] = field(default_factory=deque)
+    """Not yet sent, each with the number of characters sampled before it."""
+    _stopped: bool = False
+
+    def feed(
+        self, token: int, details: TokenLogprob | None = None
+    ) -> tuple[str, list[TokenLogprob]]:
+        """Takes a token; returns the text that is now certain, with its log-probabilities."""
+        if self._stopped:
+            return "", []
+        if details is not None:
+            self._details.append((self.sent_chars + len(self._pending), details))
+        self._pending += self._settle(token)
+        text = self._release()
+        if not text:
+            return "", []
+        self.sent_chars += len(text)
+        told = []
+        while self._details and self._details[0][0] < self.sent_chars:
+            told.append(self._details.popleft()[1])
+        self.sent_details += len(told)
+        return text, told
+
+    def _settle(self, token: int) -> str:
+        """Returns the text that the tokens make whole characters of."""
+        self._tokens.append(token)
+        before = self.decode(self._tokens[: self._num_settled])
+        after = self.decode(self._tokens)
+        waiting = len(self._tokens) - self._num_settled
+        if after.endswith(HALF_CHARACTER) and waiting <= UNSETTLED_TOKENS:
+            return ""
+        self._tokens = self._tokens[self._num_settled :]
+        self._num_settled = len(self._tokens)
+        return after[len(before) :]
+
+    def _release(self) -> str:
+        """Takes what is certain off the pending text."""
+        text = self._pending
+        ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        if ends:
+            self._stopped = True
+            text = text[: min(ends)]
+        else:
+            text = text[: len(text) - self._held(text)]
+        self._pending = self._pending[len(text) :]
+        return text
+
+    def _held(self, text: str) -> int:
+        """Returns how many characters at the end may be the beginning of a stop."""
+        longest = 0
+        for stop in self.stops:
+            for length in range(min(len(stop) - 1, len(text)), longest, -1):
+                if text.endswith(stop[:length]):
+                    longest = length
+                    break
+        return longest
