@@ -114,7 +114,7 @@ def test_a_broken_endpoint(scripted: Any) -> None:
 
 def test_an_endpoint_that_hangs(scripted: Any) -> None:
     class Hanging(ScriptedEngine):
-        async def capabilities(self) -> Any:
+        async def capabilities(self, *wanted: Any) -> Any:
             await asyncio.sleep(60)
 
     scripted(Hanging())

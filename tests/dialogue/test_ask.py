@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +31,7 @@ from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import mark, split
 from agenticlu.documents.citations import cite, find_quote, fold, sentences, statements
 from agenticlu.documents.tokens import ApproximateTokenizer
-from agenticlu.engines.base import Completion
+from agenticlu.engines.base import Capabilities, Completion, Feature, Sampled
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 
 TEXT = (
@@ -293,6 +294,45 @@ def test_nothing_is_sent_for_a_refused_document() -> None:
     with pytest.raises(DocumentTooLongError):
         asyncio.run(ask(LONG, "Where?", engine, tokenizer=TOKENIZER, profile=load_profile()))
     assert engine.requests == []
+
+
+class Tightlipped(ScriptedEngine):
+    """Knows its window only once it has refused a prompt."""
+
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
+        found = await super().capabilities(*wanted)
+        return found if self.refused else replace(found, context_tokens=None)
+
+    refused = False
+    names_it = True
+
+    async def sample(self, *args: Any, **options: Any) -> Sampled:
+        try:
+            return await super().sample(*args, **options)
+        except DocumentTooLongError:
+            self.refused = self.names_it
+            raise
+
+
+@pytest.mark.parametrize("names_it", [True, False])
+@pytest.mark.parametrize("spans", [True, False])
+def test_the_window_is_read_out_of_a_refusal(spans: bool, names_it: bool) -> None:
+    engine = Tightlipped(ROUND, tokenizer=TOKENIZER, context_tokens=3000)
+    engine.names_it = names_it
+
+    def asked() -> Answer:
+        options: Any = {"tokenizer": TOKENIZER, "profile": load_profile(), "spans": spans}
+        return asyncio.run(ask(LONG, "Where?", engine, piece_tokens=64, **options))
+
+    if spans and names_it:
+        result = asked()
+        assert result.shown_pieces
+        assert any("Read by spans" in note for note in result.notes)
+        assert max(len(one.messages) for one in engine.requests) > 2, "the dialogue went on"
+        return
+    with pytest.raises(DocumentTooLongError, match="takes 3000") as caught:
+        asked()
+    assert ("--spans" if not spans else "--window") in (caught.value.hint or "")
 
 
 def test_spans_read_everything_and_say_so() -> None:

@@ -27,7 +27,7 @@ from agenticlu.core.settings import JsonSettings, ModelSettings, Positive, Spell
 
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
-    from agenticlu.core.records import Document, Piece, Question
+    from agenticlu.core.records import Document, Piece, Question, Usage
     from agenticlu.dialogue.ask import Answer, AskEstimate, Event
     from agenticlu.dialogue.steps import Profile
     from agenticlu.documents.citations import Citation
@@ -170,6 +170,7 @@ class _AskRun:
             self.settings.base_url,
             self.settings.api_key_env,
             self.settings.timeout,
+            self.settings.window,
         )
         self.tokenizer = self.choice.tokenizer(self.settings.tokenizer)
         note_estimate(self.settings, self.tokenizer, quiet=self.settings.quiet)
@@ -403,11 +404,15 @@ def _render_answer(answer: Answer) -> str:
     about = f"{answer.rounds} round{'s' if answer.rounds != 1 else ''}"
     lines += [
         "",
-        f"{about}, {usage.requests} requests; tokens: "
+        f"{about}, {usage.requests} requests{_render_setup(answer.setup)}; tokens: "
         f"{usage.prompt_tokens - usage.cached_tokens:,} computed, {usage.cached_tokens:,} cached, "
         f"{usage.completion_tokens:,} sampled; {answer.seconds:.1f} s; {answer.engine}",
     ]
     return "\n".join(lines)
+
+
+def _render_setup(setup: Usage) -> str:
+    return f" ({setup.requests} of setup)" if setup.requests else ""
 
 
 def _render_citation(number: int, citation: Citation) -> list[str]:
@@ -426,7 +431,9 @@ def _show_estimates(run: _AskRun, *, as_json: bool) -> None:
     from agenticlu.dialogue.ask import estimate
     from agenticlu.engines import read_window
 
-    window = None if run.choice.folder is None else read_window(run.choice.folder)
+    window = run.settings.window
+    if window is None and run.choice.folder is not None:
+        window = read_window(run.choice.folder)
     for question in run.questions:
         if question is None:
             continue

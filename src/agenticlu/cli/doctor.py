@@ -22,6 +22,7 @@ from agenticlu.core.records import Message, Record
 from agenticlu.core.settings import JsonSettings, ModelSettings, Seconds
 from agenticlu.engines import load_engine
 from agenticlu.engines.base import Capabilities, Engine, Sampling
+from agenticlu.engines.probe import PROBES
 
 Status = Literal["ok", "note", "missing", "broken"]
 """missing: an extra that only some commands need. broken: asked for, and it fails."""
@@ -215,7 +216,7 @@ async def _check_engine(
 
     try:
         engine = load_engine(model, base_url, *([api_key_env] if api_key_env else []))
-        abilities = await asyncio.wait_for(engine.capabilities(), timeout_s)
+        abilities = await asyncio.wait_for(engine.capabilities(*PROBES), timeout_s)
         reply = ""
         if sample:
             sampling = engine.sample(PROBE, Sampling(max_tokens=12))

@@ -117,7 +117,7 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
         config,
         load_profile(settings.profile),
         facts.tokenizer,
-        context_tokens=facts.context_tokens,
+        context_tokens=settings.window or facts.context_tokens,
     )
 
 
@@ -125,7 +125,7 @@ async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summ
     from agenticlu.engines import ModelChoice
     from agenticlu.evaluation.run import run_evaluation
 
-    served = settings.base_url, settings.api_key_env, settings.timeout
+    served = settings.base_url, settings.api_key_env, settings.timeout, settings.window
     engine = ModelChoice(settings.model, *served).load()
     try:
         return await run_evaluation(

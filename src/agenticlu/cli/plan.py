@@ -81,7 +81,7 @@ class GenerateSettings(
         """Returns which model samples."""
         from agenticlu.search.setup import EngineChoice
 
-        return EngineChoice(self.model, self.base_url, self.api_key_env, self.timeout)
+        return EngineChoice(self.model, self.base_url, self.api_key_env, self.timeout, self.window)
 
 
 def find_preset(given: Mapping[str, object]) -> Preset | None:

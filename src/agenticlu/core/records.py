@@ -88,6 +88,9 @@ class Usage(Record):
             thinking_tokens=self.thinking_tokens + other.thinking_tokens,
         )
 
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(**{name: value - getattr(other, name) for name, value in self})
+
     @property
     def computed_tokens(self) -> int:
         """Uncached prompt tokens plus sampled tokens: what the engine really worked through."""

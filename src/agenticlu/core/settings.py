@@ -302,6 +302,9 @@ class ModelSettings(TimeoutSettings):
     """Environment variable that holds the key."""
     tokenizer: Annotated[str | None, Spelling(metavar="NAME")] = None
     """Folder or hub id of the tokenizer. Default: the model's own, else an estimate."""
+    window: Annotated[TokenCount | None, Spelling(metavar="TOKENS")] = None
+    """Longest prompt plus reply that the model takes, such as 8192 or 8k. Default: what the server
+    or the model says."""
 
     @property
     def bundled(self) -> bool:

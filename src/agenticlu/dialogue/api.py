@@ -12,7 +12,7 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 from agenticlu.core.config import resolve
 from agenticlu.core.files import Closing
 from agenticlu.core.records import Document
-from agenticlu.core.settings import Settings
+from agenticlu.core.settings import Settings, TokenCount
 from agenticlu.dialogue.ask import Answer, AskEstimate, Event, estimate, make_question
 from agenticlu.dialogue.ask import ask as ask_engine
 from agenticlu.dialogue.steps import Profile, load_profile
@@ -37,6 +37,7 @@ class _Shared(Settings):
     profile: str = "default"
     piece_tokens: int | None = None
     temperature: float = 0.0
+    window: TokenCount | None = None
 
 
 class Reader(Closing):
@@ -58,6 +59,7 @@ class Reader(Closing):
         profile: Wordings: a bundled profile's name, a TOML file, or a `Profile`.
         piece_tokens: Maximum tokens of a piece; None for what suits the model, else 512.
         timeout_s: Limit of one request to a server, in seconds.
+        window: Longest prompt plus reply in tokens, where the server does not say it.
 
     Raises:
         DocumentError: The document cannot be read.
@@ -76,6 +78,7 @@ class Reader(Closing):
         profile: str | Profile | None = None,
         piece_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        window: int | None = None,
     ) -> None:
         urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
         settings = resolve(
@@ -87,13 +90,14 @@ class Reader(Closing):
                 "tokenizer": tokenizer,
                 "profile": profile if isinstance(profile, str) else None,
                 "piece_tokens": piece_tokens,
+                "window": window,
             },
         ).values
         # A server named in the call is not to be asked for a model that a file names for another.
         name = settings.model if model is not None or not urls else None
         # Likewise a model folder named in the call is not looked for on a file's server.
         urls = urls if urls or model is not None else settings.base_url
-        self._choice = ModelChoice(name, urls, settings.api_key_env, timeout_s)
+        self._choice = ModelChoice(name, urls, settings.api_key_env, timeout_s, settings.window)
         self._engine, self._owns_engine = engine, engine is None
         self._loop: _Loop | None = None
         self._temperature = settings.temperature
@@ -213,6 +217,7 @@ class ReaderOptions(TypedDict, total=False):
     profile: str | Profile | None
     piece_tokens: int | None
     timeout_s: float
+    window: int | None
 
 
 def ask(

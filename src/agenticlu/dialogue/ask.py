@@ -41,7 +41,7 @@ from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, 
 from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
-from agenticlu.engines.base import Engine, Sampled, Sampling
+from agenticlu.engines.base import Engine, Sampled, Sampling, setup_of
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
 
 
@@ -65,6 +65,8 @@ class Answer(Record):
     shown_pieces: tuple[int, ...] | None = None
     """Pieces that the model saw in the dialogue, when reading by spans; None means all."""
     usage: Usage = Usage()
+    setup: Usage = Usage()
+    """The part of the usage that found out what the server can do and how long its window is."""
     seconds: float = 0.0
     engine: str = ""
     profile: str = ""
@@ -73,6 +75,7 @@ class Answer(Record):
     """Caveats for the reader: invalid marks, cut replies, spans, unverified quotes."""
 
 
+SPANS_HINT = "--spans reads the document piecewise and says so."
 EventKind = Literal["scan", "turn"]
 
 
@@ -251,13 +254,30 @@ class _Asking:
 
     def __post_init__(self) -> None:
         self.document, self.engine = self.shown.document, self.scanner.engine
-        self.usage = Usage()
+        self.usage = self.setup_before = Usage()
         self.notes: list[str] = []
         self.counts: dict[str, int] = {}
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
+        self.setup_before = setup_of(self.engine)
+        try:
+            dialogue = await self._converse(spans=spans)
+        except DocumentTooLongError as error:
+            # The engine may have read its window out of the refusal, or noticed that it cut.
+            known, self.window = self.window, (await self.engine.capabilities()).context_tokens
+            if not spans:
+                error.hint = " ".join(filter(None, (error.hint, SPANS_HINT)))
+            elif self.window is None:
+                error.hint = "Name the model's window, such as --window 8192."
+            if not spans or self.window in (None, known):
+                raise
+            dialogue = await self._converse(spans=spans)
+        return self._answer(dialogue, time.perf_counter() - began)
+
+    async def _converse(self, *, spans: bool) -> Dialogue:
+        self.notes.clear()
         self._note_pages()
         dialogue = self._dialogue(self.shown.view())
         if (over := self._overflow(dialogue)) > 0:
@@ -265,10 +285,9 @@ class _Asking:
                 raise self._too_long(over)
             await self._scan(self.question.text, 1)
             dialogue = self._dialogue(self.shown.view(self.kept))
-        dialogue = await run_dialogue(
+        return await run_dialogue(
             dialogue, self._sample, may_ask=self._may_ask, after_turn=self._after_turn
         )
-        return self._answer(dialogue, time.perf_counter() - began)
 
     def _dialogue(self, view: str) -> Dialogue:
         return Dialogue(
@@ -359,7 +378,7 @@ class _Asking:
             f"{self.document.source!r} is too long for {self.engine.name}: with the question and "
             f"room for the replies it takes {about}{self.window + over:,} tokens, the window holds "
             f"{self.window:,}; {about}{over:,} too many.",
-            hint="--spans reads it piecewise and says so; or use a model with a longer window.",
+            hint=f"{SPANS_HINT} Or use a model with a longer window.",
         )
 
     # Reading by spans
@@ -422,6 +441,7 @@ class _Asking:
             num_pieces=len(self.shown.pieces),
             shown_pieces=self.kept,
             usage=self.usage,
+            setup=setup_of(self.engine) - self.setup_before,
             seconds=seconds,
             engine=self.engine.name,
             profile=self.scanner.profile.label,

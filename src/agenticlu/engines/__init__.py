@@ -194,6 +194,9 @@ class ModelChoice:
     """Environment variable that holds the servers' key."""
     timeout_s: float = DEFAULT_TIMEOUT_S
     """Limit of one request to a server."""
+    window_tokens: int | None = None
+    """Longest prompt plus reply, where the server does not say it or says too much; None takes what
+    it says. Of a model in process: at most its own."""
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
@@ -234,8 +237,15 @@ class ModelChoice:
             UsageError: A server's address is malformed.
             MissingDependencyError: The engine's packages are not installed.
         """
-        served = {"timeout_s": self.timeout_s, "on_event": on_event} if self.base_url else {}
-        return load_engine(self.model, self.base_url, self.api_key_env, **served)
+        options = self.engine_options
+        if self.base_url:
+            options |= {"timeout_s": self.timeout_s, "on_event": on_event}
+        return load_engine(self.model, self.base_url, self.api_key_env, **options)
+
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """What every kind of engine is told of the choice; left out where nothing was chosen."""
+        return {} if self.window_tokens is None else {"context_tokens": self.window_tokens}
 
     def tokenizer(self, name: str | None = None) -> Tokenizer:
         """Returns the named tokenizer, else the model's own, else one that estimates.

@@ -102,11 +102,25 @@ class ChoiceProbs:
     """'logprobs', or 'parse' where a server gives none."""
 
 
+Feature = Literal[
+    "samples_n",
+    "repeats_seeds",
+    "logprobs",
+    "token_ids",
+    "completes",
+    "reports_cached_tokens",
+    "prefix_reuse_from_tokens",
+]
+"""Capabilities that an endpoint must be asked for; each is a field of `Capabilities`."""
+
+
 @dataclass(frozen=True)
 class Capabilities:
-    """The features that an engine supports; for endpoints, as probed."""
+    """The features that an engine supports; of endpoints, as far as they are known."""
 
     samples_n: bool = True
+    repeats_seeds: bool = True
+    """Whether a repeated seed repeats a reply."""
     logprobs: bool = True
     token_ids: bool = False
     reports_cached_tokens: bool = True
@@ -145,6 +159,12 @@ class Watched(Protocol):
     def health(self) -> list[Health]:
         """Returns one entry for each endpoint."""
         ...
+
+
+def setup_of(engine: Engine) -> Usage:
+    """Returns what an engine has spent to find out about its server; part of its usage."""
+    found: Usage = getattr(engine, "setup", Usage())
+    return found
 
 
 class Engine(Protocol):
@@ -198,8 +218,13 @@ class Engine(Protocol):
         """Returns the probability of each choice as the reply's first token."""
         ...
 
-    async def capabilities(self) -> Capabilities:
-        """Probes once and remembers."""
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
+        """Returns what is known of the engine.
+
+        Args:
+            wanted: What must be known, if short requests have to be sent to find it out. Each is
+                asked for once; without any, a server is only met: its name, perhaps its window.
+        """
         ...
 
     async def close(self) -> None:

@@ -29,6 +29,8 @@ class Meant:
     """Name to send."""
     context_tokens: int | None = None
     """Its window; None where the server does not list it."""
+    owner: str = ""
+    """Who owns it, as the server lists it: tells servers apart."""
 
 
 async def find_model(transport: Transport, model: str | None, name: str) -> Meant:
@@ -63,7 +65,8 @@ async def find_model(transport: Transport, model: str | None, name: str) -> Mean
         model = next(iter(served))
     found = find_listed(model, served)
     if found is not None:
-        return Meant(found[0], window_of(served[found[1]]))
+        entry = served[found[1]]
+        return Meant(found[0], window_of(entry), str(entry.get("owned_by", "")))
     if served:
         raise no_such_model(transport.base_url, model, served)
     return Meant(model)

@@ -1,116 +1,37 @@
 """An engine for any OpenAI-compatible endpoint, even one that supports only part of the API.
 
 Compatible servers drop fields silently: asked for eight samples, some return one, some eight equal
-ones; asked for log-probabilities, some return none. `capabilities` probes once; `sample` and
-`score_choices` work around what is missing (separate requests with different seeds; a parsed reply)
-and the notes say which server setting would fix it.
+ones; asked for log-probabilities, some return none. `sample` and `score_choices` work around what
+is missing (separate requests with different seeds; a parsed reply) and the notes say which server
+setting would fix it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
-from agenticlu.core.errors import (
-    AgenticluError,
-    ContentRefusedError,
-    DocumentTooLongError,
-    EngineRefusedError,
-)
+from agenticlu.core.errors import ContentRefusedError, EngineRefusedError
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines.adaptation import Dialect
-from agenticlu.engines.base import (
-    Asked,
-    Capabilities,
-    ChoiceProbs,
-    Completion,
-    Health,
-    Sampled,
-    Sampling,
-)
-from agenticlu.engines.naming import explain_not_found, find_model
-from agenticlu.engines.probe import Findings, probe
-from agenticlu.engines.protocol import (
-    MalformedReplyError,
-    Reply,
-    first_logprobs,
-    label_masses,
-    read_reply,
-)
-from agenticlu.engines.refusals import StatusError
+from agenticlu.engines.base import Asked, ChoiceProbs, Completion, Sampled, Sampling
+from agenticlu.engines.endpoint import Endpoint
+from agenticlu.engines.protocol import Reply, label_masses
 from agenticlu.engines.retry import single_sampling
-from agenticlu.engines.thinking import LEAST_MASS, Thinking, ThinkingRoom, count_thinking
-from agenticlu.engines.transport import Transport, unreadable
+from agenticlu.engines.thinking import LEAST_MASS, count_thinking
 from agenticlu.engines.verdicts import PARSE_TOKENS, read_verdict
 
 TOP_LOGPROBS = 20
 """The most that the protocol allows."""
-ALIVE_S = 5.0
-"""Seconds that a server may take to answer at all."""
-MOST_ADAPTATIONS = 12
-"""Ways in which one request is written, at most."""
-ROOM_ENOUGH = 1024
-"""Tokens, or half of what was wanted, that a prompt must leave for the reply."""
 WARM = 0.5
 """At this temperature or above, samples differ unless something is wrong."""
 LONG_TEXT_CHARACTERS = 80
 """Equal samples of at least this length at a temperature of at least `WARM` are no coincidence."""
-CHAT_ROUTE = "/chat/completions"
-PLAIN_ROUTE = "/completions"
 
 
-class OpenAIEngine:
-    """Asks one endpoint; sends each request once (`agenticlu.engines.retry` retries).
-
-    Args:
-        base_url: Address, such as http://127.0.0.1:8000/v1.
-        model: Name under which the server lists it; None takes the only one it lists.
-        api_key_env: Environment variable with the key. The key itself is never stored or shown.
-        timeout_s: Of one request.
-        on_event: Called with a line for people when the engine changes how it asks.
-        name: Shown and stored; the model's name by default.
-        thinking: Room for the model's thoughts; shared by the replicas of a pool. None: the
-            default.
-    """
-
-    def __init__(
-        self,
-        base_url: str,
-        model: str | None = None,
-        *,
-        api_key_env: str = "OPENAI_API_KEY",
-        timeout_s: float = 600.0,
-        on_event: Callable[[str], None] | None = None,
-        name: str | None = None,
-        thinking: ThinkingRoom | None = None,
-    ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.model = model
-        self.name = name or model or urlsplit(base_url).netloc
-        self.findings = Findings()
-        self.dialect = Dialect()
-        self.transport = Transport(self.base_url, api_key_env, timeout_s)
-        self.room = thinking or ThinkingRoom(Thinking(), self.name, hides=True, say=on_event)
-        self._named = name is not None
-        self._sent_name = model
-        """The model's name as the server lists it, where it has a list."""
-        self._on_event = on_event or (lambda text: None)
-        self._random = random.Random()
-        self._usage = Usage()
-        self._connected = False
-        self._connecting: asyncio.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._capabilities: Capabilities | None = None
-
-    @property
-    def usage(self) -> Usage:
-        """Total so far."""
-        return self._usage
+class OpenAIEngine(Endpoint):
+    """Samples and scores through one endpoint; see `Endpoint` for the arguments."""
 
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
@@ -171,75 +92,6 @@ class OpenAIEngine:
             self.room.thinks = False  # the prompt was worded badly; the token is no thought's
             return replace(weak, usage=spent)
         return replace(parsed, usage=spent)
-
-    async def capabilities(self) -> Capabilities:
-        """Asks the server a handful of short questions, once; remembers the answers."""
-        if self._capabilities is None:
-            await self._connect()
-            self._capabilities = await probe(self)
-        return self._capabilities
-
-    async def answers(self) -> bool:
-        """Whether the server answers a request for its list of models."""
-        try:
-            await self.transport.request("GET", "/models", name=self.name, timeout_s=ALIVE_S)
-        except EngineRefusedError:
-            return True
-        except AgenticluError:
-            return False
-        return True
-
-    def health(self) -> list[Health]:
-        """Returns the endpoint's state."""
-        return [self.transport.clock.health(self.base_url)]
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self.transport.close()
-
-    async def ask(
-        self,
-        asked: Asked,
-        sampling: Sampling,
-        *,
-        session: str | None = None,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Reply:
-        """Sends one request, counts its cost and returns what the server replied.
-
-        Args:
-            asked: Conversation, or plain text to continue.
-            sampling: How.
-            session: Of the request.
-            extra: Further fields of the body.
-
-        Raises:
-            EngineError: As `sample`.
-        """
-        await self._connect()
-        body = self._render(asked, sampling) | dict(extra or {})
-        data = await self._request(asked, body, session)
-        try:
-            reply = read_reply(data, plain=isinstance(asked, str))
-        except MalformedReplyError as error:
-            raise unreadable(self._where, error) from error
-        self._usage = self._usage + reply.usage
-        return reply
-
-    def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:
-        """Returns (token, log-probability) of the first token's candidates; None if there are none.
-
-        Raises:
-            EngineReplyError: They cannot be read.
-        """
-        try:
-            return first_logprobs(reply.choices[0])
-        except MalformedReplyError as error:
-            raise unreadable(self._where, error) from error
-
-    @property
-    def _where(self) -> str:
-        return f"{self.name} at {self.base_url}"
 
     # One request.
 
@@ -361,89 +213,6 @@ class OpenAIEngine:
         self._tell("does not support reply schemas; the prompt alone asks for the format.")
         return reply
 
-    def _render(self, asked: Asked, sampling: Sampling) -> dict[str, Any]:
-        """Returns a request's body in the protocol's own fields, without its conversation."""
-        body: dict[str, Any] = {"model": self._sent_name}
-        body |= {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
-        if isinstance(asked, str):
-            body["prompt"] = asked
-        if sampling.n != 1:
-            body["n"] = sampling.n
-        if sampling.top_p != 1.0:
-            body["top_p"] = sampling.top_p
-        if sampling.stop:
-            body["stop"] = list(sampling.stop)
-        seed = sampling.seed
-        if seed is None and not self.findings.samples_differ and sampling.temperature > 0:
-            seed = self._random.randrange(1 << 31)  # else it would return the same sample again
-        if seed is not None:
-            body["seed"] = seed
-        return body
-
-    async def _request(self, asked: Asked, body: dict[str, Any], session: str | None) -> Any:
-        """Sends a request, again in another way where the server asks for one."""
-        plain = isinstance(asked, str)
-        is_bounded = False
-        for _ in range(MOST_ADAPTATIONS):
-            sent = self._write(asked, body)
-            try:
-                return await self.transport.request(
-                    "POST",
-                    PLAIN_ROUTE if plain else CHAT_ROUTE,
-                    sent,
-                    name=self.name,
-                    session=session,
-                )
-            except StatusError as error:
-                refused = error
-            if refused.refusal.limits.reply_tokens is not None and not is_bounded:
-                body = self._bound_reply(refused, body)
-                is_bounded = True
-            else:
-                self.dialect.learn(refused.refusal, sent, () if isinstance(asked, str) else asked)
-            for words in self.dialect.told.values():
-                self._tell(words)
-            if self._write(asked, body) == sent:
-                break
-        if refused.refusal.status == 404 or (plain and refused.refusal.status in (405, 501)):
-            raise await explain_not_found(
-                self.transport, self.model or "", refused, plain=plain
-            ) from refused
-        raise refused
-
-    def _write(self, asked: Asked, body: Mapping[str, Any]) -> dict[str, Any]:
-        if isinstance(asked, str):
-            return self.dialect.write(body)
-        messages = [{"role": m.role, "content": m.content} for m in self.dialect.arrange(asked)]
-        return self.dialect.write({**body, "messages": messages})
-
-    def _bound_reply(self, error: StatusError, body: dict[str, Any]) -> dict[str, Any]:
-        """Returns a body that asks for no longer a reply than fits.
-
-        Raises:
-            DocumentTooLongError: The prompt leaves too little room.
-        """
-        limits, length = error.refusal.limits, body["max_tokens"]
-        room = limits.reply_tokens or 0
-        if limits.prompt_tokens is None:
-            self.dialect.bound_replies(room)
-            return body
-        if room < min(ROOM_ENOUGH, length // 2):
-            too_long = DocumentTooLongError(
-                f"{self._where} refused the prompt as too long (status {error.refusal.status}):"
-                f" {error.shown}"
-            )
-            too_long.window_tokens = limits.window_tokens
-            raise too_long from error
-        return body | {"max_tokens": min(room, length)}
-
-    def _tell(self, words: str) -> None:
-        """Tells once how the server differs from others."""
-        text = f"{self.name} {words}"
-        if text not in self.findings.notes:
-            self.findings.note(text)
-            self._on_event(text)
-
     def _takes_n(self, sampling: Sampling) -> bool:
         differ = self.findings.samples_differ or sampling.temperature == 0
         return self.findings.samples_n and differ
@@ -468,26 +237,3 @@ class OpenAIEngine:
                 f"{self.name} returned {sampling.n} equal samples at temperature"
                 f" {sampling.temperature}; samples are asked for one by one with different seeds."
             )
-
-    # The model's name.
-
-    async def _connect(self) -> None:
-        """Looks at the model list on first contact."""
-        if self._connected:
-            return
-        loop = asyncio.get_running_loop()
-        if self._connecting is None or self._loop is not loop:
-            self._connecting, self._loop = asyncio.Lock(), loop  # a lock belongs to one loop
-        async with self._connecting:
-            if not self._connected:
-                await self._find_model()
-                self._connected = True
-
-    async def _find_model(self) -> None:
-        meant = await find_model(self.transport, self.model, self.name)
-        if self.model is None:
-            self.model = meant.sent
-            if not self._named:
-                self.name = self.room.name = self.model
-        self._sent_name = meant.sent
-        self.findings.context_tokens = meant.context_tokens

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agenticlu.core.errors import (
@@ -27,10 +27,12 @@ from agenticlu.engines.base import (
     Capabilities,
     ChoiceProbs,
     Engine,
+    Feature,
     Health,
     Sampled,
     Sampling,
     Watched,
+    setup_of,
 )
 from agenticlu.engines.retry import TRANSIENT, may_be_own
 from agenticlu.engines.transport import EndpointClock
@@ -88,12 +90,16 @@ class PoolEngine:
         self._most_rest_s = most_rest_s
         self._on_event = on_event or (lambda text: None)
         self._turn = itertools.count()
-        self._capabilities: Capabilities | None = None
 
     @property
     def usage(self) -> Usage:
         """Total over the replicas."""
         return sum((replica.engine.usage for replica in self.replicas), Usage())
+
+    @property
+    def setup(self) -> Usage:
+        """What finding out about the replicas has cost so far; part of `usage`."""
+        return sum((setup_of(replica.engine) for replica in self.replicas), Usage())
 
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
@@ -131,57 +137,40 @@ class PoolEngine:
             session, lambda engine: engine.score_choices(messages, choices, session=session)
         )
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns the capabilities shared by all replicas that answer.
 
         Raises:
             EngineUnreachableError: None answers.
             ModelNotFoundError: The replicas serve different models.
         """
-        if self._capabilities is None:
-            found = await asyncio.gather(
-                *(replica.engine.capabilities() for replica in self.replicas),
-                return_exceptions=True,
+        asked = [one for one in self.replicas if self._is_open(one)] or self.replicas
+        found = await asyncio.gather(
+            *(replica.engine.capabilities(*wanted) for replica in asked), return_exceptions=True
+        )
+        known: list[Capabilities] = []
+        lost: list[str] = []
+        for replica, one in zip(asked, found, strict=True):
+            if isinstance(one, Capabilities):
+                known.append(one)
+            elif isinstance(one, TRANSIENT):
+                self._close(replica, one)
+                lost.append(f"{replica.key} does not answer: {one}")
+            else:
+                raise one
+        if not known:
+            raise EngineUnreachableError(
+                f"None of the {len(self.replicas)} replicas answers.", hint=lost[0]
             )
-            notes: list[str] = []
-            known: list[Capabilities] = []
-            for replica, one in zip(self.replicas, found, strict=True):
-                if isinstance(one, Capabilities):
-                    known.append(one)
-                    notes.extend(note for note in one.notes if note not in notes)
-                elif isinstance(one, TRANSIENT):
-                    self._close(replica, one)
-                    notes.append(f"{replica.key} does not answer: {one}")
-                else:
-                    raise one
-            if not known:
-                raise EngineUnreachableError(
-                    f"None of the {len(self.replicas)} replicas answers.", hint=notes[0]
-                )
-            names = {replica.engine.name for replica in self.replicas if not replica.failures}
-            if len(names) > 1:
-                raise ModelNotFoundError(
-                    f"The replicas serve different models: {', '.join(sorted(names))}.",
-                    hint="Choose one with --model.",
-                )
-            if names:
-                self.name = names.pop()
-            reuse = [one.prefix_reuse_from_tokens for one in known]
-            known_reuse = [tokens for tokens in reuse if tokens is not None]
-            windows = [one.context_tokens for one in known if one.context_tokens is not None]
-            self._capabilities = Capabilities(
-                samples_n=all(one.samples_n for one in known),
-                logprobs=all(one.logprobs for one in known),
-                token_ids=all(one.token_ids for one in known),
-                reports_cached_tokens=all(one.reports_cached_tokens for one in known),
-                completes=all(one.completes for one in known),
-                context_tokens=min(windows) if windows else None,
-                prefix_reuse_from_tokens=max(known_reuse)
-                if len(known_reuse) == len(reuse)
-                else None,
-                notes=tuple(notes),
+        names = {replica.engine.name for replica in self.replicas if not replica.failures}
+        if len(names) > 1:
+            raise ModelNotFoundError(
+                f"The replicas serve different models: {', '.join(sorted(names))}.",
+                hint="Choose one with --model.",
             )
-        return replace(self._capabilities)
+        if names:
+            self.name = names.pop()
+        return _shared_by(known, lost)
 
     def health(self) -> list[Health]:
         """Returns the state of each replica, as its engine reports it, or that it is resting."""
@@ -275,3 +264,22 @@ class PoolEngine:
         replica.closed_until = now + rest
         replica.suspects.clear()  # the replica was to blame: its sessions return after the rest
         self._on_event(f"{replica.key} rests for {rest:.0f} s and its sessions move on: {error}")
+
+
+def _shared_by(known: Sequence[Capabilities], lost: Sequence[str]) -> Capabilities:
+    """Returns what all of some engines support, with the notes of each and on those lost."""
+    windows = [one.context_tokens for one in known if one.context_tokens is not None]
+    reuse = [one.prefix_reuse_from_tokens for one in known]
+    return Capabilities(
+        samples_n=all(one.samples_n for one in known),
+        repeats_seeds=all(one.repeats_seeds for one in known),
+        logprobs=all(one.logprobs for one in known),
+        token_ids=all(one.token_ids for one in known),
+        reports_cached_tokens=all(one.reports_cached_tokens for one in known),
+        completes=all(one.completes for one in known),
+        context_tokens=min(windows) if windows else None,
+        prefix_reuse_from_tokens=None
+        if None in reuse
+        else max(tokens for tokens in reuse if tokens is not None),
+        notes=tuple(dict.fromkeys([*(note for one in known for note in one.notes), *lost])),
+    )

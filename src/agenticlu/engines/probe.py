@@ -1,12 +1,14 @@
 """Finds out what an endpoint offers: which model it serves, and what it really supports.
 
-`read_served_model` reads the model list alone; `probe` asks a handful of short questions.
+`read_served_model` reads the model list alone. Each entry of `PROBES` finds out one thing with a
+few short requests. The first real requests show most of it by themselves, so only what must be
+known before them is probed for; `agenticlu doctor` asks for everything.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,16 +21,15 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.records import Message
-from agenticlu.engines.base import Asked, Capabilities, Sampling
+from agenticlu.engines.base import Asked, Capabilities, Feature, Sampling
 from agenticlu.engines.listing import ServedModel, find_listed, parse_served_model
 from agenticlu.engines.naming import list_models
 from agenticlu.engines.protocol import Reply
+from agenticlu.engines.reuse import measure_reuse
 from agenticlu.engines.transport import Transport
 
 TIMEOUT_S = 10.0
 WORDS = "river lantern copper meadow harbour violet engine thistle marble falcon"
-PREFIX_WORDS = 1500
-"""Words of the prompt that is sent twice to see whether its prefix is cached."""
 
 
 @dataclass
@@ -42,10 +43,14 @@ class Findings:
     completes: bool | None = None
     """Whether there is a route for plain text; None while not known."""
     cached_tokens: bool | None = None
-    """None while not known."""
+    """Whether it reports them; None while not known."""
+    prefix_reuse: float | None = None
+    """Shortest prefix that it reuses, as `Capabilities.prefix_reuse_from_tokens`."""
     seed_repeats: bool | None = None
     thinks: bool = False
     context_tokens: int | None = None
+    owner: str = ""
+    """Who owns the model, as the server lists it: tells servers apart."""
     takes_schema: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -61,10 +66,10 @@ class Probed(Protocol):
     name: str
     findings: Findings
 
-    async def ask(
+    async def ask_setup(
         self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
     ) -> Reply:
-        """Sends one request and returns what the server replied."""
+        """Sends a request that nobody asked for, counts it as such and returns the reply."""
         ...
 
     def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:
@@ -76,28 +81,17 @@ def _asked(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
-async def probe(engine: Probed) -> Capabilities:
-    """Asks and notes: number of samples, their variety, seeds, log-probabilities, cache, ids.
-
-    Raises:
-        EngineError: The endpoint does not answer at all.
-    """
-    await _probe_samples(engine)
-    await asyncio.gather(
-        _probe_logprobs(engine),
-        _probe_seed(engine),
-        _probe_token_ids(engine),
-        _probe_completions(engine),
-    )
-    await _probe_cache(engine)
-    found = engine.findings
+def summarise(found: Findings) -> Capabilities:
+    """Returns what is known; what was not looked at counts as there."""
     return Capabilities(
         samples_n=found.samples_n and found.samples_differ,
+        repeats_seeds=found.seed_repeats is not False,
         logprobs=found.logprobs,
         token_ids=found.token_ids,
-        reports_cached_tokens=bool(found.cached_tokens),
-        completes=bool(found.completes),
+        reports_cached_tokens=found.cached_tokens is not False,
+        completes=found.completes is not False,
         context_tokens=found.context_tokens,
+        prefix_reuse_from_tokens=found.prefix_reuse,
         notes=tuple(found.notes),
     )
 
@@ -106,7 +100,7 @@ async def _probe_samples(engine: Probed) -> None:
     sampling = Sampling(temperature=1.0, n=2, max_tokens=24, seed=1)
     prompt = _asked(f"Write a sentence with three of these words: {WORDS}.")
     try:
-        reply = await engine.ask(prompt, sampling)
+        reply = await engine.ask_setup(prompt, sampling)
     except EngineRefusedError as error:
         engine.findings.samples_n = False
         engine.findings.note(
@@ -133,7 +127,7 @@ async def _probe_samples(engine: Probed) -> None:
         return
     first, second = await asyncio.gather(
         *(
-            engine.ask(prompt, Sampling(temperature=1.0, max_tokens=24, seed=seed))
+            engine.ask_setup(prompt, Sampling(temperature=1.0, max_tokens=24, seed=seed))
             for seed in (11, 12)
         )
     )
@@ -148,7 +142,9 @@ async def _probe_logprobs(engine: Probed) -> None:
     sampling = Sampling(max_tokens=1)
     extra = {"logprobs": True, "top_logprobs": 5}
     try:
-        reply = await engine.ask(_asked("Is water wet? Reply yes or no."), sampling, extra=extra)
+        reply = await engine.ask_setup(
+            _asked("Is water wet? Reply yes or no."), sampling, extra=extra
+        )
         found = engine.first_logprobs(reply)
     except EngineRefusedError:
         found = None
@@ -168,8 +164,8 @@ async def _probe_logprobs(engine: Probed) -> None:
 async def _probe_seed(engine: Probed) -> None:
     sampling = Sampling(temperature=1.0, max_tokens=16, seed=7)
     prompt = _asked(f"Choose four of these words: {WORDS}.")
-    first = await engine.ask(prompt, sampling)
-    second = await engine.ask(prompt, sampling)
+    first = await engine.ask_setup(prompt, sampling)
+    second = await engine.ask_setup(prompt, sampling)
     same = first.choices[0].content == second.choices[0].content
     engine.findings.seed_repeats = same
     if not same:
@@ -182,7 +178,7 @@ async def _probe_seed(engine: Probed) -> None:
 async def _probe_token_ids(engine: Probed) -> None:
     extra = {"return_token_ids": True}
     try:
-        reply = await engine.ask(_asked("Say yes."), Sampling(max_tokens=2), extra=extra)
+        reply = await engine.ask_setup(_asked("Say yes."), Sampling(max_tokens=2), extra=extra)
     except EngineRefusedError:
         return
     engine.findings.token_ids = bool(reply.choices[0].token_ids)
@@ -190,7 +186,7 @@ async def _probe_token_ids(engine: Probed) -> None:
 
 async def _probe_completions(engine: Probed) -> None:
     try:
-        await engine.ask("One, two,", Sampling(max_tokens=2))
+        await engine.ask_setup("One, two,", Sampling(max_tokens=2))
     except EngineReplyError:
         engine.findings.completes = False
     else:
@@ -198,22 +194,31 @@ async def _probe_completions(engine: Probed) -> None:
 
 
 async def _probe_cache(engine: Probed) -> None:
-    limit = engine.findings.context_tokens
-    count = PREFIX_WORDS if limit is None else min(PREFIX_WORDS, limit // 8)
-    words = WORDS.split()
-    text = " ".join(words[(i * i + i // 7) % len(words)] for i in range(count))
-    for question in ("Which word is first?", "Which word is last?"):
-        reply = await engine.ask(_asked(f"{text}\n{question}"), Sampling(max_tokens=1))
-    usage = reply.usage
-    engine.findings.cached_tokens = usage.cached_tokens > 0
-    if not usage.prompt_tokens:
-        engine.findings.note(f"{engine.name} reports no usage: costs will read as zero.")
-    elif not usage.cached_tokens:
-        engine.findings.note(
-            f"{engine.name} reports no cached tokens on a repeated prefix: it caches none, or does"
-            " not say so. vLLM: --enable-prefix-caching and --enable-prompt-tokens-details;"
-            " llama-cpp-python: --cache; transformers serve: --continuous-batching."
+    found, name = engine.findings, engine.name
+    measured = await measure_reuse(engine, found.context_tokens)
+    found.prefix_reuse = measured.from_tokens
+    found.cached_tokens = measured.is_reported
+    if not measured.counts:
+        found.note(f"{name} reports no usage: costs will read as zero.")
+    elif not measured.is_reported:
+        found.note(
+            f"{name} reports no cached tokens, so costs count every prompt token as computed."
+            " vLLM reports them with --enable-prompt-tokens-details."
         )
+    if measured.how:
+        found.note(measured.how)
+
+
+PROBES: dict[Feature, Callable[[Probed], Awaitable[None]]] = {
+    "samples_n": _probe_samples,
+    "repeats_seeds": _probe_seed,
+    "logprobs": _probe_logprobs,
+    "token_ids": _probe_token_ids,
+    "completes": _probe_completions,
+    "reports_cached_tokens": _probe_cache,
+    "prefix_reuse_from_tokens": _probe_cache,
+}
+"""What finds out each thing. Two things that one probe finds out have the same one."""
 
 
 def read_served_model(

@@ -41,11 +41,13 @@ from agenticlu.engines.base import (
     Capabilities,
     ChoiceProbs,
     Engine,
+    Feature,
     Health,
     Sampled,
     Sampling,
     ThoughtCutError,
     Watched,
+    setup_of,
 )
 
 Reply = TypeVar("Reply")
@@ -290,6 +292,11 @@ class LimitedEngine:
         """Total so far."""
         return self.engine.usage
 
+    @property
+    def setup(self) -> Usage:
+        """What finding out about the engine has cost so far; part of `usage`."""
+        return setup_of(self.engine)
+
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
@@ -319,9 +326,10 @@ class LimitedEngine:
             count_characters(messages),
         )
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
         """The engine's, which may know its name only then."""
-        return await self.limiter.run(self.engine.capabilities, 0, self._ask_shortly)
+        ask = functools.partial(self.engine.capabilities, *wanted)
+        return await self.limiter.run(ask, 0, self._ask_shortly)
 
     async def close(self) -> None:
         """Closes the engine."""

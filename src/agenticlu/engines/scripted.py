@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id, content_seed
-from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Sampled, Sampling
+from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Feature, Sampled, Sampling
 
 
 class SpanTokenizer(Protocol):
@@ -162,7 +162,7 @@ class ScriptedEngine:
             usage=usage,
         )
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns the capabilities that the script was given."""
         return Capabilities(
             logprobs=self.logprobs,

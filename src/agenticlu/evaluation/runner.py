@@ -361,7 +361,7 @@ class Layouts:
             UsageError: It cannot, and the run asks for plain text.
         """
         plain = any(item.prompt is not None and not item.prompt.chat for item in items)
-        if not self._used or not plain or (await self._engine.capabilities()).completes:
+        if not self._used or not plain or await self._completes():
             return list(items)
         limit = f"{self._engine.name} cannot continue plain text"
         if self._wanted is False:
@@ -370,6 +370,9 @@ class Layouts:
             self._is_reported = True
             self._report(f"{limit}: HELMET's plain-text prompts are sent and scored as chat.")
         return [in_form(item, chat=True) for item in items]
+
+    async def _completes(self) -> bool:
+        return (await self._engine.capabilities("completes")).completes
 
     async def add_framing(self, jobs: Sequence[Job]) -> RunSettings:
         """Returns the settings with the tokens that a request adds to the prompts of these jobs."""

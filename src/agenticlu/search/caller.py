@@ -18,7 +18,15 @@ from typing import Any, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id
-from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Engine, Sampled, Sampling
+from agenticlu.engines.base import (
+    Capabilities,
+    ChoiceProbs,
+    Completion,
+    Engine,
+    Feature,
+    Sampled,
+    Sampling,
+)
 from agenticlu.engines.retry import LimitedEngine
 from agenticlu.search.store import CallId, Store
 
@@ -229,9 +237,9 @@ class LedgeredEngine:
         call = CallId(key, "judge", session or "")
         return await _unwrap(self._caller.score_choices(call, messages, choices))
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
         """The engine's."""
-        return await self._engine.capabilities()
+        return await self._engine.capabilities(*wanted)
 
     async def close(self) -> None:
         """Ends calls under way, so that they do not look like lost connections, and closes."""

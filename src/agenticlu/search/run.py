@@ -282,7 +282,7 @@ async def run_search(
     async def meet() -> None:
         # Only now is the engine's name known for sure, and only a call that is really sent needs
         # it: a finished run needs no server.
-        found = await engine.capabilities()
+        found = await engine.capabilities("token_ids")
         bind(store, config, profile, engine=engine.name)
         for note in found.notes:
             progress.say(note)

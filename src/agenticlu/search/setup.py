@@ -46,7 +46,7 @@ class EngineChoice(ModelChoice):
 
     def _load_behind(self, limiter: Limiter, say: Callable[[str], None] | None) -> LimitedEngine:
         if not self.base_url:
-            return LimitedEngine(load_engine(self.model), limiter)
+            return LimitedEngine(load_engine(self.model, **self.engine_options), limiter)
         return load_limited_engine(
             self.model,
             self.base_url,
@@ -54,6 +54,7 @@ class EngineChoice(ModelChoice):
             limiter=limiter,
             timeout_s=self.timeout_s,
             on_event=say,
+            **self.engine_options,
         )
 
 

@@ -15,6 +15,7 @@ from agenticlu.engines.base import (
     Asked,
     Capabilities,
     ChoiceProbs,
+    Feature,
     Generated,
     OnToken,
     Sampled,
@@ -160,7 +161,7 @@ class HFEngine:
         result: ChoiceProbs = await self._submit(messages, None, tuple(choices))
         return result
 
-    async def capabilities(self) -> Capabilities:
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns the capabilities of this engine: all of them."""
         return Capabilities(
             token_ids=True,

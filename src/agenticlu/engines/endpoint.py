@@ -1,0 +1,330 @@
+"""One endpoint of an OpenAI-compatible server: what is known of it, and requests to it.
+
+Requests are written in the server's dialect and counted. Those that nobody asked for are counted as
+setup; their cost is part of that of the reply after them, so that no total leaves them out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineRefusedError
+from agenticlu.core.records import Usage
+from agenticlu.engines.adaptation import Dialect
+from agenticlu.engines.base import Asked, Capabilities, Feature, Health, Sampling
+from agenticlu.engines.naming import explain_not_found, find_model
+from agenticlu.engines.probe import PROBES, Findings, summarise
+from agenticlu.engines.protocol import MalformedReplyError, Reply, first_logprobs, read_reply
+from agenticlu.engines.refusals import StatusError
+from agenticlu.engines.thinking import Thinking, ThinkingRoom
+from agenticlu.engines.transport import Transport, unreadable
+from agenticlu.engines.window import CutWatch, read_window
+
+ALIVE_S = 5.0
+"""Seconds that a server may take to answer at all."""
+MOST_ADAPTATIONS = 12
+"""Ways in which one request is written, at most."""
+ROOM_ENOUGH = 1024
+"""Tokens, or half of what was wanted, that a prompt must leave for the reply."""
+CHAT_ROUTE = "/chat/completions"
+PLAIN_ROUTE = "/completions"
+
+
+class Endpoint:
+    """One endpoint; each request is sent once (`agenticlu.engines.retry` retries).
+
+    Args:
+        base_url: Address, such as http://127.0.0.1:8000/v1.
+        model: Name under which the server lists it; None takes the only one it lists.
+        api_key_env: Environment variable with the key. The key itself is never stored or shown.
+        timeout_s: Of one request.
+        on_event: Called with a line for people when the engine changes how it asks.
+        name: Shown and stored; the model's name by default.
+        thinking: Room for the model's thoughts; shared by the replicas of a pool. None: the
+            default.
+        context_tokens: The server's window, where it does not say it or says too much.
+
+    Attributes:
+        setup: Cost so far of requests that nobody asked for, which found something out about the
+            server. They are part of `usage`, and of the cost of the reply after them.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        *,
+        api_key_env: str = "OPENAI_API_KEY",
+        timeout_s: float = 600.0,
+        on_event: Callable[[str], None] | None = None,
+        name: str | None = None,
+        thinking: ThinkingRoom | None = None,
+        context_tokens: int | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.model = model
+        self.name = name or model or urlsplit(base_url).netloc
+        self.findings = Findings(context_tokens=context_tokens)
+        self.dialect = Dialect()
+        self.transport = Transport(self.base_url, api_key_env, timeout_s)
+        self.room = thinking or ThinkingRoom(Thinking(), self.name, hides=True, say=on_event)
+        self._named = name is not None
+        self._sent_name = model
+        """The model's name as the server lists it, where it has a list."""
+        self.setup = Usage()
+        self.cuts = CutWatch()
+        self._api_key_env = api_key_env
+        self._on_event = on_event or (lambda text: None)
+        self._random = random.Random()
+        self._usage = Usage()
+        self._unclaimed = Usage()
+        """Setup that no reply has been charged with yet."""
+        self._connected = False
+        self._probing: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._probed: set[Any] = set()
+
+    @property
+    def usage(self) -> Usage:
+        """Total so far."""
+        return self._usage
+
+    async def capabilities(self, *wanted: Feature) -> Capabilities:
+        """Returns what is known of the server, and asks it short questions for what is wanted.
+
+        Raises:
+            EngineError: As `sample`.
+        """
+        await self._connect()
+        async with self._lock():
+            for probe in dict.fromkeys(PROBES[feature] for feature in wanted):
+                if probe not in self._probed:
+                    await probe(self)
+                    self._probed.add(probe)
+        return summarise(self.findings)
+
+    async def answers(self) -> bool:
+        """Whether the server answers a request for its list of models."""
+        try:
+            await self.transport.request("GET", "/models", name=self.name, timeout_s=ALIVE_S)
+        except EngineRefusedError:
+            return True
+        except AgenticluError:
+            return False
+        return True
+
+    def health(self) -> list[Health]:
+        """Returns the endpoint's state."""
+        return [self.transport.clock.health(self.base_url)]
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.transport.close()
+
+    async def ask(
+        self,
+        asked: Asked,
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Reply:
+        """Sends one request and returns what the server replied, having read the whole prompt.
+
+        Args:
+            asked: Conversation, or plain text to continue.
+            sampling: How.
+            session: Of the request.
+            extra: Further fields of the body.
+
+        Returns:
+            The reply; its cost holds that of setup since the last one.
+
+        Raises:
+            EngineError: As `sample`.
+            DocumentTooLongError: The server refused the prompt, or cut it.
+        """
+        spent = Usage()
+        try:
+            reply = await self._send(asked, sampling, session, extra)
+            spent = reply.usage
+            await self.cuts.check(self, self._where, self.findings.owner, asked, spent)
+        except DocumentTooLongError as error:
+            self.findings.context_tokens = error.window_tokens or self.findings.context_tokens
+            self._count_setup(spent)
+            raise
+        self.findings.cached_tokens = reply.usage.cached_tokens > 0 or self.findings.cached_tokens
+        unclaimed, self._unclaimed = self._unclaimed, Usage()
+        return replace(reply, usage=reply.usage + unclaimed)
+
+    async def ask_setup(
+        self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
+    ) -> Reply:
+        """Sends a request that nobody asked for, and counts it as such.
+
+        Args:
+            asked: Conversation, or plain text to continue.
+            sampling: How.
+            extra: Further fields of the body.
+
+        Raises:
+            EngineError: As `sample`.
+        """
+        reply = await self._send(asked, sampling, None, extra)
+        self._count_setup(reply.usage)
+        return reply
+
+    def _count_setup(self, usage: Usage) -> None:
+        self.setup = self.setup + usage
+        self._unclaimed = self._unclaimed + usage
+
+    async def _send(
+        self,
+        asked: Asked,
+        sampling: Sampling,
+        session: str | None,
+        extra: Mapping[str, Any] | None,
+    ) -> Reply:
+        await self._connect()
+        body = self._render(asked, sampling) | dict(extra or {})
+        data = await self._request(asked, body, session)
+        try:
+            reply = read_reply(data, plain=isinstance(asked, str))
+        except MalformedReplyError as error:
+            raise unreadable(self._where, error) from error
+        self._usage = self._usage + reply.usage
+        return reply
+
+    def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:
+        """Returns (token, log-probability) of the first token's candidates; None if there are none.
+
+        Raises:
+            EngineReplyError: They cannot be read.
+        """
+        try:
+            return first_logprobs(reply.choices[0])
+        except MalformedReplyError as error:
+            raise unreadable(self._where, error) from error
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name} at {self.base_url}"
+
+    def _render(self, asked: Asked, sampling: Sampling) -> dict[str, Any]:
+        """Returns a request's body in the protocol's own fields, without its conversation."""
+        body: dict[str, Any] = {"model": self._sent_name}
+        body |= {"temperature": sampling.temperature, "max_tokens": sampling.max_tokens}
+        if isinstance(asked, str):
+            body["prompt"] = asked
+        if sampling.n != 1:
+            body["n"] = sampling.n
+        if sampling.top_p != 1.0:
+            body["top_p"] = sampling.top_p
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        seed = sampling.seed
+        if seed is None and not self.findings.samples_differ and sampling.temperature > 0:
+            seed = self._random.randrange(1 << 31)  # else it would return the same sample again
+        if seed is not None:
+            body["seed"] = seed
+        return body
+
+    async def _request(self, asked: Asked, body: dict[str, Any], session: str | None) -> Any:
+        """Sends a request, again in another way where the server asks for one."""
+        plain = isinstance(asked, str)
+        is_bounded = False
+        for _ in range(MOST_ADAPTATIONS):
+            sent = self._write(asked, body)
+            try:
+                return await self.transport.request(
+                    "POST",
+                    PLAIN_ROUTE if plain else CHAT_ROUTE,
+                    sent,
+                    name=self.name,
+                    session=session,
+                )
+            except StatusError as error:
+                refused = error
+            if refused.refusal.limits.reply_tokens is not None and not is_bounded:
+                body = self._bound_reply(refused, body)
+                is_bounded = True
+            else:
+                self.dialect.learn(refused.refusal, sent, () if isinstance(asked, str) else asked)
+            for words in self.dialect.told.values():
+                self._tell(words)
+            if self._write(asked, body) == sent:
+                break
+        if refused.refusal.status == 404 or (plain and refused.refusal.status in (405, 501)):
+            raise await explain_not_found(
+                self.transport, self.model or "", refused, plain=plain
+            ) from refused
+        raise refused
+
+    def _write(self, asked: Asked, body: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(asked, str):
+            return self.dialect.write(body)
+        messages = [{"role": m.role, "content": m.content} for m in self.dialect.arrange(asked)]
+        return self.dialect.write({**body, "messages": messages})
+
+    def _bound_reply(self, error: StatusError, body: dict[str, Any]) -> dict[str, Any]:
+        """Returns a body that asks for no longer a reply than fits.
+
+        Raises:
+            DocumentTooLongError: The prompt leaves too little room.
+        """
+        limits, length = error.refusal.limits, body["max_tokens"]
+        room = limits.reply_tokens or 0
+        if limits.prompt_tokens is None:
+            self.dialect.bound_replies(room)
+            return body
+        if room < min(ROOM_ENOUGH, length // 2):
+            too_long = DocumentTooLongError(
+                f"{self._where} refused the prompt as too long (status {error.refusal.status}):"
+                f" {error.shown}"
+            )
+            too_long.window_tokens = limits.window_tokens
+            raise too_long from error
+        return body | {"max_tokens": min(room, length)}
+
+    def _tell(self, words: str) -> None:
+        """Tells once how the server differs from others."""
+        text = f"{self.name} {words}"
+        if text not in self.findings.notes:
+            self.findings.note(text)
+            self._on_event(text)
+
+    # The model's name.
+
+    async def _connect(self) -> None:
+        """Looks at the model list on first contact."""
+        if self._connected:
+            return
+        async with self._lock():
+            if not self._connected:
+                await self._find_model()
+                self._connected = True
+
+    def _lock(self) -> asyncio.Lock:
+        """Returns the lock of finding out about the server, which belongs to one event loop."""
+        loop = asyncio.get_running_loop()
+        if self._probing is None or self._loop is not loop:
+            self._probing, self._loop = asyncio.Lock(), loop
+        return self._probing
+
+    async def _find_model(self) -> None:
+        meant = await find_model(self.transport, self.model, self.name)
+        if self.model is None:
+            self.model = meant.sent
+            if not self._named:
+                self.name = self.room.name = self.model
+        self._sent_name = meant.sent
+        self.findings.owner = meant.owner
+        if self.findings.context_tokens is None:
+            self.findings.context_tokens = meant.context_tokens or await read_window(
+                meant.sent, meant.owner, self.base_url, self._api_key_env, ALIVE_S
+            )

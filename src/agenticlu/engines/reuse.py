@@ -1,0 +1,148 @@
+"""Measures from how many tokens on a server reuses the prefix of an earlier prompt.
+
+Servers reuse prefixes in blocks of 16 tokens, of some hundred for models with recurrent layers, or
+not at all. Prompts of growing length are sent twice, with another question behind them the second
+time. A server that reports cached tokens says what it reused; of another, time tells, where the
+difference is larger than its spread.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agenticlu.core.records import Message
+from agenticlu.engines.base import Asked, Sampling
+from agenticlu.engines.protocol import Reply
+
+WORDS = ("river", "lantern", "copper", "meadow", "harbour", "engine", "thistle", "marble")
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
+"""Of the prefixes, in tokens."""
+WARM_UP = (8, 56)
+"""Words of two prompts, the first ones."""
+FIRST, SECOND = "Which word is first?", "Which word is last?"
+SLOW_S = 15.0
+"""Once a prompt takes longer, no longer one is tried."""
+REPEATS = 3
+"""Prompts that are timed where a server does not report what it reused."""
+QUICK_SHARE, SLOW_SHARE = 0.6, 0.8
+"""A repeated prefix that takes at most the first share of the time was reused, one that takes at
+least the second was not."""
+
+
+class Measured(Protocol):
+    """The part of an engine that measuring its server needs."""
+
+    async def ask_setup(self, asked: Asked, sampling: Sampling) -> Reply:
+        """Sends a request that nobody asked for, and counts it as such."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What was found out."""
+
+    from_tokens: float | None
+    """Shortest prefix that was reused, the template's start included where the server counts it;
+    infinite where none was, None where it cannot be told."""
+    is_reported: bool
+    """Whether the server reports cached tokens."""
+    counts: bool
+    """Whether it reports any usage."""
+    how: str = ""
+    """For people: by what it was told, where the server does not report it."""
+
+
+@dataclass(eq=False)
+class _Lengths:
+    """Prompts of known lengths, and how long they took."""
+
+    engine: Measured
+    tokens_per_word: float = 1.5
+    counts: bool = False
+    first_s: dict[int, list[float]] = field(default_factory=dict)
+    second_s: dict[int, list[float]] = field(default_factory=dict)
+
+    async def warm_up(self) -> None:
+        """Sends what every prompt begins with; finds out how many tokens the words have."""
+        few, _ = await self._send(write_words(WARM_UP[0]))
+        many, _ = await self._send(write_words(WARM_UP[1]))
+        tokens = many.usage.prompt_tokens - few.usage.prompt_tokens
+        self.counts = many.usage.prompt_tokens > 0
+        if tokens > 0:
+            self.tokens_per_word = max(0.5, tokens / (WARM_UP[1] - WARM_UP[0]))
+
+    async def count_reused(self, tokens: int) -> int:
+        """Sends a new prefix twice; returns how much the server says it reused; 0 if not it."""
+        length = max(8, round(tokens / self.tokens_per_word))
+        text = write_words(length)
+        before, first_s = await self._send(f"{text}\n{FIRST}")
+        after, second_s = await self._send(f"{text}\n{SECOND}")
+        self.first_s.setdefault(tokens, []).append(first_s)
+        self.second_s.setdefault(tokens, []).append(second_s)
+        # Beyond what the first one shared with everything before it: the template's start.
+        more = after.usage.cached_tokens - before.usage.cached_tokens
+        return after.usage.cached_tokens if more >= tokens / 2 else 0
+
+    async def _send(self, text: str) -> tuple[Reply, float]:
+        began = time.perf_counter()
+        asked = (Message(role="user", content=text),)
+        reply = await self.engine.ask_setup(asked, Sampling(max_tokens=1))
+        return reply, time.perf_counter() - began
+
+
+async def measure_reuse(engine: Measured, window: int | None) -> Reuse:
+    """Sends prefixes of growing length twice, until one is reused.
+
+    Args:
+        engine: Asks the server.
+        window: Its window in tokens, half of which is used; None when unknown.
+
+    Raises:
+        EngineError: The server does not answer.
+    """
+    most = LENGTHS[-1] if window is None else window // 2
+    lengths = _Lengths(engine)
+    await lengths.warm_up()
+    for tokens in LENGTHS:
+        if tokens > most and lengths.first_s:
+            break
+        if reused := await lengths.count_reused(tokens):
+            return Reuse(reused, is_reported=True, counts=True)
+        if lengths.first_s[tokens][0] > SLOW_S:
+            break
+    longest = max(lengths.first_s)
+    for _ in range(REPEATS - 1):
+        await lengths.count_reused(longest)
+    return _tell_by_time(lengths, longest)
+
+
+def _tell_by_time(lengths: _Lengths, longest: int) -> Reuse:
+    first, second = lengths.first_s[longest], lengths.second_s[longest]
+    seen = (
+        f"a repeated prefix of {longest:,} tokens took {min(second):.2f}-{max(second):.2f} s, "
+        f"a new one {min(first):.2f}-{max(first):.2f} s"
+    )
+    if min(second) >= SLOW_SHARE * max(first):
+        how = f"Prefixes of up to {longest:,} tokens are not reused: {seen}."
+        return Reuse(math.inf, False, lengths.counts, how)
+    if max(second) > QUICK_SHARE * min(first):
+        how = f"Whether prefixes are reused cannot be told: {seen}."
+        return Reuse(None, False, lengths.counts, how)
+    shortest = longest
+    for tokens in sorted(lengths.first_s, reverse=True):
+        if lengths.second_s[tokens][0] > QUICK_SHARE * lengths.first_s[tokens][0]:
+            break
+        shortest = tokens
+    how = f"Prefixes are reused, as their time says, from {shortest:,} tokens or fewer: {seen}."
+    return Reuse(shortest, False, lengths.counts, how)
+
+
+def write_words(count: int) -> str:
+    """Returns a text of so many plain words that no server has seen: it begins at random."""
+    start = secrets.randbelow(1 << 30)
+    words = (WORDS[(start + i * i + i // 7) % len(WORDS)] for i in range(count))
+    return f"{secrets.token_hex(4)} {' '.join(words)}"
