@@ -19,7 +19,8 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message
 from agenticlu.engines.adaptation import Dialect, named_fields
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import MOST_ADAPTATIONS, OpenAIEngine
+from agenticlu.engines.endpoint import MOST_ADAPTATIONS
+from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.refusals import Refusal
 
 ASKED = (
