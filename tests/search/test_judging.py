@@ -122,7 +122,8 @@ def test_a_judge_that_pauses_says_so_and_keeps_to_the_patience(tmp_path: Path, m
         faults=lambda request: EngineBusyError("status 429") if request.call < 3 else None,
     )
     search(tmp_path / "a", busy, heard=heard)
-    assert heard.said[0] == "judge critic: paused for 1 s: status 429"
+    said = [line for line in heard.said if line.startswith("judge")]
+    assert said[0] == "judge critic: paused for 1 s: status 429"
     assert "answers again" in heard.said[-1]
     gone = ScriptedEngine(faults=lambda request: EngineBusyError("status 429"))
     with pytest.raises(EngineBusyError):

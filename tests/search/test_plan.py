@@ -128,8 +128,8 @@ def test_judges_price_and_time():
 def test_what_is_not_exact_does_not_look_it():
     plan = build_plan(ITEMS, TOKENIZER, settings("scan"), num_llm_judges=1)
     lines = render_plan(plan, Prices(prompt=1.0, completion=2.0, tokens_per_s=9.0)).splitlines()
-    rows = {line[:16].strip(): line[16:].strip() for line in lines[2:-5]}
-    assert lines[1].split() == ["exactly"]
+    head = next(number for number, line in enumerate(lines) if line.split() == ["exactly"])
+    rows = {line[:16].strip(): line[16:].strip() for line in lines[head + 1 : -5]}
     assert rows["requests"] == f"{plan.most.total_requests:,}"
     assert rows["judge calls"] == f"up to {plan.most.judge_calls}"
     for name in ("prefill tokens", "cached tokens", "decoded tokens", "price", "hours"):

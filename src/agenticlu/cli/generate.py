@@ -134,7 +134,8 @@ async def _generate(
     from agenticlu.data.corpus import LeftOut, load_corpus
     from agenticlu.dialogue.steps import load_profile
     from agenticlu.judges import build_judges
-    from agenticlu.search.run import bind, run_search
+    from agenticlu.search.run import run_search
+    from agenticlu.search.settings import bind
     from agenticlu.search.setup import ProgressListener, build_panel, parse_shard
     from agenticlu.search.shards.sealer import Sealer
     from agenticlu.search.store import Store
@@ -158,12 +159,12 @@ async def _generate(
         if sealer is not None:
             stack.push(sealer.end)  # after the store has written all and is closed
         store = stack.enter_context(Store(out))
+        config = bind(store, config, profile, tokenizer=tokenizer.name)
         write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
         metrics = stack.enter_context(MetricsWriter(out / "metrics.jsonl"))
         stack.enter_context(progress)
         if sealer is not None:
             sealer.say = progress.warn
-            bind(store, config, profile, tokenizer=tokenizer.name)
             progress.say(f"{sealer.take_up(store)} segments taken up from {settings.seal}")
         listener = ProgressListener(progress, metrics, corpus["left_out"])
         panel = build_panel(judge_engines, store, limits=limits)
@@ -344,7 +345,8 @@ def replay(resolved: Resolved[ReplaySettings], run: Path) -> None:
 
 async def _replay(run: Path, changes: dict[str, Any], settings: ReplaySettings) -> SearchSummary:
     from agenticlu.judges import build_judges
-    from agenticlu.search.run import Limits, load_run, replay
+    from agenticlu.search.run import Limits, replay
+    from agenticlu.search.settings import load_run
     from agenticlu.search.setup import open_panel
     from agenticlu.search.store import Store
 
@@ -399,7 +401,8 @@ def controls(resolved: Resolved[ControlsSettings], run: Path) -> None:
 
 async def _run_controls(run: Path, settings: ControlsSettings) -> dict[str, Any]:
     from agenticlu.judges.controls import choose_controls, find_run_judges, run_controls
-    from agenticlu.search.run import Limits, load_run
+    from agenticlu.search.run import Limits
+    from agenticlu.search.settings import load_run
     from agenticlu.search.setup import open_panel
     from agenticlu.search.store import Store
 

@@ -25,6 +25,7 @@ from agenticlu.search import PUBLISHED, SearchConfig
 
 if TYPE_CHECKING:
     from agenticlu.data.corpus import LeftOut
+    from agenticlu.search.adapt import Facts
     from agenticlu.search.setup import EngineChoice
 
 
@@ -122,6 +123,31 @@ def judge_choices(settings: JudgeSettings) -> tuple[EngineChoice, ...]:
     return tuple(EngineChoice(model, *served) for model in settings.judge_model)
 
 
+def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:
+    """Returns what is known of the engine without asking the model anything.
+
+    A server that does not answer is done without, for an estimate.
+    """
+    from agenticlu.core.errors import AgenticluError
+    from agenticlu.engines import read_window
+    from agenticlu.engines.base import Capabilities
+    from agenticlu.engines.probe import read_served_model
+    from agenticlu.search.adapt import Facts
+
+    window = None
+    folder = settings.engine_choice().folder
+    if folder is not None:
+        window = read_window(folder)
+    elif settings.base_url and config.view == "auto":
+        try:
+            served = read_served_model(settings.base_url, settings.model, settings.api_key_env)
+        except AgenticluError as error:
+            click.echo(f"{error.message} The plan is made without its window.", err=True)
+        else:
+            window = served.context_tokens if served else None
+    return Facts.of(Capabilities(context_tokens=window), config)
+
+
 def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     """Prints what a search will cost; asks nothing."""
     from agenticlu.data.corpus import LeftOut, load_corpus
@@ -147,6 +173,7 @@ def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
         num_llm_judges=(max(1, len(settings.judge_model)) if "llm" in config.judges else 0),
         shard=parse_shard(settings.shard),
         measured=measured,
+        facts=find_facts(settings, config),
     )
     if left_out.num_lines:
         click.echo(f"agenticlu: {left_out.render()}", err=True)

@@ -293,6 +293,8 @@ class Tree(Record):
     """Share of the answers given without the document that were right; None when not asked."""
     shortfall: int = 0
     """Clarifications that its expansions wanted and did not find; 0 in older files."""
+    chosen: dict[str, str] = {}
+    """What the search chose where its settings said `auto`: the view, the grounding."""
 
     def path(self, node_id: str) -> tuple[Node, ...]:
         """Returns the nodes from the root to `node_id`, both included."""

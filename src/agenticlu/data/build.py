@@ -36,7 +36,8 @@ from agenticlu.data.overlap import (
 from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows, build_self_checks, build_trace
 from agenticlu.data.tree_view import Funnel, TreeView
 from agenticlu.judges import disagrees
-from agenticlu.search.run import SearchSummary, read_settings
+from agenticlu.search.run import SearchSummary
+from agenticlu.search.settings import read_settings
 from agenticlu.search.store import Store
 
 Contaminated = Literal["document in evaluation", "question in evaluation"]

@@ -10,6 +10,7 @@ Usage is counted as a server with a prefix cache would count it.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol, TypeVar
@@ -105,7 +106,8 @@ class ScriptedEngine:
     context_tokens: int | None = None
     """Longest prompt; None for no limit."""
     prefix_reuse_from_tokens: float = 1
-    """Shortest prefix that the simulated cache reuses."""
+    """Shortest prefix that the simulated cache reuses; longer ones in whole blocks of that length,
+    as servers do."""
     name: str = "scripted"
     """Shown and stored."""
     requests: list[ScriptedRequest] = field(default_factory=list, init=False)
@@ -297,8 +299,8 @@ class ScriptedEngine:
             if state not in seen:
                 break
             cached += 1
-        if cached < self.prefix_reuse_from_tokens:
-            cached = 0
+        block = self.prefix_reuse_from_tokens
+        cached = 0 if block == math.inf else int(cached // block * block)
         branches: list[str | None] = [*replies] or [None]
         for reply in branches:
             state = 0

@@ -4,9 +4,11 @@
 setup       builds a command's engine, tokenizer and judges
 caller      sends calls to the engine and records each in the ledger
 grounding   finds the pieces that bear on a text, in one of five ways
+adapt       chooses how a document is grounded and shown, where the settings leave it open
 growth      decides which nodes to expand next, and how many questions grow at once
 tree        grows the tree of one question, from root to outcome
 run         searches a corpus into a store; replays it from the ledger alone
+cost        counts requests and tokens of one question, by the rules of the search
 plan        predicts the cost of a run
 status      heartbeat and progress of a run
 store       the record of a run: one file, a ledger of every call
@@ -27,9 +29,9 @@ from agenticlu.core.settings import Settings, Spelling
 from agenticlu.dialogue.steps import MAX_TOKENS
 from agenticlu.judges import list_judges
 
-Grounding = Literal["scan", "scan-many", "shortlist", "point", "as-published"]
+Grounding = Literal["auto", "scan", "scan-many", "shortlist", "point", "as-published"]
 Growth = Literal["until-solved", "full", "best-first"]
-View = Literal["kept", "document"]
+View = Literal["auto", "kept", "document"]
 
 
 def _check_judge(name: str) -> str:
@@ -48,12 +50,14 @@ class ReplayConfig(Settings):
     """Clarifications sampled from a node (B)."""
     depth: int = Field(default=3, ge=0)
     """Maximum rounds (D); 0 answers directly."""
-    grounding: Grounding = "scan"
-    """Method of finding pieces."""
-    view: View = "kept"
-    """Text the model reads while it answers. kept: the pieces that grounding found. document: all
-    of it, marked, as at inference; read once and shared by all traces of the document, so that
-    what is searched is what the trained model will be asked. For documents that fit."""
+    grounding: Grounding = "auto"
+    """Method of finding pieces. auto: scan, or what is far cheaper where the engine reuses no short
+    prefixes."""
+    view: View = "auto"
+    """Text the model reads while it answers. document: all of it, marked, as at inference; read
+    once and shared by all traces of the document, so that what is searched is what the trained
+    model will be asked. kept: the pieces that grounding found. auto: document where it fits the
+    model's window, else kept."""
     growth: Growth = "until-solved"
     """Policy of node expansion."""
     deepen: int | None = Field(default=2, ge=1)
@@ -121,6 +125,14 @@ class SearchConfig(ReplayConfig):
     """Seed of sampling."""
     profile: str = "default"
     """Prompt profile: a bundled name or a TOML file."""
+    reuse_from: int | None = Field(default=None, ge=0)
+    """Shortest prefix that the engine reuses, in tokens, by which auto chooses the grounding; 0:
+    none. Default: as found out."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is left to be chosen for each document; see `search.adapt`."""
+        return any(getattr(self, name) == "auto" for name in OPEN_SETTINGS)
 
     @classmethod
     def as_published(cls, **changes: object) -> SearchConfig:
@@ -155,5 +167,7 @@ PUBLISHED: dict[str, object] = {
     "judge_all": True,
 }
 """Settings that the published program fixes in its code, or takes from its scripts."""
+OPEN_SETTINGS = ("view", "grounding")
+"""Settings that may say `auto`: `search.adapt` chooses them for each document."""
 BOUND_SETTINGS = ("piece_tokens", "seed", "profile")
 """Settings that a run folder keeps for good: calls made under others would not be found again."""

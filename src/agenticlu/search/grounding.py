@@ -48,7 +48,7 @@ _PUBLISHED_REQUEST = (
     "Does the context help to answer the question? Give a short reason, then finish with "
     "Answer: yes, Answer: maybe or Answer: no."
 )
-_MANY_REQUEST = (
+MANY_REQUEST = (
     "For each numbered question, does the passage help to answer it? Reply with one line per "
     "question: its number, then yes, maybe or no."
 )
@@ -273,7 +273,7 @@ class Grounder:
         asked = "\n".join(
             f"{number}. {self.shown.neutralise(text)}" for number, text in enumerate(texts, 1)
         )
-        passage = f"Passage: {self.shown.text(index)}\n\n{_MANY_REQUEST}\n{asked}"
+        passage = f"Passage: {self.shown.text(index)}\n\n{MANY_REQUEST}\n{asked}"
         return (Message(role="system", content=system), Message(role="user", content=passage))
 
     def _call(self, key: str) -> CallId:

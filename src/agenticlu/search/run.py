@@ -9,8 +9,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -26,12 +25,15 @@ from agenticlu.engines.base import Engine
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search import BOUND_SETTINGS, SearchConfig
+from agenticlu.search.adapt import Chooser, Facts, find_facts, read_facts
 from agenticlu.search.caller import Caller
+from agenticlu.search.cost import PromptSizes
 from agenticlu.search.grounding import Grounder
 from agenticlu.search.growth import Slots
+from agenticlu.search.settings import bind, read_settings, refuse_other
 from agenticlu.search.status import Heartbeat
 from agenticlu.search.store import Store
-from agenticlu.search.tree import TreeSearch
+from agenticlu.search.tree import TreeSearch, name_tree
 
 DEFAULT_PARALLEL = 16
 """Questions that grow at the same time."""
@@ -204,39 +206,6 @@ def ingest(
         store.add_question(question, item.document.id, item.position)
 
 
-def bind(store: Store, config: SearchConfig, profile: Profile, **settings: Any) -> None:
-    """Writes the settings of a run, or refuses those that its calls were not made under.
-
-    The keys of calls follow from these settings: under others, none of them would be found again
-    and everything would be paid for twice.
-
-    Raises:
-        StoreError: The folder holds a run with another value of a bound setting.
-    """
-    wanted: dict[str, Any] = {name: getattr(config, name) for name in BOUND_SETTINGS}
-    wanted["profile"] = profile.label
-    wanted.update(settings)
-    bound = store.get("bound") or {}
-    for name in wanted.keys() & bound.keys():
-        _refuse_other(store, name, bound[name], wanted[name])
-    store.put(
-        bound={**bound, **wanted},
-        config=config.model_dump(mode="json"),
-        profile=profile.model_dump(mode="json"),
-    )
-
-
-def _refuse_other(store: Store, name: str, own: Any, wanted: Any) -> None:
-    if own != wanted:
-        raise StoreError(
-            f"{store.folder} was started with {name} = {own!r}, not {wanted!r}: its recorded calls "
-            "could not be reused.",
-            hint="Use the same value, or give --out (and --seal) another folder."
-            if store.call_counts()["done"]
-            else "No call in it was answered yet: remove the folder, or use the same value.",
-        )
-
-
 async def run_search(
     corpus: Iterable[Item],
     engine: Engine,
@@ -276,7 +245,7 @@ async def run_search(
     profile = load_profile(config.profile)
     judges = build_judges(config.judges) if judges is None else judges
     controls = list(control_tokens(tokenizer))  # prompts, and so the calls' keys, depend on them
-    bind(store, config, profile, tokenizer=tokenizer.name, controls=controls)
+    config = bind(store, config, profile, tokenizer=tokenizer.name, controls=controls)
     store.put(judges=[judge.name for judge in judges])
 
     async def meet() -> None:
@@ -292,7 +261,10 @@ async def run_search(
     questions = store.questions()
     progress.start(len(questions))
     async with Heartbeat(store, engine, lambda: caller.num_in_flight):
-        growing = _Growing(questions, caller, profile, config, judges, limits.parallel, progress)
+        chooser = Chooser(config, Facts(), PromptSizes.of(profile, tokenizer))
+        if questions:
+            chooser = replace(chooser, facts=await find_facts(config, caller))
+        growing = _Growing(questions, caller, profile, chooser, judges, limits.parallel, progress)
         return await growing.grow()
 
 
@@ -323,7 +295,7 @@ async def replay(
     own, profile = read_settings(store)
     config = config or own
     for name in BOUND_SETTINGS:
-        _refuse_other(store, name, getattr(own, name), getattr(config, name))
+        refuse_other(store, name, getattr(own, name), getattr(config, name))
     if judges is None:
         names = store.get("judges") or list(config.judges)
         # A judge that is a model is replaced by its recorded verdicts.
@@ -340,7 +312,8 @@ async def replay(
     # Unless a judge is asked, a replay waits for nothing: more at a time would only hold more
     # documents in memory.
     parallel = DEFAULT_PARALLEL if judging else 1
-    growing = _Growing(questions, caller, profile, config, judges, parallel, Keep())
+    chooser = Chooser(config, read_facts(store) or Facts(), None)
+    growing = _Growing(questions, caller, profile, chooser, judges, parallel, Keep())
     summary = await growing.grow()
     counts = store.tree_counts()
     if not kept and counts["growing"] + counts["done"]:
@@ -360,21 +333,23 @@ class _Growing:
         questions: Sequence[tuple[Question, str]],
         caller: Caller,
         profile: Profile,
-        config: SearchConfig,
+        chooser: Chooser,
         judges: Sequence[Judge],
         parallel: int,
         progress: Listener,
     ) -> None:
         self._caller = caller
         self._profile = profile
-        self._config = config
+        self._chooser = chooser
         self._judges = judges
         self._progress = progress
+        self._told: set[str] = set()
         self._slots = Slots(max(1, parallel))
         self._summary = SearchSummary(questions=len(questions))
         self._waiting = iter(_sort_by_document(questions))
-        self._grounders: dict[str, Grounder] = {}
-        """Of the documents with a question under way: each holds a document and its pieces."""
+        self._grounders: dict[str, dict[str, Grounder]] = {}
+        """By document, of those with a question under way, and by method; each holds the document
+        and its pieces."""
         self._left = Counter(document_id for _, document_id in questions)
         """Questions of each document that are not finished."""
 
@@ -405,21 +380,22 @@ class _Growing:
             await self._grow_one(*entry)
 
     async def _grow_one(self, question: Question, document_id: str) -> None:
-        if document_id not in self._grounders:
-            store = self._caller.store
-            controls = tuple((store.get("bound") or {}).get("controls", ()))
-            shown = ShownDocument(store.document(document_id), store.pieces(document_id), controls)
-            grounder = Grounder(shown, self._profile, self._config, self._caller)
-            self._grounders[document_id] = grounder
+        grounders = self._grounders.setdefault(document_id, {})
+        shown = next((one.shown for one in grounders.values()), None) or self._show(document_id)
+        config, chosen = self._settle(question, shown)
+        if config.grounding not in grounders:
+            grounder = Grounder(shown, self._profile, config, self._caller)
+            grounders[config.grounding] = grounder
         search = TreeSearch(
             question,
-            self._grounders[document_id],
+            grounders[config.grounding],
             self._profile,
-            self._config,
+            config,
             self._caller,
             self._judges,
             self._progress.node,
             self._slots,
+            chosen,
         )
         tree = await search.grow()
         self._left[document_id] -= 1
@@ -430,6 +406,27 @@ class _Growing:
             if not search.is_complete:
                 self._summary.incomplete.add(tree.id)
             self._progress.tree(tree)
+
+    def _show(self, document_id: str) -> ShownDocument:
+        store = self._caller.store
+        controls = tuple((store.get("bound") or {}).get("controls", ()))
+        return ShownDocument(store.document(document_id), store.pieces(document_id), controls)
+
+    def _settle(
+        self, question: Question, shown: ShownDocument
+    ) -> tuple[SearchConfig, dict[str, str]]:
+        """Returns the settings of a question's tree, and those of them that were chosen for it."""
+        config = self._chooser.config
+        tree_id = name_tree(shown.document.id, question.id, config)
+        chosen = self._caller.store.read_chosen(tree_id)
+        if chosen is None:
+            chosen = self._chooser.choose([piece.num_tokens for piece in shown.pieces])
+            for line in self._chooser.explain(chosen):
+                if line not in self._told:
+                    self._told.add(line)
+                    self._progress.say(line)
+        left_open = {name: chosen[name] for name in chosen if getattr(config, name) == "auto"}
+        return config.model_copy(update=left_open), chosen
 
 
 def _sort_by_document(questions: Sequence[tuple[Question, str]]) -> list[tuple[Question, str]]:
@@ -446,27 +443,3 @@ def summarise(store: Store) -> SearchSummary:
     for tree in store.trees():
         summary.add(tree)
     return summary.add_costs(store)
-
-
-def load_run(run: str | Path) -> tuple[SearchConfig, Profile]:
-    """Returns the settings and the profile that a run was made with."""
-    with Store(run, writable=False) as store:
-        return read_settings(store)
-
-
-def read_settings(store: Store) -> tuple[SearchConfig, Profile]:
-    """Returns the settings and the profile that a store's run was made with.
-
-    Raises:
-        StoreError: The search never began, or its settings cannot be read.
-    """
-    config, profile = store.get("config"), store.get("profile")
-    if config is None or profile is None:
-        raise StoreError(
-            f"{store.folder} holds no search: none was started in it.",
-            hint=f"Start it: agenticlu generate CORPUS --out {store.folder}",
-        )
-    try:
-        return SearchConfig.model_validate(config), Profile.model_validate(profile)
-    except ValueError as error:
-        raise StoreError(f"The settings in {store.path} cannot be read: {error}") from error

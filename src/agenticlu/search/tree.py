@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -54,6 +54,7 @@ class TreeSearch:
         judges: Judge every answer.
         on_node: Called with every finished node.
         slots: Shared with the other trees of a run.
+        chosen: What was chosen for it where the run's settings say `auto`; in `config` already.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class TreeSearch:
         judges: Sequence[Judge],
         on_node: Callable[[Node], None] | None = None,
         slots: Slots | None = None,
+        chosen: Mapping[str, str] | None = None,
     ) -> None:
         self.question = question
         self._grounder = grounder
@@ -76,7 +78,8 @@ class TreeSearch:
         self._judges = judges
         self._on_node = on_node or (lambda node: None)
         self._activity = Activity(slots)
-        self.tree_id = content_id("tree", self._document_id, question.id, str(config.seed))
+        self._chosen = dict(chosen or {})
+        self.tree_id = name_tree(self._document_id, question.id, config)
         self._nodes: dict[str, Node] = {}
         self._orders: dict[str, tuple[int, ...]] = {}
         self._incomplete = False
@@ -425,6 +428,7 @@ class TreeSearch:
             system=self._profile.draw("system", self._document_id).id,
             profile=self._profile.label,
             nodes=(),
+            chosen=self._chosen,
         )
 
     def _tree(self, growth: Growth) -> Tree:
@@ -439,6 +443,11 @@ class TreeSearch:
                 "shortfall": self._shortfall,
             }
         )
+
+
+def name_tree(document_id: str, question_id: str, config: SearchConfig) -> str:
+    """Returns the id of a question's tree."""
+    return content_id("tree", document_id, question_id, str(config.seed))
 
 
 def outcome_of(nodes: Sequence[Node], growth: Growth | None = None) -> Outcome:

@@ -38,7 +38,8 @@ from agenticlu.dialogue.steps import load_profile
 from agenticlu.engines.base import Health
 from agenticlu.judges import build_judges
 from agenticlu.search import SearchConfig
-from agenticlu.search.run import Limits, Listener, bind, run_search
+from agenticlu.search.run import Limits, Listener, run_search
+from agenticlu.search.settings import bind
 from agenticlu.search.setup import EngineChoice, build_panel
 from agenticlu.search.shards import Manifest, SharedFolder
 from agenticlu.search.shards.merge import Merger, MergeSummary, segment_part
@@ -246,7 +247,7 @@ def search_on_ray(
     with Store(out) as store:
         profile = load_profile(job.config.profile)
         tokenizer = job.engine.tokenizer(job.tokenizer)
-        bind(store, job.config, profile, tokenizer=tokenizer.name)
+        job = replace(job, config=bind(store, job.config, profile, tokenizer=tokenizer.name))
         store.put(judges=None, expected=num_questions)  # the judges come with the segments
         driver = _Driver(ray, store, job, progress or Listener())
         with _ray_running(ray, address), _exiting_on_sigterm():

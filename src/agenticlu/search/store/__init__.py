@@ -141,6 +141,14 @@ class TreeTables(RunFile):
         state: str | None = self._value("SELECT state FROM tree WHERE id = ?", (tree_id,))
         return state
 
+    def read_chosen(self, tree_id: str) -> dict[str, str] | None:
+        """Returns what was chosen for a tree; None where there is no such tree."""
+        record = self._value("SELECT record FROM tree WHERE id = ?", (tree_id,))
+        if record is None:
+            return None
+        with self.decoding(f"tree {tree_id}"):
+            return Tree.model_validate_json(record).chosen
+
     def trees(
         self, *, only_finished: bool = False, document_id: str | None = None
     ) -> Iterator[Tree]:
