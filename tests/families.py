@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -371,3 +372,66 @@ def save_model(name: str, folder: Path, *, template: str | None = None, **change
     if template is not None:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     return folder
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What asking a family in process came to."""
+
+    way: Any
+    """Which rung of the ladder runs it, and why no faster one."""
+    difference: float
+    """Largest difference of log-probabilities from a pass of transformers that reads each
+    conversation alone, in nat."""
+    greedy: bool
+    """Whether every greedy token was that of transformers."""
+    num_cached: int
+    """Prompt tokens that an earlier prompt had read."""
+
+
+def check_asking(name: str, *, num_tokens: int = 5) -> Asked:
+    """Asks a random model the way the engine does: a conversation that grows, then others.
+
+    All prompts share their first tokens; one has two replies. Every token that is decoded is
+    compared with what transformers gives for that conversation alone.
+    """
+    import torch
+
+    from agenticlu.engines.local.checkpoint import make_decoder
+    from agenticlu.engines.local.ladder import choose_way
+
+    model = make_model(name)
+    forward, way = choose_way(model, name)
+    stock = make_model(name)
+    decoder = make_decoder(forward, torch.device("cpu"), torch.float32, 1 << 30)
+    worst, same, num_cached = 0.0, True, 0
+
+    def expect(ids: list[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            logits = stock(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        return torch.log_softmax(logits.float(), dim=-1)
+
+    def ask(ids: list[int], count: int) -> list[int]:
+        nonlocal worst, same, num_cached
+        reading = decoder.read([ids])[0]
+        num_cached += reading.num_cached
+        branches = decoder.join([(reading, count)])[0]
+        said, logits = list(ids), reading.logits_V[None]
+        for _ in range(num_tokens):
+            wanted = expect(said)
+            found = torch.log_softmax(logits, dim=-1)
+            worst = max(worst, float((found - wanted).abs().max()))
+            same = same and {int(wanted.argmax())} == set(found.argmax(-1).tolist())
+            said.append(int(wanted.argmax()))
+            logits = decoder.step([said[-1]] * count)
+        for branch in list(branches):
+            decoder.leave(branch)
+        return said
+
+    ids = [(7 * i * i + 3 * i + 5) % 1500 + 3 for i in range(90)]
+    document = ids[:48]
+    said = ask(document + ids[48:53], 1)
+    ask(said + ids[53:60], 1)
+    ask(document + ids[60:66], 2)
+    ask(document + ids[66:75], 1)
+    return Asked(way, worst, same, num_cached)

@@ -103,7 +103,7 @@ def test_a_begin_token_is_written_once(tokenizer) -> None:
 def test_a_choice_is_scored_where_a_reply_has_its_first_word(tokenizer, name: str) -> None:
     own = make_tokenizer(tokenizer, FAMILIES[name])
     chat = ChatFormat(own, name)
-    opening = chat.encode_to_score(as_messages(TALK[:2]))
+    opening = chat.encode_to_score(as_messages(TALK[:2]), ("yes", "no"))
     prompt = chat.encode(as_messages(TALK[:2]))
     assert opening[: len(prompt)] == prompt
     head = own.decode(opening[len(prompt) :])

@@ -27,6 +27,8 @@ from agenticlu.core.files import load_json_object
 from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.checkpoint import Checkpoint, find_end_ids
 from agenticlu.engines.local.kvcache import AttentionPlan
+from agenticlu.engines.local.ladder import Way
+from agenticlu.engines.positions import find_window
 
 LEAN_PARAMETERS = 300_000_000
 """Above this many parameters a forward pass costs far more than the calls that make it up."""
@@ -220,7 +222,8 @@ def load_small_llama(path: Path) -> Checkpoint | None:
         device=torch.device("cpu"),
         dtype=torch.float32,
         end_ids=find_end_ids(SimpleNamespace(**generation), SimpleNamespace(**config), end),
-        context_tokens=config["max_position_embeddings"],
+        context_tokens=find_window(config),
+        way=Way("shared", "llama", "", 0.0),
     )
 
 

@@ -18,6 +18,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines.base import Engine
+from agenticlu.engines.positions import find_window
 
 if TYPE_CHECKING:
     from agenticlu.engines.retry import LimitedEngine, Limiter
@@ -138,8 +139,7 @@ def read_window(folder: Path) -> int | None:
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    window = found.get("max_position_embeddings") if isinstance(found, dict) else None
-    return window if isinstance(window, int) else None
+    return find_window(found) if isinstance(found, dict) else None
 
 
 def check_base_url(url: str) -> str:

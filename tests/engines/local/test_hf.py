@@ -314,15 +314,15 @@ def test_generic_and_lean_forward_agree(random_model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     from agenticlu.demo.small_llama import LeanForward
-    from agenticlu.engines.local.checkpoint import GenericForward, _own_logprobs, choose_forward
     from agenticlu.engines.local.kvcache import register
+    from agenticlu.engines.local.ladder import GenericForward, _shared_logprobs, choose_way
 
     name = register()
     model = AutoModelForCausalLM.from_pretrained(
         random_model, dtype=torch.float32, attn_implementation=name
     ).eval()
-    assert isinstance(choose_forward(model, name, "tiny"), GenericForward)
-    generic = _own_logprobs(GenericForward(model), model)
+    assert isinstance(choose_way(model, "tiny")[0], GenericForward)
+    generic = _shared_logprobs(GenericForward(model), model)
     forward = LeanForward(
         dict(model.named_parameters(remove_duplicate=False)),
         model.config.num_attention_heads,
@@ -330,12 +330,12 @@ def test_generic_and_lean_forward_agree(random_model: Path) -> None:
         model.config.rms_norm_eps,
         lambda positions: model.model.rotary_emb(model.lm_head.weight[:1], positions),
     )
-    lean = _own_logprobs(forward, model)
+    lean = _shared_logprobs(forward, model)
     torch.testing.assert_close(generic, lean, atol=1e-3, rtol=1e-4)
 
 
 def test_the_pass_of_transformers_serves_a_conversation_too(biased_model: Path) -> None:
-    from agenticlu.engines.local.checkpoint import GenericForward
+    from agenticlu.engines.local.ladder import GenericForward
 
     sampling = Sampling(temperature=0.8, max_tokens=10, n=3, seed=2)
     engines = [
@@ -352,52 +352,6 @@ def test_the_pass_of_transformers_serves_a_conversation_too(biased_model: Path) 
     assert talks[0] == talks[1] == talks[2]
     assert samples[0] == samples[1] == samples[2]
     assert len({*samples[0]}) == 3
-
-
-@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "mistral", "gemma"])
-def test_other_architectures_run_in_process(tmp_path: Path, kind: str) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from agenticlu.engines.local.checkpoint import GenericForward, choose_forward
-    from agenticlu.engines.local.kvcache import register
-
-    name = register()
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        eos_token_id=2,
-    )
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=name).eval()
-    assert isinstance(choose_forward(model, name, kind), GenericForward)
-
-
-def test_model_that_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from agenticlu.engines.local.checkpoint import choose_forward
-    from agenticlu.engines.local.kvcache import register
-
-    name = register()
-    config = AutoConfig.for_model(
-        "gemma2",
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-    )
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=name).eval()
-    with pytest.raises(EngineError, match=r"gemma2.*soft"):
-        choose_forward(model, name, "some folder")
 
 
 def test_folder_errors_say_what_is_missing(tmp_path: Path, random_model: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class HFEngine:
         context_tokens: Longest prompt plus reply; None takes the model's own.
         share_prefix: False copies the prompt's keys and values for every branch (to compare).
         name: Shown and stored; the folder's last two names by default.
+        on_event: Called with a line for people where the model is run in a slower way.
 
     Raises:
         ModelNotFoundError: The folder has no model.
@@ -62,6 +63,7 @@ class HFEngine:
         context_tokens: int | None = None,
         share_prefix: bool = True,
         name: str | None = None,
+        on_event: Callable[[str], None] | None = None,
     ) -> None:
         path = Path(model_path)
         self.name = name or "/".join(path.resolve().parts[-2:])
@@ -70,22 +72,17 @@ class HFEngine:
         self._calls = itertools.count()
         try:
             from agenticlu.engines.local.checkpoint import load_checkpoint
-            from agenticlu.engines.local.decoder import Decoder
-            from agenticlu.engines.local.kvcache import PrefixCache
             from agenticlu.engines.local.worker import Worker
         except ImportError as error:
             raise missing_dependency(error.name or "torch", "local") from error
         loaded = load_checkpoint(path, device, dtype)
         self.chat = loaded.chat
         self.context_tokens = self._limit(loaded.context_tokens, context_tokens)
-        decoder = Decoder(
-            loaded.forward,
-            PrefixCache(cache_bytes) if cache else None,
-            loaded.device,
-            loaded.dtype,
-            share=share_prefix,
-        )
-        self._reuses = cache
+        decoder = loaded.make_decoder(cache_bytes if cache else None, share=share_prefix)
+        self.way = loaded.way
+        self._reuses = cache and self.way.rung in ("shared", "cached")
+        if on_event is not None and self.way.reason:
+            on_event(self.way.describe())
         self._worker = Worker(
             decoder,
             loaded.chat,

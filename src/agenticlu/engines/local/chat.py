@@ -68,7 +68,7 @@ class ChatFormat:
         if template and not isinstance(template, str):  # several by name, one for talk
             template = tokenizer.get_chat_template()
         self._template = template and pin_date(template)
-        self._reply_head: str | None = None
+        self._leads: dict[tuple[str, ...], list[int]] = {}
         self._in_parts = False
         self.system_role = bool(tokenizer.chat_template) and self._takes_system_role()
 
@@ -164,11 +164,10 @@ class ChatFormat:
         """Returns the ids of a prompt, up to the opening of the assistant's turn."""
         return self.encode_text(self.render(messages))
 
-    def encode_to_score(self, messages: Sequence[Message]) -> list[int]:
-        """Returns the ids of a prompt, up to where the reply's first word is due."""
-        if self._reply_head is None:
-            self._reply_head = self._find_reply_head()
-        return self.encode_text(self.render(messages) + self._reply_head)
+    def encode_to_score(self, messages: Sequence[Message], choices: Sequence[str]) -> list[int]:
+        """Returns the ids of a prompt, up to where a reply that is one of the choices differs."""
+        self.first_tokens(choices)
+        return self.encode(messages) + self._leads[tuple(choices)]
 
     def encode_plain(self, text: str) -> list[int]:
         """Returns the ids of a text to continue, with the start token if the tokenizer adds one.
@@ -213,7 +212,9 @@ class ChatFormat:
         return self._choices[key]
 
     def _find_first_tokens(self, choices: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-        opening = self.encode_to_score(ASKED)
+        opening = self.encode(ASKED)
+        lead = self._leads[choices] = self._find_lead(opening, choices)
+        opening += lead
         exact = {choice: self._first_token(opening, choice) for choice in choices}
         owners = {token: choice for choice, token in exact.items()}
         if len(owners) < len(choices):
@@ -233,26 +234,38 @@ class ChatFormat:
                     found[choice].append(token)
         return {choice: tuple(tokens) for choice, tokens in found.items()}
 
-    def _first_token(self, opening: list[int], choice: str) -> int:
+    def _find_lead(self, opening: list[int], choices: Sequence[str]) -> list[int]:
+        """Returns the ids that every reply has between the prompt and its first word.
+
+        Such as the name of a channel, the end of a thought that the prompt opens, or a blank.
+        """
+        probe = content_id("reply head probe")
+        head = self._render_choice(probe).partition(probe)[0].strip()
+        replies = [self.encode_text(self._render_choice(choice)) for choice in choices]
+        if any(ids[: len(opening)] != opening for ids in replies):
+            return []
+        head = head.removeprefix(self.render(ASKED).strip()).strip()
+        common: list[int] = []
+        for tokens in zip(*(ids[len(opening) :] for ids in replies), strict=False):
+            longer = [*common, tokens[0]]
+            text = self.tokenizer.decode(longer, skip_special_tokens=False).strip()
+            if len(set(tokens)) > 1 or not head.startswith(text):
+                break
+            common = longer
+        return common
+
+    def _render_choice(self, choice: str) -> str:
         replied = [{"role": "user", "content": "?"}, {"role": "assistant", "content": choice}]
-        ids = self.encode_text("".join(self.render_reply(replied)))
+        return "".join(self.render_reply(replied))
+
+    def _first_token(self, opening: list[int], choice: str) -> int:
+        ids = self.encode_text(self._render_choice(choice))
         if ids[: len(opening)] == opening and len(ids) > len(opening):
             return ids[len(opening)]
         alone = self.encode_text(choice)
         if not alone:
             raise EngineError(f"The choice {choice!r} has no token of its own.")
         return alone[0]
-
-    def _find_reply_head(self) -> str:
-        """Returns what a finished reply has between the prompt and its first word.
-
-        Such as the name of a channel, or the end of a thought that the prompt opens. White space
-        alone belongs to the first word's token.
-        """
-        probe = content_id("reply head probe")
-        replied = [{"role": "user", "content": "?"}, {"role": "assistant", "content": probe}]
-        head = self.render_reply(replied)[1].partition(probe)[0]
-        return head.rstrip(" ") if head.strip() else ""
 
     def _takes_system_role(self) -> bool:
         """Whether the template shows a system turn; finds out how it takes a message's text."""

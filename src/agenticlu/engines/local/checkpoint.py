@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
-from agenticlu.attention.kernels import PLAIN_DEVICES
 from agenticlu.core.errors import (
     EngineError,
     ModelNotFoundError,
@@ -22,14 +20,13 @@ from agenticlu.core.errors import (
     require_known,
 )
 from agenticlu.engines.local.chat import ChatFormat
-from agenticlu.engines.local.decoder import Decoder, Forward
-from agenticlu.engines.local.kvcache import AttentionPlan, PrefixCache, register
+from agenticlu.engines.local.decoder import AnyDecoder, Decoder, Forward
+from agenticlu.engines.local.kvcache import PrefixCache
+from agenticlu.engines.local.ladder import Way, choose_way
+from agenticlu.engines.local.states import OwnForward, StateDecoder
+from agenticlu.engines.positions import find_window
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
-"""Largest difference of log-probabilities against the model's own pass over the same ids."""
-REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)
-"""Errors from trying a model of an unforeseen kind."""
 TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StoreError)
 """Errors from reading a truncated file or one in another format."""
 FAST_LOADERS = Registry("fast loader", {"llama": "agenticlu.demo.small_llama:load_small_llama"})
@@ -41,33 +38,38 @@ WEIGHTS = ("*.safetensors", "*.bin")
 class Checkpoint:
     """A model that is ready to run."""
 
-    forward: Forward
+    forward: Forward | OwnForward
     chat: ChatFormat
     device: torch.device
     dtype: torch.dtype
     end_ids: frozenset[int]
     context_tokens: int | None
+    way: Way
+    """How `forward` runs it."""
+
+    def make_decoder(self, cache_bytes: int | None, *, share: bool = True) -> AnyDecoder:
+        """Returns what reads prompts and decodes replies.
+
+        Args:
+            cache_bytes: Limit of what is kept between prompts; None keeps nothing.
+            share: False copies a prompt's keys and values for every branch, to compare.
+        """
+        return make_decoder(self.forward, self.device, self.dtype, cache_bytes, share=share)
 
 
-class GenericForward:
-    """The model's own forward pass, with attention left to the plan."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def __call__(
-        self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
-    ) -> Tensor:
-        """Returns fp32 logits (rows, V) of the rows in `last`."""
-        output = self._model(
-            input_ids=ids_T[None],
-            position_ids=positions_T[None],
-            use_cache=False,
-            logits_to_keep=last,
-            agenticlu_plan=plan,
-        )
-        logits: Tensor = output.logits[0].float()
-        return logits
+def make_decoder(
+    forward: Forward | OwnForward,
+    device: torch.device,
+    dtype: torch.dtype,
+    cache_bytes: int | None,
+    *,
+    share: bool = True,
+) -> AnyDecoder:
+    """Returns the decoder of a forward pass; see `Checkpoint.make_decoder`."""
+    if isinstance(forward, OwnForward):
+        return StateDecoder(forward, cache_bytes, device)
+    cache = None if cache_bytes is None else PrefixCache(cache_bytes)
+    return Decoder(forward, cache, device, dtype, share=share)
 
 
 def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkpoint:
@@ -93,33 +95,42 @@ def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkp
 
 def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) -> Checkpoint:
     try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
     except ImportError as error:
         raise missing_dependency("transformers", "local") from error
     from transformers.utils import logging
 
-    quieten: Callable[[], None] = logging.disable_progress_bar
-    quieten()
+    for quieten in (logging.disable_progress_bar, logging.set_verbosity_error):
+        call: Callable[[], None] = quieten
+        call()
     wanted = DTYPES[dtype] if dtype else (torch.float32 if place.type == "cpu" else "auto")
-    attention = register()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=wanted, attn_implementation=attention
-        )
+        model: Any = _model_class(path).from_pretrained(str(path), dtype=wanted)
     except TORN as error:
         raise _torn(path, error) from error
     model = model.to(place).eval()
     model.requires_grad_(False)
-    numbers = next(model.parameters()).dtype
+    forward, way = choose_way(model, str(path))
     return Checkpoint(
-        forward=choose_forward(model, attention, str(path)),
+        forward=forward,
         chat=ChatFormat(tokenizer, str(path)),
         device=place,
-        dtype=numbers,
+        dtype=next(model.parameters()).dtype,
         end_ids=find_end_ids(getattr(model, "generation_config", None), model.config, tokenizer),
-        context_tokens=find_context_tokens(model.config),
+        context_tokens=find_window(model.config.to_dict()),
+        way=way,
     )
+
+
+def _model_class(path: Path) -> Any:
+    """Returns the class that loads a model: for text, or for images too if it has no other."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(str(path))
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    more = type(config) in AutoModelForImageTextToText._model_mapping
+    return AutoModelForImageTextToText if more and not known else AutoModelForCausalLM
 
 
 def _torn(path: Path, error: Exception) -> EngineError:
@@ -145,64 +156,6 @@ def check_folder(path: Path) -> None:
         )
 
 
-def choose_forward(model: Any, attention: str, source: str) -> Forward:
-    """Returns the packed forward pass, if it agrees with the model's own.
-
-    Raises:
-        EngineError: It does not agree, so the architecture cannot run in process.
-    """
-    weight = next(model.parameters())
-    kernels = [False] if weight.device.type == "cpu" else [False, True]
-    reason = ""
-    for plain in kernels:
-        if plain:
-            PLAIN_DEVICES.add(weight.device.type)
-        try:
-            reference = _reference_logprobs(model, attention)
-            forward = GenericForward(model)
-            off = float((_own_logprobs(forward, model) - reference).abs().max())
-            if off <= TOLERANCE[weight.dtype]:
-                return forward
-            reason = f"its log-probabilities are off by {off:.2g}"
-        except REFUSALS as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise EngineError(
-        f"{source!r} ({model.config.model_type}) cannot run in this process: {reason}.",
-        hint="Serve it (for example with vLLM) and give its address with --base-url.",
-    )
-
-
-def _probe_ids(model: Any) -> list[int]:
-    size = min(model.config.get_text_config().vocab_size, 1000)
-    return [(7 * i * i + 3 * i + 5) % size for i in range(24)]
-
-
-@torch.inference_mode()
-def _reference_logprobs(model: Any, attention: str) -> Tensor:
-    """The model's own pass with stock attention, log-probabilities after the last token."""
-    device = next(model.parameters()).device
-    model.set_attn_implementation("eager")
-    try:
-        ids = torch.tensor([_probe_ids(model)], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, -1].float()
-    finally:
-        model.set_attn_implementation(attention)
-    return torch.log_softmax(logits, dim=-1)
-
-
-def _own_logprobs(forward: Forward, model: Any) -> Tensor:
-    """The same, read in three goes: a prompt, one that parts from it, and decoded branches."""
-    weight = next(model.parameters())
-    decoder = Decoder(forward, PrefixCache(1 << 30), weight.device, weight.dtype)
-    ids = _probe_ids(model)
-    decoder.read([ids[:9] + ids[3:5]])
-    reading = decoder.read([ids[:16], ids[:-2]])[1]
-    decoder.join([(reading, 2)])
-    decoder.step([ids[-2], ids[-3]])
-    logits = decoder.step([ids[-1], ids[-4]])[0]
-    return torch.log_softmax(logits, dim=-1)
-
-
 def find_end_ids(*sources: Any) -> frozenset[int]:
     """Returns every token that ends a reply.
 
@@ -215,16 +168,6 @@ def find_end_ids(*sources: Any) -> frozenset[int]:
         ids = getattr(source, "eos_token_id", None)
         found.update([ids] if isinstance(ids, int) else ids or ())
     return frozenset(found)
-
-
-def find_context_tokens(config: Any) -> int | None:
-    """Returns the model's window: its positions, or a narrower sliding window."""
-    text = config.get_text_config()
-    limits = [getattr(text, "max_position_embeddings", None)]
-    if getattr(text, "use_sliding_window", True):
-        limits.append(getattr(text, "sliding_window", None))
-    known = [one for one in limits if one]
-    return min(known) if known else None
 
 
 def _choose_device(device: str | None) -> torch.device:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -70,6 +70,53 @@ class Forward(Protocol):
         self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
     ) -> Tensor:
         """Returns fp32 logits (rows, V) of the rows in `last`."""
+        ...
+
+
+class AnyReading(Protocol):
+    """A prompt that was read."""
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens of it that an earlier prompt had read."""
+        ...
+
+    @property
+    def logits_V(self) -> Tensor:  # noqa: N802
+        """Of the token after the prompt."""
+        ...
+
+
+class AnyDecoder(Protocol):
+    """What the worker drives: reads prompts, decodes branches, keeps what may come again."""
+
+    @property
+    def branches(self) -> Sequence[Any]:
+        """Sequences that decode, in the order that `step` takes and returns."""
+        ...
+
+    def num_uncached(self, ids: Sequence[int]) -> int:
+        """Returns how many tokens reading the prompt would compute."""
+        ...
+
+    def read(self, prompts: Sequence[list[int]]) -> Sequence[AnyReading]:
+        """Reads prompts."""
+        ...
+
+    def join(self, joining: Sequence[tuple[Any, int]]) -> Sequence[Sequence[Any]]:
+        """Adds branches that continue prompts: (what `read` returned, how many)."""
+        ...
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Feeds one token to every branch; returns logits (B, V)."""
+        ...
+
+    def leave(self, branch: Any) -> None:
+        """Takes a branch out."""
+        ...
+
+    def reset(self) -> None:
+        """Drops all branches and what is kept, after a pass that failed half-way."""
         ...
 
 

@@ -31,7 +31,7 @@ from agenticlu.engines.base import (
     TokenLogprob,
 )
 from agenticlu.engines.local.chat import ChatFormat
-from agenticlu.engines.local.decoder import Branch, Decoder, Reading, choose, draw_uniforms
+from agenticlu.engines.local.decoder import AnyDecoder, AnyReading, choose, draw_uniforms
 from agenticlu.engines.local.kvcache import num_common
 
 LOOK_AHEAD = 512
@@ -53,7 +53,7 @@ class Draft:
     """As sampled, the end token included."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
-    branch: Branch | None = None
+    branch: Any = None
 
 
 @dataclass(eq=False)
@@ -109,7 +109,7 @@ class WorkerJob:
 class Worker:
     """Runs jobs on one decoder."""
 
-    decoder: Decoder
+    decoder: AnyDecoder
     """The model and its cache; used by the worker's thread alone."""
     chat: ChatFormat
     """Template and tokenizer."""
@@ -130,7 +130,7 @@ class Worker:
     _closed: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
     _reading: list[WorkerJob] = field(default_factory=list, init=False)
-    _by_branch: dict[Branch, Draft] = field(default_factory=dict, init=False)
+    _by_branch: dict[Any, Draft] = field(default_factory=dict, init=False)
 
     def submit(self, job: WorkerJob) -> None:
         """Takes a job; the thread starts with the first.
@@ -249,8 +249,7 @@ class Worker:
         elif isinstance(job.asked, str):
             job.ids = self.chat.encode_plain(job.asked)
         elif job.sampling is None:
-            job.ids = self.chat.encode_to_score(job.asked)
-            self.chat.first_tokens(job.choices)
+            job.ids = self.chat.encode_to_score(job.asked, job.choices)
         else:
             job.ids = self.chat.encode(job.asked)
         reply = 1 if job.sampling is None else job.sampling.max_tokens
@@ -280,7 +279,7 @@ class Worker:
         if not first:
             return
         self._draw(first, torch.stack(rows))
-        joining: list[tuple[Reading, list[Draft]]] = []
+        joining: list[tuple[AnyReading, list[Draft]]] = []
         for job, reading in zip(jobs, readings, strict=True):
             going = [draft for draft in job.drafts if draft.reason is None]
             if going:
