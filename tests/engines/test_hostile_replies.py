@@ -232,6 +232,38 @@ def check(reply: Any) -> None:
     assert sum(getattr(reply, "probabilities", {"": 1.0}).values()) == pytest.approx(1.0)
 
 
+WRONG: list[Any] = [
+    *(None, True, 0, -1, 10**30, 0.5, math.nan, "", "many", "7" * 5000, "\ud83d"),
+    *([], [[]], [None], ["x"], [1e9], {}, {"type": "stop"}, {"": []}, [{"token": "x"}]),
+]
+
+
+@pytest.mark.parametrize("right", RIGHT, ids=range(len(RIGHT)))
+def test_each_part_of_a_reply_may_be_wrong_in_each_way(server: Server, right: Any) -> None:
+    is_reply = "choices" in right
+    server.status = 200 if is_reply else 400
+    sampling = Sampling(n=2, temperature=0.5, seed=1)
+
+    async def ask_all(engine: OpenAIEngine) -> int:
+        num_read = 0
+        for number in range(len(list(places(right)))):
+            for wrong in WRONG:
+                value = copy.deepcopy(right)
+                container, key = list(places(value))[number]
+                container[key] = copy.deepcopy(wrong)
+                server.body = json.dumps(value).encode()
+                try:
+                    check(await engine.sample(ASKED, sampling))
+                    check(await engine.score_choices(ASKED, ("yes", "no")))
+                except (EngineError, DocumentTooLongError):
+                    continue
+                num_read += 1
+        return num_read
+
+    num_read = server.run(ask_all)
+    assert bool(num_read) == is_reply, "some parts do no harm"
+
+
 @FUZZED
 @given(
     body=st.one_of(

@@ -41,7 +41,7 @@ from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, 
 from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
-from agenticlu.engines.base import Engine, Sampled, Sampling, setup_of
+from agenticlu.engines.base import Engine, Sampled, Sampling, adaptations_of, setup_of
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
 
 
@@ -446,7 +446,7 @@ class _Asking:
             engine=self.engine.name,
             profile=self.scanner.profile.label,
             tokenizer=self.tokenizer.name,
-            notes=tuple(dict.fromkeys(self.notes)),
+            notes=tuple(dict.fromkeys([*self.notes, *adaptations_of(self.engine)])),
         )
 
     def _cited(self, turns: Sequence[Turn]) -> tuple[int, ...]:

@@ -94,6 +94,7 @@ def load_limited_engine(
         UsageError: `base_url` is not an address, or holds one twice.
         MissingDependencyError: The engine's packages are not installed.
     """
+    from agenticlu.engines.adaptation import Dialect
     from agenticlu.engines.admission import Admission
     from agenticlu.engines.pool import PoolEngine
     from agenticlu.engines.retry import LimitedEngine, Limiter
@@ -105,6 +106,7 @@ def load_limited_engine(
     # One for all replicas: what one finds out, the others need not.
     room = ThinkingRoom(thinking or Thinking(), model or urls[0], hides=True, say=on_event)
     options |= {"api_key_env": api_key_env, "on_event": on_event, "thinking": room}
+    options["dialect"] = Dialect()
     replicas = [(url, ENGINES.load(url.partition("://")[0])(url, model, **options)) for url in urls]
     engine = replicas[0][1] if len(urls) == 1 else PoolEngine(replicas, on_event=on_event)
     return LimitedEngine(engine, limiter or Limiter(Admission(ENDPOINT_REQUESTS), say=on_event))

@@ -167,6 +167,20 @@ def setup_of(engine: Engine) -> Usage:
     return found
 
 
+@runtime_checkable
+class Adapted(Protocol):
+    """An engine that may have to ask otherwise than it was told to."""
+
+    def adaptations(self) -> tuple[str, ...]:
+        """Returns what was changed, a sentence each, such as a temperature that was not taken."""
+        ...
+
+
+def adaptations_of(engine: object) -> tuple[str, ...]:
+    """Returns what an engine changed in what it was told to ask; results depend on it."""
+    return engine.adaptations() if isinstance(engine, Adapted) else ()
+
+
 class Engine(Protocol):
     """Samples text and scores choices.
 

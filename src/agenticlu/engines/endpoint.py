@@ -47,6 +47,7 @@ class Endpoint:
         name: Shown and stored; the model's name by default.
         thinking: Room for the model's thoughts; shared by the replicas of a pool. None: the
             default.
+        dialect: How the server wants to be asked, as far as it is known; shared like `thinking`.
         context_tokens: The server's window, where it does not say it or says too much.
 
     Attributes:
@@ -64,13 +65,14 @@ class Endpoint:
         on_event: Callable[[str], None] | None = None,
         name: str | None = None,
         thinking: ThinkingRoom | None = None,
+        dialect: Dialect | None = None,
         context_tokens: int | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.model = model
         self.name = name or model or urlsplit(base_url).netloc
         self.findings = Findings(context_tokens=context_tokens)
-        self.dialect = Dialect()
+        self.dialect = dialect or Dialect()
         self.transport = Transport(self.base_url, api_key_env, timeout_s)
         self.room = thinking or ThinkingRoom(Thinking(), self.name, hides=True, say=on_event)
         self._named = name is not None
@@ -117,6 +119,10 @@ class Endpoint:
         except AgenticluError:
             return False
         return True
+
+    def adaptations(self) -> tuple[str, ...]:
+        """Returns what the server made necessary to change, a sentence each."""
+        return tuple(f"{self.name} {words}" for words in self.dialect.told.values())
 
     def health(self) -> list[Health]:
         """Returns the endpoint's state."""

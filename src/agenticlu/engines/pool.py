@@ -32,6 +32,7 @@ from agenticlu.engines.base import (
     Sampled,
     Sampling,
     Watched,
+    adaptations_of,
     setup_of,
 )
 from agenticlu.engines.retry import TRANSIENT, may_be_own
@@ -171,6 +172,11 @@ class PoolEngine:
         if names:
             self.name = names.pop()
         return _shared_by(known, lost)
+
+    def adaptations(self) -> tuple[str, ...]:
+        """Returns what any replica's server made necessary to change."""
+        found = (adaptations_of(replica.engine) for replica in self.replicas)
+        return tuple(dict.fromkeys(text for texts in found for text in texts))
 
     def health(self) -> list[Health]:
         """Returns the state of each replica, as its engine reports it, or that it is resting."""

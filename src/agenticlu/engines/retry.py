@@ -47,6 +47,7 @@ from agenticlu.engines.base import (
     Sampling,
     ThoughtCutError,
     Watched,
+    adaptations_of,
     setup_of,
 )
 
@@ -334,6 +335,10 @@ class LimitedEngine:
     async def close(self) -> None:
         """Closes the engine."""
         await self.engine.close()
+
+    def adaptations(self) -> tuple[str, ...]:
+        """The engine's."""
+        return adaptations_of(self.engine)
 
     def health(self) -> list[Health]:
         """The endpoints' health; empty for an engine without endpoints."""

@@ -283,6 +283,8 @@ class Summary(Record):
     """Sentences about tasks at lengths that their shortest item exceeds."""
     run_notes: tuple[str, ...] = ()
     """Those of the notes that only the run itself knows, such as a fall-back."""
+    adapted: tuple[str, ...] = ()
+    """How servers had to be asked otherwise than the settings say, in any run into this folder."""
     notes: tuple[str, ...] = ()
     """Sentences that a reader of the figures has to know: few clusters, nothing to pair, why the
     run ended early."""

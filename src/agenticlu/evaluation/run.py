@@ -20,7 +20,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.files import check_owner, load_json_object
 from agenticlu.core.records import Prediction
-from agenticlu.engines.base import Engine
+from agenticlu.engines.base import Engine, adaptations_of
 from agenticlu.engines.retry import with_patience
 from agenticlu.evaluation.config import (
     CONFIG_NAME,
@@ -122,10 +122,10 @@ async def run_evaluation(
         refuse_mixing(done.values(), conditions, config.tasks, out)
         _warn_of_other_servers(config, out, report)
         write_json(out / CONFIG_NAME, config.model_dump(mode="json"))
-        run = _Run(settings, conditions, out, done, report)
+        run = _Run(settings, conditions, out, done, report, engine)
         with PredictionWriter(path) as writer:
             try:
-                await run.ask(engine, writer, retry_failed)
+                await run.ask(writer, retry_failed)
             except BaseException as error:
                 if done:
                     with contextlib.suppress(StoreError):  # the disk may be what ended the run
@@ -143,6 +143,7 @@ class _Run:
     out: Path
     done: dict[str, Prediction]
     report: Report
+    engine: Engine
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -151,9 +152,9 @@ class _Run:
         """The configuration."""
         return self.settings.config
 
-    async def ask(self, engine: Engine, writer: PredictionWriter, retry_failed: bool) -> None:
+    async def ask(self, writer: PredictionWriter, retry_failed: bool) -> None:
         """Asks what is missing, task by task and length by length."""
-        config, num_jobs = self.config, 0
+        config, engine, num_jobs = self.config, self.engine, 0
         layouts = Layouts(self.settings, engine, self._note)
         for task in config.tasks:
             for length in config.lengths:
@@ -201,6 +202,7 @@ class _Run:
             known=known,
             left_out=self.left_out,
             run_notes=(*notes, *self.notes),
+            adapted=adaptations_of(self.engine),
         )
 
 
@@ -244,7 +246,10 @@ def _summarise(
     known: Mapping[str, Conditions],
     left_out: Sequence[str],
     run_notes: Sequence[str],
+    adapted: Sequence[str] = (),
 ) -> Summary:
+    before = load_json_object(out / SUMMARY_NAME).get("adapted") or ()
+    adapted = tuple(dict.fromkeys([*before, *adapted]))
     shown, hidden = select_current(done, known)
     summary = summarise(
         add_judgements(shown, out),
@@ -259,7 +264,8 @@ def _summarise(
         update={
             "left_out": tuple(left_out),
             "run_notes": tuple(run_notes),
-            "notes": (*run_notes, *summary.notes, *others, *describe_judges(out)),
+            "adapted": adapted,
+            "notes": (*run_notes, *adapted, *summary.notes, *others, *describe_judges(out)),
         }
     )
     save_summary(summary, out)

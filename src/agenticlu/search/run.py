@@ -21,7 +21,7 @@ from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.admission import Admission
-from agenticlu.engines.base import Engine
+from agenticlu.engines.base import Engine, adaptations_of
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search import BOUND_SETTINGS, SearchConfig
@@ -265,7 +265,11 @@ async def run_search(
         if questions:
             chooser = replace(chooser, facts=await find_facts(config, caller))
         growing = _Growing(questions, caller, profile, chooser, judges, limits.parallel, progress)
-        return await growing.grow()
+        try:
+            return await growing.grow()
+        finally:
+            if adapted := adaptations_of(engine):
+                store.put(adapted=[*dict.fromkeys([*(store.get("adapted") or ()), *adapted])])
 
 
 async def replay(

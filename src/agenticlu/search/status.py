@@ -147,6 +147,9 @@ class Status:
     spent: float | None = None
     """Price of the engine's tokens, without those of judges; None without prices."""
 
+    adapted: tuple[str, ...] = ()
+    """How the server had to be asked otherwise than the settings say."""
+
     def as_dict(self) -> dict[str, Any]:
         """Returns JSON data."""
         data = asdict(self)
@@ -191,6 +194,7 @@ class Status:
         lines += [render_health(one) for one in self.replicas if one["state"] != "well"]
         if self.stalled:
             lines.append(f"{self.stalled} calls have waited for more than {STALLED_S:.0f} s")
+        lines += self.adapted
         lines += [f"failed {n} times: {reason}" for reason, n in self.failures.items()]
         return "\n".join(lines)
 
@@ -293,6 +297,7 @@ def _read_status(store: Store, now: float) -> Status:
         calls=calls,
         usage=store.usage_by_phase(),
         failures=store.failures(),
+        adapted=tuple(store.get("adapted") or ()),
     )
     if not is_running:
         return replace(status, lost=calls["intent"])
