@@ -164,6 +164,7 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         ("steps", f"{plan['steps']} ({plan['tries']} tries)"),
         ("tokens in / stored", f"{plan['tokens_in']:,} / {plan['tokens_stored']:,} "
                                f"({plan['sharing']:.2f}x)"),
+        *([("nothing is shared", plan["separate"])] if plan["separate"] else []),
         ("FLOP, separate / shared", f"{plan['flop_ratio']:.2f}x; {plan['model_pflop']:.3g} PFLOP"),
         ("largest trie", f"{largest['tokens']:,} tokens, {largest['traces']} traces, "
                          f"{largest['levels']} levels, {largest['pairs']:,} pairs, "
