@@ -166,7 +166,7 @@ def test_a_judge_that_stays_unreadable_is_asked_anew_each_time(tmp_path: Path) -
 def test_the_choices_reach_the_engines(monkeypatch) -> None:
     built: list[dict[str, Any]] = []
     monkeypatch.setattr(setup, "load_limited_engine", lambda *_, **options: built.append(options))
-    monkeypatch.setattr(setup, "load_engine", lambda *_: ScriptedEngine())
+    monkeypatch.setattr(setup, "load_engine", lambda *_, **options: ScriptedEngine())
     limits = Limits(requests_in_flight=5, patience_s=11)
     EngineChoice("m", ("http://a/v1",), timeout_s=7).load_limited(limits, print)
     EngineChoice("j", ("http://b/v1",), timeout_s=9).load_judge(limits, print)

@@ -162,6 +162,7 @@ class _AskRun:
         from agenticlu.dialogue.steps import load_profile
         from agenticlu.documents import load_document, split
         from agenticlu.engines import ModelChoice
+        from agenticlu.engines.thinking import Thinking
 
         self.profile = load_profile(self.settings.profile)
         self.document = load_document(self.file)
@@ -171,6 +172,7 @@ class _AskRun:
             self.settings.api_key_env,
             self.settings.timeout,
             self.settings.window,
+            thinking=Thinking(self.settings.thinking, self.settings.thinking_tokens),
         )
         self.tokenizer = self.choice.tokenizer(self.settings.tokenizer)
         note_estimate(self.settings, self.tokenizer, quiet=self.settings.quiet)
@@ -406,7 +408,7 @@ def _render_answer(answer: Answer) -> str:
         "",
         f"{about}, {usage.requests} requests{_render_setup(answer.setup)}; tokens: "
         f"{usage.prompt_tokens - usage.cached_tokens:,} computed, {usage.cached_tokens:,} cached, "
-        f"{usage.completion_tokens:,} sampled; {answer.seconds:.1f} s; {answer.engine}",
+        f"{usage.sampled}; {answer.seconds:.1f} s; {answer.engine}",
     ]
     return "\n".join(lines)
 

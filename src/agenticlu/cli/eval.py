@@ -23,6 +23,8 @@ from agenticlu.cli.options import (
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import IncompleteRunError, UsageError
 from agenticlu.core.settings import (
+    THINKING_TOKENS,
+    Effort,
     JsonSettings,
     Positive,
     Settings,
@@ -123,10 +125,12 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
 
 async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:
     from agenticlu.engines import ModelChoice
+    from agenticlu.engines.thinking import Thinking
     from agenticlu.evaluation.run import run_evaluation
 
     served = settings.base_url, settings.api_key_env, settings.timeout, settings.window
-    engine = ModelChoice(settings.model, *served).load()
+    thinking = Thinking(settings.thinking, settings.thinking_tokens)
+    engine = ModelChoice(settings.model, *served, thinking=thinking).load(_say)
     try:
         return await run_evaluation(
             prepared,
@@ -285,6 +289,10 @@ class JudgeFileSettings(TimeoutSettings):
         "OPENAI_API_KEY"
     )
     """Environment variable that holds the judge's key."""
+    judge_thinking: Effort = "auto"
+    """The judge's thinking before a verdict; as --thinking of agenticlu eval."""
+    judge_thinking_tokens: TokenCount = THINKING_TOKENS
+    """Most tokens of the judge's thought before a verdict."""
     helmet_data: Annotated[Path | None, Spelling(metavar="FOLDER")] = None
     """Folder that holds HELMET's key points, for summaries."""
     concurrency: Positive = 8
@@ -304,6 +312,7 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     from agenticlu.engines import ModelChoice
     from agenticlu.engines.probe import read_served_model
     from agenticlu.engines.retry import with_patience
+    from agenticlu.engines.thinking import Thinking
     from agenticlu.evaluation.helmet.results import find_results_folder
     from agenticlu.evaluation.rescore import MOST_LISTED, ResultJudging
     from agenticlu.evaluation.run import summarise_folder
@@ -315,7 +324,9 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     if model is None and not urls:
         _say("No judge was named, so the bundled tiny model judges; name one: --judge-model NAME.")
     served = read_served_model(urls, model, settings.judge_api_key_env) if urls else None
-    engine = ModelChoice(model, urls, settings.judge_api_key_env, settings.timeout).load()
+    thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
+    key, timeout = settings.judge_api_key_env, settings.timeout
+    engine = ModelChoice(model, urls, key, timeout, thinking=thinking).load(_say)
     name = engine.name if served is None else served.id
     kept = judging.find_kept(name)
     if kept:

@@ -8,7 +8,7 @@ import itertools
 import shlex
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -275,13 +275,14 @@ def render(summary: SearchSummary, out: Path) -> str:
     )
     if summary.shortfall:
         lines.append(f"  clarifications wanted and not found: {summary.shortfall:,}")
-    lines.append(f"{'phase':>12} {'requests':>10} {'computed':>10} {'cached':>10} {'sampled':>10}")
+    header = ["requests", "computed", "cached", "sampled"]
+    thinks = summary.total.thinking_tokens > 0
+    rows: list[tuple[str, Sequence[object]]] = [("phase", header + ["thought"] * thinks)]
     for name, usage in (*summary.usage.items(), ("total", summary.total)):
         computed = usage.prompt_tokens - usage.cached_tokens
-        lines.append(
-            f"{name:>12} {usage.requests:>10} {computed:>10} {usage.cached_tokens:>10} "
-            f"{usage.completion_tokens:>10}"
-        )
+        spent = [usage.requests, computed, usage.cached_tokens, usage.completion_tokens]
+        rows.append((name, spent + [usage.thinking_tokens] * thinks))
+    lines += [f"{name:>12} {' '.join(f'{cell:>10}' for cell in cells)}" for name, cells in rows]
     following = f"agenticlu dataset build {shlex.quote(str(out))} --out DIR"
     lines.append(f"Kept in {out}. Next: {following}")
     return "\n".join(lines)

@@ -98,6 +98,27 @@ class AliasOption(SettingOption):
         return value
 
 
+class ShortcutOption(SettingOption):
+    """A flag without a value that stands for one of a setting."""
+
+    def __init__(self, setting: Setting, name: str, value: str) -> None:
+        super().__init__(setting)
+        self._value = value
+        self.expose_value = False
+        self.opts, self.secondary_opts = [f"--{name.replace('_', '-')}"], []
+        self.name = f"shortcut_{name}"
+        self.is_flag, self.flag_value, self.multiple = True, True, False
+        self.type, self.metavar = click.BOOL, None
+        self.help = f"Same as --{setting.key.replace('_', '-')} {value}."
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """Passes the value to the setting's own flag."""
+        value = super().process_value(ctx, value)
+        if value:
+            ctx.meta.setdefault(ALIASES, {})[self.setting.key] = self._value
+        return value
+
+
 class CommandOptions(TypedDict, total=False):
     """The options of a command that differ from others over the same settings."""
 
@@ -216,6 +237,7 @@ def _options(settings: Mapping[str, Setting], overrides: bool) -> list[click.Opt
     for setting in settings.values():
         options.append(SettingOption(setting))
         options += [AliasOption(setting, alias) for alias in setting.spelling.aliases]
+        options += [ShortcutOption(setting, *one) for one in setting.spelling.shortcuts]
     if overrides:
         options.append(
             click.Option(

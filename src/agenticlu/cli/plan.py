@@ -80,9 +80,12 @@ class GenerateSettings(
 
     def engine_choice(self) -> EngineChoice:
         """Returns which model samples."""
+        from agenticlu.engines.thinking import Thinking
         from agenticlu.search.setup import EngineChoice
 
-        return EngineChoice(self.model, self.base_url, self.api_key_env, self.timeout, self.window)
+        thinking = Thinking(self.thinking, self.thinking_tokens)
+        served = self.base_url, self.api_key_env, self.timeout, self.window
+        return EngineChoice(self.model, *served, thinking=thinking)
 
 
 def find_preset(given: Mapping[str, object]) -> Preset | None:
@@ -117,10 +120,12 @@ def corpus_source(settings: GenerateSettings, corpus: str, left_out: LeftOut) ->
 
 def judge_choices(settings: JudgeSettings) -> tuple[EngineChoice, ...]:
     """Returns which models judge; several make a panel."""
+    from agenticlu.engines.thinking import Thinking
     from agenticlu.search.setup import EngineChoice
 
     served = settings.judge_base_url, settings.judge_api_key_env, settings.timeout
-    return tuple(EngineChoice(model, *served) for model in settings.judge_model)
+    thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
+    return tuple(EngineChoice(model, *served, thinking=thinking) for model in settings.judge_model)
 
 
 def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:

@@ -62,7 +62,10 @@ TABLES: dict[str, tuple[str, ...]] = {
 """Tables of a project or user file, and the tables inside each: commands and subcommands."""
 GROUPS = ("dataset", "prompts")
 """Tables that hold nothing but tables."""
-SHARED = ("model", "base_url", "api_key_env", "profile", "piece_tokens", "tokenizer", "temperature")
+SHARED = (
+    "model", "base_url", "api_key_env", "profile", "piece_tokens", "tokenizer", "temperature",
+    "thinking", "thinking_tokens",
+)  # fmt: skip
 """Keys allowed at the top of a file, or bare in the environment; they apply to every command that
 has a setting of that name."""
 

@@ -92,6 +92,12 @@ class Usage(Record):
         return Usage(**{name: value - getattr(other, name) for name, value in self})
 
     @property
+    def sampled(self) -> str:
+        """Tokens sampled, for people; with those of them that were thought, where there are any."""
+        thought = f" ({self.thinking_tokens:,} of them thought)" if self.thinking_tokens else ""
+        return f"{self.completion_tokens:,} sampled{thought}"
+
+    @property
     def computed_tokens(self) -> int:
         """Uncached prompt tokens plus sampled tokens: what the engine really worked through."""
         return self.prompt_tokens - self.cached_tokens + self.completion_tokens

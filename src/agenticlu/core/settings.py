@@ -58,6 +58,8 @@ class Spelling:
     """Placeholder of the value in --help; empty: made from the type."""
     aliases: tuple[str, ...] = ()
     """Former keys; they still work, with a note that names the current key."""
+    shortcuts: tuple[tuple[str, str], ...] = ()
+    """Flags without a value that stand for one: (('no_thinking', 'off'),)."""
     separator: str = ","
     """Divides the items of a list in one word; empty: the items are free text."""
 
@@ -290,7 +292,23 @@ class TimeoutSettings(Settings):
     """Timeout of one request to a server, in seconds."""
 
 
-class ModelSettings(TimeoutSettings):
+Effort = Literal["auto", "on", "off", "low", "medium", "high"]
+"""How much a model thinks before it replies; auto: as it does by itself."""
+THINKING_TOKENS = 16_384
+"""Most tokens of thought before one reply, where nothing else is said."""
+
+
+class ThinkingSettings(Settings):
+    """How much the model that answers may think before it replies."""
+
+    thinking: Annotated[Effort, Spelling(shortcuts=(("no_thinking", "off"),))] = "auto"
+    """Thinking before a reply: on or off where the model can do both, or the effort to ask for.
+    auto: as a server's model does by itself; off for a model in this process."""
+    thinking_tokens: TokenCount = THINKING_TOKENS
+    """Most tokens of thought before a reply, beside the reply's own limit; 8k means 8192."""
+
+
+class ModelSettings(TimeoutSettings, ThinkingSettings):
     """The model that answers."""
 
     model: str | None = None
@@ -323,6 +341,10 @@ class JudgeSettings(TimeoutSettings):
     """Environment variable that holds the judges' key."""
     patience: Annotated[float, Field(ge=0)] = 900.0
     """Seconds without an answer from any server before the run gives up."""
+    judge_thinking: Effort = "auto"
+    """The judges' thinking before a verdict; as --thinking."""
+    judge_thinking_tokens: TokenCount = THINKING_TOKENS
+    """Most tokens of a judge's thought before a verdict."""
 
 
 class PriceSettings(Settings):

@@ -12,13 +12,14 @@ from typing import Any, Self, TypedDict, TypeVar, Unpack
 from agenticlu.core.config import resolve
 from agenticlu.core.files import Closing
 from agenticlu.core.records import Document
-from agenticlu.core.settings import Settings, TokenCount
+from agenticlu.core.settings import THINKING_TOKENS, Effort, Settings, TokenCount
 from agenticlu.dialogue.ask import Answer, AskEstimate, Event, estimate, make_question
 from agenticlu.dialogue.ask import ask as ask_engine
 from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
 from agenticlu.engines import DEFAULT_TIMEOUT_S, ModelChoice
 from agenticlu.engines.base import Engine
+from agenticlu.engines.thinking import Thinking
 
 Result = TypeVar("Result")
 BUNDLED_NOTE = (
@@ -34,6 +35,8 @@ class _Shared(Settings):
     base_url: tuple[str, ...] = ()
     api_key_env: str = "OPENAI_API_KEY"
     tokenizer: str | None = None
+    thinking: Effort = "auto"
+    thinking_tokens: TokenCount = THINKING_TOKENS
     profile: str = "default"
     piece_tokens: int | None = None
     temperature: float = 0.0
@@ -60,6 +63,9 @@ class Reader(Closing):
         piece_tokens: Maximum tokens of a piece; None for what suits the model, else 512.
         timeout_s: Limit of one request to a server, in seconds.
         window: Longest prompt plus reply in tokens, where the server does not say it.
+        thinking: Whether the model thinks before it replies ('on', 'off'), or the effort to ask
+            for ('low', 'medium', 'high'); 'auto' as on the command line.
+        thinking_tokens: Most tokens of thought before one reply.
 
     Raises:
         DocumentError: The document cannot be read.
@@ -79,6 +85,8 @@ class Reader(Closing):
         piece_tokens: int | None = None,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         window: int | None = None,
+        thinking: Effort | None = None,
+        thinking_tokens: int | None = None,
     ) -> None:
         urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
         settings = resolve(
@@ -91,13 +99,22 @@ class Reader(Closing):
                 "profile": profile if isinstance(profile, str) else None,
                 "piece_tokens": piece_tokens,
                 "window": window,
+                "thinking": thinking,
+                "thinking_tokens": thinking_tokens,
             },
         ).values
         # A server named in the call is not to be asked for a model that a file names for another.
         name = settings.model if model is not None or not urls else None
         # Likewise a model folder named in the call is not looked for on a file's server.
         urls = urls if urls or model is not None else settings.base_url
-        self._choice = ModelChoice(name, urls, settings.api_key_env, timeout_s, settings.window)
+        self._choice = ModelChoice(
+            name,
+            urls,
+            settings.api_key_env,
+            timeout_s,
+            settings.window,
+            thinking=Thinking(settings.thinking, settings.thinking_tokens),
+        )
         self._engine, self._owns_engine = engine, engine is None
         self._loop: _Loop | None = None
         self._temperature = settings.temperature
@@ -218,6 +235,8 @@ class ReaderOptions(TypedDict, total=False):
     piece_tokens: int | None
     timeout_s: float
     window: int | None
+    thinking: Effort | None
+    thinking_tokens: int | None
 
 
 def ask(

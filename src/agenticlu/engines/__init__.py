@@ -199,6 +199,8 @@ class ModelChoice:
     window_tokens: int | None = None
     """Longest prompt plus reply, where the server does not say it or says too much; None takes what
     it says. Of a model in process: at most its own."""
+    thinking: Thinking | None = None
+    """How much it may think before it replies; None: as it does by itself."""
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
@@ -232,22 +234,24 @@ class ModelChoice:
         """Builds the engine; nothing is sent before its first use.
 
         Args:
-            on_event: Called with a line for people when a server keeps the engine waiting.
+            on_event: Called with a line for people when a server keeps the engine waiting, or a
+                model thinks before it replies.
 
         Raises:
             ModelNotFoundError: The model's folder does not exist.
             UsageError: A server's address is malformed.
             MissingDependencyError: The engine's packages are not installed.
         """
-        options = self.engine_options
+        options = self.engine_options | {"on_event": on_event}
         if self.base_url:
-            options |= {"timeout_s": self.timeout_s, "on_event": on_event}
+            options["timeout_s"] = self.timeout_s
         return load_engine(self.model, self.base_url, self.api_key_env, **options)
 
     @property
     def engine_options(self) -> dict[str, Any]:
         """What every kind of engine is told of the choice; left out where nothing was chosen."""
-        return {} if self.window_tokens is None else {"context_tokens": self.window_tokens}
+        options = {"context_tokens": self.window_tokens, "thinking": self.thinking}
+        return {name: value for name, value in options.items() if value is not None}
 
     def tokenizer(self, name: str | None = None) -> Tokenizer:
         """Returns the named tokenizer, else the model's own, else one that estimates.

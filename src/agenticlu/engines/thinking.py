@@ -15,18 +15,16 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from agenticlu.core.errors import DocumentTooLongError, UsageError, require_known
 from agenticlu.core.records import Usage
+from agenticlu.core.settings import THINKING_TOKENS, Effort
 from agenticlu.documents.tokens import CHARACTERS_PER_TOKEN
 from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutError
 from agenticlu.engines.retry import single_sampling
 
-Effort = Literal["auto", "on", "off", "low", "medium", "high"]
 EFFORTS: tuple[str, ...] = get_args(Effort)
-THINKING_TOKENS = 16_384
-"""Most tokens of thought before one reply, where nothing else is said."""
 FIRST_ROOM = 4096
 """Tokens of thought that a model is given once it is known to think; doubled where it needs more,
 for servers refuse what does not fit their window."""
@@ -165,6 +163,7 @@ class ThinkingRoom:
         self._hides = hides
         self._say = say or (lambda text: None)
         self._num_checks = 0
+        self._is_told = False
         self._checking: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if thinks:
@@ -260,8 +259,10 @@ class ThinkingRoom:
     def _read(self, found: Sampled, sampling: Sampling, room: int) -> list[Completion]:
         """Returns replies of the wanted length; learns from them whether the model thinks."""
         shows = any(one.thinking for one in found.completions) or found.usage.thinking_tokens
-        if (shows or self.opened) and not self.thinks:
+        if shows or self.opened:
             self.thinks = True
+        if self.thinks and not self._is_told:
+            self._is_told = True
             self.tokens = self.tokens or self._first
             self._say(
                 f"{self.name} thinks before it replies: each reply has room for {self.tokens:,}"

@@ -16,6 +16,7 @@ from agenticlu.core.config import Resolved
 from agenticlu.core.errors import AgenticluError, EngineUnreachableError, UsageError
 from agenticlu.core.records import TurnKind, content_id, content_seed
 from agenticlu.core.settings import (
+    Effort,
     JsonSettings,
     ModelSettings,
     NonNegative,
@@ -111,6 +112,8 @@ class EvaluationConfig(EvaluationChoices):
     and each gets a row: 'clarify@1', 'clarify@3'."""
     max_tokens: int = 256
     """Token limit of a reply that ends in an answer, for every method."""
+    thinking: Effort | None = None
+    """Effort that was asked for; None: the model's own."""
     piece_tokens: int = 512
     with_rouge: bool = False
     tokenizer: str = ""
@@ -371,6 +374,7 @@ def build_config(settings: EvalSettings, facts: ModelFacts) -> EvaluationConfig:
             "tasks": settings.task,
             "with_rouge": settings.rouge,
             "max_tokens": settings.max_new_tokens,
+            "thinking": None if settings.thinking == "auto" else settings.thinking,
             "rounds": rounds[0] if len(rounds) == 1 else rounds,
             "piece_tokens": settings.piece_tokens or facts.piece_tokens or DEFAULT_PIECE_TOKENS,
             "tokenizer": facts.tokenizer.name,

@@ -23,6 +23,7 @@ LOCK_NAME = "eval.lock"
 Conditions = dict[str, str | int | float | bool | None]
 SHARED = (
     "temperature", "top_p", "seed", "max_tokens", "piece_tokens", "tokenizer", "as_published",
+    "thinking",
 )  # fmt: skip
 """Settings that all results of a folder have in common."""
 OF_TASKS = (

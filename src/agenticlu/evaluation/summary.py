@@ -364,7 +364,9 @@ def count_alone_tokens(prediction: Prediction) -> int | None:
     for usage in turns:
         reused += min(usage.cached_tokens, held)
         # A turn that shows the cited pieces alone does not evict the document read before it.
-        held = max(held, usage.prompt_tokens + usage.completion_tokens)
+        # One that was asked again has read its prompt as often; thoughts are never shown again.
+        said = usage.completion_tokens - usage.thinking_tokens
+        held = max(held, usage.prompt_tokens // max(1, usage.requests) + said)
     return prediction.usage.prompt_tokens - reused
 
 

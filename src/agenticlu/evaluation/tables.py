@@ -16,8 +16,8 @@ COLUMNS = (
     "engine", "task", "length", "method", "part", "metric", "n", "mean", "low", "high",
     "num_scored", "num_failed", "num_truncated", "num_cut_off", "num_clusters", "point_precision",
     "point_recall", "gold_present", "prompt_tokens", "cached_tokens", "alone_tokens",
-    "completion_tokens", "requests", "seconds", "prompt_vs_direct", "alone_vs_direct",
-    "completion_vs_direct", "seconds_vs_direct", "effective",
+    "completion_tokens", "thinking_tokens", "requests", "seconds", "prompt_vs_direct",
+    "alone_vs_direct", "completion_vs_direct", "seconds_vs_direct", "effective",
 )  # fmt: skip
 """Of results.csv: a line per cell, part of it (`all`, `hops 2`, `depth 0.0-0.2`) and metric; what
 does not belong to a part is in the lines of `all`."""
@@ -198,6 +198,7 @@ def _render_costs(summary: Summary) -> str:
                 "–" if cell.alone_tokens is None else f"{cell.alone_tokens / n:.0f}",
                 f"{(usage.prompt_tokens - usage.cached_tokens) / n:.0f}",
                 f"{usage.completion_tokens / n:.0f}",
+                f"{usage.thinking_tokens / n:.0f}",
                 f"{cell.seconds / n:.2f}",
                 times(over.alone_tokens),
                 times(over.completion_tokens),
@@ -209,8 +210,9 @@ def _render_costs(summary: Summary) -> str:
         )
     header = (
         "task", "length", "method", "requests/item", "prompt", "computed alone",
-        "computed as run", "sampled", "seconds as run", "alone vs direct", "sampled vs direct",
-        "time vs direct, as run", "pointback precision", "pointback recall", "gold in document %",
+        "computed as run", "sampled", "of it thought", "seconds as run", "alone vs direct",
+        "sampled vs direct", "time vs direct, as run", "pointback precision", "pointback recall",
+        "gold in document %",
     )  # fmt: skip
     return _render_by_engine(summary, header, rows)
 
@@ -300,6 +302,7 @@ def _cell_columns(cell: Cell) -> dict[str, object]:
         "cached_tokens": cell.usage.cached_tokens,
         "alone_tokens": cell.alone_tokens,
         "completion_tokens": cell.usage.completion_tokens,
+        "thinking_tokens": cell.usage.thinking_tokens,
         "requests": cell.usage.requests,
         "seconds": cell.seconds,
         "prompt_vs_direct": _figure(over.prompt_tokens),

@@ -343,9 +343,10 @@ def _cost_charts(overview: Overview, *groups: str) -> list[Chart]:
     if not stages:
         return []
     title = COST_TITLES[groups[0]]
-    names = [part.name for part in _parts(stages[0].usage)]
+    thinks = any(stage.usage.thinking_tokens for stage in stages)
+    names = [part.name for part in _parts(stages[0].usage)][: 3 + thinks]
     if groups == ("training",):
-        names.remove("sampled")
+        names = names[:2]
         caption = "Tokens computed, and tokens that sharing a document's prefix saved (as cached)."
     else:
         caption = "Tokens: prompt tokens computed, reused from a cache, and tokens sampled."
@@ -372,7 +373,8 @@ def _parts(usage: Usage) -> list[plots.Segment]:
     return [
         plots.Segment("computed", usage.prompt_tokens - usage.cached_tokens),
         plots.Segment("cached", usage.cached_tokens),
-        plots.Segment("sampled", usage.completion_tokens),
+        plots.Segment("sampled", usage.completion_tokens - usage.thinking_tokens),
+        plots.Segment("thought", usage.thinking_tokens),
     ]
 
 

@@ -46,7 +46,8 @@ class EngineChoice(ModelChoice):
 
     def _load_behind(self, limiter: Limiter, say: Callable[[str], None] | None) -> LimitedEngine:
         if not self.base_url:
-            return LimitedEngine(load_engine(self.model, **self.engine_options), limiter)
+            engine = load_engine(self.model, on_event=say, **self.engine_options)
+            return LimitedEngine(engine, limiter)
         return load_limited_engine(
             self.model,
             self.base_url,

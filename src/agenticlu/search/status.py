@@ -185,7 +185,7 @@ class Status:
             f"outcomes: {outcomes or 'none yet'}",
             f"calls: {', '.join(calls)}",
             f"tokens: {total.prompt_tokens - total.cached_tokens} computed, "
-            f"{total.cached_tokens} cached, {total.completion_tokens} sampled",
+            f"{total.cached_tokens} cached, {total.sampled}",
         ]
         if self.spent is not None:
             lines.append(f"spent: {self.spent:,.2f}, judges aside")
@@ -348,7 +348,9 @@ def _sum_manifests(manifests: Sequence[Manifest], now: float) -> Status:
     usage: dict[str, Usage] = {}
     for report in reports:
         for phase, data in report["usage"].items():
-            spent = Usage.model_validate({name: data[name] for name in Usage.model_fields})
+            # Segments of older versions lack counts that are newer than they.
+            counts = {name: data[name] for name in Usage.model_fields if name in data}
+            spent = Usage.model_validate(counts)
             usage[phase] = usage.get(phase, Usage()) + spent
     none = {"done": 0, "failed": 0, "intent": 0, "repeated": 0}
     return Status(

@@ -21,6 +21,7 @@ from agenticlu.engines.base import (
     Sampled,
     Sampling,
 )
+from agenticlu.engines.thinking import Thinking, ThinkingRoom
 
 CACHE_BYTES = 1 << 30
 """Default limit of the cache."""
@@ -42,7 +43,9 @@ class HFEngine:
         context_tokens: Longest prompt plus reply; None takes the model's own.
         share_prefix: False copies the prompt's keys and values for every branch (to compare).
         name: Shown and stored; the folder's last two names by default.
-        on_event: Called with a line for people where the model is run in a slower way.
+        thinking: How much it may think before it replies. None: not at all, where its template
+            can turn that off.
+        on_event: Called with a line for people where the model is run in a slower way, or thinks.
 
     Raises:
         ModelNotFoundError: The folder has no model.
@@ -63,6 +66,7 @@ class HFEngine:
         context_tokens: int | None = None,
         share_prefix: bool = True,
         name: str | None = None,
+        thinking: Thinking | None = None,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
         path = Path(model_path)
@@ -77,6 +81,10 @@ class HFEngine:
             raise missing_dependency(error.name or "torch", "local") from error
         loaded = load_checkpoint(path, device, dtype)
         self.chat = loaded.chat
+        thinking = thinking or Thinking()
+        self.chat.set_effort(thinking.effort)
+        opened = self.chat.opens_thought
+        self.room = ThinkingRoom(thinking, self.name, thinks=opened, opened=opened, say=on_event)
         self.context_tokens = self._limit(loaded.context_tokens, context_tokens)
         decoder = loaded.make_decoder(cache_bytes if cache else None, share=share_prefix)
         self.way = loaded.way
@@ -101,12 +109,29 @@ class HFEngine:
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
-        """Samples `sampling.n` replies.
+        """Samples `sampling.n` replies, each with room for the thought before it.
 
         Raises:
             DocumentTooLongError: Prompt and reply exceed the model's window.
+            ThoughtCutError: The model was still thinking when its room was used up.
         """
-        return await self.generate(messages, sampling)
+
+        async def ask(wanted: Sampling) -> Sampled:
+            return self._read_thoughts(await self.generate(messages, wanted))
+
+        return await self.room.sample(ask, sampling)
+
+    def _read_thoughts(self, found: Generated) -> Sampled:
+        """Returns replies apart from what was thought before them, which is counted."""
+        parted = [self.chat.part_thought(one) for one in found.completions]
+        tokens = sum(
+            len(whole.token_ids or ()) - len(self.chat.encode_text(one.text))
+            for whole, one in zip(found.completions, parted, strict=True)
+            if one is not whole
+        )
+        counted = Usage(thinking_tokens=max(0, tokens))
+        self._usage = self._usage + counted
+        return Sampled(tuple(parted), found.usage + counted)
 
     async def complete(
         self, text: str, sampling: Sampling, *, session: str | None = None

@@ -17,6 +17,9 @@ from typing import Any
 
 from agenticlu.core.errors import EngineError, UsageError
 from agenticlu.core.records import Message, content_id
+from agenticlu.core.settings import Effort
+from agenticlu.dialogue.replies import split_thinking
+from agenticlu.engines.base import Completion
 from agenticlu.engines.folding import fold_system
 
 TEMPLATE_DATE = datetime(2024, 7, 26)
@@ -30,7 +33,9 @@ TEMPLATE_OPTIONS: Mapping[str, Any] = {
 }
 TEMPLATE_S = 10.0
 """Seconds after which a template is given up."""
-OPEN_THOUGHT = re.compile(r"<(think|thinking|thought)>\s*$")
+OPEN_THOUGHT = re.compile(
+    r"(?P<open><|\[)(?P<name>think|thinking|thought|reasoning|seed:think|THINK)(?P<close>>|\])\s*$"
+)
 """The end of a prompt that opens a thought."""
 NOW = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
 """A template's call for the date."""
@@ -62,13 +67,17 @@ class ChatFormat:
         self._source = source
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._backend = backend
-        self._controls = _control_pattern(backend)
+        self._special = _special_tokens(backend)
+        self._controls = _control_pattern(self._special)
         self._choices: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
         template = tokenizer.chat_template
         if template and not isinstance(template, str):  # several by name, one for talk
             template = tokenizer.get_chat_template()
         self._template = template and pin_date(template)
         self._leads: dict[tuple[str, ...], list[int]] = {}
+        self._opens: bool | None = None
+        self._options: Mapping[str, Any] = TEMPLATE_OPTIONS
+        self._tags = _thought_tags(self._special)
         self._in_parts = False
         self.system_role = bool(tokenizer.chat_template) and self._takes_system_role()
 
@@ -129,7 +138,9 @@ class ChatFormat:
             )
         opened = OPEN_THOUGHT.search(before)
         newline = "" if before.endswith("\n") else "\n"
-        closing = f"{newline}</{opened[1]}>\n\n" if opened else ""
+        closing = ""
+        if opened:
+            closing = f"{newline}{opened['open']}/{opened['name']}{opened['close']}\n\n"
         return before, f"{closing}{said}{end}"
 
     def _apply(self, turns: Sequence[Mapping[str, Any]], *, prompt: bool) -> str:
@@ -143,7 +154,7 @@ class ChatFormat:
                 chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=prompt,
-                **TEMPLATE_OPTIONS,
+                **self._options,
             ),
             self._source,
             [turn["role"] for turn in turns],
@@ -159,6 +170,43 @@ class ChatFormat:
         if self._controls is None:
             return text
         return self._controls.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+
+    def set_effort(self, effort: Effort) -> None:
+        """Sets how much the model is asked to think, by the switches that templates have.
+
+        Replies are asked for without thoughts unless they are wished for: so the model is trained.
+        """
+        thinks = effort not in ("auto", "off")
+        options = {**TEMPLATE_OPTIONS, "enable_thinking": thinks, "thinking": thinks}
+        if effort not in ("auto", "on"):  # gpt-oss knows no less than 'low'
+            options["reasoning_effort"] = "low" if effort == "off" else effort
+        self._options = options
+        self._opens = None
+        self._choices.clear()
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the prompts themselves end in the tag that opens a thought."""
+        if self._opens is None:
+            self._opens = False
+            with contextlib.suppress(EngineError):  # which asking will raise, too
+                self._opens = OPEN_THOUGHT.search(self.render(ASKED)) is not None
+        return self._opens
+
+    def part_thought(self, sampled: Completion) -> Completion:
+        """Returns a sampled reply apart from the thought before it; itself if there is none."""
+        ids = sampled.token_ids or ()
+        text = sampled.text
+        if self._tags.intersection(ids):
+            kept = [one for one in ids if one in self._tags or one not in self._special]
+            text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        split = split_thinking(text, opened=self.opens_thought)
+        if not (split.thinking or split.is_cut) and split.reply == text:
+            return sampled
+        cut = split.is_cut and sampled.finish_reason == "length"
+        return Completion(
+            "" if cut else split.reply.strip(), sampled.finish_reason, thinking=split.thinking
+        )
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Returns the ids of a prompt, up to the opening of the assistant's turn."""
@@ -285,14 +333,25 @@ class ChatFormat:
             return False
 
 
-def _control_pattern(backend: Any) -> re.Pattern[str] | None:
-    """Matches the control tokens of a tokenizer; None if it has none that could be written."""
+def _special_tokens(backend: Any) -> dict[int, str]:
+    """Returns the special tokens of a tokenizer, which decoding drops."""
     added = {} if backend is None else backend.get_added_tokens_decoder()
-    texts = sorted(
-        (token.content for token in added.values() if token.special and len(token.content) > 1),
-        key=len,
-        reverse=True,
-    )
+    return {id_: token.content for id_, token in added.items() if token.special}
+
+
+def _thought_tags(special: Mapping[int, str]) -> frozenset[int]:
+    """Returns those special tokens that mark thoughts."""
+    found = {id_ for id_, text in special.items() if split_thinking(text).reply != text}
+    if "<|channel|>" in special.values():
+        found |= {id_ for id_, text in special.items() if text in ("<|message|>", "<|constrain|>")}
+    else:  # other formats end turns by tokens that look like harmony's
+        found = {id_ for id_ in found if not special[id_].startswith("<|")}
+    return frozenset(found)
+
+
+def _control_pattern(special: Mapping[int, str]) -> re.Pattern[str] | None:
+    """Matches the control tokens of a tokenizer; None if it has none that could be written."""
+    texts = sorted((text for text in special.values() if len(text) > 1), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, texts))) if texts else None
 
 
