@@ -50,6 +50,16 @@ def ask(engine: OpenAIEngine, sampling: Sampling = FULL, times: int = 1, asked: 
     return asyncio.run(together())
 
 
+def score(engine: OpenAIEngine) -> Any:
+    async def once() -> Any:
+        try:
+            return await engine.score_choices(ASKED, ("yes", "no"))
+        finally:
+            await engine.close()
+
+    return asyncio.run(once())
+
+
 def refusing(field: str, status: int, body: Any, chat_reply: Any, *texts: str) -> Any:
     def answer(asked: dict[str, Any], number: int) -> Any:
         return (status, body) if field in asked else (200, chat_reply(*texts or ("Ada",)))
@@ -249,8 +259,7 @@ def test_fewer_log_probabilities_are_asked_for_where_a_server_says_how_many(
         return 200, chat_reply("yes", logprobs={"content": [{**top[0], "top_logprobs": top}]})
 
     endpoint = serve(answer)
-    engine = OpenAIEngine(endpoint.url, "m")
-    probs = asyncio.run(engine.score_choices(ASKED, ("yes", "no")))
+    probs = score(OpenAIEngine(endpoint.url, "m"))
     assert probs.method == "logprobs"
     assert [body["top_logprobs"] for body in endpoint.bodies] == [20, 5]
 
@@ -259,7 +268,7 @@ def test_moderation_does_not_speak_against_log_probabilities(serve: Serve, chat_
     endpoint = serve(lambda body, i: (400, openai("flagged by moderation", code="content_filter")))
     engine = OpenAIEngine(endpoint.url, "m")
     with pytest.raises(ContentRefusedError):
-        asyncio.run(engine.score_choices(ASKED, ("yes", "no")))
+        score(engine)
     assert engine.findings.logprobs
     assert len(endpoint.bodies) == 1
 
@@ -389,3 +398,14 @@ def test_a_refusal_is_not_laid_at_a_field_that_it_does_not_name(
 def test_what_was_not_refused_is_sent_as_it_is() -> None:
     body = {"model": "m", "messages": [], "temperature": 0.0, "max_tokens": 5, "top_logprobs": 20}
     assert Dialect().write(body) == body
+
+
+def test_a_reply_that_moderation_withheld_is_no_empty_reply(serve: Serve, chat_reply: Any) -> None:
+    reply = chat_reply("", "", finish_reason="content_filter")
+    endpoint = serve(lambda body, i: (200, reply))
+    engine = OpenAIEngine(endpoint.url, "m")
+    with pytest.raises(ContentRefusedError, match="content_filter"):
+        ask(engine)
+    assert engine.usage.prompt_tokens > 0, "it was paid for"
+    reply["choices"][1]["message"]["content"] = "Ada"
+    assert [one.text for one in ask(engine).completions] == ["", "Ada"]

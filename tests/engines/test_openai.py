@@ -590,3 +590,14 @@ def test_equal_samples_are_asked_for_with_different_seeds(serve: Serve, chat_rep
 
     reply = run(engine, probed)
     assert len({one.text for one in reply.completions}) == 3
+
+
+def test_a_servers_words_cannot_steer_a_terminal(serve: Serve) -> None:
+    words = "bad\x1b]0;title\x07\x9b2J\u202e\nstop"
+    endpoint = serve(lambda body, i: (400, {"error": {"message": words}}))
+    with pytest.raises(EngineRefusedError) as caught:
+        sample(engine_at(endpoint))
+    shown = caught.value.message
+    assert shown.isprintable()
+    assert "bad\ufffd]0;title" in shown
+    assert shown.endswith("stop")

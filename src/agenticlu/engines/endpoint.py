@@ -13,7 +13,12 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineRefusedError
+from agenticlu.core.errors import (
+    AgenticluError,
+    ContentRefusedError,
+    DocumentTooLongError,
+    EngineRefusedError,
+)
 from agenticlu.core.records import Usage
 from agenticlu.engines.adaptation import Dialect
 from agenticlu.engines.base import Asked, Capabilities, Feature, Health, Sampling
@@ -204,6 +209,8 @@ class Endpoint:
         except MalformedReplyError as error:
             raise unreadable(self._where, error) from error
         self._usage = self._usage + reply.usage
+        if all(choice.withheld for choice in reply.choices):
+            raise ContentRefusedError(f"{self._where} withheld its reply (content_filter).")
         return reply
 
     def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:

@@ -281,6 +281,11 @@ class Choice:
     """In the server's form: see `first_logprobs`."""
 
     @property
+    def withheld(self) -> bool:
+        """Whether moderation let nothing of the reply through."""
+        return self.finish_reason == "refused" and not (self.content.strip() or self.refusal)
+
+    @property
     def thinks(self) -> bool:
         """Whether the model thought aloud before its reply."""
         return bool(self.thinking) or strip_thinking(self.content) != self.content

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 MOST_REPLY_BYTES = 16 << 20
 """Longest body that is read, unpacked. A hundred long samples take a tenth of it."""
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and those that turn the direction of writing."""
 STALLED_S = 120.0
 """An endpoint that was asked and says nothing for so long is called stalled."""
 
@@ -267,8 +269,8 @@ class Transport:
         )
 
     def scrub(self, text: str) -> str:
-        """Returns a server's words without anything that looks like a key."""
-        text = without_lone_surrogates(text)
+        """Returns a server's words without keys, and without what could steer a terminal."""
+        text = _STEERING.sub("\ufffd", without_lone_surrogates(text).replace("\n", " "))
         key = os.environ.get(self._api_key_env)
         if key:
             text = text.replace(key, "[key]")
