@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from agenticlu.core.records import Message, content_seed
@@ -54,6 +58,8 @@ class ThinkingModel:
     """Words of the thought before every fourth prompt's reply; 0 for a usual one."""
     reports: bool = True
     """Whether the usage says how many tokens were thought."""
+    logprobs: bool = True
+    """Whether it gives log-probabilities."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     cut: int = 0
     """Replies that were cut inside a thought."""
@@ -65,10 +71,13 @@ class ThinkingModel:
         switch = body.get("chat_template_kwargs", {}).get("enable_thinking", True)
         thought = self.thought(messages) if self.thinks and (switch or not self.obeys) else ""
         limit = body.get("max_tokens", 10**6)
-        if body.get("logprobs"):
+        if body.get("logprobs") and self.logprobs:
             return 200, self._score(messages, thought)
         sampling = Sampling(
-            temperature=body["temperature"], n=body.get("n", 1), seed=body.get("seed")
+            temperature=body["temperature"],
+            n=body.get("n", 1),
+            seed=body.get("seed"),
+            max_tokens=10**6,
         )
         found = _wait(self.script.sample(messages, sampling))
         choices, sampled, thoughts = [], 0, 0
@@ -127,3 +136,47 @@ class ThinkingModel:
         choice["logprobs"] = {"content": [{**first, "top_logprobs": top}]}
         usage = {"prompt_tokens": 9, "completion_tokens": 1}
         return {"object": "chat.completion", "choices": [{"index": 0, **choice}], "usage": usage}
+
+
+@contextmanager
+def serving(answer: Callable[[dict[str, Any], int], tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    """Serves chat completions on loopback while the block lasts; yields the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self._send(200, {"object": "list", "data": [{"id": "played", "max_model_len": 32768}]})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path.endswith("/chat/completions"):
+                self._send(*answer(body, 0))
+            else:
+                self._send(404, {"error": {"message": "no such route"}})
+
+        def _send(self, status: int, content: dict[str, Any]) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 256
+        daemon_threads = True
+
+        def handle_error(self, request: object, address: object) -> None:
+            pass  # a client that left
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -16,7 +16,7 @@ from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutErro
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.retry import LimitedEngine, Limiter
 from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.engines.thinking import FIRST_ROOM, Thinking, ThinkingRoom
+from agenticlu.engines.thinking import CHECKED_ROOM, FIRST_ROOM, Thinking, ThinkingRoom
 
 ASKED = (Message(role="user", content="Who built the mill?"),)
 CHOICES = ("yes", "maybe", "no")
@@ -91,6 +91,15 @@ def test_a_reply_that_only_reads_like_a_thought_is_looked_into_once(serve: Serve
     assert {one.completions[0].text for one in found} == {"Okay, one two three four five six seven"}
     assert [body["max_tokens"] for body in model.bodies] == [8, 8 + FIRST_ROOM, 8, 8]
     assert [one.usage.requests for one in found] == [2, 1, 1], "what it took is counted"
+
+
+def test_a_reply_that_never_ends_is_followed_so_far_and_no_further(serve: Serve) -> None:
+    script = ScriptedEngine({"mill": "Okay, " + "on and on " * 10_000})
+    model = ThinkingModel(script, thinks=False)
+    engine = engine_at(serve(model))
+    found = run(engine, *[sample(engine)] * 2)
+    assert {len(one.completions[0].text.split()) for one in found} == {8}
+    assert [body["max_tokens"] - 8 for body in model.bodies] == [0, FIRST_ROOM, CHECKED_ROOM, 0]
 
 
 def test_an_empty_reply_that_was_cut_is_looked_into_once(serve: Serve, chat_reply: Any) -> None:

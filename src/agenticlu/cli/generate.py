@@ -93,6 +93,11 @@ def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
             hint=f"See why: agenticlu status {shlex.quote(str(out))}; then run again with "
             "--retry-failed.",
         )
+    if summary.empty_nodes and summary.empty_nodes == summary.nodes - summary.failed_nodes:
+        raise IncompleteRunError(
+            f"All {summary.empty_nodes} answers are empty: the model replied with nothing.",
+            hint="Look at what it says: agenticlu doctor, or agenticlu ask about one document.",
+        )
 
 
 def _run_until_terminated(work: Coroutine[Any, Any, SearchSummary]) -> SearchSummary:
@@ -273,6 +278,8 @@ def render(summary: SearchSummary, out: Path) -> str:
         f"{summary.nodes} nodes ({summary.failed_nodes} failed, {summary.unscored_nodes} unscored)"
         + (": --retry-failed asks the judges again" if summary.unscored_nodes else "")
     )
+    if summary.empty_nodes:
+        lines.append(f"  empty answers: {summary.empty_nodes:,}")
     if summary.shortfall:
         lines.append(f"  clarifications wanted and not found: {summary.shortfall:,}")
     header = ["requests", "computed", "cached", "sampled"]

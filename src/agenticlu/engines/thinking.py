@@ -32,8 +32,8 @@ LEAST_ROOM = 128
 """A window that leaves less than this for a thought is full."""
 LEAST_MASS = 0.1
 """Less probability on all choices together may mean that the first token is one of a thought."""
-MOST_CHECKS = 3
-"""Times that a cut reply which reads like a thought is asked for again, to see where it leads."""
+CHECKED_ROOM = 8192
+"""Tokens after which a reply that reads like a thought, and that no tag closes, is a reply."""
 Ask = Callable[[Sampling], Awaitable[Sampled]]
 _MUSING = re.compile(
     r"(?:okay|ok|alright|all right|hmm+|wait|got it|let me|let's|let us|first,|so,|so the"
@@ -162,7 +162,6 @@ class ThinkingRoom:
         """Turns thinking off, where a verdict is read from the first token."""
         self._hides = hides
         self._say = say or (lambda text: None)
-        self._num_checks = 0
         self._is_told = False
         self._checking: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -331,21 +330,28 @@ class ThinkingRoom:
         a tag closes it, and one that was cut has none; so what reads like a thought is asked for
         once more, with room, to see whether that tag comes.
         """
-        if self.thinks is not None or not any(map(_reads_like_thought, found.completions)):
-            return found
-        async with self._lock():
-            # A request that waited for another one's check knows by now.
-            if self.thinks is None and self._num_checks < MOST_CHECKS:
-                self._num_checks += 1
-                again = replace(sampling, n=1)
-                checked, _ = await self._fit(ask, again, self._first)
-                found = replace(found, usage=found.usage + checked.usage)
-                if not self.opened and checked.completions[0].finish_reason != "length":
-                    self.thinks = False
+        if self.thinks is None and any(map(_reads_like_thought, found.completions)):
+            async with self._lock():
+                # A request that waited for another one's check knows by now.
+                if self.thinks is None and not self.opened:
+                    usage = await self._follow(ask, replace(sampling, n=1))
+                    found = replace(found, usage=found.usage + usage)
+                    self.thinks = self.thinks or self.opened
+        # Also of a reply that was read before another one showed it.
         if not self.opened:
             return found
         hidden = (_as_thought(one) for one in found.completions)
         return replace(found, completions=tuple(hidden))
+
+    async def _follow(self, ask: Ask, sampling: Sampling) -> Usage:
+        """Asks with room, to see whether a tag closes what is written; returns what that cost."""
+        usage = Usage()
+        for room in (self._first, min(CHECKED_ROOM, self.thinking.tokens)):
+            found, _ = await self._fit(ask, sampling, room)
+            usage = usage + found.usage
+            if self.opened or found.completions[0].finish_reason != "length":
+                break
+        return usage
 
     def _lock(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()

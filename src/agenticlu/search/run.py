@@ -70,6 +70,8 @@ class SearchSummary:
     nodes: int = 0
     failed_nodes: int = 0
     unscored_nodes: int = 0
+    empty_nodes: int = 0
+    """Whose answer is empty, though the engine replied."""
     shortfall: int = 0
     """Clarifications wanted and not found."""
     incomplete: set[str] = field(default_factory=set)
@@ -88,6 +90,7 @@ class SearchSummary:
         self.shortfall += tree.shortfall
         self.failed_nodes += sum(node.status == "failed" for node in tree.nodes)
         self.unscored_nodes += sum(n.status == "done" and n.score is None for n in tree.nodes)
+        self.empty_nodes += sum(n.status == "done" and not n.answer.strip() for n in tree.nodes)
         depth = solved_depth(tree)
         if depth is not None:
             self.solved_by_depth[depth] += 1
@@ -135,6 +138,7 @@ class SearchSummary:
             "nodes": self.nodes,
             "failed_nodes": self.failed_nodes,
             "unscored_nodes": self.unscored_nodes,
+            "empty_nodes": self.empty_nodes,
             "clarification_shortfall": self.shortfall,
             "incomplete_trees": len(self.incomplete),
             "gold_recall": None if self.gold_recall is None else round(self.gold_recall, 4),
