@@ -14,6 +14,7 @@ from agenticlu.core.errors import (
     EngineBusyError,
 )
 from agenticlu.engines.refusals import (
+    MOST_CHARACTERS,
     StatusError,
     explain,
     find_refusal,
@@ -561,6 +562,15 @@ def test_words_are_found_wherever_a_server_puts_them(body: Any, words: str, para
     assert (refusal.text, refusal.param) == (words, param)
     if words:
         assert words in explain("m", refusal, refusal.text, None).message
+
+
+def test_of_a_long_error_only_the_words_are_kept() -> None:
+    echoed = {"loc": ["body", "seed"], "msg": "Extra inputs", "input": "The mill. " * 50_000}
+    assert read_refusal(json.dumps({"detail": [echoed]}).encode(), 422).text == "seed: Extra inputs"
+    for content in ("1" * 100_000, "{" * 100_000, "<html>" + "<p>x" * 100_000):
+        refusal = read_refusal(content.encode(), 400)
+        assert 0 < len(refusal.text) <= MOST_CHARACTERS
+    assert read_refusal(json.dumps({"error": "x" * 100_000}).encode(), 400).text
 
 
 @pytest.mark.parametrize(

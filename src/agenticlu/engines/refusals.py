@@ -23,8 +23,10 @@ from agenticlu.core.errors import (
 )
 from agenticlu.engines.overflow import LengthLimits, is_too_long, parse_limits
 
-MOST_READ = 1 << 16
-"""Bytes of an error's body that are read."""
+MOST_READ = 4 << 20
+"""Bytes of an error's body that are read: some servers send the whole request back in it."""
+MOST_PLAIN = 1 << 16
+"""The same where it is no JSON."""
 MOST_CHARACTERS = 4000
 """Of its words that are looked at; people are shown fewer."""
 MOST_LEVELS = 6
@@ -123,7 +125,8 @@ def read_refusal(content: bytes, status: int) -> Refusal:
     text = content[:MOST_READ].decode("utf-8", "replace").strip()
     data = _load(text)
     if data is None:
-        return Refusal(status, _strip_markup(text)[:MOST_CHARACTERS], limits=parse_limits(text))
+        words = _strip_markup(text[:MOST_PLAIN])[:MOST_CHARACTERS]
+        return Refusal(status, words, limits=parse_limits(words))
     return _build(data, status)
 
 
