@@ -17,21 +17,21 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
     NoSupportedAnswerError,
 )
-from agenticlu.core.records import Document, Page, Question
+from agenticlu.core.records import Document, Page, Question, Usage
 from agenticlu.dialogue.ask import (
     Answer,
     Event,
     ask,
     check_supported,
-    estimate,
     make_question,
 )
+from agenticlu.dialogue.estimate import estimate
 from agenticlu.dialogue.run import RELEVANT
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import mark, split
 from agenticlu.documents.citations import cite, find_quote, fold, sentences, statements
 from agenticlu.documents.tokens import ApproximateTokenizer
-from agenticlu.engines.base import Capabilities, Completion, Feature, Sampled
+from agenticlu.engines.base import Capabilities, Completion, Feature, Sampled, ThoughtCutError
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 
 TEXT = (
@@ -450,6 +450,25 @@ def test_engine_errors_pass_through_also_while_scanning() -> None:
         with pytest.raises(EngineUnreachableError) as caught:
             answer(faults=lambda request: fault, **options)
         assert isinstance(caught.value, AgenticluError)
+
+
+def thought_away() -> ThoughtCutError:
+    error = ThoughtCutError("The model was still thinking after 64 tokens.")
+    error.usage = Usage(requests=2, completion_tokens=128, thinking_tokens=128)
+    return error
+
+
+def test_an_answer_outlives_a_self_check_that_was_thought_away() -> None:
+    result, _ = answer(faults={len(ROUND) - 1: thought_away()})
+    assert result.answer == "Wexley"
+    assert result.checked is None
+    assert "Stopped after the answer: The model was still thinking after 64 tokens." in result.notes
+    assert result.usage.thinking_tokens == 128, "what it took is counted"
+
+
+def test_an_answer_that_was_thought_away_is_an_error() -> None:
+    with pytest.raises(ThoughtCutError, match="still thinking"):
+        answer(faults={len(ROUND) - 2: thought_away()})
 
 
 def test_estimate_bounds_what_is_used() -> None:

@@ -314,3 +314,50 @@ def test_a_refusal_for_another_reason_is_not_held_against_the_effort(serve: Serv
 def test_an_unknown_effort_is_refused() -> None:
     with pytest.raises(UsageError, match="auto, on, off, low, medium, high"):
         Thinking("loud")  # type: ignore[arg-type]
+
+
+# --- What doctor finds
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_probe_tells_how_much_is_thought_before_a_word(serve: Serve, form: str) -> None:
+    script = ScriptedEngine({"one word": "yes", "sentence": ("A meadow.", "A river."), "four": "a"})
+    model = ThinkingModel(script, form)
+    engine = OpenAIEngine(serve(model).url, "m")
+    found = asyncio.run(probe_and_close(engine, "thinking_tokens", "samples_n", "repeats_seeds"))
+    assert found.thinking_tokens is not None
+    assert abs(found.thinking_tokens - len(model.thought(PROBED).split())) <= 2
+    assert engine.setup.thinking_tokens or not model.reports or form != "hidden"
+    plain = ThinkingModel(script, thinks=False)
+    found = asyncio.run(probe_and_close(OpenAIEngine(serve(plain).url, "m"), "thinking_tokens"))
+    assert found.thinking_tokens == 0
+    assert len(plain.bodies) == 1
+
+
+PROBED = [Message(role="user", content="Reply with one word: yes.")]
+
+
+async def probe_and_close(engine: OpenAIEngine, *wanted: Any) -> Any:
+    try:
+        return await engine.capabilities(*wanted)
+    finally:
+        await engine.close()
+
+
+def test_thoughts_that_differ_are_samples_that_differ(serve: Serve) -> None:
+    """Both replies of a probe are cut inside a thought; what was thought shows that it samples."""
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        choices = [
+            {
+                "index": k,
+                "message": {"content": None, "reasoning_content": f"Hm {k + (body['seed'] or 0)}"},
+                "finish_reason": "length",
+            }
+            for k in range(body.get("n", 1))
+        ]
+        return 200, {"choices": choices, "usage": {"completion_tokens": 24}}
+
+    engine = OpenAIEngine(serve(answer).url, "m")
+    found = asyncio.run(probe_and_close(engine, "samples_n", "repeats_seeds"))
+    assert (found.samples_n, found.repeats_seeds, found.notes) == (True, True, ())

@@ -28,7 +28,8 @@ from agenticlu.core.settings import JsonSettings, ModelSettings, Positive, Spell
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Document, Piece, Question, Usage
-    from agenticlu.dialogue.ask import Answer, AskEstimate, Event
+    from agenticlu.dialogue.ask import Answer, Event
+    from agenticlu.dialogue.estimate import AskEstimate
     from agenticlu.dialogue.steps import Profile
     from agenticlu.documents.citations import Citation
     from agenticlu.documents.tokens import Tokenizer
@@ -193,6 +194,11 @@ class _AskRun:
 
         hint = self.choice.hint("piece_tokens")
         return self.settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+
+    def may_think(self) -> int:
+        """Returns the most tokens of thought before a reply, as far as settings say."""
+        silent = ("off",) if self.settings.base_url else ("auto", "off")
+        return 0 if self.settings.thinking in silent else self.settings.thinking_tokens
 
     def say(self, text: str) -> None:
         if not self.settings.quiet:
@@ -430,7 +436,7 @@ def _render_citation(number: int, citation: Citation) -> list[str]:
 
 def _show_estimates(run: _AskRun, *, as_json: bool) -> None:
     """Prints what asking would cost; contacts no server and loads no model."""
-    from agenticlu.dialogue.ask import estimate
+    from agenticlu.dialogue.estimate import estimate
     from agenticlu.engines import read_window
 
     window = run.settings.window
@@ -447,6 +453,7 @@ def _show_estimates(run: _AskRun, *, as_json: bool) -> None:
             rounds=run.settings.rounds,
             pieces=run.pieces,
             window=window,
+            thinking_tokens=run.may_think(),
         )
         if as_json:
             click.echo(json.dumps({"question": question.text, **asdict(cost)}, ensure_ascii=False))
@@ -468,4 +475,5 @@ def _render_estimate(cost: AskEstimate) -> str:
         f"{cost.prompt_tokens - cost.cached_tokens:,} prompt tokens computed and "
         f"{cost.cached_tokens:,} cached where the engine keeps a cache "
         f"({cost.prompt_tokens:,} where it does not), {cost.completion_tokens:,} sampled"
+        + (f"; {cost.thinking_tokens:,} more if it thinks first" if cost.thinking_tokens else "")
     )

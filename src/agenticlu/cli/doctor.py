@@ -244,7 +244,14 @@ def describe(abilities: Capabilities) -> tuple[str, ...]:
         f"token ids: {'yes' if abilities.token_ids else 'no; text is tokenised again'}",
         f"continues plain text: {'yes' if abilities.completes else 'no; HELMET runs as chat'}",
         f"says how much was cached: {'yes' if abilities.reports_cached_tokens else 'no'}",
+        f"thinks before it replies: {_describe_thinking(abilities.thinking_tokens)}",
     )
+
+
+def _describe_thinking(tokens: int | None) -> str:
+    if tokens is None:
+        return "unknown"
+    return f"yes, {tokens:,} tokens before 'yes'" if tokens else "no"
 
 
 class DoctorSettings(ModelSettings, JsonSettings):
@@ -256,7 +263,7 @@ class DoctorSettings(ModelSettings, JsonSettings):
     """Timeout of an engine's answer, in seconds."""
 
 
-@settings_command(DoctorSettings, "doctor", without=("tokenizer",))
+@settings_command(DoctorSettings, "doctor", without=("tokenizer", "thinking", "thinking_tokens"))
 def command(resolved: Resolved[DoctorSettings]) -> None:
     """Report what is installed, which engines answer, and how to fix the rest.
 

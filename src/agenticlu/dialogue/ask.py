@@ -37,12 +37,23 @@ from agenticlu.dialogue.run import (
     count_messages,
     run_dialogue,
 )
-from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, Request
+from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import split
 from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
-from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
-from agenticlu.engines.base import Engine, Sampled, Sampling, adaptations_of, setup_of
+from agenticlu.documents.tokens import Tokenizer
+from agenticlu.engines.base import (
+    Engine,
+    Sampled,
+    Sampling,
+    ThoughtCutError,
+    adaptations_of,
+    setup_of,
+    thinking_room_of,
+)
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
+
+THOUGHT_SHARE = 4
+"""Part of a window that is kept free for a thought, at most, when a document is read by spans."""
 
 
 class Answer(Record):
@@ -92,31 +103,6 @@ class Event:
     done: int = 0
     """Pieces scored so far."""
     total: int = 0
-
-
-@dataclass(frozen=True)
-class AskEstimate:
-    """Upper bounds on the cost of asking."""
-
-    document_tokens: int
-    """Tokens of the document as shown, markers included."""
-    num_pieces: int
-    requests: int
-    """Maximum requests; the self-check may end the rounds sooner."""
-    prompt_tokens: int
-    """Maximum prompt tokens over all requests."""
-    cached_tokens: int
-    """Those of them that an engine with a prefix cache need not compute again."""
-    completion_tokens: int
-    """Maximum sampled tokens."""
-    window_tokens: int | None
-    """The model's window; None when unknown."""
-    fits: bool | None
-    """Whether document and first round fit the window; None when unknown."""
-    needed_tokens: int
-    """Tokens that the first round needs in the window."""
-    approximate: bool
-    """Whether tokens were estimated, without the model's tokenizer."""
 
 
 async def ask(
@@ -195,48 +181,6 @@ def check_supported(answer: Answer) -> None:
         )
 
 
-def estimate(
-    document: Document,
-    question: Question,
-    *,
-    tokenizer: Tokenizer,
-    profile: Profile,
-    rounds: int = 1,
-    pieces: Sequence[Piece],
-    window: int | None,
-) -> AskEstimate:
-    """Counts what asking would cost at most; sends nothing."""
-    shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
-    dialogue = Dialogue(profile, document.id, shown.view(), question, controls=shown.controls)
-    first = dialogue.next_request()
-    assert first is not None
-    length = count_messages(first.messages, tokenizer)
-    needed = length + ROUND_TOKENS
-    prompt = cached = completion = before = 0
-    kinds = (*dialogue.opening, *FULL_ROUND * rounds)
-    for turn, kind in enumerate(kinds):
-        if turn:
-            length += tokenizer.count(getattr(profile, kind)[0].text) + MAX_TEMPLATE_TOKENS
-            length += tokenizer.count(question.text) if kind == "answer" else 0
-        prompt += length
-        cached += before
-        before = length
-        completion += MAX_TOKENS[kind]
-        length += MAX_TOKENS[kind] + MAX_TEMPLATE_TOKENS
-    return AskEstimate(
-        document_tokens=tokenizer.count(shown.view()),
-        num_pieces=len(pieces),
-        requests=len(kinds),
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        completion_tokens=completion,
-        window_tokens=window,
-        fits=None if window is None else needed <= window,
-        needed_tokens=needed,
-        approximate=tokenizer.name.startswith("approximate"),
-    )
-
-
 @dataclass
 class _Asking:
     """One question being asked; lives for one call of `ask`."""
@@ -258,6 +202,8 @@ class _Asking:
         self.notes: list[str] = []
         self.counts: dict[str, int] = {}
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
+        self.latest: Dialogue | None = None
+        self.longest_thought = 0
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
@@ -285,9 +231,16 @@ class _Asking:
                 raise self._too_long(over)
             await self._scan(self.question.text, 1)
             dialogue = self._dialogue(self.shown.view(self.kept))
-        return await run_dialogue(
-            dialogue, self._sample, may_ask=self._may_ask, after_turn=self._after_turn
-        )
+        try:
+            return await run_dialogue(
+                dialogue, self._sample, may_ask=self._may_ask, after_turn=self._after_turn
+            )
+        except ThoughtCutError as error:
+            self.usage = self.usage + error.usage
+            if self.latest is None or self.latest.last("answer") is None:
+                raise
+            self.notes.append(f"Stopped after the answer: {error.message}")
+            return self.latest
 
     def _dialogue(self, view: str) -> Dialogue:
         return Dialogue(
@@ -318,6 +271,9 @@ class _Asking:
             self.notes.append("The model asked the same again, so its last answer was kept.")
         pointed = self.shown.named(turn.reply, self.kept).valid if turn.kind == "point" else ()
         self.on_event(Event("turn", max(1, dialogue.rounds_begun), turn, pointed))
+        self.latest = dialogue
+        if turn.usage is not None:
+            self.longest_thought = max(self.longest_thought, turn.usage.thinking_tokens)
         if turn.kind != "clarify" or self.kept is None or dialogue.repeats:
             return dialogue
         await self._scan(turn.reply, dialogue.round + 1)
@@ -341,10 +297,10 @@ class _Asking:
             self.notes.append(f"{where}, as requested.")
         elif self.window is not None and cost > self.window:
             self.notes.append(f"{where}: the conversation has filled the model's window.")
-        elif not self._exceeds(cost):
+        elif not self._exceeds(cost + self.longest_thought):
             return True
         elif not answered:
-            raise self._over_budget(cost)
+            raise self._over_budget(cost + self.longest_thought)
         else:
             limit = f"{self.max_total_tokens:,}"
             self.notes.append(f"{where}: it could exceed the limit of {limit} tokens.")
@@ -393,7 +349,10 @@ class _Asking:
         self.usage = self.usage + await self.scanner.scan(
             question, lambda done: self.on_event(Event("scan", round_, done=done, total=total))
         )
-        room = -self._overflow(self._dialogue(""))
+        # By now it is known whether the model thinks, and so needs a part of its window for that.
+        assert self.window is not None
+        thought = min(thinking_room_of(self.engine), self.window // THOUGHT_SHARE)
+        room = -self._overflow(self._dialogue("")) - thought
         self.kept = self.scanner.choose(
             room, lambda index: self.tokenizer.count(self.shown.view((index,))) + 1
         )

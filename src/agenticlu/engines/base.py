@@ -110,6 +110,7 @@ Feature = Literal[
     "completes",
     "reports_cached_tokens",
     "prefix_reuse_from_tokens",
+    "thinking_tokens",
 ]
 """Capabilities that an endpoint must be asked for; each is a field of `Capabilities`."""
 
@@ -131,6 +132,8 @@ class Capabilities:
     prefix_reuse_from_tokens: float | None = None
     """Shortest prefix that the engine reuses between requests, in tokens: 1 where it reuses any,
     infinite where it reused none of those measured, None when unknown."""
+    thinking_tokens: int | None = None
+    """Tokens of thought before a reply of one word; 0: it does not think. None: not looked at."""
     notes: tuple[str, ...] = field(default=())
     """Advice for people, such as the server flag that would mend a miss."""
 
@@ -164,6 +167,12 @@ class Watched(Protocol):
 def setup_of(engine: Engine) -> Usage:
     """Returns what an engine has spent to find out about its server; part of its usage."""
     found: Usage = getattr(engine, "setup", Usage())
+    return found
+
+
+def thinking_room_of(engine: Engine) -> int:
+    """Returns the tokens that an engine keeps free for a thought before each reply."""
+    found: int = getattr(engine, "thinking_room", 0)
     return found
 
 

@@ -101,6 +101,11 @@ class Endpoint:
         """Total so far."""
         return self._usage
 
+    @property
+    def thinking_room(self) -> int:
+        """Tokens kept free for a thought before each reply; 0 unless the model thinks."""
+        return self.room.tokens
+
     async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns what is known of the server, and asks it short questions for what is wanted.
 

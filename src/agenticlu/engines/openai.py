@@ -136,7 +136,6 @@ class OpenAIEngine(Endpoint):
             thinking_tokens=usage.thinking_tokens - reply.usage.thinking_tokens
         )
         if usage.thinking_tokens:
-            self.findings.thinks = True
             self.room.note_thought(fields)
         return Sampled(completions, usage)
 

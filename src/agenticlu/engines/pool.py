@@ -34,6 +34,7 @@ from agenticlu.engines.base import (
     Watched,
     adaptations_of,
     setup_of,
+    thinking_room_of,
 )
 from agenticlu.engines.retry import TRANSIENT, may_be_own
 from agenticlu.engines.transport import EndpointClock
@@ -101,6 +102,11 @@ class PoolEngine:
     def setup(self) -> Usage:
         """What finding out about the replicas has cost so far; part of `usage`."""
         return sum((setup_of(replica.engine) for replica in self.replicas), Usage())
+
+    @property
+    def thinking_room(self) -> int:
+        """The most that a replica keeps free."""
+        return max(thinking_room_of(replica.engine) for replica in self.replicas)
 
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
@@ -276,6 +282,7 @@ def _shared_by(known: Sequence[Capabilities], lost: Sequence[str]) -> Capabiliti
     """Returns what all of some engines support, with the notes of each and on those lost."""
     windows = [one.context_tokens for one in known if one.context_tokens is not None]
     reuse = [one.prefix_reuse_from_tokens for one in known]
+    thoughts = [one.thinking_tokens for one in known if one.thinking_tokens is not None]
     return Capabilities(
         samples_n=all(one.samples_n for one in known),
         repeats_seeds=all(one.repeats_seeds for one in known),
@@ -287,5 +294,6 @@ def _shared_by(known: Sequence[Capabilities], lost: Sequence[str]) -> Capabiliti
         prefix_reuse_from_tokens=None
         if None in reuse
         else max(tokens for tokens in reuse if tokens is not None),
+        thinking_tokens=max(thoughts) if thoughts else None,
         notes=tuple(dict.fromkeys([*(note for one in known for note in one.notes), *lost])),
     )

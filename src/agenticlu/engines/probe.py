@@ -24,11 +24,14 @@ from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Capabilities, Feature, Sampling
 from agenticlu.engines.listing import ServedModel, find_listed, parse_served_model
 from agenticlu.engines.naming import list_models
-from agenticlu.engines.protocol import Reply
+from agenticlu.engines.protocol import Choice, Reply
 from agenticlu.engines.reuse import measure_reuse
+from agenticlu.engines.thinking import count_thinking, reads_like_thought
 from agenticlu.engines.transport import Transport
 
 TIMEOUT_S = 10.0
+SHORT_REPLY, LONG_THOUGHT = 16, 2048
+"""Tokens allowed for a reply of one word, and where a thought seems to come before it."""
 WORDS = "river lantern copper meadow harbour violet engine thistle marble falcon"
 
 
@@ -47,7 +50,8 @@ class Findings:
     prefix_reuse: float | None = None
     """Shortest prefix that it reuses, as `Capabilities.prefix_reuse_from_tokens`."""
     seed_repeats: bool | None = None
-    thinks: bool = False
+    thinking_tokens: int | None = None
+    """Of the thought before a short reply; None while not known."""
     context_tokens: int | None = None
     owner: str = ""
     """Who owns the model, as the server lists it: tells servers apart."""
@@ -81,6 +85,11 @@ def _asked(text: str) -> tuple[Message, ...]:
     return (Message(role="user", content=text),)
 
 
+def _written(choice: Choice) -> str:
+    """Returns what a sample begins with: a model that thinks has written nothing else so soon."""
+    return choice.thinking + choice.content
+
+
 def summarise(found: Findings) -> Capabilities:
     """Returns what is known; what was not looked at counts as there."""
     return Capabilities(
@@ -92,6 +101,7 @@ def summarise(found: Findings) -> Capabilities:
         completes=found.completes is not False,
         context_tokens=found.context_tokens,
         prefix_reuse_from_tokens=found.prefix_reuse,
+        thinking_tokens=found.thinking_tokens,
         notes=tuple(found.notes),
     )
 
@@ -107,9 +117,7 @@ async def _probe_samples(engine: Probed) -> None:
             f"{engine.name} refuses n > 1: samples are asked for one by one. ({error.message})"
         )
         return
-    if any(choice.thinks for choice in reply.choices):
-        engine.findings.thinks = True
-    texts = [choice.content for choice in reply.choices]
+    texts = [_written(choice) for choice in reply.choices]
     if len(texts) < 2:
         engine.findings.samples_n = False
         engine.findings.note(
@@ -131,7 +139,7 @@ async def _probe_samples(engine: Probed) -> None:
             for seed in (11, 12)
         )
     )
-    if first.choices[0].content == second.choices[0].content:
+    if _written(first.choices[0]) == _written(second.choices[0]):
         engine.findings.note(
             f"{engine.name} returns the same text for different seeds at temperature 1: it does"
             " not sample at all, and a search over it cannot branch."
@@ -166,7 +174,7 @@ async def _probe_seed(engine: Probed) -> None:
     prompt = _asked(f"Choose four of these words: {WORDS}.")
     first = await engine.ask_setup(prompt, sampling)
     second = await engine.ask_setup(prompt, sampling)
-    same = first.choices[0].content == second.choices[0].content
+    same = _written(first.choices[0]) == _written(second.choices[0])
     engine.findings.seed_repeats = same
     if not same:
         engine.findings.note(
@@ -193,6 +201,16 @@ async def _probe_completions(engine: Probed) -> None:
         engine.findings.completes = True
 
 
+async def _probe_thinking(engine: Probed) -> None:
+    prompt = _asked("Reply with one word: yes.")
+    for limit in (SHORT_REPLY, LONG_THOUGHT):
+        reply = await engine.ask_setup(prompt, Sampling(max_tokens=limit))
+        said = reply.choices[0].as_completion()
+        if said.finish_reason != "length" or (said.text and not reads_like_thought(said)):
+            break
+    engine.findings.thinking_tokens = count_thinking([said], reply.usage).thinking_tokens
+
+
 async def _probe_cache(engine: Probed) -> None:
     found, name = engine.findings, engine.name
     measured = await measure_reuse(engine, found.context_tokens)
@@ -217,6 +235,7 @@ PROBES: dict[Feature, Callable[[Probed], Awaitable[None]]] = {
     "completes": _probe_completions,
     "reports_cached_tokens": _probe_cache,
     "prefix_reuse_from_tokens": _probe_cache,
+    "thinking_tokens": _probe_thinking,
 }
 """What finds out each thing. Two things that one probe finds out have the same one."""
 

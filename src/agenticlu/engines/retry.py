@@ -49,6 +49,7 @@ from agenticlu.engines.base import (
     Watched,
     adaptations_of,
     setup_of,
+    thinking_room_of,
 )
 
 Reply = TypeVar("Reply")
@@ -297,6 +298,11 @@ class LimitedEngine:
     def setup(self) -> Usage:
         """What finding out about the engine has cost so far; part of `usage`."""
         return setup_of(self.engine)
+
+    @property
+    def thinking_room(self) -> int:
+        """The engine's."""
+        return thinking_room_of(self.engine)
 
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None

@@ -330,7 +330,7 @@ class ThinkingRoom:
         a tag closes it, and one that was cut has none; so what reads like a thought is asked for
         once more, with room, to see whether that tag comes.
         """
-        if self.thinks is None and any(map(_reads_like_thought, found.completions)):
+        if self.thinks is None and any(map(reads_like_thought, found.completions)):
             async with self._lock():
                 # A request that waited for another one's check knows by now.
                 if self.thinks is None and not self.opened:
@@ -389,7 +389,8 @@ def count_thinking(completions: Sequence[Completion], usage: Usage) -> Usage:
     return usage.model_copy(update={"thinking_tokens": tokens})
 
 
-def _reads_like_thought(one: Completion) -> bool:
+def reads_like_thought(one: Completion) -> bool:
+    """Whether a reply that was cut, and shows no thought, begins as many thoughts do."""
     cut = one.finish_reason == "length" and not one.thinking
     return cut and _MUSING.match(one.text.lstrip()) is not None
 

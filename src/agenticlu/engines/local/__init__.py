@@ -106,6 +106,11 @@ class HFEngine:
         """Total so far."""
         return self._usage
 
+    @property
+    def thinking_room(self) -> int:
+        """Tokens kept free for a thought before each reply; 0 unless the model thinks."""
+        return self.room.tokens
+
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
