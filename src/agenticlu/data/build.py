@@ -337,6 +337,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
         ).hexdigest(),
         "search": store.get("config"),
         "judges": store.get("judges"),
+        "adapted": store.get("adapted") or [],
         "questions": counts["questions"],
         "finished_questions": summary.outcomes.total(),
         "failed_questions": summary.outcomes["failed"],

@@ -273,7 +273,7 @@ async def run_search(
             return await growing.grow()
         finally:
             if adapted := adaptations_of(engine):
-                store.put(adapted=[*dict.fromkeys([*(store.get("adapted") or ()), *adapted])])
+                store.put(adapted=sorted({*(store.get("adapted") or ()), *adapted}))
 
 
 async def replay(

@@ -104,6 +104,20 @@ def test_a_half_finished_part_gives_way_to_the_finished_one(shards: Path, tmp_pa
         assert found == plain(load_trees(shards / "whole"))
 
 
+def test_what_servers_made_necessary_comes_with_each_part(shards: Path, tmp_path: Path):
+    sources = []
+    for index, words in enumerate((["no seed"], ["no temperature", "no seed"], None)):
+        part = tmp_path / f"part{index}"
+        shutil.copytree(shards / f"shard{index}", part)
+        with Store(part) as store:
+            store.put(adapted=words)
+        seal_run(part, str(tmp_path / f"sealed{index}"))
+        sources.append(str(tmp_path / f"sealed{index}"))
+    merge_runs(tmp_path / "m", sources)
+    with Store(tmp_path / "m", writable=False) as store:
+        assert store.get("adapted") == ["no seed", "no temperature"]
+
+
 def test_runs_of_other_settings_are_not_merged(shards: Path, tmp_path: Path):
     other = tmp_path / "other"
     with Store(other) as store:

@@ -38,6 +38,8 @@ SEGMENT_VERSION = 2
 PREFIX = "segment-"
 SUFFIX = ".jsonl.zst"
 SETTINGS = ("bound", "config", "profile", "judges")
+ADAPTED = "adapted"
+"""How servers had to be asked otherwise than the settings say; parts may differ in it."""
 _TABLES = ("document", "question", "call", "grounding", "judgement")
 
 Line = dict[str, Any]
@@ -214,7 +216,7 @@ def run_lines(
         documents: Only rows about these; None for all.
         is_new: Which of those rows.
     """
-    settings = {name: store.get(name) for name in SETTINGS}
+    settings = {name: store.get(name) for name in (*SETTINGS, ADAPTED)}
     yield {"t": SEGMENT_FORMAT, "version": SEGMENT_VERSION, "settings": settings}
     columns = store.columns("call")
     state, phase, node_id = (columns.index(name) for name in ("state", "phase", "node_id"))

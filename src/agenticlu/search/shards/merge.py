@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import StoreError
-from agenticlu.search.shards import SUFFIX, Line, Manifest, SharedFolder, run_lines
+from agenticlu.search.shards import ADAPTED, SUFFIX, Line, Manifest, SharedFolder, run_lines
 from agenticlu.search.store import DELETE_NODES, REPLACE_NODE, REPLACE_TREE, Store
 from agenticlu.search.store.file import FILE_NAME, Statement, unpack
 
@@ -195,7 +195,9 @@ class Merger:
             if value is None or (only_bound and name != "bound"):
                 continue
             known = self._store.get(name)
-            if isinstance(known, dict) and isinstance(value, dict):
+            if name == ADAPTED:
+                value = sorted({*value, *(known or ())})
+            elif isinstance(known, dict) and isinstance(value, dict):
                 differing = [n for n in known if n in value and known[n] != value[n]]
                 if differing:
                     values = ", ".join(f"{n} is {known[n]!r} and {value[n]!r}" for n in differing)
