@@ -12,14 +12,14 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from agenticlu.core.errors import DocumentTooLongError, ModelNotFoundError
 from agenticlu.core.records import Message
 from agenticlu.engines import BUNDLED_MODEL, load_engine
-from agenticlu.engines.base import Sampling
+from agenticlu.engines.base import Feature, Sampling
 from agenticlu.engines.local import HFEngine
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.scripted import ScriptedEngine
@@ -140,9 +140,11 @@ def test_conversation_is_cached_and_reported(url: str) -> None:
 
 
 def test_probe_finds_nothing_to_mend(url: str) -> None:
-    found = run(OpenAIEngine(url).capabilities())
+    found = run(OpenAIEngine(url).capabilities(*get_args(Feature)))
     assert found.notes == ()
     assert (found.samples_n, found.logprobs, found.token_ids) == (True, True, True)
+    assert found.repeats_seeds
+    assert found.completes
     assert found.reports_cached_tokens
     assert found.context_tokens == WINDOW
 

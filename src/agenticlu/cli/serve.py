@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,6 +101,8 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     def ready(url: str) -> None:
         click.echo(f"agenticlu: serving {name} at {url}")
 
+    # uvicorn repeats a signal once it is done; SIGTERM would then cut off whoever is told to go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(run_server(service, listener, ready))
     except KeyboardInterrupt:

@@ -157,8 +157,6 @@ class Preparer:
         return replace(request, sampling=replace(request.sampling, max_tokens=limit))
 
     def _encode(self, asked: Asked, abandoned: threading.Event) -> list[int]:
-        from jinja2.exceptions import TemplateError
-
         texts = [asked] if isinstance(asked, str) else [one.content for one in asked]
         self._refuse_overlong(texts, abandoned, plain=isinstance(asked, str))
         chat = self.engine.chat
@@ -166,13 +164,8 @@ class Preparer:
             ids: list[int] = (
                 chat.encode_plain(asked) if isinstance(asked, str) else chat.encode(asked)
             )
-        except EngineError as error:  # no chat template
+        except EngineError as error:  # no chat template, or one that refuses the conversation
             raise RequestError(error.message, "messages") from error
-        except (TemplateError, TypeError) as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0]
-            raise RequestError(
-                f"The model's chat template refuses this conversation: {reason}", "messages"
-            ) from error
         return ids
 
     def _refuse_overlong(

@@ -72,6 +72,7 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
+    "chat_template_kwargs": ({}, {"enable_thinking": False}, {"thinking": False}),
     "suffix": ("",),
     "best_of": (1,),
 }
