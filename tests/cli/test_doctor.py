@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
-import time
 from typing import Any
 
 import pytest
@@ -112,24 +111,11 @@ def test_a_broken_endpoint(scripted: Any) -> None:
     assert "-> Start it." in text
 
 
-def test_an_endpoint_that_hangs(scripted: Any) -> None:
-    class Hanging(ScriptedEngine):
-        async def capabilities(self, *wanted: Any) -> Any:
-            await asyncio.sleep(60)
-
-    scripted(Hanging())
-    began = time.monotonic()
-    found = examined(base_urls=["http://a/v1"], timeout_s=0.05)
-    assert time.monotonic() - began < 10
-    assert "did not answer within" in found["endpoint http://a/v1"].found
-    assert exit_code(tuple(found.values())) == 5
-
-
 def test_what_an_endpoint_lacks_is_told(scripted: Any) -> None:
     scripted(ScriptedEngine([], logprobs=False))
     details = examined(base_urls=["http://a/v1"])["endpoint http://a/v1"].details
     assert any("verdicts are parsed" in line for line in details)
-    assert "window: unknown" in details
+    assert any(line.startswith("window: unknown") for line in details)
 
 
 def test_checks_are_json(scripted: Any) -> None:

@@ -565,7 +565,7 @@ def test_probe_of_a_server_that_does_everything(serve: Serve, chat_reply: Any) -
         ("differ", "equal samples"),
         ("logprobs", "no log-probabilities"),
         ("seed", "does not repeat"),
-        ("cache", "no cached tokens"),
+        ("cache", "found cached"),
     ],
 )
 def test_probe_finds_each_defect(serve: Serve, chat_reply: Any, defect: str, note: str) -> None:

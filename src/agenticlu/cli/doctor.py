@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import click
 from packaging.requirements import Requirement
@@ -17,20 +20,38 @@ from packaging.requirements import Requirement
 from agenticlu import __version__
 from agenticlu.cli.options import echo_json, settings_command
 from agenticlu.core.config import Resolved
-from agenticlu.core.errors import AgenticluError, require_known
-from agenticlu.core.records import Message, Record
-from agenticlu.core.settings import JsonSettings, ModelSettings, Seconds
-from agenticlu.engines import load_engine
-from agenticlu.engines.base import Capabilities, Engine, Sampling
-from agenticlu.engines.probe import PROBES
+from agenticlu.core.errors import AgenticluError, DocumentTooLongError, require_known
+from agenticlu.core.records import Message, Record, Usage
+from agenticlu.core.settings import JsonSettings, ModelSettings, TokenCount
+from agenticlu.engines import DEFAULT_TIMEOUT_S, load_engine
+from agenticlu.engines.base import Capabilities, Engine, Feature, Sampling
+from agenticlu.engines.endpoint import Endpoint
+from agenticlu.engines.reading import Reading, read_back
+from agenticlu.engines.retry import SHORT_QUESTION, LimitedEngine, Limiter, RetryPolicy
+from agenticlu.engines.window import window_setting
 
 Status = Literal["ok", "note", "missing", "broken"]
 """missing: an extra that only some commands need. broken: asked for, and it fails."""
 
 DISTRIBUTION = "agenticlu"
 FOR_DEVELOPERS = ("dev",)
-LOADING_S = 60.0
-"""Seconds that a model in this process may take to load and answer."""
+WINDOW_CHECK_TOKENS = 8192
+"""Longest prompt that is sent, unless told otherwise, to see whether a server reads all of it."""
+LONGEST_CHECK_S = 120.0
+"""Of a slow server a shorter one is sent, which takes no longer than this."""
+LEAST_CHECK_TOKENS = 512
+SLOW_S = 5.0
+"""A server that takes longer over a short question is called slow."""
+STEPS: dict[Feature, str] = {
+    "samples_n": "several samples of one request",
+    "repeats_seeds": "seeds",
+    "logprobs": "log-probabilities",
+    "token_ids": "token ids",
+    "completes": "plain text",
+    "prefix_reuse_from_tokens": "reuse of prefixes",
+}
+"""What a server is asked about, in this order, and what it is called meanwhile."""
+Say = Callable[[str], None]
 PROBE = (
     Message(role="system", content="You answer questions about a document."),
     Message(
@@ -52,6 +73,8 @@ class Check(Record):
     """Command that repairs it; None where nothing is wrong."""
     details: tuple[str, ...] = ()
     seconds: float = 0.0
+    usage: Usage | None = None
+    """What asking cost; None where nothing was asked."""
 
 
 async def examine(
@@ -60,9 +83,12 @@ async def examine(
     base_urls: Sequence[str] = (),
     api_key_env: str = "OPENAI_API_KEY",
     extras: Iterable[str] = (),
-    timeout_s: float = 8.0,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    window: int | None = None,
+    window_check: int = WINDOW_CHECK_TOKENS,
+    say: Say | None = None,
 ) -> tuple[Check, ...]:
-    """Examines the installation, the bundled model and the endpoints, all at once.
+    """Examines the installation, the bundled model and the endpoints, these all at once.
 
     Args:
         model: A folder, or with `base_urls` the name of a served model, that must answer. Without
@@ -70,17 +96,25 @@ async def examine(
         base_urls: Endpoints that must answer.
         api_key_env: Environment variable with their key.
         extras: Extras that must be complete.
-        timeout_s: Seconds after which an engine counts as not answering.
+        timeout_s: Seconds that a server may take over one request.
+        window: Of the endpoints, where they do not say it.
+        window_check: Length in tokens of the prompt that an endpoint is sent, unless its window is
+            shorter, to see whether it reads all of it.
+        say: Called with a line about each step.
 
     Raises:
         ConfigError: There is no such extra.
     """
     checks = [_check_python(), *check_packages(extras)]
-    asked = [
-        _check_engine(f"endpoint {url}", model, (url,), api_key_env, timeout_s) for url in base_urls
-    ]
     if not base_urls:
-        asked.append(_check_local(model, checks, timeout_s))
+        return (*checks, await _check_local(model, checks, window))
+    options: dict[str, Any] = {"api_key_env": api_key_env, "timeout_s": timeout_s}
+    if window is not None:
+        options["context_tokens"] = window
+    asked = [
+        _Endpoint(url, window_check, say or (lambda text: None)).examine(model, options)
+        for url in base_urls
+    ]
     return (*checks, *await asyncio.gather(*asked))
 
 
@@ -184,7 +218,7 @@ def _check_group(
 # Engines
 
 
-async def _check_local(model: str | None, checks: Sequence[Check], timeout_s: float) -> Check:
+async def _check_local(model: str | None, checks: Sequence[Check], window: int | None) -> Check:
     name = "bundled model" if model is None else f"model {model}"
     local = next((check for check in checks if check.name == "extra local"), None)
     if local is not None and local.status == "missing" and "not installed" in local.found:
@@ -194,50 +228,140 @@ async def _check_local(model: str | None, checks: Sequence[Check], timeout_s: fl
             found="cannot be tried in process",
             fix=local.fix,
         )
-    # Loading runs on this machine: slow is not broken.
-    return await _check_engine(name, model, (), "", max(timeout_s, LOADING_S), sample=True)
-
-
-async def _check_engine(
-    name: str,
-    model: str | None,
-    base_url: tuple[str, ...],
-    api_key_env: str,
-    timeout_s: float,
-    *,
-    sample: bool = False,
-) -> Check:
     began = time.perf_counter()
     engine: Engine | None = None
-
-    def finding(status: Status, found: str, fix: str | None = None, *details: str) -> Check:
-        took = time.perf_counter() - began
-        return Check(name=name, status=status, found=found, fix=fix, details=details, seconds=took)
-
     try:
-        engine = load_engine(model, base_url, *([api_key_env] if api_key_env else []))
-        abilities = await asyncio.wait_for(engine.capabilities(*PROBES), timeout_s)
-        reply = ""
-        if sample:
-            sampling = engine.sample(PROBE, Sampling(max_tokens=12))
-            reply = f": {(await asyncio.wait_for(sampling, timeout_s)).completions[0].text[:60]!r}"
-    except TimeoutError:
-        fix = "Try again with --timeout 60, or look at the server's log."
-        return finding("broken", f"did not answer within {timeout_s:.0f} s", fix)
+        options: dict[str, Any] = {} if window is None else {"context_tokens": window}
+        engine = load_engine(model, **options)
+        abilities = await engine.capabilities()
+        reply = await engine.sample(PROBE, Sampling(max_tokens=12))
     except AgenticluError as error:
-        return finding("broken", error.message, error.hint)
+        return Check(name=name, status="broken", found=error.message, fix=error.hint)
     finally:
         if engine is not None:
             await engine.close()
-    details = (*describe(abilities), *abilities.notes)
-    return finding("ok", f"{engine.name} answers{reply}", None, *details)
+    return Check(
+        name=name,
+        status="ok",
+        found=f"{engine.name} answers: {reply.completions[0].text[:60]!r}",
+        details=(*describe(abilities), *abilities.notes),
+        seconds=time.perf_counter() - began,
+        usage=engine.usage,
+    )
+
+
+@dataclass(eq=False)
+class _Endpoint:
+    """A server under examination."""
+
+    url: str
+    window_check: int
+    say: Say
+
+    async def examine(self, model: str | None, options: dict[str, Any]) -> Check:
+        """Asks for everything, one thing after another, so that times can be compared."""
+        began = time.perf_counter()
+        engine: Engine | None = None
+        found, fix = "", None
+        details: list[str] = []
+        try:
+            # Tried once: what another try would mend is a finding, too.
+            limiter = Limiter(policy=RetryPolicy(tries=1))
+            engine = load_engine(model, (self.url,), limiter=limiter, **options)
+            found = await self._ask(engine, details)
+        except AgenticluError as error:
+            found, fix = error.message, error.hint
+            status: Status = "broken"
+        else:
+            status = "ok"
+        finally:
+            if engine is not None:
+                await engine.close()
+        usage = None if engine is None else engine.usage
+        if usage is not None and usage.requests:
+            details.append(
+                f"cost of this examination: {usage.requests} requests, {usage.prompt_tokens:,} "
+                f"prompt and {usage.completion_tokens:,} sampled tokens"
+            )
+        return Check(
+            name=f"endpoint {self.url}",
+            status=status,
+            found=found,
+            fix=fix,
+            details=tuple(details),
+            seconds=time.perf_counter() - began,
+            usage=usage,
+        )
+
+    async def _ask(self, engine: Engine, details: list[str]) -> str:
+        """Returns what was found in a few words, and adds the details as they are found."""
+        await engine.capabilities()
+        self.say(f"{self.url}: {engine.name} is asked what it can do")
+        began = time.perf_counter()
+        await engine.sample(SHORT_QUESTION, Sampling(max_tokens=1))
+        short_s = time.perf_counter() - began
+        for feature, label in STEPS.items():
+            began = time.perf_counter()
+            await engine.capabilities(feature)
+            self.say(f"  {label} ({time.perf_counter() - began:.1f} s)")
+        reading = await self._check_reading(engine)
+        abilities = await engine.capabilities()
+        details += [*describe(abilities), *reading, *abilities.notes]
+        if short_s <= SLOW_S:
+            return f"{engine.name} answers"
+        return f"{engine.name} answers slowly: a short question takes {short_s:.1f} s"
+
+    async def _check_reading(self, engine: Engine) -> list[str]:
+        """Returns what became of a long prompt."""
+        endpoint = engine.engine if isinstance(engine, LimitedEngine) else engine
+        if not isinstance(endpoint, Endpoint):
+            return []
+        known, rate = endpoint.findings, endpoint.findings.tokens_per_s or 0.0
+        # What the checked prompt leaves out of the window is its reply's.
+        tokens = min(self.window_check, known.context_tokens or self.window_check)
+        if rate:
+            tokens = min(tokens, max(LEAST_CHECK_TOKENS, int(rate * LONGEST_CHECK_S)))
+        about = f", about {tokens / rate:.0f} s" if rate and tokens / rate > SLOW_S else ""
+        self.say(f"  whether a prompt of {tokens:,} tokens is read to its end{about}")
+        try:
+            found = await read_back(endpoint, tokens)
+        except DocumentTooLongError as error:
+            if error.window_tokens is None:
+                return [f"reads long prompts: refuses one of {tokens:,} tokens ({error.message})"]
+            return [f"reads long prompts: refuses those over its window of {error.window_tokens:,}"]
+        return describe_reading(found, known.owner)
+
+
+def describe_reading(found: Reading, owner: str) -> list[str]:
+    """Describes what became of a long prompt, and what mends it."""
+    length = f"{found.sent_tokens:,}"
+    if found.is_whole is None:
+        return [
+            f"reads long prompts: cannot be told. {length} tokens were accepted, but the server "
+            "counts none and the model does not repeat a word even of a short prompt"
+        ]
+    if found.is_whole:
+        recalled = ", and its first word was recalled" if found.recalls else ""
+        if found.recalls is False:
+            recalled = ", though the model did not recall its first word"
+        return [f"reads long prompts: yes, one of {length} tokens to its end{recalled}"]
+    if not found.reported_tokens:
+        return [
+            f"reads long prompts: NO, as it seems. The model does not recall the first word of "
+            f"{length} tokens, but does of a short prompt, and the server counts no tokens. "
+            + window_setting(owner, found.sent_tokens)
+        ]
+    return [
+        f"reads long prompts: NO. Of {length} tokens it read {found.reported_tokens:,} and cut the "
+        f"rest without saying so. {window_setting(owner, found.sent_tokens)}"
+    ]
 
 
 def describe(abilities: Capabilities) -> tuple[str, ...]:
     """Describes what an engine can do, and what replaces what it cannot."""
     window = abilities.context_tokens
     return (
-        f"window: {'unknown' if window is None else f'{window:,} tokens'}",
+        f"window: {'unknown; --window tells it' if window is None else f'{window:,} tokens'}",
         f"several samples of one request: "
         f"{'yes' if abilities.samples_n else 'no; they are requested one by one'}",
         f"log-probabilities: {'yes' if abilities.logprobs else 'no; verdicts are parsed'}",
@@ -245,7 +369,16 @@ def describe(abilities: Capabilities) -> tuple[str, ...]:
         f"continues plain text: {'yes' if abilities.completes else 'no; HELMET runs as chat'}",
         f"says how much was cached: {'yes' if abilities.reports_cached_tokens else 'no'}",
         f"thinks before it replies: {_describe_thinking(abilities.thinking_tokens)}",
+        f"reuses prefixes: {_describe_reuse(abilities.prefix_reuse_from_tokens)}",
     )
+
+
+def _describe_reuse(tokens: float | None) -> str:
+    if tokens is None:
+        return "unknown"
+    if math.isinf(tokens):
+        return "no, of no length tried"
+    return "of any length" if tokens <= 1 else f"yes, from {tokens:,.0f} tokens or fewer"
 
 
 def _describe_thinking(tokens: int | None) -> str:
@@ -259,8 +392,8 @@ class DoctorSettings(ModelSettings, JsonSettings):
 
     extra: tuple[str, ...] = ()
     """Extra whose packages must all be installed."""
-    timeout: Seconds = 8.0
-    """Timeout of an engine's answer, in seconds."""
+    window_check: TokenCount = WINDOW_CHECK_TOKENS
+    """Longest prompt that a server is sent to see whether it reads all of it."""
 
 
 @settings_command(DoctorSettings, "doctor", without=("tokenizer", "thinking", "thinking_tokens"))
@@ -268,11 +401,10 @@ def command(resolved: Resolved[DoctorSettings]) -> None:
     """Report what is installed, which engines answer, and how to fix the rest.
 
     Checks the bundled model, or the model and servers that a flag, the environment
-    (AGENTICLU_MODEL, AGENTICLU_BASE_URL) or a configuration file names. Exit code 5: an engine that
-    was asked for is broken; 7: a package is missing.
+    (AGENTICLU_MODEL, AGENTICLU_BASE_URL) or a configuration file names. A server is asked for all
+    that it can do, which takes some twenty short requests and some long ones; the cost is told.
+    Exit code 5: an engine that was asked for is broken; 7: a package is missing.
     """
-    pass
-
     settings = resolved.values
     checks = asyncio.run(
         examine(
@@ -281,6 +413,9 @@ def command(resolved: Resolved[DoctorSettings]) -> None:
             api_key_env=settings.api_key_env,
             extras=settings.extra,
             timeout_s=settings.timeout,
+            window=settings.window,
+            window_check=settings.window_check,
+            say=functools.partial(click.echo, err=True),
         )
     )
     code = exit_code(checks)

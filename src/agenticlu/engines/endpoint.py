@@ -165,14 +165,12 @@ class Endpoint:
             EngineError: As `sample`.
             DocumentTooLongError: The server refused the prompt, or cut it.
         """
-        spent = Usage()
+        reply = await self._send(asked, sampling, session, extra)
         try:
-            reply = await self._send(asked, sampling, session, extra)
-            spent = reply.usage
-            await self.cuts.check(self, self._where, self.findings.owner, asked, spent)
+            await self.cuts.check(self, self._where, self.findings.owner, asked, reply.usage)
         except DocumentTooLongError as error:
-            self.findings.context_tokens = error.window_tokens or self.findings.context_tokens
-            self._count_setup(spent)
+            self.findings.context_tokens = error.window_tokens
+            self._count_setup(reply.usage)
             raise
         self.findings.cached_tokens = reply.usage.cached_tokens > 0 or self.findings.cached_tokens
         unclaimed, self._unclaimed = self._unclaimed, Usage()
@@ -208,7 +206,11 @@ class Endpoint:
     ) -> Reply:
         await self._connect()
         body = self._render(asked, sampling) | dict(extra or {})
-        data = await self._request(asked, body, session)
+        try:
+            data = await self._request(asked, body, session)
+        except DocumentTooLongError as error:
+            self.findings.context_tokens = error.window_tokens or self.findings.context_tokens
+            raise
         try:
             reply = read_reply(data, plain=isinstance(asked, str))
         except MalformedReplyError as error:

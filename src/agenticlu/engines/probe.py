@@ -49,6 +49,8 @@ class Findings:
     """Whether it reports them; None while not known."""
     prefix_reuse: float | None = None
     """Shortest prefix that it reuses, as `Capabilities.prefix_reuse_from_tokens`."""
+    tokens_per_s: float | None = None
+    """How fast it reads prompts."""
     seed_repeats: bool | None = None
     thinking_tokens: int | None = None
     """Of the thought before a short reply; None while not known."""
@@ -163,9 +165,10 @@ async def _probe_logprobs(engine: Probed) -> None:
             " are coarser and cost more. vLLM, SGLang and llama.cpp give them."
         )
     elif len(found) < 5:
+        advice = " vLLM: --max-logprobs 20." if engine.findings.owner == "vllm" else ""
         engine.findings.note(
             f"{engine.name} gives {len(found)} log-probabilities of 5: a label that is not among"
-            " them counts as 0. vLLM: --max-logprobs 20."
+            f" them counts as 0.{advice}"
         )
 
 
@@ -216,12 +219,14 @@ async def _probe_cache(engine: Probed) -> None:
     measured = await measure_reuse(engine, found.context_tokens)
     found.prefix_reuse = measured.from_tokens
     found.cached_tokens = measured.is_reported
+    found.tokens_per_s = measured.tokens_per_s
     if not measured.counts:
         found.note(f"{name} reports no usage: costs will read as zero.")
     elif not measured.is_reported:
+        advice = " vLLM: --enable-prompt-tokens-details." if found.owner == "vllm" else ""
         found.note(
-            f"{name} reports no cached tokens, so costs count every prompt token as computed."
-            " vLLM reports them with --enable-prompt-tokens-details."
+            f"{name} does not say how many tokens it found cached, so costs count every prompt"
+            f" token as computed.{advice}"
         )
     if measured.how:
         found.note(measured.how)

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agenticlu.core.errors import DocumentTooLongError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Sampling
 from agenticlu.engines.protocol import Reply
@@ -54,6 +55,8 @@ class Reuse:
     """Whether it reports any usage."""
     how: str = ""
     """For people: by what it was told, where the server does not report it."""
+    tokens_per_s: float | None = None
+    """How fast the longest new prompt was read."""
 
 
 @dataclass(eq=False)
@@ -74,6 +77,13 @@ class _Lengths:
         self.counts = many.usage.prompt_tokens > 0
         if tokens > 0:
             self.tokens_per_word = max(0.5, tokens / (WARM_UP[1] - WARM_UP[0]))
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Rate of the longest new prompt."""
+        longest = max(self.first_s)
+        seconds = min(self.first_s[longest])
+        return longest / seconds if seconds > 0 else None
 
     async def count_reused(self, tokens: int) -> int:
         """Sends a new prefix twice; returns how much the server says it reused; 0 if not it."""
@@ -110,35 +120,39 @@ async def measure_reuse(engine: Measured, window: int | None) -> Reuse:
     for tokens in LENGTHS:
         if tokens > most and lengths.first_s:
             break
-        if reused := await lengths.count_reused(tokens):
-            return Reuse(reused, is_reported=True, counts=True)
+        try:
+            reused = await lengths.count_reused(tokens)
+        except DocumentTooLongError:
+            if lengths.first_s:
+                break
+            raise
+        if reused:
+            return Reuse(reused, True, True, tokens_per_s=lengths.tokens_per_s)
         if lengths.first_s[tokens][0] > SLOW_S:
             break
-    longest = max(lengths.first_s)
     for _ in range(REPEATS - 1):
-        await lengths.count_reused(longest)
-    return _tell_by_time(lengths, longest)
+        await lengths.count_reused(max(lengths.first_s))
+    found, how = _tell_by_time(lengths)
+    return Reuse(found, False, lengths.counts, how, lengths.tokens_per_s)
 
 
-def _tell_by_time(lengths: _Lengths, longest: int) -> Reuse:
+def _tell_by_time(lengths: _Lengths) -> tuple[float | None, str]:
+    longest = max(lengths.first_s)
     first, second = lengths.first_s[longest], lengths.second_s[longest]
     seen = (
         f"a repeated prefix of {longest:,} tokens took {min(second):.2f}-{max(second):.2f} s, "
         f"a new one {min(first):.2f}-{max(first):.2f} s"
     )
     if min(second) >= SLOW_SHARE * max(first):
-        how = f"Prefixes of up to {longest:,} tokens are not reused: {seen}."
-        return Reuse(math.inf, False, lengths.counts, how)
+        return math.inf, f"Prefixes of up to {longest:,} tokens are not reused: {seen}."
     if max(second) > QUICK_SHARE * min(first):
-        how = f"Whether prefixes are reused cannot be told: {seen}."
-        return Reuse(None, False, lengths.counts, how)
+        return None, f"Whether prefixes are reused cannot be told: {seen}."
     shortest = longest
     for tokens in sorted(lengths.first_s, reverse=True):
         if lengths.second_s[tokens][0] > QUICK_SHARE * lengths.first_s[tokens][0]:
             break
         shortest = tokens
-    how = f"Prefixes are reused, as their time says, from {shortest:,} tokens or fewer: {seen}."
-    return Reuse(shortest, False, lengths.counts, how)
+    return shortest, f"Prefixes are reused, as their time says, from {shortest:,} tokens: {seen}."
 
 
 def write_words(count: int) -> str:
