@@ -52,6 +52,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps --upgrade --target build/openrlhf openrlhf \
+		|| echo "openrlhf was not downloaded: the test of runs/train_openrlhf.sh is skipped"
 	@touch $@ $(VENV)/.demo
 
 clean:

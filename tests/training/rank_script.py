@@ -10,7 +10,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from made_interruption import interrupt_after
+
 from agenticlu.attention.kernels import load_kernel
+from agenticlu.training import zero
 from agenticlu.training.attention import forward_rectangles, tree_attention
 from agenticlu.training.context import MODES, Exchange, clip, rows_in
 from agenticlu.training.parallel import start_ranks, stop_ranks
@@ -77,12 +82,18 @@ def check_attention() -> None:
 
 
 def run_config(text: str, folder: Path, number: int) -> None:
-    """One training run; with `gradient`, only the first step's gradient is kept."""
+    """One training run; with `gradient`, only the first step's gradient is kept.
+
+    With `resumes`, it goes on with what that finished run had after its second step.
+    """
     from agenticlu.training.config import TrainConfig
     from agenticlu.training.loop import Run
 
     given = json.loads(text)
     gradient = given.pop("gradient", False)
+    if (resumes := given.pop("resumes", None)) and dist.get_rank() == 0:
+        interrupt_after(2, Path(resumes), Path(given["out"]))
+    dist.barrier()
     run = Run(TrainConfig.model_validate(given))
     if not gradient:
         run.run()
@@ -106,6 +117,7 @@ def run_config(text: str, folder: Path, number: int) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    zero.PERSISTENT_ELEMENTS = 0  # weights this small would not be sharded
     folder = Path(sys.argv[1])
     start_ranks(1, timeout_s=60)
     for number, text in enumerate(sys.argv[2:]):

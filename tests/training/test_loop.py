@@ -15,7 +15,7 @@ from made_config import resolve_config
 from safetensors.torch import load_file
 
 from agenticlu.core.errors import MissingDependencyError, ModelNotFoundError, TrainingError
-from agenticlu.training import checkpoint
+from agenticlu.training import checkpoint, updates
 from agenticlu.training.checkpoint import ReferenceStore, check_same_run, hash_units
 from agenticlu.training.loop import Run, train
 from agenticlu.training.model import resolve_model
@@ -145,7 +145,7 @@ def test_resume_is_bit_equal_and_needs_the_optimizer(
         with pytest.raises(StoppedError):
             train(config)
     monkeypatch.setattr(
-        checkpoint, "set_state_dict",
+        updates, "set_state_dict",
         lambda model, optimizer, *, model_state_dict, optim_state_dict, options:
         model.load_state_dict(model_state_dict) and optimizer.state.clear(),
     )  # fmt: skip

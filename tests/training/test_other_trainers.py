@@ -1,8 +1,6 @@
-"""The same rows in TRL and in OpenRLHF's format."""
+"""The same rows in TRL."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 
@@ -36,23 +34,3 @@ def test_rows_load_in_trl_with_our_ids(rows, model_folder, tokenizer, tmp_path) 
             ours = trace.ids.tolist()
             assert theirs[: len(ours)] == ours
             assert len(row["prompt_ids"]) == trace.spans[0][0]
-
-
-def cut_as_openrlhf(tokenizer, prompt, reply) -> tuple[str, str]:
-    """Cuts a row as OpenRLHF's --apply_chat_template does: by the length of the prompt's text."""
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    whole = tokenizer.apply_chat_template([*prompt, *reply], tokenize=False)
-    assert whole.startswith(text), "the template is not prefix-stable"
-    return text, whole[len(text) :]
-
-
-def test_rows_become_openrlhfs_format(rows, tokenizer) -> None:
-    line = (rows / "preference" / "train.jsonl").read_text().splitlines()[0]
-    row = json.loads(line)
-    prompt, chosen = cut_as_openrlhf(tokenizer, row["prompt"], row["chosen"])
-    _, rejected = cut_as_openrlhf(tokenizer, row["prompt"], row["rejected"])
-    units, _ = load_units(rows, Encoder(tokenizer), "dpo", "train", max_tokens=4000)
-    for text, trace in zip((chosen, rejected), units[0].traces, strict=True):
-        ids = tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
-        assert ids[: len(trace)] == trace.ids.tolist()
-    assert chosen != rejected

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from made_config import resolve_config
+from made_interruption import interrupt_after
 from safetensors.torch import load_file
 
 from agenticlu.core.errors import TrainingError
@@ -140,23 +140,10 @@ def check_training(rows, model_folder: Path, one: Path, two: Path, settings: dic
     checkpoints = Checkpoints(two / "checkpoints", run.ranks, keep=2)
     assert checkpoints.steps() == [2, 3]
     assert checkpoints.manifest(2)["world"] == 2
-    checkpoints.load(2, run.edges, run.optimizer)
+    checkpoints.load(2, run.updates)
     run.run_step(2)
     resumed = run.edges.causal_lm().state_dict()
     assert difference(resumed, a) < 1e-6 < difference(start_weights, a)
-
-
-def interrupt_after(step: int, finished: Path, out: Path) -> None:
-    """Copies a finished run as it stood after a step."""
-    shutil.copytree(finished, out)
-    shutil.rmtree(out / "export")
-    (out / "summary.json").unlink()
-    for path in (out / "checkpoints").glob("step-*"):
-        if path.name != f"step-{step}":
-            shutil.rmtree(path)
-    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
-    kept = [x for x in lines if json.loads(x).get("step", 0) <= step and '"done"' not in x]
-    (out / "metrics.jsonl").write_text("".join(kept))
 
 
 def check_going_on(one: Path, more: Path) -> None:

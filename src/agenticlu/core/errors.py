@@ -177,6 +177,7 @@ def missing_dependency(package: str, extra: str) -> MissingDependencyError:
 
 EXTRA_OF_PACKAGE = {
     "datasets": "hub",
+    "deepspeed": "deepspeed",
     "fsspec": "data",
     "huggingface_hub": "data",
     "peft": "train",

@@ -17,6 +17,7 @@ from agenticlu.training.sharing import find_auto_class
 from agenticlu.training.trie import TriePlan
 
 Checkpointing = Literal["none", "full", "keep-attention"]
+Shard = Literal["fsdp", "zero2", "zero3"]
 GIB = 2**30
 PEAK_FLOP_PER_S = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bf16 peaks by accelerator, from the vendor's data sheets."""
@@ -134,6 +135,7 @@ class MemorySettings:
     lora_rank: int = 0
     moments_bytes: int = 8
     edge_chunk: int = 2048
+    shard: Shard = "fsdp"
 
     @classmethod
     def of_run(
@@ -150,6 +152,7 @@ class MemorySettings:
             lora_rank=config.lora_rank,
             moments_bytes=2 if config.optimizer == "adamw8bit" else 2 * master_bytes,
             edge_chunk=config.edge_chunk,
+            shard=config.shard,
         )
 
 
@@ -163,12 +166,23 @@ def count_lora_weights(shape: ModelShape, rank: int) -> int:
     return shape.layers * rank * sum(a + b for a, b in widths)
 
 
+def _count_weight_bytes(settings: MemorySettings, trained: int, frozen: int) -> int:
+    """Returns the bytes of the weights that a rank keeps, masters included."""
+    value, master, shards = settings.compute_bytes, settings.master_bytes, settings.shards
+    if settings.shard == "fsdp":
+        return (master * trained + (master if shards > 1 else value) * frozen) // shards
+    # DeepSpeed computes with copies of its masters; stage 2 keeps them whole.
+    copies = value * (trained + frozen)
+    return master * trained // shards + (copies if settings.shard == "zero2" else copies // shards)
+
+
 def memory_table(
     shape: ModelShape, tokens: int, edges: int, settings: MemorySettings
 ) -> dict[str, int]:
     """Returns the bytes that one rank needs for a trie of that many stored tokens, by item."""
     value, rows = settings.compute_bytes, -(-tokens // settings.context)
-    sharded = settings.shards > 1 or (settings.master_bytes != value and not settings.lora_rank)
+    mixed = settings.master_bytes != value and not settings.lora_rank
+    sharded = settings.shard != "zero2" and (settings.shards > 1 or mixed)
     trained = (
         count_lora_weights(shape, settings.lora_rank) if settings.lora_rank else shape.total_weights
     )
@@ -181,11 +195,7 @@ def memory_table(
         value * (4 * shape.hidden + 3 * q + 4 * kv + 4 * shape.mlp) + 2 * 4 * shape.hidden
     )
     table = {
-        "weights": (
-            settings.master_bytes * trained
-            + (settings.master_bytes if settings.shards > 1 else value) * frozen
-        )
-        // settings.shards,
+        "weights": _count_weight_bytes(settings, trained, frozen),
         "gradients": settings.master_bytes * trained // settings.shards,
         "optimizer": settings.moments_bytes * trained // settings.shards,
     }
@@ -209,6 +219,8 @@ def _find_savings(settings: MemorySettings) -> list[tuple[str, MemorySettings]]:
     """Returns changes that need less memory, the cheapest first."""
     full = replace(settings, checkpointing="full")
     changes = [("--checkpointing full", full)] if settings.checkpointing != "full" else []
+    if settings.shard == "zero2":
+        changes.append(("--checkpointing full --shard zero3", replace(full, shard="zero3")))
     if not settings.offload:
         changes.append(("--checkpointing full --set offload=true", replace(full, offload=True)))
     changes += [

@@ -19,17 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import torch.distributed.checkpoint.state_dict_loader as loader
 import torch.distributed.checkpoint.state_dict_saver as saver
-from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
 
 from agenticlu.core.errors import StoreError, TrainingError
 from agenticlu.core.files import load_rows, write_atomically
@@ -37,13 +29,15 @@ from agenticlu.core.progress import read_metrics
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.encode import Unit
 from agenticlu.training.parallel import Ranks
+from agenticlu.training.updates import State, Updates
 
 VERSION = 1
 MANIFEST = "manifest.json"
 MAY_CHANGE = frozenset({
     "out", "threads", "save_every", "keep_checkpoints", "eval_every", "log_to", "timeout_s",
     "context_parallel", "context_mode", "checkpointing", "offload", "attention_kernel",
-    "edge_chunk", "compile", "validation_rows", "leaf_groups_tokens", "lora_merge", "bad_rows",
+    "edge_chunk", "compile", "shard", "validation_rows", "leaf_groups_tokens", "lora_merge",
+    "bad_rows",
 })  # fmt: skip
 """Settings that do not affect what is learnt; a run may be resumed with other values."""
 _FAILURES = (OSError, RuntimeError, CheckpointException)
@@ -84,10 +78,7 @@ class Checkpoints:
             )
         return values
 
-    def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer,
-        facts: Mapping[str, Any],
-    ) -> None:  # fmt: skip
+    def save(self, step: int, updates: Updates, facts: Mapping[str, Any]) -> None:
         """Saves a checkpoint; on several ranks it is written while training continues.
 
         Raises:
@@ -101,7 +92,7 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir(parents=True)
         self.ranks.barrier()
-        state = _get_state(model, optimizer)
+        state = updates.save_state()
         if self.ranks.world > 1:
             future = saver.async_save(
                 state, checkpoint_id=part, process_group=self.ranks.checkpoint_group
@@ -150,25 +141,21 @@ class Checkpoints:
                 hint="Free space and run the same command again; it resumes from there.",
             ) from error
 
-    def load(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Loads a checkpoint, whatever number of ranks wrote it."""
-        state = _get_state(model, optimizer)
+    def load(self, step: int, updates: Updates) -> None:
+        """Loads a checkpoint, whatever number of ranks wrote it, and under whichever engine."""
         folder = self.folder / f"step-{step}"
-        try:
+
+        def read(state: State) -> None:
             with _quiet():
                 loader.load(state, checkpoint_id=folder, no_dist=self.ranks.world == 1)
+
+        try:
+            updates.load_state(read)
         except _FAILURES as error:
             raise TrainingError(
                 f"Could not read the checkpoint {folder}: {str(error).strip().splitlines()[0]}",
                 hint="Delete it to resume from the one before, or from the start.",
             ) from error
-        set_state_dict(
-            model,
-            optimizer,
-            model_state_dict=state["model"],
-            optim_state_dict=state["optimizer"],
-            options=StateDictOptions(ignore_frozen_params=True),
-        )
 
 
 @contextlib.contextmanager
@@ -177,20 +164,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
-
-
-def _get_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    weights, moments = get_state_dict(
-        model, optimizer, options=StateDictOptions(ignore_frozen_params=True)
-    )
-    return {"model": weights, "optimizer": moments}
-
-
-def gather_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns the unsharded weights on the CPU; empty on ranks other than 0."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights: Any = get_model_state_dict(model, options=options)
-    return dict(weights)
 
 
 def _find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -99,6 +99,8 @@ class TrainConfig(Settings):
     """Keep the checkpointed layer inputs in host memory."""
     edge_chunk: int = Field(2048, gt=0)
     """Edges whose logits are in memory at once."""
+    shard: Literal["fsdp", "zero2", "zero3"] = "fsdp"
+    """Engine that shards the model over ranks: FSDP2, or DeepSpeed's ZeRO stage 2 or 3."""
     context_parallel: int = Field(1, gt=0)
     """Ranks that share one trie."""
     context_mode: Literal["ulysses", "gather", "ring"] = "ulysses"
@@ -137,7 +139,26 @@ class TrainConfig(Settings):
             raise ValueError("offload needs checkpointing full or keep-attention")
         if self.lora_merge and not self.lora_rank:
             raise ValueError("lora_merge needs lora_rank above 0")
+        if self.shard != "fsdp":
+            self._check_deepspeed()
         return self
+
+    def _check_deepspeed(self) -> None:
+        """Refuses what DeepSpeed does not do.
+
+        Raises:
+            ValueError: Names the setting.
+        """
+        if self.precision == "fp64":
+            raise ValueError(f"shard {self.shard} keeps master weights in fp32; fp64 needs fsdp")
+        if self.optimizer != "adamw":
+            raise ValueError(f"shard {self.shard} updates with adamw; {self.optimizer} needs fsdp")
+        if self.compile:
+            raise ValueError(f"compile needs shard fsdp, not {self.shard}")
+        if self.leaf_groups_tokens is not None:
+            raise ValueError(
+                f"leaf_groups_tokens needs one process and shard fsdp, not {self.shard}"
+            )
 
 
 _PAPER: dict[str, Any] = {

@@ -49,6 +49,7 @@ from agenticlu.training.rows import find_rows
 from agenticlu.training.sharing import UNSHARED, choose_sharing
 from agenticlu.training.step import TrieRunner, render_step
 from agenticlu.training.trie import Step, Trie, build_schedule, build_trie, group_by_document
+from agenticlu.training.zero import build_updates, load_deepspeed
 
 MOST_TRIES_PLANNED = 500
 """A plan measures this many of the run's tries and extrapolates."""
@@ -67,9 +68,13 @@ class Run:
         """Of the computation."""
         self.master = torch.float32 if precision == "bf16" else self.dtype
         """Of the weights that the optimizer updates, unless an adapter is trained."""
+        if config.shard != "fsdp":
+            load_deepspeed()
         mixed = self.master != self.dtype and not config.lora_rank
         self.ranks = parallel.start_ranks(
-            config.context_parallel, shard_alone=mixed, timeout_s=config.timeout_s
+            config.context_parallel,
+            shard_alone=mixed or config.shard != "fsdp",
+            timeout_s=config.timeout_s,
         )
         self.device = self.ranks.device
         self.source = resolve_model(config.model)
@@ -234,11 +239,10 @@ class Run:
         if config.compile:
             for layer in parallel.decoder_layers(model):
                 layer.compile()
-        if sharded:
-            parallel.shard(
-                self.edges, ranks.mesh, master=trained,
-                param_dtype=None if trained == self.dtype else self.dtype,
-            )  # fmt: skip
+        self.updates = build_updates(
+            config, self.edges, ranks, dtype=self.dtype, trained=trained, kernel=self.kernel
+        )
+        self.optimizer = self.updates.optimizer
         self.say(
             f"model: {self.source}, {format_count(self.shape.total_weights)} weights, "
             f"{str(self.dtype).removeprefix('torch.')}, {ranks.world} {self.device.type} rank(s), "
@@ -248,9 +252,8 @@ class Run:
                 else "its own attention"
             )
         )
-        self.optimizer = losses.build_optimizer(config, self.edges)
         self.runner = TrieRunner(
-            config, ranks, self.edges, self.kernel, self.shape, self.min_shared
+            config, ranks, self.edges, self.kernel, self.shape, self.min_shared, self.updates
         )
 
     def _confirm_sharing(self, kernel: str) -> None:
@@ -314,14 +317,10 @@ class Run:
             )
         if index == 0 and config.stage == "dpo":
             losses.check_first_step(config, totals, self.dtype)
-        norm = losses.clip_gradients(self.edges, config.clip)
         rate = losses.learning_rate(
             index, len(self.schedule), peak=config.lr, warmup=config.warmup, floor=config.lr_floor
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        norm = self.updates.step(rate)
         step_s = time.monotonic() - started
         return {
             "step": index + 1,
@@ -352,7 +351,7 @@ class Run:
 
     def export(self) -> None:
         """Writes the trained model."""
-        weights = checkpoint.gather_weights(self.edges) if self.ranks.mesh is not None else None
+        weights = self.updates.gather_weights()
         if self.ranks.first:
             card = render_card(self.config, self.source, len(self.units), len(self.schedule))
             write_export(
@@ -384,7 +383,7 @@ class Run:
             return 0
         manifest = self.checkpoints.manifest(steps[-1])
         checkpoint.check_same_run(manifest, self.facts(), self.out)
-        self.checkpoints.load(steps[-1], self.edges, self.optimizer)
+        self.checkpoints.load(steps[-1], self.updates)
         self.say(f"resumed after step {steps[-1]}/{len(self.schedule)}")
         return steps[-1]
 
@@ -481,7 +480,7 @@ class Run:
                 if config.eval_every and self.validation and step % config.eval_every == 0:
                     metrics.write(event="validation", **self.evaluate(step))
                 if config.save_every and step % config.save_every == 0:
-                    self.checkpoints.save(step, self.edges, self.optimizer, self.facts())
+                    self.checkpoints.save(step, self.updates, self.facts())
         return loss
 
 

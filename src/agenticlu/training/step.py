@@ -33,6 +33,7 @@ from agenticlu.training.losses import FloatArray, Totals, trace_sums, weigh_edge
 from agenticlu.training.model import EdgeModel, adapter_off, to_tensors
 from agenticlu.training.parallel import Ranks
 from agenticlu.training.trie import Trie, TriePlan, build_trie, dummy_plan
+from agenticlu.training.updates import Updates
 
 
 @dataclass(eq=False)
@@ -50,6 +51,8 @@ class TrieRunner:
     """Of the model, to predict what a trie costs."""
     min_shared: int
     """See `build_plan`."""
+    updates: Updates
+    """Runs the passes."""
     reference: ReferenceStore | None = None
     """DPO: log-probabilities under the reference; None in SFT."""
     idle_share: float = 0.0
@@ -89,7 +92,7 @@ class TrieRunner:
                     logp_E = collect_edges(logp_e, share, len(trie.plan.sources_E), self.ranks)
                     weights = torch.from_numpy(weigh(trie, logp_E)[share.own_edges]).to(logp_e)
                 if learn:  # dummies, too: sharded layers meet in collectives
-                    (-(logp_e * weights).sum()).backward()  # type: ignore[no-untyped-call]
+                    self.updates.backward(-(logp_e * weights).sum())
         return totals.over(self.ranks)
 
     def load_reference(self, store: ReferenceStore, steps: Sequence[Sequence[list[Unit]]]) -> None:
@@ -161,10 +164,9 @@ class TrieRunner:
             yield trie, build_share(plan, self.ranks, self.config.context_mode, self.kernel)
 
     def _forward(self, share: TrieShare) -> Tensor:
-        logp_e: Tensor = self.edges(
+        return self.updates.forward(
             share.ids_N, share.positions_N, share.mask, share.sources_e, share.targets_e
         )
-        return logp_e
 
     def _splits(self, plan: TriePlan) -> bool:
         # Sharded layers meet in collectives, so all ranks must make equally many passes; and there
