@@ -1,4 +1,4 @@
-"""Each family of models is trained exactly, by the way that docs/models.md says.
+"""Each family of models is asked and trained exactly, by the ways that docs/models.md says.
 
 `python tests/test_families.py` measures again and writes the table.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, VOCAB_SIZE, make_config, make_model
+from families import FAMILIES, VOCAB_SIZE, check_asking, make_config, make_model
 from trie_gradients import Sample, backward_plan, gradients, separate, wide_floats, worst
 
 from agenticlu.training import attention
@@ -31,7 +31,13 @@ from agenticlu.training.sharing import (
 from agenticlu.training.trie import TriePlan, build_plan
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
-HEAD = "| family | trained | rows against the model's own, nat | gradients, fp64 | resumed |"
+HEAD = "| family | asked | nat | trained | nat | gradients | resumed |"
+ASKED = {
+    "shared": "one shared cache",
+    "cached": "its cache, copied",
+    "replies": "its cache, from the start",
+    "plain": "no cache",
+}
 ALONE = Ranks(0, 1, torch.device("cpu"), 1)
 
 
@@ -40,6 +46,11 @@ class Row:
     """What was measured for a family."""
 
     family: str
+    asked: str
+    asked_nat: float
+    """Largest difference of a log-probability from reading each conversation alone, in fp32."""
+    greedy: bool
+    """Whether every greedy token was the same."""
     way: str
     nat: float
     """Root mean square difference of a token's log-probability from its row alone, in fp32."""
@@ -51,8 +62,8 @@ class Row:
     def render(self) -> str:
         resumed = "same bits" if self.resumed else "no"
         return (
-            f"| `{self.family}` | {self.way} | {bound(self.nat, 1e-5)} "
-            f"| {bound(self.gradients, 1e-12)} | {resumed} |"
+            f"| `{self.family}` | {self.asked} | {bound(self.asked_nat, 1e-4)} | {self.way} "
+            f"| {bound(self.nat, 1e-5)} | {bound(self.gradients, 1e-12)} | {resumed} |"
         )
 
 
@@ -137,9 +148,10 @@ def measure(family: str) -> Row:
             way += ", recurrent states branch"
         if attention.counter.path_calls > before:
             way += ", attention along paths"
+    asked = check_asking(family)
     return Row(
-        family, way, probe.trie_nat, measure_gradients(family, sharing),
-        measure_resumption(family, sharing),
+        family, ASKED[asked.way.rung], asked.difference, asked.greedy, way, probe.trie_nat,
+        measure_gradients(family, sharing), measure_resumption(family, sharing),
     )  # fmt: skip
 
 
@@ -157,21 +169,27 @@ def test_the_table_has_every_family() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_trained_as_documented(family) -> None:
+def test_a_family_is_asked_and_trained_as_documented(family) -> None:
     torch.set_num_threads(1)
     row = measure(family)
+    assert row.greedy
     assert row.nat < 3e-5
     assert row.gradients < 1e-9
     assert row.resumed
-    cells = documented()[family].split("|")
-    assert cells[2].strip() == row.way
-    for cell, value in ((cells[3], row.nat), (cells[4], row.gradients)):
+    _, asked, asked_nat, way, nat, gradient, _ = documented()[family].strip("| ").split(" | ")
+    assert (row.asked, row.way) == (asked, way), "run: python tests/test_families.py"
+    measured = ((row.asked_nat, asked_nat), (row.nat, nat), (row.gradients, gradient))
+    for value, cell in measured:
         assert value < 10 * float(cell.strip(" <")), "run: python tests/test_families.py"
 
 
 def render_table() -> str:
     torch.set_num_threads(1)
-    lines = [HEAD, "|---|---|---|---|---|", *(measure(family).render() for family in FAMILIES)]
+    lines = [
+        HEAD,
+        "|---|---|---|---|---|---|---|",
+        *(measure(family).render() for family in FAMILIES),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from agenticlu.attention.kernels import Blocks, Kernel, candidates, load_kernel, merge_into
 from agenticlu.core.errors import TrainingError
 from agenticlu.training.path_attention import path_attention
+from agenticlu.training.separate import set_attention
 from agenticlu.training.trie import Rectangle, TriePlan, TrieSegment, build_plan, count_pairs
 
 NAME = "agenticlu_tree"
@@ -416,7 +417,7 @@ def use_trie_attention(model: Any) -> None:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attention_forward)
-    model.set_attn_implementation(NAME)
+    set_attention(model, NAME)
 
 
 @dataclass(frozen=True)

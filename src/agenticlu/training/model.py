@@ -218,7 +218,8 @@ class EdgeModel(nn.Module):
             )
         # Hybrids have layers with neither, or with both.
         elif not self.recurrent_layers and attended != self.num_layers:
-            problem = f"trie attention was called {attended} times in {self.num_layers} layers"
+            missing = self.num_layers - attended
+            problem = f"{missing} of {self.num_layers} layers do not ask for trie attention"
         elif windows < self.num_windows:
             problem = (
                 f"{windows} of {self.num_windows} layers with a window say so to trie attention"

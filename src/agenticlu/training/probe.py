@@ -22,6 +22,7 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.training.losses import FloatArray
 from agenticlu.training.model import EdgeModel
 from agenticlu.training.parallel import Ranks
+from agenticlu.training.separate import set_attention
 from agenticlu.training.sharing import UNSHARED, Sharing
 from agenticlu.training.trie import TriePlan, TrieSegment, build_plan, build_rectangles
 
@@ -214,7 +215,7 @@ def _own_logprobs(model: Any, sample: _Sample, *, recurrent: bool) -> list[Float
     try:
         for name in OWN_ATTENTION:
             try:
-                model.set_attn_implementation(name)
+                set_attention(model, name)
             except (ValueError, ImportError):  # the class has not got it
                 continue
             if not found:
@@ -226,7 +227,7 @@ def _own_logprobs(model: Any, sample: _Sample, *, recurrent: bool) -> list[Float
                         found.append(continued)
             found.append(_run_batch(model, traces))
     finally:
-        model.set_attn_implementation(before)
+        set_attention(model, before)
     return found
 
 

@@ -21,7 +21,13 @@ ROTARY_STATE = ("inv_freq", "attention_scaling", "max_seq_len_cached")
 
 def use_own_attention(model: Any) -> None:
     """Lets a model compute attention as transformers does where nothing else is asked for."""
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    set_attention(model, "sdpa" if model._supports_sdpa else "eager")
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Names the attention that a model's layers call; classes with one of their own keep it."""
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation(name)
 
 
 class SeparateRows:
