@@ -1,6 +1,8 @@
 # make demo        the whole loop, offline, on the bundled tiny model (about ten minutes, two cores)
 # make demo-short  the same at a tenth of the size: does it run?
 # make test        all tests
+# make test-servers MODEL=FOLDER
+#                  the commands against real servers: llama.cpp's and transformers' (slow to build)
 # make coverage    all tests, with the lines they reach
 # make check       format, lint, types
 # make bare        every command in an environment without extras
@@ -10,8 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OUT ?= demo-run
+SERVERS := build/servers
 
-.PHONY: demo demo-short test coverage check bare format venv clean
+.PHONY: demo demo-short test test-servers coverage check bare format venv clean
 
 demo: $(VENV)/.demo
 	$(BIN)/agenticlu demo --out $(OUT)
@@ -22,6 +25,24 @@ demo-short: $(VENV)/.demo
 
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# MODEL: a small instruct model in Hugging Face layout with a GGUF file beside it.
+test-servers: venv $(SERVERS)/.built
+	@test -n "$(MODEL)" || { echo "which model? make test-servers MODEL=FOLDER"; exit 2; }
+	AGENTICLU_SERVERS=$(SERVERS) AGENTICLU_SERVERS_MODEL='$(MODEL)' \
+		$(BIN)/python -m pytest -m servers tests/servers
+
+# Each server in an environment of its own; transformers' takes its packages from ours.
+$(SERVERS)/.built: | $(VENV)/.dev
+	$(BIN)/python -m venv $(SERVERS)/llama
+	$(SERVERS)/llama/bin/pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]'
+	$(BIN)/python -m venv $(SERVERS)/transformers
+	$(SERVERS)/transformers/bin/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt fastapi
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$( \
+		$(SERVERS)/transformers/bin/python -c \
+		'import sysconfig; print(sysconfig.get_path("purelib"))')/agenticlu.pth"
+	@touch $@
 
 coverage: venv
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov=agenticlu --cov-report=term

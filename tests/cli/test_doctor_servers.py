@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from agenticlu.cli import group
+from agenticlu.cli.doctor import STEPS
+from agenticlu.engines.probe import PROBES
 
 
 class Played:
@@ -82,7 +84,11 @@ class Played:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:
+                pass  # a client that left
+
+        server = Quiet(("127.0.0.1", 0), Handler)
         Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -111,6 +117,10 @@ def line(check: dict[str, Any], start: str) -> str:
     found = [one for one in check["details"] if one.startswith(start)]
     assert len(found) == 1, check["details"]
     return str(found[0])
+
+
+def test_nothing_that_can_be_asked_is_left_out() -> None:
+    assert {PROBES[feature] for feature in STEPS} == set(PROBES.values())
 
 
 def test_every_step_and_its_cost_are_told(examine: Examine) -> None:

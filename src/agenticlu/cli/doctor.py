@@ -48,6 +48,7 @@ STEPS: dict[Feature, str] = {
     "logprobs": "log-probabilities",
     "token_ids": "token ids",
     "completes": "plain text",
+    "thinking_tokens": "thinking",
     "prefix_reuse_from_tokens": "reuse of prefixes",
 }
 """What a server is asked about, in this order, and what it is called meanwhile."""

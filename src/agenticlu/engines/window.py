@@ -27,6 +27,10 @@ from agenticlu.engines.transport import Transport
 LEAST_TOKENS = 400
 """Shorter prompts fit every window, and templates weigh too much in them."""
 LEAST_CHARACTERS = 400
+SURE_TOKENS, SURE_SHARE = 1500, 0.6
+"""No server is known to cut at a window as short as the first, so a prompt below that is looked
+into only where it is reported at less than the second share of our estimate, or at a multiple of
+`ROUND_TOKENS`."""
 SLICES, SLICE_CHARACTERS = 8, 120
 """The sample of a prompt by which the server's tokens are measured."""
 SHORTFALL = 0.9
@@ -149,6 +153,10 @@ class CutWatch:
             return
         estimate = sum(map(count, texts))
         if estimate < LEAST_TOKENS:
+            return
+        reported = usage.prompt_tokens
+        is_likely = reported + usage.cached_tokens >= SURE_SHARE * estimate
+        if estimate < SURE_TOKENS and is_likely and reported % ROUND_TOKENS:
             return
         text, plain = "\n".join(texts), isinstance(asked, str)
         kind = script(text)
