@@ -12,7 +12,7 @@ from scripted_world import corpus, engine, write_corpus
 from thinking_model import ThinkingModel, serving
 
 from agenticlu.cli import group
-from agenticlu.core.errors import IncompleteRunError
+from agenticlu.core.errors import IncompleteRunError, StoreError
 from agenticlu.core.records import content_seed
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.engines.thinking import FIRST_ROOM
@@ -105,6 +105,22 @@ def test_a_search_whose_model_only_thinks_says_so_and_fails(tmp_path: Path) -> N
     assert {tree.outcome for tree in trees} == {"failed"}
     failures = call("status", tmp_path / "run").output
     assert "was still thinking after 64 tokens" in failures
+    with Store(tmp_path / "run", writable=False) as store:
+        total = store.total_usage()
+    # Each request was cut at 64 tokens of thought and what was the reply's.
+    assert total.thinking_tokens > 64 * total.requests / 2 > 0, "it cost all the same"
+
+
+def test_a_search_goes_on_under_the_effort_that_it_was_begun_with(tmp_path: Path) -> None:
+    model = ThinkingModel(half_knowing(), thinks=False)
+    first, trees = generate(tmp_path, model, "--limit", 1, "--thinking", "low")
+    assert first.exit_code == 0, first.output
+    second, _ = generate(tmp_path, model, "--no-thinking")
+    assert isinstance(second.exception, StoreError)
+    assert "thinking = 'low', not 'off'" in second.exception.message
+    third, more = generate(tmp_path, model, "--thinking", "low")
+    assert third.exit_code == 0, third.output
+    assert len(more) > len(trees)
 
 
 def test_a_search_that_gets_nothing_but_empty_replies_does_not_end_well(tmp_path: Path) -> None:
@@ -118,12 +134,13 @@ def test_a_search_that_gets_nothing_but_empty_replies_does_not_end_well(tmp_path
 @pytest.mark.parametrize("spans", [False, True])
 def test_an_answer_is_the_plain_twins(tmp_path: Path, form: str, spans: bool) -> None:
     document = tmp_path / "book.txt"
-    document.write_text(ITEMS[0].document.text, encoding="utf-8")
+    books = {item.document.text: None for item in corpus(documents=6)} if spans else {}
+    document.write_text(" ".join(books) or ITEMS[0].document.text, encoding="utf-8")
     question = ITEMS[0].question.text
     found = []
     for thinks in (False, True):
         model = ThinkingModel(half_knowing(), form, thinks=thinks, very_long=FIRST_ROOM + 900)
-        spanning = ("--spans", "--window", 1400) if spans else ()
+        spanning = ("--spans", "--window", 3000) if spans else ()
         with serving(model) as url:
             result = call(
                 "ask", document, question, "--base-url", url, "--json", "--piece-tokens", 48,
@@ -132,6 +149,7 @@ def test_an_answer_is_the_plain_twins(tmp_path: Path, form: str, spans: bool) ->
         assert result.exit_code == 0, result.output
         found.append(json.loads(result.stdout))
     before, after = found
+    assert (before["shown_pieces"] is not None) == spans
     for name in ("answer", "supported", "checked", "citations", "shown_pieces", "rounds"):
         assert before[name] == after[name], name
     replies = [[turn["reply"] for turn in one["turns"]] for one in found]
@@ -164,6 +182,22 @@ def test_scores_of_an_evaluation_are_the_plain_twins(tmp_path: Path, form: str) 
             thinking_rows[key][name] for key in plain_rows
         ]
     assert all(one["usage"]["thinking_tokens"] > 0 for one in thinking_rows.values())
+
+
+def test_items_that_were_thought_away_fail_with_their_cost(tmp_path: Path) -> None:
+    model = ThinkingModel(ScriptedEngine({"": "Wexley. Answer: Wexley"}))
+    model.thought = lambda messages: "hmm " * 5000  # type: ignore[method-assign]
+    with serving(model) as url:
+        result = call(
+            "eval", "--task", "world", "--lengths", 256, "--methods", "direct", "--limit", 2,
+            "--base-url", url, "--out", tmp_path / "out", "--thinking-tokens", 64,
+        )  # fmt: skip
+    assert isinstance(result.exception, IncompleteRunError)
+    lines = (tmp_path / "out" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines):
+        assert "was still thinking after 64 tokens" in row["error"]
+        assert row["scores"] == {}
+        assert row["usage"]["thinking_tokens"] > 0
 
 
 @pytest.mark.parametrize("form", FORMS)

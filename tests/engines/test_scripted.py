@@ -166,3 +166,14 @@ def test_a_text_is_continued_with_its_white_space() -> None:
     silent = ScriptedEngine(completes=False)
     with pytest.raises(EngineReplyError):
         asyncio.run(silent.complete("x", Sampling()))
+
+
+def test_a_thought_is_parted_from_its_reply_and_counted() -> None:
+    engine = ScriptedEngine({"Who": "<think>Perhaps Bo.</think>Ada Larkin"})
+    found = asyncio.run(engine.sample([Message(role="user", content="Who?")], Sampling()))
+    assert (found.completions[0].text, found.completions[0].thinking) == (
+        "Ada Larkin",
+        "Perhaps Bo.",
+    )
+    assert found.usage.completion_tokens == 3, "as words: the tags stick to their neighbours"
+    assert found.usage.thinking_tokens == 1

@@ -12,7 +12,7 @@ from thinking_model import FORMS, ThinkingModel
 from agenticlu.core.errors import DocumentTooLongError, UsageError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.admission import Admission
-from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutError
+from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutError, adaptations_of
 from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.retry import LimitedEngine, Limiter
 from agenticlu.engines.scripted import ScriptedEngine
@@ -361,3 +361,37 @@ def test_thoughts_that_differ_are_samples_that_differ(serve: Serve) -> None:
     engine = OpenAIEngine(serve(answer).url, "m")
     found = asyncio.run(probe_and_close(engine, "samples_n", "repeats_seeds"))
     assert (found.samples_n, found.repeats_seeds, found.notes) == (True, True, ())
+
+
+def test_a_server_that_bounds_replies_is_not_asked_for_more_in_vain(serve: Serve) -> None:
+    model = ThinkingModel(ScriptedEngine({"mill": "Ada"}))
+    model.thought = lambda messages: "hmm " * 10**5  # type: ignore[method-assign]
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if body["max_tokens"] > 2000:
+            message = "max_tokens is too large: this model supports at most 2000 completion tokens"
+            return 400, {"error": {"message": message, "param": "max_tokens", "code": "invalid"}}
+        return model(body, number)
+
+    engine = engine_at(serve(answer))
+    with pytest.raises(ThoughtCutError):
+        run(engine, sample(engine))
+    assert [body["max_tokens"] for body in model.bodies][:2] == [8, 2000]
+    assert len(model.bodies) <= 3
+
+
+def test_what_became_of_the_wish_is_among_the_facts_of_a_run(serve: Serve) -> None:
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if body.keys() & {"reasoning_effort", "chat_template_kwargs"}:
+            return 400, {"error": {"message": "Unrecognized request argument"}}
+        return model(body, number)
+
+    model = ThinkingModel(ScriptedEngine({"mill": "Ada"}))
+    said: list[str] = []
+    engine = engine_at(serve(answer), said, effort="low")
+    run(engine, sample(engine), sample(engine))
+    told = "m takes no setting of its thinking, although --thinking low was asked for."
+    assert said.count(told) == 1
+    assert adaptations_of(engine) == (
+        told, "m: 1 replies were cut inside a thought and asked for again with more room."
+    )  # fmt: skip

@@ -352,10 +352,13 @@ class _Asking:
         # By now it is known whether the model thinks, and so needs a part of its window for that.
         assert self.window is not None
         thought = min(thinking_room_of(self.engine), self.window // THOUGHT_SHARE)
-        room = -self._overflow(self._dialogue("")) - thought
-        self.kept = self.scanner.choose(
-            room, lambda index: self.tokenizer.count(self.shown.view((index,))) + 1
-        )
+        room = -self._overflow(self._dialogue(""))
+        for free in (room - thought, room):
+            self.kept = self.scanner.choose(
+                free, lambda index: self.tokenizer.count(self.shown.view((index,))) + 1
+            )
+            if self.kept:
+                break
         if not self.kept:
             raise DocumentTooLongError(
                 f"Not even one piece fits the window of {self.engine.name} "

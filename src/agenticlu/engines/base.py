@@ -176,6 +176,12 @@ def thinking_room_of(engine: Engine) -> int:
     return found
 
 
+def effort_of(engine: Engine) -> str:
+    """Returns how much an engine's model is asked to think; 'auto' where nothing is asked."""
+    found: str = getattr(engine, "effort", "auto")
+    return found
+
+
 @runtime_checkable
 class Adapted(Protocol):
     """An engine that may have to ask otherwise than it was told to."""

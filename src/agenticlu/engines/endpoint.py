@@ -106,6 +106,11 @@ class Endpoint:
         """Tokens kept free for a thought before each reply; 0 unless the model thinks."""
         return self.room.tokens
 
+    @property
+    def effort(self) -> str:
+        """How much the model is asked to think."""
+        return self.room.thinking.effort
+
     async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns what is known of the server, and asks it short questions for what is wanted.
 
@@ -132,7 +137,8 @@ class Endpoint:
 
     def adaptations(self) -> tuple[str, ...]:
         """Returns what the server made necessary to change, a sentence each."""
-        return tuple(f"{self.name} {words}" for words in self.dialect.told.values())
+        learnt = (f"{self.name} {words}" for words in self.dialect.told.values())
+        return (*learnt, *self.room.facts())
 
     def health(self) -> list[Health]:
         """Returns the endpoint's state."""
@@ -301,6 +307,7 @@ class Endpoint:
         room = limits.reply_tokens or 0
         if limits.prompt_tokens is None:
             self.dialect.bound_replies(room)
+            self.room.bound(room)
             return body
         if room < min(ROOM_ENOUGH, length // 2):
             too_long = DocumentTooLongError(

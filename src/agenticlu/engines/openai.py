@@ -117,7 +117,7 @@ class OpenAIEngine(Endpoint):
             except ContentRefusedError:
                 raise
             except EngineRefusedError:
-                if self.room.switch.refuse(fields):
+                if self.room.refuse(fields):
                     continue
                 raise
             break

@@ -33,6 +33,7 @@ from agenticlu.engines.base import (
     Sampling,
     Watched,
     adaptations_of,
+    effort_of,
     setup_of,
     thinking_room_of,
 )
@@ -107,6 +108,11 @@ class PoolEngine:
     def thinking_room(self) -> int:
         """The most that a replica keeps free."""
         return max(thinking_room_of(replica.engine) for replica in self.replicas)
+
+    @property
+    def effort(self) -> str:
+        """The replicas'."""
+        return effort_of(self.replicas[0].engine)
 
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None

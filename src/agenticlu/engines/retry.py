@@ -48,6 +48,7 @@ from agenticlu.engines.base import (
     ThoughtCutError,
     Watched,
     adaptations_of,
+    effort_of,
     setup_of,
     thinking_room_of,
 )
@@ -303,6 +304,11 @@ class LimitedEngine:
     def thinking_room(self) -> int:
         """The engine's."""
         return thinking_room_of(self.engine)
+
+    @property
+    def effort(self) -> str:
+        """The engine's."""
+        return effort_of(self.engine)
 
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None

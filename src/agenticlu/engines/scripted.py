@@ -4,7 +4,8 @@
 
 Replies come from a callable, from a table (text found in the last message, to its reply), from a
 sequence (one reply per assistant turn), or, where the script is silent, from a hash of the prompt.
-Usage is counted as a server with a prefix cache would count it.
+Usage is counted as a server with a prefix cache would count it. A thought between tags is parted
+from its reply, as by any engine; limits on replies hold for both together.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Protocol, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id, content_seed
+from agenticlu.dialogue.replies import split_thinking
 from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Feature, Sampled, Sampling
 
 
@@ -143,8 +145,12 @@ class ScriptedEngine:
             for ordinal in range(sampling.n)
         )
         sampled_tokens = sum(len(self._words(one.text)) for one in completions)
-        usage = self._count(request, [one.text for one in completions], sampled_tokens)
-        return Sampled(completions=completions, usage=usage)
+        parted = completions if request.plain else tuple(map(_part_thought, completions))
+        said_tokens = sum(len(self._words(one.text)) for one in parted)
+        usage = self._count(
+            request, [one.text for one in completions], sampled_tokens, sampled_tokens - said_tokens
+        )
+        return Sampled(completions=parted, usage=usage)
 
     async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
@@ -282,7 +288,11 @@ class ScriptedEngine:
         return tokens
 
     def _count(
-        self, request: ScriptedRequest, replies: Sequence[str], sampled_tokens: int
+        self,
+        request: ScriptedRequest,
+        replies: Sequence[str],
+        sampled_tokens: int,
+        thinking_tokens: int = 0,
     ) -> Usage:
         """Counts a request; what was read and written is cached for the session's next one."""
         prompt = [*self._tokens(request.messages), "<assistant>"]
@@ -313,9 +323,17 @@ class ScriptedEngine:
             prompt_tokens=len(prompt),
             cached_tokens=cached,
             completion_tokens=sampled_tokens,
+            thinking_tokens=thinking_tokens,
         )
         self._usage = self._usage + usage
         return usage
+
+
+def _part_thought(one: Completion) -> Completion:
+    split = split_thinking(one.text)
+    if split.reply == one.text:
+        return one
+    return Completion(split.reply, one.finish_reason, thinking=split.thinking)
 
 
 def _longest_match(table: Mapping[str, Value], text: str) -> Value | None:

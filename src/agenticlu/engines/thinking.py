@@ -163,6 +163,7 @@ class ThinkingRoom:
         self._hides = hides
         self._say = say or (lambda text: None)
         self._is_told = False
+        self._most_reply: int | None = None
         self._checking: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         if thinks:
@@ -172,12 +173,35 @@ class ThinkingRoom:
     def _first(self) -> int:
         return min(FIRST_ROOM, self.thinking.tokens)
 
+    def facts(self) -> tuple[str, ...]:
+        """Returns what became of the wish for thinking, and how often a thought was cut."""
+        effort, found = self.thinking.effort, []
+        if self.switch.is_spent and effort != "auto":
+            what = (
+                "thinks" if effort == "off" and self.thinks else "takes no setting of its thinking"
+            )
+            found.append(f"{self.name} {what}, although --thinking {effort} was asked for.")
+        if self.num_cut:
+            found.append(
+                f"{self.name}: {self.num_cut} replies were cut inside a thought and asked for again"
+                " with more room."
+            )
+        return tuple(found)
+
+    def refuse(self, fields: Mapping[str, Any]) -> bool:
+        """Notes that a request with these fields of the wish was refused; whether to ask again."""
+        if not self.switch.refuse(fields):
+            return False
+        if self.switch.is_spent:
+            self._say(self.facts()[0])
+        return True
+
     def note_thought(self, fields: Mapping[str, Any]) -> None:
         """Notes that a model thought although a request's fields asked it not to."""
         if self.thinking.effort == "off" and fields:
             self.switch.give_way(fields)
             if self.switch.is_spent:
-                self._say(f"{self.name} thinks, although --thinking off was asked for.")
+                self._say(self.facts()[0])
 
     # --- Verdicts: the probability of each choice as the first token
 
@@ -293,6 +317,8 @@ class ThinkingRoom:
 
     async def _fit(self, ask: Ask, sampling: Sampling, room: int) -> tuple[Sampled, int]:
         """Asks with as much room as the window holds; returns the room, too."""
+        if self._most_reply is not None:
+            room = max(0, min(room, self._most_reply - sampling.max_tokens))
         while True:
             try:
                 wanted = replace(sampling, max_tokens=sampling.max_tokens + room)
@@ -301,6 +327,10 @@ class ThinkingRoom:
                 if room < 2 * LEAST_ROOM:
                     raise
                 room //= 2
+
+    def bound(self, reply_tokens: int) -> None:
+        """Notes the most tokens that the server lets a reply have, thoughts included."""
+        self._most_reply = min(reply_tokens, self._most_reply or reply_tokens)
 
     def _shorten(
         self, one: Completion, sampling: Sampling, found: Sampled, room: int
@@ -365,7 +395,7 @@ class ThinkingRoom:
             f"{self.name} was still thinking after {room:,} tokens, so no reply came."
         )
         if room < most:
-            error.hint = "Its window holds no more: use a longer one, or --thinking off or low."
+            error.hint = "There is no more room: use a longer window, or --thinking off or low."
         else:
             error.hint = f"Raise --thinking-tokens (now {most:,}), or try --thinking off or low."
         error.usage = usage

@@ -23,7 +23,7 @@ from agenticlu.core.errors import (
     UsageError,
 )
 from agenticlu.core.records import Prediction, Turn, Usage
-from agenticlu.engines.base import Engine
+from agenticlu.engines.base import Engine, ThoughtCutError
 from agenticlu.engines.retry import TRANSIENT
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
@@ -174,6 +174,8 @@ class Runner:
         except FATAL:
             raise
         except Exception as error:  # of an engine or a rule about this item: the others continue
+            if isinstance(error, ThoughtCutError):
+                attempt.progress.add(error.usage)
             found = self._build_predictions(attempt, error)
             self._num_failed += 1
             # At some lengths every document is too long, which says nothing about the engine.

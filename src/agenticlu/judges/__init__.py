@@ -28,7 +28,7 @@ SPARED = "not asked: an exact match is right"
 JUDGE_ATTEMPTS = 3
 JUDGE_TOKENS = 256
 LONG_JUDGE_TOKENS = 2048
-"""Allowed after a reply was cut off, mostly that of a model that thinks first."""
+"""Allowed after a reply was cut off, mostly that of a model that reasons in its reply."""
 PROMPT_VERSION = 1
 _SCHEMA = json.dumps(
     {

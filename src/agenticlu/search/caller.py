@@ -26,6 +26,7 @@ from agenticlu.engines.base import (
     Feature,
     Sampled,
     Sampling,
+    ThoughtCutError,
 )
 from agenticlu.engines.retry import LimitedEngine
 from agenticlu.search.store import CallId, Store
@@ -179,7 +180,8 @@ class Caller:
         except (DocumentTooLongError, EngineReplyError) as error:
             # Only what is wrong with this call. Any other error, an outage or a rejected key, ends
             # the run and leaves the intent, so that a resumed run sends the call again.
-            await self.store.fail(call.key, error.message)
+            spent = error.usage if isinstance(error, ThoughtCutError) else None
+            await self.store.fail(call.key, error.message, spent)
             raise CallFailedError(error.message) from error
         await self.store.finish(call.key, encode(reply), reply.usage)
         return reply

@@ -21,7 +21,7 @@ from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.admission import Admission
-from agenticlu.engines.base import Engine, adaptations_of
+from agenticlu.engines.base import Engine, adaptations_of, effort_of
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search import BOUND_SETTINGS, SearchConfig
@@ -256,7 +256,7 @@ async def run_search(
         # Only now is the engine's name known for sure, and only a call that is really sent needs
         # it: a finished run needs no server.
         found = await engine.capabilities("token_ids")
-        bind(store, config, profile, engine=engine.name)
+        bind(store, config, profile, engine=engine.name, thinking=effort_of(engine))
         for note in found.notes:
             progress.say(note)
 

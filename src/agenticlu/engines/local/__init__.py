@@ -111,6 +111,11 @@ class HFEngine:
         """Tokens kept free for a thought before each reply; 0 unless the model thinks."""
         return self.room.tokens
 
+    @property
+    def effort(self) -> str:
+        """How much the model is asked to think."""
+        return self.room.thinking.effort
+
     async def sample(
         self, messages: Sequence[Message], sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
@@ -195,6 +200,10 @@ class HFEngine:
             context_tokens=self.context_tokens,
             prefix_reuse_from_tokens=1 if self._reuses else math.inf,
         )
+
+    def adaptations(self) -> tuple[str, ...]:
+        """Returns what became of the wish for thinking; see `ThinkingRoom.facts`."""
+        return self.room.facts()
 
     async def close(self) -> None:
         """Ends the worker and frees the cache; requests under way fail."""

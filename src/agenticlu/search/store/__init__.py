@@ -317,10 +317,12 @@ class Ledger(RunFile):
         spent = (getattr(usage, name) for name in USAGE_COLUMNS)
         await self.append([(sql, (pack(reply), *spent, time.time(), key))])
 
-    async def fail(self, key: str, reason: str) -> None:
-        """Commits that a call failed for good."""
-        sql = "UPDATE call SET state = 'failed', failure = ?, finished = ? WHERE key = ?"
-        await self.append([(sql, (reason, time.time(), key))])
+    async def fail(self, key: str, reason: str, usage: Usage | None = None) -> None:
+        """Commits that a call failed for good, and what it cost all the same."""
+        sets = ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
+        sql = f"UPDATE call SET state = 'failed', failure = ?, {sets}, finished = ? WHERE key = ?"
+        spent = (getattr(usage or Usage(), name) for name in USAGE_COLUMNS)
+        await self.append([(sql, (reason, *spent, time.time(), key))])
 
     def find_grounding(self, key: str) -> GroundingRecord | None:
         """Returns what grounding found, or None."""
