@@ -10,11 +10,11 @@ import pytest
 from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, export, plain
 
-from agenticlu.core.errors import BudgetExceededError, EngineUnreachableError
+from agenticlu.core.errors import BudgetExceededError, EngineReplyError, EngineUnreachableError
 from agenticlu.data.corpus import build_item
 from agenticlu.engines.base import Capabilities
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.search import SearchConfig
+from agenticlu.search import SearchConfig, adapt
 from agenticlu.search.adapt import Chooser, Facts
 from agenticlu.search.cost import PromptSizes
 from agenticlu.search.grounding import MANY_REQUEST
@@ -106,7 +106,7 @@ def test_an_unknown_window_shows_the_kept_pieces_and_says_so(tmp_path: Path):
     search(tmp_path, sampler(), progress=heard)
     assert views(tmp_path) == {SHORT: {"kept"}, LONG: {"kept"}}
     (line,) = [said for said in heard.said if "window" in said]
-    assert "--view document" in line
+    assert "--window" in line
 
 
 @pytest.mark.parametrize("other", [{}, {"context_tokens": 100_000, "prefix_reuse_from_tokens": 1}])
@@ -115,7 +115,7 @@ def test_a_resumed_run_chooses_as_it_was_begun(tmp_path: Path, other: dict[str, 
 
     The other server would have every document read whole, or none, and pieces scanned.
     """
-    coarse = {"context_tokens": WINDOW, "prefix_reuse_from_tokens": 90}
+    coarse = {"context_tokens": WINDOW, "prefix_reuse_from_tokens": 130}
     search(tmp_path / "whole", sampler(**coarse))
     chosen = {tuple(tree.chosen.items()) for tree in load_trees(tmp_path / "whole")}
     assert len(chosen) == 2
@@ -132,7 +132,7 @@ def test_a_finished_run_needs_no_server(tmp_path: Path):
     search(tmp_path, sampler(context_tokens=WINDOW))
 
     class Gone(ScriptedEngine):
-        async def capabilities(self) -> Capabilities:
+        async def capabilities(self, *wanted) -> Capabilities:
             raise EngineUnreachableError("nobody there")
 
     before = load_trees(tmp_path)
@@ -194,7 +194,7 @@ def test_grounding_moves_where_short_prefixes_are_read_again(tmp_path: Path):
     ("cache", "writes_lines", "pieces", "wanted"),
     [
         ({"prefix_reuse_from_tokens": 1}, True, 131, "scan"),
-        ({"prefix_reuse_from_tokens": 16}, True, 131, "scan"),
+        ({"prefix_reuse_from_tokens": 64}, True, 131, "scan"),
         ({"prefix_reuse_from_tokens": 528}, True, 8, "scan-many"),
         ({"prefix_reuse_from_tokens": 2096}, True, 131, "scan-many"),
         ({"prefix_reuse_from_tokens": 2096}, True, 600, "shortlist"),
@@ -215,10 +215,36 @@ def test_the_grounding_that_is_chosen(cache, writes_lines: bool, pieces: int, wa
 
 
 def test_a_model_that_writes_no_lines_is_found_out_once(tmp_path: Path):
-    one = sampler(writes_lines=False, prefix_reuse_from_tokens=90)
-    search(tmp_path, one)
+    heard = Heard()
+    one = sampler(writes_lines=False, prefix_reuse_from_tokens=130)
+    search(tmp_path, one, progress=heard)
+    assert sum("--piece-tokens 130" in line for line in heard.said) == 1
     assert {tree.chosen["grounding"] for tree in load_trees(tmp_path)} == {"scan"}
     assert sum(MANY_REQUEST in request.last for request in one.requests) == 1
+
+
+@pytest.mark.parametrize("stumbles", [False, True])
+@pytest.mark.parametrize("worth", [False, True])
+def test_a_cache_is_measured_where_grounding_could_cost_far_more(
+    tmp_path: Path, monkeypatch, stumbles: bool, worth: bool
+):
+    class Unmeasured(ScriptedEngine):
+        wanted: tuple[str, ...] = ()
+
+        async def capabilities(self, *wanted) -> Capabilities:
+            self.wanted += wanted
+            measures = "prefix_reuse_from_tokens" in wanted
+            if stumbles and measures:
+                raise EngineReplyError("replied without a message")
+            return Capabilities(prefix_reuse_from_tokens=130 if measures else None)
+
+    monkeypatch.setattr(adapt, "MEASURED_FROM_TOKENS", 1000 if worth else 1_000_000)
+    one = sampler(kind=Unmeasured)
+    search(tmp_path, one)
+    assert ("prefix_reuse_from_tokens" in one.wanted) == worth
+    moved = worth and not stumbles
+    groundings = {tree.chosen["grounding"] for tree in load_trees(tmp_path)}
+    assert groundings == {"scan-many" if moved else "scan"}
 
 
 def test_the_settings_say_what_the_cache_does():
@@ -228,7 +254,7 @@ def test_the_settings_say_what_the_cache_does():
     assert (unknown.block, unknown.window_tokens) == (1, None)
 
 
-@pytest.mark.parametrize("block", [1, 64, 528])
+@pytest.mark.parametrize("block", [1, 110, 528])
 def test_the_plan_chooses_and_counts_as_the_run_does(tmp_path: Path, block: int):
     config = CONFIG.model_copy(update={"growth": "full", "branching": 2})
     cache = {"context_tokens": WINDOW, "prefix_reuse_from_tokens": block}

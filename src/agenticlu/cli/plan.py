@@ -139,11 +139,11 @@ def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:
     from agenticlu.engines.probe import read_served_model
     from agenticlu.search.adapt import Facts
 
-    window = None
+    window = settings.window
     folder = settings.engine_choice().folder
-    if folder is not None:
+    if window is None and folder is not None:
         window = read_window(folder)
-    elif settings.base_url and config.view == "auto":
+    elif window is None and settings.base_url and config.view == "auto":
         try:
             served = read_served_model(settings.base_url, settings.model, settings.api_key_env)
         except AgenticluError as error:

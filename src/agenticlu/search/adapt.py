@@ -7,10 +7,12 @@ whatever another server would say.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Record
 from agenticlu.dialogue.steps import FULL_ROUND
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS
@@ -32,6 +34,11 @@ OPENING_TOKENS = 512
 """Room for the system turn and the question."""
 QUESTION_TOKENS = 20
 """Assumed length of a question."""
+FINE_TOKENS = 100
+"""An engine that reused the shortest prefix it was measured with may reuse any."""
+MEASURED_FROM_TOKENS = 1_000_000
+"""Grounding that could read so many tokens makes it worth to measure a server's cache, which takes
+up to 70,000 where the server does not report what it reused, else some hundreds to thousands."""
 COARSE = 2.0
 """Grounding is reconsidered where the engine's cache makes a scan so many times as dear."""
 LEAST_GAIN = {"scan-many": 1.25, "shortlist": 3.0}
@@ -58,13 +65,12 @@ class Facts(Record):
     @classmethod
     def of(cls, found: Capabilities, config: SearchConfig) -> Facts:
         """Takes what an engine can do; what the settings say comes first."""
-        reuse = found.prefix_reuse_from_tokens
-        if config.reuse_from is not None:
-            reuse = config.reuse_from
-        return cls(
-            window_tokens=found.context_tokens,
-            reuse_from_tokens=1 if reuse is None else 0 if math.isinf(reuse) else round(reuse),
-        )
+        reuse = config.reuse_from
+        if reuse is None:
+            measured = found.prefix_reuse_from_tokens or 1
+            fine, never = measured <= FINE_TOKENS, measured == math.inf
+            reuse = 1 if fine else 0 if never else round(measured)
+        return cls(window_tokens=found.context_tokens, reuse_from_tokens=reuse)
 
     @property
     def block(self) -> float:
@@ -82,11 +88,26 @@ async def find_facts(config: SearchConfig, caller: Caller) -> Facts:
     known = read_facts(store)
     if known is not None or engine is None or not config.is_open:
         return known or Facts()
-    facts = Facts.of(await engine.capabilities(), config)
+    found = await engine.capabilities()
+    if found.prefix_reuse_from_tokens is None and _is_worth_measuring(config, store):
+        # A server that stumbles over this may still search well.
+        with contextlib.suppress(EngineReplyError, DocumentTooLongError):
+            found = await engine.capabilities("prefix_reuse_from_tokens")
+    facts = Facts.of(found, config)
     if config.grounding == "auto" and facts.block > 1:
         facts = facts.model_copy(update={"writes_lines": await _writes_lines(caller)})
     store.put(facts=facts.model_dump(mode="json"))
     return facts
+
+
+def _is_worth_measuring(config: SearchConfig, store: Store) -> bool:
+    """Whether grounding could cost many times what it costs to measure the engine's cache."""
+    if config.grounding != "auto" or config.reuse_from is not None:
+        return False
+    questions = store.questions()
+    pieces = store.pieces(questions[0][1]) if questions else ()
+    texts = len(questions) * (1 + config.branching * (config.depth > 0))
+    return texts * sum(piece.num_tokens for piece in pieces) >= MEASURED_FROM_TOKENS
 
 
 def read_facts(store: Store) -> Facts | None:
@@ -129,31 +150,48 @@ class Chooser:
         if self.config.view == "auto":
             chosen["view"] = "document" if self._fits(pieces) else "kept"
         if self.config.grounding == "auto":
-            view = {"view": chosen.get("view", self.config.view)}
-            chosen["grounding"] = self._choose_grounding(pieces, view)
+            chosen["grounding"] = self._choose_grounding(pieces)
         return chosen
 
-    def explain(self, chosen: dict[str, str]) -> list[str]:
-        """Returns a line for people about each choice that they might not expect."""
+    def explain(self, chosen: Mapping[str, str], pieces: Sequence[int]) -> list[str]:
+        """Returns a line for people about each choice that they might not expect.
+
+        Args:
+            chosen: By `choose`, for a document.
+            pieces: Tokens of each of its pieces.
+        """
         lines = []
         window, reuse = self.facts.window_tokens, self.facts.reuse_from_tokens
         if chosen.get("view") == "kept" and window is None:
             lines.append(
                 "The length of the model's window is unknown: answers are written over the pieces "
-                "that grounding keeps. --view document shows whole documents."
+                "that grounding keeps. --window TOKENS has documents that fit shown whole."
             )
         elif chosen.get("view") == "kept":
             lines.append(
                 f"Documents that do not fit the window ({window:,} tokens) beside the dialogue are "
                 "answered over the pieces that grounding keeps (--view kept)."
             )
-        if chosen.get("grounding", "scan") != "scan":
-            cache = f"no prefix under {reuse:,} tokens" if reuse else "no prefixes"
+        if "grounding" not in chosen:
+            return lines
+        cache = f"no prefix under {reuse:,} tokens" if reuse else "no prefixes"
+        if chosen["grounding"] != "scan":
             lines.append(
                 f"The engine reuses {cache}, so that a scan would read every piece again for every "
                 f"text: pieces are found by {chosen['grounding']} (--grounding)."
             )
+        elif reuse and self.is_dear(pieces) and max(pieces) < reuse:
+            lines.append(
+                f"The engine reuses {cache}, and pieces are shorter: each is read again for every "
+                f"text. --piece-tokens {reuse:,} costs less, where passages may be that long."
+            )
         return lines
+
+    def is_dear(self, pieces: Sequence[int]) -> bool:
+        """Whether the engine's cache makes a scan of these pieces much dearer than it could be."""
+        if self.facts.block == 1 or self.sizes is None or not pieces:
+            return False
+        return self._cost(pieces, "scan") >= COARSE * self._cost(pieces, "scan", block=1)
 
     def _fits(self, pieces: Sequence[int]) -> bool:
         window = self.facts.window_tokens
@@ -163,35 +201,32 @@ class Chooser:
         document = sum(pieces) + MARK_TOKENS * len(pieces)
         return document + OPENING_TOKENS + max(1, self.config.depth) * turns <= window
 
-    def _choose_grounding(self, pieces: Sequence[int], view: dict[str, str]) -> str:
-        if self.sizes is None or self.facts.block == 1 or not pieces:
+    def _choose_grounding(self, pieces: Sequence[int]) -> Grounding:
+        if not self.is_dear(pieces):
             return "scan"
-
-        def cost(grounding: Grounding, block: float) -> int:
-            config = self.config.model_copy(update={**view, "grounding": grounding})
-            spent = SearchCost()
-            QuestionCost(
-                config=config,
-                measured=MeasuredLengths(),
-                sizes=sizes,
-                pieces=pieces,
-                levels=list_expansions(config)[0],
-                first=False,
-                tokens=QUESTION_TOKENS,
-                block=block,
-            ).add_grounding(spent)
-            return spent.usage.computed_tokens
-
-        sizes, block = self.sizes, self.facts.block
         best: Grounding = "scan"
-        least = cost(best, block)
-        if least < COARSE * cost(best, 1):
-            return best
+        least = self._cost(pieces, best)
         others: tuple[Grounding, ...] = ("scan-many", "shortlist")
         for other in others:
             if other == "scan-many" and not self.facts.writes_lines:
                 continue
-            price = cost(other, block)
+            price = self._cost(pieces, other)
             if price * LEAST_GAIN[other] <= least:
                 best, least = other, price
         return best
+
+    def _cost(self, pieces: Sequence[int], grounding: Grounding, block: float | None = None) -> int:
+        """Returns the tokens that grounding one more question would compute, at least."""
+        assert self.sizes is not None
+        spent = SearchCost()
+        QuestionCost(
+            config=self.config.model_copy(update={"grounding": grounding}),
+            measured=MeasuredLengths(),
+            sizes=self.sizes,
+            pieces=pieces,
+            levels=list_expansions(self.config)[0],
+            first=False,
+            tokens=QUESTION_TOKENS,
+            block=self.facts.block if block is None else block,
+        ).add_grounding(spent)
+        return spent.usage.computed_tokens

@@ -176,7 +176,11 @@ def build_plan(
             for name in OPEN_SETTINGS
             if getattr(config, name) == "auto"
         },
-        notes=tuple(dict.fromkeys(n for one in chosen.values() for n in chooser.explain(one))),
+        notes=tuple(
+            dict.fromkeys(
+                line for name in chosen for line in chooser.explain(chosen[name], pieces[name])
+            )
+        ),
     )
 
 

@@ -428,8 +428,9 @@ class _Growing:
         tree_id = name_tree(shown.document.id, question.id, config)
         chosen = self._caller.store.read_chosen(tree_id)
         if chosen is None:
-            chosen = self._chooser.choose([piece.num_tokens for piece in shown.pieces])
-            for line in self._chooser.explain(chosen):
+            pieces = [piece.num_tokens for piece in shown.pieces]
+            chosen = self._chooser.choose(pieces)
+            for line in self._chooser.explain(chosen, pieces):
                 if line not in self._told:
                     self._told.add(line)
                     self._progress.say(line)
