@@ -99,6 +99,14 @@ FIELDS = [
     ("seed", 500, openai("UnsupportedParamsError: bedrock does not support parameters: ['seed']")),
     ("seed", 400, {"message": "Malformed input request: extraneous key [seed] is not permitted"}),
     ("seed", 422, {"detail": "Unexpected keys in the request: {'seed'}"}),
+    (
+        "seed",
+        500,
+        openai(
+            "1 validation error:\n  {'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg':"
+            " 'Extra inputs are not permitted'}"
+        ),
+    ),
     ("n", 400, openai("'n' : number must be at most 1", "n")),
     ("n", 400, openai("Only one completion choice is allowed")),
     ("n", 400, [openai("Multiple candidates is not enabled for this model")]),

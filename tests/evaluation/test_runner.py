@@ -16,6 +16,7 @@ import pytest
 
 from agenticlu.core.errors import (
     AgenticluError,
+    ContentRefusedError,
     DocumentTooLongError,
     EngineBusyError,
     EngineError,
@@ -97,8 +98,11 @@ def test_many_bad_items_in_a_row_end_the_run(tmp_path: Path) -> None:
     assert load_summary(tmp_path).num_failed >= MOST_IN_A_ROW
 
 
-def test_documents_longer_than_the_window_do_not_end_the_run(tmp_path: Path) -> None:
-    engine = ScriptedEngine(faults=lambda request: DocumentTooLongError("too long"))
+@pytest.mark.parametrize("error", [DocumentTooLongError, ContentRefusedError])
+def test_documents_too_long_and_moderation_do_not_end_the_run(
+    tmp_path: Path, error: type[AgenticluError]
+) -> None:
+    engine = ScriptedEngine(faults=lambda request: error("not this one"))
     summary = run(config(limit=3 * MOST_IN_A_ROW), engine, tmp_path)
     assert summary.num_failed == 3 * MOST_IN_A_ROW
 

@@ -84,7 +84,12 @@ ROLES = re.compile(
     re.I,
 )
 """Refusals of the roles of a conversation; templates raise some of them, under any status."""
-UNSUPPORTED = re.compile(r"unsupported ?param|(?:does not|doesn't) support (?:the )?param", re.I)
+UNSUPPORTED = re.compile(
+    r"unsupported ?param|(?:does not|doesn't) support (?:the )?param"
+    r"|\d validation errors?\b.{0,120}\bbody\b",
+    re.I | re.S,
+)
+"""The request is at fault, whatever the status."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from agenticlu.core.errors import (
     AgenticluError,
     BudgetExceededError,
     ConfigError,
+    ContentRefusedError,
     DocumentError,
     DocumentTooLongError,
     EngineAuthError,
@@ -178,8 +179,9 @@ class Runner:
                 attempt.progress.add(error.usage)
             found = self._build_predictions(attempt, error)
             self._num_failed += 1
-            # At some lengths every document is too long, which says nothing about the engine.
-            if not isinstance(error, DocumentError):
+            # At some lengths every document is too long, and moderation may refuse one that many
+            # items share: neither says anything about the engine.
+            if not isinstance(error, DocumentError | ContentRefusedError):
                 self._num_in_a_row += 1
             # The last failure is written like any other before the run ends.
             if self._num_in_a_row >= MOST_IN_A_ROW:
