@@ -17,6 +17,7 @@ from agenticlu.cli.options import (
     echo_json,
     note_bundled,
     operand,
+    render_setup,
     require,
     settings_command,
 )
@@ -125,6 +126,7 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
 
 async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:
     from agenticlu.engines import ModelChoice
+    from agenticlu.engines.base import setup_of
     from agenticlu.engines.thinking import Thinking
     from agenticlu.evaluation.run import run_evaluation
 
@@ -132,7 +134,7 @@ async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summ
     thinking = Thinking(settings.thinking, settings.thinking_tokens)
     engine = ModelChoice(settings.model, *served, thinking=thinking).load(_say)
     try:
-        return await run_evaluation(
+        summary = await run_evaluation(
             prepared,
             engine,
             out,
@@ -142,6 +144,9 @@ async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summ
         )
     finally:
         await engine.close()
+    if (setup := setup_of(engine)).requests:
+        _say(render_setup(setup))
+    return summary
 
 
 def _say(line: str) -> None:

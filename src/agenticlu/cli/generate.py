@@ -20,6 +20,7 @@ from agenticlu.cli.options import (
     echo_json,
     note_bundled,
     operand,
+    render_setup,
     require,
     settings_command,
 )
@@ -290,6 +291,8 @@ def render(summary: SearchSummary, out: Path) -> str:
         spent = [usage.requests, computed, usage.cached_tokens, usage.completion_tokens]
         rows.append((name, spent + [usage.thinking_tokens] * thinks))
     lines += [f"{name:>12} {' '.join(f'{cell:>10}' for cell in cells)}" for name, cells in rows]
+    if summary.setup.requests:
+        lines.append(f"  {render_setup(summary.setup)}")
     following = f"agenticlu dataset build {shlex.quote(str(out))} --out DIR"
     lines.append(f"Kept in {out}. Next: {following}")
     return "\n".join(lines)

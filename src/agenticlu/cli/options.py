@@ -22,6 +22,7 @@ from agenticlu.core.settings import (
 )
 
 if TYPE_CHECKING:
+    from agenticlu.core.records import Usage
     from agenticlu.documents.tokens import Tokenizer
 
 Value = TypeVar("Value")
@@ -339,6 +340,15 @@ def note_estimate(settings: ModelSettings, tokenizer: Tokenizer, *, quiet: bool 
             "are estimated; --tokenizer NAME counts them exactly.",
             err=True,
         )
+
+
+def render_setup(setup: Usage) -> str:
+    """Returns what finding out about a server has cost, as a sentence."""
+    number = "one was" if setup.requests == 1 else f"{setup.requests:,} were"
+    return (
+        f"Of these requests {number} setup, which found out about the server: "
+        f"{setup.prompt_tokens:,} prompt and {setup.completion_tokens:,} sampled tokens."
+    )
 
 
 def require(value: Value | None, flag: str, example: str) -> Value:

@@ -47,8 +47,8 @@ class Reuse:
     """What was found out."""
 
     from_tokens: float | None
-    """Shortest prefix that was reused, the template's start included where the server counts it;
-    infinite where none was, None where it cannot be told."""
+    """Shortest prefix that was reused, without what every prompt begins with; infinite where none
+    was, None where it cannot be told."""
     is_reported: bool
     """Whether the server reports cached tokens."""
     counts: bool
@@ -95,7 +95,7 @@ class _Lengths:
         self.second_s.setdefault(tokens, []).append(second_s)
         # Beyond what the first one shared with everything before it: the template's start.
         more = after.usage.cached_tokens - before.usage.cached_tokens
-        return after.usage.cached_tokens if more >= tokens / 2 else 0
+        return more if more >= tokens / 2 else 0
 
     async def _send(self, text: str) -> tuple[Reply, float]:
         began = time.perf_counter()

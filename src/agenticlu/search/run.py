@@ -21,7 +21,7 @@ from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.admission import Admission
-from agenticlu.engines.base import Engine, adaptations_of, effort_of
+from agenticlu.engines.base import Engine, adaptations_of, effort_of, setup_of
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.judges import BUILT_IN, Judge, RecordedJudge, build_judges, solved_depth
 from agenticlu.search import BOUND_SETTINGS, SearchConfig
@@ -82,6 +82,8 @@ class SearchSummary:
     usage: dict[str, Usage] = field(default_factory=dict)
     """By phase."""
     calls: dict[str, int] = field(default_factory=dict)
+    setup: Usage = field(default_factory=Usage)
+    """The part of this process's cost that found out about the engine."""
 
     def add(self, tree: Tree) -> None:
         """Counts a tree."""
@@ -143,6 +145,7 @@ class SearchSummary:
             "incomplete_trees": len(self.incomplete),
             "gold_recall": None if self.gold_recall is None else round(self.gold_recall, 4),
             "tokens": total.as_dict(),
+            "setup": self.setup.as_dict(),
             "tokens_by_phase": {name: usage.as_dict() for name, usage in self.usage.items()},
             "computed_tokens_per_solved": round(total.computed_tokens / solved) if solved else None,
             "calls": self.calls,
@@ -270,7 +273,9 @@ async def run_search(
             chooser = replace(chooser, facts=await find_facts(config, caller))
         growing = _Growing(questions, caller, profile, chooser, judges, limits.parallel, progress)
         try:
-            return await growing.grow()
+            summary = await growing.grow()
+            summary.setup = setup_of(engine)
+            return summary
         finally:
             if adapted := adaptations_of(engine):
                 store.put(adapted=sorted({*(store.get("adapted") or ()), *adapted}))
