@@ -101,6 +101,29 @@ def test_a_document_that_fits_is_read_whole(tmp_path: Path):
         ]
 
 
+def test_a_document_that_does_not_fit_after_all_is_shown_by_its_kept_pieces(tmp_path: Path):
+    class Boaster(ScriptedEngine):
+        async def capabilities(self, *wanted) -> Capabilities:
+            return Capabilities(context_tokens=100_000, prefix_reuse_from_tokens=1)
+
+    config = CONFIG.model_copy(update={"top_k": 1, "depth": 1})
+    one = sampler(kind=Boaster, context_tokens=300)
+    summary = search(tmp_path, one, config)
+    assert views(tmp_path) == {SHORT: {"document"}, LONG: {"kept"}}
+    assert "failed" not in summary.outcomes
+    assert summary.calls["failed"] == 2, "one refusal for each question about the long document"
+    before = load_trees(tmp_path)
+    silent = sampler(kind=Boaster, context_tokens=300)
+    search(tmp_path, silent, config)
+    assert silent.requests == []
+    with Store(tmp_path, writable=False) as store:
+        trees, summary = asyncio.run(replay(store))
+    assert trees == before == load_trees(tmp_path)
+    told = config.model_copy(update={"view": "document"})
+    summary = search(tmp_path / "told", sampler(kind=Boaster, context_tokens=300), told)
+    assert summary.outcomes["failed"] == 2, "what the settings say is not changed"
+
+
 def test_an_unknown_window_shows_the_kept_pieces_and_says_so(tmp_path: Path):
     heard = Heard()
     search(tmp_path, sampler(), progress=heard)

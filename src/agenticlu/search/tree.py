@@ -106,7 +106,14 @@ class TreeSearch:
         growth = build_growth(self._config)
         try:
             with self._activity.part():
-                root, self._closed_book = await self._root(), await self._answer_blindly()
+                root = await self._root()
+                if root.status == "failed" and self._chosen.get("view") == "document":
+                    # It was chosen by an estimate: the engine may take less than it says.
+                    self._chosen["view"] = "kept"
+                    self._config = self._config.model_copy(update={"view": "kept"})
+                    root = await self._root()
+                await self._store([root])
+                self._closed_book = await self._answer_blindly()
         except NotRecordedError:
             return None
         self._tell(growth, [root])
@@ -170,7 +177,6 @@ class TreeSearch:
             node = await self._answer(node, dialogue)
         except CallFailedError as error:
             node = _failed(node, error)
-        await self._store([node])
         return node
 
     async def _answer_blindly(self) -> float | None:
