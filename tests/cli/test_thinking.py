@@ -111,6 +111,18 @@ def test_a_search_whose_model_only_thinks_says_so_and_fails(tmp_path: Path) -> N
     assert total.thinking_tokens > 64 * total.requests / 2 > 0, "it cost all the same"
 
 
+def test_a_plan_says_that_thoughts_come_on_top(tmp_path: Path) -> None:
+    source = write_corpus(ITEMS, tmp_path / "corpus.jsonl")
+    served = ("--base-url", "http://127.0.0.1:9/v1", "--model", "m", "--view", "kept")
+    assert "A model that thinks" in call("plan", source, *served).output
+    assert "A model that thinks" not in call("plan", source, *served, "--no-thinking").output
+    document = tmp_path / "book.txt"
+    document.write_text(ITEMS[0].document.text, encoding="utf-8")
+    asked = ("ask", document, "Who?", *served[:4], "--dry-run", "--thinking-tokens", "1k")
+    assert "more if it thinks first" in call(*asked).output
+    assert "more if it thinks first" not in call(*asked, "--thinking", "off").output
+
+
 def test_a_search_goes_on_under_the_effort_that_it_was_begun_with(tmp_path: Path) -> None:
     model = ThinkingModel(half_knowing(), thinks=False)
     first, trees = generate(tmp_path, model, "--limit", 1, "--thinking", "low")

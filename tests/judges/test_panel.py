@@ -6,8 +6,8 @@ import json
 import pytest
 
 from agenticlu.core.errors import ConfigError
-from agenticlu.core.records import Question, Verdict
-from agenticlu.engines.base import Completion
+from agenticlu.core.records import Question, Usage, Verdict
+from agenticlu.engines.base import Completion, ThoughtCutError
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.judges import (
     ExactJudge,
@@ -55,6 +55,15 @@ def test_an_unreadable_verdict_is_asked_again_and_then_unscored():
     verdict = judge(LlmJudge(stubborn, "m"), "Brellin")
     assert (verdict.value, len(stubborn.requests)) == (None, 3)
     assert "hm" in verdict.reason
+
+
+def test_a_judge_that_thinks_without_end_leaves_it_unscored_with_reason_and_cost():
+    error = ThoughtCutError("m was still thinking after 64 tokens.")
+    error.usage = Usage(requests=2, completion_tokens=128, thinking_tokens=128)
+    verdict = judge(LlmJudge(ScriptedEngine(faults=lambda request: error), "m"), "Brellin")
+    assert (verdict.value, verdict.reason) == (None, error.message)
+    assert verdict.usage is not None
+    assert verdict.usage.thinking_tokens == 3 * 128
 
 
 def test_a_form_is_wished_for_once():

@@ -195,11 +195,6 @@ class _AskRun:
         hint = self.choice.hint("piece_tokens")
         return self.settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
 
-    def may_think(self) -> int:
-        """Returns the most tokens of thought before a reply, as far as settings say."""
-        silent = ("off",) if self.settings.base_url else ("auto", "off")
-        return 0 if self.settings.thinking in silent else self.settings.thinking_tokens
-
     def say(self, text: str) -> None:
         if not self.settings.quiet:
             click.echo(text, err=True)
@@ -453,7 +448,7 @@ def _show_estimates(run: _AskRun, *, as_json: bool) -> None:
             rounds=run.settings.rounds,
             pieces=run.pieces,
             window=window,
-            thinking_tokens=run.may_think(),
+            thinking_tokens=run.settings.most_thinking_tokens,
         )
         if as_json:
             click.echo(json.dumps({"question": question.text, **asdict(cost)}, ensure_ascii=False))

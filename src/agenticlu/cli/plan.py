@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from agenticlu.data.corpus import LeftOut
     from agenticlu.search.adapt import Facts
     from agenticlu.search.setup import EngineChoice
+
+
+THOUGHTS_NOTE = (
+    "A model that thinks before it replies samples many times the tokens below; --like RUN of a "
+    "small run measures how many, and --no-thinking spares them."
+)
 
 
 class CorpusSettings(Settings):
@@ -180,6 +187,8 @@ def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
         measured=measured,
         facts=find_facts(settings, config),
     )
+    if settings.most_thinking_tokens and measured is None:
+        plan = replace(plan, notes=(*plan.notes, THOUGHTS_NOTE))
     if left_out.num_lines:
         click.echo(f"agenticlu: {left_out.render()}", err=True)
     if settings.as_json:

@@ -329,6 +329,12 @@ class ModelSettings(TimeoutSettings, ThinkingSettings):
         """Whether neither a model nor a server was named."""
         return self.model is None and not self.base_url
 
+    @property
+    def most_thinking_tokens(self) -> int:
+        """Most tokens of thought before a reply; 0 where the settings say that there is none."""
+        silent = ("off",) if self.base_url else ("auto", "off")
+        return 0 if self.thinking in silent else self.thinking_tokens
+
 
 class JudgeSettings(TimeoutSettings):
     """The models that judge."""

@@ -54,6 +54,11 @@ class ThoughtCutError(EngineReplyError):
     """Cost of the requests that brought no reply."""
 
 
+def spent_on(error: BaseException) -> Usage:
+    """Returns what was paid for a call that failed."""
+    return error.usage if isinstance(error, ThoughtCutError) else Usage()
+
+
 @dataclass(frozen=True)
 class Sampled:
     """The reply to a `sample` request."""

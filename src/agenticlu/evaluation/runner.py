@@ -24,7 +24,7 @@ from agenticlu.core.errors import (
     UsageError,
 )
 from agenticlu.core.records import Prediction, Turn, Usage
-from agenticlu.engines.base import Engine, ThoughtCutError
+from agenticlu.engines.base import Engine, spent_on
 from agenticlu.engines.retry import TRANSIENT
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
 from agenticlu.evaluation.methods import Outcome, Progress, View, answer, find_method, fit
@@ -175,8 +175,7 @@ class Runner:
         except FATAL:
             raise
         except Exception as error:  # of an engine or a rule about this item: the others continue
-            if isinstance(error, ThoughtCutError):
-                attempt.progress.add(error.usage)
+            attempt.progress.add(spent_on(error))
             found = self._build_predictions(attempt, error)
             self._num_failed += 1
             # At some lengths every document is too long, and moderation may refuse one that many

@@ -17,7 +17,7 @@ from agenticlu.core.records import (
     content_seed,
 )
 from agenticlu.dialogue.replies import parse_judgement
-from agenticlu.engines.base import Engine, Sampling
+from agenticlu.engines.base import Engine, Sampling, spent_on
 from agenticlu.evaluation.scoring.answers import matches, parse_choice
 from agenticlu.evaluation.scoring.rouge import unicode_rouge
 
@@ -167,7 +167,7 @@ class LlmJudge:
             try:
                 sampled = await self._engine.sample(messages, sampling)
             except EngineReplyError as error:
-                reason = error.message
+                reason, usage = error.message, usage + spent_on(error)
                 continue
             usage = usage + sampled.usage
             completion = sampled.completions[0]

@@ -25,7 +25,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message, Record, Usage, Verdict, content_seed
 from agenticlu.dialogue.replies import parse_last_object
-from agenticlu.engines.base import Engine, Sampling
+from agenticlu.engines.base import Engine, Sampling, spent_on
 from agenticlu.evaluation.scoring.helmet import parse_output
 from agenticlu.evaluation.scoring.rules import LONG_ANSWER_METRIC, SUMMARY_METRIC
 
@@ -377,7 +377,7 @@ class RubricJudge:
                         [Message(role="user", content=text)], sampling
                     )
                 except EngineReplyError as error:
-                    reason = error.message
+                    reason, usage = error.message, usage + spent_on(error)
                     continue
                 except DocumentError as error:
                     return None, error.message, usage

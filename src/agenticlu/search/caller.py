@@ -26,7 +26,7 @@ from agenticlu.engines.base import (
     Feature,
     Sampled,
     Sampling,
-    ThoughtCutError,
+    spent_on,
 )
 from agenticlu.engines.retry import LimitedEngine
 from agenticlu.search.store import CallId, Store
@@ -180,8 +180,7 @@ class Caller:
         except (DocumentTooLongError, EngineReplyError) as error:
             # Only what is wrong with this call. Any other error, an outage or a rejected key, ends
             # the run and leaves the intent, so that a resumed run sends the call again.
-            spent = error.usage if isinstance(error, ThoughtCutError) else None
-            await self.store.fail(call.key, error.message, spent)
+            await self.store.fail(call.key, error.message, spent_on(error))
             raise CallFailedError(error.message) from error
         await self.store.finish(call.key, encode(reply), reply.usage)
         return reply

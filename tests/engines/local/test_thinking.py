@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_templates import FAMILIES, make_tokenizer
 
 from agenticlu.core.records import Message, Usage
+from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutError
 from agenticlu.engines.local import HFEngine
+from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.thinking import Thinking
 
 ASKED = (Message(role="user", content="Who built the mill?"),)
@@ -153,3 +156,44 @@ def test_a_plain_models_replies_are_what_it_sampled(random_model: Path) -> None:
     one = found.completions[0]
     assert one == Completion(one.text, one.finish_reason, one.token_ids)
     assert one.token_ids is not None
+
+
+OPENING = {"Qwen3.5": "on", "DeepSeek V3.1": "on", "GLM": "on", "DeepSeek R1": "always"}
+"""Families whose prompts end in an opening tag, and when."""
+
+
+def chat_of(family: str) -> ChatFormat:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(BUNDLED_MODEL))
+    return ChatFormat(make_tokenizer(tokenizer, FAMILIES[family]), family)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_familys_switch_is_known(family: str) -> None:
+    chat = chat_of(family)
+    prompts = {}
+    for effort in ("auto", "off", "on"):
+        chat.set_effort(effort)
+        prompts[effort] = chat.render(ASKED)
+        opens = OPENING.get(family) in ("always", effort)
+        assert chat.opens_thought == opens
+    assert prompts["auto"] == chat_of(family).render(ASKED), "as in training"
+    assert (prompts["auto"] == prompts["off"]) == (family != "gpt-oss"), "which can think less"
+    if family in ("Qwen3", *OPENING) and OPENING.get(family) != "always":
+        assert prompts["on"] != prompts["off"]
+    # A verdict is read behind the thought, however much the model may think before replies.
+    lead = chat.decode(chat.encode_to_score(ASKED, ("yes", "no")))
+    assert not lead.rstrip().endswith("<think>")
+
+
+@pytest.mark.parametrize("said", ["Ada Larkin", ""])
+def test_the_channels_of_harmony_are_told_apart(said: str) -> None:
+    """Its marks are special tokens, which decoding drops."""
+    chat = chat_of("gpt-oss")
+    text = "<|channel|>analysis<|message|>Perhaps Bo."
+    if said:
+        text += f"<|end|><|start|>assistant<|channel|>final<|message|>{said}"
+    ids = tuple(chat.encode_text(text))
+    found = chat.part_thought(Completion(chat.decode(ids), "stop" if said else "length", ids))
+    assert (found.text, found.thinking) == (said, "Perhaps Bo.")

@@ -288,8 +288,8 @@ class ChatFormat:
         Such as the name of a channel, the end of a thought that the prompt opens, or a blank.
         """
         probe = content_id("reply head probe")
-        head = self._render_choice(probe).partition(probe)[0].strip()
-        replies = [self.encode_text(self._render_choice(choice)) for choice in choices]
+        head = "".join(self._render_choice(probe)).partition(probe)[0].strip()
+        replies = [self._encode_choice(choice) for choice in choices]
         if any(ids[: len(opening)] != opening for ids in replies):
             return []
         head = head.removeprefix(self.render(ASKED).strip()).strip()
@@ -302,12 +302,20 @@ class ChatFormat:
             common = longer
         return common
 
-    def _render_choice(self, choice: str) -> str:
+    def _render_choice(self, choice: str) -> tuple[str, str]:
         replied = [{"role": "user", "content": "?"}, {"role": "assistant", "content": choice}]
-        return "".join(self.render_reply(replied))
+        return self.render_reply(replied)
+
+    def _encode_choice(self, choice: str) -> list[int]:
+        """Returns the ids of a prompt and the reply to it, the prompt's as when it is asked."""
+        prompt, reply = self._render_choice(choice)
+        ids, asked = self.encode_text(prompt + reply), self.encode_text(prompt)
+        if ids[: len(asked)] == asked:
+            return ids
+        return asked + self.encode_text(reply)  # a token would span both, such as a blank line
 
     def _first_token(self, opening: list[int], choice: str) -> int:
-        ids = self.encode_text(self._render_choice(choice))
+        ids = self._encode_choice(choice)
         if ids[: len(opening)] == opening and len(ids) > len(opening):
             return ids[len(opening)]
         alone = self.encode_text(choice)

@@ -209,6 +209,7 @@ def _sort_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
     return tuple(ordered)
 
 
+NOTHING = Usage()
 USAGE_COLUMNS = tuple(Usage.model_fields)
 """The columns of a `Usage`."""
 _HAS_VALUE = "json_extract(judgement.record, '$.value') IS NOT NULL"
@@ -317,11 +318,11 @@ class Ledger(RunFile):
         spent = (getattr(usage, name) for name in USAGE_COLUMNS)
         await self.append([(sql, (pack(reply), *spent, time.time(), key))])
 
-    async def fail(self, key: str, reason: str, usage: Usage | None = None) -> None:
+    async def fail(self, key: str, reason: str, usage: Usage = NOTHING) -> None:
         """Commits that a call failed for good, and what it cost all the same."""
         sets = ", ".join(f"{name} = ?" for name in USAGE_COLUMNS)
         sql = f"UPDATE call SET state = 'failed', failure = ?, {sets}, finished = ? WHERE key = ?"
-        spent = (getattr(usage or Usage(), name) for name in USAGE_COLUMNS)
+        spent = (getattr(usage, name) for name in USAGE_COLUMNS)
         await self.append([(sql, (reason, *spent, time.time(), key))])
 
     def find_grounding(self, key: str) -> GroundingRecord | None:
