@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from families import save_model
 from made_config import resolve_config
 from made_interruption import interrupt_after
 from safetensors.torch import load_file
@@ -110,6 +111,14 @@ def gradient_tasks(rows, folder: Path, out: Path) -> tuple[list[str], list[dict]
             given = config.model_copy(update=changes)
             texts.append(json.dumps({**given.model_dump(mode="json"), "gradient": True}))
             expected.append(gradient)
+    # States that branch beside windows, and rows one at a time: five tries on two ranks leave a
+    # place for a dummy, which must run the model as often as a trie.
+    for family, stage in (("lfm3", "sft"), ("phi3 (longrope)", "dpo")):
+        model = save_model(family, out / "families" / family)
+        changes = {**settings, "batch": 5, "traces_per_trie": 1, "from_base": True}
+        config = config_of(stage, rows, model, out / f"{family} {stage}", **changes)
+        texts.append(json.dumps({**config.model_dump(mode="json"), "gradient": True}))
+        expected.append(first_gradient(config))
     return texts, expected
 
 
