@@ -91,6 +91,30 @@ def test_a_run_is_stopped_and_resumed_in_the_same_bits(
     assert any(not torch.equal(expected[n], start[n]) for n in expected if n in start)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("mamba2", {"precision": "bf16"}),  # sums its layers in fp32
+        ("nemotron_h", {"precision": "bf16", "lora_rank": 4}),  # PEFT refuses some of its layers
+        ("qwen3_5", {"lora_rank": 4, "checkpointing": "keep-attention"}),
+        ("gemma2", {"checkpointing": "keep-attention"}),
+    ],
+)
+def test_adapters_and_precisions_go_with_every_way(few_rows, tmp_path, family, changes) -> None:
+    model = save_model(family, tmp_path / "model")
+    config = config_of("sft", few_rows, model, tmp_path / "run", save_every=0, **changes)
+    summary = train(config)
+    assert summary["final_loss"] < steps_of(tmp_path / "run")[0]["loss"]
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_there_is_nothing_to_offload_from_on_a_cpu(few_rows, model_folder, tmp_path) -> None:
+    config = config_of("sft", few_rows, model_folder, tmp_path, checkpointing="full", offload=True)
+    with pytest.raises(TrainingError, match=r"there is none here") as caught:
+        train(config)
+    assert "offload" in caught.value.hint
+
+
 def test_dropout_is_off_in_training_and_back_in_the_export(few_rows, tmp_path, capfd) -> None:
     model = save_model("gpt2", tmp_path / "model", attn_pdrop=0.25)
     train(config_of("sft", few_rows, model, tmp_path / "run", max_steps=1))

@@ -242,7 +242,7 @@ class EdgeModel(nn.Module):
         hidden = self.hidden_states(ids_S, positions_S, tree_plan)
         head = self.causal_lm().get_output_embeddings()
         return edge_logprobs(
-            hidden,
+            hidden.to(head.weight.dtype),  # some classes sum their layers in fp32
             head.weight,
             sources_E,
             targets_E,
@@ -284,8 +284,14 @@ def to_tensors(device: torch.device, *arrays: np.ndarray[Any, Any]) -> list[Tens
     return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
 
 
-def add_adapter(model: nn.Module, config: TrainConfig, source: str) -> nn.Module:
-    """Puts a LoRA adapter on all linear layers and freezes the rest."""
+FUSED = ("out_proj", "conv1d")
+"""Layers whose weights the fused kernels of some classes read themselves, past an adapter."""
+FUSED_KINDS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""These classes; PEFT refuses adapters there."""
+
+
+def add_adapter(model: Any, config: TrainConfig, source: str) -> nn.Module:
+    """Puts a LoRA adapter on all linear layers that can have one and freezes the rest."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(config.seed)
@@ -293,6 +299,7 @@ def add_adapter(model: nn.Module, config: TrainConfig, source: str) -> nn.Module
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         target_modules="all-linear",
+        exclude_modules=list(FUSED) if model.config.model_type in FUSED_KINDS else None,
         task_type="CAUSAL_LM",
     )
     wrapped: Any = get_peft_model(model, adapter)

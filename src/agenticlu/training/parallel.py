@@ -148,6 +148,11 @@ def checkpoint_layers(model: nn.Module, mode: str, *, offload: bool) -> None:
     """
     if mode == "none":
         return
+    if offload and not torch.accelerator.is_available():
+        raise TrainingError(
+            "Layer inputs are offloaded from an accelerator, and there is none here.",
+            hint="Leave offload out, or set it to false.",
+        )
     # Only the non-reentrant kind takes a `context_fn`.
     kwargs: dict[str, Any] = {"use_reentrant": False}
     if mode == "keep-attention":
