@@ -50,7 +50,7 @@ class Server:
     def run(self, *words: str, code: int | tuple[int, ...] = 0) -> tuple[str, str]:
         """Runs a command; returns its two outputs."""
         done = subprocess.run(
-            [sys.executable, "-m", "agenticlu", *words, *self.options],
+            [Path(sys.executable).with_name("agenticlu"), *words, *self.options],
             capture_output=True,
             text=True,
             timeout=COMMAND_S,

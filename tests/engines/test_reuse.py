@@ -80,6 +80,12 @@ def test_time_tells_where_a_server_does_not(
     assert "a repeated prefix of 8,192 tokens took" in got.how
 
 
+def test_what_is_over_in_no_time_tells_nothing(measured: Callable[..., Reuse]) -> None:
+    got = measured(Caching(reports=False, tokens_per_s=1_000_000))
+    assert got.from_tokens is None
+    assert "so quick" in got.how
+
+
 def test_time_that_wavers_tells_nothing(measured: Callable[..., Reuse]) -> None:
     server = Caching(reports=False, tokens_per_s=10_000, noise=lambda number: number % 3)
     got = measured(server)

@@ -93,7 +93,7 @@ def test_a_prompt_that_was_cut_is_an_error_whatever_the_tokens(
     serve: Any, chat_reply: Any, line: str, count: Count, plain: bool
 ) -> None:
     document = text(line, 300)
-    window = count(document) * 2 // 3 + 1
+    window = count(document) // 3 + 1
     route = {"plain": Tokens(chat_reply, count, window=window)} if plain else {}
     endpoint = serve(Tokens(chat_reply, count, window=window), **route)
     engine = OpenAIEngine(endpoint.url, "m")
@@ -101,6 +101,9 @@ def test_a_prompt_that_was_cut_is_an_error_whatever_the_tokens(
         ask(engine, document, plain=plain)
     assert caught.value.window_tokens == window
     assert f"{window:,}" in caught.value.message
+    told = re.search(r"of about ([\d,]+)", caught.value.message)
+    assert told is not None
+    assert int(told[1].replace(",", "")) == pytest.approx(count(document), rel=0.2)
     assert "num_ctx" in (caught.value.hint or "")
     assert engine.findings.context_tokens == window
 

@@ -330,6 +330,8 @@ class _Endpoint:
             if error.window_tokens is None:
                 return [f"reads long prompts: refuses one of {tokens:,} tokens ({error.message})"]
             return [f"reads long prompts: refuses those over its window of {error.window_tokens:,}"]
+        if found.is_whole is False and found.reported_tokens:
+            known.context_tokens = found.reported_tokens
         return describe_reading(found, known.owner)
 
 

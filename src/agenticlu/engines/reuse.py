@@ -27,6 +27,8 @@ WARM_UP = (8, 56)
 FIRST, SECOND = "Which word is first?", "Which word is last?"
 SLOW_S = 15.0
 """Once a prompt takes longer, no longer one is tried."""
+LEAST_S = 0.2
+"""What takes less is a matter of luck."""
 REPEATS = 3
 """Prompts that are timed where a server does not report what it reused."""
 QUICK_SHARE, SLOW_SHARE = 0.6, 0.8
@@ -143,6 +145,8 @@ def _tell_by_time(lengths: _Lengths) -> tuple[float | None, str]:
         f"a repeated prefix of {longest:,} tokens took {min(second):.2f}-{max(second):.2f} s, "
         f"a new one {min(first):.2f}-{max(first):.2f} s"
     )
+    if max(first) < LEAST_S:
+        return None, f"Whether prefixes are reused cannot be told, so quick it is: {seen}."
     if min(second) >= SLOW_SHARE * max(first):
         return math.inf, f"Prefixes of up to {longest:,} tokens are not reused: {seen}."
     if max(second) > QUICK_SHARE * min(first):

@@ -176,6 +176,8 @@ class CutWatch:
                     if await self._is_whole(engine, text, plain, sent, usage):
                         self._rates[kind] = sent / estimate
                         return
+                    # The halves may have been cut as well.
+                    sent = max(sent, int(estimate * self._rates[kind]))
             except DocumentTooLongError:
                 raise
             except AgenticluError:
