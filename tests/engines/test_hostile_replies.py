@@ -66,7 +66,7 @@ class Server:
             writer.close()
 
     async def answer(self, head: bytes, writer: asyncio.StreamWriter) -> None:
-        is_list = head.startswith(b"GET")
+        is_list = head.startswith(b"GET /v1/models")
         status, body = (200, self.listed) if is_list else (self.status, self.body)
         headers = {"Content-Length": str(len(body)), **({} if is_list else self.headers)}
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
@@ -281,6 +281,29 @@ def test_nothing_that_a_list_of_models_holds_becomes_a_traceback(
         except EngineError:
             continue
         assert reply.completions[0].text == "yes"
+
+
+WINDOWS: list[Any] = [
+    {"default_generation_settings": {"n_ctx": 512}},
+    {"loaded_context_length": 512},
+    {"models": [{"name": "m", "context_length": 512}]},
+    {"parameters": "num_ctx 512"},
+]
+
+
+@pytest.mark.parametrize("owner", ["llamacpp", "organization_owner", "library"])
+def test_a_window_may_be_told_in_any_wrong_way(server: Server, owner: str) -> None:
+    server.listed = json.dumps({"data": [{"id": "m", "owned_by": owner}]}).encode()
+    wrong = [*WRONG, f"num_ctx {'7' * 5000}"]
+    for right in WINDOWS:
+        for number in range(len(list(places(right)))):
+            for value in wrong:
+                told = copy.deepcopy(right)
+                container, key = list(places(told))[number]
+                container[key] = value
+                server.body = json.dumps(told).encode()
+                with pytest.raises(EngineReplyError, match="without a message"):
+                    server.run(lambda engine: engine.sample(ASKED, Sampling()))
 
 
 def test_a_body_without_bound_is_given_up(server: Server) -> None:

@@ -102,7 +102,7 @@ async def read_window(
                 return read_count(one.get("context_length")) or None
         stated = (await get("/api/show", {"model": model})).get("parameters")
         found = re.search(r"^num_ctx\s+(\d+)", str(stated), re.MULTILINE)
-        return int(found[1]) if found else None
+        return read_count(found[1]) or None if found else None
     finally:
         await transport.close()
 
