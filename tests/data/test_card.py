@@ -130,14 +130,15 @@ def test_recall_and_agreement_are_those_of_the_trees(run: Path, tmp_path: Path):
 def test_tokens_are_those_of_the_ledger(run: Path, tmp_path: Path):
     write(run, tmp_path)
     costs = table_of((tmp_path / "README.md").read_text(), "## Cost in tokens")
-    columns = "requests, prompt_tokens - cached_tokens, cached_tokens, completion_tokens"
+    columns = "requests, prompt_tokens - cached_tokens, cached_tokens, completion_tokens, "
+    columns += "thinking_tokens"
     wanted: dict[str, list[int]] = {}
     with sqlite3.connect(run / FILE_NAME) as database:
         for name, *numbers in database.execute(f"SELECT phase, {columns} FROM call"):
-            wanted[name] = [a + b for a, b in zip(wanted.get(name, [0] * 4), numbers, strict=True)]
+            wanted[name] = [a + b for a, b in zip(wanted.get(name, [0] * 5), numbers, strict=True)]
         for numbers in database.execute(f"SELECT {columns} FROM grounding"):
             wanted["ground"] = [
-                a + b for a, b in zip(wanted.get("ground", [0] * 4), numbers, strict=True)
+                a + b for a, b in zip(wanted.get("ground", [0] * 5), numbers, strict=True)
             ]
     total = costs.pop("total")
     assert {name: list(map(int, cells)) for name, cells in costs.items()} == wanted

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from thinking_model import FORMS, ThinkingModel
 
 from agenticlu.core.errors import DocumentTooLongError, UsageError
@@ -395,3 +397,55 @@ def test_what_became_of_the_wish_is_among_the_facts_of_a_run(serve: Serve) -> No
     assert adaptations_of(engine) == (
         told, "m: 1 replies were cut inside a thought and asked for again with more room."
     )  # fmt: skip
+
+
+REPLIES = st.builds(
+    Completion,
+    st.sampled_from(["", "Ada", "Okay, so", "word " * 50]),
+    st.sampled_from(["stop", "length", "unknown"]),
+    st.none(),
+    st.sampled_from(["", "hmm " * 9]),
+)
+USAGES = st.builds(
+    Usage,
+    requests=st.just(1),
+    completion_tokens=st.integers(0, 9000),
+    thinking_tokens=st.sampled_from([0, 7]),
+)
+
+
+@given(
+    st.data(),
+    st.sampled_from([None, True, False]),
+    st.booleans(),
+    st.integers(1, 3),
+    st.integers(1, 20_000),
+)
+def test_whatever_comes_back_asking_ends_and_is_counted(
+    data: st.DataObject, thinks: bool | None, hides: bool, n: int, tokens: int
+) -> None:
+    room = ThinkingRoom(Thinking(tokens=tokens), "m", thinks=thinks, hides=hides)
+    paid, lengths = Usage(), []
+
+    async def ask(sampling: Sampling) -> Sampled:
+        nonlocal paid
+        lengths.append(sampling.max_tokens)
+        if data.draw(st.integers(0, 9)) == 0:
+            raise DocumentTooLongError("too long")
+        fewest = min(sampling.n, data.draw(st.integers(1, 3)))
+        usage = data.draw(USAGES)
+        paid = paid + usage
+        return Sampled(tuple(data.draw(REPLIES) for _ in range(fewest)), usage)
+
+    limit = 8
+    try:
+        found = asyncio.run(room.sample(ask, Sampling(max_tokens=limit, n=n)))
+        told, num_replies = found.usage, len(found.completions)
+    except ThoughtCutError as error:
+        told, num_replies = error.usage, n
+    except DocumentTooLongError:
+        told, num_replies = paid, n if lengths[-1] < limit + 256 else 0
+    assert told == paid
+    assert 1 <= num_replies <= n
+    assert len(lengths) <= 60
+    assert max(lengths) <= limit + max(tokens, CHECKED_ROOM if thinks is None else 0)

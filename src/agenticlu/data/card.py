@@ -99,6 +99,7 @@ def render_card(data: Mapping[str, Any]) -> str:
             use["prompt_tokens"] - use["cached_tokens"],
             use["cached_tokens"],
             use["completion_tokens"],
+            use.get("thinking_tokens", 0),
         )
         for name, use in run.get("tokens_by_phase", {}).items()
     ]
@@ -125,7 +126,7 @@ def render_card(data: Mapping[str, Any]) -> str:
             (name, _render_share(found["right"]), _render_share(found["wrong"]))
             for name, found in (run.get("judge_controls") or {}).items()
         ],
-        costs=[*phases, ("total", *(sum(phase[i] for phase in phases) for i in range(1, 5)))],
+        costs=[*phases, ("total", *(sum(phase[i] for phase in phases) for i in range(1, 6)))],
     )
 
 
