@@ -311,6 +311,8 @@ class Encoder:
 
         The sampled ids are used only if they spell the reply; otherwise the text is tokenised.
         """
+        if max(sampled) >= len(self.tokenizer):  # of another model; decoded to nothing
+            return self._encode_text(text)
         said = self.tokenizer.decode(list(sampled), skip_special_tokens=False)
         if not text.startswith(said):
             return self._encode_text(text)

@@ -12,6 +12,8 @@ Stage = Literal["sft", "dpo"]
 Messages = list[dict[str, Any]]
 """Messages with role and content; an assistant's may carry `token_ids`, as the engine sampled."""
 FOLDERS: dict[Stage, str] = {"sft": "sft", "dpo": "preference"}
+MESSAGES_HINT = 'A message is {"role": "user", "content": "..."}.'
+LARGEST_ID = 2**31 - 1
 COLUMNS: dict[Stage, tuple[str, ...]] = {"sft": ("messages",), "dpo": ("chosen", "rejected")}
 
 
@@ -45,19 +47,59 @@ def find_self_checks(dataset: str | Path, split: str) -> list[Path]:
 
 def _parse_messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
     value = row.get(column)
-    if isinstance(value, str):
-        return [{"role": "assistant" if column != "prompt" else "user", "content": value}]
+    where = f"Row {row_id}: column {column!r}"
+    if isinstance(value, str) and column != "messages":
+        role = "assistant" if column != "prompt" else "user"
+        return [{"role": role, "content": _parse_content(value, where)}]
     if not isinstance(value, list) or not all(
         isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in value
     ):
         raise TrainingError(
-            f"Row {row_id}: column {column!r} must be a list of messages with role and content."
+            f"{where} must be a list of messages with role and content.", hint=MESSAGES_HINT
         )
-    return [
-        {"role": m["role"], "content": m.get("content") or ""}
-        | ({"token_ids": list(m["token_ids"])} if m.get("token_ids") else {})
-        for m in value
-    ]
+    messages: Messages = []
+    for number, message in enumerate(value, 1):
+        place = f"{where}, message {number}"
+        parsed = {"role": message["role"], "content": _parse_content(message.get("content"), place)}
+        if message.get("token_ids"):
+            parsed["token_ids"] = _parse_token_ids(message["token_ids"], place)
+        messages.append(parsed)
+    return messages
+
+
+def _parse_content(value: Any, where: str) -> str:
+    """Returns a message's text; parts of text, as some servers write them, are joined."""
+    if isinstance(value, list) and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in value
+    ):
+        value = "".join(part["text"] for part in value)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TrainingError(
+            f"{where}: content must be a text, not {type(value).__name__}.", hint=MESSAGES_HINT
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise TrainingError(
+            f"{where}: the text holds half a surrogate pair (U+{ord(value[error.start]):04X}) at "
+            f"character {error.start + 1}, which no tokenizer takes.",
+            hint="Remove it, or write the character whole; text cut within an emoji leaves one.",
+        ) from error
+    return value
+
+
+def _parse_token_ids(value: Any, where: str) -> list[int]:
+    """Returns the ids that an engine sampled."""
+    if not isinstance(value, list) or not all(
+        isinstance(one, int) and 0 <= one <= LARGEST_ID for one in value
+    ):
+        raise TrainingError(
+            f"{where}: token_ids must be a list of token ids.",
+            hint="Leave token_ids out to have the text tokenised.",
+        )
+    return list(value)
 
 
 def parse_conversations(
@@ -95,6 +137,11 @@ def parse_targets(row: Mapping[str, Any], count: int, row_id: str) -> Collection
     targets = row.get("targets") if "messages" in row else None
     if targets is None:
         return None
+    if not isinstance(targets, list):
+        raise TrainingError(
+            f"Row {row_id}: targets must be a list of message numbers, not {targets!r}.",
+            hint="Leave targets out to learn every reply.",
+        )
     bad = [t for t in targets if not isinstance(t, int) or not 0 <= t < count]
     if bad:
         raise TrainingError(
