@@ -86,7 +86,8 @@ def views(folder: Path) -> dict[str, set[str]]:
 def test_a_document_that_fits_is_read_whole(tmp_path: Path):
     heard = Heard()
     one = sampler(context_tokens=WINDOW)
-    search(tmp_path / "auto", one, progress=heard)
+    summary = search(tmp_path / "auto", one, progress=heard)
+    assert summary.as_dict()["chosen"]["view"] == {"document": 2, "kept": 2}
     assert views(tmp_path / "auto") == {SHORT: {"document"}, LONG: {"kept"}}
     (line,) = [said for said in heard.said if "window" in said]
     assert f"{WINDOW:,} tokens" in line

@@ -275,6 +275,9 @@ def render(summary: SearchSummary, out: Path) -> str:
         lines.append(f"  solved {where}: {share:.1%} of {summary.scored} scored")
     if summary.gold_recall is not None:
         lines.append(f"  gold pieces found: {summary.gold_recall:.1%}")
+    for name, numbers in data["chosen"].items():
+        shares = ", ".join(f"{value} ({number})" for value, number in numbers.items())
+        lines.append(f"  {name} chosen: {shares}")
     lines.append(
         f"{summary.nodes} nodes ({summary.failed_nodes} failed, {summary.unscored_nodes} unscored)"
         + (": --retry-failed asks the judges again" if summary.unscored_nodes else "")

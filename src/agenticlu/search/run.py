@@ -79,6 +79,8 @@ class SearchSummary:
     gold_shares: list[float] = field(default_factory=list)
     """Of each question whose gold pieces are known: the share of them that grounding kept somewhere
     in the tree."""
+    chosen: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of each setting that says `auto`: questions by what was chosen for them."""
     usage: dict[str, Usage] = field(default_factory=dict)
     """By phase."""
     calls: dict[str, int] = field(default_factory=dict)
@@ -93,6 +95,8 @@ class SearchSummary:
         self.failed_nodes += sum(node.status == "failed" for node in tree.nodes)
         self.unscored_nodes += sum(n.status == "done" and n.score is None for n in tree.nodes)
         self.empty_nodes += sum(n.status == "done" and not n.answer.strip() for n in tree.nodes)
+        for name, value in tree.chosen.items():
+            self.chosen.setdefault(name, Counter())[value] += 1
         depth = solved_depth(tree)
         if depth is not None:
             self.solved_by_depth[depth] += 1
@@ -144,6 +148,7 @@ class SearchSummary:
             "clarification_shortfall": self.shortfall,
             "incomplete_trees": len(self.incomplete),
             "gold_recall": None if self.gold_recall is None else round(self.gold_recall, 4),
+            "chosen": {name: dict(sorted(n.items())) for name, n in sorted(self.chosen.items())},
             "tokens": total.as_dict(),
             "setup": self.setup.as_dict(),
             "tokens_by_phase": {name: usage.as_dict() for name, usage in self.usage.items()},
