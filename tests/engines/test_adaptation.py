@@ -107,6 +107,7 @@ FIELDS = [
             " 'Extra inputs are not permitted'}"
         ),
     ),
+    ("seed", 400, openai("seed is not supported by our system. Alternatively, leave it out.")),
     ("n", 400, openai("'n' : number must be at most 1", "n")),
     ("n", 400, openai("Only one completion choice is allowed")),
     ("n", 400, [openai("Multiple candidates is not enabled for this model")]),
@@ -244,6 +245,7 @@ def test_a_temperature_of_zero_becomes_the_least_that_is_taken(
     engine = OpenAIEngine(endpoint.url, "m")
     ask(engine, Sampling(), times=4)
     assert endpoint.bodies[-1]["temperature"] == 0.01
+    assert "0.01" in engine.adaptations()[0]
     ask(engine, Sampling(temperature=0.5))
     assert endpoint.bodies[-1]["temperature"] == 0.5
 
@@ -302,6 +304,7 @@ def test_a_reply_longer_than_the_window_leaves_is_shortened_once(
     assert caught.value.window_tokens == 4096
     ask(engine, Sampling(max_tokens=600))
     assert endpoint.bodies[-1]["max_tokens"] == 600, "it depends on the prompt"
+    assert "less room" in engine.adaptations()[0]
 
 
 def test_the_longest_reply_of_a_model_is_remembered(serve: Serve, chat_reply: Any) -> None:

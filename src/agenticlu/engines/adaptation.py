@@ -57,7 +57,9 @@ _STREAM = re.compile(
     r"|enable the stream|stream(?:ing)?=true",
     re.IGNORECASE,
 )
-_STARTS = re.compile(r"alternat|successive|consecutive|or more assistant", re.IGNORECASE)
+_STARTS = re.compile(
+    r"\balternat(?:e|ing)\b|successive|consecutive|or more assistant", re.IGNORECASE
+)
 
 TOLD = {
     "temperature": "takes no temperature, so it samples at its own: replies meant to be greedy may"
@@ -130,13 +132,14 @@ class Dialect:
         if _STREAM.search(text) and "stream" not in body:
             self.streams = True
             return
-        if asked and ROLES.search(f"{text} {' '.join(refusal.fields)}"):
-            self._learn_roles(text, asked)
+        if asked and ROLES.search(text) and self._learn_roles(text, asked):
             return
         for name in named_fields(refusal, body):
             self._learn_field(name, refusal, body)
 
-    def _learn_roles(self, text: str, asked: Sequence[Message]) -> None:
+    def _learn_roles(self, text: str, asked: Sequence[Message]) -> bool:
+        """Folds what is left to fold; False where that was done before."""
+        before = self.arrange(asked)
         merged = merge_turns(asked)
         if _STARTS.search(text) and not self.merges_turns and len(merged) < len(asked):
             self.merges_turns = True
@@ -144,6 +147,7 @@ class Dialect:
         elif asked[0].role == "system":
             self.folds_system = True
             self._tell("system", "has no system role; its text opens the first user message.")
+        return self.arrange(asked) != before
 
     def _learn_field(self, name: str, refusal: Refusal, body: Mapping[str, Any]) -> None:
         text = refusal.text
@@ -155,6 +159,7 @@ class Dialect:
                 self.length_field = "max_completion_tokens"
         elif name == "temperature" and _POSITIVE.search(text) and body[name] < LEAST_TEMPERATURE:
             self.least_temperature = LEAST_TEMPERATURE
+            self._tell(name, f"takes no temperature of 0; {LEAST_TEMPERATURE} is sent.")
         elif name == "temperature" and body[name] > 1 and _RANGE.search(text):
             return  # the value is at fault, and it is the caller's
         elif name in ("logprobs", "top_logprobs"):
@@ -172,6 +177,10 @@ class Dialect:
         """Sends no length above what the model may write."""
         self.most_reply_tokens = min(tokens, self.most_reply_tokens or tokens)
         self._tell("max_tokens", f"writes replies of at most {tokens} tokens.")
+
+    def note_room(self) -> None:
+        """Notes that a reply was given less room than was asked for."""
+        self._tell("window", "has less room behind long prompts; replies there end earlier.")
 
     def _tell(self, setting: str, words: str) -> None:
         self.told.setdefault(setting, words)

@@ -316,6 +316,7 @@ class Endpoint:
             )
             too_long.window_tokens = limits.window_tokens
             raise too_long from error
+        self.dialect.note_room()
         return body | {"max_tokens": min(room, length)}
 
     def _tell(self, words: str) -> None:

@@ -76,11 +76,12 @@ _LIMIT_AND_REQUESTED = re.compile(
     r"limit:? ([\d,]+), (?:used:? [\d,]+, )?requested:? ([\d,]+)", re.I
 )
 ROLES = re.compile(
-    r"\bsystem\b.{0,40}\b(?:not (?:be )?(?:supported|allowed|enabled|accepted)|unsupported)"
-    r"|(?:not support|unsupported|unexpected role|invalid value).{0,30}\bsystem\b"
+    r"\bsystem['\"]?(?: role| message| prompt| instruction)?s?\b.{0,15}"
+    r"\b(?:not (?:be )?(?:supported|allowed|enabled|accepted)|unsupported)"
+    r"|(?:not support|unsupported|unexpected role|invalid value)\W{0,3}(?:the |a )?['\"]?system\b"
     r"|developer instruction is not enabled|only user and assistant roles"
-    r"|should be 'user' or 'assistant'|alternat|(?:successive|consecutive) .{0,30}messages"
-    r"|or more assistant messages",
+    r"|should be 'user' or 'assistant'|\balternat(?:e|ing)\b"
+    r"|(?:successive|consecutive) .{0,30}messages|or more assistant messages",
     re.I,
 )
 """Refusals of the roles of a conversation; templates raise some of them, under any status."""
