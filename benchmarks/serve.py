@@ -202,6 +202,9 @@ def measure(repeats: int, huge_mib: float) -> list[dict[str, Any]]:
         note(f"memory for {huge_mib:g} MiB refused", grown[0], "MiB", 32)
         times, _ = beside(host, port, hold_open(host, port, 1000))
         note("small request beside 1,000 half-open connections, slowest", max(times), "s", 0.5)
+        times, status = beside(host, port, lambda: send_huge(host, port, 0.03))
+        assert status == 200, status
+        note("small request beside a prompt of 30 KiB, slowest", max(times), "s", 1.5)
     with served("--max-body-mib", str(2 * huge_mib)) as (host, port, process):
         with peak_of(process) as grown:
             times, status = beside(host, port, lambda: send_huge(host, port, huge_mib))

@@ -36,6 +36,8 @@ class ServeSettings(Settings):
     """Data type of the weights. Default: float32 on a CPU."""
     max_batch: Positive = 64
     """Replies that decode together."""
+    prefill_tokens: Positive = 1024
+    """Prompt tokens read in one step; replies under way wait for it."""
     context_tokens: Positive | None = None
     """Longest prompt plus reply. Default: the model's own window."""
     cache_gib: float = Field(default=1.0, ge=0)
@@ -84,6 +86,7 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         device=settings.device,
         dtype=settings.dtype,
         max_batch=settings.max_batch,
+        prefill_tokens=settings.prefill_tokens,
         cache=settings.cache_gib > 0,
         cache_bytes=int(settings.cache_gib * (1 << 30)),
         context_tokens=settings.context_tokens,

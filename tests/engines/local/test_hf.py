@@ -441,6 +441,68 @@ def test_narrow_limits_change_no_reply(random_model: Path) -> None:
             assert one.probabilities == pytest.approx(other.probabilities, rel=1e-3, abs=1e-6)
 
 
+def test_a_long_prompt_is_read_in_parts_between_which_others_go_on(random_model: Path) -> None:
+    whole, parts = HFEngine(random_model), HFEngine(random_model, prefill_tokens=32)
+    long = ask(f"{DOCUMENT}Who built it?")
+    drawn = Sampling(temperature=0.9, max_tokens=8, n=2, seed=5)
+    order: list[str] = []
+
+    async def note(name: str, work: Any) -> Any:
+        reply = await work
+        order.append(name)
+        return reply
+
+    async def read(engine: HFEngine) -> Any:
+        order.clear()
+        first = asyncio.ensure_future(note("long", engine.sample(long, drawn)))
+        small = [note("small", engine.sample(ask(f"{i}?"), Sampling(max_tokens=1))) for i in "ab"]
+        await asyncio.gather(first, *small)
+        again = await engine.sample(long, drawn)
+        segments = engine._worker.decoder.cache._segments()  # type: ignore[union-attr]
+        return first.result(), again, len(segments)
+
+    expected = run(whole, read(whole))[0]
+    found = run(parts, read(parts))[0]
+    assert order[-1] == "long", "the small ones must not wait for it"
+    assert found[0].completions == expected[0].completions
+    assert found[0].usage.prompt_tokens == expected[0].usage.prompt_tokens > 5 * 32
+    # What it read for itself is not cached; the template's first tokens may be.
+    assert found[0].usage.cached_tokens < 32
+    assert found[1].usage.cached_tokens == expected[1].usage.cached_tokens
+    assert found[2] <= expected[2] + 1, "parts must not become segments of their own"
+
+
+def test_a_prompt_that_nobody_waits_for_is_read_no_further(
+    random_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HFEngine(random_model, prefill_tokens=16)
+    decoder = engine._worker.decoder
+    read_ahead, parts = decoder.read_ahead, []
+
+    async def leave() -> None:
+        loop = asyncio.get_running_loop()
+        work = asyncio.ensure_future(engine.sample(ask(DOCUMENT), Sampling(max_tokens=1)))
+
+        def read_part(ids: list[int], count: int) -> bool:
+            parts.append(count)
+            if len(parts) == 2:
+                gone = asyncio.run_coroutine_threadsafe(cancel(), loop)
+                gone.result(60)
+            return read_ahead(ids, count)
+
+        async def cancel() -> None:
+            work.cancel()
+            await asyncio.wait([work])
+
+        monkeypatch.setattr(decoder, "read_ahead", read_part)
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        await engine.sample(ask("Who?"), Sampling(max_tokens=1))
+
+    run(engine, leave())
+    assert len(parts) == 2
+
+
 def test_control_tokens_in_a_document_are_plain_words(random_model: Path) -> None:
     engine = HFEngine(random_model)
     harmless = ask("The sign says X. Who wrote it?")

@@ -26,7 +26,7 @@ from agenticlu.engines.thinking import Thinking, ThinkingRoom
 CACHE_BYTES = 1 << 30
 """Default limit of the cache."""
 PREFILL_TOKENS = 4096
-"""Prompts are read together up to this many uncached tokens; one longer prompt is read alone."""
+"""Prompts are read together up to this many uncached tokens; a longer one in parts of as many."""
 
 
 class HFEngine:
@@ -39,7 +39,8 @@ class HFEngine:
         max_batch: Maximum replies that decode together.
         cache: False reads every prompt from its start.
         cache_bytes: Limit on what is kept; the least recently used goes first.
-        prefill_tokens: Prompts are read together up to this many uncached tokens.
+        prefill_tokens: Prompts are read together up to this many uncached tokens; a longer one in
+            parts of as many, between which other replies go on.
         context_tokens: Longest prompt plus reply; None takes the model's own.
         share_prefix: False copies the prompt's keys and values for every branch (to compare).
         name: Shown and stored; the folder's last two names by default.

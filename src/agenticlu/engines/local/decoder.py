@@ -103,6 +103,10 @@ class AnyDecoder(Protocol):
         """Reads prompts."""
         ...
 
+    def read_ahead(self, ids: list[int], count: int) -> bool:
+        """Reads the next tokens of a long prompt, for `read` to find; False if it cannot."""
+        ...
+
     def join(self, joining: Sequence[tuple[Any, int]]) -> Sequence[Sequence[Any]]:
         """Adds branches that continue prompts: (what `read` returned, how many)."""
         ...
@@ -167,9 +171,27 @@ class Decoder:
             return len(ids)
         return max(1, len(ids) - self.cache.match(ids).num_tokens)
 
+    def read_ahead(self, ids: list[int], count: int) -> bool:
+        """Reads the next `count` tokens of a long prompt into the cache.
+
+        Returns:
+            False where there is none, or it had no room to keep them.
+        """
+        if self.cache is None:
+            return False
+        known = self.cache.match(ids).num_tokens
+        # One segment for the whole prompt: replies attend to each one in a call of its own.
+        self.read([ids[: known + count]], grow=True)
+        return self.cache.match(ids).num_tokens > known
+
     @torch.inference_mode()
-    def read(self, prompts: Sequence[list[int]]) -> list[Reading]:
-        """Reads prompts in one forward pass; those that share a prefix compute it once."""
+    def read(self, prompts: Sequence[list[int]], *, grow: bool = False) -> list[Reading]:
+        """Reads prompts in one forward pass; those that share a prefix compute it once.
+
+        Args:
+            prompts: Ids of each.
+            grow: Whether tokens join the segment before them, however long that is.
+        """
         plan = ReadPlan()
         tokens: list[int] = []
         positions: list[int] = []
@@ -192,7 +214,7 @@ class Decoder:
                 new = ids[match.num_tokens :]
                 # From here on, later prompts of this pass match these tokens although their keys do
                 # not exist yet: `ReadPlan.attend` writes those of all prompts before it reads any.
-                segment, start = cache.extend(match.anchor, new)
+                segment, start = cache.extend(match.anchor, new, grow=grow)
                 read = Read(segment, start, len(tokens), len(new))
                 before = match.chain
                 anchor = (segment, start + len(new))

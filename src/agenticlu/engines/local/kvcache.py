@@ -136,15 +136,21 @@ class PrefixCache:
             segment, start = child, 0
 
     def extend(
-        self, anchor: tuple[CacheSegment, int], ids: Sequence[int]
+        self, anchor: tuple[CacheSegment, int], ids: Sequence[int], *, grow: bool = False
     ) -> tuple[CacheSegment, int]:
         """Adds tokens after an anchor; returns their segment and the index of the first in it.
 
         The caller writes the keys and values before anything reads them.
+
+        Args:
+            anchor: The point that they are attached to.
+            ids: The tokens.
+            grow: Grows a segment that ends there, however long it is.
         """
         segment, offset = anchor
         assert len(ids) > 0
-        if segment.parent is not None and offset == len(segment.ids) and segment.has_room(len(ids)):
+        ends = segment.parent is not None and offset == len(segment.ids)
+        if ends and (grow or segment.has_room(len(ids))):
             # Nobody else notices: a chain says how many tokens of a segment it sees.
             segment.ids.extend(ids)
             return segment, offset

@@ -73,6 +73,10 @@ class WorkerJob:
     ids: list[int] = field(default_factory=list)
     """Of the prompt; encoded by the worker where the request brings none."""
     num_cached: int = 0
+    num_ahead: int = 0
+    """Tokens of a long prompt that were read for it in parts."""
+    whole: bool = False
+    """Whether a long prompt is read at once: its parts cannot be kept."""
     drafts: list[Draft] = field(default_factory=list)
 
     def usage(self, sampled: int) -> Usage:
@@ -120,7 +124,8 @@ class Worker:
     max_batch: int
     """Maximum replies that decode together."""
     prefill_tokens: int
-    """Prompts are read together up to this many uncached tokens."""
+    """Prompts are read together up to this many uncached tokens; of a longer prompt as many are
+    read in each turn, so that nobody waits for all of it."""
     name: str
     """Named in errors."""
     _inbox: queue.SimpleQueue[WorkerJob | None] = field(
@@ -190,9 +195,11 @@ class Worker:
 
     def _advance(self, waiting: list[WorkerJob], drafts: list[Draft]) -> None:
         """Reads the next prompts, then decodes one token of every draft."""
-        jobs = self._admit(waiting, len(drafts))
+        jobs, long = self._admit(waiting, len(drafts))
         if jobs:
             self._read(jobs, drafts)
+        if long is not None:
+            self._read_ahead(long, waiting)
         gone = [draft for draft in drafts if draft.job.future.cancelled()]
         for draft in gone:
             self._leave(draft, drafts)
@@ -207,9 +214,16 @@ class Worker:
                     self._leave(draft, drafts)
                     self._finish_if_done(draft.job)
 
-    def _admit(self, waiting: list[WorkerJob], num_drafts: int) -> list[WorkerJob]:
-        """Takes the next prompts that fit, oldest first; a full batch admits `score_choices`."""
+    def _admit(
+        self, waiting: list[WorkerJob], num_drafts: int
+    ) -> tuple[list[WorkerJob], WorkerJob | None]:
+        """Takes the next prompts that fit, oldest first; a full batch admits `score_choices`.
+
+        Returns:
+            The jobs to be read now; and one that waits on, of whose long prompt a part is read.
+        """
         jobs: list[WorkerJob] = []
+        long: WorkerJob | None = None
         done: set[int] = set()
         tokens = 0
         for i, job in enumerate(waiting[:LOOK_AHEAD]):
@@ -227,8 +241,11 @@ class Worker:
                 job.settle(self._explain(error))
                 done.add(i)
                 continue
-            # The first prompt is admitted however long it is; it would wait forever otherwise.
             new = self.decoder.num_uncached(job.ids)
+            if new > self.prefill_tokens and not job.whole:
+                long = long or job
+                continue
+            # The first prompt is admitted however long it is; it would wait forever otherwise.
             if jobs:
                 # What a prompt shares with another of this pass is computed once, but is not cached
                 # yet. Looking at the last one finds most of it: prompts about a document arrive
@@ -241,7 +258,20 @@ class Worker:
             tokens += new
             num_drafts += count
         waiting[:LOOK_AHEAD] = [job for i, job in enumerate(waiting[:LOOK_AHEAD]) if i not in done]
-        return jobs
+        return jobs, long
+
+    def _read_ahead(self, job: WorkerJob, waiting: list[WorkerJob]) -> None:
+        """Reads a part of a long prompt."""
+        # For `_fail`: a job whose part fails must not be tried again.
+        waiting.remove(job)
+        self._reading = [job]
+        before = self.decoder.num_uncached(job.ids)
+        going = self.decoder.read_ahead(job.ids, self.prefill_tokens)
+        job.num_ahead += max(0, before - self.decoder.num_uncached(job.ids))
+        # Others may push its parts out of a narrow cache as fast as they are read.
+        job.whole = not going or job.num_ahead > 2 * len(job.ids)
+        self._reading = []
+        waiting.insert(0, job)
 
     def _encode(self, job: WorkerJob) -> None:
         if job.ids:
@@ -269,7 +299,7 @@ class Worker:
         first: list[Draft] = []
         rows: list[Tensor] = []
         for job, reading in zip(jobs, readings, strict=True):
-            job.num_cached = reading.num_cached
+            job.num_cached = max(0, reading.num_cached - job.num_ahead)
             if job.sampling is None:
                 job.settle(self._choice_probs(job, reading.logits_V))
                 continue
