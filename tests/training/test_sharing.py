@@ -95,6 +95,7 @@ def test_a_run_is_stopped_and_resumed_in_the_same_bits(
     ("family", "changes"),
     [
         ("mamba2", {"precision": "bf16"}),  # sums its layers in fp32
+        ("zamba2", {"precision": "bf16"}),  # layers within layers
         ("nemotron_h", {"precision": "bf16", "lora_rank": 4}),  # PEFT refuses some of its layers
         ("qwen3_5", {"lora_rank": 4, "checkpointing": "keep-attention"}),
         ("gemma2", {"checkpointing": "keep-attention"}),

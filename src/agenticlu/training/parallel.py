@@ -185,7 +185,8 @@ def shard(
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=master)
-    for module in [*decoder_layers(edges), edges]:
+    # Inner layers first: some classes have layers within layers.
+    for module in [*reversed(decoder_layers(edges)), edges]:
         module.to(dtype=master)
         fully_shard(module, mesh=mesh, mp_policy=policy)
     for module in edges.modules():

@@ -72,11 +72,13 @@ def path_attention(
             first_key = 0 if window is None else max(0, low - window + 1)
             rows = slice(own.start + low - own.depth, own.start + high - own.depth)
             k_UGD, v_UGD = (_take_path(x, path, first_key, high) for x in (k_SGD, v_SGD))
-            mask_TU = _build_mask(low, high, first_key, window, q_SHD.device)
+            mask_TU = _build_mask(high - low, low - first_key, window, q_SHD.device)
             if written:
                 arguments = (q_SHD[rows], k_UGD, v_UGD, mask_TU, sinks_H, scale, softcap)
                 # Only the inputs are kept: the scores of all blocks would not fit.
-                out: Any = checkpoint(_attend_written, *arguments, use_reentrant=False)
+                out: Any = checkpoint(
+                    _attend_written, *arguments, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 out = _attend(q_SHD[rows], k_UGD, v_UGD, mask_TU, scale)
             outputs.append(out)
@@ -95,12 +97,11 @@ def _take_path(x: Tensor, path: Sequence[TrieSegment], low: int, high: int) -> T
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-@functools.lru_cache(maxsize=64)  # the same blocks come up in every layer
-def _build_mask(
-    low: int, high: int, first_key: int, window: int | None, device: torch.device
-) -> Tensor:
-    query = torch.arange(low, high, device=device).unsqueeze(1)
-    key = torch.arange(first_key, high, device=device)
+@functools.lru_cache(maxsize=4)  # blocks within a window look alike; others' masks are large
+def _build_mask(rows: int, before: int, window: int | None, device: torch.device) -> Tensor:
+    """Returns which keys each of some queries sees; `before` keys precede the first query."""
+    query = torch.arange(before, before + rows, device=device).unsqueeze(1)
+    key = torch.arange(before + rows, device=device)
     visible = key <= query
     return visible if window is None else visible & (key > query - window)
 
