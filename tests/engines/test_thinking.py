@@ -112,6 +112,22 @@ def test_an_empty_reply_that_was_cut_is_looked_into_once(serve: Serve, chat_repl
     assert [body["max_tokens"] for body in endpoint.bodies] == [8, 8 + FIRST_ROOM, 8]
 
 
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_hidden_thoughts_that_nobody_reports_are_found_by_what_comes_after(
+    serve: Serve, at_once: int
+) -> None:
+    model = ThinkingModel(ScriptedEngine({"mill": "Ada"}), "hidden", reports=False)
+    engine = engine_at(serve(model))
+
+    async def together() -> Any:
+        return await asyncio.gather(*(sample(engine)() for _ in range(at_once)))
+
+    first, (then,) = run(engine, together, sample(engine))[0], run(engine, sample(engine))
+    assert {one.completions[0].text for one in [*first, then]} == {"Ada"}
+    assert then.usage.requests == 1
+    assert len(model.bodies) <= 2 * at_once + 3
+
+
 def test_a_thought_that_outgrows_its_room_gets_twice_as_much(serve: Serve) -> None:
     model = ThinkingModel(ScriptedEngine({"mill": "Ada"}), very_long=2 * FIRST_ROOM, longest=1)
     model.thought = lambda messages: "hmm " * 2 * FIRST_ROOM  # type: ignore[method-assign]

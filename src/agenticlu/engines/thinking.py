@@ -134,8 +134,8 @@ class ThinkingRoom:
         name: Of the model, for messages.
         thinks: Whether it thinks; None where that is not known.
         opened: Whether the prompts themselves end in the tag that opens a thought.
-        hides: Whether its thoughts may be hidden, as some servers do: then an empty reply that
-            was cut is taken for a thought, once.
+        hides: Whether its thoughts may be hidden, as some servers do: then the first empty reply
+            that was cut is looked into.
         say: Called with a line for people when the room changes.
     """
 
@@ -297,11 +297,8 @@ class ThinkingRoom:
     def _find_cut(self, replies: Sequence[Completion], usage: Usage) -> list[int]:
         """Returns the replies that ended inside their thoughts, by their places."""
         cut = [k for k, one in enumerate(replies) if not one.text and one.finish_reason == "length"]
-        if self.thinks or any(replies[k].thinking for k in cut) or usage.thinking_tokens:
-            return cut
-        # The thoughts may be hidden. Found out once: the model may be silent for another reason.
-        hidden, self._hides = self._hides, self._hides and not cut
-        return cut if hidden else []
+        shown = any(replies[k].thinking for k in cut) or usage.thinking_tokens
+        return cut if self.thinks or shown else []
 
     def _widen(self, room: int) -> int:
         """Returns the room after one that was too narrow; the same where that was the most."""
@@ -351,35 +348,44 @@ class ThinkingRoom:
         length = int(len(one.text) * sampling.max_tokens / tokens)
         return replace(one, text=one.text[:length].rstrip(), token_ids=None)
 
-    # --- Thoughts without an opening tag
+    # --- Thoughts that do not show
 
     async def _see_through(self, ask: Ask, sampling: Sampling, found: Sampled) -> Sampled:
         """Returns replies of which those that are thoughts are known as such.
 
         A template may open the thought itself. What the model writes then looks like a reply until
-        a tag closes it, and one that was cut has none; so what reads like a thought is asked for
-        once more, with room, to see whether that tag comes.
+        a tag closes it, and one that was cut has none; a server may hide thoughts altogether. So
+        what reads like a thought, or is empty, is asked for again, with room, to see what comes.
         """
-        if self.thinks is None and any(map(reads_like_thought, found.completions)):
+        hides = self._hides and not found.usage.thinking_tokens
+        doubtful = [
+            one
+            for one in found.completions
+            if reads_like_thought(one) or (hides and is_cut_short(one))
+        ]
+        if self.thinks is None and doubtful:
             async with self._lock():
                 # A request that waited for another one's check knows by now.
                 if self.thinks is None and not self.opened:
-                    usage = await self._follow(ask, replace(sampling, n=1))
+                    usage = await self._follow(ask, replace(sampling, n=1), doubtful[0])
                     found = replace(found, usage=found.usage + usage)
-                    self.thinks = self.thinks or self.opened
         # Also of a reply that was read before another one showed it.
         if not self.opened:
             return found
         hidden = (_as_thought(one) for one in found.completions)
         return replace(found, completions=tuple(hidden))
 
-    async def _follow(self, ask: Ask, sampling: Sampling) -> Usage:
-        """Asks with room, to see whether a tag closes what is written; returns what that cost."""
+    async def _follow(self, ask: Ask, sampling: Sampling, before: Completion) -> Usage:
+        """Finds out with more room whether a reply was a thought; returns what that cost."""
         usage = Usage()
         for room in (self._first, min(CHECKED_ROOM, self.thinking.tokens)):
             found, _ = await self._fit(ask, sampling, room)
-            usage = usage + found.usage
-            if self.opened or found.completions[0].finish_reason != "length":
+            usage, one = usage + found.usage, found.completions[0]
+            # Whether a tag closes what is written, or anything is said after a long silence.
+            # Another request may have found out meanwhile.
+            found_out = self.opened if before.text else bool(one.text or one.thinking)
+            self.thinks = self.thinks or found_out
+            if self.thinks or not before.text or one.finish_reason != "length":
                 break
         return usage
 
@@ -423,6 +429,11 @@ def reads_like_thought(one: Completion) -> bool:
     """Whether a reply that was cut, and shows no thought, begins as many thoughts do."""
     cut = one.finish_reason == "length" and not one.thinking
     return cut and _MUSING.match(one.text.lstrip()) is not None
+
+
+def is_cut_short(one: Completion) -> bool:
+    """Whether a reply was cut before anything was said."""
+    return one.finish_reason == "length" and not one.text and not one.thinking
 
 
 def _as_thought(one: Completion) -> Completion:
