@@ -33,11 +33,11 @@ into only where it is reported at less than the second share of our estimate, or
 `ROUND_TOKENS`."""
 SLICES, SLICE_CHARACTERS = 8, 120
 """The sample of a prompt by which the server's tokens are measured."""
-SHORTFALL = 0.9
+SHORTFALL = 0.95
 """A prompt reported at less than this share of what is expected is looked into."""
 ROUND_TOKENS = 256
 """Windows are multiples of this: a count that is one, too, is looked into however near it is."""
-HALVES_SHARE, HALVES_TOKENS = 0.03, 32
+HALVES_SHARE, HALVES_TOKENS = 0.005, 40
 """By so much two halves of a prompt may count more than the whole: a cut word, an odd template."""
 SHORT_TEXT, SHORT_TEXT_TOKENS = "Say yes.", 3
 
