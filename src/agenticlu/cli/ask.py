@@ -174,6 +174,7 @@ class _AskRun:
             self.settings.timeout,
             self.settings.window,
             thinking=Thinking(self.settings.thinking, self.settings.thinking_tokens),
+            trust_remote_code=self.settings.trust_remote_code,
         )
         self.tokenizer = self.choice.tokenizer(self.settings.tokenizer)
         note_estimate(self.settings, self.tokenizer, quiet=self.settings.quiet)

@@ -92,7 +92,9 @@ class GenerateSettings(
 
         thinking = Thinking(self.thinking, self.thinking_tokens)
         served = self.base_url, self.api_key_env, self.timeout, self.window
-        return EngineChoice(self.model, *served, thinking=thinking)
+        return EngineChoice(
+            self.model, *served, thinking=thinking, trust_remote_code=self.trust_remote_code
+        )
 
 
 def find_preset(given: Mapping[str, object]) -> Preset | None:

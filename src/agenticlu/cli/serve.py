@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import os
 import signal
@@ -22,8 +23,11 @@ from agenticlu.server.limits import MIB, Access, Limits, default_body_bytes
 class ServeSettings(Settings):
     """Settings of `agenticlu serve`."""
 
-    model: Annotated[str | None, Spelling(metavar="FOLDER")] = None
-    """Model folder in Hugging Face layout. Default: the bundled tiny model."""
+    model: str | None = None
+    """Model folder in Hugging Face layout, GGUF file or hub id (owner/name). Default: the bundled
+    tiny model."""
+    trust_remote_code: bool = False
+    """Run code that the model's folder brings, for classes that transformers does not have."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -69,7 +73,7 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     the server with Ctrl-C.
     """
     from agenticlu.documents.tokens import read_model_hint
-    from agenticlu.engines import BUNDLED_MODEL, BUNDLED_NAME, load_engine
+    from agenticlu.engines import check_model_path, load_engine
     from agenticlu.evaluation.config import fingerprint
     from agenticlu.server import Service, open_listener, run_server
 
@@ -78,11 +82,14 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         click.echo(BUNDLED_MODEL_NOTE, err=True)
     access = _read_access(settings)
     listener = open_listener(settings.host, settings.port)
-    folder = Path(settings.model).expanduser() if settings.model else BUNDLED_MODEL
+    say = functools.partial(click.echo, err=True)
+    folder = Path(check_model_path(settings.model, say))
     # The name tells clients nothing about where the model lies.
-    name = settings.name or (folder.resolve().name if settings.model else BUNDLED_NAME)
+    name = settings.name or _name_model(settings.model, folder)
     engine = load_engine(
         settings.model,
+        on_event=say,
+        trust_remote_code=settings.trust_remote_code,
         device=settings.device,
         dtype=settings.dtype,
         max_batch=settings.max_batch,
@@ -110,6 +117,17 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         asyncio.run(run_server(service, listener, ready))
     except KeyboardInterrupt:
         click.echo("agenticlu: stopped.", err=True)
+
+
+def _name_model(model: str | None, path: Path) -> str:
+    from agenticlu.engines import BUNDLED_NAME
+    from agenticlu.engines.models import is_hub_id
+
+    if model is None:
+        return BUNDLED_NAME
+    if is_hub_id(model):
+        return model
+    return path.stem if path.suffix == ".gguf" else path.resolve().name
 
 
 def _read_access(settings: ServeSettings) -> Access:

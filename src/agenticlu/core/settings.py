@@ -312,8 +312,8 @@ class ModelSettings(TimeoutSettings, ThinkingSettings):
     """The model that answers."""
 
     model: str | None = None
-    """Model folder in Hugging Face layout, or the name of a served model. Without a model and a
-    server the bundled tiny model answers."""
+    """Model folder in Hugging Face layout, GGUF file, hub id (owner/name), or the name of a served
+    model. Without a model and a server the bundled tiny model answers."""
     base_url: tuple[str, ...] = ()
     """Address of an OpenAI-compatible server; repeat it for a pool of replicas."""
     api_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
@@ -323,6 +323,8 @@ class ModelSettings(TimeoutSettings, ThinkingSettings):
     window: Annotated[TokenCount | None, Spelling(metavar="TOKENS")] = None
     """Longest prompt plus reply that the model takes, such as 8192 or 8k. Default: what the server
     or the model says."""
+    trust_remote_code: bool = False
+    """Run code that the model's folder brings, for classes that transformers does not have."""
 
     @property
     def bundled(self) -> bool:

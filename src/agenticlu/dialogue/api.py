@@ -42,6 +42,7 @@ class _Shared(Settings):
     piece_tokens: int | None = None
     temperature: float = 0.0
     window: TokenCount | None = None
+    trust_remote_code: bool = False
 
 
 class Reader(Closing):
@@ -115,6 +116,7 @@ class Reader(Closing):
             timeout_s,
             settings.window,
             thinking=Thinking(settings.thinking, settings.thinking_tokens),
+            trust_remote_code=settings.trust_remote_code,
         )
         self._engine, self._owns_engine = engine, engine is None
         self._loop: _Loop | None = None

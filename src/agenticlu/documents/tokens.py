@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agenticlu.core.errors import ConfigError, missing_dependency
 from agenticlu.core.records import without_lone_surrogates
@@ -127,8 +130,8 @@ def load_tokenizer(name_or_path: str | None = None, *, online: bool = True) -> T
     """Loads the tokenizer of a model.
 
     Args:
-        name_or_path: A folder with `tokenizer.json`, that file itself, or a Hugging Face Hub id.
-            None gives an `ApproximateTokenizer`.
+        name_or_path: A folder with `tokenizer.json`, that file itself, a model's GGUF file, or a
+            Hugging Face Hub id. None gives an `ApproximateTokenizer`.
         online: Whether a hub id that is not in the local cache may be downloaded.
 
     Raises:
@@ -139,6 +142,8 @@ def load_tokenizer(name_or_path: str | None = None, *, online: bool = True) -> T
     path = Path(name_or_path)
     if path.is_dir():
         return _read(path / "tokenizer.json", name_or_path)
+    if path.is_file() and path.suffix == ".gguf":
+        return _read_gguf(path)
     if path.is_file() or path.suffix == ".json":
         return _read(path, name_or_path)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_path):
@@ -165,6 +170,20 @@ def _read(path: Path, given: str) -> FileTokenizer:
     except Exception as error:  # the package raises bare Exception for every malformed file
         raise ConfigError(f"{str(path)!r} is not a tokenizer file: {error}") from error
     return FileTokenizer(loaded, given)
+
+
+def _read_gguf(path: Path) -> FileTokenizer:
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise missing_dependency("transformers", "local") from error
+    try:
+        with pretrained_source(path) as (source, options):
+            loaded = AutoTokenizer.from_pretrained(source, **options)
+        return FileTokenizer(loaded.backend_tokenizer, str(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"The tokenizer in {str(path)!r} cannot be read: {reason}") from error
 
 
 def _fetch(hub_id: str, *, online: bool) -> Path:
@@ -194,6 +213,30 @@ def _fetch(hub_id: str, *, online: bool) -> Path:
             f"Cannot download the tokenizer of {hub_id!r}: {error}",
             hint="Check the id and the connection, or give a local directory.",
         ) from error
+
+
+@contextmanager
+def pretrained_source(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields what transformers' `from_pretrained` takes for a folder, hub id or GGUF file.
+
+    A GGUF file says all of a model by itself; transformers would mix it with whatever else lies
+    in its folder, so it is shown in a folder of its own.
+
+    Raises:
+        MissingDependencyError: The file is a GGUF file, and its reader is not installed.
+    """
+    path = Path(path)
+    if path.suffix != ".gguf":
+        yield str(path), {}
+        return
+    for package in ("gguf", "accelerate"):
+        try:
+            __import__(package)
+        except ModuleNotFoundError as error:
+            raise missing_dependency(package, "gguf") from error
+    with TemporaryDirectory(prefix="agenticlu-gguf-") as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield folder, {"gguf_file": path.name}
 
 
 def read_model_hint(model: str | Path, key: str) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from agenticlu.core.errors import (
     AgenticluError,
     ConfigError,
-    ModelNotFoundError,
     Registry,
     UsageError,
 )
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines.base import Engine
-from agenticlu.engines.positions import find_window
+from agenticlu.engines.models import find_cached, find_model, is_hub_id, is_offline, read_window
 
 if TYPE_CHECKING:
     from agenticlu.engines.retry import LimitedEngine, Limiter
@@ -47,16 +46,16 @@ def load_engine(
 
     Without arguments: the bundled tiny model, in process. With `base_url`: the endpoint, or the
     pool of endpoints, and `model` is the name served there (found by asking when left out). With
-    `model` alone: a folder in Hugging Face layout, in process.
+    `model` alone: a folder in Hugging Face layout, a GGUF file or a hub id, in process.
 
     Args:
-        model: A folder, or the name of a served model.
+        model: A folder, a GGUF file, a hub id, or the name of a served model.
         base_url: Addresses of OpenAI-compatible endpoints, such as http://127.0.0.1:8000/v1.
         api_key_env: Environment variable that holds the key; local servers need none.
         **options: Passed to the engine: see `HFEngine`, `load_limited_engine`.
 
     Raises:
-        ModelNotFoundError: `model` is not a folder with a model.
+        ModelNotFoundError: There is no such model, or it cannot be fetched.
         UsageError: `base_url` is not an address.
         MissingDependencyError: The engine's packages are not installed.
     """
@@ -64,9 +63,9 @@ def load_engine(
         return load_limited_engine(model, base_url, api_key_env, **options)
     from agenticlu.engines.local import HFEngine
 
-    if model is None:
-        options.setdefault("name", BUNDLED_NAME)
-    return HFEngine(check_model_path(model), **options)
+    if model is None or is_hub_id(model):
+        options.setdefault("name", model or BUNDLED_NAME)
+    return HFEngine(check_model_path(model, options.get("on_event")), **options)
 
 
 def load_limited_engine(
@@ -112,36 +111,9 @@ def load_limited_engine(
     return LimitedEngine(engine, limiter or Limiter(Admission(ENDPOINT_REQUESTS), say=on_event))
 
 
-def check_model_path(model: str | None) -> str:
-    """Returns the folder of a model, or says what is wrong with it."""
-    path = BUNDLED_MODEL if model is None else Path(model).expanduser()
-    if model is not None and model.startswith(("http://", "https://")):
-        raise UsageError(
-            f"{model!r} is an address, not a model.", hint=f"Try --base-url {model} instead."
-        )
-    if not path.exists():
-        given = "The bundled model" if model is None else f"Model {model!r}"
-        raise ModelNotFoundError(
-            f"{given} not found: {str(path)!r} does not exist.",
-            hint="Give a folder in Hugging Face layout (config.json, model.safetensors,"
-            " tokenizer.json), or --base-url ADDRESS for a model that a server runs.",
-        )
-    if not (path / "config.json").is_file():
-        nested = sorted(p.parent.name for p in path.glob("*/config.json")) if path.is_dir() else []
-        raise ModelNotFoundError(
-            f"{str(path)!r} is not a model folder: no config.json.",
-            hint=f"Did you mean {str(path / nested[0])!r}?" if nested else None,
-        )
-    return str(path)
-
-
-def read_window(folder: Path) -> int | None:
-    """Returns the window in tokens that a model's configuration states; None if it states none."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return find_window(found) if isinstance(found, dict) else None
+def check_model_path(model: str | None, say: Callable[[str], None] | None = None) -> str:
+    """Returns the folder or GGUF file of a model, downloaded if need be; see `find_model`."""
+    return str(BUNDLED_MODEL if model is None else find_model(model, say=say))
 
 
 def check_base_url(url: str) -> str:
@@ -188,8 +160,8 @@ class ModelChoice:
     """
 
     model: str | None = None
-    """A folder in Hugging Face layout, or the name of a served model. None, and no server: the
-    bundled tiny model."""
+    """A folder in Hugging Face layout, a GGUF file, a hub id, or the name of a served model. None,
+    and no server: the bundled tiny model."""
     base_url: tuple[str, ...] = ()
     """Addresses of OpenAI-compatible servers; several make a pool."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -202,6 +174,9 @@ class ModelChoice:
     thinking: Thinking | None = None
     """How much it may think before it replies; None: as it does by itself."""
 
+    trust_remote_code: bool = False
+    """Whether code that the model's folder brings may run, in process."""
+
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
 
@@ -212,22 +187,28 @@ class ModelChoice:
 
     @property
     def folder(self) -> Path | None:
-        """Folder of a model in this process; None for a served one."""
+        """Folder or GGUF file of a model in this process; None if it is served, or not here yet."""
         if self.bundled:
             return BUNDLED_MODEL
-        path = Path(self.model).expanduser() if self.model else None
-        return path if path is not None and path.is_dir() else None
+        if not self.model:
+            return None
+        path = Path(self.model).expanduser()
+        if path.is_dir() and self.base_url:
+            return path
+        if path.exists() and not self.base_url:
+            return find_model(self.model)
+        return None if self.base_url else find_cached(self.model)
 
     def check(self) -> None:
         """Refuses a model or a server that cannot be loaded, without loading it.
 
         Raises:
-            ModelNotFoundError: The model's folder does not exist.
+            ModelNotFoundError: There is no such model; whether the hub has one is not asked.
             UsageError: A server's address is malformed.
         """
         for url in self.base_url:
             check_base_url(url)
-        if not self.base_url:
+        if not self.base_url and not (self.model and is_hub_id(self.model) and not is_offline()):
             check_model_path(self.model)
 
     def load(self, on_event: Callable[[str], None] | None = None) -> Engine:
@@ -238,7 +219,7 @@ class ModelChoice:
                 model thinks before it replies.
 
         Raises:
-            ModelNotFoundError: The model's folder does not exist.
+            ModelNotFoundError: There is no such model, or it cannot be fetched.
             UsageError: A server's address is malformed.
             MissingDependencyError: The engine's packages are not installed.
         """
@@ -250,7 +231,11 @@ class ModelChoice:
     @property
     def engine_options(self) -> dict[str, Any]:
         """What every kind of engine is told of the choice; left out where nothing was chosen."""
-        options = {"context_tokens": self.window_tokens, "thinking": self.thinking}
+        options: dict[str, Any] = {
+            "context_tokens": self.window_tokens,
+            "thinking": self.thinking,
+            "trust_remote_code": self.trust_remote_code or None if not self.base_url else None,
+        }
         return {name: value for name, value in options.items() if value is not None}
 
     def tokenizer(self, name: str | None = None) -> Tokenizer:
@@ -267,6 +252,9 @@ class ModelChoice:
         if self.folder is not None:
             return load_tokenizer(str(self.folder))
         if not self.base_url:
+            if self.model and is_hub_id(self.model):
+                with contextlib.suppress(ConfigError):
+                    return load_tokenizer(self.model)  # an estimate needs no more of the model
             return load_tokenizer(check_model_path(self.model))
         try:
             return load_tokenizer(self.model, online=False)

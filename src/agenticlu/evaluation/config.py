@@ -38,6 +38,7 @@ from agenticlu.documents.tokens import (
 from agenticlu.engines import check_base_url, check_model_path, read_window
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.listing import ServedModel
+from agenticlu.engines.models import find_cached, is_hub_id
 from agenticlu.engines.probe import read_served_model
 from agenticlu.evaluation.records import CHAT_TOKENS, Item
 
@@ -195,13 +196,14 @@ def fingerprint(folder: str | Path) -> str:
     """Returns a hash of a local model's weights and configuration.
 
     Args:
-        folder: Of a model in Hugging Face layout.
+        folder: Of a model in Hugging Face layout; or its GGUF file.
     """
     digest = hashlib.sha256()
     root = Path(folder)
     names = ("*.safetensors", "*.bin", "config.json", "generation_config.json", "*.jinja")
     files = sorted({path for pattern in names for path in root.glob(pattern)})
-    for path in [*files, *sorted(root.glob("tokenizer*.json"))]:
+    files = [root] if root.is_file() else [*files, *sorted(root.glob("tokenizer*.json"))]
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:
@@ -324,7 +326,9 @@ def find_model(
     """
     urls = tuple(check_base_url(url) for url in base_url)
     if not urls:
-        folder = check_model_path(model)
+        if may_be_away and model and is_hub_id(model) and find_cached(model) is None:
+            return ModelFacts(model, load_tokenizer(tokenizer or model), weights="")
+        folder = check_model_path(model, say)
         return ModelFacts(
             name=model or "",
             tokenizer=load_tokenizer(tokenizer or folder),

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agenticlu.engines.local.checkpoint import find_auto_class
 from agenticlu.training.config import TrainConfig
-from agenticlu.training.sharing import find_auto_class
 from agenticlu.training.trie import TriePlan
 
 Checkpointing = Literal["none", "full", "keep-attention"]

@@ -21,7 +21,10 @@ class TrainConfig(Settings):
     dataset: str = ""
     """Folder of the data set, or one file of rows."""
     model: str = ""
-    """Model to start from: a folder or a hub name. For DPO, the SFT export unless `from_base`."""
+    """Model to start from: a folder, a GGUF file or a hub id. For DPO, the SFT export unless
+    `from_base`."""
+    trust_remote_code: bool = False
+    """Run code that the model's folder brings, for classes that transformers does not have."""
     out: str = ""
     """The run's folder: export, metrics, checkpoints, caches. Nothing is written outside it."""
 

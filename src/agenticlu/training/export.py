@@ -158,7 +158,11 @@ def _merge_adapter(
 ) -> tuple[Any, dict[str, Tensor]]:
     from peft import set_peft_model_state_dict
 
-    fresh: Any = add_adapter(load_model(source, dtype, torch.device("cpu")).model, config, source)
+    fresh: Any = add_adapter(
+        load_model(source, dtype, torch.device("cpu"), trust=config.trust_remote_code).model,
+        config,
+        source,
+    )
     adapter = {key.replace(".default", ""): value for key, value in state.items() if "lora_" in key}
     set_peft_model_state_dict(fresh, adapter)
     whole = fresh.merge_and_unload()

@@ -77,7 +77,7 @@ class Run:
             timeout_s=config.timeout_s,
         )
         self.device = self.ranks.device
-        self.source = resolve_model(config.model)
+        self.source = resolve_model(config.model, trust=config.trust_remote_code, say=self.say)
         self._set_threads()
         torch.manual_seed(config.seed)
 
@@ -98,7 +98,7 @@ class Run:
     def load_rows(self) -> None:
         """Encodes both splits and draws the schedule."""
         config = self.config
-        self.tokenizer = load_tokenizer(self.source)
+        self.tokenizer = load_tokenizer(self.source, trust=config.trust_remote_code)
         stop_ids = find_stop_ids(self.source, self.tokenizer)
         encoder = Encoder(self.tokenizer, turns=config.turns, stop_ids=stop_ids)
         self.units, self.report = load_units(
@@ -115,7 +115,7 @@ class Run:
             )  # fmt: skip
             self.say(f"validation: {report.summary()}")
         self.documents = group_by_document(self.units)
-        self.sharing = choose_sharing(load_config(self.source))
+        self.sharing = choose_sharing(load_config(self.source, trust=config.trust_remote_code))
         self._draw_schedule()
 
     def _draw_schedule(self) -> None:
@@ -184,7 +184,8 @@ class Run:
             "separate": self.sharing.reason,
             "steps": len(self.schedule),
             **budget.forecast(
-                load_shape(self.source), sizes, num_tries=len(groups),
+                load_shape(self.source, trust=self.config.trust_remote_code), sizes,
+                num_tries=len(groups),
                 first_step=len(self.schedule[0]), settings=settings, memory=memory, device=device,
             ),
         }  # fmt: skip
@@ -222,7 +223,10 @@ class Run:
         # fp32); sharded groups need one dtype, and an adapter in bf16 would not move.
         trained = self.dtype if config.lora_rank and not sharded else self.master
         loaded = load_model(
-            self.source, self.dtype if self.device.type == "cuda" else trained, home
+            self.source,
+            self.dtype if self.device.type == "cuda" else trained,
+            home,
+            trust=config.trust_remote_code,
         )
         for note in loaded.notes:
             self.say(note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from agenticlu.core.errors import ModelNotFoundError, TrainingError
-from agenticlu.engines.local.checkpoint import find_end_ids
+from agenticlu.documents.tokens import pretrained_source
+from agenticlu.engines.local.checkpoint import (
+    check_remote_code,
+    find_auto_class,
+    find_end_ids,
+)
+from agenticlu.engines.models import find_model
 from agenticlu.training import attention, recurrent
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
@@ -24,7 +30,6 @@ from agenticlu.training.losses import edge_logprobs
 from agenticlu.training.separate import SeparateRows, use_own_attention
 from agenticlu.training.sharing import (
     count_windows,
-    find_auto_class,
     find_dropout,
     switch_dropout_off,
 )
@@ -33,33 +38,42 @@ from agenticlu.training.trie import TriePlan
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 
-def resolve_model(name: str) -> str:
-    """Returns a model's folder or hub name; for a training run's folder, that of its export.
+def resolve_model(
+    name: str, *, trust: bool = False, say: Callable[[str], None] | None = None
+) -> str:
+    """Returns a model's folder or GGUF file; for a training run's folder, that of its export.
+
+    Args:
+        name: As a person named it; a hub id is downloaded if need be.
+        trust: Whether code that its folder brings may run.
+        say: Called with a line for people before a download.
 
     Raises:
-        ModelNotFoundError: It looks like a path but does not exist, or has no model in it.
+        ModelNotFoundError: There is no such model, or it cannot be fetched.
+        EngineError: It needs code of its own, which is not trusted.
     """
     path = Path(name)
+    found = None
     for folder in (path / "export", path):
         for file in ("adapter_config.json", "config.json"):
             if (folder / file).is_file() and not (folder / "metrics.jsonl").exists():
-                return str(folder)
-    if path.exists():
+                found = found or folder
+    if found is None and (path / "metrics.jsonl").exists():
         raise ModelNotFoundError(
             f"No model in {name}: neither it nor {name}/export has a config.json.",
             hint="Give a folder in Hugging Face layout, or a finished training run.",
         )
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ModelNotFoundError(f"Model folder not found: {name}.")
-    return name
+    found = found or find_model(name, say=say)
+    check_remote_code(found, trust)
+    return str(found)
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, trust: bool = False) -> Any:
     """Loads the tokenizer of a model."""
     from transformers import AutoTokenizer
 
-    with _model_errors(name):
-        return AutoTokenizer.from_pretrained(name)
+    with _model_errors(name), pretrained_source(name) as (source, options):
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust, **options)
 
 
 @contextlib.contextmanager
@@ -70,7 +84,7 @@ def _model_errors(name: str) -> Iterator[None]:
         first = str(error).strip().splitlines()[0]
         raise ModelNotFoundError(
             f"Could not load the model {name}: {first}",
-            hint="Give a folder in Hugging Face layout, or a hub name (needs a connection).",
+            hint="A file in it may be truncated or in another format: copy or export it again.",
         ) from error
 
 
@@ -92,17 +106,17 @@ def find_base_model(name: str) -> str:
     return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
-def load_config(name: str) -> Any:
+def load_config(name: str, *, trust: bool = False) -> Any:
     """Loads the configuration of a model, or of an adapter's base."""
     from transformers import AutoConfig
 
-    with _model_errors(name):
-        return AutoConfig.from_pretrained(find_base_model(name))
+    with _model_errors(name), pretrained_source(find_base_model(name)) as (source, options):
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust, **options)
 
 
-def load_shape(name: str) -> ModelShape:
+def load_shape(name: str, *, trust: bool = False) -> ModelShape:
     """Returns the shape of a model without loading its weights."""
-    return ModelShape.from_config(load_config(name))
+    return ModelShape.from_config(load_config(name, trust=trust))
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,9 @@ class LoadedModel:
     """What a user should know about it, a sentence each."""
 
 
-def load_model(name: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+def load_model(
+    name: str, dtype: torch.dtype, device: torch.device, *, trust: bool = False
+) -> LoadedModel:
     """Loads a causal language model.
 
     Raises:
@@ -126,14 +142,16 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device) -> LoadedMod
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base = find_base_model(name)
-    config = load_config(base)
+    config = load_config(base, trust=trust)
     kind, notes = config.model_type, []
     changed = switch_dropout_off(config)
     wide: dict[str, Any] = {}
     if dtype == torch.float64:
         wide["experts_implementation"] = "eager"  # grouped products know no fp64
-    with _model_errors(base):
-        model = find_auto_class(config).from_pretrained(base, config=config, dtype=dtype, **wide)
+    with _model_errors(base), pretrained_source(base) as (source, options):
+        options |= wide | {"trust_remote_code": trust}
+        loader = find_auto_class(config)
+        model = loader.from_pretrained(source, config=config, dtype=dtype, **options)
     if base != name:
         from peft import PeftModel
 

@@ -104,14 +104,3 @@ def count_windows(config: Any) -> int:
         return sum("sliding" in kind for kind in kinds)
     wanted = getattr(text, "use_sliding_window", True) and getattr(text, "sliding_window", None)
     return 1 if wanted else 0
-
-
-def find_auto_class(config: Any) -> Any:
-    """Returns transformers' loader for a configuration; some classes read images as well."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    text, images = (
-        auto._model_mapping for auto in (AutoModelForCausalLM, AutoModelForImageTextToText)
-    )
-    both = type(config) not in text and type(config) in images
-    return AutoModelForImageTextToText if both else AutoModelForCausalLM

@@ -33,7 +33,7 @@ class HFEngine:
     """Runs a checkpoint in Hugging Face layout.
 
     Args:
-        model_path: Folder with config, weights and tokenizer.
+        model_path: Folder with config, weights and tokenizer, or a GGUF file.
         device: Such as 'cpu' or 'cuda'; a GPU where there is one.
         dtype: Such as 'float32' or 'bfloat16'; on a CPU float32, else the checkpoint's own.
         max_batch: Maximum replies that decode together.
@@ -69,6 +69,7 @@ class HFEngine:
         name: str | None = None,
         thinking: Thinking | None = None,
         on_event: Callable[[str], None] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         path = Path(model_path)
         self.name = name or "/".join(path.resolve().parts[-2:])
@@ -80,7 +81,7 @@ class HFEngine:
             from agenticlu.engines.local.worker import Worker
         except ImportError as error:
             raise missing_dependency(error.name or "torch", "local") from error
-        loaded = load_checkpoint(path, device, dtype)
+        loaded = load_checkpoint(path, device, dtype, trust_remote_code=trust_remote_code)
         self.chat = loaded.chat
         thinking = thinking or Thinking()
         self.chat.set_effort(thinking.effort)
@@ -200,6 +201,7 @@ class HFEngine:
             token_ids=True,
             context_tokens=self.context_tokens,
             prefix_reuse_from_tokens=1 if self._reuses else math.inf,
+            notes=(self.way.describe(),) if self.way.reason else (),
         )
 
     def adaptations(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from agenticlu.core.errors import (
     missing_dependency,
     require_known,
 )
+from agenticlu.core.files import load_json_object
+from agenticlu.documents.tokens import pretrained_source
 from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.decoder import AnyDecoder, Decoder, Forward
 from agenticlu.engines.local.kvcache import PrefixCache
@@ -27,7 +30,10 @@ from agenticlu.engines.local.states import OwnForward, StateDecoder
 from agenticlu.engines.positions import find_window
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TORN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StoreError)
+TORN = (
+    *(OSError, ValueError, KeyError, RuntimeError, SafetensorError, StoreError),
+    *(pickle.UnpicklingError, EOFError),
+)
 """Errors from reading a truncated file or one in another format."""
 FAST_LOADERS = Registry("fast loader", {"llama": "agenticlu.demo.small_llama:load_small_llama"})
 """Loaders that are tried before transformers, on a CPU in fp32; None means: not mine."""
@@ -72,8 +78,16 @@ def make_decoder(
     return Decoder(forward, cache, device, dtype, share=share)
 
 
-def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkpoint:
-    """Loads model and tokenizer from a folder.
+def load_checkpoint(
+    path: Path, device: str | None, dtype: str | None, *, trust_remote_code: bool = False
+) -> Checkpoint:
+    """Loads model and tokenizer from a folder or a GGUF file.
+
+    Args:
+        path: The folder or file.
+        device: Such as 'cpu'; None takes a GPU where there is one.
+        dtype: A name in `DTYPES`; None: float32 on a CPU, else the checkpoint's own.
+        trust_remote_code: Whether code in the folder may run.
 
     Raises:
         ModelNotFoundError: The folder has no model.
@@ -85,17 +99,19 @@ def load_checkpoint(path: Path, device: str | None, dtype: str | None) -> Checkp
     if dtype is not None:
         require_known(dtype, DTYPES, kind="dtype", error=UsageError)
     small: Checkpoint | None = None
-    if place.type == "cpu" and dtype in (None, "float32"):
+    if place.type == "cpu" and dtype in (None, "float32") and path.is_dir():
         try:
             small = FAST_LOADERS.load("llama")(path)
         except TORN as error:
             raise _torn(path, error) from error
-    return small or _load_with_transformers(path, place, dtype)
+    return small or _load_with_transformers(path, place, dtype, trust_remote_code)
 
 
-def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) -> Checkpoint:
+def _load_with_transformers(
+    path: Path, place: torch.device, dtype: str | None, trust_remote_code: bool = False
+) -> Checkpoint:
     try:
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
     except ImportError as error:
         raise missing_dependency("transformers", "local") from error
     from transformers.utils import logging
@@ -103,10 +119,15 @@ def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) 
     for quieten in (logging.disable_progress_bar, logging.set_verbosity_error):
         call: Callable[[], None] = quieten
         call()
+    check_remote_code(path, trust_remote_code)
     wanted = DTYPES[dtype] if dtype else (torch.float32 if place.type == "cpu" else "auto")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
-        model: Any = _model_class(path).from_pretrained(str(path), dtype=wanted)
+        with pretrained_source(path) as (source, options):
+            options["trust_remote_code"] = trust_remote_code
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            config = AutoConfig.from_pretrained(source, **options)
+            loader = find_auto_class(config)
+            model: Any = loader.from_pretrained(source, dtype=wanted, **options)
     except TORN as error:
         raise _torn(path, error) from error
     model = model.to(place).eval()
@@ -123,14 +144,39 @@ def _load_with_transformers(path: Path, place: torch.device, dtype: str | None) 
     )
 
 
-def _model_class(path: Path) -> Any:
-    """Returns the class that loads a model: for text, or for images too if it has no other."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+def find_auto_class(config: Any) -> Any:
+    """Returns transformers' loader for a configuration; some classes read images as well."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    config = AutoConfig.from_pretrained(str(path))
-    known = type(config) in AutoModelForCausalLM._model_mapping
-    more = type(config) in AutoModelForImageTextToText._model_mapping
-    return AutoModelForImageTextToText if more and not known else AutoModelForCausalLM
+    text, images = (
+        auto._model_mapping for auto in (AutoModelForCausalLM, AutoModelForImageTextToText)
+    )
+    both = type(config) not in text and type(config) in images
+    return AutoModelForImageTextToText if both else AutoModelForCausalLM
+
+
+def check_remote_code(path: Path, trusted: bool) -> None:
+    """Refuses a model whose classes are code in its folder, unless that is trusted.
+
+    Where transformers has the class, its own is taken, and nothing of the folder runs.
+
+    Raises:
+        EngineError: Names the files and the flag.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if trusted or not path.is_dir():
+        return
+    config = load_json_object(path / "config.json")
+    wanted = config.get("auto_map")
+    if not isinstance(wanted, dict) or config.get("model_type") in CONFIG_MAPPING:
+        return
+    names = (str(one).rpartition("--")[2].partition(".")[0] for one in wanted.values())
+    files = ", ".join(dict.fromkeys(f"{name}.py" for name in names))
+    raise EngineError(
+        f"{str(path)!r} is run by code of its own ({files}), which is not run unasked.",
+        hint="Read that code; if you trust it, add --trust-remote-code.",
+    )
 
 
 def _torn(path: Path, error: Exception) -> EngineError:
@@ -143,6 +189,8 @@ def _torn(path: Path, error: Exception) -> EngineError:
 
 def check_folder(path: Path) -> None:
     """Raises if the folder lacks what a model needs."""
+    if path.is_file() and path.suffix == ".gguf":
+        return
     if not path.is_dir():
         raise ModelNotFoundError(f"Model folder {str(path)!r} does not exist.")
     if not (path / "config.json").is_file():
