@@ -305,7 +305,7 @@ def test_a_document_too_long(run: Run, town: str, engine: Any, tiny_model_path: 
         (["town.txt", "--questions", "none.txt"], 2, "Cannot read"),
         (["town.txt", "--questions", "empty.txt"], 2, "no questions"),
         (["town.txt", "Who?", "--model", "no-such-folder"], 5, "no-such-folder"),
-        (["town.txt", "Who?", "--model", "."], 3, "tokenizer.json"),
+        (["town.txt", "Who?", "--model", "."], 5, "no config.json"),
         (["town.txt", "Who?", "--tokenizer", "nope"], 3, "nope"),
         (["town.txt", "Who?", "--base-url", "127.0.0.1:9"], 2, "http://127.0.0.1:9/v1"),
         (["town.txt", "Who?", "--base-url", "http://127.0.0.1:9/v1"], 5, "127.0.0.1:9"),

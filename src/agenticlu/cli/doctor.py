@@ -87,6 +87,7 @@ async def examine(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     window: int | None = None,
     window_check: int = WINDOW_CHECK_TOKENS,
+    trust_remote_code: bool = False,
     say: Say | None = None,
 ) -> tuple[Check, ...]:
     """Examines the installation, the bundled model and the endpoints, these all at once.
@@ -101,6 +102,7 @@ async def examine(
         window: Of the endpoints, where they do not say it.
         window_check: Length in tokens of the prompt that an endpoint is sent, unless its window is
             shorter, to see whether it reads all of it.
+        trust_remote_code: Whether code that the model's folder brings may run.
         say: Called with a line about each step.
 
     Raises:
@@ -108,7 +110,8 @@ async def examine(
     """
     checks = [_check_python(), *check_packages(extras)]
     if not base_urls:
-        return (*checks, await _check_local(model, checks, window))
+        local = await _check_local(model, checks, window, say, trust_remote_code)
+        return (*checks, local)
     options: dict[str, Any] = {"api_key_env": api_key_env, "timeout_s": timeout_s}
     if window is not None:
         options["context_tokens"] = window
@@ -219,7 +222,9 @@ def _check_group(
 # Engines
 
 
-async def _check_local(model: str | None, checks: Sequence[Check], window: int | None) -> Check:
+async def _check_local(
+    model: str | None, checks: Sequence[Check], window: int | None, say: Say | None, trust: bool
+) -> Check:
     name = "bundled model" if model is None else f"model {model}"
     local = next((check for check in checks if check.name == "extra local"), None)
     if local is not None and local.status == "missing" and "not installed" in local.found:
@@ -233,7 +238,7 @@ async def _check_local(model: str | None, checks: Sequence[Check], window: int |
     engine: Engine | None = None
     try:
         options: dict[str, Any] = {} if window is None else {"context_tokens": window}
-        engine = load_engine(model, **options)
+        engine = load_engine(model, on_event=say, trust_remote_code=trust, **options)
         abilities = await engine.capabilities()
         reply = await engine.sample(PROBE, Sampling(max_tokens=12))
     except AgenticluError as error:
@@ -418,6 +423,7 @@ def command(resolved: Resolved[DoctorSettings]) -> None:
             timeout_s=settings.timeout,
             window=settings.window,
             window_check=settings.window_check,
+            trust_remote_code=settings.trust_remote_code,
             say=functools.partial(click.echo, err=True),
         )
     )

@@ -189,7 +189,7 @@ def _read_gguf(path: Path) -> FileTokenizer:
 def _fetch(hub_id: str, *, online: bool) -> Path:
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise missing_dependency("huggingface-hub", "data") from error
     offline = not online or os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes"}
@@ -208,9 +208,10 @@ def _fetch(hub_id: str, *, online: bool) -> Path:
         ) from error
     try:
         return Path(hf_hub_download(hub_id, "tokenizer.json"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of the hub's client, or of whichever HTTP library it is built on
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"Cannot download the tokenizer of {hub_id!r}: {error}",
+            f"Cannot download the tokenizer of {hub_id!r}: {reason}",
             hint="Check the id and the connection, or give a local directory.",
         ) from error
 

@@ -71,16 +71,17 @@ def find_cached(model: str) -> Path | None:
     if found is None:
         return None
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub import constants
     except ModuleNotFoundError:
         return None
+    home = Path(constants.HF_HUB_CACHE) / f"models--{found['id'].replace('/', '--')}"
     try:
-        folder = Path(snapshot_download(found["id"], local_files_only=True))
+        commit = (home / "refs" / "main").read_text(encoding="utf-8").strip()
+        folder = home / "snapshots" / commit
         path = _check_files(folder, model, found["kind"], found["file"])
-        return path if path.suffix == ".gguf" or has_weights(folder) else None
-    except (LocalEntryNotFoundError, ModelNotFoundError, UsageError, ValueError):
+    except (OSError, ModelNotFoundError, UsageError):
         return None
+    return path if path.suffix == ".gguf" or has_weights(folder) else None
 
 
 def has_weights(folder: Path) -> bool:
@@ -205,7 +206,9 @@ def _hub_errors(model: str, name: str) -> Iterator[None]:
             f"Model {model!r} is neither a folder here nor a public model on the Hugging Face hub.",
             hint="Check the spelling; a private model needs: hf auth login. " + FORMS,
         ) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (ModelNotFoundError, UsageError):
+        raise
+    except Exception as error:  # of the hub's client, or of whichever HTTP library it is built on
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelNotFoundError(
             f"Model {model!r} is not here, and the Hugging Face hub cannot be reached: {reason}",

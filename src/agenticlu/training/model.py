@@ -152,6 +152,10 @@ def load_model(
         options |= wide | {"trust_remote_code": trust}
         loader = find_auto_class(config)
         model = loader.from_pretrained(source, config=config, dtype=dtype, **options)
+    if getattr(model, "hf_quantizer", None) is not None and base.endswith(".gguf"):
+        # The weights are plain numbers by now, and are to be saved as such.
+        model.hf_quantizer = None
+        del model.config.quantization_config
     if base != name:
         from peft import PeftModel
 
