@@ -589,6 +589,9 @@ def test_of_a_long_error_only_the_words_are_kept() -> None:
         ({"error": None, "choices": [{"message": {}}]}, None),
         ({"choices": [{"message": {}}], "error": {}}, None),
         ({"data": []}, None),
+        ({"data": [{"id": "m"}], "detail": "one page of two"}, None),
+        ({"models": [{"name": "m"}], "error": "one is broken"}, None),
+        ({"data": [], "error": "broken"}, 500),
         (["x"], None),
     ],
 )

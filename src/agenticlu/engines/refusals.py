@@ -144,8 +144,10 @@ def find_refusal(data: object) -> Refusal | None:
     first = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(first, dict) and isinstance(first.get("error"), dict):
         return _build(first, None)
-    if choices:
-        return None
+    if choices or any(
+        data.get(name) and isinstance(data[name], list) for name in ("data", "models")
+    ):
+        return None  # what was asked for is there
     named = data.get("error") or data.get("errors") or data.get("detail")
     if named or data.get("object") == "error" or data.get("type") == "error":
         return _build(data, None)
