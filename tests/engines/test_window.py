@@ -106,6 +106,9 @@ def test_a_prompt_that_was_cut_is_an_error_whatever_the_tokens(
     assert int(told[1].replace(",", "")) == pytest.approx(count(document), rel=0.2)
     assert "num_ctx" in (caught.value.hint or "")
     assert engine.findings.context_tokens == window
+    # Nobody was given a reply: all of it is setup, and the next reply's cost.
+    assert engine.setup == engine.usage
+    assert engine.usage.requests > 1
 
 
 @pytest.mark.parametrize("template", [0, 90])
