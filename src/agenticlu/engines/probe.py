@@ -130,8 +130,7 @@ async def _probe_samples(engine: Probed) -> None:
         engine.findings.samples_differ = False
         engine.findings.note(
             f"{engine.name} returns equal samples at temperature 1: samples are asked for one by"
-            " one with different seeds. transformers serve samples only if generation_config.json"
-            " has do_sample: true."
+            " one with different seeds."
         )
     if engine.findings.samples_n and engine.findings.samples_differ:
         return
@@ -144,7 +143,8 @@ async def _probe_samples(engine: Probed) -> None:
     if _written(first.choices[0]) == _written(second.choices[0]):
         engine.findings.note(
             f"{engine.name} returns the same text for different seeds at temperature 1: it does"
-            " not sample at all, and a search over it cannot branch."
+            " not sample at all, and a search over it cannot branch. transformers serve samples if"
+            " the model's generation_config.json has do_sample: true."
         )
 
 
