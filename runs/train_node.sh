@@ -5,7 +5,8 @@
 #   DATA=my-data OUT=my-run runs/train_node.sh
 #
 # Cards that cannot hold a whole document share one:  EXTRA="--context-parallel 8"
-# (Ulysses up to the number of key heads; --context-mode ring for more).
+# (Ulysses up to the number of key heads; --context-mode ring for more). On DeepSpeed instead of
+# FSDP2:  EXTRA="--shard zero3", with pip install 'agenticlu[deepspeed]'.
 set -euo pipefail
 : "${DATA:?folder of the data set (agenticlu dataset build)}" "${OUT:?folder to write to}"
 CONFIG=${CONFIG:-configs/paper-8b.toml}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +121,34 @@ def check_one_process_goes_on(rows, folder: Path, begun: Path, out: Path) -> Non
     interrupt_after(2, begun, out)
     train(two.config_of("sft", rows, folder, out, **SETTINGS, **KINDS["sft"]))
     check_resumed(begun, out)
+
+
+ALONE = """
+import sys
+from agenticlu.training import zero
+from agenticlu.training.config import TrainConfig
+from agenticlu.training.loop import train
+zero.PERSISTENT_ELEMENTS = 0
+for text in sys.argv[1:]:
+    train(TrainConfig.model_validate_json(text))
+"""
+
+
+def test_one_process_needs_no_launcher(rows, tied_folder, tmp_path) -> None:
+    """Nor do several runs in it."""
+    pytest.importorskip("deepspeed")
+    configs = {
+        shard: two.config_of("sft", rows, tied_folder, tmp_path / shard, **SETTINGS, shard=shard)
+        for shard in ("fsdp", "zero3", "zero2")
+    }
+    alone = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    texts = [config.model_dump_json() for config in configs.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *texts], env=alone, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    for shard in ("zero3", "zero2"):
+        check_same(tmp_path / "fsdp", tmp_path / shard)
 
 
 def test_what_deepspeed_cannot_do_is_refused_before_anything_starts(monkeypatch, rows) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +81,15 @@ class Ranks:
             dist.barrier()
 
 
+def name_accelerator() -> None:
+    """Tells DeepSpeed that there is only a CPU; it finds that out itself, but with a warning.
+
+    accelerate imports it, where it is installed, whenever a model is saved.
+    """
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
 def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 600.0) -> Ranks:
     """Joins the process group that torchrun announces; alone without it.
 
@@ -91,6 +101,7 @@ def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 6
     Raises:
         TrainingError: The number of ranks is not a multiple of `context`.
     """
+    name_accelerator()
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -127,9 +138,24 @@ def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 6
 
 
 def stop_ranks() -> None:
-    """Leaves the process group, if there is one."""
+    """Leaves the process group, if there is one that nothing else holds."""
+    if dist.is_initialized() and not _held:
+        dist.destroy_process_group()
+
+
+def hold_ranks() -> None:
+    """Keeps the process group to the end of the process; DeepSpeed makes use of it only once."""
+    if not _held:
+        _held.append(True)
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+_held: list[bool] = []
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

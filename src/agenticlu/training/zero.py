@@ -25,7 +25,7 @@ from agenticlu.training.attention import TrieMask
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.losses import build_optimizer
 from agenticlu.training.model import EdgeModel, to_tensors
-from agenticlu.training.parallel import Ranks, shard
+from agenticlu.training.parallel import Ranks, hold_ranks, name_accelerator, shard
 from agenticlu.training.trie import dummy_plan
 from agenticlu.training.updates import AdamUpdates, State, Updates
 
@@ -42,8 +42,9 @@ def load_deepspeed() -> Any:
     Raises:
         MissingDependencyError: It is not installed.
     """
-    if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # found otherwise too, with a warning
+    name_accelerator()
+    for name, alone in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
+        os.environ.setdefault(name, alone)  # what a launcher sets; one process needs none
     try:
         import deepspeed
     except ModuleNotFoundError as error:
@@ -63,6 +64,7 @@ class ZeroUpdates:
         self, config: TrainConfig, edges: EdgeModel, ranks: Ranks, dtype: torch.dtype, kernel: str
     ) -> None:
         deepspeed = load_deepspeed()
+        hold_ranks()
         self.edges = edges
         self.ranks = ranks
         self.kernel = kernel
