@@ -247,16 +247,27 @@ def test_stripping_twice_is_stripping_once(text: str) -> None:
 
 
 UNITS = (" ", "\n", "no ", "yes or ", "answer is ", "<", "<think>", "</think>", "[", "{", "{a:")
-UNITS += ('{"verdict":', "sorry, ", "wait, ", "*", '"', "not ", "<|channel|>final", "\\boxed{")
+UNITS += (
+    " \n",
+    '{"verdict":',
+    "sorry, ",
+    "wait, ",
+    "*",
+    '"',
+    "not ",
+    "<|channel|>final",
+    "\\boxed{",
+)
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize(("start", "end"), [("", ""), ("The answer", "x"), ('{"verdict": "', '"x')])
+@pytest.mark.parametrize(("start", "end"), [("", ""), ("answer", "x"), ('{"verdict": "', '"x')])
 def test_replies_are_read_in_linear_time(unit: str, start: str, end: str) -> None:
     text = start + unit * (40_000 // len(unit)) + end
     began = time.perf_counter()
     strip_thinking(text)
     parse_verdict(text)
+    parse_judgement(text)
     parse_judgement(text, "length")
     is_refusal(text)
     assert time.perf_counter() - began < 5, "seconds, of what takes a few hundredths"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ def test_built_in_rule_splits_sentences(text: str, count: int) -> None:
     found = alce.split_sentences(text)
     assert len(found) == count
     assert "".join("".join(found).split()) == "".join(text.split())  # nothing is lost
+
+
+@pytest.mark.parametrize("unit", [".", "!?", ". ", ".)", ". [1]", " [1]", "\n"])
+def test_sentences_are_split_in_linear_time(unit: str) -> None:
+    began = time.perf_counter()
+    alce.split_sentences("Ada" + unit * (20_000 // len(unit)) + "x")
+    assert time.perf_counter() - began < 5, "seconds, of what takes a few hundredths"
 
 
 def test_built_in_rule_needs_no_capitals() -> None:

@@ -223,8 +223,8 @@ _LITERALS = {"true": "true", "false": "false", "none": "null", "null": "null"}
 _RIGHT = frozenset({"yes", "y", "true", "correct", "right", "1"})
 _WRONG = frozenset({"no", "n", "false", "incorrect", "wrong", "0"})
 _OWN_LINE = re.compile(
-    rf"(?:^[^\w\n]*(?:final\s+|my\s+)?(?:answer|{_JUDGED})|\b{_JUDGED})\b(?:\s*is\b)?\s*[:=–—-]?\s*"
-    r"(yes|no)\b(?!\s+\w)",
+    rf"(?:^[^\w\n]*(?:final\s+|my\s+)?(?:answer|{_JUDGED})|\b{_JUDGED})\b(?:\s*+is\b)?\s*+[:=–—-]?"
+    r"\s*+(yes|no)\b(?!\s+\w)",
     re.MULTILINE,
 )
 _FIRST = re.compile(r"yes\b|no\b(?!\s*\w)")

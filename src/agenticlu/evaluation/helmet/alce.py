@@ -302,7 +302,7 @@ BUILT_IN = "built-in rule"
 PUNKT_HINT = "python -m nltk.downloader punkt_tab"
 """Command that downloads punkt's data."""
 
-_END = re.compile(r"[.!?]+[\"'”’)\]]*(?:\s*\[\d+\])*\s+")
+_END = re.compile(r"(?<![.!?])[.!?]++[\"'”’)\]]*+(?:\s*\[\d+\])*\s+")
 _NEVER_LAST = frozenset(
     re.findall(
         r"\S+",
