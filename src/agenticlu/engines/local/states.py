@@ -226,11 +226,11 @@ class StateDecoder:
         state = self._find(ids)
         return max(1, len(ids) - (len(state.ids) if state else 0))
 
-    @torch.inference_mode()
     def read_ahead(self, ids: list[int], count: int) -> bool:
         """Reads nothing: a state kept for each part of a prompt would be a copy of all before."""
         return False
 
+    @torch.inference_mode()
     def read(self, prompts: Sequence[list[int]]) -> list[StateReading]:
         """Reads prompts one after another; those that share a prefix compute it once."""
         readings = []
