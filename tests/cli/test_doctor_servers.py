@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from agenticlu.cli import group
 from agenticlu.cli.doctor import STEPS
-from agenticlu.engines.probe import PROBES
+from agenticlu.engines.http.probe import PROBES
 
 
 class Played:

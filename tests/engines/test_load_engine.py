@@ -8,8 +8,8 @@ import pytest
 
 from agenticlu.core.errors import ConfigError, ModelNotFoundError, UsageError
 from agenticlu.engines import check_base_url, check_model_path, load_engine
+from agenticlu.engines.http.openai import OpenAIEngine
 from agenticlu.engines.local import HFEngine
-from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.engines.retry import LimitedEngine
 
@@ -62,7 +62,7 @@ def test_wrong_folders(tmp_path: Path) -> None:
 def test_importing_the_engines_loads_nothing_heavy() -> None:
     code = (
         "import sys, agenticlu.engines, agenticlu.engines.scripted, agenticlu.engines.local,"
-        " agenticlu.engines.openai, agenticlu.engines.pool, agenticlu.server,"
+        " agenticlu.engines.http.openai, agenticlu.engines.pool, agenticlu.server,"
         " agenticlu.cli.serve;"
         "print({'torch', 'transformers', 'aiohttp', 'starlette', 'uvicorn'} & set(sys.modules))"
     )

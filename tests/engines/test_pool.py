@@ -10,7 +10,7 @@ import pytest
 from agenticlu.core.errors import EngineAuthError, EngineBusyError, EngineUnreachableError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.http.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
 from agenticlu.engines.scripted import ScriptedEngine

@@ -15,7 +15,7 @@ from agenticlu.core.errors import DocumentTooLongError, UsageError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutError, adaptations_of
-from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.http.openai import OpenAIEngine
 from agenticlu.engines.retry import LimitedEngine, Limiter
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.engines.thinking import CHECKED_ROOM, FIRST_ROOM, Thinking, ThinkingRoom

@@ -225,7 +225,7 @@ def test_servers_of_different_weights_make_no_pool(tmp_path: Path, listing: Any)
 
 
 def test_our_server_tells_weights_and_pieces_but_no_folder(server_url: str) -> None:
-    from agenticlu.engines.probe import read_served_model
+    from agenticlu.engines.http.probe import read_served_model
 
     found = read_served_model([server_url])
     assert found is not None

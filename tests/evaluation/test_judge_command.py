@@ -16,7 +16,7 @@ from agenticlu.core.errors import (
     IncompleteRunError,
     UsageError,
 )
-from agenticlu.engines.listing import ServedModel
+from agenticlu.engines.http.listing import ServedModel
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 
 REPLIES = {
@@ -137,7 +137,7 @@ def test_judging_goes_on_where_it_stopped_and_names_the_judge(
 
     monkeypatch.setattr("agenticlu.engines.load_engine", load)
     monkeypatch.setattr(
-        "agenticlu.engines.probe.read_served_model", lambda *given: ServedModel("judge-7b")
+        "agenticlu.engines.http.probe.read_served_model", lambda *given: ServedModel("judge-7b")
     )
     words = ["judge", str(path), "--concurrency", "1", "--timeout", "7"]
     words += ["--base-url", "http://127.0.0.1:9/v1"]

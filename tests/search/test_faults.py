@@ -16,7 +16,7 @@ from scripted_world import TOKENIZER, corpus
 
 from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.engines import load_engine
-from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.http.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.search import SearchConfig
 from agenticlu.search.run import Limits, Listener, run_search

@@ -20,8 +20,8 @@ from agenticlu.core.errors import DocumentTooLongError, ModelNotFoundError
 from agenticlu.core.records import Message
 from agenticlu.engines import BUNDLED_MODEL, load_engine
 from agenticlu.engines.base import Feature, Sampling
+from agenticlu.engines.http.openai import OpenAIEngine
 from agenticlu.engines.local import HFEngine
-from agenticlu.engines.openai import OpenAIEngine
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.server import Service, build_app
 from agenticlu.server.limits import RequestError

@@ -25,10 +25,10 @@ from agenticlu.core.records import Message, Record, Usage
 from agenticlu.core.settings import JsonSettings, ModelSettings, TokenCount
 from agenticlu.engines import DEFAULT_TIMEOUT_S, load_engine
 from agenticlu.engines.base import Capabilities, Engine, Feature, Sampling
-from agenticlu.engines.endpoint import Endpoint
-from agenticlu.engines.reading import Reading, read_back
+from agenticlu.engines.http.endpoint import Endpoint
+from agenticlu.engines.http.reading import Reading, read_back
+from agenticlu.engines.http.window import window_setting
 from agenticlu.engines.retry import SHORT_QUESTION, LimitedEngine, Limiter, RetryPolicy
-from agenticlu.engines.window import window_setting
 
 Status = Literal["ok", "note", "missing", "broken"]
 """missing: an extra that only some commands need. broken: asked for, and it fails."""

@@ -317,7 +317,7 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     the exit code 9. The same command again asks only for the verdicts that are missing.
     """
     from agenticlu.engines import ModelChoice
-    from agenticlu.engines.probe import read_served_model
+    from agenticlu.engines.http.probe import read_served_model
     from agenticlu.engines.retry import with_patience
     from agenticlu.engines.thinking import Thinking
     from agenticlu.evaluation.helmet.results import find_results_folder

@@ -145,7 +145,7 @@ def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:
     from agenticlu.core.errors import AgenticluError
     from agenticlu.engines import read_window
     from agenticlu.engines.base import Capabilities
-    from agenticlu.engines.probe import read_served_model
+    from agenticlu.engines.http.probe import read_served_model
     from agenticlu.search.adapt import Facts
 
     window = settings.window

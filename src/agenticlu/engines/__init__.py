@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ENGINES = Registry(
     "kind of address",
-    dict.fromkeys(("http", "https"), "agenticlu.engines.openai:OpenAIEngine"),
+    dict.fromkeys(("http", "https"), "agenticlu.engines.http.openai:OpenAIEngine"),
 )
 """Scheme of an address to the engine that asks there: called with address and model."""
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "demo" / "model"
@@ -93,8 +93,8 @@ def load_limited_engine(
         UsageError: `base_url` is not an address, or holds one twice.
         MissingDependencyError: The engine's packages are not installed.
     """
-    from agenticlu.engines.adaptation import Dialect
     from agenticlu.engines.admission import Admission
+    from agenticlu.engines.http.adaptation import Dialect
     from agenticlu.engines.pool import PoolEngine
     from agenticlu.engines.retry import LimitedEngine, Limiter
     from agenticlu.engines.thinking import Thinking, ThinkingRoom

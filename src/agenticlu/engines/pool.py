@@ -37,8 +37,8 @@ from agenticlu.engines.base import (
     setup_of,
     thinking_room_of,
 )
+from agenticlu.engines.clock import EndpointClock
 from agenticlu.engines.retry import TRANSIENT, may_be_own
-from agenticlu.engines.transport import EndpointClock
 
 Reply = TypeVar("Reply")
 OVERLOADS = 3

@@ -37,9 +37,9 @@ from agenticlu.documents.tokens import (
 )
 from agenticlu.engines import check_base_url, check_model_path, read_window
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.listing import ServedModel
+from agenticlu.engines.http.listing import ServedModel
+from agenticlu.engines.http.probe import read_served_model
 from agenticlu.engines.models import find_cached, is_hub_id
-from agenticlu.engines.probe import read_served_model
 from agenticlu.evaluation.records import CHAT_TOKENS, Item
 
 CONFIG_NAME = "config.json"

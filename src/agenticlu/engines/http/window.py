@@ -21,8 +21,8 @@ from agenticlu.core.errors import AgenticluError, DocumentTooLongError
 from agenticlu.core.records import Message, Usage
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Asked, Sampling
-from agenticlu.engines.protocol import Reply, read_count
-from agenticlu.engines.transport import Transport
+from agenticlu.engines.http.protocol import Reply, read_count
+from agenticlu.engines.http.transport import Transport
 
 LEAST_TOKENS = 400
 """Shorter prompts fit every window, and templates weigh too much in them."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenticlu.core.records import without_lone_surrogates
-from agenticlu.engines.protocol import Json, read_count
+from agenticlu.engines.http.protocol import Json, read_count
 
 WINDOW_FIELDS = (
     "loaded_context_length",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.protocol import Reply
-from agenticlu.engines.reuse import Measured, write_words
+from agenticlu.engines.http.protocol import Reply
+from agenticlu.engines.http.reuse import Measured, write_words
 
 SHORT_WORDS = 40
 REPLY_TOKENS = 48

@@ -14,7 +14,7 @@ from typing import Any
 
 from agenticlu.core.records import Message
 from agenticlu.engines.folding import fold_system, merge_turns
-from agenticlu.engines.refusals import ROLES, Refusal
+from agenticlu.engines.http.refusals import ROLES, Refusal
 
 LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
 LEAST_TEMPERATURE = 0.01

@@ -17,11 +17,11 @@ from agenticlu.core.errors import (
     EngineRefusedError,
 )
 from agenticlu.core.records import Message
-from agenticlu.engines.adaptation import Dialect, named_fields
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.endpoint import MOST_ADAPTATIONS
-from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.refusals import Refusal
+from agenticlu.engines.http.adaptation import Dialect, named_fields
+from agenticlu.engines.http.endpoint import MOST_ADAPTATIONS
+from agenticlu.engines.http.openai import OpenAIEngine
+from agenticlu.engines.http.refusals import Refusal
 
 ASKED = (
     Message(role="system", content="Be brief."),

@@ -14,8 +14,8 @@ import pytest
 from agenticlu.core.errors import DocumentTooLongError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.window import LEAST_TOKENS, CutWatch
+from agenticlu.engines.http.openai import OpenAIEngine
+from agenticlu.engines.http.window import LEAST_TOKENS, CutWatch
 
 Count = Callable[[str], int]
 PROSE = "In the year {i} the heron crossed the river near Torvale, and nobody at the mill saw it."

@@ -22,12 +22,12 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Capabilities, Feature, Sampling
-from agenticlu.engines.listing import ServedModel, find_listed, parse_served_model
-from agenticlu.engines.naming import list_models
-from agenticlu.engines.protocol import Choice, Reply
-from agenticlu.engines.reuse import measure_reuse
+from agenticlu.engines.http.listing import ServedModel, find_listed, parse_served_model
+from agenticlu.engines.http.naming import list_models
+from agenticlu.engines.http.protocol import Choice, Reply
+from agenticlu.engines.http.reuse import measure_reuse
+from agenticlu.engines.http.transport import Transport
 from agenticlu.engines.thinking import count_thinking, reads_like_thought
-from agenticlu.engines.transport import Transport
 
 TIMEOUT_S = 10.0
 SHORT_REPLY, LONG_THOUGHT = 16, 2048

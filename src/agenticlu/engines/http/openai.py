@@ -16,8 +16,8 @@ from typing import Any
 from agenticlu.core.errors import ContentRefusedError, EngineRefusedError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.base import Asked, ChoiceProbs, Completion, Sampled, Sampling
-from agenticlu.engines.endpoint import Endpoint
-from agenticlu.engines.protocol import Reply, label_masses
+from agenticlu.engines.http.endpoint import Endpoint
+from agenticlu.engines.http.protocol import Reply, label_masses
 from agenticlu.engines.retry import single_sampling
 from agenticlu.engines.thinking import LEAST_MASS, count_thinking
 from agenticlu.engines.verdicts import PARSE_TOKENS, read_verdict

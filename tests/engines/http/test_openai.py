@@ -24,11 +24,11 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.probe import PROBES
-from agenticlu.engines.protocol import label_masses
+from agenticlu.engines.http.openai import OpenAIEngine
+from agenticlu.engines.http.probe import PROBES
+from agenticlu.engines.http.protocol import label_masses
+from agenticlu.engines.http.transport import parse_retry_after
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
-from agenticlu.engines.transport import parse_retry_after
 
 QUICK = RetryPolicy(tries=4, first_pause_s=0.001, longest_pause_s=0.004)
 ASKED = (Message(role="user", content="Who built the mill?"),)

@@ -20,15 +20,15 @@ from agenticlu.core.errors import (
     EngineRefusedError,
 )
 from agenticlu.core.records import Usage
-from agenticlu.engines.adaptation import Dialect
 from agenticlu.engines.base import Asked, Capabilities, Feature, Health, Sampling
-from agenticlu.engines.naming import explain_not_found, find_model
-from agenticlu.engines.probe import PROBES, Findings, summarise
-from agenticlu.engines.protocol import MalformedReplyError, Reply, first_logprobs, read_reply
-from agenticlu.engines.refusals import StatusError
+from agenticlu.engines.http.adaptation import Dialect
+from agenticlu.engines.http.naming import explain_not_found, find_model
+from agenticlu.engines.http.probe import PROBES, Findings, summarise
+from agenticlu.engines.http.protocol import MalformedReplyError, Reply, first_logprobs, read_reply
+from agenticlu.engines.http.refusals import StatusError
+from agenticlu.engines.http.transport import Transport, unreadable
+from agenticlu.engines.http.window import CutWatch, read_window
 from agenticlu.engines.thinking import Thinking, ThinkingRoom
-from agenticlu.engines.transport import Transport, unreadable
-from agenticlu.engines.window import CutWatch, read_window
 
 ALIVE_S = 5.0
 """Seconds that a server may take to answer at all."""

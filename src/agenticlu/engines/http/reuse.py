@@ -17,7 +17,7 @@ from typing import Protocol
 from agenticlu.core.errors import DocumentTooLongError
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Asked, Sampling
-from agenticlu.engines.protocol import Reply
+from agenticlu.engines.http.protocol import Reply
 
 WORDS = ("river", "lantern", "copper", "meadow", "harbour", "engine", "thistle", "marble")
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)

@@ -14,9 +14,7 @@ import math
 import os
 import re
 import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -30,9 +28,9 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.records import without_lone_surrogates
-from agenticlu.engines.base import Health
-from agenticlu.engines.protocol import MalformedReplyError, parse_json
-from agenticlu.engines.refusals import (
+from agenticlu.engines.clock import EndpointClock
+from agenticlu.engines.http.protocol import MalformedReplyError, parse_json
+from agenticlu.engines.http.refusals import (
     Refusal,
     explain,
     find_refusal,
@@ -48,66 +46,6 @@ MOST_REPLY_BYTES = 16 << 20
 """Longest body that is read, unpacked. A hundred long samples take a tenth of it."""
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and those that turn the direction of writing."""
-STALLED_S = 120.0
-"""An endpoint that was asked and says nothing for so long is called stalled."""
-
-
-class EndpointClock:
-    """Notes when an endpoint was asked and when it answered.
-
-    Args:
-        clock: Seconds, monotonic.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._num_asked = 0
-        self._began: dict[int, float] = {}
-        """Requests in flight, the oldest first, and when each began."""
-        self._first_asked: float | None = None
-        self._last_answer: float | None = None
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Holds while a request is in flight."""
-        self._num_asked += 1
-        number = self._num_asked
-        self._began[number] = now = self._clock()
-        if self._first_asked is None:
-            self._first_asked = now
-        try:
-            yield
-        finally:
-            del self._began[number]
-
-    def note_answer(self) -> None:
-        """Notes an answer: any reply with a status, errors included."""
-        self._last_answer = self._clock()
-
-    @property
-    def has_answered(self) -> bool:
-        """Whether there ever was an answer."""
-        return self._last_answer is not None
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds for which requests have been out without an answer to any; 0 when none is out."""
-        if not self._began:
-            return 0.0
-        since = max(next(iter(self._began.values())), self._last_answer or 0.0)
-        return self._clock() - since
-
-    def health(self, address: str) -> Health:
-        """Returns the endpoint's state."""
-        known = self._first_asked if self._last_answer is None else self._last_answer
-        return {
-            "address": address,
-            "state": "stalled" if self.silent_s > STALLED_S else "well",
-            "in_flight": len(self._began),
-            "failures": 0,
-            "resting_s": 0.0,
-            "last_answer_s": None if known is None else round(self._clock() - known, 1),
-        }
 
 
 class Transport:

@@ -2,7 +2,7 @@
 
 Three things are told apart: a prompt that exceeds the window, a reply that would (the prompt fits,
 prompt and `max_tokens` together do not, or `max_tokens` exceeds what the model may write), and, by
-`agenticlu.engines.refusals`, a rate limit counted in tokens.
+`agenticlu.engines.http.refusals`, a rate limit counted in tokens.
 """
 
 from __future__ import annotations

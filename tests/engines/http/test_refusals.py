@@ -13,7 +13,7 @@ from agenticlu.core.errors import (
     DocumentTooLongError,
     EngineBusyError,
 )
-from agenticlu.engines.refusals import (
+from agenticlu.engines.http.refusals import (
     MOST_CHARACTERS,
     StatusError,
     explain,

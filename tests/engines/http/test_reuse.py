@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines import reuse
 from agenticlu.engines.base import Asked, Sampling
-from agenticlu.engines.protocol import Choice, Reply
-from agenticlu.engines.reuse import Reuse, measure_reuse
+from agenticlu.engines.http import reuse
+from agenticlu.engines.http.protocol import Choice, Reply
+from agenticlu.engines.http.reuse import Reuse, measure_reuse
 
 TEMPLATE = 30
 """Tokens that every prompt begins with."""

@@ -23,9 +23,9 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.openai import OpenAIEngine
-from agenticlu.engines.probe import read_served_model
-from agenticlu.engines.transport import MOST_REPLY_BYTES
+from agenticlu.engines.http.openai import OpenAIEngine
+from agenticlu.engines.http.probe import read_served_model
+from agenticlu.engines.http.transport import MOST_REPLY_BYTES
 
 ASKED = (Message(role="system", content="Be brief."), Message(role="user", content="Who?"))
 LISTED = b'{"data": [{"id": "m"}]}'

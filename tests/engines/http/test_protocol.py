@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agenticlu.core.records import Usage
-from agenticlu.engines.listing import parse_model_list, window_of
-from agenticlu.engines.protocol import (
+from agenticlu.engines.http.listing import parse_model_list, window_of
+from agenticlu.engines.http.protocol import (
     MalformedReplyError,
     first_logprobs,
     parse_json,

@@ -15,7 +15,7 @@ from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.core.records import Message
 from agenticlu.engines import load_limited_engine
 from agenticlu.engines.base import Sampling, adaptations_of
-from agenticlu.engines.openai import OpenAIEngine
+from agenticlu.engines.http.openai import OpenAIEngine
 from agenticlu.engines.pool import PoolEngine
 from agenticlu.engines.retry import LimitedEngine
 from agenticlu.engines.scripted import ScriptedEngine

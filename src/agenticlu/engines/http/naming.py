@@ -13,9 +13,9 @@ from agenticlu.core.errors import (
     ModelNotFoundError,
     did_you_mean,
 )
-from agenticlu.engines.listing import find_listed, parse_model_list, window_of
-from agenticlu.engines.refusals import StatusError
-from agenticlu.engines.transport import Transport
+from agenticlu.engines.http.listing import find_listed, parse_model_list, window_of
+from agenticlu.engines.http.refusals import StatusError
+from agenticlu.engines.http.transport import Transport
 
 LIST_S = 30.0
 """Seconds that a server may take to list its models where a name was given."""

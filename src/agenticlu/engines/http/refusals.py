@@ -21,7 +21,7 @@ from agenticlu.core.errors import (
     EngineBusyError,
     EngineRefusedError,
 )
-from agenticlu.engines.overflow import LengthLimits, is_too_long, parse_limits
+from agenticlu.engines.http.overflow import LengthLimits, is_too_long, parse_limits
 
 MOST_READ = 4 << 20
 """Bytes of an error's body that are read: some servers send the whole request back in it."""
