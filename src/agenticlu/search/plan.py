@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.records import Prices
+from agenticlu.core.records import Document, Prices, Question
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import split
@@ -130,9 +130,7 @@ def build_plan(
     measured = measured or MeasuredLengths()
     facts = facts or Facts()
     sizes = PromptSizes.of(load_profile(config.profile), tokenizer)
-    chooser = Chooser(config, facts, sizes)
-    pieces: dict[str, list[int]] = {}
-    chosen: dict[str, dict[str, str]] = {}
+    documents = _Documents(tokenizer, config, Chooser(config, facts, sizes))
     scenarios = [(levels, SearchCost()) for levels in list_expansions(config)]
     num_questions = 0
     for item in corpus:
@@ -140,20 +138,15 @@ def build_plan(
         if shard is not None and not shard.holds(document_id):
             continue
         num_questions += 1
-        is_first = document_id not in pieces
-        if is_first:
-            found = split(item.document, tokenizer, config.piece_tokens)
-            pieces[document_id] = [piece.num_tokens for piece in found]
-            chosen[document_id] = chooser.choose(pieces[document_id])
-        judgement = render_judgement(item.question, "") if num_llm_judges else ()
-        judging = sum(tokenizer.count(one.content) + TEMPLATE_TOKENS for one in judgement)
+        is_first = documents.meet(item.document)
+        judging = _count_judgement(item.question, tokenizer) if num_llm_judges else 0
         tokens = tokenizer.count(item.question.text)
         for levels, cost in scenarios:
             one = QuestionCost(
-                config=config.model_copy(update=chosen[document_id]),
+                config=config.model_copy(update=documents.chosen[document_id]),
                 measured=measured,
                 sizes=sizes,
-                pieces=pieces[document_id],
+                pieces=documents.pieces[document_id],
                 levels=levels,
                 first=is_first,
                 tokens=tokens,
@@ -165,23 +158,61 @@ def build_plan(
             cost.judge_tokens += round(calls * (judging + measured.reply("judge")))
     return SearchPlan(
         questions=num_questions,
-        documents=len(pieces),
-        pieces=sum(map(len, pieces.values())),
-        document_tokens=sum(map(sum, pieces.values())),
+        documents=len(documents.pieces),
+        pieces=sum(map(len, documents.pieces.values())),
+        document_tokens=sum(map(sum, documents.pieces.values())),
         least=scenarios[0][1],
         most=scenarios[1][1],
         is_measured=bool(measured.reply_tokens),
-        chosen={
-            name: dict(sorted(Counter(one[name] for one in chosen.values()).items()))
-            for name in OPEN_SETTINGS
-            if getattr(config, name) == "auto"
-        },
-        notes=tuple(
-            dict.fromkeys(
-                line for name in chosen for line in chooser.explain(chosen[name], pieces[name])
-            )
-        ),
+        chosen=documents.count_choices(),
+        notes=documents.explain_choices(),
     )
+
+
+def _count_judgement(question: Question, tokenizer: Tokenizer) -> int:
+    """Returns the tokens of the prompt that judges an empty answer to a question."""
+    messages = render_judgement(question, "")
+    return sum(tokenizer.count(one.content) + TEMPLATE_TOKENS for one in messages)
+
+
+class _Documents:
+    """The documents of a corpus: how long their pieces are, and what is chosen for each."""
+
+    def __init__(self, tokenizer: Tokenizer, config: SearchConfig, chooser: Chooser) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._chooser = chooser
+        self.pieces: dict[str, list[int]] = {}
+        """By document, the tokens of each of its pieces."""
+        self.chosen: dict[str, dict[str, str]] = {}
+        """By document, the settings chosen for it."""
+
+    def meet(self, document: Document) -> bool:
+        """Returns whether this is a document's first question; splits it then."""
+        if document.id in self.pieces:
+            return False
+        found = split(document, self._tokenizer, self._config.piece_tokens)
+        sizes = [piece.num_tokens for piece in found]
+        self.pieces[document.id] = sizes
+        self.chosen[document.id] = self._chooser.choose(sizes)
+        return True
+
+    def count_choices(self) -> dict[str, dict[str, int]]:
+        """Returns, of each setting that is left open, documents by what is chosen for them."""
+        return {
+            name: dict(sorted(Counter(one[name] for one in self.chosen.values()).items()))
+            for name in OPEN_SETTINGS
+            if getattr(self._config, name) == "auto"
+        }
+
+    def explain_choices(self) -> tuple[str, ...]:
+        """Returns each different reason for a choice once, as lines for people."""
+        lines = (
+            line
+            for name, chosen in self.chosen.items()
+            for line in self._chooser.explain(chosen, self.pieces[name])
+        )
+        return tuple(dict.fromkeys(lines))
 
 
 def render_plan(plan: SearchPlan, prices: Prices) -> str:

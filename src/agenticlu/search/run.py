@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -259,16 +260,8 @@ async def run_search(
     controls = list(control_tokens(tokenizer))  # prompts, and so the calls' keys, depend on them
     config = bind(store, config, profile, tokenizer=tokenizer.name, controls=controls)
     store.put(judges=[judge.name for judge in judges])
-
-    async def meet() -> None:
-        # Only now is the engine's name known for sure, and only a call that is really sent needs
-        # it: a finished run needs no server.
-        found = await engine.capabilities("token_ids")
-        bind(store, config, profile, engine=engine.name, thinking=effort_of(engine))
-        for note in found.notes:
-            progress.say(note)
-
     ingest(corpus, store, tokenizer, config, shard)
+    meet = partial(_meet, engine, store, config, profile, progress)
     caller = Caller(store, engine, retry_failed=limits.retry_failed, before_first=meet)
     questions = store.questions()
     progress.start(len(questions))
@@ -284,6 +277,19 @@ async def run_search(
         finally:
             if adapted := adaptations_of(engine):
                 store.put(adapted=sorted({*(store.get("adapted") or ()), *adapted}))
+
+
+async def _meet(
+    engine: Engine, store: Store, config: SearchConfig, profile: Profile, progress: Listener
+) -> None:
+    """Binds a run to its engine, before the first call that is really sent.
+
+    Only then is the engine's name known for sure, and a finished run needs no server.
+    """
+    found = await engine.capabilities("token_ids")
+    bind(store, config, profile, engine=engine.name, thinking=effort_of(engine))
+    for note in found.notes:
+        progress.say(note)
 
 
 async def replay(

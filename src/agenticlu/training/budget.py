@@ -7,11 +7,13 @@ weights of the layers, n_head those of the head and a = 4 heads head_dim layers 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from agenticlu.core.errors import TrainingError
+from agenticlu.core.progress import format_count
 from agenticlu.engines.local.checkpoint import find_auto_class
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.trie import TriePlan
@@ -358,6 +360,28 @@ def forecast(
         if seconds is None
         else seconds * each / 3600 * settings.context / settings.shards,
     }
+
+
+def render_forecast(found: Mapping[str, Any]) -> str:
+    """Returns tokens, sharing and memory of a `forecast` in a line."""
+    return (
+        f"{format_count(found['tokens_in'])} tokens in, "
+        f"{format_count(found['tokens_stored'])} stored ({found['sharing']:.1f}x), "
+        f"{found['flop_ratio']:.1f}x fewer FLOP than separate training, about "
+        f"{found['memory_total_gib']:.1f} GiB of memory"
+    )
+
+
+def refuse_too_large(found: Mapping[str, Any]) -> None:
+    """Raises TrainingError, which says what would fit, where a run of this `forecast` does not."""
+    if found["fits"]:
+        return
+    raise TrainingError(
+        f"The largest trie ({found['largest_trie']['tokens']} stored tokens) needs about "
+        f"{found['memory_total_gib']:.1f} GiB of the "
+        f"{found['memory_available_gib']:.1f} GiB available to a rank.",
+        hint=f"This would fit: {found['would_fit']}.",
+    )
 
 
 def available_memory(device: Any, world: int) -> int | None:

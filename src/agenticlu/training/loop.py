@@ -78,15 +78,9 @@ class Run:
         )
         self.device = self.ranks.device
         self.source = resolve_model(config.model, trust=config.trust_remote_code, say=self.say)
-        self._set_threads()
+        if config.threads is not None and self.device.type == "cpu":
+            parallel.limit_threads(config.threads)
         torch.manual_seed(config.seed)
-
-    def _set_threads(self) -> None:
-        if self.config.threads is None or self.device.type != "cpu":
-            return
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        allowed = min(allowed, int(os.environ.get("OMP_NUM_THREADS", allowed)))
-        torch.set_num_threads(max(1, min(self.config.threads, allowed)))
 
     def say(self, text: str) -> None:
         """Prints a line on stderr, from one rank."""
@@ -197,19 +191,8 @@ class Run:
             TrainingError: It does not fit; suggests a change.
         """
         plan = self.plan()
-        self.say(
-            f"plan: {plan['steps']} steps, {format_count(plan['tokens_in'])} tokens in, "
-            f"{format_count(plan['tokens_stored'])} stored ({plan['sharing']:.1f}x), "
-            f"{plan['flop_ratio']:.1f}x fewer FLOP than separate training, about "
-            f"{plan['memory_total_gib']:.1f} GiB of memory"
-        )
-        if not plan["fits"]:
-            raise TrainingError(
-                f"The largest trie ({plan['largest_trie']['tokens']} stored tokens) needs about "
-                f"{plan['memory_total_gib']:.1f} GiB of the "
-                f"{plan['memory_available_gib']:.1f} GiB available to a rank.",
-                hint=f"This would fit: {plan['would_fit']}.",
-            )
+        self.say(f"plan: {plan['steps']} steps, {budget.render_forecast(plan)}")
+        budget.refuse_too_large(plan)
 
     # Model.
 

@@ -90,6 +90,13 @@ def name_accelerator() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+def limit_threads(threads: int) -> None:
+    """Computes with at most so many threads, and no more than this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    allowed = min(allowed, int(os.environ.get("OMP_NUM_THREADS", allowed)))
+    torch.set_num_threads(max(1, min(threads, allowed)))
+
+
 def start_ranks(context: int, *, shard_alone: bool = False, timeout_s: float = 600.0) -> Ranks:
     """Joins the process group that torchrun announces; alone without it.
 

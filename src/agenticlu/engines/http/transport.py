@@ -94,23 +94,40 @@ class Transport:
             StatusError: The server refused the request for another reason.
             EngineReplyError: The reply is no JSON, or too long.
         """
-        import aiohttp
-
         where = f"{name} at {self.base_url}"
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
         headers = {} if session is None else {"X-Session-ID": session}
-        data = None
+        sent = None
         if body is not None:
             headers["Content-Type"] = "application/json"
-            data = json.dumps(body, separators=(",", ":")).encode()
+            sent = json.dumps(body, separators=(",", ":")).encode()
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        response, content = await self._exchange(
+            where, method, route, data=sent, headers=headers, limit_s=limit_s
+        )
+        if response.status >= 400:
+            raise self._explain(where, read_refusal(content, response.status), response.headers)
+        try:
+            data = parse_json(content)
+        except MalformedReplyError as error:
+            raise unreadable(where, error) from error
+        refusal = find_refusal(data)
+        if refusal is not None:
+            raise self._explain(where, refusal, response.headers)
+        return data
+
+    async def _exchange(
+        self, where: str, method: str, route: str, *, limit_s: float, **sent: Any
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Sends a request, and returns the response with its body, whatever its status."""
+        import aiohttp
+
         try:
             with self.clock.request():
                 async with self._connect().request(
                     method,
                     self.base_url + route,
-                    data=data,
-                    headers=headers,
                     timeout=aiohttp.ClientTimeout(total=limit_s),
+                    **sent,
                 ) as response:
                     content = await self._read(where, response)
                 self.clock.note_answer()
@@ -125,16 +142,7 @@ class Transport:
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(where, error) from error
-        if response.status >= 400:
-            raise self._explain(where, read_refusal(content, response.status), response.headers)
-        try:
-            data = parse_json(content)
-        except MalformedReplyError as error:
-            raise unreadable(where, error) from error
-        refusal = find_refusal(data)
-        if refusal is not None:
-            raise self._explain(where, refusal, response.headers)
-        return data
+        return response, content
 
     async def _read(self, where: str, response: aiohttp.ClientResponse) -> bytes:
         """Returns a reply's body, unpacked step by step so that none can fill the memory."""
