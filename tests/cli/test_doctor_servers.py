@@ -30,6 +30,7 @@ class Played:
         self.recalls: bool = has.pop("recalls", True)
         self.delay_s: float = has.pop("delay_s", 0.0)
         self.owner: str = has.pop("owner", "")
+        self.busy_at: set[int] = has.pop("busy_at", set())
         assert not has
         self.seen: list[list[str]] = []
         self.requests = 0
@@ -37,6 +38,8 @@ class Played:
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.requests += 1
         time.sleep(self.delay_s)
+        if self.requests in self.busy_at:
+            return 429, {"error": {"message": "Rate limit reached."}}
         if "messages" not in body:
             return 404, {"error": {"message": "no such route"}}
         words = "\n".join(one["content"] for one in body["messages"]).split()
@@ -199,3 +202,46 @@ def test_a_server_that_hangs(examine: Examine) -> None:
     assert check["status"] == "broken"
     assert "did not answer within" in check["found"]
     assert "--timeout" in check["fix"]
+    assert "did not answer every time" not in str(check["details"])
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sleep(seconds: float) -> None:
+        pass
+
+    monkeypatch.setattr("agenticlu.engines.retry.sleep", sleep)
+
+
+def test_a_rate_limit_of_a_moment_is_no_fault(examine: Examine, no_pauses: None) -> None:
+    server = Played()
+    examine(server)
+    # Whichever request it meets: the first, those of each probe, the long prompt.
+    for busy in ({1}, set(range(4, server.requests, 5)), {server.requests}):
+        check, told = examine(Played(busy_at=busy))
+        assert check["status"] == "ok", check["found"]
+        assert "Rate limit reached" in line(check, "did not answer every time")
+        assert "Rate limit reached" in told
+
+
+def test_a_server_that_is_always_busy_is_broken(examine: Examine, no_pauses: None) -> None:
+    server = Played(busy_at=set(range(100)))
+    check, _ = examine(server)
+    assert check["status"] == "broken"
+    assert "Rate limit reached" in check["found"]
+    assert server.requests == 4
+
+
+def test_a_time_out_is_not_waited_for_twice(examine: Examine, no_pauses: None) -> None:
+    server = Played(delay_s=0.5)
+    examine(server, "--timeout", "0.1")
+    assert server.requests == 1
+
+
+def test_where_nothing_listens_no_advice_points_back_here(no_pauses: None) -> None:
+    with Played().listening() as url:
+        pass
+    result = CliRunner().invoke(group, ["doctor", "--base-url", url])
+    assert result.exit_code == 5
+    assert "No server answers" in result.stdout
+    assert "agenticlu doctor" not in result.stdout

@@ -40,6 +40,8 @@ WINDOW_CHECK_TOKENS = 8192
 LONGEST_CHECK_S = 120.0
 """Of a slow server a shorter one is sent, which takes no longer than this."""
 LEAST_CHECK_TOKENS = 512
+RETRIES = RetryPolicy(tries=4, retries_timeouts=False, longest_retry_after_s=30.0)
+"""A rate limit of a moment is no fault; a server that is broken is told of within half a minute."""
 SLOW_S = 5.0
 """A server that takes longer over a short question is called slow."""
 STEPS: dict[Feature, str] = {
@@ -270,9 +272,15 @@ class _Endpoint:
         engine: Engine | None = None
         found, fix = "", None
         details: list[str] = []
+        pauses: list[str] = []
+
+        def say(text: str) -> None:
+            self.say(f"  {text}")
+            pauses.append(text)
+
         try:
-            # Tried once: what another try would mend is a finding, too.
-            limiter = Limiter(policy=RetryPolicy(tries=1))
+            # What another try mends is no fault, but a finding, too.
+            limiter = Limiter(policy=RETRIES, say=say)
             engine = load_engine(model, (self.url,), limiter=limiter, **options)
             found = await self._ask(engine, details)
         except AgenticluError as error:
@@ -280,6 +288,8 @@ class _Endpoint:
             status: Status = "broken"
         else:
             status = "ok"
+            if pauses:
+                details.append(f"did not answer every time: {'; '.join(pauses)}")
         finally:
             if engine is not None:
                 await engine.close()
@@ -319,9 +329,9 @@ class _Endpoint:
 
     async def _check_reading(self, engine: Engine) -> list[str]:
         """Returns what became of a long prompt."""
-        endpoint = engine.engine if isinstance(engine, LimitedEngine) else engine
-        if not isinstance(endpoint, Endpoint):
+        if not isinstance(engine, LimitedEngine) or not isinstance(engine.engine, Endpoint):
             return []
+        endpoint = engine.engine
         known, rate = endpoint.findings, endpoint.findings.tokens_per_s or 0.0
         # What the checked prompt leaves out of the window is its reply's.
         tokens = min(self.window_check, known.context_tokens or self.window_check)
@@ -330,7 +340,8 @@ class _Endpoint:
         about = f", about {tokens / rate:.0f} s" if rate and tokens / rate > SLOW_S else ""
         self.say(f"  whether a prompt of {tokens:,} tokens is read to its end{about}")
         try:
-            found = await read_back(endpoint, tokens)
+            read = functools.partial(read_back, endpoint, tokens)
+            found = await engine.limiter.run(read, tokens, engine.capabilities)
         except DocumentTooLongError as error:
             if error.window_tokens is None:
                 return [f"reads long prompts: refuses one of {tokens:,} tokens ({error.message})"]

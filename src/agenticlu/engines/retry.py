@@ -77,6 +77,8 @@ class RetryPolicy:
     """The same where the reply cannot be read."""
     first_contact_tries: int = 2
     """The same where no server has ever answered: a wrong address should fail quickly."""
+    retries_timeouts: bool = True
+    """Whether to ask again after waiting for a whole time-out in vain."""
     patience_s: float | None = None
     """While the whole engine is overloaded or away, seconds without any success until its error is
     raised; tries do not count meanwhile. None: they count."""
@@ -212,6 +214,7 @@ class Limiter:
             (policy.patience_s is None and tries.failures >= policy.tries)
             or (error.never_answered and tries.failures >= policy.first_contact_tries)
             or (error.retry_after_s or 0.0) > policy.longest_s
+            or (has_timed_out(error) and not policy.retries_timeouts)
         ):
             raise error
         if policy.patience_s is not None and may_be_own(error):
@@ -420,6 +423,11 @@ def single_sampling(sampling: Sampling, ordinal: int) -> Sampling:
 def may_be_own(error: EngineError) -> bool:
     """Whether the cause may lie in the request: a lost connection, an error inside the server."""
     return not isinstance(error, EngineBusyError) or error.is_fault
+
+
+def has_timed_out(error: EngineError) -> bool:
+    """Whether there was no answer in time."""
+    return isinstance(error, EngineBusyError) and error.timed_out
 
 
 def count_characters(messages: Sequence[Message]) -> int:
