@@ -216,6 +216,21 @@ def test_a_server_that_vouches_for_nothing_is_warned_of(
     assert len(scripted[-1].requests) == 2  # another name is another model
 
 
+def test_a_list_of_models_is_waited_for_no_longer_than_a_reply(
+    tmp_path: Path, listing: Any, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def read(*_: Any, timeout_s: float) -> None:
+        waited.append(timeout_s)
+
+    monkeypatch.setattr("agenticlu.evaluation.config.read_served_model", read)
+    words = ("--model", "m", "--timeout", "2", "--out", str(tmp_path / "out"))
+    result = call(*SHORT, *words, "--base-url", listing({"id": "m"}))
+    assert result.exit_code == 0, result.output
+    assert waited == [2.0]
+
+
 def test_servers_of_different_weights_make_no_pool(tmp_path: Path, listing: Any) -> None:
     urls = [listing({"id": "m", "weights": name}) for name in ("w1", "w2")]
     given = [word for url in urls for word in ("--base-url", url)]

@@ -98,6 +98,7 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
         settings.api_key_env,
         settings.tokenizer,
         may_be_away=settings.dry_run,
+        timeout_s=settings.timeout,
         say=_say,
     )
     config = build_config(settings, facts)
@@ -330,9 +331,9 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     judging = ResultJudging(file, settings.helmet_data or Path())
     if model is None and not urls:
         _say("No judge was named, so the bundled tiny model judges; name one: --judge-model NAME.")
-    served = read_served_model(urls, model, settings.judge_api_key_env) if urls else None
-    thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
     key, timeout = settings.judge_api_key_env, settings.timeout
+    served = read_served_model(urls, model, key, timeout_s=timeout) if urls else None
+    thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
     engine = ModelChoice(model, urls, key, timeout, thinking=thinking).load(_say)
     name = engine.name if served is None else served.id
     kept = judging.find_kept(name)

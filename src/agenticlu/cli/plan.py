@@ -154,7 +154,12 @@ def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:
         window = read_window(folder)
     elif window is None and settings.base_url and config.view == "auto":
         try:
-            served = read_served_model(settings.base_url, settings.model, settings.api_key_env)
+            served = read_served_model(
+                settings.base_url,
+                settings.model,
+                settings.api_key_env,
+                timeout_s=settings.timeout,
+            )
         except AgenticluError as error:
             click.echo(f"{error.message} The plan is made without its window.", err=True)
         else:

@@ -88,6 +88,8 @@ class EngineError(AgenticluError):
     """Whether another replica of the model can take the request at once."""
     never_answered = False
     """Whether no server has ever answered at the address."""
+    no_connection = False
+    """Whether there was no connection at all, rather than one that broke off."""
 
 
 class EngineUnreachableError(EngineError):
@@ -107,6 +109,8 @@ class EngineBusyError(EngineError):
 
     is_fault = False
     """Whether the server failed on this request (status 500, say), rather than being overloaded."""
+    timed_out = False
+    """Whether there was no answer in time."""
 
 
 class EngineReplyError(EngineError):

@@ -307,6 +307,7 @@ def find_model(
     tokenizer: str | None,
     *,
     may_be_away: bool,
+    timeout_s: float,
     say: Callable[[str], None],
 ) -> ModelFacts:
     """Finds out what is known of a model without loading it.
@@ -318,6 +319,7 @@ def find_model(
         api_key_env: Environment variable with their key.
         tokenizer: Folder or hub id of the tokenizer; None takes the model's own, else an estimate.
         may_be_away: Whether to do without servers that do not answer, as an estimate can.
+        timeout_s: Seconds that a server may take to list its models, where that is less than usual.
         say: Called with a message about what is missing.
 
     Raises:
@@ -338,7 +340,7 @@ def find_model(
         )
     served = None
     try:
-        served = read_served_model(urls, model, api_key_env)
+        served = read_served_model(urls, model, api_key_env, timeout_s=timeout_s)
     except EngineUnreachableError as error:
         if not may_be_away:
             raise

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -25,7 +28,7 @@ from agenticlu.core.records import Message
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.http.openai import OpenAIEngine
-from agenticlu.engines.http.probe import PROBES
+from agenticlu.engines.http.probe import PROBES, read_served_model
 from agenticlu.engines.http.protocol import label_masses
 from agenticlu.engines.http.transport import parse_retry_after
 from agenticlu.engines.retry import LimitedEngine, Limiter, RetryPolicy
@@ -331,6 +334,34 @@ def test_the_key_comes_from_its_variable_and_is_never_shown(
         sample(engine_at(endpoint, api_key_env="MILL_KEY"))
 
 
+@contextlib.contextmanager
+def breaking_off_lists(answer: dict[str, Any]) -> Iterator[str]:
+    """A server that hangs up on whoever asks for its models, and answers conversations."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.close_connection = True
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            data = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def test_model_is_found_or_its_absence_explained(serve: Serve, chat_reply: Any) -> None:
     one = serve(
         lambda body, i: (200, chat_reply("Ada")),
@@ -348,6 +379,18 @@ def test_model_is_found_or_its_absence_explained(serve: Serve, chat_reply: Any) 
         sample(engine_at(two, None))
     none = serve(lambda body, i: (200, chat_reply("Ada")), models=[])
     assert sample(engine_at(none, "m")).completions[0].text == "Ada"
+
+
+def test_a_list_of_models_that_breaks_off_stops_nobody_who_names_one(chat_reply: Any) -> None:
+    with breaking_off_lists(chat_reply("Ada")) as url:
+        assert sample(OpenAIEngine(url, "m")).completions[0].text == "Ada"
+        assert read_served_model([url], "m") is None
+        with pytest.raises(EngineUnreachableError, match="closed the connection"):
+            sample(OpenAIEngine(url))
+    with pytest.raises(EngineUnreachableError, match="No server answers"):
+        sample(OpenAIEngine(url, "m"))
+    with pytest.raises(EngineUnreachableError, match="No server answers"):
+        read_served_model([url], "m")
 
 
 def test_refusals_for_length_are_document_errors(serve: Serve) -> None:

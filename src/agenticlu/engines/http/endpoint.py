@@ -354,5 +354,9 @@ class Endpoint:
         self.findings.owner = meant.owner
         if self.findings.context_tokens is None:
             self.findings.context_tokens = meant.context_tokens or await read_window(
-                meant.sent, meant.owner, self.base_url, self._api_key_env, ALIVE_S
+                meant.sent,
+                meant.owner,
+                self.base_url,
+                self._api_key_env,
+                min(ALIVE_S, self.transport.timeout_s),
             )

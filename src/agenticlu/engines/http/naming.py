@@ -10,6 +10,7 @@ from agenticlu.core.errors import (
     EngineBusyError,
     EngineError,
     EngineReplyError,
+    EngineUnreachableError,
     ModelNotFoundError,
     did_you_mean,
 )
@@ -48,10 +49,12 @@ async def find_model(transport: Transport, model: str | None, name: str) -> Mean
     limit_s = None if model is None else min(LIST_S, transport.timeout_s)
     try:
         served = await list_models(transport, name, limit_s)
-    except (EngineReplyError, EngineBusyError) as error:
-        if model is not None:
-            return Meant(model)  # no list, or a broken one; the name may still be right
-        if isinstance(error, EngineBusyError):
+    except (EngineReplyError, EngineBusyError, EngineUnreachableError) as error:
+        # No list, or a broken one; the name may still be right. Where nothing listens, there is
+        # nobody to ask.
+        if model is not None and not error.no_connection:
+            return Meant(model)
+        if not isinstance(error, EngineReplyError):
             raise
         raise ModelNotFoundError(
             f"{transport.base_url} lists no models: {error.message}", hint="Name one with --model."

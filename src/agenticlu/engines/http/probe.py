@@ -29,7 +29,8 @@ from agenticlu.engines.http.reuse import measure_reuse
 from agenticlu.engines.http.transport import Transport
 from agenticlu.engines.thinking import count_thinking, reads_like_thought
 
-TIMEOUT_S = 10.0
+LIST_S = 10.0
+"""Seconds that a server may take to list its models where the model may be asked without."""
 SHORT_REPLY, LONG_THOUGHT = 16, 2048
 """Tokens allowed for a reply of one word, and where a thought seems to come before it."""
 WORDS = "river lantern copper meadow harbour violet engine thistle marble falcon"
@@ -250,7 +251,7 @@ def read_served_model(
     model: str | None = None,
     api_key_env: str = "OPENAI_API_KEY",
     *,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float = LIST_S,
 ) -> ServedModel | None:
     """Returns what the first server to answer lists, having compared it with the others' word.
 
@@ -258,7 +259,7 @@ def read_served_model(
         base_urls: Addresses of OpenAI-compatible servers that serve one model.
         model: Its name there; None takes the only one listed.
         api_key_env: Environment variable that holds the key.
-        timeout_s: For each server.
+        timeout_s: For each server, where that is less than `LIST_S`.
 
     Returns:
         None where nobody keeps a list, or it does not settle which model is meant: the first
@@ -274,7 +275,7 @@ def read_served_model(
     answered = False
     for url in base_urls:
         try:
-            listed = _read_list(url, api_key_env, timeout_s)
+            listed = _read_list(url, api_key_env, min(LIST_S, timeout_s))
         except EngineUnreachableError as error:
             unreachable = error
             continue
@@ -311,4 +312,8 @@ def _read_list(base_url: str, api_key_env: str, timeout_s: float) -> dict[str, d
         try:
             return thread.submit(asyncio.run, ask()).result()
         except (EngineReplyError, EngineBusyError):
+            return {}
+        except EngineUnreachableError as error:
+            if error.no_connection:
+                raise
             return {}

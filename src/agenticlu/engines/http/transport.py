@@ -132,10 +132,12 @@ class Transport:
                     content = await self._read(where, response)
                 self.clock.note_answer()
         except TimeoutError as error:
-            raise EngineBusyError(
-                f"{where} did not answer within {limit_s:.0f} s.",
+            late = EngineBusyError(
+                f"{where} did not answer within {limit_s:g} s.",
                 hint="Send fewer requests at once, or raise --timeout.",
-            ) from error
+            )
+            late.timed_out = True
+            raise late from error
         except aiohttp.ClientResponseError as error:
             raise EngineReplyError(
                 f"{where} sent no HTTP that can be read ({self.scrub(error.message)})."
@@ -191,9 +193,9 @@ class Transport:
         else:
             found = EngineUnreachableError(
                 f"No server answers at {self.base_url} ({cause}).",
-                hint="Is it running, and is the address right? It often ends in /v1."
-                " `agenticlu doctor` tries it.",
+                hint="Is it running, and is the address right? It often ends in /v1.",
             )
+            found.no_connection = isinstance(error, aiohttp.ClientConnectorError)
         found.never_answered = not self.clock.has_answered
         return found
 
