@@ -48,10 +48,10 @@ class Completion:
 
 
 class ThoughtCutError(EngineReplyError):
-    """The model was still thinking when its room for that was used up; asking again is in vain."""
+    """The model was still thinking when its room was used up; asking again would not help."""
 
     usage: Usage = Usage()
-    """Cost of the requests that brought no reply."""
+    """Cost of the requests that yielded no reply."""
 
 
 def spent_on(error: BaseException) -> Usage:
@@ -140,7 +140,7 @@ class Capabilities:
     thinking_tokens: int | None = None
     """Tokens of thought before a reply of one word; 0: it does not think. None: not looked at."""
     notes: tuple[str, ...] = field(default=())
-    """Advice for people, such as the server flag that would mend a miss."""
+    """Advice for people, such as the server flag that adds a missing feature."""
 
 
 class Health(TypedDict):
@@ -170,7 +170,7 @@ class Watched(Protocol):
 
 
 def setup_of(engine: Engine) -> Usage:
-    """Returns what an engine has spent to find out about its server; part of its usage."""
+    """Returns what an engine has spent on finding out about its server; part of its usage."""
     found: Usage = getattr(engine, "setup", Usage())
     return found
 
@@ -189,15 +189,15 @@ def effort_of(engine: Engine) -> str:
 
 @runtime_checkable
 class Adapted(Protocol):
-    """An engine that may have to ask otherwise than it was told to."""
+    """An engine that may have to ask in another way than it was told to."""
 
     def adaptations(self) -> tuple[str, ...]:
-        """Returns what was changed, a sentence each, such as a temperature that was not taken."""
+        """Returns what was changed, a sentence each, such as a temperature that was refused."""
         ...
 
 
 def adaptations_of(engine: object) -> tuple[str, ...]:
-    """Returns what an engine changed in what it was told to ask; results depend on it."""
+    """Returns how an engine asked otherwise than it was told to; results depend on it."""
     return engine.adaptations() if isinstance(engine, Adapted) else ()
 
 

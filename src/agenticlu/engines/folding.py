@@ -1,4 +1,4 @@
-"""Rewrites conversations for models whose templates or servers take fewer forms of them."""
+"""Rewrites conversations for templates and servers that accept fewer roles or orders of them."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def find_model(model: str, *, say: Callable[[str], None] | None = None) -> Path:
 
 
 def find_cached(model: str) -> Path | None:
-    """Returns the folder or file of a hub id that was downloaded whole, or None."""
+    """Returns the folder or file of a hub id whose download is complete, or None."""
     found = HUB_ID.fullmatch(model)
     if found is None:
         return None
@@ -145,7 +145,7 @@ def _download(model: str, say: Callable[[str], None] | None) -> Path:
     if is_offline():
         raise ModelNotFoundError(
             f"Model {model!r} is neither a folder here nor in the local Hugging Face cache, and"
-            " HF_HUB_OFFLINE forbids to download it.",
+            " HF_HUB_OFFLINE forbids downloading it.",
             hint=f"Fetch it once: HF_HUB_OFFLINE=0 hf download {name}",
         )
     with _hub_errors(model, name):
@@ -174,7 +174,7 @@ def _download(model: str, say: Callable[[str], None] | None) -> Path:
 def _choose_weights(
     sizes: dict[str, int], model: str, kind: str | None, file: str | None
 ) -> list[str]:
-    """Returns the files of a repository that hold its weights, of several forms the best."""
+    """Returns the files of a repository that hold its weights, in the best format there is."""
     names = [name for name in sizes if "/" not in name or name.endswith(".gguf")]
     if kind is None and file is None:
         for form in (r"model.*\.safetensors", r".*\.safetensors", r"pytorch_model.*\.bin"):
@@ -191,14 +191,14 @@ def _choose_weights(
 
 @contextmanager
 def _hub_errors(model: str, name: str) -> Iterator[None]:
-    """Says in words why the hub did not give a model."""
+    """Turns the hub's errors into ours, which say why there is no model."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise ModelNotFoundError(
-            f"Model {model!r} is gated: its owner gives it to those who accept the terms.",
+            f"Model {model!r} is gated: its owner shares it only with those who accept the terms.",
             hint=f"Accept them at https://huggingface.co/{name}, then: hf auth login",
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:

@@ -5,7 +5,8 @@ highest hash of (session, address), which moves few sessions when a replica come
 (rendezvous hashing). Each call sends one request to one replica; the error tells whether another
 can take it at once, and `agenticlu.engines.retry` asks again. A replica that cannot be reached, or
 is overloaded several times in a row, rests for a while and its sessions go to their next best. A
-request that alone fails on a replica which otherwise works moves on by itself: it may be to blame.
+request that alone fails on a replica which otherwise works moves on alone: it may itself be to
+blame.
 """
 
 from __future__ import annotations

@@ -57,10 +57,10 @@ Reply = TypeVar("Reply")
 Answered = TypeVar("Answered", Sampled, ChoiceProbs)
 
 FEW = 4
-"""With this many calls under way or fewer, no answer to another shows whether the engine works."""
+"""With this many calls under way or fewer, no other answer shows whether the engine works."""
 SHORT_QUESTION = (Message(role="user", content="Say yes."),)
 TRANSIENT = (EngineBusyError, EngineUnreachableError)
-"""Errors of the engine rather than of the request: another time it may be answered."""
+"""Errors of the engine rather than of the request: a later try may be answered."""
 
 sleep = asyncio.sleep
 """Replaced by tests, together with `monotonic`."""
@@ -120,7 +120,7 @@ class _Tries:
 
 
 class Limiter:
-    """Sends calls when there is room and again where that may help; pauses all in an outage.
+    """Sends calls when there is room, again where that may help, and pauses them all in an outage.
 
     Args:
         admission: Bounds what is in flight and spent.
@@ -275,7 +275,7 @@ class Limiter:
 
 
 class LimitedEngine:
-    """An engine behind a limiter: a slot for each request, again where that may help.
+    """An engine behind a limiter: each request has a slot, and is retried where that may help.
 
     Args:
         engine: Sends each request once. Of `sampling.n` samples it may return fewer; the rest are

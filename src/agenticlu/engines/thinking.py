@@ -174,7 +174,7 @@ class ThinkingRoom:
         return min(FIRST_ROOM, self.thinking.tokens)
 
     def facts(self) -> tuple[str, ...]:
-        """Returns what became of the wish for thinking, and how often a thought was cut."""
+        """Returns whether the wish for thinking was followed, and how often a thought was cut."""
         effort, found = self.thinking.effort, []
         if self.switch.is_spent and effort != "auto":
             what = (
@@ -222,7 +222,7 @@ class ThinkingRoom:
         return (self.quiet if self.thinks else self.switch).refuse(fields)
 
     def is_thought(self, fields: Mapping[str, Any], *, shown: bool, label_mass: float) -> bool:
-        """Whether the first token was one of a thought, so that it must be asked for otherwise.
+        """Whether the first token was of a thought, so that the verdict is asked for otherwise.
 
         Args:
             fields: Those of the request.
@@ -351,7 +351,7 @@ class ThinkingRoom:
     # --- Thoughts that do not show
 
     async def _see_through(self, ask: Ask, sampling: Sampling, found: Sampled) -> Sampled:
-        """Returns replies of which those that are thoughts are known as such.
+        """Returns the replies, with those that are really thoughts marked as such.
 
         A template may open the thought itself. What the model writes then looks like a reply until
         a tag closes it, and one that was cut has none; a server may hide thoughts altogether. So

@@ -86,6 +86,11 @@ class SearchCost:
         self.cached_tokens += round(cached)
         self.decoded_tokens += round(decoded)
 
+    def add_judging(self, calls: int, tokens_each: float) -> None:
+        """Adds calls of judges, with the prompt and sampled tokens of each."""
+        self.judge_calls += calls
+        self.judge_tokens += round(calls * tokens_each)
+
     @property
     def usage(self) -> Usage:
         """Tokens, without those of judges."""

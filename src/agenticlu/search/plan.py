@@ -154,8 +154,7 @@ def build_plan(
             )
             one.add_to(cost)
             calls = num_llm_judges * (1 + one.nodes + config.closed_book)
-            cost.judge_calls += calls
-            cost.judge_tokens += round(calls * (judging + measured.reply("judge")))
+            cost.add_judging(calls, judging + measured.reply("judge"))
     return SearchPlan(
         questions=num_questions,
         documents=len(documents.pieces),

@@ -68,7 +68,7 @@ class ChatServer:
         self._under_way = 0
         self._body_bytes = 0
         self._usual_s = 1.0
-        """How long a request takes, the last ones counting most."""
+        """How long a request takes; recent ones count most."""
 
     def app(self) -> Any:
         """Builds the ASGI application."""
@@ -369,7 +369,7 @@ class _Endpoint:
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         from starlette.requests import Request
 
-        # Nobody is left to be told.
+        # There is nobody left to tell.
         with suppress(ClientGoneError):
             await self._handler(Request(scope, receive), send)
 

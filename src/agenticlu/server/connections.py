@@ -18,7 +18,7 @@ from agenticlu.server.limits import Limits, RequestError
 from agenticlu.server.replies import render_error
 
 SPARE_FILES = 128
-"""Descriptors that are left for everything but connections."""
+"""File descriptors kept for everything but connections."""
 
 
 class ClientConnection(H11Protocol):
@@ -34,9 +34,9 @@ class ClientConnection(H11Protocol):
         self._since = self.loop.time()
         """When the wait for a request began."""
         self._resting = False
-        """Whether it has answered a request and nothing of the next has come."""
+        """Whether a request was answered and nothing of the next has come."""
         self._stuck: tuple[int, float] = (0, self._since)
-        """Bytes that wait to be sent, and since when they have been as many."""
+        """Bytes waiting to be sent, and since when there have been that many."""
 
     @property
     def answering(self) -> bool:
@@ -45,7 +45,7 @@ class ClientConnection(H11Protocol):
 
     @property
     def rank(self) -> tuple[bool, float] | None:
-        """Which goes first where there are too many, the least one; None for those that stay."""
+        """Rank by which connections are closed if there are too many, lowest first; None: stays."""
         if not self.answering:
             return False, self._since
         return (True, self._since) if self.cycle.more_body else None
@@ -64,7 +64,7 @@ class ClientConnection(H11Protocol):
             victim.drop()
 
     def data_received(self, data: bytes) -> None:
-        """Takes data; the first of a request ends the rest."""
+        """Takes data; the first byte of a request ends the idle time."""
         if self._resting and not self.answering:
             self._resting = False
             self._since = self.loop.time()

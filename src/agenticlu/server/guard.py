@@ -52,7 +52,7 @@ class Guard:
         except RequestError as error:
             await send_error(error, numbered)
         except asyncio.CancelledError:
-            # The server stops, and has waited long enough for this request.
+            # The server is stopping, and has waited long enough for this request.
             if not started:
                 stopping = RequestError("The server is stopping.", status=503, kind="server_error")
                 await send_error(stopping, numbered)

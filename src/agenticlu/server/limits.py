@@ -38,11 +38,11 @@ class Limits:
     connections: int = 512
     """Open at once, those without a request included."""
     client_timeout_s: float = 60.0
-    """In which a client must have sent its headers, then its body, and take what it is sent."""
+    """Seconds in which a client must send its headers, then its body, and take what it is sent."""
     keep_alive_s: float = 30.0
-    """For which a connection without a request stays open."""
+    """Seconds for which a connection without a request stays open."""
     shutdown_s: float = 10.0
-    """That requests under way are given when the server stops."""
+    """Seconds that requests under way are given when the server stops."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RequestError(UsageError):
 
 
 def overloaded(message: str, retry_after_s: int) -> RequestError:
-    """Builds the error for a request that there is no room for now."""
+    """Builds the error for a request for which there is no room now."""
     return RequestError(
         message,
         status=503,

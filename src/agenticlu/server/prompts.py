@@ -24,12 +24,12 @@ from agenticlu.server.requests import (
 )
 
 LARGE_BYTES = 128 << 10
-"""Larger bodies are read by a thread of their own, behind which small ones do not wait."""
+"""Larger bodies are read by a thread of their own, so that small ones need not wait for them."""
 SLICE_CHARS = 64 << 10
 """A text is counted in slices: a tokenizer takes hundreds of bytes for each byte of one text."""
 SLICING_SLACK = 1.25
-"""Slices may count a few tokens more than the text has: what is refused for them is longer by
-far than the window."""
+"""Slices may count a few tokens more than the text has, so they refuse only what is far longer than
+the window."""
 TOKENIZE_FIELDS = frozenset({"model", "prompt", "messages"})
 
 Result = TypeVar("Result")
@@ -87,7 +87,7 @@ class Preparer:
         self._large = ThreadPoolExecutor(1, thread_name_prefix="agenticlu-serve-large")
 
     def close(self) -> None:
-        """Ends the threads once they have finished what they are at."""
+        """Ends the threads once they have finished their work."""
         for pool in (self._small, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -175,7 +175,7 @@ class Preparer:
         window = self.engine.context_tokens
         if window is None:
             return
-        total = len(texts)  # a message has a token at least, for its role
+        total = len(texts)  # a message has at least one token, for its role
         limit = window * SLICING_SLACK + 64
         for text in texts:
             for start in range(0, len(text), SLICE_CHARS):

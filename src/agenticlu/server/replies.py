@@ -24,7 +24,7 @@ from agenticlu.server.requests import CompletionRequest
 FINISH = {"stop": "stop", "length": "length", "refused": "content_filter", "unknown": "stop"}
 HALF_CHARACTER = "\ufffd"
 UNSETTLED_TOKENS = 8
-"""More tokens than a character can have: those that make none by then never will."""
+"""More tokens than a character can have: those that have formed none by then never will."""
 
 
 def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -63,7 +63,7 @@ def render_logprobs(tokens: Sequence[TokenLogprob], count: int) -> dict[str, Any
     """Returns the log-probabilities of tokens of a chat completion."""
 
     def entry(text: str, logprob: float) -> dict[str, Any]:
-        # One token may be part of a character: its text then tells no bytes.
+        # One token may be part of a character: its text then does not tell its bytes.
         known = HALF_CHARACTER not in text
         return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if known else None}
 
@@ -290,7 +290,7 @@ class ReplyText:
         return text, told
 
     def _settle(self, token: int) -> str:
-        """Returns the text that the tokens make whole characters of."""
+        """Returns the text of the tokens that form whole characters."""
         self._tokens.append(token)
         before = self.decode(self._tokens[: self._num_settled])
         after = self.decode(self._tokens)

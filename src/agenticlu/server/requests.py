@@ -16,9 +16,9 @@ from agenticlu.engines.base import Asked, Sampling
 from agenticlu.server.limits import MOST_LOGPROBS, MOST_SAMPLES, RequestError
 
 DEFAULT_MAX_TOKENS = 1024
-"""Of a reply whose request names no limit, if the window has as much left."""
+"""Tokens of a reply whose request names no limit, if the window has that much left."""
 DEFAULT_PLAIN_TOKENS = 16
-"""Of a continued text whose request names no limit, as in OpenAI's API."""
+"""Tokens of a continued text whose request names no limit, as in OpenAI's API."""
 MOST_STOPS = 4
 MOST_TOKENS = 1 << 31
 SEEDS = (-(1 << 63), (1 << 63) - 1)
@@ -51,7 +51,7 @@ IDLE_FIELDS: dict[str, type] = {
     "prompt_cache_retention": str,
     "prompt_cache_options": dict,
 }
-"""Fields that by their meaning change no reply, with the type of their values."""
+"""Fields that change no reply, by their meaning, with the type of their values."""
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -100,7 +100,7 @@ MESSAGE_FIELDS = frozenset({"role", "content", "name"})
 EMPTY_MESSAGE_FIELDS = frozenset(
     {"refusal", "tool_calls", "function_call", "audio", "annotations", "tool_call_id"}
 )
-"""Fields of a message that may stand there empty, as in a reply that is sent back."""
+"""Fields of a message that are allowed only if empty, as in a reply that is sent back."""
 IDLE_MESSAGE_FIELDS = frozenset({"reasoning_content", "reasoning"})
 """The thoughts behind an earlier reply are no part of the conversation."""
 NOUNS = {
@@ -196,7 +196,7 @@ def _refuse_unsupported(body: Mapping[str, Any], plain: bool) -> None:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether two JSON values are one; true is not 1."""
+    """Whether two JSON values are the same; true is not 1."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 

@@ -21,7 +21,7 @@ LEAST_TEMPERATURE = 0.01
 """Sent for 0 where a server wants more than that; as good as greedy."""
 LEAST_TOP_LOGPROBS = 2
 MOST_LEAST_REPLY = 64
-"""Servers that want a length of at least so many tokens are given it; more would cost too much."""
+"""Most tokens asked for where a server insists on longer replies; more would cost too much."""
 NEEDED = frozenset({"model", "messages", "prompt", *LENGTH_FIELDS})
 """Fields that are never dropped."""
 NAMES = {
@@ -70,8 +70,8 @@ TOLD = {
     "stop": "does not take stop sequences as they are; replies are cut here, and what is cut is"
     " paid for.",
 }
-"""What each missing field changes. Fields of other names belong to those who send them, and who
-know what to do without: reply schemas, switches of thinking."""
+"""What each missing field changes. Other fields, such as reply schemas and thinking switches, are
+left to the code that sends them: it knows what to do without."""
 
 
 @dataclass
@@ -174,7 +174,7 @@ class Dialect:
                 self._tell(name, TOLD[name])
 
     def bound_replies(self, tokens: int) -> None:
-        """Sends no length above what the model may write."""
+        """Caps the reply length that is asked for at what the model may write."""
         self.most_reply_tokens = min(tokens, self.most_reply_tokens or tokens)
         self._tell("max_tokens", f"writes replies of at most {tokens} tokens.")
 

@@ -1,7 +1,7 @@
 """One endpoint of an OpenAI-compatible server: what is known of it, and requests to it.
 
-Requests are written in the server's dialect and counted. Those that nobody asked for are counted as
-setup; their cost is part of that of the reply after them, so that no total leaves them out.
+Requests are written in the server's dialect and counted. Those that only find out about the server
+are counted as setup; the next reply is charged with them, so that no total leaves them out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from agenticlu.engines.thinking import Thinking, ThinkingRoom
 ALIVE_S = 5.0
 """Seconds that a server may take to answer at all."""
 MOST_ADAPTATIONS = 12
-"""Ways in which one request is written, at most."""
+"""The most ways in which one request is tried."""
 ROOM_ENOUGH = 1024
 """Tokens, or half of what was wanted, that a prompt must leave for the reply."""
 CHAT_ROUTE = "/chat/completions"
@@ -56,8 +56,8 @@ class Endpoint:
         context_tokens: The server's window, where it does not say it or says too much.
 
     Attributes:
-        setup: Cost so far of requests that nobody asked for, which found something out about the
-            server. They are part of `usage`, and of the cost of the reply after them.
+        setup: Cost so far of the requests that only found out about the server. It is part of
+            `usage`, and of the cost of the reply after them.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Endpoint:
             extra: Further fields of the body.
 
         Returns:
-            The reply; its cost holds that of setup since the last one.
+            The reply; its cost includes that of setup since the last one.
 
         Raises:
             EngineError: As `sample`.
@@ -185,7 +185,7 @@ class Endpoint:
     async def ask_setup(
         self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
     ) -> Reply:
-        """Sends a request that nobody asked for, and counts it as such.
+        """Sends a request that only finds out about the server, and counts it as setup.
 
         Args:
             asked: Conversation, or plain text to continue.
@@ -320,7 +320,7 @@ class Endpoint:
         return body | {"max_tokens": min(room, length)}
 
     def _tell(self, words: str) -> None:
-        """Tells once how the server differs from others."""
+        """Says, once, how the server differs from others."""
         text = f"{self.name} {words}"
         if text not in self.findings.notes:
             self.findings.note(text)

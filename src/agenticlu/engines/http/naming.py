@@ -1,4 +1,4 @@
-"""Asks a server which models it has, and says what is wrong where the wanted one is not found."""
+"""Asks a server which models it has, and explains what is wrong if the wanted one is missing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Meant:
     context_tokens: int | None = None
     """Its window; None where the server does not list it."""
     owner: str = ""
-    """Who owns it, as the server lists it: tells servers apart."""
+    """Its owner, as the server lists it; each kind of server writes its own."""
 
 
 async def find_model(transport: Transport, model: str | None, name: str) -> Meant:
@@ -83,7 +83,7 @@ async def list_models(
     Args:
         transport: To the server.
         name: Of the model that is looked for, for messages.
-        timeout_s: Another than usual.
+        timeout_s: Limit of this request; None takes the usual one.
 
     Raises:
         EngineError: There is no list, or none that can be read.

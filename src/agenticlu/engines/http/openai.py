@@ -127,7 +127,7 @@ class OpenAIEngine(Endpoint):
         return replace(read, completions=whole)
 
     def _read_thoughts(self, reply: Reply, fields: Mapping[str, Any]) -> Sampled:
-        """Returns replies apart from what was thought before them, which is counted."""
+        """Returns replies with the thoughts before them split off and counted."""
         if any(choice.opened for choice in reply.choices):
             self.room.opened = True
         completions = tuple(one.as_completion(opened=self.room.opened) for one in reply.choices)
@@ -153,7 +153,7 @@ class OpenAIEngine(Endpoint):
     async def _score_first_token(
         self, messages: Sequence[Message], choices: Sequence[str], session: str | None
     ) -> ChoiceProbs:
-        """Scores choices by log-probabilities; without any where another way is due."""
+        """Scores choices by log-probabilities; the result has none where they must be parsed."""
         fields = self.room.verdict_fields
         body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, **fields}
         nothing = ChoiceProbs({}, 0.0, Usage(), method="none")
@@ -217,7 +217,7 @@ class OpenAIEngine(Endpoint):
         return self.findings.samples_n and differ
 
     def _notice(self, reply: Sampled, sampling: Sampling) -> None:
-        """Takes note of samples that are too few, or too long and too equal to be chance."""
+        """Takes note of samples that are too few, or equal and too long for chance."""
         texts = [one.text for one in reply.completions]
         if len(texts) < sampling.n:
             self.findings.samples_n = False

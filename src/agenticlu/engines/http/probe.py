@@ -57,7 +57,7 @@ class Findings:
     """Of the thought before a short reply; None while not known."""
     context_tokens: int | None = None
     owner: str = ""
-    """Who owns the model, as the server lists it: tells servers apart."""
+    """The model's owner, as the server lists it; each kind of server writes its own."""
     takes_schema: bool = True
     notes: list[str] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class Probed(Protocol):
     async def ask_setup(
         self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
     ) -> Reply:
-        """Sends a request that nobody asked for, counts it as such and returns the reply."""
+        """Sends a request that only finds out about the server, and counts it as setup."""
         ...
 
     def first_logprobs(self, reply: Reply) -> list[tuple[str, float]] | None:
@@ -243,7 +243,7 @@ PROBES: dict[Feature, Callable[[Probed], Awaitable[None]]] = {
     "prefix_reuse_from_tokens": _probe_cache,
     "thinking_tokens": _probe_thinking,
 }
-"""What finds out each thing. Two things that one probe finds out have the same one."""
+"""The probe of each feature; some find out two."""
 
 
 def read_served_model(
@@ -253,7 +253,7 @@ def read_served_model(
     *,
     timeout_s: float = LIST_S,
 ) -> ServedModel | None:
-    """Returns what the first server to answer lists, having compared it with the others' word.
+    """Returns the model that the first server to answer lists; all must serve the same weights.
 
     Args:
         base_urls: Addresses of OpenAI-compatible servers that serve one model.

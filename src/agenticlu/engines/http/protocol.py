@@ -33,7 +33,7 @@ REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content"), "refused"),
 }
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-"""Names under which servers send what a model thought, beside its reply."""
+"""Fields in which servers send what a model thought, beside its reply."""
 
 
 class MalformedReplyError(ValueError):
@@ -213,7 +213,7 @@ class _Details(_Wire):
 
 
 class ReportedUsage(_Wire):
-    """Tokens of a request, as the server reports them; 0 where it does not."""
+    """Tokens of a request, as the server reports them; 0 where it reports none."""
 
     prompt_tokens: Count = 0
     completion_tokens: Count = 0

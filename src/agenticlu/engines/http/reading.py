@@ -2,7 +2,7 @@
 
 A word stands at the start of a long text and is asked back at its end; where the server reports the
 prompt's tokens, they are compared with those of the same kind of text in a short prompt. A model
-that does not even repeat the word from a short text cannot tell by it.
+that cannot repeat the word from a short text either proves nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REPLY_TOKENS = 48
 ROOM_TOKENS = 256
 """Left of the window beside the text: for the template, the question and the reply."""
 LEAST_SHARE = 0.9
-"""A prompt reported at less than this share of what its words have was not read whole."""
+"""A prompt reported at less than this share of its words' tokens was cut."""
 NAMES = ("Ottoline", "Bartholomew", "Philippa", "Leopold", "Rosalind", "Cornelius")
 
 
@@ -30,7 +30,7 @@ class Reading:
     """What became of a long prompt."""
 
     sent_tokens: int
-    """Tokens of its text, by the server's count of a short one; else about."""
+    """Tokens of its text, by the server's count of a short one; an estimate if it counts none."""
     reported_tokens: int
     """As the server reports them; 0 where it does not."""
     recalls: bool | None

@@ -1,4 +1,4 @@
-"""Reads a server's errors, in the words and forms that servers use, and builds ours from them.
+"""Reads servers' errors, in all their forms and words, and builds ours from them.
 
 The forms: OpenAI's object, texts and lists in its place, FastAPI's details, errors in errors, JSON
 in texts, HTML, plain text; under an error status, or under status 200. What the words mean is
@@ -28,7 +28,7 @@ MOST_READ = 4 << 20
 MOST_PLAIN = 1 << 16
 """The same where it is no JSON."""
 MOST_CHARACTERS = 4000
-"""Of its words that are looked at; people are shown fewer."""
+"""Characters of an error's message that are read; people are shown fewer."""
 MOST_LEVELS = 6
 MOST_PARTS = 8
 BUSY_STATUSES = frozenset({408, 409, 425, 429})
@@ -38,7 +38,7 @@ WORD_FIELDS = (
     *("message", "Message", "msg", "error_message", "error", "errors", "detail", "title", "reason"),
     *("reasons", "description", "faultstring", "fault", "raw", "metadata", "innererror"),
 )
-"""Names under which servers say what is wrong, themselves or a server behind them."""
+"""Fields in which a server, or one behind it, says what is wrong."""
 STATUS_OF_KIND = (
     (re.compile(r"rate_?limit|too_?many|throttl|resource_?exhausted|quota", re.I), 429),
     (re.compile(r"context_length|exceed_context", re.I), 400),
@@ -269,7 +269,7 @@ def _retry_delay(layers: Iterable[Mapping[str, Any]]) -> float | None:
 def explain(
     where: str, refusal: Refusal, shown: str, retry_after_s: float | None
 ) -> AgenticluError:
-    """Builds our error for what a server refused; keys (status 401) aside.
+    """Builds our error for a refusal other than of a key (status 401).
 
     Args:
         where: Model and address, for the message.

@@ -1,9 +1,9 @@
-"""Measures from how many tokens on a server reuses the prefix of an earlier prompt.
+"""Measures how long a prefix must be for a server to reuse it from an earlier prompt.
 
 Servers reuse prefixes in blocks of 16 tokens, of some hundred for models with recurrent layers, or
 not at all. Prompts of growing length are sent twice, with another question behind them the second
-time. A server that reports cached tokens says what it reused; of another, time tells, where the
-difference is larger than its spread.
+time. A server that reports cached tokens says what it reused; with any other, the
+time tells, where the difference is larger than the spread.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ WORDS = ("river", "lantern", "copper", "meadow", "harbour", "engine", "thistle",
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Of the prefixes, in tokens."""
 WARM_UP = (8, 56)
-"""Words of two prompts, the first ones."""
+"""Words of the first two prompts."""
 FIRST, SECOND = "Which word is first?", "Which word is last?"
 SLOW_S = 15.0
-"""Once a prompt takes longer, no longer one is tried."""
+"""Once a prompt has taken more than this, no longer one is tried."""
 LEAST_S = 0.2
-"""What takes less is a matter of luck."""
+"""Shorter times are mostly noise."""
 REPEATS = 3
 """Prompts that are timed where a server does not report what it reused."""
 QUICK_SHARE, SLOW_SHARE = 0.6, 0.8
@@ -40,7 +40,7 @@ class Measured(Protocol):
     """The part of an engine that measuring its server needs."""
 
     async def ask_setup(self, asked: Asked, sampling: Sampling) -> Reply:
-        """Sends a request that nobody asked for, and counts it as such."""
+        """Sends a request that only finds out about the server, and counts it as setup."""
         ...
 
 
@@ -49,14 +49,14 @@ class Reuse:
     """What was found out."""
 
     from_tokens: float | None
-    """Shortest prefix that was reused, without what every prompt begins with; infinite where none
-    was, None where it cannot be told."""
+    """Shortest prefix that was reused, without the start that all prompts share; infinite if none
+    was, None if that cannot be told."""
     is_reported: bool
     """Whether the server reports cached tokens."""
     counts: bool
     """Whether it reports any usage."""
     how: str = ""
-    """For people: by what it was told, where the server does not report it."""
+    """For people: the timings behind the finding, where the server does not report it."""
     tokens_per_s: float | None = None
     """How fast the longest new prompt was read."""
 
@@ -72,7 +72,7 @@ class _Lengths:
     second_s: dict[int, list[float]] = field(default_factory=dict)
 
     async def warm_up(self) -> None:
-        """Sends what every prompt begins with; finds out how many tokens the words have."""
+        """Sends the start that all prompts share; finds out how many tokens a word has."""
         few, _ = await self._send(write_words(WARM_UP[0]))
         many, _ = await self._send(write_words(WARM_UP[1]))
         tokens = many.usage.prompt_tokens - few.usage.prompt_tokens
@@ -88,7 +88,7 @@ class _Lengths:
         return longest / seconds if seconds > 0 else None
 
     async def count_reused(self, tokens: int) -> int:
-        """Sends a new prefix twice; returns how much the server says it reused; 0 if not it."""
+        """Sends a new prefix twice; returns how many of its tokens the server says it reused."""
         length = max(8, round(tokens / self.tokens_per_word))
         text = write_words(length)
         before, first_s = await self._send(f"{text}\n{FIRST}")
@@ -146,21 +146,21 @@ def _tell_by_time(lengths: _Lengths) -> tuple[float | None, str]:
         f"a new one {min(first):.2f}-{max(first):.2f} s"
     )
     if max(first) < LEAST_S:
-        return None, f"Whether prefixes are reused cannot be told, so quick it is: {seen}."
+        return None, f"The server is too quick to tell whether prefixes are reused: {seen}."
     if min(second) >= SLOW_SHARE * max(first):
         return math.inf, f"Prefixes of up to {longest:,} tokens are not reused: {seen}."
     if max(second) > QUICK_SHARE * min(first):
-        return None, f"Whether prefixes are reused cannot be told: {seen}."
+        return None, f"It is unclear whether prefixes are reused: {seen}."
     shortest = longest
     for tokens in sorted(lengths.first_s, reverse=True):
         if lengths.second_s[tokens][0] > QUICK_SHARE * lengths.first_s[tokens][0]:
             break
         shortest = tokens
-    return shortest, f"Prefixes are reused, as their time says, from {shortest:,} tokens: {seen}."
+    return shortest, f"Timing shows that prefixes from {shortest:,} tokens on are reused: {seen}."
 
 
 def write_words(count: int) -> str:
-    """Returns a text of so many plain words that no server has seen: it begins at random."""
+    """Returns so many plain words in an order that no server has seen: the start is random."""
     start = secrets.randbelow(1 << 30)
     words = (WORDS[(start + i * i + i // 7) % len(WORDS)] for i in range(count))
     return f"{secrets.token_hex(4)} {' '.join(words)}"

@@ -83,7 +83,7 @@ class Transport:
             body: JSON object.
             name: Of the model, for messages.
             session: Sent as X-Session-ID, by which routers keep a session on one replica.
-            timeout_s: Another than usual.
+            timeout_s: Limit of this request; None takes the usual one.
 
         Raises:
             EngineUnreachableError: There is no connection, or it broke off.

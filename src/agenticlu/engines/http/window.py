@@ -1,4 +1,4 @@
-"""A server's window: where it says it, and whether it reads prompts to their end.
+"""A server's window: where it is stated, and whether prompts are read to their end.
 
 Some servers cut a prompt that is too long and answer from the rest (Ollama, and LM Studio by one of
 its settings). The tokens that a server reports for a prompt are therefore compared with what was
@@ -15,13 +15,14 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError
 from agenticlu.core.records import Message, Usage
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Asked, Sampling
-from agenticlu.engines.http.protocol import Reply, read_count
+from agenticlu.engines.http.protocol import read_count
+from agenticlu.engines.http.reuse import Measured
 from agenticlu.engines.http.transport import Transport
 
 LEAST_TOKENS = 400
@@ -38,7 +39,7 @@ SHORTFALL = 0.95
 ROUND_TOKENS = 256
 """Windows are multiples of this: a count that is one, too, is looked into however near it is."""
 HALVES_SHARE, HALVES_TOKENS = 0.005, 40
-"""By so much two halves of a prompt may count more than the whole: a cut word, an odd template."""
+"""How much more two halves of a prompt may count than the whole: a cut word, an odd template."""
 SHORT_TEXT, SHORT_TEXT_TOKENS = "Say yes.", 3
 
 SETTINGS = {
@@ -49,7 +50,7 @@ SETTINGS = {
     "vllm": "vLLM: --max-model-len {n}.",
     "sglang": "SGLang: --context-length {n}.",
 }
-"""Who owns a model, as servers list it, to the setting that makes its window longer."""
+"""Owner of a model, as servers list it, to the setting that lengthens its window."""
 ANY_SETTING = (
     "Give the server a longer window, where the model has one (Ollama: num_ctx or "
     "OLLAMA_CONTEXT_LENGTH={n}; LM Studio: --context-length {n}; llama.cpp: --ctx-size {n}; vLLM: "
@@ -70,7 +71,7 @@ def window_setting(owner: str, tokens: int) -> str:
 async def read_window(
     model: str, owner: str, base_url: str, api_key_env: str, timeout_s: float
 ) -> int | None:
-    """Asks a server whose list of models names no window where else it says it.
+    """Reads the window of a server whose list of models names none, where else it states it.
 
     llama.cpp: /props; Ollama: /api/ps of a loaded model, else /api/show; LM Studio: /api/v0.
 
@@ -105,14 +106,6 @@ async def read_window(
         return read_count(found[1]) or None if found else None
     finally:
         await transport.close()
-
-
-class Measured(Protocol):
-    """The part of an engine that measuring its server needs."""
-
-    async def ask_setup(self, asked: Asked, sampling: Sampling) -> Reply:
-        """Sends a request that nobody asked for, and counts it as such."""
-        ...
 
 
 @dataclass(eq=False)
@@ -247,11 +240,11 @@ def fresh(text: str) -> str:
 
 
 def script(text: str) -> int:
-    """Returns the bytes of a text's mean character in UTF-8: scripts differ in tokens as in it."""
+    """Returns the mean bytes of a character in UTF-8, by which scripts are told apart."""
     return 1 if text.isascii() else round(len(text.encode("utf-8", "replace")) / len(text))
 
 
 @functools.lru_cache(maxsize=16)
 def count(text: str) -> int:
-    """Estimates the tokens of a text; of a document that comes turn after turn only once."""
+    """Estimates the tokens of a text; a document that comes in every turn is counted once."""
     return ApproximateTokenizer().count(text)
