@@ -88,7 +88,9 @@ def test_a_timeout_reaches_the_server_alone(
         return ScriptedEngine(ROUND)
 
     monkeypatch.setattr(agenticlu.engines, "load_engine", load)
-    monkeypatch.setattr("agenticlu.evaluation.config.read_served_model", lambda *args: None)
+    monkeypatch.setattr(
+        "agenticlu.evaluation.config.read_served_model", lambda *args, **options: None
+    )
     served = ("--base-url", "http://a/v1", "--model", "m", "--timeout", "7.5")
     assert run("ask", town, ASKED, *served)[0] == 0
     assert run("ask", town, ASKED, "--timeout", "7.5")[0] == 0
@@ -97,6 +99,22 @@ def test_a_timeout_reaches_the_server_alone(
     assert given == [7.5, None, 7.5]
     code, _, err = run("ask", town, ASKED, *served[:-1], "0")
     assert (code, "--timeout 0: must be greater than 0" in err) == (2, True)
+
+
+def test_a_question_without_words_is_refused(run: Run, town: str, engine: Any) -> None:
+    calls = engine()
+    for nothing in ("", " \n"):
+        code, _, err = run("ask", town, nothing)
+        assert (code, "The question is empty." in err) == (2, True)
+    assert calls == []
+
+
+def test_a_served_models_name_may_be_that_of_any_folder(
+    run: Run, town: str, engine: Any, tmp_path: Path
+) -> None:
+    engine()
+    (tmp_path / "m").mkdir()
+    assert run("ask", town, ASKED, "--base-url", "http://a/v1", "--model", "m")[0] == 0
 
 
 # --- The group ------------------------------------------------------------------------------------

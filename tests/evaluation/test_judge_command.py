@@ -137,7 +137,8 @@ def test_judging_goes_on_where_it_stopped_and_names_the_judge(
 
     monkeypatch.setattr("agenticlu.engines.load_engine", load)
     monkeypatch.setattr(
-        "agenticlu.engines.http.probe.read_served_model", lambda *given: ServedModel("judge-7b")
+        "agenticlu.engines.http.probe.read_served_model",
+        lambda *given, **options: ServedModel("judge-7b"),
     )
     words = ["judge", str(path), "--concurrency", "1", "--timeout", "7"]
     words += ["--base-url", "http://127.0.0.1:9/v1"]
