@@ -164,6 +164,24 @@ def test_short_prompts_cost_nothing_more(serve: Any, chat_reply: Any) -> None:
     assert engine.setup == Usage()
 
 
+def test_a_whole_prompt_of_a_round_length_is_no_cut_after_one_was_seen(
+    serve: Any, chat_reply: Any
+) -> None:
+    window, shorter = 4096, 3072
+    server = Tokens(chat_reply, len, window=window, template=0)
+    engine = OpenAIEngine(serve(server).url, "m")
+
+    def letters(count: int) -> str:  # the other message of `ask`, and the line between, count too
+        return text(PROSE, 200)[: count - len("\nYes.")]
+
+    with pytest.raises(DocumentTooLongError):
+        ask(engine, letters(3 * window))
+    (usage,) = ask(engine, letters(shorter))
+    assert usage.prompt_tokens >= shorter
+    with pytest.raises(DocumentTooLongError):
+        ask(engine, letters(2 * window))
+
+
 def test_one_cut_is_looked_into_once(serve: Any, chat_reply: Any) -> None:
     endpoint = serve(Tokens(chat_reply, window=1024))
     engine = OpenAIEngine(endpoint.url, "m")

@@ -164,7 +164,8 @@ class CutWatch:
                 sent = int(estimate * self._rates[kind])
                 if self.is_off or not self._is_odd(usage, sent):
                     return
-                if self.window is None or usage.prompt_tokens > self.window:
+                is_short = usage.prompt_tokens + usage.cached_tokens < SHORTFALL * sent
+                if self.window is None or usage.prompt_tokens > self.window or not is_short:
                     sent = await self._count_halves(engine, text, plain)
                     if await self._is_whole(engine, text, plain, sent, usage):
                         self._rates[kind] = sent / estimate
