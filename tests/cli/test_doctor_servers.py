@@ -31,6 +31,7 @@ class Played:
         self.delay_s: float = has.pop("delay_s", 0.0)
         self.owner: str = has.pop("owner", "")
         self.busy_at: set[int] = has.pop("busy_at", set())
+        self.thinks_for_ever: bool = has.pop("thinks_for_ever", False)
         assert not has
         self.seen: list[list[str]] = []
         self.requests = 0
@@ -58,6 +59,10 @@ class Played:
             "prompt_tokens_details": {"cached_tokens": cached if cached >= self.reuses_from else 0},
         }
         choices = [{"message": {"content": one}, "finish_reason": "stop"} for one in texts]
+        if self.thinks_for_ever:
+            usage["completion_tokens"] = body["max_tokens"]
+            thought = {"content": None, "reasoning_content": "Hm. " * body["max_tokens"]}
+            choices = [{"message": thought, "finish_reason": "length"} for _ in texts]
         return 200, {"choices": choices, **({"usage": usage} if self.counts else {})}
 
     @staticmethod
@@ -245,3 +250,11 @@ def test_where_nothing_listens_no_advice_points_back_here(no_pauses: None) -> No
     assert result.exit_code == 5
     assert "No server answers" in result.stdout
     assert "agenticlu doctor" not in result.stdout
+
+
+def test_a_thought_without_end_is_told(examine: Examine) -> None:
+    check, _ = examine(Played(thinks_for_ever=True))
+    assert "2,048 tokens" in line(check, "thinks before it replies")
+    assert "--thinking off" in line(check, "m was still thinking after 2,048 tokens")
+    check, _ = examine(Played())
+    assert "still thinking" not in str(check["details"])

@@ -411,7 +411,7 @@ def test_what_became_of_the_wish_is_among_the_facts_of_a_run(serve: Serve) -> No
     told = "m takes no setting of its thinking, although --thinking low was asked for."
     assert said.count(told) == 1
     assert adaptations_of(engine) == (
-        told, "m: 1 replies were cut inside a thought and asked for again with more room."
+        told, "m: 1 reply was cut inside a thought and asked for again with more room."
     )  # fmt: skip
 
 

@@ -16,7 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from agenticlu.core.errors import BudgetExceededError, DocumentTooLongError, NoSupportedAnswerError
+from agenticlu.core.errors import (
+    BudgetExceededError,
+    DocumentTooLongError,
+    NoSupportedAnswerError,
+    UsageError,
+)
 from agenticlu.core.records import (
     Document,
     Piece,
@@ -166,13 +171,24 @@ async def ask(
 
 
 def make_question(document: Document, text: str, options: Sequence[str] = ()) -> Question:
-    """Builds a question with an id made of document, text and options."""
+    """Builds a question with an id made of document, text and options.
+
+    Raises:
+        UsageError: It has no text.
+    """
     text = text.strip()
+    if not text:
+        raise UsageError("The question is empty.")
     return Question(id=content_id(document.id, text, *options), text=text, options=tuple(options))
 
 
 def check_supported(answer: Answer) -> None:
     """Raises NoSupportedAnswerError for an answer that nothing in the document supports."""
+    if not answer.supported and not answer.answer:
+        raise NoSupportedAnswerError(
+            "There is no answer: the model replied with nothing.",
+            hint="Look at what it can do: agenticlu doctor; or try another model.",
+        )
     if not answer.supported:
         raise NoSupportedAnswerError(
             "The document does not support an answer: the model named no passage of it"
@@ -334,7 +350,7 @@ class _Asking:
             f"{self.document.source!r} is too long for {self.engine.name}: with the question and "
             f"room for the replies it takes {about}{self.window + over:,} tokens, the window holds "
             f"{self.window:,}; {about}{over:,} too many.",
-            hint=f"{SPANS_HINT} Or use a model with a longer window.",
+            hint="Use a model with a longer window.",
         )
 
     # Reading by spans

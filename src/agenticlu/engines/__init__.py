@@ -193,8 +193,8 @@ class ModelChoice:
         if not self.model:
             return None
         path = Path(self.model).expanduser()
-        if path.is_dir() and self.base_url:
-            return path
+        if self.base_url and (path / "config.json").is_file():
+            return path  # a name may be that of some other folder by chance
         if path.exists() and not self.base_url:
             return find_model(self.model)
         return None if self.base_url else find_cached(self.model)

@@ -182,9 +182,9 @@ class ThinkingRoom:
             )
             found.append(f"{self.name} {what}, although --thinking {effort} was asked for.")
         if self.num_cut:
+            cut = "1 reply was" if self.num_cut == 1 else f"{self.num_cut} replies were"
             found.append(
-                f"{self.name}: {self.num_cut} replies were cut inside a thought and asked for again"
-                " with more room."
+                f"{self.name}: {cut} cut inside a thought and asked for again with more room."
             )
         return tuple(found)
 

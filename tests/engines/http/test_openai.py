@@ -385,8 +385,10 @@ def test_a_list_of_models_that_breaks_off_stops_nobody_who_names_one(chat_reply:
     with breaking_off_lists(chat_reply("Ada")) as url:
         assert sample(OpenAIEngine(url, "m")).completions[0].text == "Ada"
         assert read_served_model([url], "m") is None
-        with pytest.raises(EngineUnreachableError, match="closed the connection"):
+        with pytest.raises(EngineUnreachableError, match="closed the connection") as caught:
             sample(OpenAIEngine(url))
+        assert "--model NAME" in (caught.value.hint or "")
+        assert caught.value.message.count(url.removesuffix("/v1").partition("//")[2]) == 1
     with pytest.raises(EngineUnreachableError, match="No server answers"):
         sample(OpenAIEngine(url, "m"))
     with pytest.raises(EngineUnreachableError, match="No server answers"):

@@ -26,7 +26,7 @@ from agenticlu.engines.http.naming import explain_not_found, find_model
 from agenticlu.engines.http.probe import PROBES, Findings, summarise
 from agenticlu.engines.http.protocol import MalformedReplyError, Reply, first_logprobs, read_reply
 from agenticlu.engines.http.refusals import StatusError
-from agenticlu.engines.http.transport import Transport, unreadable
+from agenticlu.engines.http.transport import Transport, place, unreadable
 from agenticlu.engines.http.window import CutWatch, read_window
 from agenticlu.engines.thinking import Thinking, ThinkingRoom
 
@@ -239,7 +239,7 @@ class Endpoint:
 
     @property
     def _where(self) -> str:
-        return f"{self.name} at {self.base_url}"
+        return place(self.name, self.base_url)
 
     def _render(self, asked: Asked, sampling: Sampling) -> dict[str, Any]:
         """Returns a request's body in the protocol's own fields, without its conversation."""

@@ -55,6 +55,8 @@ async def find_model(transport: Transport, model: str | None, name: str) -> Mean
         if model is not None and not error.no_connection:
             return Meant(model)
         if not isinstance(error, EngineReplyError):
+            if error.hint is None and not error.no_connection:
+                error.hint = "It was asked for its list of models, which --model NAME does without."
             raise
         raise ModelNotFoundError(
             f"{transport.base_url} lists no models: {error.message}", hint="Name one with --model."

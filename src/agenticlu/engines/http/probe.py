@@ -213,6 +213,11 @@ async def _probe_thinking(engine: Probed) -> None:
         if said.finish_reason != "length" or (said.text and not reads_like_thought(said)):
             break
     engine.findings.thinking_tokens = count_thinking([said], reply.usage).thinking_tokens
+    if said.finish_reason == "length" and not said.text:
+        engine.findings.note(
+            f"{engine.name} was still thinking after {LONG_THOUGHT:,} tokens about a reply of one"
+            " word. --thinking off or low has it think less."
+        )
 
 
 async def _probe_cache(engine: Probed) -> None:

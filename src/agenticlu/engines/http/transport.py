@@ -94,7 +94,7 @@ class Transport:
             StatusError: The server refused the request for another reason.
             EngineReplyError: The reply is no JSON, or too long.
         """
-        where = f"{name} at {self.base_url}"
+        where = place(name, self.base_url)
         headers = {} if session is None else {"X-Session-ID": session}
         sent = None
         if body is not None:
@@ -224,6 +224,11 @@ class Transport:
             text = text.replace(key, "[key]")
         text = re.sub(r"(?i)bearer\s+\S+", "[key]", text)
         return re.sub(r"\bsk-[\w*-]{8,}", "[key]", text)[:500]
+
+
+def place(name: str, base_url: str) -> str:
+    """Returns what a server is called in messages; before its model is known, its address."""
+    return base_url if name == urlsplit(base_url).netloc else f"{name} at {base_url}"
 
 
 def unreadable(where: str, error: MalformedReplyError) -> EngineReplyError:
