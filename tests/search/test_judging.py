@@ -10,8 +10,10 @@ import pytest
 from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
+from agenticlu.cli.plan import judge_choices
 from agenticlu.core.errors import EngineBusyError, EngineReplyError, UsageError
 from agenticlu.core.records import Node
+from agenticlu.core.settings import JudgeSettings
 from agenticlu.engines import retry as engine_limits
 from agenticlu.engines.base import Completion
 from agenticlu.engines.scripted import ScriptedEngine
@@ -166,7 +168,13 @@ def test_a_judge_that_stays_unreadable_is_asked_anew_each_time(tmp_path: Path) -
 def test_the_choices_reach_the_engines(monkeypatch) -> None:
     built: list[dict[str, Any]] = []
     monkeypatch.setattr(setup, "load_limited_engine", lambda *_, **options: built.append(options))
-    monkeypatch.setattr(setup, "load_engine", lambda *_, **options: ScriptedEngine())
+    trusted: list[Any] = []
+
+    def load(*_: Any, **options: Any) -> ScriptedEngine:
+        trusted.append(options.get("trust_remote_code"))
+        return ScriptedEngine()
+
+    monkeypatch.setattr(setup, "load_engine", load)
     limits = Limits(requests_in_flight=5, patience_s=11)
     EngineChoice("m", ("http://a/v1",), timeout_s=7).load_limited(limits, print)
     EngineChoice("j", ("http://b/v1",), timeout_s=9).load_judge(limits, print)
@@ -177,6 +185,11 @@ def test_the_choices_reach_the_engines(monkeypatch) -> None:
     assert [one.admission.max_requests for one in limiters] == [5, 64, 64]
     assert {one.policy.patience_s for one in limiters} == {11}
     assert name == "folder"
+    for trust in (True, False):
+        wanted = JudgeSettings(judge_model=("folder",), trust_remote_code=trust)
+        (choice,) = judge_choices(wanted)
+        choice.load_judge(limits, print)
+    assert trusted == [None, True, None]
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])

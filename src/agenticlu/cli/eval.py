@@ -32,6 +32,7 @@ from agenticlu.core.settings import (
     Spelling,
     TimeoutSettings,
     TokenCount,
+    TrustSettings,
 )
 from agenticlu.evaluation.config import (
     EvalSettings,
@@ -286,7 +287,7 @@ def collect_results(resolved: Resolved[CollectSettings], folders: tuple[Path, ..
             _say(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}")
 
 
-class JudgeFileSettings(TimeoutSettings):
+class JudgeFileSettings(TimeoutSettings, TrustSettings):
     """Settings of `agenticlu eval judge`."""
 
     judge_model: Annotated[str | None, Spelling(aliases=("model",))] = None
@@ -334,7 +335,9 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     key, timeout = settings.judge_api_key_env, settings.timeout
     served = read_served_model(urls, model, key, timeout_s=timeout) if urls else None
     thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
-    engine = ModelChoice(model, urls, key, timeout, thinking=thinking).load(_say)
+    engine = ModelChoice(
+        model, urls, key, timeout, thinking=thinking, trust_remote_code=settings.trust_remote_code
+    ).load(_say)
     name = engine.name if served is None else served.id
     kept = judging.find_kept(name)
     if kept:

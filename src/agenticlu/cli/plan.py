@@ -134,7 +134,11 @@ def judge_choices(settings: JudgeSettings) -> tuple[EngineChoice, ...]:
 
     served = settings.judge_base_url, settings.judge_api_key_env, settings.timeout
     thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
-    return tuple(EngineChoice(model, *served, thinking=thinking) for model in settings.judge_model)
+    trust = settings.trust_remote_code
+    return tuple(
+        EngineChoice(model, *served, thinking=thinking, trust_remote_code=trust)
+        for model in settings.judge_model
+    )
 
 
 def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:

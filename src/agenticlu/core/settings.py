@@ -308,7 +308,14 @@ class ThinkingSettings(Settings):
     """Most tokens of thought before a reply, beside the reply's own limit; 8k means 8192."""
 
 
-class ModelSettings(TimeoutSettings, ThinkingSettings):
+class TrustSettings(Settings):
+    """What models in this process may do."""
+
+    trust_remote_code: bool = False
+    """Run code that a model's folder brings, for classes that transformers does not have."""
+
+
+class ModelSettings(TimeoutSettings, ThinkingSettings, TrustSettings):
     """The model that answers."""
 
     model: str | None = None
@@ -323,8 +330,6 @@ class ModelSettings(TimeoutSettings, ThinkingSettings):
     window: Annotated[TokenCount | None, Spelling(metavar="TOKENS")] = None
     """Longest prompt plus reply that the model takes, such as 8192 or 8k. Default: what the server
     or the model says."""
-    trust_remote_code: bool = False
-    """Run code that the model's folder brings, for classes that transformers does not have."""
 
     @property
     def bundled(self) -> bool:
@@ -338,7 +343,7 @@ class ModelSettings(TimeoutSettings, ThinkingSettings):
         return 0 if self.thinking in silent else self.thinking_tokens
 
 
-class JudgeSettings(TimeoutSettings):
+class JudgeSettings(TimeoutSettings, TrustSettings):
     """The models that judge."""
 
     judge_model: tuple[str, ...] = ()

@@ -304,7 +304,8 @@ def build_judges(names: Sequence[str], models: Sequence[LlmJudge] = ()) -> tuple
         if name == "llm":
             if not models:
                 raise ConfigError(
-                    "The judge 'llm' needs a model.", hint="Add --judge-base-url and --judge-model."
+                    "The judge 'llm' needs a model.",
+                    hint="Add --judge-model FOLDER; or its name and --judge-base-url ADDRESS.",
                 )
             judges += models
         else:

@@ -187,7 +187,8 @@ class Transport:
     def _unreachable(self, where: str, error: Exception) -> EngineUnreachableError:
         import aiohttp
 
-        cause = self.scrub(str(error).strip() or type(error).__name__)
+        shown = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        cause = self.scrub(str(shown).strip() or type(error).__name__)
         if isinstance(error, (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
             found = EngineUnreachableError(f"{where} closed the connection mid-reply ({cause}).")
         else:
