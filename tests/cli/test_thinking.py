@@ -140,6 +140,8 @@ def test_a_search_that_gets_nothing_but_empty_replies_does_not_end_well(tmp_path
     result, _ = generate(tmp_path, ThinkingModel(silent, thinks=False))
     assert isinstance(result.exception, IncompleteRunError)
     assert "empty" in result.exception.message
+    assert "No question was solved" in result.output
+    assert "dataset build" not in result.output
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -296,9 +296,17 @@ def render(summary: SearchSummary, out: Path) -> str:
     lines += [f"{name:>12} {' '.join(f'{cell:>10}' for cell in cells)}" for name, cells in rows]
     if summary.setup.requests:
         lines.append(f"  {render_setup(summary.setup)}")
-    following = f"agenticlu dataset build {shlex.quote(str(out))} --out DIR"
-    lines.append(f"Kept in {out}. Next: {following}")
+    lines.append(f"Kept in {out}. {_next_step(summary, shlex.quote(str(out)))}")
     return "\n".join(lines)
+
+
+def _next_step(summary: SearchSummary, run: str) -> str:
+    if summary.outcomes and not summary.solved_by_depth:
+        return (
+            "No question was solved, so there is nothing to learn from yet: search deeper"
+            f" (--depth), or with another model. What became of them: agenticlu status {run}"
+        )
+    return f"Next: agenticlu dataset build {run} --out DIR"
 
 
 class MergeSettings(Settings):
