@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from agenticlu.core.errors import (
     EngineRefusedError,
 )
 from agenticlu.engines.http.overflow import LengthLimits, is_too_long, parse_limits
+from agenticlu.engines.http.quoting import without_quotes
 
 MOST_READ = 4 << 20
 """Bytes of an error's body that are read: some servers send the whole request back in it."""
@@ -122,8 +123,13 @@ class StatusError(EngineRefusedError):
         """The server's words as people may see them."""
 
 
-def read_refusal(content: bytes, status: int) -> Refusal:
+def read_refusal(content: bytes, status: int, prompts: Sequence[str] = ()) -> Refusal:
     """Reads the body of a reply with an error status.
+
+    Args:
+        content: The body.
+        status: Of the reply.
+        prompts: Texts of the request, which are not taken for the server's words.
 
     >>> read_refusal(b'{"detail": [{"loc": ["body", "seed"], "msg": "not permitted"}]}', 422).text
     'seed: not permitted'
@@ -131,26 +137,31 @@ def read_refusal(content: bytes, status: int) -> Refusal:
     text = content[:MOST_READ].decode("utf-8", "replace").strip()
     data = _load(text)
     if data is None:
-        words = _strip_markup(text[:MOST_PLAIN])[:MOST_CHARACTERS]
+        words = without_quotes(_strip_markup(text[:MOST_PLAIN]), prompts)[:MOST_CHARACTERS]
         return Refusal(status, words, limits=parse_limits(words))
-    return _build(data, status)
+    return _build(data, status, prompts)
 
 
-def find_refusal(data: object) -> Refusal | None:
-    """Returns the error that a server sent with status 200, or None if it sent none."""
+def find_refusal(data: object, prompts: Sequence[str] = ()) -> Refusal | None:
+    """Returns the error that a server sent with status 200, or None if it sent none.
+
+    Args:
+        data: What it sent.
+        prompts: As for `read_refusal`.
+    """
     if not isinstance(data, dict):
         return None
     choices = data.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     if isinstance(first, dict) and isinstance(first.get("error"), dict):
-        return _build(first, None)
+        return _build(first, None, prompts)
     if choices or any(
         data.get(name) and isinstance(data[name], list) for name in ("data", "models")
     ):
         return None  # what was asked for is there
     named = data.get("error") or data.get("errors") or data.get("detail")
     if named or data.get("object") == "error" or data.get("type") == "error":
-        return _build(data, None)
+        return _build(data, None, prompts)
     return None
 
 
@@ -173,10 +184,11 @@ def _strip_markup(text: str) -> str:
     return " ".join(shown.split())
 
 
-def _build(data: Any, status: int | None) -> Refusal:
+def _build(data: Any, status: int | None, prompts: Sequence[str]) -> Refusal:
     layers = list(_layers(data, 0))
     words = list(dict.fromkeys(word.strip() for word in _words(data, 0) if word.strip()))
     words = [word for word in words if not any(word != o and word in o for o in words)]
+    words = [without_quotes(word, prompts) for word in words]
     text = "; ".join(words)[:MOST_CHARACTERS] or json.dumps(data)[:MOST_CHARACTERS]
 
     def first(*names: str) -> str:

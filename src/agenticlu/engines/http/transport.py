@@ -30,6 +30,7 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import without_lone_surrogates
 from agenticlu.engines.clock import EndpointClock
 from agenticlu.engines.http.protocol import MalformedReplyError, parse_json
+from agenticlu.engines.http.quoting import prompts_of
 from agenticlu.engines.http.refusals import (
     Refusal,
     explain,
@@ -105,12 +106,13 @@ class Transport:
             where, method, route, data=sent, headers=headers, limit_s=limit_s
         )
         if response.status >= 400:
-            raise self._explain(where, read_refusal(content, response.status), response.headers)
+            refused = read_refusal(content, response.status, prompts_of(body))
+            raise self._explain(where, refused, response.headers)
         try:
             data = parse_json(content)
         except MalformedReplyError as error:
             raise unreadable(where, error) from error
-        refusal = find_refusal(data)
+        refusal = find_refusal(data, prompts_of(body))
         if refusal is not None:
             raise self._explain(where, refusal, response.headers)
         return data
