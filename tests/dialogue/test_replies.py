@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agenticlu.dialogue.replies import (
+    SplitReply,
     is_refusal,
     parse_judgement,
     parse_verdict,
@@ -587,3 +588,9 @@ def test_a_reply_that_declines(reply: str):
 @pytest.mark.parametrize("reply", ANSWERS)
 def test_a_reply_that_answers_or_says_that_the_text_does_not(reply: str):
     assert not is_refusal(reply)
+
+
+def test_a_tag_that_a_reply_speaks_of_is_none() -> None:
+    said = "The template writes `</think>` before the reply, and `<think>` ahead of the thought."
+    assert split_thinking(said) == SplitReply(said)
+    assert strip_thinking(f"<think>So `</think>` it is.</think>{said}") == said

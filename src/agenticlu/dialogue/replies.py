@@ -89,6 +89,8 @@ def split_thinking(text: str, *, opened: bool = False) -> SplitReply:
     parts = thoughts if opened else said
     start = 0
     for tag in _THOUGHT.finditer(text):
+        if text.endswith("`", 0, tag.start()) and text.startswith("`", tag.end()):
+            continue  # spoken of, as code
         parts.append(text[start : tag.start()])
         start = tag.end()
         channel = (tag["channel"] or "").lower()

@@ -255,3 +255,26 @@ def test_windows_of_listed_models() -> None:
     assert window_of({"context_length": None, "top_provider": {"context_length": 9}}) == 9
     for entry in ({}, {"max_model_len": -1}, {"max_model_len": "long"}, {"meta": [1]}):
         assert window_of(entry) is None
+
+
+@pytest.mark.parametrize("letter", "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_letters_that_end_lines_elsewhere_do_not_break_a_stream(letter: str, end: str) -> None:
+    said = f"Ada{letter}Larkin"
+    chunk = {"choices": [{"delta": {"content": said}, "finish_reason": "stop"}]}
+    written = json.dumps(chunk, ensure_ascii=False)
+    events = f"data: {written}{end}{end}data: [DONE]{end}{end}"
+    assert read_reply(parse_json(events.encode())).choices[0].content == said
+
+
+@pytest.mark.parametrize("reason", [None, "", "budget"])
+@pytest.mark.parametrize(
+    "message", [{"content": "<think>Hm"}, {"content": None, "reasoning_content": "Hm"}]
+)
+def test_a_thought_without_a_reply_was_cut_whatever_ended_it(message: Any, reason: Any) -> None:
+    data = {"choices": [{"message": message, "finish_reason": reason}]}
+    (choice,) = read_reply(data).choices
+    found = choice.as_completion()
+    assert (found.text, found.finish_reason, found.thinking) == ("", "length", "Hm")
+    ended = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    assert read_reply(ended).choices[0].as_completion().finish_reason == "stop"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,8 +29,12 @@ MOST_LEVELS = 4
 ROUNDING = 0.01
 """Nats by which a log-probability may exceed 0: servers compute in half precision."""
 REASONS: dict[str, FinishReason] = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(
+        ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "complete", "tool_calls"), "stop"
+    ),
+    **dict.fromkeys(
+        ("length", "max_tokens", "model_length", "max_length", "max_output_tokens"), "length"
+    ),
     **dict.fromkeys(("content_filter", "safety", "refusal", "prohibited_content"), "refused"),
 }
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -70,7 +75,7 @@ def _join_events(text: str) -> Any:
     joined: dict[Any, Json] = {}
     usage: Any = None
     ended = False
-    for line in text.splitlines():
+    for line in re.split(r"\r\n|\n|\r", text):  # a text may hold other ends of lines
         name, _, data = line.partition(":")
         if name != "data" or not data.strip():
             continue
@@ -302,15 +307,19 @@ class Choice:
             opened: Whether the template is known to open a thought: a content without a tag that
                 was cut is one, then.
         """
-        cut = self.finish_reason == "length"
         split = split_thinking(self.content)
+        reason = self.finish_reason
+        silent = split.is_cut or bool(self.thinking and not self.content.strip())
+        if reason == "unknown" and silent:
+            reason = "length"  # a thought and no reply: it was cut, whatever the server calls that
+        cut = reason == "length"
         if opened and cut and split.reply == self.content:
             split = split_thinking(self.content, opened=True)
         text = "" if split.is_cut and cut else split.reply.strip()
         whole = text == self.content.strip() and not self.thinking
         return Completion(
             text=text or self.refusal,
-            finish_reason="refused" if self.refusal else self.finish_reason,
+            finish_reason="refused" if self.refusal else reason,
             token_ids=self.token_ids if whole else None,
             thinking=self.thinking.strip() or split.thinking,
         )
