@@ -198,6 +198,45 @@ def test_one_cut_is_looked_into_once(serve: Any, chat_reply: Any) -> None:
     assert len(halves) <= 6 + 3, "six prompts, and one of them again in two halves and whole"
 
 
+def test_prompts_under_way_together_are_measured_once(serve: Any, chat_reply: Any) -> None:
+    endpoint = serve(Tokens(chat_reply))
+    engine = OpenAIEngine(endpoint.url, "m")
+
+    async def many() -> None:
+        asked = [(Message(role="user", content=text(PROSE, 300 + i)),) for i in range(6)]
+        await asyncio.gather(*(engine.sample(one, Sampling(max_tokens=8)) for one in asked))
+        await engine.close()
+
+    asyncio.run(many())
+    assert len(endpoint.bodies) <= 6 + 2, "a short text and a sample of one of them"
+
+
+def test_a_server_that_refuses_while_it_is_measured_cuts_nothing(
+    serve: Any, chat_reply: Any
+) -> None:
+    whole: list[str] = []
+
+    def answer(body: dict[str, Any], i: int) -> Any:
+        content = body["messages"][0]["content"]
+        whole.append(content)
+        if len(content) > len(whole[0]):  # the prompt with a few letters in front
+            return 400, {"error": {"message": "This model's maximum context length is 9000."}}
+        # Of what it knows, it counts only what is new.
+        return 200, chat_reply("x", prompt=40 if content == whole[0] else by_words(content))
+
+    engine = OpenAIEngine(serve(answer).url, "m")
+
+    async def once() -> Any:
+        try:
+            asked = (Message(role="user", content=text(PROSE, 300)),)
+            return await engine.sample(asked, Sampling(max_tokens=8))
+        finally:
+            await engine.close()
+
+    assert asyncio.run(once()).completions[0].text == "x"
+    assert engine.cuts.is_off
+
+
 def test_a_failure_while_measuring_fails_nothing(serve: Any, chat_reply: Any) -> None:
     def answer(body: dict[str, Any], i: int) -> Any:
         return (500, "no") if body["max_tokens"] == 1 else (200, chat_reply("x", prompt=3))

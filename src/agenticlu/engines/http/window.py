@@ -153,11 +153,12 @@ class CutWatch:
             return
         text, plain = "\n".join(texts), isinstance(asked, str)
         kind = script(text)
-        if kind in self._rates and not self._is_odd(usage, estimate * self._rates[kind]):
-            self.whole = max(self.whole, usage.prompt_tokens)
+        if self._is_known(kind, usage, estimate):
             return
         lock = self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
         async with lock:
+            if self.is_off or self._is_known(kind, usage, estimate):
+                return  # another request has measured meanwhile
             try:
                 # Measured anew where another text was the measure: prose is not like tables.
                 self._rates[kind] = await self._measure(engine, text, plain)
@@ -173,10 +174,18 @@ class CutWatch:
                     # The halves may have been cut as well.
                     sent = max(sent, int(estimate * self._rates[kind]))
             except DocumentTooLongError:
-                raise
+                self.is_off = True  # a server that refuses what is too long cuts nothing
+                return
             except AgenticluError:
                 return  # what cannot be measured now is measured with the next prompt
         raise self._cut(where, owner, usage.prompt_tokens, sent)
+
+    def _is_known(self, kind: int, usage: Usage, estimate: int) -> bool:
+        """Whether a prompt counts as much as others like it, and so was read to its end."""
+        if kind not in self._rates or self._is_odd(usage, estimate * self._rates[kind]):
+            return False
+        self.whole = max(self.whole, usage.prompt_tokens)
+        return True
 
     def _is_odd(self, usage: Usage, expected: float) -> bool:
         reported = usage.prompt_tokens
