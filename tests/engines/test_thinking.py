@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from thinking_model import FORMS, ThinkingModel
 
-from agenticlu.core.errors import DocumentTooLongError, UsageError
+from agenticlu.core.errors import DocumentTooLongError, EngineRefusedError, UsageError
 from agenticlu.core.records import Message, Usage
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Completion, Sampled, Sampling, ThoughtCutError, adaptations_of
@@ -465,3 +465,69 @@ def test_whatever_comes_back_asking_ends_and_is_counted(
     assert 1 <= num_replies <= n
     assert len(lengths) <= 60
     assert max(lengths) <= limit + max(tokens, CHECKED_ROOM if thinks is None else 0)
+
+
+def test_what_was_found_out_before_a_reply_does_not_shorten_it(
+    serve: Serve, chat_reply: Any
+) -> None:
+    said = "one two three four five six seven eight nine ten eleven twelve"
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        found = chat_reply(said, finish_reason="length", prompt=9)
+        found["usage"]["completion_tokens"] = 12
+        return 200, found
+
+    endpoint = serve(answer)
+    room = ThinkingRoom(Thinking(), "m", thinks=True)
+    engine = OpenAIEngine(endpoint.url, "m", thinking=room)
+
+    async def twice() -> list[Any]:
+        try:
+            for _ in range(20):
+                await engine.ask_setup(ASKED, Sampling(max_tokens=12))
+            return [await engine.sample(ASKED, Sampling(max_tokens=12)) for _ in range(2)]
+        finally:
+            await engine.close()
+
+    first, second = asyncio.run(twice())
+    assert first.completions[0].text == second.completions[0].text == said
+    assert first.usage.requests == 21, "setup is counted with the reply after it"
+    assert engine.usage == first.usage + second.usage
+
+
+def test_a_prompt_that_is_refused_however_it_is_asked_changes_nothing(
+    serve: Serve, chat_reply: Any
+) -> None:
+    token = {"token": "yes", "logprob": -0.1, "top_logprobs": []}
+
+    def answer(body: dict[str, Any], number: int) -> Any:
+        if "long" in body["messages"][0]["content"]:
+            words = "Request too large on tokens per min (TPM): Limit 30000, Requested 50000."
+            return 429, {"error": {"message": words, "code": "rate_limit_exceeded"}}
+        found = chat_reply("yes", prompt=9)
+        if "logprobs" in body:
+            found["choices"][0]["logprobs"] = {"content": [token]}
+        return 200, found
+
+    endpoint, said = serve(answer), []
+    room = ThinkingRoom(Thinking("off"), "m", say=said.append)
+    engine = OpenAIEngine(endpoint.url, "m", thinking=room)
+    long = (Message(role="user", content="a long one"),)
+
+    async def scenario() -> Any:
+        try:
+            for ask in (
+                engine.sample(long, Sampling(max_tokens=8)),
+                engine.score_choices(long, CHOICES),
+            ):
+                with pytest.raises(EngineRefusedError, match="Limit 30000"):
+                    await ask
+            await engine.sample(ASKED, Sampling(max_tokens=8))
+            return await engine.score_choices(ASKED, CHOICES)
+        finally:
+            await engine.close()
+
+    found = asyncio.run(scenario())
+    assert found.method == "logprobs"
+    assert "chat_template_kwargs" in endpoint.bodies[-2]
+    assert engine.findings.notes == said == []

@@ -119,6 +119,15 @@ class Switch:
         self.give_way(fields)
         return True
 
+    def restore(self, fields: Mapping[str, Any]) -> None:
+        """Notes that a request was refused without any form, too: those were not at fault.
+
+        Args:
+            fields: Of the form that the request was first sent with.
+        """
+        if self.is_spent and fields in self._forms:
+            self._at = self._forms.index(fields)
+
     def give_way(self, fields: Mapping[str, Any]) -> None:
         """Goes on to the next form, unless another request has seen to that."""
         if fields and fields == self.fields:
@@ -163,6 +172,7 @@ class ThinkingRoom:
         self._hides = hides
         self._say = say or (lambda text: None)
         self._is_told = False
+        self._is_spent_told = False
         self._most_reply: int | None = None
         self._checking: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -188,20 +198,22 @@ class ThinkingRoom:
             )
         return tuple(found)
 
-    def refuse(self, fields: Mapping[str, Any]) -> bool:
-        """Notes that a request with these fields of the wish was refused; whether to ask again."""
-        if not self.switch.refuse(fields):
-            return False
-        if self.switch.is_spent:
-            self._say(self.facts()[0])
-        return True
+    def take(self, fields: Mapping[str, Any]) -> None:
+        """Notes that a request with these fields of the wish was answered."""
+        self.switch.take(fields)
+        if not fields and self.thinking.effort != "auto":
+            self._tell_spent()
 
     def note_thought(self, fields: Mapping[str, Any]) -> None:
         """Notes that a model thought although a request's fields asked it not to."""
         if self.thinking.effort == "off" and fields:
             self.switch.give_way(fields)
-            if self.switch.is_spent:
-                self._say(self.facts()[0])
+            self._tell_spent()
+
+    def _tell_spent(self) -> None:
+        if self.switch.is_spent and not self._is_spent_told:
+            self._is_spent_told = True
+            self._say(self.facts()[0])
 
     # --- Verdicts: the probability of each choice as the first token
 
@@ -220,6 +232,10 @@ class ThinkingRoom:
     def refuse_verdict(self, fields: Mapping[str, Any]) -> bool:
         """As `Switch.refuse`, for `verdict_fields`."""
         return (self.quiet if self.thinks else self.switch).refuse(fields)
+
+    def restore_verdict(self, fields: Mapping[str, Any]) -> None:
+        """As `Switch.restore`, for `verdict_fields`."""
+        (self.quiet if self.thinks else self.switch).restore(fields)
 
     def is_thought(self, fields: Mapping[str, Any], *, shown: bool, label_mass: float) -> bool:
         """Whether the first token was of a thought, so that the verdict is asked for otherwise.

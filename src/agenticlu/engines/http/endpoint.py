@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from agenticlu.core.errors import (
@@ -20,7 +20,15 @@ from agenticlu.core.errors import (
     EngineRefusedError,
 )
 from agenticlu.core.records import Usage
-from agenticlu.engines.base import Asked, Capabilities, Feature, Health, Sampling
+from agenticlu.engines.base import (
+    Asked,
+    Capabilities,
+    ChoiceProbs,
+    Feature,
+    Health,
+    Sampled,
+    Sampling,
+)
 from agenticlu.engines.http.adaptation import Dialect
 from agenticlu.engines.http.naming import explain_not_found, find_model
 from agenticlu.engines.http.probe import PROBES, Findings, summarise
@@ -36,6 +44,7 @@ MOST_ADAPTATIONS = 12
 """The most ways in which one request is tried."""
 ROOM_ENOUGH = 1024
 """Tokens, or half of what was wanted, that a prompt must leave for the reply."""
+Charged = TypeVar("Charged", Sampled, ChoiceProbs)
 CHAT_ROUTE = "/chat/completions"
 PLAIN_ROUTE = "/completions"
 
@@ -164,9 +173,6 @@ class Endpoint:
             session: Of the request.
             extra: Further fields of the body.
 
-        Returns:
-            The reply; its cost includes that of setup since the last one.
-
         Raises:
             EngineError: As `sample`.
             DocumentTooLongError: The server refused the prompt, or cut it.
@@ -179,8 +185,7 @@ class Endpoint:
             self._count_setup(reply.usage)
             raise
         self.findings.cached_tokens = reply.usage.cached_tokens > 0 or self.findings.cached_tokens
-        unclaimed, self._unclaimed = self._unclaimed, Usage()
-        return replace(reply, usage=reply.usage + unclaimed)
+        return reply
 
     async def ask_setup(
         self, asked: Asked, sampling: Sampling, *, extra: Mapping[str, Any] | None = None
@@ -198,6 +203,14 @@ class Endpoint:
         reply = await self._send(asked, sampling, None, extra)
         self._count_setup(reply.usage)
         return reply
+
+    def _charge(self, reply: Charged) -> Charged:
+        """Returns a reply whose cost includes that of setup since the last one.
+
+        Only once it is whole: what a reply cost by itself tells how long it is.
+        """
+        unclaimed, self._unclaimed = self._unclaimed, Usage()
+        return replace(reply, usage=reply.usage + unclaimed)
 
     def _count_setup(self, usage: Usage) -> None:
         self.setup = self.setup + usage

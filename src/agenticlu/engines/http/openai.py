@@ -50,7 +50,7 @@ class OpenAIEngine(Endpoint):
         async def ask(wanted: Sampling) -> Sampled:
             return await self._sample(messages, wanted, session)
 
-        return await self.room.sample(ask, sampling)
+        return self._charge(await self.room.sample(ask, sampling))
 
     async def complete(
         self, text: str, sampling: Sampling, *, session: str | None = None
@@ -61,7 +61,7 @@ class OpenAIEngine(Endpoint):
             EngineReplyError: The server has no such route.
             EngineError: As `sample`.
         """
-        return await self._sample(text, sampling, session)
+        return self._charge(await self._sample(text, sampling, session))
 
     async def score_choices(
         self, messages: Sequence[Message], choices: Sequence[str], *, session: str | None = None
@@ -76,18 +76,40 @@ class OpenAIEngine(Endpoint):
             EngineError: As `sample`.
         """
         await self._connect()
+        return self._charge(await self._score_choices(messages, choices, session))
+
+    async def _score_choices(
+        self, messages: Sequence[Message], choices: Sequence[str], session: str | None
+    ) -> ChoiceProbs:
         spent = Usage()
         weak: ChoiceProbs | None = None
-        while self.findings.logprobs and weak is None and not self.room.hides_verdicts:
+        lacks_logprobs = False
+        wished = self.room.verdict_fields
+        while (
+            self.findings.logprobs
+            and not lacks_logprobs
+            and weak is None
+            and not self.room.hides_verdicts
+        ):
             found = await self._score_first_token(messages, choices, session)
+            if found is None:
+                lacks_logprobs = True
+                continue
             spent = spent + found.usage
             if found.label_mass >= LEAST_MASS or (found.label_mass and self.room.thinks is False):
                 return replace(found, usage=spent)
             if found.method == "logprobs":
                 weak = found
         wanted = Sampling(max_tokens=PARSE_TOKENS)
-        parsed = read_verdict(await self.sample(messages, wanted, session=session), choices)
+        try:
+            sampled = await self.sample(messages, wanted, session=session)
+        except EngineRefusedError:
+            self.room.restore_verdict(wished)
+            raise
+        parsed = read_verdict(sampled, choices)
         spent = spent + parsed.usage
+        if lacks_logprobs:  # told by the parse: it was the field that the server refused, not all
+            self._note_no_logprobs()
         if weak is not None and weak.label_mass and not self.room.thinks:
             self.room.thinks = False  # the prompt was worded badly; the token is no thought's
             return replace(weak, usage=spent)
@@ -110,6 +132,7 @@ class OpenAIEngine(Endpoint):
             reply = await self.ask(asked, sampling, session=session, extra=extra)
             continued = tuple(self._cut(one.as_continuation(), sampling) for one in reply.choices)
             return Sampled(continued, reply.usage)
+        wished = self.room.switch.fields
         while True:
             fields = self.room.switch.fields
             try:
@@ -117,11 +140,13 @@ class OpenAIEngine(Endpoint):
             except ContentRefusedError:
                 raise
             except EngineRefusedError:
-                if self.room.refuse(fields):
+                if self.room.switch.refuse(fields):
                     continue
+                if not fields:  # it was something else that the server refused
+                    self.room.switch.restore(wished)
                 raise
             break
-        self.room.switch.take(fields)
+        self.room.take(fields)
         read = self._read_thoughts(reply, fields)
         whole = tuple(self._cut(one, sampling) for one in read.completions)
         return replace(read, completions=whole)
@@ -152,8 +177,12 @@ class OpenAIEngine(Endpoint):
 
     async def _score_first_token(
         self, messages: Sequence[Message], choices: Sequence[str], session: str | None
-    ) -> ChoiceProbs:
-        """Scores choices by log-probabilities; the result has none where they must be parsed."""
+    ) -> ChoiceProbs | None:
+        """Scores choices by log-probabilities; the result has none where they must be parsed.
+
+        Returns:
+            None where the server refused to give any, or something else about the request.
+        """
         fields = self.room.verdict_fields
         body = {"logprobs": True, "top_logprobs": TOP_LOGPROBS, **fields}
         nothing = ChoiceProbs({}, 0.0, Usage(), method="none")
@@ -167,13 +196,9 @@ class OpenAIEngine(Endpoint):
         except EngineRefusedError:
             if self.room.refuse_verdict(fields):
                 return nothing
-            found = None  # refused the field; if it refuses all else too, the parse says so
+            return None
         if found is None:
-            self.findings.logprobs = False
-            self.findings.note(
-                f"{self.name} gives no log-probabilities; verdicts are parsed from replies,"
-                " which are coarser. vLLM, SGLang and llama.cpp give them."
-            )
+            self._note_no_logprobs()
             return nothing
         masses = label_masses(found, choices)
         total = sum(masses.values())
@@ -181,6 +206,13 @@ class OpenAIEngine(Endpoint):
             return nothing
         shares = {choice: mass / total for choice, mass in masses.items()} if total else {}
         return ChoiceProbs(shares, min(1.0, total), reply.usage)
+
+    def _note_no_logprobs(self) -> None:
+        self.findings.logprobs = False
+        self.findings.note(
+            f"{self.name} gives no log-probabilities; verdicts are parsed from replies,"
+            " which are coarser. vLLM, SGLang and llama.cpp give them."
+        )
 
     def _cut(self, completion: Completion, sampling: Sampling) -> Completion:
         """Ends a reply at a stop sequence that the server did not take."""
