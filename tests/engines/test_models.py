@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_config import resolve_config
 
 from agenticlu.core.errors import EngineError, ModelNotFoundError, UsageError
 from agenticlu.engines import ModelChoice, check_model_path, load_engine, read_window
-from agenticlu.engines.models import find_model, is_hub_id
+from agenticlu.engines.models import _choose_file, find_model, is_hub_id
 from agenticlu.engines.positions import find_window
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -193,6 +194,9 @@ def write_gguf(path: Path, tiny_model_path: Path) -> None:
     writer.close()
 
 
+LORA = {"lora_rank": 2, "from_base": True}
+
+
 def test_a_gguf_file_answers_as_the_same_weights_in_a_folder(
     tmp_path: Path, tiny_model_path: Path
 ) -> None:
@@ -236,6 +240,10 @@ def test_a_gguf_file_answers_as_the_same_weights_in_a_folder(
     assert tokens.count(text) == load_tokenizer(str(folder)).count(text)
     assert read_window(file) == 512
     assert ModelChoice(str(file)).folder == file
+    # The temporary folder that transformers read the file from is gone by now.
+    config = resolve_config("sft", changes={"dataset": "d", "model": "m", "out": "o"} | LORA)
+    adapted: Any = model.add_adapter(trained, config, str(file))
+    assert adapted.peft_config["default"].base_model_name_or_path == str(file)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +273,25 @@ def test_one_of_several_files_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"several GGUF files: m-Q4_K_M.gguf, m-Q8_0") as caught:
         find_model(str(tmp_path))
     assert f"--model {tmp_path / 'm-Q4_K_M.gguf'}" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "found"),
+    [
+        (None, "m-F16.gguf", "m-F16.gguf"),  # though others end in this name
+        ("F16", None, None),
+        ("bf16", None, "m-BF16.gguf"),
+        ("Q4_K", None, "m-Q4_K_M.gguf"),  # as much of a name as is clear
+        ("q4_k_m", None, "m-Q4_K_M.gguf"),
+    ],
+)
+def test_a_file_is_known_by_its_name_and_a_kind_by_its_word(kind, file, found) -> None:
+    names = ["m-BF16.gguf", "m-F16.gguf", "m-Q4_K_M.gguf", "mmproj-m-F16.gguf"]
+    if found is not None:
+        assert _choose_file(names, "a/m", kind, file) == found
+        return
+    with pytest.raises(UsageError, match=r"several GGUF files: m-F16.gguf, mmproj-m-F16.gguf\."):
+        _choose_file(names, "a/m", kind, file)
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,22 @@ def test_targets_are_exactly_the_assistant_turns(tokenizer) -> None:
     assert [text.strip() for text in targets_of(tokenizer, last)] == [f"Answer: Mara{end}"]
 
 
-def test_the_date_in_a_template_is_that_of_the_local_engine(tokenizer) -> None:
+@pytest.mark.parametrize(
+    "date",
+    [
+        "{{ date_string or strftime_now('%d %b %Y') }}",
+        "{% set form = '%d %b %Y' %}{{ strftime_now(form) }}",
+        "  {% if strftime_now is defined %}{{ strftime_now(format='%d %b %Y') }}{% endif %}\n",
+        "{% macro day() %}{{ strftime_now('%-d') ~ ' Jul 2024' }}{% endmacro %}{{ day() }}\n",
+        "{%- for _ in [1] %}{{ strftime_now('%d ' ~ '%b %Y') }}{% endfor %}\n",
+    ],
+)
+def test_the_date_in_a_template_is_that_of_the_local_engine(tokenizer, date) -> None:
     from agenticlu.core.records import Message
     from agenticlu.engines.local.checkpoint import ChatFormat
 
     dated = copy.deepcopy(tokenizer)
-    dated.chat_template = (
-        "{{ date_string or strftime_now('%d %b %Y') }}\n" + tokenizer.chat_template
-    )
+    dated.chat_template = f"{date}\n{tokenizer.chat_template}"
     messages = [Message(role=m["role"], content=m["content"]) for m in TALK[:2]]
     text = Encoder(dated).render(TALK[:2], prompt=True)
     assert text == ChatFormat(dated, "dated").render(messages)
@@ -157,12 +165,14 @@ def test_bad_rows_are_dropped_with_a_count_and_their_ids(tokenizer) -> None:
         {"id": "long", "messages": [TALK[0], {**TALK[1], "content": "lamp " * 500}, TALK[2]]},
         {"id": "empty", "messages": empty},
         {"id": "none", "messages": TALK[:2]},
+        {"id": "silent", "messages": [*empty, {"role": "user", "content": "?"}, TALK[2]]},
+        {"id": "unlearnt", "messages": [*empty, *TALK[1:]], "targets": [4]},
     ]
     units, report = units_of(tokenizer, rows, "sft", max_tokens=200)
-    assert [unit.id for unit in units] == ["good"]
-    assert [row for row, _ in report.dropped] == ["long", "empty", "none"]
-    assert report.reasons == {"longer than 200 tokens": 1, "with an empty reply": 2}
-    assert "3 dropped" in report.summary()
+    assert [unit.id for unit in units] == ["good", "unlearnt"]
+    assert [row for row, _ in report.dropped] == ["long", "empty", "none", "silent"]
+    assert report.reasons == {"longer than 200 tokens": 1, "with an empty reply": 3}
+    assert "4 dropped" in report.summary()
     with pytest.raises(TrainingError, match=r"Row long would be dropped: longer than 200 tokens"):
         units_of(tokenizer, rows, "sft", max_tokens=200, refuse_bad_rows=True)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from agenticlu.core.errors import MissingDependencyError, ModelNotFoundError, TrainingError
 from agenticlu.training import checkpoint, updates
-from agenticlu.training.checkpoint import ReferenceStore, check_same_run, hash_units
+from agenticlu.training.checkpoint import ReferenceStore, check_same_run, hash_model, hash_units
 from agenticlu.training.loop import Run, train
 from agenticlu.training.model import resolve_model
 from agenticlu.training.parallel import stop_ranks
@@ -223,6 +223,20 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(TrainingError, match=r"trained on other rows"):
         check_same_run(manifest, facts, out)
     check_same_run(manifest, manifest, out)
+    document = max(run.units[0].traces[0].pieces, key=len)
+    before = hash_units(run.units)
+    document[0] += 1  # far from its end
+    assert hash_units(run.units) != before
+
+
+def test_a_model_is_known_by_its_weights_in_a_folder_or_a_file(tmp_path) -> None:
+    for name in ("model.safetensors", "m.gguf"):
+        file = tmp_path / name
+        given = str(file if file.suffix == ".gguf" else tmp_path)
+        file.write_bytes(b"one")
+        before = hash_model(given)
+        file.write_bytes(b"two")
+        assert hash_model(given) != before
 
 
 @pytest.mark.parametrize("dpo_loss", ["sigmoid", "ipo"])

@@ -28,6 +28,8 @@ def encode(row: dict, tokenizer):
         (row_of("a \ud800 b"), r"message 1: .*half a surrogate pair \(U\+D800\) at character 3"),
         (row_of(token_ids=["a"]), "message 2: token_ids must be a list"),
         (row_of(token_ids=[10**12]), "message 2: token_ids must be a list"),
+        (row_of(content=None, tool_calls=[{}]), "message 2 has tool_calls, which are not trained"),
+        (row_of(function_call={"name": "f"}), "message 2 has function_call, which are"),
         (row_of(token_ids=7), "message 2: token_ids must be a list"),
         ({"messages": "hello"}, "must be a list of messages"),
         ({"messages": {"role": "user"}}, "must be a list of messages"),

@@ -17,10 +17,15 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.training import path_attention
 from agenticlu.training.loop import Run, train
 from agenticlu.training.model import EdgeModel, load_config
-from agenticlu.training.parallel import Ranks
+from agenticlu.training.parallel import Ranks, checkpoint_layers, decoder_layers
 from agenticlu.training.probe import confirm_sharing
 from agenticlu.training.separate import SeparateRows
-from agenticlu.training.sharing import UNSHARED, choose_sharing, count_windows
+from agenticlu.training.sharing import (
+    UNSHARED,
+    choose_sharing,
+    count_windows,
+    switch_randomness_off,
+)
 from agenticlu.training.trie import build_plan, dummy_plan
 
 SETTINGS = {
@@ -127,6 +132,30 @@ def test_dropout_is_off_in_training_and_back_in_the_export(few_rows, tmp_path, c
     train(config_of("sft", few_rows, model, again, max_steps=1))
     one, other = weights_of(tmp_path / "run"), weights_of(again)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_nothing_is_drawn_at_random_in_training(few_rows, tmp_path) -> None:
+    """Routers of experts that add noise when they train: the reference would be another model."""
+    model = save_model("mixtral", tmp_path / "model", router_jitter_noise=0.3)
+    settings = {"max_steps": 1, "checkpointing": "full"}
+    train(config_of("dpo", few_rows, model, tmp_path / "run", **settings))
+    (step,) = steps_of(tmp_path / "run")
+    assert step["loss"] == pytest.approx(np.log(2), abs=1e-6)
+
+
+def test_layers_are_checkpointed_in_training(tmp_path) -> None:
+    model = make_model("llama")
+    switch_randomness_off(model)
+    checkpoint_layers(model, "full", offload=False)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    decoder_layers(model)[0].self_attn.register_forward_pre_hook(count)
+    model(input_ids=torch.arange(5)[None]).logits.sum().backward()
+    assert calls == 2
 
 
 def test_what_is_left_out_is_told(few_rows, tmp_path, capfd) -> None:

@@ -120,13 +120,20 @@ def _choose_file(names: Sequence[str], given: str, kind: str | None, file: str |
 
     >>> _choose_file(["m-Q4_K_M.gguf", "m-Q8_0.gguf"], "a/m", "q8_0", None)
     'm-Q8_0.gguf'
+    >>> _choose_file(["m-BF16.gguf", "m-F16.gguf"], "a/m", "F16", None)
+    'm-F16.gguf'
     """
-    wanted = kind or file or ""
-    fitting = [name for name in names if wanted.lower() in name.lower()]
+    if file is not None and file in names:
+        return file
+    wanted = (kind or file or "").lower()
+    # 'F16' is a part of 'BF16', and a whole word of the file that is meant.
+    word = re.compile(rf"(?<![a-z0-9_]){re.escape(wanted)}(?![a-z0-9_])")
+    fitting = [name for name in names if wanted and word.search(name.lower())]
+    fitting = fitting or [name for name in names if wanted in name.lower()]
     if len(fitting) == 1:
         return fitting[0]
     shown = ", ".join((fitting or names)[:8])
-    problem = "several GGUF files" if len(fitting) > 1 else f"no GGUF file {wanted!r}"
+    problem = "several GGUF files" if len(fitting) > 1 else f"no GGUF file {kind or file!r}"
     example = (fitting or names)[0]
     raise UsageError(
         f"{given!r} has {problem}: {shown}.",

@@ -238,22 +238,26 @@ def summarise_metrics(path: Path) -> dict[str, Any]:
 def hash_units(units: Sequence[Unit]) -> str:
     """Returns a hash of the rows trained on, in order."""
     digest = hashlib.blake2b(digest_size=16)
+    known: dict[int, bytes] = {}  # a document is one piece of many traces: read once
     for unit in units:
         digest.update(f"{unit.id}|{unit.document_id}".encode())
         for trace in unit.traces:
             digest.update(repr(trace.spans).encode())
-            digest.update(b"".join(piece[-64:].tobytes() for piece in trace.pieces))
+            for piece in trace.pieces:
+                if id(piece) not in known:
+                    known[id(piece)] = hashlib.blake2b(piece.tobytes(), digest_size=16).digest()
+                digest.update(known[id(piece)])
     return digest.hexdigest()
 
 
 def hash_model(folder_or_name: str, *parts: str) -> str:
-    """Returns a hash of a model folder's weights and configuration, and of further parts."""
+    """Returns a hash of a model's weights and configuration, and of further parts."""
     digest = hashlib.blake2b(digest_size=16)
-    folder = Path(folder_or_name)
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
+    model = Path(folder_or_name)
+    if model.exists():
+        for path in sorted(model.iterdir()) if model.is_dir() else [model]:
             is_config = path.name in ("config.json", "adapter_config.json")
-            if is_config or path.suffix in (".safetensors", ".bin"):
+            if path == model or is_config or path.suffix in (".safetensors", ".bin"):
                 digest.update(path.name.encode())
                 with path.open("rb") as file:
                     while block := file.read(1 << 22):

@@ -179,7 +179,7 @@ class Encoder:
         Returns:
             One trace, cut after its last target. Where the template rewrites earlier turns (it
             drops their thoughts, or moves the system turn), a trace for each stretch of replies
-            that only appends. None where there is nothing to learn.
+            that only appends. None where there is nothing to learn, or a reply to learn is empty.
 
         Raises:
             TrainingError: The template rejects the conversation, or hides a reply.
@@ -193,7 +193,7 @@ class Encoder:
         ]
         if self.turns == "last":
             replies = replies[-1:]
-        if not replies or not any(messages[index]["content"].strip() for index in replies):
+        if not replies or not all(messages[index]["content"].strip() for index in replies):
             return []
         return [
             self._encode_stretch(parts, [messages[index].get("token_ids") for index in stretch])

@@ -46,7 +46,7 @@ from agenticlu.training.model import (
 )
 from agenticlu.training.probe import confirm_sharing
 from agenticlu.training.rows import find_rows
-from agenticlu.training.sharing import UNSHARED, choose_sharing
+from agenticlu.training.sharing import UNSHARED, choose_sharing, switch_randomness_off
 from agenticlu.training.step import TrieRunner, render_step
 from agenticlu.training.trie import Step, Trie, build_schedule, build_trie, group_by_document
 from agenticlu.training.zero import build_updates, load_deepspeed
@@ -216,7 +216,7 @@ class Run:
         model = loaded.model
         self.shape = budget.ModelShape.from_config(model.config)  # of what is really loaded
         self._choose_kernel()
-        model.train()
+        switch_randomness_off(model)
         self.edges = EdgeModel(model, edge_chunk=config.edge_chunk, changed=loaded.changed)
         # Before sharding, for then one rank alone could not run the model.
         self._confirm_sharing(self.kernel if home.type == self.device.type else "cpu")

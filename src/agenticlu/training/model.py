@@ -325,7 +325,7 @@ def add_adapter(model: Any, config: TrainConfig, source: str) -> nn.Module:
         task_type="CAUSAL_LM",
     )
     wrapped: Any = get_peft_model(model, adapter)
-    if Path(source).is_dir():  # to be found from any working directory
+    if Path(source).exists():  # to be found from any working directory
         wrapped.peft_config["default"].base_model_name_or_path = str(Path(source).resolve())
     result: nn.Module = wrapped
     return result

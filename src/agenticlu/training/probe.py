@@ -122,7 +122,7 @@ def probe_model(edges: EdgeModel, kernel: str) -> ProbeResult:
     dtype = next(model.parameters()).dtype
     separate = edges.rows is not None
     sample = _Sample.draw(int(model.config.get_text_config().vocab_size), shared=not separate)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         result = _compare(edges, kernel, sample, dtype)
@@ -131,7 +131,8 @@ def probe_model(edges: EdgeModel, kernel: str) -> ProbeResult:
             with contextlib.suppress(torch.OutOfMemoryError), _in_fp32(model):
                 result = _compare(edges, "plain", sample, torch.float32)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     kind = type(model).__name__
     if not result.agrees:
         what = "training" if separate else "a trie"

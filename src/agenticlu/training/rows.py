@@ -60,11 +60,22 @@ def _parse_messages(row: Mapping[str, Any], column: str, row_id: str) -> Message
     messages: Messages = []
     for number, message in enumerate(value, 1):
         place = f"{where}, message {number}"
+        _refuse_calls(message, place)
         parsed = {"role": message["role"], "content": _parse_content(message.get("content"), place)}
         if message.get("token_ids"):
             parsed["token_ids"] = _parse_token_ids(message["token_ids"], place)
         messages.append(parsed)
     return messages
+
+
+def _refuse_calls(message: Mapping[str, Any], where: str) -> None:
+    """Refuses a message that calls tools: left out, it would teach to say nothing."""
+    for key in ("tool_calls", "function_call"):
+        if message.get(key):
+            raise TrainingError(
+                f"{where} has {key}, which are not trained on.",
+                hint="Leave such rows out, or write the calls into content as the model should.",
+            )
 
 
 def _parse_content(value: Any, where: str) -> str:

@@ -76,7 +76,7 @@ def switch_dropout_off(config: Any) -> dict[str, float]:
     before = {
         key: value
         for key, value in vars(config).items()
-        if ("dropout" in key or key.endswith("pdrop"))
+        if ("dropout" in key or key.endswith("pdrop") or key == "layerdrop")
         and isinstance(value, float)
         and value > 0
         and not ("classifier" in key or "summary" in key)
@@ -94,6 +94,17 @@ def find_dropout(model: nn.Module) -> list[str]:
             module.p = 0.0
             found.append(path)
     return found
+
+
+def switch_randomness_off(model: nn.Module) -> None:
+    """Puts a model into training as far as that means checkpointing, and no further.
+
+    Dropout is not all that a class draws when it trains: some experts' routers add noise.
+    """
+    model.eval()
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True
 
 
 def count_windows(config: Any) -> int:

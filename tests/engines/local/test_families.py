@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from families import check_asking, make_model, save_model
 
 from agenticlu.core.records import Message
 from agenticlu.engines.base import Sampling
 from agenticlu.engines.local import HFEngine
+from agenticlu.engines.local.states import OwnForward
 
 RUNGS = {
     **dict.fromkeys(("llama", "deepseek_v3", "qwen3_moe", "olmo2"), "shared"),
@@ -135,6 +138,46 @@ def test_kept_states_stay_below_their_limit(tmp_path: Path) -> None:
     assert limit / 2 < max(sizes) <= limit
     assert kept == asyncio.run(replies(alone))
     assert set(sizes[8:]) == {0}
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3_next"])
+def test_kept_states_hold_no_more_memory_than_is_counted(tmp_path: Path, name: str) -> None:
+    """What lies before a window, or was computed for other tokens, must not be held by a view."""
+    engine = HFEngine(save_model(name, tmp_path), device="cpu")
+
+    async def ask_twice() -> list[Any]:
+        for question in ("Who?", "Where?"):
+            await engine.sample(ask(DOCUMENT + question), Sampling(max_tokens=3))
+        states = list(engine._worker.decoder.states)
+        await engine.close()
+        return states
+
+    def find_tensors(value: Any) -> Iterator[torch.Tensor]:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, dict | list):
+            for one in value.values() if isinstance(value, dict) else value:
+                yield from find_tensors(one)
+        elif hasattr(value, "__dict__"):
+            yield from find_tensors(vars(value))
+
+    states = asyncio.run(ask_twice())
+    assert states
+    for state in states:
+        held = [*find_tensors(state.cache), state.logits_V]
+        assert sum(one.untyped_storage().nbytes() for one in held) == state.num_bytes
+
+
+def test_logits_of_a_class_that_computes_all_are_let_go() -> None:
+    model = make_model("llama")
+
+    class All(type(model)):
+        def forward(self, input_ids: Any, past_key_values: Any = None, **_: Any) -> Any:
+            return super().forward(input_ids, past_key_values=past_key_values)
+
+    model.__class__ = All
+    logits, _ = OwnForward(model).feed(torch.arange(9)[None], None)
+    assert logits.untyped_storage().nbytes() == logits.nbytes
 
 
 @pytest.mark.parametrize("name", ["gemma3", "mistral", "qwen3_5", "phi3 (longrope)", "mpt"])

@@ -37,21 +37,27 @@ OPEN_THOUGHT = re.compile(
     r"(?P<open><|\[)(?P<name>think|thinking|thought|reasoning|seed:think|THINK)(?P<close>>|\])\s*$"
 )
 """The end of a prompt that opens a thought."""
-NOW = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
-"""A template's call for the date."""
+DIRECTIVES = (*"aAbBcdeFHIjmMpSTuUwWxXyYD", "-d", "-m", "-H", "-I", "-M", "-S", "%")
+"""What a date's form may hold behind '%'."""
 ASKED = (Message(role="user", content="?"),)
 """The shortest conversation that can be answered."""
 
 
 def pin_date(template: str) -> str:
-    """Returns a template that writes `TEMPLATE_DATE` in place of today.
+    """Returns a template that writes `TEMPLATE_DATE` in place of today, whatever form it asks for.
 
-    >>> pin_date("{{ strftime_now('%d %B %Y') }}")
-    '{{ "26 July 2024" }}'
+    By a macro of its own, for transformers passes no functions to a template.
+
+    >>> pin_date("{{ today }}"), "macro" in pin_date("{{ strftime_now(form) }}")
+    ('{{ today }}', True)
     """
-    return NOW.sub(
-        lambda call: json.dumps(TEMPLATE_DATE.strftime(call[1] or call[2] or "")), template
+    if "strftime_now" not in template:
+        return template
+    written = "format" + "".join(
+        f".replace('%{one}', {json.dumps(TEMPLATE_DATE.strftime(f'%{one}'))})" for one in DIRECTIVES
     )
+    # The line break is no part of the text: templates are read with trim_blocks.
+    return f"{{% macro strftime_now(format) %}}{{{{ {written} }}}}{{% endmacro %}}\n{template}"
 
 
 class ChatFormat:

@@ -82,7 +82,7 @@ class OwnForward:
             options["position_ids"] = positions.expand(ids_BT.shape)
         if not self.cached:
             output = self.model(input_ids=ids_BT, use_cache=False, **options)
-            return output.logits[:, -1].float(), None
+            return _last_logits(output), None
         assert self._cache_name is not None, "a cache under an unknown name"
         if cache is None and not self._makes_cache:
             cache = self._make_cache()
@@ -92,7 +92,7 @@ class OwnForward:
         if grown is None and self._makes_cache:
             self._makes_cache = False
             return self.feed(ids_BT, None, start)
-        return output.logits[:, -1].float(), grown
+        return _last_logits(output), grown
 
     def _make_cache(self) -> Any:
         from transformers import DynamicCache
@@ -106,6 +106,12 @@ class OwnForward:
                 module.max_seq_len_cached = module.original_max_seq_len
                 frequencies = module.original_inv_freq.to(module.inv_freq.device)
                 module.register_buffer("inv_freq", frequencies, persistent=False)
+
+
+def _last_logits(output: Any) -> Tensor:
+    """Returns those of the last token; a view would hold all tokens' in memory."""
+    logits: Tensor = output.logits[:, -1].to(torch.float32, copy=True)
+    return logits
 
 
 def find_regime(config: Any) -> tuple[Regime, bool]:
@@ -141,6 +147,15 @@ def fork(cache: Any) -> Any:
             if isinstance(one := getattr(layer, name, None), Tensor):
                 shared[id(one)] = one
     return copy.deepcopy(cache, shared)
+
+
+def drop_unseen(cache: Any) -> None:
+    """Lets go of what lies before a window: its keys and values are views of longer ones."""
+    for layer in getattr(cache, "layers", ()):
+        for name in ("keys", "values"):
+            one = getattr(layer, name, None)
+            if isinstance(one, Tensor) and one.untyped_storage().nbytes() > one.nbytes:
+                setattr(layer, name, one.clone())
 
 
 def count_bytes(value: Any) -> int:
@@ -301,7 +316,8 @@ class StateDecoder:
     def _keep(self, state: State) -> None:
         if self.limit_bytes is None or state.cache is None:
             return
-        state.num_bytes = count_bytes(state.cache)
+        drop_unseen(state.cache)
+        state.num_bytes = count_bytes(state.cache) + state.logits_V.nbytes
         self._clock += 1
         state.last_used = self._clock
         self.states.append(state)
