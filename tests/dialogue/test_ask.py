@@ -474,6 +474,17 @@ def test_an_answer_that_was_thought_away_is_an_error() -> None:
         answer(faults={len(ROUND) - 2: thought_away()})
 
 
+@pytest.mark.parametrize("spans", [False, True])
+def test_an_answer_outlives_a_round_that_a_window_unknown_before_does_not_hold(spans: bool) -> None:
+    full = DocumentTooLongError("The prompt is too long.")
+    result, engine = answer(doubting(3), rounds=3, spans=spans, faults={len(ROUND) + 1: full})
+    assert result.answer == "Wexley"
+    assert "Stopped after the answer: The prompt is too long." in result.notes
+    assert len(engine.requests) == len(ROUND) + 2
+    with pytest.raises(DocumentTooLongError):
+        answer(doubting(3), rounds=3, spans=spans, faults={1: full})
+
+
 def test_estimate_bounds_what_is_used() -> None:
     question = make_question(DOCUMENT, QUESTION)
     cost = estimate(

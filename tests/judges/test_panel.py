@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from agenticlu.core.errors import ConfigError
+from agenticlu.core.errors import ConfigError, DocumentTooLongError
 from agenticlu.core.records import Question, Usage, Verdict
 from agenticlu.engines.base import Completion, ThoughtCutError
 from agenticlu.engines.scripted import ScriptedEngine
@@ -64,6 +64,13 @@ def test_a_judge_that_thinks_without_end_leaves_it_unscored_with_reason_and_cost
     assert (verdict.value, verdict.reason) == (None, error.message)
     assert verdict.usage is not None
     assert verdict.usage.thinking_tokens == 3 * 128
+
+
+def test_an_answer_that_a_judge_s_window_does_not_hold_is_unscored_at_once():
+    error = DocumentTooLongError("m refused the prompt as too long.")
+    engine = ScriptedEngine(faults=lambda request: error)
+    verdict = judge(LlmJudge(engine, "m"), "Brellin")
+    assert (verdict.value, verdict.reason, len(engine.requests)) == (None, error.message, 1)
 
 
 def test_a_form_is_wished_for_once():

@@ -53,6 +53,7 @@ from agenticlu.engines.base import (
     ThoughtCutError,
     adaptations_of,
     setup_of,
+    spent_on,
     thinking_room_of,
 )
 from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
@@ -251,8 +252,9 @@ class _Asking:
             return await run_dialogue(
                 dialogue, self._sample, may_ask=self._may_ask, after_turn=self._after_turn
             )
-        except ThoughtCutError as error:
-            self.usage = self.usage + error.usage
+        except (ThoughtCutError, DocumentTooLongError) as error:
+            # A later round may exceed a window that nobody named: what was answered stays.
+            self.usage = self.usage + spent_on(error)
             if self.latest is None or self.latest.last("answer") is None:
                 raise
             self.notes.append(f"Stopped after the answer: {error.message}")

@@ -6,7 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Protocol
 
-from agenticlu.core.errors import ConfigError, EngineReplyError, require_known
+from agenticlu.core.errors import (
+    ConfigError,
+    DocumentTooLongError,
+    EngineReplyError,
+    require_known,
+)
 from agenticlu.core.records import (
     Message,
     Question,
@@ -147,7 +152,7 @@ class LlmJudge:
         await self._engine.close()
 
     async def judge(self, question: Question, answer: str) -> Verdict:
-        """Returns 1.0 or 0.0; unscored when no reply could be read."""
+        """Returns 1.0 or 0.0; unscored when no reply could be read, or the answer is too long."""
         if not answer.strip():
             return Verdict(judge=self.name, value=0.0, reason="empty answer")
         messages = render_judgement(question, answer)
@@ -169,6 +174,9 @@ class LlmJudge:
             except EngineReplyError as error:
                 reason, usage = error.message, usage + spent_on(error)
                 continue
+            except DocumentTooLongError as error:  # and would be as long the next time
+                reason = error.message
+                break
             usage = usage + sampled.usage
             completion = sampled.completions[0]
             value = parse_judgement(completion.text, completion.finish_reason)
