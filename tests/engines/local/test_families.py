@@ -108,6 +108,18 @@ def test_short_and_long_rotations_share_nothing(tmp_path: Path) -> None:
     assert reply_of_transformers(model, ids, 80) == crossing
 
 
+@torch.inference_mode()
+def test_a_long_text_leaves_no_stretched_rotation_to_a_shorter_one() -> None:
+    """Up to 64 tokens nothing is stretched; 64 itself is where transformers' own check ends."""
+    forward = OwnForward(make_model("llama (dynamic)"))
+    ids = torch.arange(3, 103)[None]
+    alone, _ = forward.feed(ids[:, :64], None)
+    _, state = forward.feed(ids[:, :63], None)
+    forward.feed(ids, None)
+    continued, _ = forward.feed(ids[:, 63:64], state, 63)
+    assert torch.allclose(continued, alone, atol=1e-4)
+
+
 def test_a_slower_way_is_told_in_one_line(tmp_path: Path) -> None:
     said: list[str] = []
     HFEngine(save_model("gemma2", tmp_path), device="cpu", on_event=said.append)

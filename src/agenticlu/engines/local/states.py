@@ -73,8 +73,7 @@ class OwnForward:
         Returns:
             fp32 logits (B, V) of the token that follows, and the state.
         """
-        if cache is None:
-            self._reset_rotation()
+        self._reset_rotation()
         options: dict[str, Any] = dict(self._keep_last)
         if self._takes_positions:  # some classes count from 0 otherwise, whatever the state has
             end = start + ids_BT.shape[1]
@@ -100,7 +99,8 @@ class OwnForward:
         return DynamicCache(config=self.model.config)
 
     def _reset_rotation(self) -> None:
-        # Dynamic scaling remembers the longest text it has seen; a text must not depend on it.
+        # Dynamic scaling remembers the longest text it has seen; a text must not depend on it. Only
+        # a state within the original length is ever continued (see `find_regime`).
         for module in self._stretched:
             if hasattr(module, "original_inv_freq"):
                 module.max_seq_len_cached = module.original_max_seq_len
