@@ -16,6 +16,7 @@ from agenticlu.engines.http.protocol import (
     parse_json,
     read_reply,
 )
+from agenticlu.engines.http.refusals import find_refusal
 
 
 def chat(content: Any = "Ada", usage: Any = None, finish: Any = "stop", **message: Any) -> Any:
@@ -278,3 +279,36 @@ def test_a_thought_without_a_reply_was_cut_whatever_ended_it(message: Any, reaso
     assert (found.text, found.finish_reason, found.thinking) == ("", "length", "Hm")
     ended = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
     assert read_reply(ended).choices[0].as_completion().finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"type": "ping"}, {"choices": None, "usage": {"prompt_tokens": 7}}, {"usage": None}, {}],
+)
+@pytest.mark.parametrize("at", range(3))
+def test_events_without_choices_do_not_end_a_stream(other: Any, at: int) -> None:
+    chunks: list[Any] = [
+        {"choices": [{"delta": {"content": "Ada "}}]},
+        {"choices": [{"delta": {"content": "Larkin"}, "finish_reason": "stop"}]},
+    ]
+    chunks.insert(at, other)
+    events = "".join(f"data: {json.dumps(one)}\n\n" for one in chunks) + "data: [DONE]\n\n"
+    found = read_reply(parse_json(events.encode()))
+    assert found.choices[0].content == "Ada Larkin"
+    assert found.usage.prompt_tokens == ((other.get("usage") or {}).get("prompt_tokens", 0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": {"message": "Overloaded."}},
+        {"object": "error", "message": "Overloaded."},
+        {"error": {"message": "Overloaded."}, "choices": [{"finish_reason": "error"}]},
+    ],
+)
+def test_an_error_in_a_stream_is_one_whatever_came_before(error: Any) -> None:
+    chunks = [{"choices": [{"delta": {"content": "Ada "}}]}, error]
+    events = "".join(f"data: {json.dumps(one)}\n\n" for one in chunks) + "data: [DONE]\n\n"
+    refusal = find_refusal(parse_json(events.encode()))
+    assert refusal is not None
+    assert refusal.text == "Overloaded."

@@ -74,6 +74,7 @@ def _join_events(text: str) -> Any:
     """Puts the chunks of a stream together into the reply that they are parts of."""
     joined: dict[Any, Json] = {}
     usage: Any = None
+    other: Any = None
     ended = False
     for line in re.split(r"\r\n|\n|\r", text):  # a text may hold other ends of lines
         name, _, data = line.partition(":")
@@ -83,15 +84,28 @@ def _join_events(text: str) -> Any:
             ended = True
             break
         chunk = _load(data)
-        if not isinstance(chunk, dict) or not isinstance(chunk.get("choices"), list):
-            return chunk  # an error
+        if not isinstance(chunk, dict):
+            return chunk
+        if _is_error(chunk):  # even beside choices: they are not whole, then
+            return {name: value for name, value in chunk.items() if name != "choices"}
         usage = chunk.get("usage") or usage
-        for part in chunk["choices"]:
+        parts = chunk.get("choices")
+        if not isinstance(parts, list):
+            other = other or chunk  # a sign of life, or the usage alone
+            continue
+        for part in parts:
             if isinstance(part, dict) and isinstance(part.get("index", 0), int):
                 _add_chunk(joined.setdefault(part.get("index", 0), {}), part)
+    if other and not joined:
+        return other  # an error in another form
     if not joined or not (ended or all(one.get("finish_reason") for one in joined.values())):
         raise MalformedReplyError("with a stream that broke off")
     return {"choices": [joined[index] for index in sorted(joined)], "usage": usage}
+
+
+def _is_error(chunk: Json) -> bool:
+    named = any(map(chunk.get, ("error", "errors", "detail")))
+    return named or "error" in (chunk.get("object"), chunk.get("type"))
 
 
 def _add_chunk(choice: Json, part: Json) -> None:
