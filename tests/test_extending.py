@@ -18,10 +18,14 @@ from agenticlu.evaluation import methods
 
 def test_a_document_format_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("made_format")
-    module.parse = lambda data, source: (data[4:].decode()[::-1], "Made", ())  # type: ignore[attr-defined]
+    module.parse = (
+        lambda data, source: documents.formats.Parsed(  # type: ignore[attr-defined]
+            data[4:].decode()[::-1], "Made"
+        )
+    )
     monkeypatch.setitem(sys.modules, "made_format", module)
-    row = documents.Format("made", lambda data, _: data.startswith(b"MADE"), "made_format:parse")
-    monkeypatch.setattr(documents, "FORMATS", (row, *documents.FORMATS))
+    row = documents.formats.Format("made", lambda data, _: data.startswith(b"MADE"), "made_format")
+    monkeypatch.setattr(documents.formats, "FORMATS", (row, *documents.formats.FORMATS))
     path = tmp_path / "one.made"
     path.write_bytes(b"MADE.llim eht tliub adA")
     document = agenticlu.load_document(str(path))

@@ -168,6 +168,8 @@ class Page(Record):
     """First character of the page in `Document.text`."""
     end: int
     """One past the last character."""
+    name: str | None = None
+    """What the source calls it, such as 'slide 3' or 'sheet Prices'; None: 'page 3'."""
 
 
 class Document(Record):
@@ -181,13 +183,13 @@ class Document(Record):
     title: str | None = None
     pages: tuple[Page, ...] = ()
     """Empty when the source has no pages."""
+    left_out: dict[str, int] = {}
+    """What of the source the text does not hold, counted by kind in the singular: 'image'."""
 
     @classmethod
-    def of(
-        cls, text: str, source: str, title: str | None = None, pages: tuple[Page, ...] = ()
-    ) -> Document:
+    def of(cls, text: str, source: str, **fields: Any) -> Document:
         """Builds a document whose id is the hash of its text."""
-        return cls(id=content_id(text), text=text, source=source, title=title, pages=pages)
+        return cls(id=content_id(text), text=text, source=source, **fields)
 
     def page_of(self, offset: int) -> int | None:
         """Returns the number of the page that holds the character at `offset`, if pages exist."""

@@ -1,4 +1,4 @@
-"""Converts HTML, Office files, EPUB and PDF to plain text.
+"""HTML as plain text.
 
 Headings and lists of HTML are written as in Markdown, rows of tables as lines with ' | ' between
 cells. Emphasis, links and code keep only their text: quotes are looked up in this text, and models
@@ -7,24 +7,14 @@ quote words, not markup.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import posixpath
 import re
-import urllib.parse
-import xml.etree.ElementTree as ElementTree
-import zipfile
-import zlib
-from collections.abc import Iterator
 from typing import Any
-from xml.parsers.expat import ExpatError
 
 import bs4
 import markdownify
-import pypdfium2
 
-from agenticlu.core.errors import DocumentError
-from agenticlu.core.records import Page, without_lone_surrogates
+from agenticlu.documents.formats import Parsed
+from agenticlu.documents.formats.text import declared_charset, decode
 
 _DROPPED = frozenset(
     (
@@ -54,8 +44,17 @@ _MAX_DEPTH = 150
 """The converter recurses; pages nest deeper than Python's limit allows."""
 
 
-def parse_html(html: str) -> tuple[str, str | None]:
-    """Returns the main text of a page, and its title."""
+def parse(data: bytes, source: str) -> Parsed:
+    """Reads a page in the encoding that it declares.
+
+    Raises:
+        DocumentError: It is not in that encoding, or the encoding is unknown.
+    """
+    return convert(decode(data, source, declared=declared_charset(data)))
+
+
+def convert(html: str) -> Parsed:
+    """Reads the main text of a page, and its title."""
     soup = bs4.BeautifulSoup(html, "html.parser")
     title = " ".join(soup.title.get_text().split()) if soup.title else None
     root, is_whole_page = _find_main(soup)
@@ -63,7 +62,7 @@ def parse_html(html: str) -> tuple[str, str | None]:
     text = _Converter().convert_soup(root)
     # Blocks are parted by one blank line; the converter leaves more around empty ones.
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip("\n")
-    return text + "\n" if text.strip() else "", title or None
+    return Parsed(text + "\n" if text.strip() else "", title or None)
 
 
 def _find_main(soup: bs4.BeautifulSoup) -> tuple[bs4.Tag, bool]:
@@ -175,121 +174,3 @@ class _Converter(markdownify.MarkdownConverter):
 
     def convert_tr(self, el: Any, text: str, parent_tags: set[str]) -> str:
         return text.removesuffix(" | ") + "\n"
-
-
-MAX_UNPACKED_BYTES = 256 * 1024 * 1024
-"""Most bytes that an archive may unpack to."""
-_BROKEN = (
-    *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, ExpatError, RuntimeError, OSError),
-    *(KeyError, IndexError, ValueError, AttributeError),
-)
-"""Raised by the parsers for damaged files; the last line is for missing parts."""
-
-
-@contextlib.contextmanager
-def open_archive(data: bytes, name: str) -> Iterator[zipfile.ZipFile]:
-    """Opens an archive; failures to read it inside the block become errors for users.
-
-    Raises:
-        DocumentError: The archive is broken, encrypted or too large.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # Sizes are those that the archive declares; zipfile reads no more than that.
-            if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise DocumentError(f"{name} unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB.")
-            yield archive
-    except _BROKEN as error:
-        raise DocumentError(
-            f"{name} is a broken or encrypted office file: {error}",
-            hint="Open it in an office program and save it as PDF.",
-        ) from error
-
-
-def is_docx(archive: zipfile.ZipFile) -> bool:
-    """Whether an archive holds a Word document."""
-    return any(name.startswith("word/document") for name in archive.namelist())
-
-
-def is_epub(archive: zipfile.ZipFile) -> bool:
-    """Whether an archive holds an electronic book."""
-    return "META-INF/container.xml" in archive.namelist()
-
-
-def convert_docx(archive: zipfile.ZipFile) -> str:
-    """Returns a Word document as HTML: headings, lists, tables, text boxes and notes."""
-    import mammoth
-
-    images = mammoth.images.img_element(lambda image: {"src": ""})
-    html: str = mammoth.convert_to_html(archive.fp, convert_image=images).value
-    return html
-
-
-def read_epub(archive: zipfile.ZipFile) -> tuple[str | None, list[tuple[str, bytes]]]:
-    """Returns the title of a book, and its chapters (name and HTML) in reading order."""
-    container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
-    rootfile = container.find(".//{*}rootfile")
-    if rootfile is None:
-        raise KeyError("META-INF/container.xml names no package file")
-    package_path = rootfile.get("full-path", "")
-    package = ElementTree.fromstring(archive.read(package_path))
-    hrefs = {item.get("id"): item.get("href", "") for item in package.findall(".//{*}item")}
-    title = next((node.text for node in package.findall(".//{*}title") if node.text), None)
-    chapters = []
-    for reference in package.findall(".//{*}itemref"):
-        href = urllib.parse.unquote(hrefs[reference.get("idref")])
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(package_path), href))
-        chapters.append((name, archive.read(name)))
-    return title, chapters
-
-
-def parse_pdf(data: bytes, source: str) -> tuple[str, str | None, tuple[Page, ...]]:
-    """Returns text, title and pages; the pages are spans that cover the text.
-
-    Raises:
-        DocumentError: The file is encrypted or broken, or has no text layer.
-    """
-    try:
-        pdf = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        if "password" in str(error).lower():
-            raise DocumentError(
-                f"PDF {source!r} is encrypted.",
-                hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
-            ) from error
-        raise DocumentError(
-            f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
-        ) from error
-    parts: list[str] = []
-    pages: list[Page] = []
-    length = 0
-    try:
-        for number in range(1, len(pdf) + 1):
-            text = _extract_page(pdf, number, source)
-            body = f"{text}\n\n" if text else ""
-            pages.append(Page(number=number, start=length, end=length + len(body)))
-            parts.append(body)
-            length += len(body)
-        title = str(pdf.get_metadata_value("Title") or "").strip() or None
-    finally:
-        pdf.close()
-    if length == 0:
-        raise DocumentError(
-            f"PDF {source!r} has no text layer: its {len(pages)} page(s) are images.",
-            hint="Recognise the text first: ocrmypdf IN.pdf OUT.pdf",
-        )
-    return "".join(parts), title, tuple(pages)
-
-
-def _extract_page(pdf: Any, number: int, source: str) -> str:
-    try:
-        page = pdf[number - 1]
-        textpage = page.get_textpage()
-        text: str = textpage.get_text_bounded()
-        textpage.close()
-        page.close()
-    except pypdfium2.PdfiumError as error:
-        raise DocumentError(f"Page {number} of PDF {source!r} is broken: {error}") from error
-    # PDFium ends lines with \r\n and writes U+FFFE (or U+0002) for a hyphen at a line's end.
-    text = re.sub("[\ufffe\x02]\r?\n?", "", text).replace("\r\n", "\n").replace("\r", "\n")
-    return without_lone_surrogates(text.replace("\x00", "")).strip()
