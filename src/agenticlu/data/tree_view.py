@@ -16,7 +16,7 @@ from agenticlu.core.records import Document, Message, Node, Piece, Tree, Turn
 from agenticlu.dialogue.replies import is_refusal
 from agenticlu.dialogue.steps import Dialogue, Profile, build_history, find_repeat, opening_kinds
 from agenticlu.documents import mark
-from agenticlu.evaluation.scoring.answers import canonical_tokens
+from agenticlu.evaluation.scoring.canonical import canonical_tokens
 
 Flaw = Literal["failed", "truncated", "refused", "empty"]
 """Why a round is unusable, whatever its score."""

@@ -20,7 +20,7 @@ from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, 
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 from agenticlu.engines.base import Engine, Sampled
-from agenticlu.evaluation.scoring.answers import canonical_tokens
+from agenticlu.evaluation.scoring.canonical import canonical_tokens
 
 ROUND_TOKENS = sum(MAX_TOKENS[kind] + 3 * MAX_TEMPLATE_TOKENS for kind in FULL_ROUND)
 """Window that one round needs beside its first request."""

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticlu.core.errors import UsageError
-from agenticlu.evaluation.scoring import answers, helmet, rouge
+from agenticlu.evaluation.scoring import answers, canonical, helmet, rouge
 from agenticlu.evaluation.scoring import answers as choices
 from agenticlu.evaluation.scoring import answers as pointback
 from agenticlu.evaluation.scoring import helmet as alce
 
 
 def test_worked_examples_of_the_docstrings_hold() -> None:
-    found = [doctest.testmod(module) for module in (answers, choices, helmet, rouge)]
+    found = [doctest.testmod(module) for module in (answers, canonical, helmet, rouge)]
     assert sum(one.attempted for one in found) > 10
     assert sum(one.failed for one in found) == 0
 
@@ -399,7 +399,7 @@ def test_a_figure_of_more_digits_than_python_reads_is_a_figure() -> None:
 
 @given(st.text(max_size=60))
 def test_an_answer_matches_itself_unless_it_has_no_words(text: str) -> None:
-    assert answers.matches(text, [text]) == bool(answers.canonical_tokens(text))
+    assert answers.matches(text, [text]) == bool(canonical.canonical_tokens(text))
     assert isinstance(answers.parse_final_answer(text), str)
 
 
