@@ -1,0 +1,180 @@
+"""How `agenticlu ask` shows steps, answers and estimates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from agenticlu.core.progress import Progress
+    from agenticlu.core.records import Usage
+    from agenticlu.dialogue.ask import Answer, Event
+    from agenticlu.dialogue.estimate import AskEstimate
+    from agenticlu.documents.citations import Citation
+
+
+class Steps:
+    """Shows the inner steps on stderr as they happen."""
+
+    def __init__(self, progress: Progress | None, *, quiet: bool) -> None:
+        self._progress = progress
+        self._quiet = quiet
+        self._scan: Progress | None = None
+        self._round = 0
+
+    def __call__(self, event: Event) -> None:
+        """Shows one step."""
+        if event.kind == "scan":
+            self._show_scan(event)
+        elif event.turn is not None and not self._quiet:
+            self._show_turn(event)
+
+    def close(self) -> None:
+        """Ends a bar that is still open."""
+        if self._scan is not None:
+            self._scan.__exit__(None, None, None)
+            self._scan = None
+
+    def _show_scan(self, event: Event) -> None:
+        from agenticlu.core.progress import Progress
+
+        if self._scan is None:
+            self._scan = Progress("pieces scored", event.total, quiet=self._quiet)
+            self._scan.__enter__()
+        self._scan.update(event.done)
+        if event.pieces:
+            self.close()
+            if not self._quiet:
+                self._say(f"  kept        {_list_pieces(event.pieces)}")
+
+    def _show_turn(self, event: Event) -> None:
+        assert event.turn is not None
+        if event.round != self._round:
+            self._round = event.round
+            self._say(f"Round {event.round}")
+        reply = " ".join(event.turn.reply.split())
+        pieces = _list_pieces(event.pieces) if event.pieces else reply or "-"
+        text = {
+            "clarify": f"  asks itself {reply}",
+            "point": f"  points to   {pieces}",
+            "sub_answer": f"  finds       {reply}",
+            "answer": f"  answers     {reply}",
+            "check": f"  checks      {reply}",
+        }.get(event.turn.kind)
+        if text is not None:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.say(text)
+        else:
+            click.echo(text, err=True)
+
+
+def _list_pieces(pieces: Sequence[int]) -> str:
+    shown = ", ".join(map(str, pieces[:12])) + (", ..." if len(pieces) > 12 else "")
+    return f"paragraph{'s' if len(pieces) > 1 else ''} {shown}"
+
+
+class AnswerText:
+    """An answer for people."""
+
+    def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
+        """Prints an answer."""
+        click.echo(_render_answer(answer))
+
+    def failure(self, row: Mapping[str, Any], error: Exception) -> None:
+        """Tells of a question that failed."""
+        raise error
+
+
+class AnswerJson(AnswerText):
+    """An answer as one JSON object."""
+
+    def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
+        """Prints an answer."""
+        click.echo(json.dumps(answer.model_dump(mode="json"), ensure_ascii=False, indent=2))
+
+
+class AnswerLines(AnswerText):
+    """Answers as JSON lines; each row keeps its own fields."""
+
+    def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
+        """Prints an answer."""
+        self._line({**row, **answer.model_dump(mode="json"), "error": None})
+
+    def failure(self, row: Mapping[str, Any], error: Exception) -> None:
+        """Tells of a question that failed."""
+        self._line({**row, "answer": None, "error": getattr(error, "message", str(error))})
+
+    def _line(self, value: Mapping[str, Any]) -> None:
+        click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _render_answer(answer: Answer) -> str:
+    stated = answer.answer or "(no answer)"
+    if answer.options and len(answer.answer) == 1:
+        stated = f"{answer.answer}. {answer.options[ord(answer.answer) - 65]}"
+    lines = [stated, ""]
+    if answer.citations:
+        lines.append("Sources")
+        for number, citation in enumerate(answer.citations, start=1):
+            lines += _render_citation(number, citation)
+    else:
+        lines.append("No sources.")
+    if answer.notes:
+        lines += ["", *(f"Note: {note}" for note in answer.notes)]
+    usage = answer.usage
+    about = f"{answer.rounds} round{'s' if answer.rounds != 1 else ''}"
+    lines += [
+        "",
+        f"{about}, {usage.requests} requests{_render_setup(answer.setup)}; tokens: "
+        f"{usage.prompt_tokens - usage.cached_tokens:,} computed, {usage.cached_tokens:,} cached, "
+        f"{usage.sampled}; {answer.seconds:.1f} s; {answer.engine}",
+    ]
+    return "\n".join(lines)
+
+
+def _render_setup(setup: Usage) -> str:
+    return f" ({setup.requests} of setup)" if setup.requests else ""
+
+
+def _render_citation(number: int, citation: Citation) -> list[str]:
+    place = f"paragraph {citation.piece}, characters {citation.start}-{citation.end}"
+    if citation.page is not None:
+        place = f"page {citation.page}, {place}"
+    if citation.quote is None:
+        return [f"[{number}] {place}"]
+    quote = " ".join(citation.quote.split())
+    shown = f"“{quote}”" if citation.verified else f"closest sentence (not quoted): {quote}"
+    return [f"[{number}] {place}", f"    {shown}"]
+
+
+def show_estimate(question: str, cost: AskEstimate, *, as_json: bool) -> None:
+    """Prints what a question would cost."""
+    if as_json:
+        click.echo(json.dumps({"question": question, **asdict(cost)}, ensure_ascii=False))
+    else:
+        click.echo(_render_estimate(cost))
+
+
+def _render_estimate(cost: AskEstimate) -> str:
+    about = "about " if cost.approximate else ""
+    fits = {
+        True: f"fits the window of {cost.window_tokens or 0:,}",
+        False: f"does not fit the window of {cost.window_tokens or 0:,}: use --spans",
+        None: "the window is not known before a server is asked",
+    }[cost.fits]
+    return (
+        f"document: {about}{cost.document_tokens:,} tokens in {cost.num_pieces} paragraphs; "
+        f"needs {about}{cost.needed_tokens:,}, {fits}\n"
+        f"at most: {cost.requests} requests; {about}"
+        f"{cost.prompt_tokens - cost.cached_tokens:,} prompt tokens computed and "
+        f"{cost.cached_tokens:,} cached where the engine keeps a cache "
+        f"({cost.prompt_tokens:,} where it does not), {cost.completion_tokens:,} sampled"
+        + (f"; {cost.thinking_tokens:,} more if it thinks first" if cost.thinking_tokens else "")
+    )

@@ -1,0 +1,209 @@
+"""One reading with its questions: read first, then asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from agenticlu.cli.ask.printing import AnswerText, Steps
+from agenticlu.cli.options import note_estimate
+from agenticlu.core.errors import AgenticluError, IncompleteRunError, NoSupportedAnswerError
+
+if TYPE_CHECKING:
+    from agenticlu.cli.ask.settings import AskSettings
+    from agenticlu.core.progress import Progress
+    from agenticlu.core.records import Document, Piece, Question
+    from agenticlu.dialogue.ask import Answer
+    from agenticlu.dialogue.estimate import AskEstimate
+    from agenticlu.dialogue.steps import Profile
+    from agenticlu.documents.tokens import Tokenizer
+    from agenticlu.engines import ModelChoice
+    from agenticlu.engines.base import Engine
+
+
+@dataclass(eq=False)
+class AskRun:
+    """One document with its questions: read first, then asked."""
+
+    settings: AskSettings
+    file: str
+    rows: Sequence[Mapping[str, Any]]
+    many: bool
+    document: Document = field(init=False)
+    pieces: Sequence[Piece] = field(init=False)
+    choice: ModelChoice = field(init=False)
+    tokenizer: Tokenizer = field(init=False)
+    profile: Profile = field(init=False)
+    questions: list[Question | None] = field(init=False)
+    interrupt: _Interrupt = field(init=False)
+
+    def prepare(self) -> None:
+        """Reads document and questions; touches no model."""
+        from agenticlu.dialogue.ask import make_question
+        from agenticlu.dialogue.steps import load_profile
+        from agenticlu.documents import load_document, split
+        from agenticlu.engines import ModelChoice
+        from agenticlu.engines.thinking import Thinking
+
+        self.profile = load_profile(self.settings.profile)
+        self.document = load_document(self.file)
+        self.choice = ModelChoice(
+            self.settings.model,
+            self.settings.base_url,
+            self.settings.api_key_env,
+            self.settings.timeout,
+            self.settings.window,
+            thinking=Thinking(self.settings.thinking, self.settings.thinking_tokens),
+            trust_remote_code=self.settings.trust_remote_code,
+        )
+        self.tokenizer = self.choice.tokenizer(self.settings.tokenizer)
+        note_estimate(self.settings, self.tokenizer, quiet=self.settings.quiet)
+        self.pieces = split(self.document, self.tokenizer, self.piece_tokens())
+        self.questions = [
+            None
+            if "error" in row
+            else make_question(
+                self.document,
+                row["question"],
+                tuple(row.get("options", ())) or self.settings.option,
+            )
+            for row in self.rows
+        ]
+
+    def estimates(self) -> Iterator[tuple[str, AskEstimate]]:
+        """Yields what each question would cost; contacts no server and loads no model."""
+        from agenticlu.dialogue.estimate import estimate
+        from agenticlu.engines import read_window
+
+        window = self.settings.window
+        if window is None and self.choice.folder is not None:
+            window = read_window(self.choice.folder)
+        for question in filter(None, self.questions):
+            cost = estimate(
+                self.document,
+                question,
+                tokenizer=self.tokenizer,
+                profile=self.profile,
+                rounds=self.settings.rounds,
+                pieces=self.pieces,
+                window=window,
+                thinking_tokens=self.settings.most_thinking_tokens,
+            )
+            yield question.text, cost
+
+    def piece_tokens(self) -> int:
+        """Returns the longest piece in tokens."""
+        from agenticlu.documents import DEFAULT_PIECE_TOKENS
+
+        hint = self.choice.hint("piece_tokens")
+        return self.settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+
+    def say(self, text: str) -> None:
+        """Tells people, unless they want quiet."""
+        if not self.settings.quiet:
+            click.echo(text, err=True)
+
+    async def run(self, show: AnswerText) -> None:
+        """Asks all questions, one after another: they share one reading of the document."""
+        from agenticlu.core.progress import Progress
+
+        progress = Progress("questions", len(self.rows), quiet=self.settings.quiet or not self.many)
+        # Servers report their pauses ("429, waiting 12 s"); a model in process has none.
+        engine = self.choice.load(progress.say if self.many else self.say)
+        failed = unsupported = asked = 0
+        try:
+            with progress, _Interrupt(self.say) as self.interrupt:
+                for row, question in zip(self.rows, self.questions, strict=True):
+                    if self.interrupt.once:
+                        break
+                    asked += 1
+                    try:
+                        answer = await self._ask(row, question, engine, progress)
+                    except (AgenticluError, _BadRowError) as error:
+                        if not self.many:
+                            raise
+                        failed += 1
+                        show.failure(row, error)
+                    else:
+                        unsupported += not answer.supported
+                        show.answer(row, answer)
+                    progress.advance()
+        finally:
+            await engine.close()
+        if asked < len(self.rows):
+            raise KeyboardInterrupt
+        if failed:
+            raise IncompleteRunError(
+                f"{failed} of {len(self.rows)} questions failed; their rows say why."
+            )
+        if unsupported == len(self.rows):
+            from agenticlu.dialogue.ask import check_supported
+
+            if not self.many:
+                check_supported(answer)
+            raise NoSupportedAnswerError("The document answers none of the questions.")
+
+    async def _ask(
+        self, row: Mapping[str, Any], question: Question | None, engine: Engine, progress: Progress
+    ) -> Answer:
+        from agenticlu.dialogue.ask import ask
+
+        if question is None:
+            raise _BadRowError(str(row["error"]))
+        steps = Steps(progress if self.many else None, quiet=self.settings.quiet)
+        if self.many:
+            progress.say(f"Question: {question.text}")
+        try:
+            return await ask(
+                self.document,
+                question,
+                engine,
+                tokenizer=self.tokenizer,
+                profile=self.profile,
+                rounds=self.settings.rounds,
+                spans=self.settings.spans,
+                temperature=self.settings.temperature,
+                pieces=self.pieces,
+                max_total_tokens=self.settings.max_total_tokens,
+                stop=lambda: self.interrupt.once,
+                on_event=steps,
+            )
+        finally:
+            steps.close()
+
+
+class _Interrupt:
+    """Ctrl-C once: no further rounds, answer with what was found. Twice: abort."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.once = False
+        self._say = say
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            self._loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            self._loop.remove_signal_handler(signal.SIGINT)
+        if exc and exc[0] is asyncio.CancelledError and self.once:
+            raise KeyboardInterrupt
+
+    def _interrupted(self) -> None:
+        if self.once and self._task is not None:
+            self._task.cancel()
+        self.once = True
+        self._say("Interrupted: answering with what was found so far. Press Ctrl-C again to abort.")
+
+
+class _BadRowError(Exception):
+    """A row of a questions file without a question."""
