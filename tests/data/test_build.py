@@ -81,6 +81,39 @@ def test_self_checks_stand_apart_from_conversations(many: Path, tmp_path: Path):
     assert rows_of(tmp_path / "without", "self_check") == {}
 
 
+def test_every_reply_of_a_plain_conversation_is_a_target(tmp_path: Path):
+    """A trainer that learns all replies learns no wrong answer from it."""
+    trees = []
+    for number, replies in enumerate(([0.0, 1.0], [0.0, 0.0, 1.0], [1.0])):
+        path: list[Node] = []
+        for depth, score in enumerate(replies, start=1):
+            parent = path[-1].id if path else "root"
+            made = node(
+                f"n{depth}", score, parent=parent, depth=depth, check="no" if not score else "yes"
+            )
+            path.append(made)
+        document = story(number)
+        trees.append((document, tree(*path, question=asked(number), document=document)))
+    build(make_run(tmp_path / "run", trees), tmp_path / "data", validation=0)
+    plain, sft = (
+        {r["tree_id"]: r for r in rows_of(tmp_path / "data", kind)["train"]}
+        for kind in ("plain", "sft")
+    )
+    assert plain.keys() == sft.keys()
+    assert sorted(row["cut"] for row in plain.values()) == [False, True, True]
+    for key, row in plain.items():
+        whole, learned = sft[key]["messages"], row["messages"]
+        assert learned == whole[: len(learned)]
+        assert {i for i, m in enumerate(learned) if m["role"] == "assistant"} <= set(
+            sft[key]["targets"]
+        )
+        assert learned[-1]["role"] == "assistant"
+        # The longest such beginning: the next reply is one that must not be learned.
+        assert row["cut"] == (len(learned) < len(whole))
+        assert not row["cut"] or len(learned) + 1 not in sft[key]["targets"]
+        assert row["has_check"] == (sft[key]["has_check"] and not row["cut"])
+
+
 def test_columns_and_types(many: Path, tmp_path: Path):
     build(many, tmp_path)
     preference = pyarrow.parquet.read_schema(tmp_path / "preference" / "train.parquet")
@@ -163,7 +196,7 @@ def test_no_rows_make_no_file(tmp_path: Path):
     summary = build(run, tmp_path / "out")
     assert summary.rows["preference"] == {"train": 0, "validation": 0}
     files = [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")]
-    assert files == ["sft/train.parquet"]
+    assert sorted(files) == ["plain/train.parquet", "sft/train.parquet"]
     assert summary.warnings(0.1) == ["No document is held out: there is one document."]
 
 

@@ -152,7 +152,7 @@ def test_rows_lengths_and_losses_are_those_of_the_files(run: Path, tmp_path: Pat
     data = write(run, tmp_path, validation=0.3)
     card = (tmp_path / "README.md").read_text()
     counts = table_of(card, "# Traces")
-    for kind in ("sft", "preference"):
+    for kind in ("plain", "sft", "preference"):
         for place, split in enumerate(("train", "validation")):
             table = pyarrow.parquet.read_table(tmp_path / kind / f"{split}.parquet")
             assert int(counts[kind][place]) == table.num_rows > 0
@@ -221,15 +221,21 @@ def test_the_header_names_the_files_that_there_are(run: Path, tmp_path: Path):
     for config in header["configs"]:
         for file in config["data_files"]:
             assert (tmp_path / "data" / file["path"]).is_file()
-    assert [config["config_name"] for config in header["configs"]] == ["sft", "preference"]
+    assert [config["config_name"] for config in header["configs"]] == [
+        *("plain", "sft", "preference"),
+    ]
+    assert [c["config_name"] for c in header["configs"] if c.get("default")] == ["plain"]
 
 
 def test_a_kind_without_rows_is_no_config(tmp_path: Path):
     both = tree(node("a", 1.0), node("b", 1.0, ordinal=1), question=asked(0), document=story(0))
     made = make_run(tmp_path / "run", [(story(0), both)])
     write(made, tmp_path / "data")
-    files = [{"split": "train", "path": "sft/train.parquet"}]
-    assert header_of(tmp_path / "data")["configs"] == [{"config_name": "sft", "data_files": files}]
+    plain, sft = (
+        {"config_name": kind, "data_files": [{"split": "train", "path": f"{kind}/train.parquet"}]}
+        for kind in ("plain", "sft")
+    )
+    assert header_of(tmp_path / "data")["configs"] == [plain | {"default": True}, sft]
     assert "license" not in header_of(tmp_path / "data")
 
 
@@ -337,7 +343,7 @@ def test_every_file_and_column_is_described_as_it_is(data: Path):
     assert described["license"] == "mit"
     files = {file["@id"]: file for file in described["distribution"]}
     assert set(files) == {p.relative_to(data).as_posix() for p in data.rglob("*.parquet")}
-    assert len(files) == 4
+    assert len(files) == 6
     for name, file in files.items():
         content = (data / name).read_bytes()
         assert file["sha256"] == hashlib.sha256(content).hexdigest()

@@ -108,7 +108,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FILES = {
     *("README.md", "croissant.json", "summary.json", "sft/train.parquet", "sft/validation.parquet"),
-    *("preference/train.parquet", "preference/validation.parquet"),
+    *(
+        f"{kind}/{split}.parquet"
+        for kind in ("plain", "preference")
+        for split in ("train", "validation")
+    ),
 }
 
 
@@ -133,12 +137,12 @@ def test_a_push_that_broke_off_sends_only_what_is_missing(hub: FakeHub, data: Pa
     assert caught.value.hint is not None
     assert caught.value.hint.endswith(f"agenticlu dataset push {data} me/traces --public")
     arrived = set(hub.objects)
-    assert 0 < len(arrived) < 4
+    assert 0 < len(arrived) < 6
     assert hub.commits == []
     hub.refuse_put, first = None, len(hub.sent)
     push(data, "me/traces", private=False)
     assert not set(hub.sent[first:]) & arrived
-    assert len(hub.sent[first:]) == 4 - len(arrived)
+    assert len(hub.sent[first:]) == 6 - len(arrived)
     assert hub.repositories["me/traces"] == content(data)
 
 
@@ -164,7 +168,10 @@ def test_a_push_over_an_older_data_set_leaves_none_of_its_rows(
     check_push("me/traces", MIT)
     push(tmp_path / "small", "me/traces", private=True)
     left = {*FILES, "LICENSE"} - {name for name in FILES if name.startswith("preference")}
-    assert set(hub.repositories["me/traces"]) == left - {"sft/validation.parquet"}
+    assert set(hub.repositories["me/traces"]) == left - {
+        "sft/validation.parquet",
+        "plain/validation.parquet",
+    }
 
 
 @pytest.mark.parametrize(

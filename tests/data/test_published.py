@@ -308,6 +308,7 @@ def test_conversations_end_in_answers_scored_above_the_rejected(tmp_path: Path):
         "good reply 7 of 0",
     }
     assert [row["targets"] for row in traces] == [[len(row["messages"]) - 1] for row in traces]
+    assert rows_of(tmp_path / "out", "plain") == {}, "they begin with a reply that is not learned"
     assert dict(summary.funnel.traces) == {"written": 2, "chosen not scored above rejected": 2}
     assert summary.rows["preference"]["train"] == 5
 

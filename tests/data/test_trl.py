@@ -65,6 +65,7 @@ def test_the_card_leads_the_library_to_the_files(tmp_path: Path):
         summary = build_dataset(store, tmp_path / "data", PairPolicy())
         write_card(tmp_path / "data", summary, None, run=collect_facts(store))
     loaded = datasets.load_dataset(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+    assert "targets" not in loaded["train"].column_names, "every reply is to be learned"
     assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 1}
 
 
@@ -97,7 +98,7 @@ def test_one_sft_step_in_trl(folder: Path, tmp_path: Path, tiny_model_path: Path
     trainer = trl.SFTTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_model_path),
         args=trl.SFTConfig(**settings(tmp_path)),
-        train_dataset=load(folder, "sft").select_columns(["messages"]),
+        train_dataset=load(folder, "plain").select_columns(["messages"]),
         processing_class=AutoTokenizer.from_pretrained(tiny_model_path),
     )
     assert trainer.train().training_loss > 0

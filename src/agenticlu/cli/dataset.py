@@ -82,7 +82,7 @@ def command() -> None:
 @settings_command(BuildSettings, "dataset.build", group=command)
 @operand("run", type=click.Path(path_type=Path))
 def build(resolved: Resolved[BuildSettings], run: Path) -> None:
-    """Write OUT/sft, OUT/self_check and OUT/preference from the trees of RUN, with a card."""
+    """Write OUT/sft, self_check, preference and plain from the trees of RUN, with a card."""
     from agenticlu.data.build import build_dataset, collect_facts, load_meanings
     from agenticlu.data.card import write_card
     from agenticlu.data.dataset import check_out, staged

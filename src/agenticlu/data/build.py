@@ -25,7 +25,7 @@ import numpy as np
 from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import Document, Piece, Tree
 from agenticlu.data.corpus import corpus_name, own_id
-from agenticlu.data.dataset import RowFiles
+from agenticlu.data.dataset import RowFiles, Split
 from agenticlu.data.overlap import (
     Contamination,
     EvaluationTexts,
@@ -33,7 +33,14 @@ from agenticlu.data.overlap import (
     Splits,
     assign_splits,
 )
-from agenticlu.data.pairs import PairPolicy, build_pairs, build_rows, build_self_checks, build_trace
+from agenticlu.data.pairs import (
+    PairPolicy,
+    build_pairs,
+    build_rows,
+    build_self_checks,
+    build_trace,
+    cut_to_targets,
+)
 from agenticlu.data.tree_view import Funnel, TreeView
 from agenticlu.judges import disagrees
 from agenticlu.search.run import SearchSummary
@@ -145,7 +152,7 @@ def _write_tree(
         summary.num_not_asked_blindly += view.tree.closed_book is None
     trace = build_trace(view, summary.funnel, drop_leaks=policy.drop_leaks)
     if trace is not None:
-        files.write("sft", split, trace)
+        write_trace(files, split, trace)
         summary.lengths.add_row(trace)
     for row in build_self_checks(view, policy.self_checks, drop_leaks=policy.drop_leaks):
         files.write("self_check", split, row)
@@ -154,6 +161,14 @@ def _write_tree(
             files.write("preference", split, row)
             summary.lengths.add_row(row)
             summary.turn_kinds[row["turn_kind"]] += 1
+
+
+def write_trace(files: RowFiles, split: Split, trace: Mapping[str, Any]) -> None:
+    """Writes a conversation for our trainer, and what of it any trainer may learn."""
+    files.write("sft", split, trace)
+    plain = cut_to_targets(trace)
+    if plain is not None:
+        files.write("plain", split, plain)
 
 
 def _count_unstarted(store: Store, summary: DatasetSummary) -> None:

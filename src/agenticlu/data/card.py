@@ -137,6 +137,10 @@ def _render_header(data: Mapping[str, Any]) -> str:
     except ModuleNotFoundError as error:
         raise missing_dependency("huggingface-hub", "data") from error
     rows, licence = data["build"]["rows"], data["licence"] or {}
+    filled = [kind for kind, counts in rows.items() if any(counts.values())]
+    # What `load_dataset` takes without a name must be safe in any trainer: `sft` is only with its
+    # `targets`, `preference` always.
+    default = next((kind for kind in ("plain", "preference") if kind in filled), None)
     header = DatasetCardData(
         license=licence.get("identifier"),
         license_name=licence.get("name"),
@@ -149,12 +153,12 @@ def _render_header(data: Mapping[str, Any]) -> str:
                 "config_name": kind,
                 "data_files": [
                     {"split": split, "path": f"{kind}/{split}.parquet"}
-                    for split, number in counts.items()
+                    for split, number in rows[kind].items()
                     if number
                 ],
+                **({"default": True} if kind == default else {}),
             }
-            for kind, counts in rows.items()
-            if any(counts.values())  # the hub refuses a config without files
+            for kind in filled  # the hub refuses a config without files
         ],
     )
     missing = "" if licence else "# license: not stated by whoever built this\n"

@@ -39,6 +39,8 @@ _CONVERSATION: dict[str, ColumnType] = {
     "closed_book": "float",
 }
 COLUMNS: dict[str, dict[str, ColumnType]] = {
+    "plain": {name: kind for name, kind in _CONVERSATION.items() if name != "targets"}
+    | {"cut": "bool"},
     "sft": _CONVERSATION,
     "self_check": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"},
     "preference": {

@@ -14,9 +14,10 @@ sum to the totals.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -55,6 +56,26 @@ def build_trace(
     has_check = turns[-1].kind == "check"
     row = _traces_row(view, node, messages, _targets(view, node, len(messages)))
     return {**row, "has_check": has_check}
+
+
+def cut_to_targets(trace: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns a trace of which every reply may be learned, for trainers that know no `targets`.
+
+    It ends before the first reply that is not a target, such as a wrong answer on the way to a
+    right one; `cut` says whether anything was lost. None when no reply comes before that.
+    """
+    messages, targets = trace["messages"], set(trace["targets"])
+    replies = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    whole = list(itertools.takewhile(targets.__contains__, replies))
+    if not whole:
+        return None
+    is_cut = len(whole) < len(replies)
+    return {
+        **{name: value for name, value in trace.items() if name != "targets"},
+        "messages": messages[: whole[-1] + 1],
+        "has_check": trace["has_check"] and not is_cut,
+        "cut": is_cut,
+    }
 
 
 def build_self_checks(

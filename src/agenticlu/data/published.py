@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from agenticlu.core.errors import DocumentError, TrainingError
 from agenticlu.core.records import TurnKind, content_id
-from agenticlu.data.build import Contaminated, DatasetSummary
+from agenticlu.data.build import Contaminated, DatasetSummary, write_trace
 from agenticlu.data.corpus import load_source_rows
 from agenticlu.data.dataset import RowFiles, RowSorter
 from agenticlu.data.overlap import EvaluationTexts, Fingerprint, assign_splits
@@ -361,7 +361,7 @@ def _write(
         summary.funnel.traces[NOT_BETTER] += 1
         return
     conversation = _conversation(row, document_id, label)
-    files.write("sft", split, conversation)
+    write_trace(files, split, conversation)
     summary.funnel.traces["written"] += 1
     summary.lengths.add_row(conversation)
 
