@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import re
 import typing
 import warnings
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import agenticlu
+from agenticlu.core.config import load_project, trust_store
 from agenticlu.core.errors import ConfigError, DocumentError, EngineUnreachableError
+from agenticlu.core.trust import Consent
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +102,12 @@ def test_the_model_comes_from_the_same_places_as_on_the_command_line(
         path = project if layer == "project" else user
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'model = "played"\nbase_url = ["{nowhere}"]\n')
+    if layer == "project":
+        with pytest.raises(ConfigError, match="not trusted"):
+            agenticlu.ask(notes, QUESTION)
+        found = load_project()
+        assert found is not None
+        trust_store(os.environ).remember(found, Consent(file=True))
     with pytest.raises(EngineUnreachableError, match=r"127\.0\.0\.1:9"):
         agenticlu.ask(notes, QUESTION)
 

@@ -53,6 +53,7 @@ def files(tmp_path: Path) -> Any:
             config_file=None if config is None else tmp_path / "run.toml",
             project_file=tmp_path / "agenticlu.toml",
             user_file=tmp_path / "user.toml",
+            unchecked=True,
         )
 
     return resolved

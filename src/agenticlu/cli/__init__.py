@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "serve": "Serve a model to any OpenAI-compatible client.",
     "prompts": "Extract the wordings of requests from a data set; check a profile.",
     "doctor": "Report what is installed, which engines answer, and how to fix the rest.",
+    "trust": "Allow a folder's agenticlu.toml to choose servers, models and files.",
 }
 """Subcommand to its one-line help, so that --help imports none of them."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin
@@ -174,7 +175,8 @@ class SettingsCommand(click.Command):
         params = dict(ctx.params)
         config_file, show = params.pop("config_file"), params.pop("show_config")
         changes = parse_overrides(params.pop("changes", ()))
-        resolved = self._resolve(_take_flags(self._by_key, ctx, params) | changes, config_file)
+        flags = _take_flags(self._by_key, ctx, params) | changes
+        resolved = self._resolve(flags, config_file, unchecked=show)
         for note in resolved.notes:
             click.echo(note, err=True)
         if show and resolved.given.get("json"):
@@ -186,7 +188,9 @@ class SettingsCommand(click.Command):
         except ModuleNotFoundError as error:
             raise_missing(error, self._given.get("extra"))
 
-    def _resolve(self, flags: Mapping[str, object], config_file: str | None) -> Resolved[Settings]:
+    def _resolve(
+        self, flags: Mapping[str, object], config_file: str | None, *, unchecked: bool
+    ) -> Resolved[Settings]:
         fill = functools.partial(
             resolve,
             self.settings,
@@ -195,10 +199,16 @@ class SettingsCommand(click.Command):
             flags=flags,
             config_file=config_file,
             find_preset=self._given.get("find_preset"),
+            confirm=_confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
         )
-        resolved = fill(inherits=self._given.get("inherits", ()))
-        refine = self._given.get("refine")
-        return resolved if refine is None else fill(inherits=refine(resolved))
+        refine, inherits = self._given.get("refine"), self._given.get("inherits", ())
+        if refine is not None:
+            inherits = refine(fill(inherits=inherits, unchecked=True))
+        return fill(inherits=inherits, unchecked=unchecked)
+
+
+def _confirm(question: str) -> bool:
+    return click.confirm(question, err=True)
 
 
 def settings_command(

@@ -11,6 +11,9 @@ these that names a setting wins:
 6. a preset, where the command has presets,
 7. defaults.
 
+What decides where documents go, what is read and written or what code runs is taken from the fourth
+only where the user trusts it (`agenticlu.core.trust`).
+
 A setting has one key: the flag `--piece-tokens`, the key `piece_tokens` and the variable
 `AGENTICLU_ASK_PIECE_TOKENS` are the same. An unknown key or a wrong value is an error that names
 where it was read and the closest known key.
@@ -40,6 +43,7 @@ from agenticlu.core.settings import (
     settings_of,
     unknown_key,
 )
+from agenticlu.core.trust import TRUST_FILE, Confirm, ProjectFile, TrustStore, judge_file
 
 PROJECT_FILE = "agenticlu.toml"
 ENVIRONMENT_PREFIX = "AGENTICLU_"
@@ -58,6 +62,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "serve": (),
     "prompts": ("extract", "check"),
     "doctor": (),
+    "trust": (),
 }
 """Tables of a project or user file, and the tables inside each: commands and subcommands."""
 GROUPS = ("dataset", "prompts")
@@ -96,7 +101,7 @@ class Resolved(Generic[SettingsT]):
     """Key to origin: 'flag', 'environment NAME', a file's path, a preset or 'default'."""
     section: str | None = None
     notes: tuple[str, ...] = ()
-    """Lines about deprecated names that were used."""
+    """Lines about deprecated names that were used, and about what a folder's file decides."""
 
     @functools.cached_property
     def values(self) -> SettingsT:
@@ -154,6 +159,8 @@ def resolve(
     project_file: str | Path | None = PROJECT_FILE,
     user_file: str | Path | None = None,
     find_preset: FindPreset | None = None,
+    confirm: Confirm | None = None,
+    unchecked: bool = False,
 ) -> Resolved[SettingsT]:
     """Fills settings from all sources; each value is checked, but not yet all together.
 
@@ -168,19 +175,25 @@ def resolve(
         project_file: Used where it exists; None for none.
         user_file: Used where it exists; None for the user's standard one.
         find_preset: Expands a setting that stands for others.
+        confirm: Asks the user whether the project file is trusted; None where nobody can be asked.
+        unchecked: Leaves out whether it is trusted: the settings are only to be looked at.
 
     Raises:
-        ConfigError: An unknown key, a wrong value, or a file that cannot be read.
+        ConfigError: An unknown key, a wrong value, a file that cannot be read, or a project file
+            that decides what only a trusted one may.
         UsageError: A wrong value of a flag.
     """
     environ = os.environ if environ is None else environ
     sections = _Sections(section, tuple(inherits))
     taken = _Taken(settings_of(model), frozenset(without))
     user = Path(user_file) if user_file is not None else user_config_path(environ)
-    for path in (user, Path(project_file) if project_file is not None else None):
-        if path is not None and path.is_file():
-            for own, values in sections.read_tables(load_toml(path), str(path), taken):
-                taken.take(values, str(path), own=own)
+    if user is not None and user.is_file():
+        for own, values in sections.read_tables(load_toml(user), str(user), taken):
+            taken.take(values, str(user), own=own)
+    project = load_project(project_file)
+    if project is not None:
+        for own, values in sections.read_tables(project.content, str(project_file), taken):
+            taken.take(values, str(project_file), own=own, project=True)
     if config_file is not None:
         for own, values in sections.read_config(load_toml(config_file)):
             taken.take(values, str(config_file), own=own)
@@ -190,6 +203,8 @@ def resolve(
     preset = None if find_preset is None else find_preset(taken.values)
     if preset is not None:
         taken.take_preset(preset)
+    if project is not None and not unchecked:
+        taken.heed(project, environ, confirm)
     return Resolved(model, taken.values, taken.origins, section, tuple(taken.notes))
 
 
@@ -199,15 +214,37 @@ def load_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is no such file, or it is not TOML.
     """
-    path = Path(path)
+    return _read_toml(Path(path))[1]
+
+
+def load_project(path: str | Path | None = PROJECT_FILE) -> ProjectFile | None:
+    """Reads the settings file of a folder; None where there is none.
+
+    Raises:
+        ConfigError: It cannot be read, or is not TOML.
+    """
+    if path is None or not Path(path).is_file():
+        return None
+    data, content = _read_toml(Path(path))
+    return ProjectFile.of(Path(path), data, content)
+
+
+def _read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        return data, tomllib.loads(data.decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"No such configuration file: {str(path)!r}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} is not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+
+
+def trust_store(environ: Mapping[str, str]) -> TrustStore:
+    """Returns the list of the project files that the user trusts, beside the user's own file."""
+    own = user_config_path(environ)
+    return TrustStore(None if own is None else own.with_name(TRUST_FILE))
 
 
 def user_config_path(environ: Mapping[str, str]) -> Path | None:
@@ -230,6 +267,7 @@ class _Taken:
 
     def __post_init__(self) -> None:
         self.origins = {key: "default" for key in self.settings if key not in self.without}
+        self._from_project: set[str] = set()
         self._aliases = {
             alias: key for key, one in self.settings.items() for alias in one.spelling.aliases
         }
@@ -243,13 +281,21 @@ class _Taken:
         """Whether the command has a setting of that key."""
         return key in self.origins
 
-    def take(self, values: Mapping[str, object], origin: str, *, own: bool = True) -> None:
+    def take(
+        self,
+        values: Mapping[str, object],
+        origin: str,
+        *,
+        own: bool = True,
+        project: bool = False,
+    ) -> None:
         """Adds the values of one source, over those of sources before it.
 
         Args:
             values: Key to value; a text from the environment is parsed.
             origin: Where they were read.
             own: Whether they are this command's; keys of an inherited table may not apply.
+            project: Whether they were read from the folder's file.
         """
         for given, value in values.items():
             key = self.find(given)
@@ -261,6 +307,22 @@ class _Taken:
                 self.notes.append(f"{given} is now {key} ({origin}).")
             self.values[key] = check_value(self.settings[key], value, origin)
             self.origins[key] = origin
+            (self._from_project.add if project else self._from_project.discard)(key)
+
+    def heed(self, file: ProjectFile, environ: Mapping[str, str], confirm: Confirm | None) -> None:
+        """Refuses what the folder's file may not decide, and withholds the keys that it may not."""
+        ruling = judge_file(
+            file,
+            self.values,
+            self._from_project,
+            environ=environ,
+            defaults={key: self.settings[key].default for key in self.origins},
+            store=trust_store(environ),
+            confirm=confirm,
+        )
+        for key in ruling.withheld:
+            self.values[key], self.origins[key] = "", f"withheld: {file.path} is not given keys"
+        self.notes += ruling.notes
 
     def take_preset(self, preset: Preset) -> None:
         """Adds a preset's values where they go before what is there."""

@@ -71,7 +71,8 @@ class Reader(Closing):
 
     Raises:
         DocumentError: The document cannot be read.
-        ConfigError: A configuration file, the profile or the tokenizer cannot be read.
+        ConfigError: A configuration file, the profile or the tokenizer cannot be read, or the
+            folder's `agenticlu.toml` names a model or a server and is not trusted.
     """
 
     def __init__(
@@ -91,11 +92,12 @@ class Reader(Closing):
         thinking_tokens: int | None = None,
     ) -> None:
         urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
+        # A model folder named in the call is not looked for on a file's server.
         settings = resolve(
             _Shared,
             flags={
                 "model": None if model is None else os.fspath(model),
-                "base_url": urls or None,
+                "base_url": urls if urls or model is not None else None,
                 "api_key_env": api_key_env,
                 "tokenizer": tokenizer,
                 "profile": profile if isinstance(profile, str) else None,
@@ -107,11 +109,9 @@ class Reader(Closing):
         ).values
         # A server named in the call is not to be asked for a model that a file names for another.
         name = settings.model if model is not None or not urls else None
-        # Likewise a model folder named in the call is not looked for on a file's server.
-        urls = urls if urls or model is not None else settings.base_url
         self._choice = ModelChoice(
             name,
-            urls,
+            settings.base_url,
             settings.api_key_env,
             timeout_s,
             settings.window,

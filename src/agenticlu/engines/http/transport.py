@@ -211,6 +211,13 @@ class Transport:
     def _refused_key(self, where: str, status: int, shown: str) -> EngineAuthError:
         name = self._api_key_env
         told = f"(status {status}): {shown}" if shown else f"(status {status})"
+        if not name:
+            return EngineAuthError(
+                f"{where} requires a key, and none is sent: no variable that holds one was named "
+                f"{told}",
+                hint="Name it with --api-key-env. Where a folder's agenticlu.toml named the server "
+                "or the variable: agenticlu trust --keys.",
+            )
         if os.environ.get(name):
             return EngineAuthError(
                 f"{where} refused the key in {name} {told}", hint=f"Check the value of {name}."
