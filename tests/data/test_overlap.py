@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from published_rows import published, write_rows
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import Document
+from agenticlu.core.words import find_words
 from agenticlu.data import overlap as contamination
 from agenticlu.data.build import build_dataset
 from agenticlu.data.overlap import (
@@ -25,9 +27,10 @@ from agenticlu.data.overlap import (
     assign_splits,
     compute_signature,
     find_near_duplicates,
-    find_words,
+    find_texts,
     hash_shingles,
     load_evaluation,
+    unmarked_words,
 )
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.data.published import import_published
@@ -107,7 +110,7 @@ def test_texts_without_words_are_alike_to_nothing():
     empty = hash_shingles("...", 5)
     assert list(find_near_duplicates([compute_signature(empty)] * 2, [0, 0])) == []
     assert list(find_near_duplicates([], [])) == []
-    assert find_words("...") == []
+    assert unmarked_words("...") == []
 
 
 def text(seed: int, count: int = 60) -> str:
@@ -392,3 +395,40 @@ def test_an_import_is_compared_alike(tmp_path: Path):
     }
     told = summary.as_dict()["contamination"]
     assert (told["documents_found"], told["questions_found"]) == (1, 1)
+
+
+SCRIPTS = {
+    "Chinese": "水坝河流磨坊苍鹭马拉女士银币村庄北京桥梁钟楼渔夫信件花园果树石头",
+    "Japanese": "水車川鷺橋銀貨村東京塔漁師手紙庭木石タワーはがのへ",
+    "Thai": "เขื่อนแม่น้ำโรงสีนกสะพานเหรียญหมู่บ้านหอคอยจดหมายสวน",
+    "Burmese": "ရေကာတာမြစ်စက်ငှက်တံတားဒင်္ဂါးရွာမျှော်စင်စာဥယျာဉ်",
+    "Khmer": "ទំនប់ទន្លេបក្សីស្ពានកាក់ភូមិប៉មសំបុត្រសួន",
+    "Hindi": "बाँध नदी चक्की बगुला पुल सिक्का गाँव मीनार चिट्ठी बाग पेड़ पत्थर ",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_documents_of_every_script_are_found_in_an_evaluation(script: str) -> None:
+    parts = SCRIPTS[script].split() if " " in SCRIPTS[script] else find_words(SCRIPTS[script])
+    space = " " if " " in SCRIPTS[script] else ""
+
+    def document(seed: int) -> str:
+        draw = random.Random(seed)
+        return space.join(draw.choice(parts) for _ in range(600))
+
+    texts = EvaluationTexts()
+    texts.add_document(document(1))
+    texts.add_question(document(2)[:40])
+    half = document(1)[: len(document(1)) // 2] + document(3)
+    assert texts.has_document("other", half)
+    assert not texts.has_document("other", document(4))
+    assert texts.has_question(unicodedata.normalize("NFD", document(2)[:40]) + "?")
+    assert not texts.has_question(document(4)[:40])
+    signatures = [compute_signature(hash_shingles(text, 5)) for text in (document(1), half)]
+    assert np.mean(signatures[0] == signatures[1]) > 0.2
+
+
+def test_a_long_prompt_without_spaces_is_a_document() -> None:
+    long, short = "他住在北京的一个村庄里" * 40, "他住在哪里？"
+    assert list(find_texts({"input": long})) == [("document", long)]
+    assert list(find_texts({"input": short})) == [("question", short)]

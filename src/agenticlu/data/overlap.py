@@ -1,8 +1,8 @@
 """Overlap between documents: near-duplicates, splits that keep them together, contamination.
 
-Texts are compared by *shingles*, hashed runs of words without case, punctuation and markers. The
-share of shingles that two texts have in common is, up to 0.04, the share of equal entries of their
-MinHash signatures (Broder 1997). These are a dozen lines of numpy; datasketch would need scipy.
+Texts are compared by *shingles*, hashed runs of words (`core.words`) without markers. The share of
+shingles that two texts have in common is, up to 0.04, the share of equal entries of their MinHash
+signatures (Broder 1997). These are a dozen lines of numpy; datasketch would need scipy.
 
 **Splits.** A document is held out when the hash of its own id in the corpus, or else of its text,
 is below the share wanted, so its split does not change when a corpus grows. Documents with one
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -34,6 +33,7 @@ import numpy.typing as npt
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.files import load_rows
 from agenticlu.core.records import content_id
+from agenticlu.core.words import find_words
 from agenticlu.data.dataset import SPLITS, Split
 
 Hashes = npt.NDArray[np.uint64]
@@ -50,17 +50,16 @@ BLOCK = 2048
 LONGEST_RUN = 64
 """Most documents of one band that a document is compared with; bounds time on boilerplate."""
 MARKS = re.compile(r"</?para(?:graph)?\s*\d+\s*>", re.IGNORECASE)
-_WORD = re.compile(r"[^\W_]+")
 _PRIME = 0x9E3779B97F4A7C15
 
 
-def find_words(text: str) -> list[str]:
+def unmarked_words(text: str) -> list[str]:
     """Returns the words of a text, without case, punctuation and paragraph marks.
 
-    >>> find_words("<para 0> Ada's HORSE </para 0>")
+    >>> unmarked_words("<para 0> Ada's HORSE </para 0>")
     ['ada', 's', 'horse']
     """
-    return _WORD.findall(unicodedata.normalize("NFKC", MARKS.sub(" ", text)).casefold())
+    return find_words(MARKS.sub(" ", text))
 
 
 def hash_shingles(text: str, num_words: int) -> Hashes:
@@ -68,7 +67,7 @@ def hash_shingles(text: str, num_words: int) -> Hashes:
 
     A text of fewer words is one shingle; a text without words has none.
     """
-    words = find_words(text)
+    words = unmarked_words(text)
     if not words:
         return np.empty(0, np.uint64)
     size = min(num_words, len(words))
@@ -365,7 +364,7 @@ class EvaluationTexts:
         if not text.strip() or text_id in self._text_ids:
             return
         self._text_ids.add(text_id)
-        if len(find_words(text[: 40 * RUN_WORDS])) < RUN_WORDS:
+        if len(unmarked_words(text[: 40 * RUN_WORDS])) < RUN_WORDS:
             return  # too short for a run: found only if equal
         runs = hash_shingles(text, RUN_WORDS)
         self._sketches.append(runs[:SKETCH].copy())
@@ -374,7 +373,7 @@ class EvaluationTexts:
 
     def add_question(self, text: str) -> None:
         """Adds a question."""
-        if words := find_words(text):
+        if words := unmarked_words(text):
             self._questions.add(" ".join(words))
 
     def add_id(self, document_id: str) -> None:
@@ -383,7 +382,7 @@ class EvaluationTexts:
 
     def has_question(self, text: str) -> bool:
         """Whether a question has the words of one of the evaluation's."""
-        return " ".join(find_words(text)) in self._questions
+        return " ".join(unmarked_words(text)) in self._questions
 
     def has_document(self, document_id: str, text: str) -> bool:
         """Whether a document is one of the evaluation's, or shares enough of one."""
@@ -470,7 +469,7 @@ def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
     if isinstance(value, str):
         if key == "document_id":
             yield "document id", value
-        elif key in QUESTION_KEYS or (key in EITHER_KEYS and value.count(" ") < LONG_WORDS):
+        elif key in QUESTION_KEYS or (key in EITHER_KEYS and not _is_long(value)):
             yield "question", value
         elif key in DOCUMENT_KEYS or key in EITHER_KEYS:
             yield "document", value
@@ -483,6 +482,10 @@ def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from find_texts(inner, key)
+
+
+def _is_long(text: str) -> bool:
+    return len(find_words(text[: 40 * LONG_WORDS])) > LONG_WORDS
 
 
 def _find_files(source: Path) -> list[Path]:
