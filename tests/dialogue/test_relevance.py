@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from agenticlu.core.records import Document
@@ -52,4 +54,71 @@ def test_words_without_spaces_are_found() -> None:
     gold = {piece.index for piece in shown.pieces if "马拉" in shown.text(piece.index)}
     assert gold
     assert gold & set(PieceIndex(shown).pick("水坝由谁出资建造？", 3))
-    assert search_words("수문은 Mara의 돈") == ["수문", "문은", "ma", "ar", "ra", "a의", "돈"]
+
+
+DOCUMENTS = {
+    "Chinese": (
+        "水坝由马拉女士出资建造。",
+        "河水从磨坊旁边流过。",
+        "苍鹭在岸边飞过。",
+        "谁出资建造水坝？",
+    ),
+    "Japanese": (
+        "猫は東京タワーの下に住む。",
+        "川は古い水車のそばを流れる。",
+        "鷺が岸を飛ぶ。",
+        "猫がいる場所は？",
+    ),
+    "Korean": (
+        "수문은 마라의 돈으로 지었다.",
+        "강은 오래된 방앗간 옆을 흐른다.",
+        "왜가리가 난다.",
+        "누구의 돈이 수문을 지었나?",
+    ),
+    "Thai": ("เขื่อนสร้างด้วยเงินของมารา", "แม่น้ำไหลผ่านโรงสี", "นกกระสาบินไป", "ใครจ่ายเงินสร้างเขื่อน"),
+    "Lao": ("ເຂື່ອນສ້າງດ້ວຍເງິນ", "ແມ່ນໍ້າໄຫຼຜ່ານໂຮງສີ", "ນົກບິນໄປ", "ໃຜສ້າງເຂື່ອນ"),
+    "Khmer": ("ទំនប់ត្រូវបានសាងសង់ដោយម៉ារ៉ា", "ទន្លេហូរកាត់រោងម៉ាស៊ីន", "បក្សីហោះហើរ", "អ្នកណាសាងសង់ទំនប់"),
+    "Burmese": ("ရေကာတာကို မာရာ ဆောက်ခဲ့သည်", "မြစ်သည် စက်နားမှ စီးသည်", "ငှက်ပျံသည်", "ရေကာတာ ဘယ်သူဆောက်သလဲ"),
+    "Hindi": (
+        "बाँध मारा के धन से बना।",
+        "नदी पुरानी चक्की के पास बहती है।",
+        "बगुला उड़ गया।",
+        "बाँध किसके धन से बना?",
+    ),
+    "Arabic": (
+        "بُنِيَ السَّدُّ بِأَمْوَالِ مَارَا",
+        "النهر يجري قرب الطاحونة",
+        "طار مالك الحزين",
+        "من بنى السد؟ أموال",
+    ),
+    "Hebrew": ("הסכר נבנה בכספה של מרה", "הנהר זורם ליד הטחנה", "האנפה עפה", "מי מימן את הסכר?"),
+    "Turkish": (
+        "BARAJI İPEK HANIM YAPTIRDI",
+        "Irmak değirmenin yanından akar",
+        "Balıkçıl uçtu",
+        "İpek'in barajı?",
+    ),
+    "Greek": ("Το φράγμα ΤΗΣ ΜΑΡΑΣ", "Ο ποταμός κυλά", "Ο ερωδιός πέταξε", "το φραγμα της μαρας;"),
+    "German": (
+        "DIE GROSSE STRASSE AM WEHR",
+        "Der Fluss fließt",
+        "Der Reiher flog",
+        "Welche große Straße?",
+    ),
+    "Vietnamese": (
+        "Đập nước do bà Mai xây",
+        "Sông chảy qua cối xay",
+        "Chim bay",
+        "Đập nước ai xây?",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", DOCUMENTS)
+def test_search_finds_the_words_of_a_question_in_every_script(language: str) -> None:
+    gold, *others, question = DOCUMENTS[language]
+    for form in ("NFC", "NFD"):
+        texts = [search_words(text) for text in (*others, gold)]
+        scores = Bm25(texts).score(search_words(unicodedata.normalize(form, question)))
+        assert best_of(dict(enumerate(scores)), 1) == (len(others),), scores
+        assert scores[-1] > 2 * max(scores[:-1])

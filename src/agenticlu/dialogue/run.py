@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenticlu.core.records import Document, Message, Piece, Turn, Usage
+from agenticlu.core.words import search_terms
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
@@ -139,9 +140,6 @@ RELEVANT = 0.5
 KEPT_AT_LEAST = 4
 """Pieces shown when none is relevant: the likeliest ones."""
 SCANS_IN_FLIGHT = 16
-_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7ff\uf900-\ufaff]")
-"""Letters of scripts that are written without spaces between words, or whose words inflect by
-syllables."""
 
 
 def render_relevance(
@@ -303,15 +301,9 @@ class PieceIndex:
 
 
 def search_words(text: str) -> list[str]:
-    """Returns the words of a text for retrieval; pairs of letters where words have no spaces.
+    """Returns the terms of a text for retrieval; pairs of letters where words have no spaces.
 
-    >>> search_words("The kite: 水坝由")
-    ['kite', '水坝', '坝由']
+    >>> search_words("The café's kite: ปีนี้")
+    ['cafe', 's', 'kite', 'ปีนี้']
     """
-    words: list[str] = []
-    for word in canonical_tokens(text):
-        if len(word) > 2 and _UNSPACED.search(word):
-            words += [word[i : i + 2] for i in range(len(word) - 1)]
-        else:
-            words.append(word)
-    return words
+    return search_terms(canonical_tokens(re.sub("['’]", " ", text)))
