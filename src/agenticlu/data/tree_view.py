@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from agenticlu.core.records import Document, Message, Node, Piece, Tree, Turn
+from agenticlu.core.words import holds
 from agenticlu.dialogue.replies import is_refusal
 from agenticlu.dialogue.steps import Dialogue, Profile, build_history, find_repeat, opening_kinds
 from agenticlu.documents import mark
@@ -181,12 +182,16 @@ def is_leak(said: str, known: Iterable[str], answers: Sequence[str]) -> bool:
     >>> is_leak("Which 2 towns are near?", ["How many?"], ["2"])
     False
     """
-    spoken = _pad(said)
-    golds = [gold for gold in map(_pad, answers) if gold in spoken and not _is_common(gold.split())]
+    spoken = canonical_tokens(said)
+    golds = [
+        gold
+        for gold in map(canonical_tokens, answers)
+        if holds(spoken, gold) and not _is_common(gold)
+    ]
     if not golds:
         return False
-    texts = list(map(_pad, known))
-    return any(not any(gold in text for text in texts) for gold in golds)
+    texts = list(map(canonical_tokens, known))
+    return any(not any(holds(text, gold) for text in texts) for gold in golds)
 
 
 def _is_common(words: Sequence[str]) -> bool:
@@ -197,8 +202,3 @@ def _is_common(words: Sequence[str]) -> bool:
     number = word.lstrip("-")
     is_small = number.replace(".", "", 1).isdigit() and float(number) < SMALL_NUMBER
     return word in _COMMON or len(word) == 1 or is_small
-
-
-def _pad(text: str) -> str:
-    """Returns the words of a text between spaces, so that `in` compares whole words."""
-    return f" {' '.join(canonical_tokens(text))} "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from agenticlu.core.errors import (
     UsageError,
 )
 from agenticlu.core.records import Prediction, Turn, Usage
+from agenticlu.core.words import whole_words
 from agenticlu.engines.base import Engine, spent_on
 from agenticlu.engines.retry import TRANSIENT
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
@@ -328,10 +328,8 @@ def is_gold_present(item: Item, left: str | None = None) -> bool | None:
     golds = sorted({gold.strip() for gold in item.question.answers if gold.strip()}, key=len)
     if not golds:
         return None
-    pattern = "|".join(re.escape(gold) for gold in golds)
     text = item.document.text if left is None else left
-    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
-    return found is not None
+    return whole_words(golds).search(text) is not None
 
 
 def _reason(error: Exception) -> str:

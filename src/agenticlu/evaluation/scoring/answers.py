@@ -7,6 +7,7 @@ import string
 from collections.abc import Collection, Sequence
 
 from agenticlu.core.errors import UsageError
+from agenticlu.core.words import holds
 from agenticlu.evaluation.scoring.canonical import canonical_tokens
 from agenticlu.evaluation.scoring.letters import AMBIGUOUS, settled_letter
 
@@ -92,15 +93,26 @@ def matches(answer: str, golds: Golds) -> bool:
 def word_match(text: str, golds: Golds) -> bool:
     """Whether a gold occurs in the text as whole words: `substring_exact_match`, corrected.
 
+    What is written as one with a name does not hide it (`core.words.holds`), nor does what an
+    apostrophe joins to it.
+
     >>> word_match("They know it.", ["no"]), word_match("Over the Sabel Strait.", ["sabel strait"])
     (False, True)
+    >>> word_match("Ada's boat", ["Ada"]), word_match("Ankara'da", ["Ankara"])
+    (True, True)
     """
-    said = " ".join(canonical_tokens(text))
+    said = canonical_tokens(text)
+    parted = _JOINING.sub(" ", text)
+    loose = canonical_tokens(parted) if parted != text else said
     for gold in flat_golds(golds):
-        wanted = " ".join(canonical_tokens(gold))
-        if wanted and f" {wanted} " in f" {said} ":
+        wanted = canonical_tokens(gold)
+        if holds(said, wanted) or (min(map(len, wanted), default=0) > 1 and holds(loose, wanted)):
             return True
     return False
+
+
+_JOINING = re.compile(r"(?<=\w)['’](?=\w)(?!(?<=n.)t\b)", re.IGNORECASE)
+"""An apostrophe inside a word; not that of "don't"."""
 
 
 def parse_choice(text: str, options: Sequence[str]) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
+
+from agenticlu.core.words import fold_letters, marks, separate
 
 _UNITS = {
     word: number
@@ -35,7 +36,8 @@ _MONTHS = {
     )
     for name in names.split()
 }
-_TOKEN = re.compile(r"-?\d+(?:[.,]\d+)*(?:st|nd|rd|th)?(?![^\W_])|[^\W_]+(?:['’][^\W_]+)*|%")
+_LETTERS = rf"(?:[^\W_]++[{marks()}]*+)++"
+_TOKEN = re.compile(rf"-?\d+(?:[.,]\d+)*(?:st|nd|rd|th)?(?![^\W_])|{_LETTERS}(?:['’]{_LETTERS})*|%")
 _NUMBER = re.compile(r"(-?\d+(?:[.,]\d+)*)(st|nd|rd|th)?")
 
 
@@ -43,14 +45,15 @@ def canonical_tokens(text: str) -> tuple[str, ...]:
     """Returns the words that two spellings of one answer share.
 
     Case and punctuation go (hyphens part words), articles go unless nothing else is there,
-    numbers become plain digits, dates with a month's name become `y-m-d`.
+    numbers become plain digits, dates with a month's name become `y-m-d`. In scripts without spaces
+    words are characters, or the smallest parts that can be words (`core.words`).
 
     >>> canonical_tokens("The Twenty-One lamps, 3.0 metres")
     ('21', 'lamps', '3', 'metres')
     >>> canonical_tokens("May 3rd, 1990") == canonical_tokens("3 May 1990")
     True
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    folded = separate(fold_letters(text)).replace("’", "'")
     folded = re.sub(r"\b(?:[^\W\d_]\.){2,}", lambda found: found.group().replace(".", ""), folded)
     folded = re.sub(r"(?<=\w)-(?=\w)", " ", re.sub(r"(\d{4})-(\d\d?)-(\d\d?)", _iso_date, folded))
     words = [_number(token.replace("'", "")) for token in _TOKEN.findall(folded)]

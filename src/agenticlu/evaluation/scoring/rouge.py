@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from agenticlu.core.errors import missing_dependency
+from agenticlu.core.words import find_words
 from agenticlu.evaluation.scoring.answers import Golds, flat_golds
 
 METRICS = ("rougeL_f1", "rougeL_recall", "rougeLsum_f1", "rougeLsum_recall")
@@ -16,7 +15,6 @@ METRICS = ("rougeL_f1", "rougeL_recall", "rougeLsum_f1", "rougeLsum_recall")
 RougeValue = tuple[float, float, float]
 """Precision, recall, F1."""
 Tokenize = Callable[[str], Sequence[str]]
-_UNICODE_WORD = re.compile(r"[^\W_]+")
 
 
 @functools.cache
@@ -43,11 +41,6 @@ def _rouge_tokenize() -> Tokenize:
     return tokens_of
 
 
-def unicode_tokens(text: str) -> tuple[str, ...]:
-    """Returns lower-cased words of any script; the corrected twin of ROUGE's ASCII tokens."""
-    return tuple(_UNICODE_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
-
-
 def rouge(prediction: str, golds: Golds) -> dict[str, float]:
     """Returns rougeL and rougeLsum F1 and recall, each the best over the golds (HELMET).
 
@@ -61,8 +54,8 @@ def rouge(prediction: str, golds: Golds) -> dict[str, float]:
 
 
 def unicode_rouge(prediction: str, golds: Golds) -> dict[str, float]:
-    """Returns the figures of `rouge` on Unicode words without stems: its corrected twin."""
-    return _rouge(prediction, golds, unicode_tokens)
+    """Returns the figures of `rouge` on words of any script, without stems: its corrected twin."""
+    return _rouge(prediction, golds, find_words)
 
 
 def _rouge(prediction: str, golds: Golds, tokenize: Tokenize) -> dict[str, float]:
