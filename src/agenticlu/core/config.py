@@ -33,6 +33,7 @@ from typing import Any, Generic, Literal
 
 from pydantic import ValidationError
 
+from agenticlu.core import limits
 from agenticlu.core.errors import ConfigError, UsageError, did_you_mean
 from agenticlu.core.settings import (
     Setting,
@@ -49,6 +50,8 @@ PROJECT_FILE = "agenticlu.toml"
 ENVIRONMENT_PREFIX = "AGENTICLU_"
 DEBUG_VARIABLE = "AGENTICLU_DEBUG"
 """Shows whole tracebacks; not a setting."""
+NO_SETTINGS = frozenset((DEBUG_VARIABLE, *limits.VARIABLES.values()))
+"""Variables of ours that no file and no flag can set."""
 TABLES: dict[str, tuple[str, ...]] = {
     "ask": (),
     "plan": (),
@@ -393,7 +396,7 @@ class _Sections:
                 yield False, name, key, environ[name]
         found = []
         for name in sorted(environ):
-            if not name.startswith(ENVIRONMENT_PREFIX) or name in {*shared, DEBUG_VARIABLE}:
+            if not name.startswith(ENVIRONMENT_PREFIX) or name in {*shared, *NO_SETTINGS}:
                 continue
             sections = _sections_of_variable(name)
             if not sections:

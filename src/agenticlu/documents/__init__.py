@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from agenticlu.core.errors import DocumentError, did_you_mean
+from agenticlu.core.limits import DocumentLimits
 from agenticlu.core.records import Document
 from agenticlu.documents.formats import name_of, parse
 from agenticlu.documents.pieces import (
@@ -48,7 +49,7 @@ def load_document(source: str) -> Document:
 
     Raises:
         DocumentError: The file is missing, a directory, empty, binary, encrypted or broken, not
-            UTF-8, or a PDF without a text layer.
+            UTF-8, a PDF without a text layer, or over a limit (`agenticlu.core.limits`).
     """
     data = _read_bytes(source)
     if not data.strip(b" \t\r\n\f\v\x00"):
@@ -66,8 +67,9 @@ def load_document(source: str) -> Document:
 
 
 def _read_bytes(source: str) -> bytes:
+    limits = DocumentLimits.read()
     if source == "-":
-        return sys.stdin.buffer.read()
+        return limits.read_all(sys.stdin.buffer, name_of(source))
     if re.match(r"https?://", source):
         raise DocumentError(
             f"{source!r} is a URL; documents are read from files or standard input.",
@@ -75,7 +77,8 @@ def _read_bytes(source: str) -> bytes:
         )
     path = Path(source)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return limits.read_all(file, name_of(source))
     except FileNotFoundError as error:
         raise DocumentError(
             f"File {source!r} does not exist.",
@@ -86,7 +89,7 @@ def _read_bytes(source: str) -> bytes:
             f"{source!r} is a directory; a document is one file.",
             hint="Give one of its files, or join them: cat DIR/*.txt | agenticlu ask - QUESTION",
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or str(error)
         raise DocumentError(f"Cannot read {source!r}: {reason}.") from error
 

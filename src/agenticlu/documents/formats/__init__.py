@@ -6,10 +6,11 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agenticlu.core.records import Page
+from agenticlu.core.records import LONE_SURROGATE, Page, without_lone_surrogates
+from agenticlu.documents.confined import call
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Format:
     """Tells the format by the content and the lower-case ending of the file's name."""
     module: str
     """A module whose `parse` takes the content and the source's name and returns `Parsed`."""
+    confined: bool = True
+    """Whether it is parsed in a process of its own, with limits. Only what is read as it stands,
+    without a library, needs none."""
 
 
 def _is_pdf(data: bytes, ending: str) -> bool:
@@ -49,8 +53,8 @@ FORMATS = (
     Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf"),
     Format("docx, epub", lambda data, _: data.startswith(b"PK\x03\x04"), f"{__name__}.archives"),
     Format("HTML", _is_html, f"{__name__}.html"),
-    Format("Markdown", lambda _, ending: ending in {".md", ".markdown"}, f"{__name__}.text"),
-    Format("plain text", lambda *_: True, f"{__name__}.text"),
+    Format("Markdown", lambda _, ending: ending in {".md", ".markdown"}, f"{__name__}.text", False),
+    Format("plain text", lambda *_: True, f"{__name__}.text", False),
 )
 """The first format that matches reads a document."""
 
@@ -59,11 +63,26 @@ def parse(data: bytes, source: str) -> Parsed:
     """Reads a document in the first format that matches.
 
     Raises:
-        DocumentError: The file is binary, encrypted or broken, or in no known encoding.
+        DocumentError: The file is binary, encrypted or broken, in no known encoding, or takes more
+            memory or time than the limits allow.
     """
     ending = Path(source).suffix.lower()
     found = next(one for one in FORMATS if one.matches(data, ending))
-    parsed: Parsed = importlib.import_module(found.module).parse(data, source)
+    if found.confined:
+        function = f"{__name__}:parse_as"
+        return call(function, data, found.module, source, name=name_of(source), into=Parsed)
+    return parse_as(data, found.module, source)
+
+
+def parse_as(data: bytes, module: str, source: str) -> Parsed:
+    """Reads a document by the module of a format, in this process."""
+    parsed: Parsed = importlib.import_module(module).parse(data, source)
+    if LONE_SURROGATE.search(parsed.text) or LONE_SURROGATE.search(parsed.title or ""):
+        return replace(
+            parsed,
+            text=without_lone_surrogates(parsed.text),
+            title=parsed.title and without_lone_surrogates(parsed.title),
+        )
     return parsed
 
 

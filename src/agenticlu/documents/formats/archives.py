@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from xml.parsers.expat import ExpatError
 
 from agenticlu.core.errors import DocumentError
+from agenticlu.core.limits import VARIABLES, DocumentLimits
 from agenticlu.documents.formats import Parsed, name_of
 
-MAX_UNPACKED_BYTES = 256 * 1024 * 1024
-"""Most bytes that an archive may unpack to."""
+MAX_ENTRIES = 50_000
+"""Most files of an archive; books of thousands of pictures have some thousands."""
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, ExpatError, RuntimeError, OSError),
     *(KeyError, IndexError, ValueError, AttributeError),
@@ -31,15 +32,34 @@ def open_archive(data: bytes, name: str) -> Iterator[zipfile.ZipFile]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            # Sizes are those that the archive declares; zipfile reads no more than that.
-            if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
-                raise DocumentError(f"{name} unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB.")
+            _check_sizes(archive, name)
             yield archive
     except _BROKEN as error:
         raise DocumentError(
             f"{name} is a broken or encrypted office file: {error}",
             hint="Open it in an office program and save it as PDF.",
         ) from error
+
+
+def _check_sizes(archive: zipfile.ZipFile, name: str) -> None:
+    infos = archive.infolist()
+    if len(infos) > MAX_ENTRIES:
+        raise DocumentError(
+            f"{name} is an archive of {len(infos):,} files, too many for a document."
+        )
+    # Of what is stored or deflated, zipfile unpacks no more than the archive declares; other
+    # methods, which no office file or book has, unpack a block of any size at once.
+    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
+        raise DocumentError(
+            f"{name} is an archive packed by another method than 'deflate'.",
+            hint="Unpack it and give one of its files, or save it anew in the office program.",
+        )
+    limits = DocumentLimits.read()
+    if sum(info.file_size for info in infos) > limits.most_bytes:
+        raise DocumentError(
+            f"{name} unpacks to more than {limits.mib} MiB.",
+            hint=f"If it is worth more: export {VARIABLES['mib']}={4 * limits.mib}",
+        )
 
 
 def parse(data: bytes, source: str) -> Parsed:
