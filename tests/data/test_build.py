@@ -15,6 +15,7 @@ from made_trees import QUESTION, asked, make_run, node, story, tree
 from agenticlu.core.errors import StoreError, TrainingError
 from agenticlu.core.records import Document, Node
 from agenticlu.data.build import build_dataset
+from agenticlu.data.corpus import load_corpus
 from agenticlu.data.dataset import COLUMNS
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.search.store import Store
@@ -56,7 +57,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_document_is_in_two_splits(many: Path, tmp_path: Path):
     build(many, tmp_path, validation=0.3)
-    for kind in COLUMNS:
+    for kind in set(COLUMNS) - {"questions"}:
         rows = rows_of(tmp_path, kind)
         assert set(rows) == {"train", "validation"}
         texts = {split: {text_of(row) for row in found} for split, found in rows.items()}
@@ -112,6 +113,25 @@ def test_every_reply_of_a_plain_conversation_is_a_target(tmp_path: Path):
         assert row["cut"] == (len(learned) < len(whole))
         assert not row["cut"] or len(learned) + 1 not in sft[key]["targets"]
         assert row["has_check"] == (sft[key]["has_check"] and not row["cut"])
+
+
+def test_every_question_about_held_out_documents_is_a_corpus(many: Path, tmp_path: Path):
+    """Also those that were not answered right: an evaluation without them would flatter."""
+    build(many, tmp_path, validation=0.3)
+    items = list(load_corpus(str(tmp_path / "questions"), split="validation"))
+    with Store(many, writable=False) as store:
+        asked = {question.id: (question, i) for question, i in store.questions()}
+        seen = {text_of(r) for r in rows_of(tmp_path, "sft")["validation"]}
+        wanted = {
+            key
+            for key, (_, i) in asked.items()
+            if re.sub(r"\s", "", store.document(i).text).casefold() in seen
+        }
+    assert {item.question.id for item in items} == wanted
+    for item in items:
+        question, document_id = asked[item.question.id]
+        assert (item.question.text, item.question.answers) == (question.text, question.answers)
+        assert item.document.id == document_id
 
 
 def test_columns_and_types(many: Path, tmp_path: Path):

@@ -222,7 +222,7 @@ def test_the_header_names_the_files_that_there_are(run: Path, tmp_path: Path):
         for file in config["data_files"]:
             assert (tmp_path / "data" / file["path"]).is_file()
     assert [config["config_name"] for config in header["configs"]] == [
-        *("plain", "sft", "preference"),
+        *("plain", "sft", "preference", "questions"),
     ]
     assert [c["config_name"] for c in header["configs"] if c.get("default")] == ["plain"]
 
@@ -333,6 +333,7 @@ TYPES = {
     "bool": ("sc:Boolean", False),
     "list<element: string>": ("sc:Text", True),
     "list<element: int64>": ("sc:Integer", True),
+    "list<element: list<element: int64>>": ("sc:Integer", True),
 }
 
 
@@ -343,7 +344,7 @@ def test_every_file_and_column_is_described_as_it_is(data: Path):
     assert described["license"] == "mit"
     files = {file["@id"]: file for file in described["distribution"]}
     assert set(files) == {p.relative_to(data).as_posix() for p in data.rglob("*.parquet")}
-    assert len(files) == 6
+    assert len(files) == 7
     for name, file in files.items():
         content = (data / name).read_bytes()
         assert file["sha256"] == hashlib.sha256(content).hexdigest()

@@ -79,7 +79,7 @@ def test_a_value_that_cannot_be_is_an_error_in_words(tmp_path: Path, command, op
 def test_a_build_writes_its_files_and_tells_what_is_missing(built: Path, run: Path, tmp_path: Path):
     assert names_in(built) == {
         *("README.md", "croissant.json", "summary.json", "sft/train.parquet"),
-        *("plain/train.parquet", "plain/validation.parquet"),
+        *("plain/train.parquet", "plain/validation.parquet", "questions/validation.parquet"),
         *("sft/validation.parquet", "preference/train.parquet", "preference/validation.parquet"),
     }
     done = call("dataset", "build", run, "--out", tmp_path / "data", "--json")

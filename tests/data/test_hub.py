@@ -108,6 +108,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 FILES = {
     *("README.md", "croissant.json", "summary.json", "sft/train.parquet", "sft/validation.parquet"),
+    "questions/validation.parquet",
     *(
         f"{kind}/{split}.parquet"
         for kind in ("plain", "preference")
@@ -137,12 +138,12 @@ def test_a_push_that_broke_off_sends_only_what_is_missing(hub: FakeHub, data: Pa
     assert caught.value.hint is not None
     assert caught.value.hint.endswith(f"agenticlu dataset push {data} me/traces --public")
     arrived = set(hub.objects)
-    assert 0 < len(arrived) < 6
+    assert 0 < len(arrived) < 7
     assert hub.commits == []
     hub.refuse_put, first = None, len(hub.sent)
     push(data, "me/traces", private=False)
     assert not set(hub.sent[first:]) & arrived
-    assert len(hub.sent[first:]) == 6 - len(arrived)
+    assert len(hub.sent[first:]) == 7 - len(arrived)
     assert hub.repositories["me/traces"] == content(data)
 
 
@@ -168,10 +169,8 @@ def test_a_push_over_an_older_data_set_leaves_none_of_its_rows(
     check_push("me/traces", MIT)
     push(tmp_path / "small", "me/traces", private=True)
     left = {*FILES, "LICENSE"} - {name for name in FILES if name.startswith("preference")}
-    assert set(hub.repositories["me/traces"]) == left - {
-        "sft/validation.parquet",
-        "plain/validation.parquet",
-    }
+    of_one = {f"{kind}/validation.parquet" for kind in ("sft", "plain", "questions")}
+    assert set(hub.repositories["me/traces"]) == left - of_one
 
 
 @pytest.mark.parametrize(

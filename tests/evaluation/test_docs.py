@@ -124,7 +124,7 @@ def test_commands_into_one_folder_can_be_compared() -> None:
     assert "temperature" in names
     for folder, several in by_folder.items():
         for name in names:
-            assert len({given[name] for given in several}) == 1, (folder, name)
+            assert len({given.get(name) for given in several}) == 1, (folder, name)
 
 
 def test_result_files_on_the_page_are_named_as_they_would_be() -> None:

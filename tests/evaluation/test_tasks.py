@@ -41,7 +41,7 @@ from agenticlu.evaluation.tasks.synthetic import (
 
 TOKENIZER = ApproximateTokenizer()
 TINY = load_tokenizer(str(BUNDLED_MODEL))
-GENERATORS = [name for name in TASKS if name not in SPECS]
+GENERATORS = [name for name in TASKS if name not in {*SPECS, "corpus"}]
 TEXT_ALONE = ("world", "world-choice", "babi_qa1", "babi_qa2", "babi_qa3")
 """Their length is the text's; that of the others has room for question, answer and reply."""
 

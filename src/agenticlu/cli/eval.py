@@ -43,7 +43,8 @@ from agenticlu.evaluation.config import (
 )
 
 if TYPE_CHECKING:
-    from agenticlu.evaluation.config import RunSettings
+    from agenticlu.documents.tokens import Tokenizer
+    from agenticlu.evaluation.config import EvaluationConfig, RunSettings
     from agenticlu.evaluation.records import Summary
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -102,7 +103,7 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
         timeout_s=settings.timeout,
         say=_say,
     )
-    config = build_config(settings, facts)
+    config = _with_corpus(resolved, build_config(settings, facts), facts.tokenizer)
     if facts.is_estimate:
         _say(
             f"The tokenizer of {settings.model or 'the served model'} was not found: lengths are "
@@ -124,6 +125,26 @@ def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
         facts.tokenizer,
         context_tokens=settings.window or facts.context_tokens,
     )
+
+
+def _with_corpus(
+    resolved: Resolved[EvalSettings], config: EvaluationConfig, tokenizer: Tokenizer
+) -> EvaluationConfig:
+    """Returns the configuration with the corpus that the settings name, if they name one."""
+    from agenticlu.evaluation.tasks.corpus import choose_corpus
+    from agenticlu.search.setup import parse_columns
+
+    settings, origins = resolved.values, resolved.origins
+    if settings.corpus is None:
+        return config
+    options = {
+        "corpus": settings.corpus,
+        "corpus_split": settings.corpus_split,
+        "corpus_columns": parse_columns(settings.column),
+    }
+    only, as_they_are = (origins[name] == "default" for name in ("task", "lengths"))
+    only = only or set(config.tasks) == {"corpus"}
+    return choose_corpus(config, options, tokenizer, only=only, as_they_are=as_they_are)
 
 
 async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:
@@ -170,7 +191,7 @@ def _list_names(as_json: bool) -> None:
     click.echo("Methods:")
     for name, note in notes.items():
         click.echo(f"  {name:26} {note}")
-    click.echo(f"Tasks that need no download:\n  {', '.join(own)}")
+    click.echo(f"Tasks that need no download:\n  {', '.join(own)} (corpus: --corpus FILE)")
     click.echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(SPECS)}")
 
 

@@ -101,6 +101,7 @@ def build_dataset(
                         node.parent is not None for node in view.tree.nodes
                     )
             _count_unstarted(store, summary)
+            _write_held_out(store, summary.splits, files)
             summary.rows = files.counts()
             # Self-checks are all of wrong answers: alone they would teach nothing but doubt.
             if not any(sum(summary.rows[kind].values()) for kind in ("sft", "preference")):
@@ -161,6 +162,34 @@ def _write_tree(
             files.write("preference", split, row)
             summary.lengths.add_row(row)
             summary.turn_kinds[row["turn_kind"]] += 1
+
+
+def _write_held_out(store: Store, splits: Splits, files: RowFiles) -> None:
+    """Writes the questions about validation documents as a corpus, for `agenticlu eval`.
+
+    All of them, whatever became of their trees: an evaluation over those that were answered right
+    would flatter whoever answered them.
+    """
+    last: tuple[Document, tuple[Piece, ...]] | None = None
+    for question, document_id in store.questions():
+        if splits.of[document_id] != "validation":
+            continue
+        if last is None or last[0].id != document_id:
+            last = store.document(document_id), store.pieces(document_id)
+        document, pieces = last
+        gold = question.gold_pieces
+        spans = None if gold is None else [[pieces[i].start, pieces[i].end] for i in gold]
+        row = {
+            "context": document.text,
+            "question": question.text,
+            "answers": question.answers,
+            "options": question.options,
+            "gold_spans": spans,
+            "hops": question.hops,
+            "id": question.id,
+            "document_id": document.id,
+        }
+        files.write("questions", "validation", row)
 
 
 def write_trace(files: RowFiles, split: Split, trace: Mapping[str, Any]) -> None:

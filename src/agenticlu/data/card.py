@@ -38,9 +38,10 @@ _TYPES: dict[ColumnType, str] = {
     "float": "sc:Float",
     "int": "sc:Integer",
     "ints": "sc:Integer",
+    "pairs": "sc:Integer",
     "bool": "sc:Boolean",
 }
-_LISTS: frozenset[ColumnType] = frozenset({"texts", "ints", "messages"})
+_LISTS: frozenset[ColumnType] = frozenset({"texts", "ints", "pairs", "messages"})
 
 
 def write_card(

@@ -19,7 +19,7 @@ from agenticlu.core.errors import StoreError, UsageError, missing_dependency
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
-ColumnType = Literal["text", "texts", "messages", "float", "int", "ints", "bool"]
+ColumnType = Literal["text", "texts", "messages", "float", "int", "ints", "pairs", "bool"]
 _CONVERSATION: dict[str, ColumnType] = {
     "messages": "messages",
     "targets": "ints",
@@ -67,6 +67,16 @@ COLUMNS: dict[str, dict[str, ColumnType]] = {
         "log_length_ratio": "float",
         "leak": "bool",
         "closed_book": "float",
+    },
+    "questions": {
+        "context": "text",
+        "question": "text",
+        "answers": "texts",
+        "options": "texts",
+        "gold_spans": "pairs",
+        "hops": "int",
+        "id": "text",
+        "document_id": "text",
     },
 }
 """Kind of data to its columns, in order; those of the published schema come first."""
@@ -126,6 +136,7 @@ class RowWriter:
         self.count += 1
         messages = row.get("prompt") or row.get("messages") or ()
         self._characters += sum(len(message["content"]) for message in messages)
+        self._characters += len(row.get("context", ""))
         if len(self._waiting) >= ROWS_PER_GROUP or self._characters >= CHARACTERS_PER_GROUP:
             self._flush()
 
@@ -277,6 +288,7 @@ def _build_schema(arrow: Any, columns: Mapping[str, ColumnType]) -> Any:
         "float": arrow.float64(),
         "int": arrow.int64(),
         "ints": arrow.list_(arrow.int64()),
+        "pairs": arrow.list_(arrow.list_(arrow.int64())),
         "bool": arrow.bool_(),
     }
     return arrow.schema([(name, types[kind]) for name, kind in columns.items()])

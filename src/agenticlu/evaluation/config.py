@@ -256,6 +256,13 @@ class EvalSettings(EvaluationChoices, HelmetSettings, ModelSettings, PriceSettin
 
     task: tuple[str, ...] = ("world",)
     """Tasks to run; --list shows them."""
+    corpus: Annotated[str | None, Spelling(metavar="FILE")] = None
+    """Questions of your own, as agenticlu generate reads them; the task is then corpus. Without
+    --lengths documents are read as they are, else among others of the corpus."""
+    corpus_split: str = "train"
+    """Split of a corpus that has several."""
+    column: Annotated[tuple[str, ...], Spelling(metavar="FIELD=COLUMN")] = ()
+    """Column of the corpus that holds a field, such as context=text."""
     out: Annotated[Path | None, Spelling(metavar="EVAL")] = None
     """Folder of results; run again to resume."""
     rounds: tuple[Round, ...] = (1,)

@@ -28,7 +28,7 @@ SHARED = (
 """Settings that all results of a folder have in common."""
 OF_TASKS = (
     "questions_per_document", "shots", "templates", "chat", "haystack", "words",
-    "helmet_tokenizer",
+    "helmet_tokenizer", "corpus", "corpus_split", "corpus_fill",
 )  # fmt: skip
 """Settings that all results of a task have in common."""
 OF_METHODS = ("rounds", "top_k", "retriever", "wording")
@@ -36,7 +36,7 @@ OF_METHODS = ("rounds", "top_k", "retriever", "wording")
 MODEL = ("weights", "profile")
 """What identifies the model under a label: the results of a later model replace those of an earlier
 one, and results of different labels are compared."""
-_FILES = ("templates", "haystack")
+_FILES = ("templates", "haystack", "corpus")
 
 
 def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:

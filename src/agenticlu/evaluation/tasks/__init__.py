@@ -39,6 +39,7 @@ _LOADERS = {
     ".synthetic:load_dialogues": ("mrcr_2", "mrcr_4", "mrcr_8"),
     ".synthetic:load_labelled_examples": ("icl_like",),
     ".synthetic:load_label_counts": ("oolong_like",),
+    ".corpus:load_own": ("corpus",),
     ":load_helmet_items": tuple(SPECS),
 }
 TASKS = Registry(
