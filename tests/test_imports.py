@@ -17,7 +17,7 @@ from agenticlu.cli import COMMANDS
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("core.errors", "demo.lexicon"),
+    ("core.errors", "core.printing", "demo.lexicon"),
     ("__init__", "core.records", "core.files"),
     ("core", "search.store"),
     ("dialogue.replies",),

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.cli import group
-from agenticlu.cli.status import _redraw
 from agenticlu.core.errors import BudgetExceededError, StoreError
+from agenticlu.core.printing import redraw
 from agenticlu.core.records import Prices, Usage
 from agenticlu.engines.base import Health
 from agenticlu.search.run import Limits, Shard, run_search
@@ -208,7 +208,7 @@ def test_watching_prints_lines_where_there_is_no_terminal(whole: Path):
 
 def test_watching_redraws_on_a_terminal(whole: Path, capsys: pytest.CaptureFixture[str]):
     status = load_status(whole)
-    _redraw(iter([replace(status, done=4), status]))
+    redraw(one.render() for one in (replace(status, done=4), status))
     shown = capsys.readouterr().out
     assert "6 of 6 questions done" in shown
     assert "4 of 6" not in shown, "what is captured is the last state alone"

@@ -6,6 +6,7 @@ A subcommand is the click command called `command` in the module of its name in 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
@@ -13,6 +14,7 @@ import click
 
 from agenticlu import __version__
 from agenticlu.core.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
+from agenticlu.core.printing import echo, guard_streams
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",
@@ -76,20 +78,23 @@ def group(ctx: click.Context, debug: bool) -> None:
 
 def main() -> None:
     """Runs the command line; turns errors into one message and a documented exit code."""
+    guard_streams()
     debug = "--debug" in sys.argv[1:] or bool(os.environ.get("AGENTICLU_DEBUG"))
     try:
         code = group.main(standalone_mode=False)
     except AgenticluError as error:
         if debug:
             raise
-        click.echo(f"agenticlu: {error.message}", err=True)
+        echo(f"agenticlu: {error.message}", err=True)
         if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+            echo(f"  {error.hint}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        echo(shown.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("agenticlu: interrupted; run the same command again to resume.", err=True)
+        echo("agenticlu: interrupted; run the same command again to resume.", err=True)
         sys.exit(INTERRUPTED_EXIT_CODE)
     sys.exit(code if isinstance(code, int) else 0)

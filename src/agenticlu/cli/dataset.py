@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 from pydantic import Field
 
-from agenticlu.cli.options import CONTEXT, echo_json, operand, settings_command
+from agenticlu.cli.options import CONTEXT, operand, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
+from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import JsonSettings, Settings, Spelling, select
 from agenticlu.data.pairs import PairPolicy
 
@@ -168,7 +169,7 @@ def _push(folder: Path, hub_id: str, private: bool, quiet: bool) -> None:
     from agenticlu.data.hub import push
 
     address = push(folder, hub_id, private=private)
-    click.echo(f"Uploaded to {address}", err=quiet)
+    echo(f"Uploaded to {address}", err=quiet)
 
 
 def _print_summary(
@@ -179,26 +180,26 @@ def _print_summary(
     """Prints what was written, and warnings to standard error."""
     data: Mapping[str, Any] = summary.as_dict()
     for warning in summary.warnings(settings.validation):
-        click.echo(f"Warning: {warning}", err=True)
+        echo(f"Warning: {warning}", err=True)
     if settings.as_json:
         echo_json(data)
         return
     for kind, splits in summary.rows.items():
         counts = ", ".join(f"{number} {split}" for split, number in splits.items())
-        click.echo(f"{kind}: {counts} rows")
+        echo(f"{kind}: {counts} rows")
     documents = data["documents"]
-    click.echo(
+    echo(
         f"documents: {documents['train']} train, {documents['validation']} validation "
         f"({documents['repeated']} repeated, {documents['near_duplicates']} near-duplicates)"
     )
     for name, counter in data["funnel"].items():
         if isinstance(counter, dict) and counter["total"]:
             reasons = ", ".join(f"{n} {why}" for why, n in counter.items() if why != "total")
-            click.echo(f"  {counter['total']} {meanings[name]['total']}: {reasons}")
+            echo(f"  {counter['total']} {meanings[name]['total']}: {reasons}")
     if summary.contamination is not None:
         found = data["contamination"]
         fate = "left out" if found["dropped"] else "counted only"
-        click.echo(
+        echo(
             f"  shared with evaluation, {fate}: {found['documents_found']} documents, "
             f"{found['questions_found']} questions"
         )
@@ -206,7 +207,7 @@ def _print_summary(
     start = f"sft {given} --model MODEL --out SFT"
     if not summary.rows["sft"]["train"]:
         start = f"dpo {given} --from MODEL --out DPO"
-    click.echo(
+    echo(
         f"Written to {settings.out}; its README.md says what each reason means. "
         f"Next: agenticlu train {start}"
     )

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import click
-
 from agenticlu.cli.options import settings_command
 from agenticlu.core.config import Resolved
+from agenticlu.core.printing import echo
 from agenticlu.core.settings import Positive, Settings, Spelling, TokenCount
 
 
@@ -48,7 +47,7 @@ def command(resolved: Resolved[DemoSettings]) -> None:
     def invoke(argv: Sequence[str]) -> None:
         group.main(list(argv), prog_name="agenticlu", standalone_mode=False)
 
-    seconds = run_demo(settings.out, sizes, invoke, click.echo)
+    seconds = run_demo(settings.out, sizes, invoke, echo)
     report = settings.out / "report.html"
-    click.echo(f"\n{render_results(settings.out, settings.lengths)}")
-    click.echo(f"\nAll stages took {sum(seconds.values()):.0f} s. Look at {report}")
+    echo(f"\n{render_results(settings.out, settings.lengths)}")
+    echo(f"\nAll stages took {sum(seconds.values()):.0f} s. Look at {report}")

@@ -18,9 +18,10 @@ import click
 from packaging.requirements import Requirement
 
 from agenticlu import __version__
-from agenticlu.cli.options import echo_json, settings_command
+from agenticlu.cli.options import settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError, require_known
+from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.records import Message, Record, Usage
 from agenticlu.core.settings import JsonSettings, ModelSettings, TokenCount
 from agenticlu.engines import DEFAULT_TIMEOUT_S, load_engine
@@ -435,7 +436,7 @@ def command(resolved: Resolved[DoctorSettings]) -> None:
             window=settings.window,
             window_check=settings.window_check,
             trust_remote_code=settings.trust_remote_code,
-            say=functools.partial(click.echo, err=True),
+            say=functools.partial(echo, err=True),
         )
     )
     code = exit_code(checks)
@@ -443,5 +444,5 @@ def command(resolved: Resolved[DoctorSettings]) -> None:
         found = [check.model_dump(mode="json") for check in checks]
         echo_json({"exit_code": code, "checks": found})
     else:
-        click.echo(render_checks(checks))
+        echo(render_checks(checks))
     click.get_current_context().exit(code)

@@ -14,7 +14,6 @@ from pydantic import Field
 from agenticlu.cli.options import (
     CONTEXT,
     DefaultGroup,
-    echo_json,
     note_bundled,
     operand,
     render_setup,
@@ -23,6 +22,7 @@ from agenticlu.cli.options import (
 )
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import IncompleteRunError, UsageError
+from agenticlu.core.printing import echo, echo_encoded, echo_json
 from agenticlu.core.settings import (
     THINKING_TOKENS,
     Effort,
@@ -175,7 +175,7 @@ async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summ
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def _list_names(as_json: bool) -> None:
@@ -188,25 +188,25 @@ def _list_names(as_json: bool) -> None:
     if as_json:
         echo_json({"methods": notes, "tasks": own, "helmet_tasks": list(SPECS)})
         return
-    click.echo("Methods:")
+    echo("Methods:")
     for name, note in notes.items():
-        click.echo(f"  {name:26} {note}")
-    click.echo(f"Tasks that need no download:\n  {', '.join(own)} (corpus: --corpus FILE)")
-    click.echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(SPECS)}")
+        echo(f"  {name:26} {note}")
+    echo(f"Tasks that need no download:\n  {', '.join(own)} (corpus: --corpus FILE)")
+    echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(SPECS)}")
 
 
 def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
     if as_json:
-        click.echo(summary.model_dump_json(indent=2))
+        echo_encoded(summary.model_dump_json(indent=2))
         return
     from agenticlu.evaluation.tables import LEGEND, render_differences, render_results
 
-    click.echo(render_results(summary))
+    echo(render_results(summary))
     if summary.differences:
-        click.echo("\nPaired differences, percentage points:")
-        click.echo(render_differences(summary))
-    click.echo("\n" + "\n".join([LEGEND, *summary.notes]))
-    click.echo(
+        echo("\nPaired differences, percentage points:")
+        echo(render_differences(summary))
+    echo("\n" + "\n".join([LEGEND, *summary.notes]))
+    echo(
         f"\nWritten: {out / 'summary.json'}, results.md, results.csv, differences.csv, "
         "predictions.jsonl"
     )
@@ -227,7 +227,10 @@ def _print_plan(settings: EvalSettings, prepared: RunSettings) -> None:
             config = config.model_copy(update={"label": before["label"]})
             prepared = replace(prepared, config=config)
     plan = build_plan(prepared, prices=prices, done=done, retry_failed=settings.retry_failed)
-    click.echo(plan.model_dump_json(indent=2) if settings.as_json else render_plan(plan))
+    if settings.as_json:
+        echo_encoded(plan.model_dump_json(indent=2))
+    else:
+        echo(render_plan(plan))
 
 
 class TableSettings(JsonSettings):
@@ -274,8 +277,10 @@ def score(resolved: Resolved[ScoreSettings], file: Path) -> None:
     scored = score_file(file, rule=settings.rule, with_rouge=settings.rouge)
     if settings.out is not None:
         write_atomically(settings.out, "".join(f"{r.model_dump_json()}\n" for r in scored.rows))
-    shown = scored.model_dump_json(indent=2, exclude={"rows"})
-    click.echo(shown if settings.as_json else render_scores(scored))
+    if settings.as_json:
+        echo_encoded(scored.model_dump_json(indent=2, exclude={"rows"}))
+    else:
+        echo(render_scores(scored))
     if scored.num_unscored:
         raise IncompleteRunError(
             f"{scored.num_unscored} of {scored.num_unscored + scored.num_scored} rows could not "
@@ -300,10 +305,10 @@ def collect_results(resolved: Resolved[CollectSettings], folders: tuple[Path, ..
     if resolved.values.as_json:
         echo_json([row.model_dump() for row in rows])
         return
-    click.echo(render_collected(rows, every=resolved.values.every))
+    echo(render_collected(rows, every=resolved.values.every))
     for row in rows:
         for lost in row.losses:
-            click.echo(f"{row.model} at {row.length}, {lost}")
+            echo(f"{row.model} at {row.length}, {lost}")
         if row.missing:
             _say(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}")
 
@@ -375,13 +380,13 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
 
     verdicts, mean = asyncio.run(run())
     shown = "no verdict" if mean is None else mean
-    click.echo(f"{judging.metric}, judged by {name}: {shown}; written: {judging.path}")
+    echo(f"{judging.metric}, judged by {name}: {shown}; written: {judging.path}")
     unscored = [one for one in verdicts if one.value is None]
     for one in unscored[:MOST_LISTED]:
         _say(f"  row {one.row}: {one.reason}")
     if (out := find_results_folder(file)) is not None and mean is not None:
         summarise_folder(out)
-        click.echo(f"The verdicts are in the tables of {out} now.")
+        echo(f"The verdicts are in the tables of {out} now.")
     if unscored:
         raise IncompleteRunError(
             f"{len(unscored)} of {len(verdicts)} rows have no readable verdict.",
@@ -425,8 +430,8 @@ def cite(resolved: Resolved[CiteSettings], file: Path) -> None:
     path = file.with_name(file.name + ".score")
     write_json(path, found)
     for name in ("citation_rec", "citation_prec"):
-        click.echo(f"{name}: {found[name]:.1f}; of passages shown: {found[name + alce.SHOWN]:.1f}")
-    click.echo(f"Written: {path}")
+        echo(f"{name}: {found[name]:.1f}; of passages shown: {found[name + alce.SHOWN]:.1f}")
+    echo(f"Written: {path}")
 
 
 @settings_command(JsonSettings, "eval.recall", group=command)
@@ -439,8 +444,10 @@ def recall(resolved: Resolved[JsonSettings], run: Path) -> None:
     with Store(run, writable=False) as store:
         unfinished = store.tree_counts()["growing"]
         found = tree_recall(store.trees(only_finished=True), num_unfinished=unfinished)
-    as_json = resolved.values.as_json
-    click.echo(found.model_dump_json(indent=2) if as_json else render_recall(found))
+    if resolved.values.as_json:
+        echo_encoded(found.model_dump_json(indent=2))
+    else:
+        echo(render_recall(found))
 
 
 class RowsSettings(TaskSettings):
@@ -494,4 +501,4 @@ def rows_of(resolved: Resolved[RowsSettings]) -> None:
         row = {"context": item.document.text, **(item.row or {})}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_atomically(settings.out, "".join(lines))
-    click.echo(f"{len(lines)} rows written to {settings.out}")
+    echo(f"{len(lines)} rows written to {settings.out}")

@@ -17,7 +17,6 @@ import click
 from agenticlu.cli.options import (
     CONTEXT,
     DefaultGroup,
-    echo_json,
     note_bundled,
     operand,
     render_setup,
@@ -34,6 +33,7 @@ from agenticlu.cli.plan import (
 )
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
+from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import (
     JsonSettings,
     JudgeSettings,
@@ -83,7 +83,7 @@ def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
         else:
             summary = _run_until_terminated(_generate(settings, config, source, out))
     except SystemExit:
-        click.echo("agenticlu: terminated; run the same command again to resume.", err=True)
+        echo("agenticlu: terminated; run the same command again to resume.", err=True)
         raise
     summary.lines_left_out = left_out.num_lines
     _print_summary(summary, out, settings.as_json)
@@ -257,7 +257,7 @@ def _print_summary(summary: SearchSummary, out: Path, as_json: bool) -> None:
     if as_json:
         echo_json(summary.as_dict())
     else:
-        click.echo(render(summary, out))
+        echo(render(summary, out))
 
 
 def render(summary: SearchSummary, out: Path) -> str:
@@ -326,7 +326,7 @@ def merge(resolved: Resolved[MergeSettings], sources: tuple[str, ...]) -> None:
     out = resolved.values.out
     check_owner(out, "generate")
     found = merge_runs(out, sources)
-    click.echo(
+    echo(
         f"{found.sources} parts merged into {out}: {found.questions} questions, {found.trees} trees"
     )
 
@@ -418,7 +418,7 @@ def controls(resolved: Resolved[ControlsSettings], run: Path) -> None:
             + (f" ({side['unscored']} unscored)" if side["unscored"] else "")
             for side in (sides["right"], sides["wrong"])
         )
-        click.echo(f"{name}: accepted answers found right {right}; others found wrong {wrong}")
+        echo(f"{name}: accepted answers found right {right}; others found wrong {wrong}")
 
 
 async def _run_controls(run: Path, settings: ControlsSettings) -> dict[str, Any]:
@@ -437,4 +437,4 @@ async def _run_controls(run: Path, settings: ControlsSettings) -> dict[str, Any]
 
 
 def _warn(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from agenticlu.core.config import FindPreset, Resolved, resolve
 from agenticlu.core.errors import UsageError, raise_missing
+from agenticlu.core.printing import confirm, echo, echo_json
 from agenticlu.core.settings import (
     ModelSettings,
     Setting,
@@ -95,7 +95,7 @@ class AliasOption(SettingOption):
         """Passes the value to the current flag."""
         value = super().process_value(ctx, value)
         if value not in (None, ()):
-            click.echo(f"{self.opts[0]} is now --{self.setting.key.replace('_', '-')}.", err=True)
+            echo(f"{self.opts[0]} is now --{self.setting.key.replace('_', '-')}.", err=True)
             ctx.meta.setdefault(ALIASES, {})[self.setting.key] = value
         return value
 
@@ -178,11 +178,11 @@ class SettingsCommand(click.Command):
         flags = _take_flags(self._by_key, ctx, params) | changes
         resolved = self._resolve(flags, config_file, unchecked=show)
         for note in resolved.notes:
-            click.echo(note, err=True)
+            echo(note, err=True)
         if show and resolved.given.get("json"):
             return echo_json(resolved.as_dict())
         if show:
-            return click.echo(resolved.describe())
+            return echo(resolved.describe())
         try:
             return ctx.invoke(self.callback, resolved, **params)
         except ModuleNotFoundError as error:
@@ -199,16 +199,12 @@ class SettingsCommand(click.Command):
             flags=flags,
             config_file=config_file,
             find_preset=self._given.get("find_preset"),
-            confirm=_confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
+            confirm=confirm if sys.stdin.isatty() and sys.stderr.isatty() else None,
         )
         refine, inherits = self._given.get("refine"), self._given.get("inherits", ())
         if refine is not None:
             inherits = refine(fill(inherits=inherits, unchecked=True))
         return fill(inherits=inherits, unchecked=unchecked)
-
-
-def _confirm(question: str) -> bool:
-    return click.confirm(question, err=True)
 
 
 def settings_command(
@@ -337,7 +333,7 @@ class DefaultGroup(click.Group):
 def note_bundled(settings: ModelSettings, *, quiet: bool = False) -> None:
     """Says on standard error that the bundled model answers, where it does."""
     if settings.bundled and not quiet:
-        click.echo(BUNDLED_MODEL_NOTE, err=True)
+        echo(BUNDLED_MODEL_NOTE, err=True)
 
 
 def note_estimate(settings: ModelSettings, tokenizer: Tokenizer, *, quiet: bool = False) -> None:
@@ -345,7 +341,7 @@ def note_estimate(settings: ModelSettings, tokenizer: Tokenizer, *, quiet: bool 
     from agenticlu.documents.tokens import ApproximateTokenizer
 
     if isinstance(tokenizer, ApproximateTokenizer) and not quiet:
-        click.echo(
+        echo(
             f"The tokenizer of {settings.model or 'the served model'} was not found, so tokens "
             "are estimated; --tokenizer NAME counts them exactly.",
             err=True,
@@ -370,8 +366,3 @@ def require(value: Value | None, flag: str, example: str) -> Value:
     if value is None:
         raise UsageError(f"Missing option {flag}.", hint=example)
     return value
-
-
-def echo_json(value: object) -> None:
-    """Prints a value as indented JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))

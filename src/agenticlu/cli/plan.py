@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 from pydantic import Field
 
-from agenticlu.cli.options import echo_json, note_bundled, note_estimate, operand, settings_command
+from agenticlu.cli.options import note_bundled, note_estimate, operand, settings_command
 from agenticlu.core.config import Preset, Resolved
+from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import (
     JsonSettings,
     JudgeSettings,
@@ -165,7 +165,7 @@ def find_facts(settings: GenerateSettings, config: SearchConfig) -> Facts:
                 timeout_s=settings.timeout,
             )
         except AgenticluError as error:
-            click.echo(f"{error.message} The plan is made without its window.", err=True)
+            echo(f"{error.message} The plan is made without its window.", err=True)
         else:
             window = served.context_tokens if served else None
     return Facts.of(Capabilities(context_tokens=window), config)
@@ -201,11 +201,11 @@ def show_plan(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     if settings.most_thinking_tokens and measured is None:
         plan = replace(plan, notes=(*plan.notes, THOUGHTS_NOTE))
     if left_out.num_lines:
-        click.echo(f"agenticlu: {left_out.render()}", err=True)
+        echo(f"agenticlu: {left_out.render()}", err=True)
     if settings.as_json:
         echo_json(plan.as_dict(prices))
     else:
-        click.echo(render_plan(plan, prices))
+        echo(render_plan(plan, prices))
 
 
 @settings_command(

@@ -9,6 +9,7 @@ import click
 
 from agenticlu.cli.options import CONTEXT, operand, settings_command
 from agenticlu.core.config import Resolved
+from agenticlu.core.printing import echo
 from agenticlu.core.settings import Positive, Settings, Spelling
 
 
@@ -52,7 +53,7 @@ def extract(resolved: Resolved[ExtractSettings], dataset: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_profile(profile))
     counts = ", ".join(f"{number} {kind}" for kind, number in found.items())
-    click.echo(f"{out}: {counts}. Use it with --profile {out}")
+    echo(f"{out}: {counts}. Use it with --profile {out}")
 
 
 @settings_command(Settings, "prompts.check", group=command)
@@ -63,4 +64,4 @@ def check(resolved: Resolved[Settings], profile: str) -> None:
 
     loaded = load_profile(profile)
     counts = ", ".join(f"{len(getattr(loaded, kind))} {kind}" for kind in KINDS)
-    click.echo(f"{loaded.label}: {counts}")
+    echo(f"{loaded.label}: {counts}")

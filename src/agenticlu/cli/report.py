@@ -6,11 +6,10 @@ import datetime
 from pathlib import Path
 from typing import Annotated
 
-import click
-
 from agenticlu.cli.options import settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
+from agenticlu.core.printing import echo
 from agenticlu.core.settings import JsonSettings, NonNegative, Spelling
 
 
@@ -66,11 +65,11 @@ def command(resolved: Resolved[ReportSettings]) -> None:
         if out.suffix != ".json":
             write_atomically(out, build_report(data, settings.trees).encode())
         write_atomically(out.with_suffix(".json"), summary.encode())
-        click.echo(overview.headline, err=True)
+        echo(overview.headline, err=True)
     if settings.as_json:
-        click.echo(summary, nl=False)
+        echo(summary, nl=False)
     elif out is not None:
-        click.echo(str(out))
+        echo(str(out))
 
 
 def _check_out(out: Path) -> None:

@@ -10,12 +10,12 @@ import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
-import click
 from pydantic import Field
 
 from agenticlu.cli.options import BUNDLED_MODEL_NOTE, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
+from agenticlu.core.printing import echo
 from agenticlu.core.settings import Positive, Seconds, Settings, Spelling
 from agenticlu.server.limits import MIB, Access, Limits, default_body_bytes
 
@@ -79,10 +79,10 @@ def command(resolved: Resolved[ServeSettings]) -> None:
 
     settings = resolved.values
     if settings.model is None:
-        click.echo(BUNDLED_MODEL_NOTE, err=True)
+        echo(BUNDLED_MODEL_NOTE, err=True)
     access = _read_access(settings)
     listener = open_listener(settings.host, settings.port)
-    say = functools.partial(click.echo, err=True)
+    say = functools.partial(echo, err=True)
     folder = Path(check_model_path(settings.model, say))
     # The name tells clients nothing about where the model lies.
     name = settings.name or _name_model(settings.model, folder)
@@ -109,14 +109,14 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     )
 
     def ready(url: str) -> None:
-        click.echo(f"agenticlu: serving {name} at {url}")
+        echo(f"agenticlu: serving {name} at {url}")
 
     # uvicorn repeats a signal once it is done; SIGTERM would then cut off whoever is told to go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(run_server(service, listener, ready))
     except KeyboardInterrupt:
-        click.echo("agenticlu: stopped.", err=True)
+        echo("agenticlu: stopped.", err=True)
 
 
 def _name_model(model: str | None, path: Path) -> str:
@@ -146,7 +146,7 @@ def _read_access(settings: ServeSettings) -> Access:
             )
     local = is_loopback(settings.host)
     if not local and not key:
-        click.echo(
+        echo(
             f"Anyone who reaches {settings.host} may ask this model: no key is asked for"
             " (--api-key-env).",
             err=True,

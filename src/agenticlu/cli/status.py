@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import click
-
-from agenticlu.cli.options import echo_json, operand, settings_command
+from agenticlu.cli.options import operand, settings_command
 from agenticlu.core.config import Resolved
+from agenticlu.core.printing import echo, echo_json, redraw
 from agenticlu.core.settings import JsonSettings, PriceSettings
 
 if TYPE_CHECKING:
@@ -40,26 +38,16 @@ def command(resolved: Resolved[StatusSettings], run: str) -> None:
         if settings.as_json:
             echo_json(status.as_dict())
         else:
-            click.echo(status.render())
+            echo(status.render())
         return
     states = watch_status(run, prices=prices)
     if settings.as_json:
         for status in states:
-            click.echo(json.dumps(status.as_dict()))
+            echo_json(status.as_dict(), indent=None)
     elif sys.stdout.isatty():
-        _redraw(states)
+        redraw(status.render() for status in states)
     else:
         _list(states)
-
-
-def _redraw(states: Iterator[Status]) -> None:
-    """Shows each state in the place of the one before."""
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(auto_refresh=False) as live:
-        for status in states:
-            live.update(Text(status.render()), refresh=True)
 
 
 def _list(states: Iterator[Status]) -> None:
@@ -68,5 +56,5 @@ def _list(states: Iterator[Status]) -> None:
     for status in states:
         if status.line() != printed:
             printed = status.line()
-            click.echo(printed)
-    click.echo("\n".join(status.render().splitlines()[1:]))
+            echo(printed)
+    echo("\n".join(status.render().splitlines()[1:]))

@@ -15,6 +15,7 @@ from pydantic import Field
 from agenticlu.cli.options import CONTEXT, operand, require, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TrainingError, UsageError
+from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import JsonSettings, Positive, Spelling, select
 from agenticlu.training.config import TrainConfig, TrainRecipe, find_preset
 
@@ -93,7 +94,7 @@ def dpo(resolved: Resolved[TrainSettings], dataset: str) -> None:
     if settings.sft_run is None:
         out = require(settings.out or None, "--out", "agenticlu train dpo DATASET --out DIR")
         run = newest_sft_run(Path(out).absolute().parent)
-        click.echo(f"starting from the newest SFT run: {run}", err=True)
+        echo(f"starting from the newest SFT run: {run}", err=True)
     else:
         run = Path(settings.sft_run)
     if not has_export(run):
@@ -143,9 +144,9 @@ def _run(stage: str, settings: TrainSettings, dataset: str, model: str) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if settings.as_json:
-        click.echo(json.dumps(summary))
+        echo_json(summary, indent=None)
     else:
-        click.echo(
+        echo(
             f"{stage}: {summary['steps']} steps, loss {summary['final_loss']:.4f}, "
             f"sharing {summary['sharing']:.1f}x, {summary['total_s']:.0f} s; "
             f"model in {summary['export']}"
@@ -155,7 +156,7 @@ def _run(stage: str, settings: TrainSettings, dataset: str, model: str) -> None:
 def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     """Prints a plan for people, or as JSON."""
     if as_json:
-        click.echo(json.dumps(plan))
+        echo_json(plan, indent=None)
         return
     largest = plan["largest_trie"]
     dropped = ", ".join(f"{n} {why}" for why, n in plan["dropped"].items()) or "none"
@@ -180,9 +181,9 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     if plan["hours_at_ceiling"] is not None:
         lines.append(("time at the ceiling", f"{plan['hours_at_ceiling']:.2f} h (not measured)"))
     for name, text in lines:
-        click.echo(f"{name:34}{text}")
+        echo(f"{name:34}{text}")
     if not plan["fits"]:
-        click.echo(f"Does not fit. This would: {plan['would_fit']}")
+        echo(f"Does not fit. This would: {plan['would_fit']}")
 
 
 def has_export(run: Path) -> bool:

@@ -10,6 +10,7 @@ import click
 from agenticlu.cli.options import operand, settings_command
 from agenticlu.core.config import PROJECT_FILE, Resolved, load_project, trust_store
 from agenticlu.core.errors import ConfigError
+from agenticlu.core.printing import echo
 from agenticlu.core.settings import Settings
 from agenticlu.core.trust import Consent
 
@@ -40,8 +41,8 @@ def command(resolved: Resolved[TrustFileSettings], folder: Path) -> None:
         )
     consent = Consent() if settings.forget else Consent(file=True, keys=settings.keys)
     trust_store(os.environ).remember(file, consent)
-    click.echo(f"{file.path} is {'no longer trusted' if settings.forget else 'trusted'}. It sets")
-    click.echo("\n".join(f"  {line}" for line in file.decisions()) or "  nothing of concern")
+    echo(f"{file.path} is {'no longer trusted' if settings.forget else 'trusted'}. It sets")
+    echo("\n".join(f"  {line}" for line in file.decisions()) or "  nothing of concern")
     if not settings.forget:
         said = "Keys are sent as it says." if settings.keys else "No key is sent to its servers."
-        click.echo(said)
+        echo(said)

@@ -22,6 +22,7 @@ from agenticlu.core.errors import (
     UsageError,
     missing_dependency,
 )
+from agenticlu.core.printing import escape_json, harmless
 
 OWNER_FILES = {
     "generate": ("run.sqlite", "a search"),
@@ -30,6 +31,7 @@ OWNER_FILES = {
     "eval": ("predictions.jsonl", "an evaluation"),
 }
 """Command to a file that it alone writes, and to what the directory then holds."""
+_SHOWN = {".json": escape_json, ".jsonl": escape_json, ".md": harmless, ".csv": harmless}
 _LOCK_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -37,17 +39,20 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Writes a file through a synced temporary file beside it, so that readers see old or new.
 
     Missing parent directories are created. Text is written as UTF-8 with its line ends unchanged.
+    Files that people look at steer no terminal: in JSON control characters are escaped, in Markdown
+    and CSV they are pictured.
 
     Raises:
         StoreError: The disk is full or the directory is not writable; an existing file is kept.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = _SHOWN.get(path.suffix, str)(content).encode()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(data)
+            file.write(content)
             file.flush()
             # Without this a power failure after the rename may leave an empty file.
             os.fsync(file.fileno())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import sys
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from agenticlu.core.errors import MissingDependencyError, StoreError
 from agenticlu.core.files import Closing, load_rows, write_atomically
+from agenticlu.core.printing import echo, encode_json, harmless
 
 if TYPE_CHECKING:
     import rich.progress
@@ -50,7 +50,7 @@ class MetricsWriter(Closing):
 
     def write(self, **values: object) -> None:
         """Appends one object."""
-        line = json.dumps(_finite(values), ensure_ascii=False, separators=(", ", ": ")) + "\n"
+        line = encode_json(_finite(values)) + "\n"
         try:
             os.write(self._file, line.encode("utf-8", "backslashreplace"))
         except OSError as error:
@@ -83,9 +83,7 @@ def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:
 def keep_metrics(path: str | Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Rewrites a metrics file without the lines for which `keep` is false; none need exist."""
     if Path(path).exists():
-        kept = [
-            json.dumps(value, ensure_ascii=False) for value in read_metrics(path) if keep(value)
-        ]
+        kept = [encode_json(value) for value in read_metrics(path) if keep(value)]
         write_atomically(path, "".join(f"{line}\n" for line in kept))
 
 
@@ -199,7 +197,7 @@ class Progress:
         """Sets the count, and the total once it is known."""
         self.done = done
         self.total = self.total if total is None else total
-        self._note = self._note if note is None else note
+        self._note = self._note if note is None else harmless(note)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=self.total, note=self._note)
         elif not self._quiet and self._clock() - self._said >= PLAIN_INTERVAL_S:
@@ -216,9 +214,9 @@ class Progress:
 
     def _write(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(harmless(text), markup=False, highlight=False)
         else:
-            print(text, file=self._stream, flush=True)
+            echo(text, file=self._stream)
 
     def _open_bar(self) -> None:
         from rich.console import Console
@@ -253,7 +251,7 @@ class Progress:
         if not ended and self.total and new > 0 and self.done < self.total:
             parts.append(f"about {elapsed_s / new * (self.total - self.done):.0f} s left")
         parts += [part for part in (self._note, ended) if part]
-        print(", ".join(parts), file=self._stream, flush=True)
+        echo(", ".join(parts), file=self._stream)
 
 
 def format_count(number: float) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from agenticlu.core.records import Prediction
 from agenticlu.demo.world import World
 from agenticlu.documents.tokens import load_tokenizer, read_model_hint
@@ -176,7 +174,7 @@ def run_demo(
     out: Path,
     sizes: DemoSizes,
     invoke: Callable[[Sequence[str]], Any],
-    say: Callable[[str], None],
+    say: Callable[..., None],
 ) -> dict[str, float]:
     """Runs every stage and returns the seconds that each took.
 
@@ -184,7 +182,7 @@ def run_demo(
         out: Folder of the demo; stages that finished there are not repeated.
         sizes: Sizes of the demo.
         invoke: Runs one `agenticlu` command, given its arguments.
-        say: Prints one line.
+        say: Prints one line, `bold` or `dim`.
     """
     out.mkdir(parents=True, exist_ok=True)
     corpus = out / "corpus.jsonl"
@@ -193,8 +191,8 @@ def run_demo(
     seconds: dict[str, float] = {}
     stages = build_stages(out, sizes)
     for number, stage in enumerate(stages, 1):
-        say(click.style(f"\n[{number}/{len(stages)}] {stage.title}", bold=True))
-        say(click.style(f"  $ agenticlu {shlex.join(stage.argv)}", dim=True))
+        say(f"\n[{number}/{len(stages)}] {stage.title}", bold=True)
+        say(f"  $ agenticlu {shlex.join(stage.argv)}", dim=True)
         began = time.monotonic()
         invoke(stage.argv)
         seconds[stage.title] = time.monotonic() - began

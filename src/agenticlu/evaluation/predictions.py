@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 
 from agenticlu.core.errors import StoreError, UsageError
 from agenticlu.core.files import Closing, DirectoryLock, write_atomically
+from agenticlu.core.printing import echo, escape_json
 from agenticlu.core.records import Prediction, content_id, without_lone_surrogates
 from agenticlu.evaluation.config import CONFIG_NAME, RunSettings
 from agenticlu.evaluation.methods import find_method, wordings_of
@@ -61,9 +61,9 @@ def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:
             # A complete file ends with a line end, so only a torn line can be the last one here.
             if number == len(lines):
                 if warn:
-                    print(
+                    echo(
                         f"{path}: the last line is torn and was skipped; its item runs again.",
-                        file=sys.stderr,
+                        err=True,
                     )
                 continue
             first = error.errors()[0]
@@ -97,7 +97,9 @@ class PredictionWriter(Closing):
         Raises:
             StoreError: The disk is full, or the file has become unwritable.
         """
-        lines = "".join(f"{prediction.model_dump_json()}\n" for prediction in predictions)
+        lines = "".join(
+            f"{escape_json(prediction.model_dump_json())}\n" for prediction in predictions
+        )
         try:
             self._file.write(lines.encode())
             self._file.flush()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agenticlu.core.errors import TrainingError
 from agenticlu.core.files import load_json_object
+from agenticlu.core.printing import harmless
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.model import EdgeModel, add_adapter, find_base_model, load_model
 
@@ -79,7 +80,7 @@ def write_export(
             if (Path(source) / name).is_file():
                 shutil.copyfile(Path(source) / name, part / name)
         _switch_sampling_on(part / "generation_config.json")
-        (part / "README.md").write_text(card, encoding="utf-8")
+        (part / "README.md").write_text(harmless(card), encoding="utf-8")
         for file in part.iterdir():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 
 from agenticlu.core.errors import TrainingError, UsageError
 from agenticlu.core.files import write_atomically
+from agenticlu.core.printing import echo
 from agenticlu.core.progress import (
     MetricsWriter,
     Progress,
@@ -85,7 +85,7 @@ class Run:
     def say(self, text: str) -> None:
         """Prints a line on stderr, from one rank."""
         if self.ranks.first:
-            print(text, file=sys.stderr, flush=True)
+            echo(text, err=True)
 
     # Rows.
 

@@ -644,5 +644,5 @@ def test_a_servers_words_cannot_steer_a_terminal(serve: Serve) -> None:
         sample(engine_at(endpoint))
     shown = caught.value.message
     assert shown.isprintable()
-    assert "bad\ufffd]0;title" in shown
+    assert "bad␛]0;title␇" in shown
     assert shown.endswith("stop")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
+from agenticlu.core.printing import echo, echo_json
 
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
@@ -72,7 +71,7 @@ class Steps:
         if self._progress is not None:
             self._progress.say(text)
         else:
-            click.echo(text, err=True)
+            echo(text, err=True)
 
 
 def _list_pieces(pieces: Sequence[int]) -> str:
@@ -85,7 +84,7 @@ class AnswerText:
 
     def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
         """Prints an answer."""
-        click.echo(_render_answer(answer))
+        echo(_render_answer(answer))
 
     def failure(self, row: Mapping[str, Any], error: Exception) -> None:
         """Tells of a question that failed."""
@@ -97,7 +96,7 @@ class AnswerJson(AnswerText):
 
     def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
         """Prints an answer."""
-        click.echo(json.dumps(answer.model_dump(mode="json"), ensure_ascii=False, indent=2))
+        echo_json(answer.model_dump(mode="json"))
 
 
 class AnswerLines(AnswerText):
@@ -112,7 +111,7 @@ class AnswerLines(AnswerText):
         self._line({**row, "answer": None, "error": getattr(error, "message", str(error))})
 
     def _line(self, value: Mapping[str, Any]) -> None:
-        click.echo(json.dumps(value, ensure_ascii=False))
+        echo_json(value, indent=None)
 
 
 def _render_answer(answer: Answer) -> str:
@@ -157,9 +156,9 @@ def _render_citation(number: int, citation: Citation) -> list[str]:
 def show_estimate(question: str, cost: AskEstimate, *, as_json: bool) -> None:
     """Prints what a question would cost."""
     if as_json:
-        click.echo(json.dumps({"question": question, **asdict(cost)}, ensure_ascii=False))
+        echo_json({"question": question, **asdict(cost)}, indent=None)
     else:
-        click.echo(_render_estimate(cost))
+        echo(_render_estimate(cost))
 
 
 def _render_estimate(cost: AskEstimate) -> str:

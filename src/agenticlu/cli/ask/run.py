@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-import click
-
 from agenticlu.cli.ask.printing import AnswerText, Steps
 from agenticlu.cli.options import note_estimate
 from agenticlu.core.errors import AgenticluError, IncompleteRunError, NoSupportedAnswerError
+from agenticlu.core.printing import echo
 
 if TYPE_CHECKING:
     from agenticlu.cli.ask.settings import AskSettings
@@ -107,7 +106,7 @@ class AskRun:
     def say(self, text: str) -> None:
         """Tells people, unless they want quiet."""
         if not self.settings.quiet:
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     async def run(self, show: AnswerText) -> None:
         """Asks all questions, one after another: they share one reading of the document."""

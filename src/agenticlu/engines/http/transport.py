@@ -27,7 +27,7 @@ from agenticlu.core.errors import (
     EngineReplyError,
     EngineUnreachableError,
 )
-from agenticlu.core.records import without_lone_surrogates
+from agenticlu.core.printing import harmless
 from agenticlu.engines.clock import EndpointClock
 from agenticlu.engines.http.protocol import MalformedReplyError, parse_json
 from agenticlu.engines.http.quoting import prompts_of
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 MOST_REPLY_BYTES = 16 << 20
 """Longest body that is read, unpacked. A hundred long samples take a tenth of it."""
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that turn the direction of writing."""
 
 
 class Transport:
@@ -228,7 +226,7 @@ class Transport:
 
     def scrub(self, text: str) -> str:
         """Returns a server's words without keys, and without what could steer a terminal."""
-        text = _STEERING.sub("\ufffd", without_lone_surrogates(text).replace("\n", " "))
+        text = harmless(text).replace("\n", " ")
         key = os.environ.get(self._api_key_env)
         if key:
             text = text.replace(key, "[key]")
