@@ -29,7 +29,8 @@ HARMLESS = frozenset(
     """
     adam_eps answer_temperature as_published attention_kernel bad_rows batch beta beta1 beta2
     branching cache_gib chat check checkpointing clarify_temperature client_timeout clip closed_book
-    column compile concurrency context_mode context_parallel context_tokens decontaminate_report
+    column compile concurrency context_mode context_parallel context_tokens corpus_split
+    decontaminate_report
     deepen depth device documents dpo_loss drop_closed_book drop_leaks dry_run dtype edge_chunk
     epochs eval_every every extra forget from_base full grounding growth items json judge judge_all
     judge_thinking judge_thinking_tokens keep_checkpoints label label_smoothing leaf_groups_tokens

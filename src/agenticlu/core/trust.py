@@ -38,6 +38,7 @@ GUARDED: dict[str, str] = {
     "trust_remote_code": "whether a model's code runs",
     "questions": "which file is read and sent",
     "haystack": "which file is read and sent",
+    "corpus": "which file is read and sent",
     "helmet_data": "which folder is read and sent",
     "decontaminate": "which files are read",
     "like": "which folder is read",
