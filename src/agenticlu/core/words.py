@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-_UNSPACED = "".join(
+UNSPACED = "".join(
     (
         # Thai, Lao, Burmese, Khmer, Tai Le to New Tai Lue, Tai Tham, Balinese
         *("\u0e01-\u0e3a", "\u0e40-\u0e4e", "\u0e81-\u0ece", "\u0edc-\u0edf"),
@@ -67,7 +67,7 @@ _ARABIC_PREFIX, _HEBREW_PREFIX = "[وف]?[بلك]?", "[ושהכלבמ]{0,2}"
 LEAST_STEM = 4
 """Letters of an Arabic or Hebrew word that may follow such a prefix; of shorter ones, the first
 letter is too likely their own."""
-_READING_SIGNS = (
+READING_SIGNS = (
     "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u0652\u0656-\u065f"
     "\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08e1\u08e3-\u08ff"
 )
@@ -107,7 +107,7 @@ def _part() -> str:
         f"|[{letter}](?:\u1039[{letter}])*{mark}*(?:[{letter}][\u1037\u1038]?\u103a{mark}*)*"
         f"|[{_KHMER_LETTER}](?:\u17d2[{_KHMER_LETTER}]|{mark})*"
         f"|[{_KATAKANA}][{_KATAKANA}{marks()}]*"
-        f"|[{_UNSPACED}]{mark}*"
+        f"|[{UNSPACED}]{mark}*"
     )
 
 
@@ -118,7 +118,7 @@ def _parts() -> re.Pattern[str]:
 
 @functools.cache
 def _words() -> re.Pattern[str]:
-    letters = rf"[^\W_{_UNSPACED}{_HANGUL}]"
+    letters = rf"[^\W_{UNSPACED}{_HANGUL}]"
     return re.compile(f"{_part()}|(?:{letters}++[{marks()}]*+)++|[{_HANGUL}][{_HANGUL}{marks()}]*")
 
 
@@ -130,7 +130,7 @@ def _borders() -> re.Pattern[str]:
 
 @functools.cache
 def _optional() -> re.Pattern[str]:
-    return re.compile(f"[{invisible()}{_READING_SIGNS}]|(?<=i)\u0307")
+    return re.compile(f"[{invisible()}{READING_SIGNS}]|(?<=i)\u0307")
 
 
 def _is_simple(text: str) -> bool:
@@ -190,7 +190,7 @@ def holds(words: Sequence[str], wanted: Sequence[str]) -> bool:
     if f" {core} " in text:
         return True
     before = after = ""
-    if _is_hangul(core[-1]):
+    if is_hangul(core[-1]):
         after = _PARTICLES if len(wanted[-1]) > 1 else _PLAIN_PARTICLES
     if len(wanted[0]) >= LEAST_STEM:
         if _is_in(core[0], "\u0620", "\u06ff"):
@@ -215,7 +215,7 @@ def whole_words(texts: Iterable[str]) -> re.Pattern[str]:
             + re.escape(text)
             + (
                 f"(?![{marks()}])"
-                if is_unspaced(text[-1]) or _is_hangul(text[-1])
+                if is_unspaced(text[-1]) or is_hangul(text[-1])
                 else f"(?!{letter})"
             )
             for text in texts
@@ -255,7 +255,7 @@ def _pairs(parts: Sequence[str]) -> list[str]:
 def _forms(word: str) -> list[str]:
     if word.isascii():
         return [word]
-    if _is_hangul(word[0]):
+    if is_hangul(word[0]):
         stem = re.sub(f"(?<=.){_PARTICLES}$", "", word)
         return [*(_pairs(word) if len(word) > 2 else [word]), *([stem] if len(stem) < 3 else [])]
     if _is_in(word[0], "\u0620", "\u06ff"):
@@ -273,7 +273,8 @@ def _forms(word: str) -> list[str]:
 _ARABIC_ALIKE = str.maketrans("أإآٱىة", "اااايه")
 
 
-def _is_hangul(char: str) -> bool:
+def is_hangul(char: str) -> bool:
+    """Whether a character is a composed syllable of Korean."""
     return _is_in(char, "\uac00", "\ud7a3")
 
 
@@ -288,7 +289,7 @@ def is_unspaced(char: str) -> bool:
 
 @functools.cache
 def _unspaced() -> re.Pattern[str]:
-    return re.compile(f"[{_UNSPACED}]")
+    return re.compile(f"[{UNSPACED}]")
 
 
 def separate(text: str) -> str:

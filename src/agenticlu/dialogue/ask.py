@@ -44,7 +44,8 @@ from agenticlu.dialogue.run import (
 )
 from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import split
-from agenticlu.documents.citations import Citation, cite, find_quote, fold, statements
+from agenticlu.documents.citations import Citation, cite, statements
+from agenticlu.documents.quotes import find_quote, fold
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import (
     Engine,

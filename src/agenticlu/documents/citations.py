@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from agenticlu.core.records import Document, Piece, Record
-
-MIN_QUOTE_WORDS = 3
-"""Shorter statements do not count as quotes: 'in Vell' occurs everywhere."""
+from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
 
 
 class Citation(Record):
@@ -32,96 +28,8 @@ class Citation(Record):
     """First character of the quote in the document's text."""
     quote_end: int | None = None
     verified: bool = False
-    """Whether the model itself stated the quote, word for word. Otherwise the quote is merely the
-    sentence of the passage closest to the answer."""
-
-
-@dataclass(frozen=True)
-class Folded:
-    """Text without the differences between a page and a quote of it.
-
-    These are Unicode forms, white space, hyphens and their line ends, typographic quotes.
-    """
-
-    text: str
-    origins: tuple[int, ...]
-    """Character of the original for each folded one."""
-
-
-_HYPHENS = frozenset("-\u2010\u2011\u2212")
-_DASHES = frozenset("\u2012\u2013\u2014\u2015")
-_SINGLE_QUOTES = frozenset("‘’‚‛′`´")
-_DOUBLE_QUOTES = frozenset("“”„‟″«»")
-_JOINED = re.compile(r"(?:[ \t]*\r?\n[ \t]*)?(?=[^\W\d_])")
-"""What follows a hyphen inside a word: optionally a line end, then a letter."""
-_INVISIBLE = frozenset("\u200b\u200c\u200d\u2060\ufeff\u00ad")
-
-
-def fold(text: str) -> Folded:
-    r"""Folds a text for comparison.
-
-    >>> fold("a well-\nknown   “ﬁsh”").text
-    'a wellknown "fish"'
-    """
-    folded: list[str] = []
-    origins: list[int] = []
-
-    def put(chars: str, at: int) -> None:
-        for char in chars:
-            folded.append(char)
-            origins.append(at)
-
-    i = 0
-    while i < len(text):
-        char = text[i]
-        before = text[i - 1 : i]
-        if char in _INVISIBLE:
-            pass
-        elif char in _HYPHENS and before.isalpha() and (joined := _JOINED.match(text, i + 1)):
-            i = joined.end()
-            continue
-        elif char in _HYPHENS or (char in _DASHES and before.isdigit()):
-            put("-", i)
-        elif char.isspace() or char in _DASHES:
-            if folded and folded[-1] != " ":
-                put(" ", i)
-        elif char in _SINGLE_QUOTES:
-            put("'", i)
-        elif char in _DOUBLE_QUOTES:
-            put('"', i)
-        else:
-            put(unicodedata.normalize("NFKD", char), i)
-        i += 1
-    while folded and folded[-1] == " ":
-        folded.pop()
-        origins.pop()
-    return Folded("".join(folded), tuple(origins))
-
-
-def find_quote(statement: str, folded: Folded, text: str) -> tuple[int, int] | None:
-    """Returns the span of `text` where a statement occurs, or None.
-
-    Args:
-        statement: What a model said; surrounding quotation marks and final punctuation are ignored.
-        folded: `fold(text)`.
-        text: The text to look in.
-    """
-    wanted = fold(statement.strip().strip("\"'“”‘’«»*_").rstrip(".!?…,;: \"'”’»")).text
-    if not wanted:
-        return None
-    at = folded.text.find(wanted)
-    while at >= 0:
-        end = at + len(wanted)
-        starts_word = at == 0 or not (folded.text[at - 1].isalnum() and wanted[0].isalnum())
-        ends_word = end == len(folded.text) or not (
-            folded.text[end].isalnum() and wanted[-1].isalnum()
-        )
-        if starts_word and ends_word:
-            first, last = folded.origins[at], folded.origins[end - 1] + 1
-            closing = re.compile("[\u0300-\u036f]*[.!?…]?[\"'”’»]?").match(text, last)
-            return first, closing.end() if closing else last
-        at = folded.text.find(wanted, at + 1)
-    return None
+    """Whether the model itself stated the quote, word for word but for typography, markup and what
+    an ellipsis leaves out. Otherwise the quote is merely the sentence closest to the answer."""
 
 
 _SENTENCE_END = re.compile(
@@ -147,18 +55,12 @@ def statements(replies: Sequence[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for reply in replies:
-        for match in re.finditer(r"[\"“«]([^\"“”«»]{8,})[\"”»]", reply):
-            found.setdefault(match.group(1).strip())
+        for said in quoted(reply):
+            found.setdefault(said)
         unlabelled = re.sub(r"(?im)(?<!\W)\W*+\b(?:final\s+)?answer\s*:.*$", "", reply)
         for start, end in sentences(unlabelled):
             found.setdefault(unlabelled[start:end])
-    return [statement for statement in found if _is_long_enough(statement)]
-
-
-def _is_long_enough(statement: str) -> bool:
-    words = re.findall(r"\w+", statement)
-    wide = sum("\u2e80" <= char <= "\ud7ff" for char in statement)
-    return len(words) >= MIN_QUOTE_WORDS or wide >= 2 * MIN_QUOTE_WORDS
+    return [statement for statement in found if is_long_enough(statement)]
 
 
 def cite(
