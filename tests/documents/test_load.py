@@ -247,69 +247,6 @@ def test_pdf_pages_are_spans(write: Write) -> None:
     assert pieces[-1].page == 3
 
 
-def test_docx(write: Write) -> None:
-    w = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
-    body = (
-        '<w:p><w:pPr><w:pStyle w:val="Heading1"/></w:pPr><w:r><w:t>Lamps</w:t></w:r></w:p>'
-        "<w:p><w:r><w:t>Ada </w:t></w:r><w:r><w:t>has one.</w:t></w:r></w:p>"
-        "<w:tbl><w:tr><w:tc><w:p><w:r><w:t>a</w:t></w:r></w:p></w:tc>"
-        "<w:tc><w:p><w:r><w:t>b</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
-    )
-    xml = f"<w:document {w}><w:body>{body}</w:body></w:document>"
-    document = load_document(write("a.docx", zipped({"word/document.xml": xml})))
-    assert document.text == "# Lamps\n\nAda has one.\n\na | b\n"
-    assert document.title == "Lamps"
-
-
-W = (
-    'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
-    'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006" '
-    'xmlns:v="urn:schemas-microsoft-com:vml"'
-)
-RELATIONSHIPS = (
-    '<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">'
-    '<Relationship Id="r" Target="word/document2.xml" Type="http://schemas.openxmlformats.org/'
-    'officeDocument/2006/relationships/officeDocument"/></Relationships>'
-)
-DOCX = {
-    "hyphens and superscripts": (
-        "<w:p><w:r><w:t>pages 3</w:t><w:noBreakHyphen/><w:t>9, 10</w:t></w:r><w:r><w:rPr>"
-        '<w:vertAlign w:val="superscript"/></w:rPr><w:t>6</w:t></w:r></w:p>',
-        "pages 3\u20119, 10^6\n",
-    ),
-    "line breaks and changes": (
-        "<w:p><w:r><w:t>a</w:t><w:br/><w:t>b</w:t></w:r><w:del><w:r><w:delText>c</w:delText></w:r>"
-        "</w:del><w:ins><w:r><w:t>d</w:t></w:r></w:ins></w:p>",
-        "a\nbd\n",
-    ),
-    "a text box, written twice": (
-        "<w:p><w:r><w:t>Anchor.</w:t></w:r><w:r><mc:AlternateContent><mc:Choice Requires='wps'>"
-        "<w:drawing><w:t>Box.</w:t></w:drawing></mc:Choice><mc:Fallback><w:pict><v:textbox>"
-        "<w:txbxContent><w:p><w:r><w:t>Box.</w:t></w:r></w:p></w:txbxContent></v:textbox></w:pict>"
-        "</mc:Fallback></mc:AlternateContent></w:r></w:p>",
-        "Anchor.\n\nBox.\n",
-    ),
-    "a footnote": (
-        "<w:p><w:r><w:t>Old.</w:t></w:r><w:r><w:footnoteReference w:id='2'/></w:r></w:p>",
-        "Old.[1]\n\n1. Paid by Mara.\n",
-    ),
-}
-FOOTNOTES = (
-    f"<w:footnotes {W}><w:footnote w:id='2'><w:p><w:r><w:t>Paid by Mara.</w:t></w:r></w:p>"
-    "</w:footnote></w:footnotes>"
-)
-
-
-@pytest.mark.parametrize("name", DOCX)
-def test_docx_structure(write: Write, name: str) -> None:
-    body, text = DOCX[name]
-    xml = f"<w:document {W}><w:body>{body}</w:body></w:document>"
-    for part, rels in (("document", ""), ("document2", RELATIONSHIPS)):
-        files = {f"word/{part}.xml": xml, "word/footnotes.xml": FOOTNOTES}
-        files |= {"_rels/.rels": rels} if rels else {}
-        assert load_document(write("a.docx", zipped(files))).text == text
-
-
 def test_epub_in_reading_order(write: Write) -> None:
     files = {
         "META-INF/container.xml": '<container xmlns="urn:x"><rootfiles>'

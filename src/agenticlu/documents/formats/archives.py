@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterator
 from xml.parsers.expat import ExpatError
 
+from lxml import etree
+
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.limits import VARIABLES, DocumentLimits
 from agenticlu.documents.formats import Parsed, name_of
@@ -18,9 +20,9 @@ MAX_ENTRIES = 50_000
 """Most files of an archive; books of thousands of pictures have some thousands."""
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, ExpatError, RuntimeError, OSError),
-    *(KeyError, IndexError, ValueError, AttributeError),
+    *(etree.LxmlError, KeyError, IndexError, ValueError, AttributeError, TypeError),
 )
-"""Raised by the parsers for damaged files; the last line is for missing parts."""
+"""Raised by the parsers for damaged files; the last line is for missing parts, too."""
 
 
 @contextlib.contextmanager
@@ -68,13 +70,14 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: The archive is broken, encrypted or too large, or no document.
     """
-    from agenticlu.documents.formats import docx, epub
+    from agenticlu.documents.formats import docx, epub, ooxml
 
     with open_archive(data, name_of(source)) as archive:
-        if docx.matches(archive):
-            return docx.parse(archive)
         if epub.matches(archive):
             return epub.parse(archive, source)
+        main = ooxml.main_part(archive)
+        if main is not None and ooxml.vocabulary(archive, main) == "wordprocessingml":
+            return docx.parse(archive, main)
     raise DocumentError(
         f"{name_of(source)} is a zip archive, but neither docx nor epub.",
         hint="Unpack it and give one of its files.",

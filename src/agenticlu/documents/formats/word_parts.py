@@ -1,0 +1,292 @@
+"""The body, the notes, the headers and the footers of a Word document, brought into simple form.
+
+Every part is cleaned by the same rules, so that a converter that knows paragraphs, runs, tables,
+links and pictures reads all of its text, each passage once.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from lxml import etree
+
+from agenticlu.documents.formats import ooxml
+from agenticlu.documents.formats.equations import render_omml
+from agenticlu.documents.formats.numbering import Styles, is_on, value_of
+
+_W = f"{{{ooxml.WORD}}}"
+_M = f"{{{ooxml.MATH}}}"
+_R = f"{{{ooxml.RELATIONSHIPS}}}"
+_A = f"{{{ooxml.DRAWING}}}"
+_VML = "{urn:schemas-microsoft-com:vml}"
+_OLE = "{urn:schemas-microsoft-com:office:office}OLEObject"
+_KEPT = frozenset(
+    f"{_W}{name}"
+    for name in (
+        *("document", "body", "hdr", "ftr", "footnotes", "footnote", "endnotes", "endnote"),
+        *("p", "r", "t", "tbl", "tr", "tc", "hyperlink", "drawing", "pict", "object"),
+    )
+)
+"""Elements around text that the converter knows; of others only the content is kept."""
+_KEPT_PROPERTIES = frozenset(
+    f"{_W}{name}"
+    for name in (
+        *("pStyle", "numPr", "outlineLvl", "sectPr", "rPr", "del", "vertAlign"),
+        *("tblHeader", "gridSpan", "vMerge"),
+    )
+)
+"""Properties that bear on the text or its order."""
+_NOTE_MARKS = tuple(
+    f"{_W}{name}" for name in ("footnoteReference", "endnoteReference", "footnoteRef", "endnoteRef")
+)
+
+
+class Part:
+    """A part of a document, with its relationships."""
+
+    def __init__(
+        self, archive: zipfile.ZipFile, name: str, styles: Styles, left_out: Counter[str]
+    ) -> None:
+        self._archive = archive
+        self._styles = styles
+        self._left_out = left_out
+        self.root = ooxml.parse_xml(archive.read(name))
+        self.links = ooxml.relationships(archive, name)
+
+    def clean(self) -> None:
+        """Brings all of the text into paragraphs, runs and tables; counts what is left out."""
+        ooxml.choose_alternatives(self.root)
+        steps: tuple[Callable[[], None], ...] = (
+            *(self._drop_deleted, self._write_equations, self._write_fields, self._write_ruby),
+            *(self._drop_hidden, self._unwrap, self._read_drawings, self._lift_boxes),
+            *(self._raise_styled, self._write_characters, self._simplify),
+        )
+        for step in steps:
+            step()
+
+    def _all(self, *names: str) -> list[Any]:
+        return list(self.root.iter(*(f"{_W}{name}" for name in names)))
+
+    def _drop_deleted(self) -> None:
+        for node in self._all("del", "moveFrom"):
+            if node.getparent() is None or node.getparent().tag in {f"{_W}rPr", f"{_W}trPr"}:
+                continue  # the deletion of a paragraph's end or of a row
+            if (
+                node.tag == f"{_W}del"
+                and next(node.iter(f"{_W}delText", f"{_M}t"), None) is not None
+            ):
+                self._left_out["deleted passage"] += 1
+            ooxml.replace(node, [])
+        for row in self._all("tr"):
+            if row.find(f"{_W}trPr/{_W}del") is not None:
+                self._left_out["deleted table row"] += 1
+                ooxml.replace(row, [])
+
+    def _write_equations(self) -> None:
+        for name in ("oMathPara", "oMath"):
+            for node in list(self.root.iter(f"{_M}{name}")):
+                text = render_omml(node)
+                whole = name == "oMathPara" and node.getparent().tag != f"{_W}p"
+                ooxml.replace(node, [paragraph(text) if whole else run(text)])
+
+    def _write_fields(self) -> None:
+        """Writes the state of old form fields; drops ends of fields that have no beginning."""
+        depth = 0
+        for node in self._all("fldChar"):
+            kind = node.get(f"{_W}fldCharType")
+            depth += {"begin": 1, "end": -1}.get(kind or "", 0)
+            if depth < 0 or (depth == 0 and kind == "separate"):
+                depth = 0
+                ooxml.replace(node, [])
+                continue
+            text = _form_field(node.find(f"{_W}ffData"))
+            if text:
+                node.getparent().addprevious(run(text))
+                ooxml.replace(node.find(f"{_W}ffData"), [])
+
+    def _write_ruby(self) -> None:
+        for node in self._all("ruby"):
+            base, above = (
+                "".join(child.itertext(f"{_W}t"))
+                for name in ("rubyBase", "rt")
+                for child in node.findall(f"{_W}{name}")[:1] or [etree.Element("none")]
+            )
+            ooxml.replace(node, [_text(f"{base}({above})" if above else base)])
+
+    def _drop_hidden(self) -> None:
+        """Drops hidden text; the runs stay, as fields may begin or end in them."""
+        for one in self._all("r"):
+            texts = [text for text in one.findall(f"{_W}t") if text.text]
+            if texts and self._is_hidden(one):
+                self._left_out["hidden passage"] += 1
+                for text in texts:
+                    ooxml.replace(text, [])
+
+    def _is_hidden(self, one: Any) -> bool:
+        properties = one.find(f"{_W}rPr")
+        if value_of(properties, "vanish") is not None:
+            return is_on(properties, "vanish")
+        own = self._styles.value(value_of(properties, "rStyle"), "rPr", "vanish")
+        if own is None:
+            block = next(one.iterancestors(f"{_W}p"), None)
+            style = None if block is None else value_of(block, "pPr", "pStyle")
+            own = self._styles.value(style, "rPr", "vanish")
+        return own is not None and own not in {"0", "false", "off"}
+
+    def _unwrap(self) -> None:
+        for node in self._all("sdtPr", "sdtEndPr", "softHyphen"):
+            ooxml.replace(node, [])
+        for node in list(self.root.iter(f"{_W}*")):
+            if node.tag in _KEPT or node.tag == f"{_W}txbxContent" or node.getparent() is None:
+                continue
+            if next(node.iter(f"{_W}t", f"{_W}altChunk"), None) not in {None, node}:
+                ooxml.replace(node, list(node))
+
+    def _read_drawings(self) -> None:
+        """Writes the text of charts and diagrams; counts pictures and embedded objects."""
+        for node in reversed(self._all("object")):
+            kind = next((one.get("ProgID", "") for one in node.iter(_OLE)), "")
+            name = "equation object" if kind.startswith("Equation") else "embedded object"
+            self._left_out[name] += 1
+            ooxml.replace(node, [])
+        for node in reversed(self._all("drawing", "pict")):
+            pictures = len(list(node.iter(f"{_A}blip", f"{_VML}imagedata")))
+            if pictures and not any(one.get("descr") for one in node.iter("{*}docPr")):
+                self._left_out["image"] += pictures
+            for art in node.iter(f"{_VML}textpath"):
+                node.getparent().addprevious(run(art.get("string", "")))
+            for chart in node.iter(f"{{{ooxml.CHART}}}chart"):
+                rows = self._linked(chart.get(f"{_R}id"), "chart", ooxml.chart_rows)
+                self._add_after(node, [table(rows)] if rows else [])
+            for diagram in node.iter(f"{{{ooxml.DIAGRAM}}}relIds"):
+                lines = self._linked(diagram.get(f"{_R}dm"), "diagram", ooxml.diagram_lines)
+                self._add_after(node, [paragraph(line) for line in lines])
+
+    def _linked(self, link: str | None, kind: str, read: Callable[[Any], list[Any]]) -> list[Any]:
+        _, target = self.links.get(link or "", ("", ""))
+        found = []
+        if target in self._archive.namelist():
+            found = read(ooxml.parse_xml(self._archive.read(target)))
+        if not found:
+            self._left_out[kind] += 1
+        return found
+
+    def _lift_boxes(self) -> None:
+        """Puts the paragraphs of a text box behind the one that it is anchored in."""
+        for box in reversed(self._all("txbxContent")):
+            self._add_after(box, list(box))
+            ooxml.replace(box, [])
+
+    def _add_after(self, node: Any, blocks: list[Any]) -> None:
+        host = next(node.iterancestors(f"{_W}p"), None)
+        for block in reversed(blocks):
+            if host is not None:
+                host.addnext(block)
+
+    def _raise_styled(self) -> None:
+        """Writes into a run whether its style raises or lowers it, as in 10⁶."""
+        for one in self._all("r"):
+            properties = one.find(f"{_W}rPr")
+            style = value_of(properties, "rStyle")
+            if style is None or value_of(properties, "vertAlign") is not None:
+                continue
+            found = self._styles.value(style, "rPr", "vertAlign")
+            if found and next(one.iter(*_NOTE_MARKS), None) is None:
+                etree.SubElement(properties, f"{_W}vertAlign").set(f"{_W}val", found)
+
+    def _write_characters(self) -> None:
+        for node in self._all("ptab"):
+            ooxml.replace(node, [etree.Element(f"{_W}tab")])
+
+
+    def _simplify(self) -> None:
+        """Joins what stands in one line in one script: the converter takes its time for each."""
+        for properties in self._all("pPr", "rPr", "tblPr", "trPr", "tcPr"):
+            for one in list(properties):
+                if one.tag not in _KEPT_PROPERTIES:
+                    properties.remove(one)
+        for node in self._all("bookmarkStart", "bookmarkEnd", "proofErr", "lastRenderedPageBreak"):
+            ooxml.replace(node, [])
+        for one in self._all("r"):
+            before = one.getprevious()
+            if before is not None and before.tag == one.tag and _script(before) == _script(one):
+                for child in one:
+                    if child.tag != f"{_W}rPr":
+                        _append(before, child)
+                one.getparent().remove(one)
+
+
+def _script(one: Any) -> str:
+    return value_of(one, "rPr", "vertAlign") or "baseline"
+
+
+def _append(one: Any, child: Any) -> None:
+    if child.tag == f"{_W}t" and len(one) and one[-1].tag == child.tag:
+        one[-1].text = (one[-1].text or "") + (child.text or "")
+        one[-1].set("{http://www.w3.org/XML/1998/namespace}space", "preserve")
+    else:
+        one.append(child)
+
+
+def _form_field(data: Any | None) -> str:
+    """Returns what an old form field shows beside its text: a tick, or the chosen line."""
+    if data is None:
+        return ""
+    box = data.find(f"{_W}checkBox")
+    if box is not None:
+        checked = box.find(f"{_W}checked")
+        return "☒" if is_on(box, "default" if checked is None else "checked") else "☐"
+    entries = [one.get(f"{_W}val", "") for one in data.iter(f"{_W}listEntry")]
+    chosen = value_of(data, "ddList", "result") or value_of(data, "ddList", "default") or "0"
+    return entries[int(chosen)] if chosen.isdecimal() and int(chosen) < len(entries) else ""
+
+
+def _text(text: str) -> Any:
+    node = etree.Element(f"{_W}t")
+    node.set("{http://www.w3.org/XML/1998/namespace}space", "preserve")
+    node.text = text
+    return node
+
+
+def run(text: str) -> Any:
+    """Builds a run."""
+    node = etree.Element(f"{_W}r")
+    node.append(_text(text))
+    return node
+
+
+def paragraph(text: str) -> Any:
+    """Builds a paragraph."""
+    node = etree.Element(f"{_W}p")
+    node.append(run(text))
+    return node
+
+
+def table(rows: list[list[str]]) -> Any:
+    """Builds a table."""
+    node = etree.Element(f"{_W}tbl")
+    for row in rows:
+        line = etree.SubElement(node, f"{_W}tr")
+        for text in row:
+            etree.SubElement(line, f"{_W}tc").append(paragraph(text))
+    return node
+
+
+def set_list(properties: Any, num: str, level: int) -> None:
+    """Puts a paragraph into a list."""
+    for old in properties.findall(f"{_W}numPr"):
+        properties.remove(old)
+    node = etree.SubElement(properties, f"{_W}numPr")
+    etree.SubElement(node, f"{_W}ilvl").set(f"{_W}val", str(level))
+    etree.SubElement(node, f"{_W}numId").set(f"{_W}val", num)
+
+
+def set_style(properties: Any, name: str) -> None:
+    """Sets the style of a paragraph."""
+    node = properties.find(f"{_W}pStyle")
+    if node is None:
+        node = etree.SubElement(properties, f"{_W}pStyle")
+    node.set(f"{_W}val", name)
