@@ -201,7 +201,6 @@ class Part:
         for node in self._all("ptab"):
             ooxml.replace(node, [etree.Element(f"{_W}tab")])
 
-
     def _simplify(self) -> None:
         """Joins what stands in one line in one script: the converter takes its time for each."""
         for properties in self._all("pPr", "rPr", "tblPr", "trPr", "tcPr"):
