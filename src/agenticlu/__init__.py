@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from agenticlu.core.errors import AgenticluError
     from agenticlu.core.records import Document, Question
     from agenticlu.data.corpus import load_corpus
+    from agenticlu.dialogue.answer import Answer
     from agenticlu.dialogue.api import Reader, ask, ask_async
-    from agenticlu.dialogue.ask import Answer
     from agenticlu.dialogue.steps import load_profile
     from agenticlu.documents import load_document, split
     from agenticlu.documents.citations import Citation
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AgenticluError": "core.errors",
-    "Answer": "dialogue.ask",
+    "Answer": "dialogue.answer",
     "Citation": "documents.citations",
     "Document": "core.records",
     "Question": "core.records",

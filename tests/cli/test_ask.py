@@ -314,7 +314,7 @@ def test_a_document_too_long(run: Run, town: str, engine: Any, tiny_model_path: 
         (["nowhere.txt", "Who?"], 4, "File 'nowhere.txt' does not exist"),
         (["empty.txt", "Who?"], 4, "is empty"),
         (["binary.txt", "Who?"], 4, "binary"),
-        ([".", "Who?"], 4, "is a directory"),
+        (["bare", "Who?"], 4, "Folder 'bare' holds nothing to read"),
         (["town.txt"], 2, "No question"),
         (["town.txt", "Who?", "--rounds", "0"], 2, "--rounds 0: must be greater than"),
         (["town.txt", "Who?", "--profile", "defualt"], 3, "Did you mean default?"),
@@ -336,6 +336,7 @@ def test_bad_input_is_one_message_with_a_code(
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 8)
     (tmp_path / "bad.toml").write_text("ronds = 2")
+    (tmp_path / "bare").mkdir()
     before = sorted(tmp_path.iterdir())
     found, out, err = run("ask", *args)
     assert found == code, err

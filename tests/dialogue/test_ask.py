@@ -16,13 +16,8 @@ from agenticlu.core.errors import (
     NoSupportedAnswerError,
 )
 from agenticlu.core.records import Document, Page, Question, Usage
-from agenticlu.dialogue.ask import (
-    Answer,
-    Event,
-    ask,
-    check_supported,
-    make_question,
-)
+from agenticlu.dialogue.answer import Answer, Event, check_supported, make_question
+from agenticlu.dialogue.ask import ask
 from agenticlu.dialogue.estimate import estimate
 from agenticlu.dialogue.run import RELEVANT
 from agenticlu.dialogue.steps import load_profile

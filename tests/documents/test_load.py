@@ -296,14 +296,12 @@ def test_refused_documents_say_why(write: Write, name: str, content: bytes, mess
     assert caught.value.exit_code == 4
 
 
-def test_missing_folder_address(tmp_path: Path, write: Write) -> None:
+def test_missing_files(tmp_path: Path, write: Write) -> None:
     write("report.txt", "a")
     with pytest.raises(DocumentError, match="does not exist") as caught:
         load_document(str(tmp_path / "reprot.txt"))
     assert "report.txt" in str(caught.value.hint)
-    with pytest.raises(DocumentError, match="is a directory"):
-        load_document(str(tmp_path))
-    with pytest.raises(DocumentError, match="is a URL"):
-        load_document("https://example.org/a.html")
+    with pytest.raises(DocumentError, match="does not exist"):
+        load_document(str(tmp_path / "report.txt" / "inside.txt"))
     with pytest.raises(DocumentError):
         load_document("a\x00b")

@@ -6,10 +6,12 @@ increases when an old reader would misread a new file.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -172,8 +174,26 @@ class Page(Record):
     """What the source calls it, such as 'slide 3' or 'sheet Prices'; None: 'page 3'."""
 
 
+class Part(Record):
+    """One of several sources that were read as one document."""
+
+    source: str
+    """Its origin, as `Document.source`."""
+    name: str
+    """What people and models are shown: short, and no other part's."""
+    start: int
+    """First character of its text in `Document.text`."""
+    end: int
+    """One past the last character; a blank line may stand between it and the next part."""
+    title: str | None = None
+    pages: tuple[Page, ...] = ()
+    """Its own pages, numbered as in the source; their characters are of `Document.text`."""
+    left_out: dict[str, int] = {}
+    """As `Document.left_out`, of this source alone."""
+
+
 class Document(Record):
-    """A source text."""
+    """A source text, or several read as one."""
 
     id: str
     """Content hash of the text."""
@@ -182,21 +202,54 @@ class Document(Record):
     """Its origin: a path, '-' for standard input, or a generator's name."""
     title: str | None = None
     pages: tuple[Page, ...] = ()
-    """Empty when the source has no pages."""
+    """Empty when the source has no pages, or when there are parts: pages are theirs then."""
     left_out: dict[str, int] = {}
-    """What of the source the text does not hold, counted by kind in the singular: 'image'."""
+    """What of the source the text does not hold, counted by kind in the singular: 'image'. Of
+    several sources: what was passed over, such as a 'hidden file'; each part counts its own."""
+    parts: tuple[Part, ...] = ()
+    """The sources of a reading of several, in the order of the text; empty for a single one."""
+    unread: dict[str, str] = {}
+    """Sources among several that could not be read, by name, and why."""
 
     @classmethod
     def of(cls, text: str, source: str, **fields: Any) -> Document:
         """Builds a document whose id is the hash of its text."""
         return cls(id=content_id(text), text=text, source=source, **fields)
 
+    @property
+    def sections(self) -> tuple[tuple[int, int], ...]:
+        """The spans of the parts, together the whole text; pieces end where a section does."""
+        starts = [part.start for part in self.parts] or [0]
+        return tuple(pairwise((*starts, len(self.text))))
+
+    @property
+    def pages_by_name(self) -> dict[str, tuple[Page, ...]]:
+        """The pages of each part by its name, of a single document by its source."""
+        if not self.parts:
+            return {self.source: self.pages}
+        return {part.name: part.pages for part in self.parts}
+
+    @property
+    def left_out_by_name(self) -> dict[str, dict[str, int]]:
+        """What each part leaves out by its name, and the whole by its source, where it is any."""
+        counts = {self.source: self.left_out} | {part.name: part.left_out for part in self.parts}
+        return {name: kinds for name, kinds in counts.items() if kinds}
+
+    def part_of(self, offset: int) -> Part | None:
+        """Returns the part that holds the character at `offset`; None in a single document."""
+        index = bisect.bisect_right(self.parts, offset, key=lambda part: part.start) - 1
+        return self.parts[index] if index >= 0 else None
+
     def page_of(self, offset: int) -> int | None:
-        """Returns the number of the page that holds the character at `offset`, if pages exist."""
-        for page in self.pages:
-            if page.start <= offset < page.end:
-                return page.number
-        return None
+        """Returns the number of the page that holds the character at `offset`, if pages exist.
+
+        In a reading of several sources it is the number in the character's own source.
+        """
+        part = self.part_of(offset)
+        pages = self.pages if part is None else part.pages
+        index = bisect.bisect_right(pages, offset, key=lambda page: page.start) - 1
+        # Of pages that begin at one character all but the last are blank.
+        return pages[index].number if index >= 0 and offset < pages[index].end else None
 
 
 class Piece(Record):

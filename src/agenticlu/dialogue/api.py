@@ -13,7 +13,7 @@ from agenticlu.core.config import resolve
 from agenticlu.core.files import Closing
 from agenticlu.core.records import Document
 from agenticlu.core.settings import THINKING_TOKENS, Effort, Settings, TokenCount
-from agenticlu.dialogue.ask import Answer, Event, make_question
+from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import ask as ask_engine
 from agenticlu.dialogue.estimate import AskEstimate, estimate
 from agenticlu.dialogue.steps import Profile, load_profile

@@ -14,25 +14,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from agenticlu.core.errors import (
-    BudgetExceededError,
-    DocumentTooLongError,
-    NoSupportedAnswerError,
-    UsageError,
-)
+from agenticlu.core.errors import BudgetExceededError, DocumentTooLongError
 from agenticlu.core.records import (
     Document,
     Piece,
     Question,
-    Record,
     Turn,
     TurnKind,
     Usage,
-    content_id,
     content_seed,
 )
+from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
@@ -63,53 +56,7 @@ THOUGHT_SHARE = 4
 """Part of a window that is kept free for a thought, at most, when a document is read by spans."""
 
 
-class Answer(Record):
-    """The answer to a question, with the passages behind it."""
-
-    document_id: str
-    source: str
-    question: str
-    options: tuple[str, ...] = ()
-    answer: str
-    """Final answer; of a multiple choice question, the letter, or '' where none was chosen."""
-    supported: bool
-    """Whether the model named a passage of the document, or its self-check said yes."""
-    checked: bool | None = None
-    """The last self-check's verdict; None when it gave none."""
-    citations: tuple[Citation, ...] = ()
-    rounds: int = 0
-    turns: tuple[Turn, ...] = ()
-    num_pieces: int = 0
-    shown_pieces: tuple[int, ...] | None = None
-    """Pieces that the model saw in the dialogue, when reading by spans; None means all."""
-    usage: Usage = Usage()
-    setup: Usage = Usage()
-    """The part of the usage that found out what the server can do and how long its window is."""
-    seconds: float = 0.0
-    engine: str = ""
-    profile: str = ""
-    tokenizer: str = ""
-    notes: tuple[str, ...] = ()
-    """Caveats for the reader: invalid marks, cut replies, spans, unverified quotes."""
-
-
 SPANS_HINT = "--spans reads the document piecewise and says so."
-EventKind = Literal["scan", "turn"]
-
-
-@dataclass(frozen=True)
-class Event:
-    """A step of the work, reported while it happens."""
-
-    kind: EventKind
-    round: int
-    """From 1."""
-    turn: Turn | None = None
-    pieces: tuple[int, ...] = ()
-    """Valid marks of a `point` turn; pieces kept by a finished scan."""
-    done: int = 0
-    """Pieces scored so far."""
-    total: int = 0
 
 
 async def ask(
@@ -170,33 +117,6 @@ async def ask(
         on_event=on_event or (lambda event: None),
     )
     return await asking.run(spans=spans)
-
-
-def make_question(document: Document, text: str, options: Sequence[str] = ()) -> Question:
-    """Builds a question with an id made of document, text and options.
-
-    Raises:
-        UsageError: It has no text.
-    """
-    text = text.strip()
-    if not text:
-        raise UsageError("The question is empty.")
-    return Question(id=content_id(document.id, text, *options), text=text, options=tuple(options))
-
-
-def check_supported(answer: Answer) -> None:
-    """Raises NoSupportedAnswerError for an answer that nothing in the document supports."""
-    if not answer.supported and not answer.answer:
-        raise NoSupportedAnswerError(
-            "There is no answer: the model replied with nothing.",
-            hint="Look at what it can do: agenticlu doctor; or try another model.",
-        )
-    if not answer.supported:
-        raise NoSupportedAnswerError(
-            "The document does not support an answer: the model named no passage of it"
-            + (", and its own check says no." if answer.checked is False else "."),
-            hint="Ask more precisely, allow more rounds (--rounds 3), or try another model.",
-        )
 
 
 @dataclass
@@ -428,6 +348,8 @@ class _Asking:
             profile=self.scanner.profile.label,
             tokenizer=self.tokenizer.name,
             notes=tuple(dict.fromkeys([*self.notes, *adaptations_of(self.engine)])),
+            left_out=self.document.left_out_by_name,
+            unread=self.document.unread,
         )
 
     def _cited(self, turns: Sequence[Turn]) -> tuple[int, ...]:
@@ -459,12 +381,22 @@ class _Asking:
         self.notes.append(text)
 
     def _note_pages(self) -> None:
-        blank = [page.number for page in self.document.pages if page.start == page.end]
-        if blank:
-            listed = ", ".join(map(str, blank[:8])) + (", ..." if len(blank) > 8 else "")
+        document = self.document
+        for name, pages in document.pages_by_name.items():
+            blank = [page.number for page in pages if page.start == page.end]
+            if blank:
+                listed = ", ".join(map(str, blank[:8])) + (", ..." if len(blank) > 8 else "")
+                of = f" of {name}" if document.parts else ""
+                self.notes.append(
+                    f"{len(blank)} of {len(pages)} pages{of} have no text layer and were not read: "
+                    f"{listed}."
+                )
+        if document.unread:
+            total = len(document.unread) + len(document.parts)
+            named = ", ".join(list(document.unread)[:8])
+            more = ", ..." if len(document.unread) > 8 else ""
             self.notes.append(
-                f"{len(blank)} of {len(self.document.pages)} pages have no text layer and were "
-                f"not read: {listed}."
+                f"{len(document.unread)} of {total} files were not read: {named}{more}."
             )
 
     def _note_quotes(self, said: Sequence[str], citations: Sequence[Citation]) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from agenticlu.core.records import Document, Message, Piece, Turn, Usage
 from agenticlu.core.words import search_terms
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, Request
-from agenticlu.documents import Marks, mark, neutralise, parse_marks, split
+from agenticlu.documents import Marks, mark, neutralise, parse_marks, render_part, split
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 from agenticlu.engines.base import Engine, Sampled
 from agenticlu.evaluation.scoring.canonical import canonical_tokens
@@ -46,7 +46,7 @@ class ShownDocument:
         return marked if only is None else marked or NOTHING_KEPT
 
     def text(self, index: int, *, edges: bool = False) -> str:
-        """Returns one piece without markers.
+        """Returns one piece without markers; of several sources, below the name of its own.
 
         Args:
             index: Of the piece.
@@ -55,14 +55,17 @@ class ShownDocument:
         """
         piece, text = self.pieces[index], self.document.text
         start, end = piece.start, piece.end
+        part = self.document.part_of(start)
         if edges:
             edge = (end - start) // EDGE_SHARE
-            start, end = max(0, start - edge), min(len(text), end + edge)
-            while start < piece.start and start > 0 and not text[start - 1].isspace():
+            first, last = (0, len(text)) if part is None else (part.start, max(part.end, end))
+            start, end = max(first, start - edge), min(last, end + edge)
+            while start < piece.start and start > first and not text[start - 1].isspace():
                 start += 1
-            while end > piece.end and end < len(text) and not text[end].isspace():
+            while end > piece.end and end < last and not text[end].isspace():
                 end -= 1
-        return self.neutralise(text[start:end]).strip()
+        shown = self.neutralise(text[start:end]).strip()
+        return shown if part is None else f"{render_part(part, self.controls)}\n{shown}"
 
     def neutralise(self, text: str) -> str:
         """Returns a text whose markers and control tokens are broken; see `documents`."""

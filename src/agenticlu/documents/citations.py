@@ -9,6 +9,44 @@ from agenticlu.core.records import Document, Piece, Record
 from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
 
 
+class CitedFile(Record):
+    """The file of a citation in a reading of several, with the places in that file's own text."""
+
+    index: int
+    """Which of the reading's parts it is, from 0."""
+    name: str
+    """As people and the model are shown it."""
+    source: str
+    """Its path or address."""
+    title: str | None = None
+    start: int
+    """First character of the piece in the file's own text, as it is when loaded alone."""
+    end: int
+    """One past the last character."""
+    quote_start: int | None = None
+    """First character of the quote in the file's own text."""
+    quote_end: int | None = None
+
+    @classmethod
+    def of(
+        cls, document: Document, piece: Piece, quote: tuple[int, int] | None
+    ) -> CitedFile | None:
+        """Returns the file of a piece; None in a single document."""
+        part = document.part_of(piece.start)
+        if part is None:
+            return None
+        return cls(
+            index=document.parts.index(part),
+            name=part.name,
+            source=part.source,
+            title=part.title,
+            start=piece.start - part.start,
+            end=min(piece.end, part.end) - part.start,
+            quote_start=None if quote is None else quote[0] - part.start,
+            quote_end=None if quote is None else quote[1] - part.start,
+        )
+
+
 class Citation(Record):
     """A passage behind an answer."""
 
@@ -30,6 +68,8 @@ class Citation(Record):
     verified: bool = False
     """Whether the model itself stated the quote, word for word but for typography, markup and what
     an ellipsis leaves out. Otherwise the quote is merely the sentence closest to the answer."""
+    file: CitedFile | None = None
+    """Which of several files it is from; None in a single document."""
 
 
 _SENTENCE_END = re.compile(
@@ -106,6 +146,7 @@ def _cite_piece(
         quote_start=start,
         quote_end=end,
         verified=verified,
+        file=CitedFile.of(document, piece, None if start is None or end is None else (start, end)),
     )
 
 

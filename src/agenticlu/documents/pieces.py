@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agenticlu.core.records import Document, Piece
+from agenticlu.core.records import Document, Part, Piece
 from agenticlu.documents.tokens import Tokenizer
 
 DEFAULT_PIECE_TOKENS = 512
@@ -38,18 +38,39 @@ def split(
     Tokens are counted when the whole document is tokenised at once, each where it starts. A piece
     ends between two tokens and, where the last quarter of the window has one, at the end of a
     sentence, else of a line. No character is split, even one that is made of more tokens than
-    fit: such a character is a piece of its own.
+    fit: such a character is a piece of its own. Each part of a reading of several sources is cut
+    as a document of its own, so no piece crosses their borders.
     """
     if piece_tokens < 1:
         raise ValueError(f"piece_tokens must be at least 1, got {piece_tokens}")
-    text = document.text
+    return tuple(
+        Piece(
+            index=index,
+            start=start,
+            end=end,
+            num_tokens=num_tokens,
+            page=document.page_of(start),
+        )
+        for index, (start, end, num_tokens) in enumerate(
+            window
+            for section in document.sections
+            for window in _windows(document.text, section, tokenizer, piece_tokens)
+        )
+    )
+
+
+def _windows(
+    whole: str, section: tuple[int, int], tokenizer: Tokenizer, piece_tokens: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yields (start, end, tokens) of each piece of a section of a text."""
+    offset = section[0]
+    text = whole[slice(*section)]
     if not text:
-        return ()
+        return
     starts, clean = _cuts(text, tokenizer.spans(text))
     ends = tuple(
         [match.end() for match in kind.finditer(text)] for kind in (_SENTENCE_END, _LINE_END)
     )
-    pieces: list[Piece] = []
     start = first = 0  # character and token at which the piece begins
     while start < len(text):
         if len(starts) - first <= piece_tokens:
@@ -57,17 +78,8 @@ def split(
         else:
             end = _choose_end(starts, clean, ends, first, piece_tokens, start)
         last = len(starts) if end == len(text) else bisect.bisect_left(starts, end, lo=first)
-        pieces.append(
-            Piece(
-                index=len(pieces),
-                start=start,
-                end=end,
-                num_tokens=last - first,
-                page=document.page_of(start),
-            )
-        )
+        yield offset + start, offset + end, last - first
         start, first = end, last
-    return tuple(pieces)
 
 
 def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
@@ -180,17 +192,43 @@ def mark(
 ) -> str:
     """Returns the marked view: each piece between paragraph markers, one after another.
 
+    In a reading of several sources, a line with the source's name stands before the first shown
+    piece of each.
+
     Args:
         document: The document.
         pieces: Its pieces.
         only: Indices of the pieces to show; None shows all.
         controls: Control tokens to neutralise beside those recognised by their form.
     """
-    shown = [piece for piece in pieces if only is None or piece.index in only]
-    return "\n".join(
-        f"<para {piece.index}> {render_piece(document, piece, controls)} </para {piece.index}>"
-        for piece in shown
+    lines: list[str] = []
+    part = None
+    for piece in pieces:
+        if only is not None and piece.index not in only:
+            continue
+        if (holding := document.part_of(piece.start)) is not part and holding is not None:
+            part = holding
+            lines.append(render_part(part, controls))
+        shown = render_piece(document, piece, controls)
+        lines.append(f"<para {piece.index}> {shown} </para {piece.index}>")
+    return "\n".join(lines)
+
+
+MAX_NAME_CHARACTERS = 200
+"""Of a source's name and of its title, as a model is shown them."""
+
+
+def render_part(part: Part, controls: Collection[str] = ()) -> str:
+    """Returns the line that tells a model which source the next paragraphs are from.
+
+    >>> render_part(Part(source="/a/b.pdf", name="b.pdf", start=0, end=9, title="The Year"))
+    'File: b.pdf (The Year)'
+    """
+    name, title = (
+        neutralise(" ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split()), controls)
+        for text in (part.name[:MAX_NAME_CHARACTERS], (part.title or "")[:MAX_NAME_CHARACTERS])
     )
+    return f"File: {name} ({title})" if title else f"File: {name}"
 
 
 # --- Marks in model text --------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from agenticlu.core.printing import echo, echo_json
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Usage
-    from agenticlu.dialogue.ask import Answer, Event
+    from agenticlu.dialogue.answer import Answer, Event
     from agenticlu.dialogue.estimate import AskEstimate
     from agenticlu.documents.citations import Citation
 

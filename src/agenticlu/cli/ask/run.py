@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agenticlu.cli.ask.settings import AskSettings
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Document, Piece, Question
-    from agenticlu.dialogue.ask import Answer
+    from agenticlu.dialogue.answer import Answer
     from agenticlu.dialogue.estimate import AskEstimate
     from agenticlu.dialogue.steps import Profile
     from agenticlu.documents.tokens import Tokenizer
@@ -44,7 +44,7 @@ class AskRun:
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
-        from agenticlu.dialogue.ask import make_question
+        from agenticlu.dialogue.answer import make_question
         from agenticlu.dialogue.steps import load_profile
         from agenticlu.documents import load_document, split
         from agenticlu.engines import ModelChoice
@@ -142,7 +142,7 @@ class AskRun:
                 f"{failed} of {len(self.rows)} questions failed; their rows say why."
             )
         if unsupported == len(self.rows):
-            from agenticlu.dialogue.ask import check_supported
+            from agenticlu.dialogue.answer import check_supported
 
             if not self.many:
                 check_supported(answer)

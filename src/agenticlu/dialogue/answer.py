@@ -1,0 +1,93 @@
+"""The answer to a question with the passages behind it, and the steps that lead to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from agenticlu.core.errors import NoSupportedAnswerError, UsageError
+from agenticlu.core.records import Document, Question, Record, Turn, Usage, content_id
+from agenticlu.documents.citations import Citation
+
+
+class Answer(Record):
+    """The answer to a question, with the passages behind it."""
+
+    document_id: str
+    source: str
+    question: str
+    options: tuple[str, ...] = ()
+    answer: str
+    """Final answer; of a multiple choice question, the letter, or '' where none was chosen."""
+    supported: bool
+    """Whether the model named a passage of the document, or its self-check said yes."""
+    checked: bool | None = None
+    """The last self-check's verdict; None when it gave none."""
+    citations: tuple[Citation, ...] = ()
+    rounds: int = 0
+    turns: tuple[Turn, ...] = ()
+    num_pieces: int = 0
+    shown_pieces: tuple[int, ...] | None = None
+    """Pieces that the model saw in the dialogue, when reading by spans; None means all."""
+    usage: Usage = Usage()
+    setup: Usage = Usage()
+    """The part of the usage that found out what the server can do and how long its window is."""
+    seconds: float = 0.0
+    engine: str = ""
+    profile: str = ""
+    tokenizer: str = ""
+    notes: tuple[str, ...] = ()
+    """Caveats for the reader: invalid marks, cut replies, spans, unverified quotes."""
+    left_out: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """What of each file its text does not hold, by the file's name, counted by kind; files without
+    such are not named. Of a folder, by its own name, what was passed over."""
+    unread: dict[str, str] = Field(default_factory=dict)
+    """Files among several that could not be read, by name, and why."""
+
+
+EventKind = Literal["scan", "turn"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A step of the work, reported while it happens."""
+
+    kind: EventKind
+    round: int
+    """From 1."""
+    turn: Turn | None = None
+    pieces: tuple[int, ...] = ()
+    """Valid marks of a `point` turn; pieces kept by a finished scan."""
+    done: int = 0
+    """Pieces scored so far."""
+    total: int = 0
+
+
+def make_question(document: Document, text: str, options: Sequence[str] = ()) -> Question:
+    """Builds a question with an id made of document, text and options.
+
+    Raises:
+        UsageError: It has no text.
+    """
+    text = text.strip()
+    if not text:
+        raise UsageError("The question is empty.")
+    return Question(id=content_id(document.id, text, *options), text=text, options=tuple(options))
+
+
+def check_supported(answer: Answer) -> None:
+    """Raises NoSupportedAnswerError for an answer that nothing in the document supports."""
+    if not answer.supported and not answer.answer:
+        raise NoSupportedAnswerError(
+            "There is no answer: the model replied with nothing.",
+            hint="Look at what it can do: agenticlu doctor; or try another model.",
+        )
+    if not answer.supported:
+        raise NoSupportedAnswerError(
+            "The document does not support an answer: the model named no passage of it"
+            + (", and its own check says no." if answer.checked is False else "."),
+            hint="Ask more precisely, allow more rounds (--rounds 3), or try another model.",
+        )
