@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("report",),
     ("data", "judges.controls"),
+    ("loop",),
     ("demo",),
     ("cli", "__main__"),
 )

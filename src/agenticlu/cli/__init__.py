@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "dataset": "Turn a run's trees into rows for SFT and DPO; import published data sets.",
     "train": "Fine-tune on traces, then on preference pairs, sharing each document's prefix.",
     "eval": "Evaluate methods on tasks and lengths; score saved predictions.",
+    "loop": "Search, train and evaluate in one command, again from the trained model.",
     "report": "Show a run: results, costs, curves and every tree, in one HTML file.",
     "demo": "Run the whole loop, offline, on the bundled tiny model.",
     "serve": "Serve a model to any OpenAI-compatible client.",

@@ -60,6 +60,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "dataset": ("build", "import", "push"),
     "train": ("sft", "dpo", "plan"),
     "eval": ("table", "score", "collect", "judge", "cite", "recall", "rows"),
+    "loop": (),
     "report": (),
     "demo": (),
     "serve": (),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from agenticlu.evaluation.predictions import read_predictions
 from agenticlu.evaluation.records import Difference, load_summary
 from agenticlu.evaluation.summary import compare
 from agenticlu.evaluation.tables import percent, points, render_table
+from agenticlu.loop.stages import Stage, run_stages
 from agenticlu.search.run import summarise
 from agenticlu.search.store import Store
 
@@ -45,16 +44,6 @@ class DemoSizes:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One command of the loop."""
-
-    title: str
-    argv: tuple[str, ...]
-    produces: str
-    """The file, under the demo's folder, that people will want to open."""
-
-
 def build_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
     """Returns the commands of the loop, in order."""
     return [
@@ -64,7 +53,7 @@ def build_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
         _build_evaluation(out, sizes, "trained", out / "dpo" / "export"),
         Stage(
             "Report",
-            (
+            lambda: (
                 *("report", "--title", "AgenticLU on a tiny model", "--run", str(out / "search")),
                 *("--data", str(out / "data"), "--train", f"SFT={out / 'sft'}"),
                 *("--train", f"DPO={out / 'dpo'}", "--eval", f"base={out / 'eval-base'}"),
@@ -80,7 +69,7 @@ def _build_data_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
     return [
         Stage(
             "Search: grow trees of clarifications over training documents",
-            (
+            lambda: (
                 *("generate", "run", str(out / "corpus.jsonl"), "--model", str(MODEL)),
                 *("--piece-tokens", str(_piece_tokens()), "--branching", str(sizes.branching)),
                 *("--depth", str(sizes.depth), "--deepen", str(sizes.deepen)),
@@ -91,7 +80,7 @@ def _build_data_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
         ),
         Stage(
             "Data: turn trees into conversations and preference pairs",
-            ("dataset", "build", str(out / "search"), "--out", str(out / "data")),
+            lambda: ("dataset", "build", str(out / "search"), "--out", str(out / "data")),
             "data/README.md",
         ),
     ]
@@ -103,7 +92,7 @@ def _build_training_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
     return [
         Stage(
             "Train: supervised fine-tuning",
-            (
+            lambda: (
                 *("train", "sft", str(out / "data"), "--model", str(MODEL), *shared),
                 *("--batch", "4", "--lr", "2e-4", "--out", str(out / "sft")),
             ),
@@ -111,7 +100,7 @@ def _build_training_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
         ),
         Stage(
             "Train: preference optimisation (DPO), from the fine-tuned weights",
-            (
+            lambda: (
                 *("train", "dpo", str(out / "data"), "--sft", str(out / "sft"), *shared),
                 # A higher rate lowers the validation loss further and ruins the dialogue (LOG.md).
                 *("--batch", "8", "--lr", "2e-5", "--out", str(out / "dpo")),
@@ -124,7 +113,7 @@ def _build_training_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
 def _build_evaluation(out: Path, sizes: DemoSizes, label: str, model: Path) -> Stage:
     return Stage(
         f"Evaluate the {label} model on held-out documents",
-        (
+        lambda: (
             *("eval", "--task", "world", "--methods", "direct,clarify", "--label", label),
             *("--lengths", ",".join(map(str, sizes.lengths))),
             *("--piece-tokens", str(_piece_tokens()), "--limit", str(sizes.num_items)),
@@ -176,7 +165,7 @@ def run_demo(
     invoke: Callable[[Sequence[str]], Any],
     say: Callable[..., None],
 ) -> dict[str, float]:
-    """Runs every stage and returns the seconds that each took.
+    """Runs every stage and returns the seconds that each has taken.
 
     Args:
         out: Folder of the demo; stages that finished there are not repeated.
@@ -188,16 +177,7 @@ def run_demo(
     corpus = out / "corpus.jsonl"
     if not corpus.exists():
         write_corpus(corpus, sizes)
-    seconds: dict[str, float] = {}
-    stages = build_stages(out, sizes)
-    for number, stage in enumerate(stages, 1):
-        say(f"\n[{number}/{len(stages)}] {stage.title}", bold=True)
-        say(f"  $ agenticlu {shlex.join(stage.argv)}", dim=True)
-        began = time.monotonic()
-        invoke(stage.argv)
-        seconds[stage.title] = time.monotonic() - began
-        say(f"  {out / stage.produces}  ({seconds[stage.title]:.0f} s)")
-    return seconds
+    return run_stages(out, build_stages(out, sizes), invoke, say)
 
 
 def render_results(out: Path, lengths: Sequence[int]) -> str:

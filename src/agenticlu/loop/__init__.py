@@ -1,0 +1,211 @@
+"""The loop as one command: search, data, training and evaluation, again from the trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from agenticlu.core.records import Prediction
+from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
+from agenticlu.evaluation.records import load_summary
+from agenticlu.evaluation.summary import compare
+from agenticlu.evaluation.tables import percent, points, render_table
+from agenticlu.loop.stages import Stage
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class LoopPlan:
+    """What a loop runs."""
+
+    corpus: str
+    """Questions with known answers, as `agenticlu generate` reads them."""
+    model: str
+    """Folder or hub id of the model to teach."""
+    out: Path
+    rounds: int = 1
+    """Times that the model is taught; each time it searches with what it has learnt."""
+    held_out: str | None = None
+    """Corpus to evaluate on; None: the documents that the data sets hold out."""
+    lengths: tuple[int, ...] = ()
+    """Tokens of a document in the evaluation; none: as they are."""
+    search: tuple[str, ...] = ()
+    """Further arguments of `agenticlu generate`."""
+    train: tuple[str, ...] = ()
+    """Further arguments of `agenticlu train`."""
+    evaluate: tuple[str, ...] = ()
+    """Further arguments of `agenticlu eval`."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the evaluated models: the base, then each round's."""
+        return (BASE, *(f"round {number}" for number in range(1, self.rounds + 1)))
+
+    def evaluation(self, number: int) -> Path:
+        """Returns the folder of results of a round's model; 0 is the base."""
+        return self.out / ("eval-base" if number == 0 else f"eval-{number}")
+
+    def folder(self, number: int) -> Path:
+        """Returns the folder of a round, counted from 1."""
+        return self.out / f"round-{number}"
+
+
+def build_stages(plan: LoopPlan) -> list[Stage]:
+    """Returns the stages of a loop, in order."""
+    stages: list[Stage] = []
+    for number in range(1, plan.rounds + 1):
+        stages += _build_data_stages(plan, number)
+        if number == 1:
+            stages.append(_build_evaluation(plan, 0))
+        stages += [*_build_training_stages(plan, number), _build_evaluation(plan, number)]
+    return [*stages, _build_report(plan)]
+
+
+def find_model(plan: LoopPlan, number: int) -> str:
+    """Returns the model that a round has taught, the base for round 0.
+
+    It is the result of the preferences, or of fine-tuning where there were no pairs.
+    """
+    if number == 0:
+        return plan.model
+    taught = plan.folder(number) / "dpo" / "export"
+    return str(taught if taught.is_dir() else plan.folder(number) / "sft" / "export")
+
+
+def _build_data_stages(plan: LoopPlan, number: int) -> list[Stage]:
+    folder = plan.folder(number)
+    return [
+        Stage(
+            f"Round {number}: search",
+            lambda: (
+                *("generate", "run", plan.corpus, "--model", find_model(plan, number - 1)),
+                *(*plan.search, "--seed", str(number - 1), "--out", str(folder / "search")),
+            ),
+            f"{folder.name}/search/run.sqlite",
+        ),
+        Stage(
+            f"Round {number}: data",
+            lambda: ("dataset", "build", str(folder / "search"), "--out", str(folder / "data")),
+            f"{folder.name}/data/README.md",
+        ),
+    ]
+
+
+def _build_training_stages(plan: LoopPlan, number: int) -> list[Stage]:
+    folder = plan.folder(number)
+    data, sft, dpo = (str(folder / name) for name in ("data", "sft", "dpo"))
+
+    def no_pairs() -> str | None:
+        if (folder / "data" / "preference" / "train.parquet").is_file():
+            return None
+        return "no question was answered both right and wrong, so there are no pairs"
+
+    return [
+        Stage(
+            f"Round {number}: fine-tuning",
+            lambda: (
+                *("train", "sft", data, "--model", find_model(plan, number - 1)),
+                *(*plan.train, "--out", sft),
+            ),
+            f"{folder.name}/sft/export",
+        ),
+        Stage(
+            f"Round {number}: preferences",
+            lambda: ("train", "dpo", data, "--sft", sft, *plan.train, "--out", dpo),
+            f"{folder.name}/dpo/export",
+            no_pairs,
+        ),
+    ]
+
+
+def _build_evaluation(plan: LoopPlan, number: int) -> Stage:
+    label = plan.labels[number]
+    out = plan.evaluation(number)
+    held_out = ("--corpus", str(plan.folder(1) / "data" / "questions"))
+    corpus = ("--corpus", plan.held_out) if plan.held_out else held_out
+    split = () if plan.held_out else ("--corpus-split", "validation")
+    lengths = ("--lengths", ",".join(map(str, plan.lengths))) if plan.lengths else ()
+    return Stage(
+        f"Evaluation: {label}",
+        lambda: (
+            *("eval", "run", *corpus, *split, *lengths, "--model", find_model(plan, number)),
+            *("--label", label, *plan.evaluate, "--out", str(out)),
+        ),
+        f"{out.name}/results.md",
+    )
+
+
+def _build_report(plan: LoopPlan) -> Stage:
+    last = plan.folder(plan.rounds)
+
+    def argv() -> tuple[str, ...]:
+        trained = [
+            (f"{stage.upper()} {number}", plan.folder(number) / stage)
+            for number in range(1, plan.rounds + 1)
+            for stage in ("sft", "dpo")
+        ]
+        return (
+            *("report", "--title", f"The loop on {Path(plan.model).name}"),
+            *("--run", str(last / "search"), "--data", str(last / "data")),
+            *(w for name, run in trained if run.is_dir() for w in ("--train", f"{name}={run}")),
+            *(
+                word
+                for number, label in enumerate(plan.labels)
+                for word in ("--eval", f"{label}={plan.evaluation(number)}")
+            ),
+            *("--out", str(plan.out / "report.html")),
+        )
+
+    return Stage("Report", argv, "report.html")
+
+
+def render_results(plan: LoopPlan) -> str:
+    """Returns the table of a finished loop: every model and method, and what was gained."""
+    summaries = [load_summary(plan.evaluation(number)) for number in range(plan.rounds + 1)]
+    rows = []
+    for label, summary in zip(plan.labels, summaries, strict=True):
+        for cell in summary.cells:
+            rows.append(
+                [
+                    *(str(cell.length), label, cell.method, percent(cell.score)),
+                    *(percent(cell.point_precision), percent(cell.point_recall)),
+                    *(str(cell.num_scored), str(cell.num_failed)),
+                ]
+            )
+    rows.sort(key=lambda row: int(row[0]))  # stable: models and methods keep their order
+    header = ["tokens", "model", "method", "right", "pointing", "recall", "n", "failed"]
+    gains = [[str(length), *texts] for length, *texts in _find_gains(plan)]
+    compared = ["tokens", "model", "method", "against base direct"]
+    return (
+        "Held-out documents, % with 95% intervals; pointing and recall are of cited pieces, where "
+        f"gold is known.\n\n{render_table(header, rows)}\n\n"
+        f"Paired by question, percentage points:\n\n{render_table(compared, gains)}"
+    )
+
+
+def _find_gains(plan: LoopPlan) -> list[tuple[int, str, str, str]]:
+    """Returns length, model, method and gain over the base model's direct answers."""
+    by_model = [
+        list(read_predictions(plan.evaluation(number) / FILE_NAME, warn=False).values())
+        for number in range(plan.rounds + 1)
+    ]
+    lengths = sorted({one.length for one in by_model[0]})
+    methods = list(dict.fromkeys(one.method for one in by_model[0]))
+    found = []
+    for length, (number, label) in product(lengths, enumerate(plan.labels)):
+        for method in methods:
+            if (number, method) == (0, "direct"):
+                continue
+            gain = compare(
+                _arm(by_model[0], "direct", length), _arm(by_model[number], method, length)
+            )
+            if gain is not None:
+                found.append((length, label, method, points(gain.difference)))
+    return found
+
+
+def _arm(predictions: Sequence[Prediction], method: str, length: int) -> list[Prediction]:
+    return [one for one in predictions if (one.method, one.length) == (method, length)]
