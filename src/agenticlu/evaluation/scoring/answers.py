@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from agenticlu.core.errors import UsageError
 from agenticlu.core.words import holds
-from agenticlu.evaluation.scoring.canonical import canonical_tokens
+from agenticlu.evaluation.scoring.canonical import CURRENCIES, canonical_tokens
 from agenticlu.evaluation.scoring.letters import AMBIGUOUS, settled_letter
 
 Golds = str | Sequence[str] | Sequence[Sequence[str]]
@@ -81,13 +81,23 @@ def _ends_in_initial(text: str) -> bool:
 def matches(answer: str, golds: Golds) -> bool:
     """Whether an answer is one of the golds, up to case, articles, punctuation, numbers, dates.
 
-    The whole answer must match: no part of it. A gold of no words never matches.
+    The whole answer must match: no part of it. Where only one of the two names a currency, the
+    figures decide. A gold of no words never matches.
 
     >>> matches("Forty-one minutes.", ["41 minutes"]), matches("know", ["no"]), matches("", ["A"])
     (True, False, False)
     """
     said = canonical_tokens(answer)
-    return bool(said) and any(said == canonical_tokens(gold) for gold in flat_golds(golds))
+    wanted = [canonical_tokens(gold) for gold in flat_golds(golds)]
+    if not said:
+        return False
+    bare = _without_currency(said)
+    return any(said == gold or bare == gold or said == _without_currency(gold) for gold in wanted)
+
+
+def _without_currency(words: Sequence[str]) -> tuple[str, ...]:
+    kept = tuple(word for word in words if word not in CURRENCIES)
+    return kept or tuple(words)
 
 
 def word_match(text: str, golds: Golds) -> bool:

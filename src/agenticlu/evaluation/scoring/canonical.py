@@ -1,11 +1,18 @@
-"""What two spellings of one answer share: plain figures, dates and words."""
+"""What two spellings of one answer share: plain figures, dates, units, words with their signs.
+
+Case, punctuation and articles tell no answers apart; signs do: -3 is not 3, C++ is not C, 10⁶ is
+not 106 and €5 is not $5.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 
 from agenticlu.core.words import fold_letters, marks, separate
+from agenticlu.evaluation.scoring.figures import FIGURE, MONTHS, MOST_DIGITS, SIGNS, fold_figures
 
 _UNITS = {
     word: number
@@ -23,60 +30,159 @@ _TENS = {
         re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety"), start=2
     )
 }
-_SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        re.findall(
-            r"[^,]+",
-            "january jan,february feb,march mar,april apr,may,june jun,july jul,august aug,"
-            "september sep sept,october oct,november nov,december dec",
-        ),
-        start=1,
-    )
-    for name in names.split()
+_SCALES = {
+    "hundred": 100,
+    "thousand": 1000,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
 }
+_SPELLINGS = {
+    spelling: names.split()[0]
+    for names in (
+        "metre metres meter meters",
+        "kilometre kilometres kilometer kilometers km kms",
+        "centimetre centimetres centimeter centimeters cm cms",
+        "millimetre millimetres millimeter millimeters mm",
+        "kilogram kilograms kilogramme kilogrammes kilo kilos kg kgs",
+        "gram grams gramme grammes",
+        "milligram milligrams mg",
+        "litre litres liter liters",
+        "millilitre millilitres milliliter milliliters ml",
+        "foot feet ft",
+        "mile miles",
+        "hour hours hr hrs",
+        "minute minutes min mins",
+        "second seconds sec secs",
+        "day days",
+        "week weeks",
+        "month months",
+        "year years yr yrs",
+        "percent pct",
+        "dollar dollars usd",
+        "euro euros eur",
+        "pound pounds gbp",
+        "yen jpy",
+        "rupee rupees inr",
+        "cent cents",
+    )
+    for spelling in names.split()
+}
+"""Spellings of a unit or a currency, to one of them."""
+_AFTER_FIGURES = {"m": "metre", "g": "gram", "h": "hour", "l": "litre", "s": "second"}
+"""What a letter means right after a figure."""
+CURRENCIES = frozenset(SIGNS.values())
+_LATEX = {
+    **{"times": "×", "cdot": "×", "pi": "π", "infty": "∞", "sqrt": "√", "pm": "±"},
+    **{"leq": "≤", "le": "≤", "geq": "≥", "ge": "≥", "approx": "≈", "neg": "¬", "circ": "°"},
+}
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
+_ALIKE = str.maketrans("’⁄‐", "'/-")
+_SPELT_SIGNS = {"√": " sqrt ", "∞": " infinity ", "¬": " not ", "π": " pi ", "≠": " ≠ "}
+_MINUS = "\ue000"
+"""Stands for the minus of a blood group, a grade or an ion while a text is read."""
 _LETTERS = rf"(?:[^\W_]++[{marks()}]*+)++"
-_TOKEN = re.compile(rf"-?\d+(?:[.,]\d+)*(?:st|nd|rd|th)?(?![^\W_])|{_LETTERS}(?:['’]{_LETTERS})*|%")
-_NUMBER = re.compile(r"(-?\d+(?:[.,]\d+)*)(st|nd|rd|th)?")
+_WORD = rf"{_LETTERS}(?:'{_LETTERS})*"
+_TOKEN = re.compile(
+    rf"(?<![\w)])[+-]?(?:{FIGURE}|\.\d+)(?:/\d+)?(?:st|nd|rd|th)?(?:\+(?!\w))?(?![^\W_])"
+    # A*, the algorithm, unlike *emphasis*; then x^2, .NET, C++, F#, A+, AB⁻ and plain words.
+    r"|(?<![\w*])[^\W\d_]\*(?![\w*])"
+    rf"|{_LETTERS}\^[+-]?[^\W_]+"
+    rf"|(?:(?<![\w.)\]])\.(?=[^\W\d_]))?{_WORD}(?:\+\+|\+(?![\w+])|\#(?!\w)|{_MINUS})?"
+    # Operators between what they join, or before a figure.
+    r"|(?<=[\w)])\ ?[=+](?=\ ?[\w(])|[<>≤≥±](?=\ ?[-+.]?\d)|≠",
+)
+_NUMBER = re.compile(rf"([+-]?(?:{FIGURE}|\.\d+))(st|nd|rd|th)?")
+_PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def canonical_tokens(text: str) -> tuple[str, ...]:
     """Returns the words that two spellings of one answer share.
 
-    Case and punctuation go (hyphens part words), articles go unless nothing else is there,
-    numbers become plain digits, dates with a month's name become `y-m-d`. In scripts without spaces
-    words are characters, or the smallest parts that can be words (`core.words`).
+    Case and punctuation go (hyphens part words), articles go before another word, numbers become
+    plain digits, dates with a month's name become `y-m-d`, units and currencies a word. Signs that
+    change the meaning stay with what they belong to. A text of signs alone keeps them. In scripts
+    without spaces words are characters, or the smallest parts that can be words (`core.words`).
 
     >>> canonical_tokens("The Twenty-One lamps, 3.0 metres")
-    ('21', 'lamps', '3', 'metres')
+    ('21', 'lamps', '3', 'metre')
     >>> canonical_tokens("May 3rd, 1990") == canonical_tokens("3 May 1990")
     True
+    >>> canonical_tokens("−3 °C"), canonical_tokens("C++"), canonical_tokens("10⁶ km²")
+    (('-3', 'c'), ('c++',), ('1000000', 'km^2'))
     """
-    folded = separate(fold_letters(text)).replace("’", "'")
-    folded = re.sub(r"\b(?:[^\W\d_]\.){2,}", lambda found: found.group().replace(".", ""), folded)
-    folded = re.sub(r"(?<=\w)-(?=\w)", " ", re.sub(r"(\d{4})-(\d\d?)-(\d\d?)", _iso_date, folded))
-    words = [_number(token.replace("'", "")) for token in _TOKEN.findall(folded)]
-    words = _join_dates(_join_numbers(["percent" if word == "%" else word for word in words]))
-    kept = [word for word in words if word not in ("a", "an", "the")]
-    return tuple(kept or words[-1:])
+    words = [_plain_word(token.replace("'", "").strip()) for token in _TOKEN.findall(_fold(text))]
+    words = [_SPELLINGS.get(word, word) for word in words]
+    words = [
+        _AFTER_FIGURES.get(word, word) if at and _PLAIN.fullmatch(words[at - 1]) else word
+        for at, word in enumerate(words)
+    ]
+    found = _join_dates(_join_signs(_join_numbers(words)))
+    if found:
+        return tuple(found)
+    return tuple(
+        char for char in text if unicodedata.category(char).startswith("S") or char in "#@*/\\&-"
+    )
 
 
-def _iso_date(found: re.Match[str]) -> str:
-    year, month, day = (int(group) for group in found.groups())
-    names = [name for name, number in _MONTHS.items() if number == month and len(name) > 3]
-    return f"{day} {names[0] if names else 'may'} {year}" if 1 <= month <= 12 else found.group()
+# --- Folding ---
 
 
-def _number(token: str) -> str:
-    """Writes a figure plainly: `1,200.50` as `1200.5`, `3rd` as `3rd`; other tokens unchanged."""
+def _fold(text: str) -> str:
+    """Returns a text in lower case, in which what means the same is written the same."""
+    if "\\" in text:
+        text = _without_latex(text)
+    # As pandoc tells a formula from two amounts of dollars.
+    text = re.sub(r"\$([^\s$](?:[^$\n]{0,200}[^\s$])?)\$(?!\d)", r" \1 ", text)
+    text = re.sub("[⁰¹²³⁴-⁹⁺⁻]+", _lift, text)
+    text = re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " ", text)
+    text = re.sub(r"(?<=\d)[\u00a0\u202f\u2009'’](?=\d{3}(?!\d))", "", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_ALIKE)
+    text = re.sub(r"\b([A-Z]{1,2})[-−](?![\w-])", rf"\1{_MINUS}", text)
+    text = separate(fold_letters(text))
+    text = re.sub(r"[√∞¬π≠]", lambda found: _SPELT_SIGNS[found.group()], text)
+    text = re.sub(r"&(?:amp;)?", " and ", text)
+    text = re.sub(r"\b(?:[^\W\d_]\.){2,}", lambda found: found.group().replace(".", ""), text)
+    text = re.sub(r"\ba (?=(?:hundred|thousand|[mbtr]+illion)\b)", "one ", text)
+    text = re.sub(r"\b(?:an?|the)\b(?=[\s\"'“‘«(\[*_]+\w)", " ", text)
+    text = re.sub(r"%|\bper cent\b", " percent ", text)
+    if re.search(r"\d", text):
+        text = fold_figures(text)
+    return re.sub(r"(?<=\w)-(?=\w)", " ", text)
+
+
+def _without_latex(text: str) -> str:
+    text = re.sub(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2", text)
+    text = re.sub(r"\\(?:text|math|operatorname)\w*\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\([a-zA-Z]+)", lambda found: _LATEX.get(found[1], f" {found[1]} "), text)
+    text = re.sub(r"(\^)\s*\{([^{}]*)\}", r"\1\2", re.sub(r"\\[,;:! ]", " ", text))
+    return text.replace("^°", "°").replace("\\", "")
+
+
+def _lift(found: re.Match[str]) -> str:
+    """Writes superscripts on the line: x² as x^2; the sign of an ion stays one."""
+    plain = found.group().translate(_SUPERSCRIPTS)
+    if plain in ("+", "-"):
+        return plain.replace("-", _MINUS)
+    is_power = found.start() and (found.string[found.start() - 1].isalnum())
+    return f"^{plain}" if is_power else plain
+
+
+# --- Words ---
+
+
+def _plain_word(token: str) -> str:
+    """Writes a figure plainly: `1,200.50` as `1200.5`, `+3rd` as `3rd`; others unchanged."""
     found = _NUMBER.fullmatch(token)
     if not found:
         return token
     figure, ordinal = found.groups()
-    if re.fullmatch(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?", figure):
+    figure = figure.removeprefix("+")
+    figure = re.sub(r"^(-?)(?=\.)", r"\g<1>0", figure)
+    if re.fullmatch(r"-?\d{1,3}(?:(?:,\d{3})+|(?:,\d{2})+,\d{3})(?:\.\d+)?", figure):
         figure = figure.replace(",", "")
-    if re.fullmatch(r"-?\d+(?:\.\d+)?", figure):
+    if _PLAIN.fullmatch(figure):
         whole, _, part = figure.partition(".")
         part = part.rstrip("0")
         # Python reads no more than 4,300 digits, and replies hold what they like.
@@ -86,7 +192,7 @@ def _number(token: str) -> str:
 
 
 def _join_numbers(words: Sequence[str]) -> list[str]:
-    """Replaces runs of number words by one figure."""
+    """Replaces runs of number words, and figures with their scale, by one figure."""
     joined: list[str] = []
     start = 0
     while start < len(words):
@@ -95,13 +201,15 @@ def _join_numbers(words: Sequence[str]) -> list[str]:
             joined.append(words[start])
             start += 1
         else:
-            joined.append(str(value))
+            joined.append(value)
             start = end
     return joined
 
 
-def _read_number(words: Sequence[str], start: int) -> tuple[int, int | None]:
-    """Reads `two hundred and five` from `start`; returns where it ends and its value, if any."""
+def _read_number(words: Sequence[str], start: int) -> tuple[int, str | None]:
+    """Reads `two hundred and five` or `1.5 million` from `start`; returns its end and value."""
+    if _PLAIN.fullmatch(words[start]):
+        return _read_scaled(words, start)
     total, group, last, at = 0, 0, "", start
     while at < len(words):
         word = words[at]
@@ -121,13 +229,37 @@ def _read_number(words: Sequence[str], start: int) -> tuple[int, int | None]:
         else:
             break
         at += 1
-    return (at, total + group) if last else (start, None)
+    return (at, str(total + group)) if last else (start, None)
+
+
+def _read_scaled(words: Sequence[str], start: int) -> tuple[int, str | None]:
+    at = start + 1
+    scale = 1
+    while at < len(words) and words[at] in _SCALES:
+        scale, at = scale * _SCALES[words[at]], at + 1
+    if scale == 1 or len(words[start]) > MOST_DIGITS or scale > 10**MOST_DIGITS:
+        return start, None
+    return at, _plain_word(format(Decimal(words[start]) * scale, "f"))
+
+
+def _join_signs(words: Sequence[str]) -> list[str]:
+    """Writes `minus 3` as `-3`, where nothing stands before from which 3 is taken."""
+    joined: list[str] = []
+    for word in words:
+        is_figure = word[0].isdigit() and _PLAIN.fullmatch(word)
+        if is_figure and joined and joined[-1] in ("minus", "negative"):
+            before = joined[-2] if len(joined) > 1 else ""
+            if not _PLAIN.fullmatch(before) and len(before) != 1:
+                joined[-1] = f"-{word}"
+                continue
+        joined.append(word)
+    return joined
 
 
 def _join_dates(words: Sequence[str]) -> list[str]:
     """Replaces `3 may 1990`, `may 3rd 1990`, `3rd of may` and `may 1990` by one word."""
     text = " ".join(words)
-    months = "|".join(sorted(_MONTHS, key=len, reverse=True))
+    months = "|".join(sorted(MONTHS, key=len, reverse=True))
     day, year = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?", r"(?P<year>\d{4})"
     for pattern in (
         rf"\b(?:the )?{day} (?:of )?(?P<month>{months})(?: {year})?\b",
@@ -141,4 +273,4 @@ def _join_dates(words: Sequence[str]) -> list[str]:
 def _plain_date(found: re.Match[str]) -> str:
     parts = found.groupdict()
     year, day = parts.get("year") or "", parts.get("day") or ""
-    return f"{year}-{_MONTHS[parts['month']]}-{day.lstrip('0')}"
+    return f"{year}-{MONTHS[parts['month']]}-{day.lstrip('0')}"
