@@ -21,7 +21,8 @@ from agenticlu.dialogue.run import RELEVANCE_CHOICES, render_relevance
 from agenticlu.dialogue.steps import DIRECT, KINDS, Dialogue, load_profile
 from agenticlu.documents import mark, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer
-from agenticlu.evaluation.scoring.answers import matches, parse_final_answer
+from agenticlu.evaluation.scoring.answers import matches
+from agenticlu.evaluation.scoring.final import parse_final_answer
 
 MODEL = Path(str(importlib.resources.files("agenticlu.demo") / "model"))
 TOKENIZER = tokenizers.Tokenizer.from_file(str(MODEL / "tokenizer.json"))

@@ -50,7 +50,8 @@ from agenticlu.engines.base import (
     spent_on,
     thinking_room_of,
 )
-from agenticlu.evaluation.scoring.answers import parse_choice, parse_final_answer
+from agenticlu.evaluation.scoring.answers import parse_choice
+from agenticlu.evaluation.scoring.final import parse_final_answer
 
 THOUGHT_SHARE = 4
 """Part of a window that is kept free for a thought, at most, when a document is read by spans."""

@@ -32,6 +32,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from agenticlu.core.errors import ConfigError, require_known
+from agenticlu.core.options import option_letter
 from agenticlu.core.records import (
     Message,
     Node,
@@ -331,7 +332,7 @@ def render_options(options: Sequence[str]) -> str:
     >>> render_options(["red", "blue"])
     'A. red\nB. blue'
     """
-    return "\n".join(f"{chr(65 + i)}. {option}" for i, option in enumerate(options))
+    return "\n".join(f"{option_letter(i)}. {option}" for i, option in enumerate(options))
 
 
 # --- Clarifications that repeat another -----------------------------------------------------------

@@ -24,6 +24,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Prediction, Turn, Usage
 from agenticlu.core.words import whole_words
+from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.engines.base import Engine, spent_on
 from agenticlu.engines.retry import TRANSIENT
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings
@@ -32,7 +33,7 @@ from agenticlu.evaluation.plan import Job, Output, describe_overlong
 from agenticlu.evaluation.predictions import Conditions, PredictionWriter, replace_lone_surrogates
 from agenticlu.evaluation.records import Item, gold_pieces, in_form, measure_framing
 from agenticlu.evaluation.scoring import rules
-from agenticlu.evaluation.scoring.answers import parse_final_answer
+from agenticlu.evaluation.scoring.final import parse_final_answer
 
 FATAL = (
     BudgetExceededError,
@@ -262,7 +263,7 @@ class Runner:
         return self._blank(attempt.job, output).model_copy(
             update={
                 "raw": outcome.raw,
-                "answer": parse_final_answer(outcome.raw),
+                "answer": parse_final_answer(strip_thinking(outcome.raw)),
                 "scores": scores,
                 "cited": outcome.cited,
                 "gold_pieces": gold_pieces(item, attempt.view.pieces),

@@ -12,6 +12,7 @@ from agenticlu.core.errors import (
     EngineReplyError,
     require_known,
 )
+from agenticlu.core.options import option_number
 from agenticlu.core.records import (
     Message,
     Question,
@@ -100,7 +101,7 @@ class ExactJudge:
         if not right and question.options:
             letter = parse_choice(answer, question.options)
             if letter is not None:
-                option = question.options[ord(letter) - ord("A")]
+                option = question.options[option_number(letter)]
                 right = matches(option, question.answers) or matches(letter, question.answers)
         return Verdict(judge=self.name, value=float(right))
 

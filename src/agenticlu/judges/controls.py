@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenticlu.core.errors import ConfigError
+from agenticlu.core.options import option_letter
 from agenticlu.core.records import Question, Verdict, content_id, content_seed
 from agenticlu.evaluation.scoring.answers import matches, word_match
 from agenticlu.judges import BUILT_IN, Judge, LlmJudge, build_judges, is_correct, judgement_key
@@ -70,7 +71,7 @@ def _list_accepted(question: Question) -> list[str]:
     """Returns the accepted answers; those of a multiple-choice question as letters and as texts."""
     accepted = list(question.answers)
     for number, option in enumerate(question.options):
-        letter = chr(ord("A") + number)
+        letter = option_letter(number)
         if matches(option, question.answers) or letter in question.answers:
             accepted += [option, letter]
     return accepted

@@ -30,7 +30,7 @@ from agenticlu.dialogue.steps import (
 )
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
-from agenticlu.evaluation.scoring.answers import parse_final_answer
+from agenticlu.evaluation.scoring.final import parse_final_answer
 from agenticlu.judges import SPARED, Judge, combine, is_correct, is_settled, judgement_key
 from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, sample_key, together

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticlu.core.errors import UsageError
-from agenticlu.evaluation.scoring import answers, canonical, helmet, rouge
+from agenticlu.evaluation.scoring import answers, canonical, final, helmet, rouge
 from agenticlu.evaluation.scoring import answers as choices
 from agenticlu.evaluation.scoring import answers as pointback
 from agenticlu.evaluation.scoring import helmet as alce
 
 
 def test_worked_examples_of_the_docstrings_hold() -> None:
-    found = [doctest.testmod(module) for module in (answers, canonical, helmet, rouge)]
+    found = [doctest.testmod(module) for module in (answers, canonical, final, helmet, rouge)]
     assert sum(one.attempted for one in found) > 10
     assert sum(one.failed for one in found) == 0
 
@@ -244,7 +244,7 @@ def test_first_line_of_reasoning_is_taken_for_the_answer_in_helmet_only() -> Non
     metrics, parsed = helmet.score_default(raw, ["Brellin"], with_rouge=False)
     assert parsed == "First, I look for the town."
     assert not metrics["exact_match"]
-    assert answers.matches(answers.parse_final_answer(raw), ["Brellin"])
+    assert answers.matches(final.parse_final_answer(raw), ["Brellin"])
 
 
 def test_label_rule_scores_the_parsed_text_only() -> None:
@@ -347,7 +347,7 @@ def test_citation_zero_means_the_last_passage_in_helmet_only() -> None:
     ],
 )
 def test_parse_final_answer(text: str, answer: str) -> None:
-    assert answers.parse_final_answer(text) == answer
+    assert final.parse_final_answer(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_a_figure_of_more_digits_than_python_reads_is_a_figure() -> None:
 @given(st.text(max_size=60))
 def test_an_answer_matches_itself_unless_it_has_no_words(text: str) -> None:
     assert answers.matches(text, [text]) == bool(canonical.canonical_tokens(text))
-    assert isinstance(answers.parse_final_answer(text), str)
+    assert isinstance(final.parse_final_answer(text), str)
 
 
 # --- corrected: choices -----------------------------------------------------------------------
@@ -512,7 +512,7 @@ OPTIONS = ["red kite", "blue kite", "green lamp", "a lamp"]
         ("Correct: C", "C"),
         ("Thus, option B.", "B"),
         ("That leaves C.", "C"),
-        ("答案：B", None),
+        ("答案：B", "B"),
         ("Answer：B", "B"),
         ("The options are A, B, C and D.", None),
         ("Is it A or B?", None),

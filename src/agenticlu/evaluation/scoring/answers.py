@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 
 from agenticlu.core.errors import UsageError
+from agenticlu.core.options import option_letter
 from agenticlu.core.words import holds
 from agenticlu.evaluation.scoring.canonical import CURRENCIES, canonical_tokens
-from agenticlu.evaluation.scoring.letters import AMBIGUOUS, settled_letter
+from agenticlu.evaluation.scoring.final import parse_final_answer
+from agenticlu.evaluation.scoring.letters import AMBIGUOUS, settled_label, settled_letter
 
 Golds = str | Sequence[str] | Sequence[Sequence[str]]
 """One gold answer, several, or several groups of aliases."""
@@ -29,53 +31,6 @@ def flat_golds(golds: Golds) -> list[str]:
     if not flat:
         raise UsageError("A row without gold answers cannot be scored.")
     return flat
-
-
-_ANSWER_LABEL = re.compile(r"\banswer\b(?:\s+is\b)?[*_`\s]*[:：][*_`]*", re.IGNORECASE)
-_QUOTES = "\"'“”‘’`«»„"
-
-
-def parse_final_answer(text: str) -> str:
-    r"""Returns the answer that the text ends on.
-
-    What follows the *last* `Answer:` label, its first line that is not blank, without emphasis,
-    quotes and a closing full stop; without a label the whole text, stripped alike.
-
-    >>> parse_final_answer("Mara bakes. Answer: bread? No. **Answer:** 'a blue kite.'")
-    'a blue kite'
-    >>> parse_final_answer("Nine.")
-    'Nine'
-    """
-    rest = after_label(text)
-    if rest is None:
-        return _bare(text)
-    return _bare(next((line for line in rest.splitlines() if line.strip(" \t*_`")), ""))
-
-
-def after_label(text: str) -> str | None:
-    """Returns everything after the last `Answer:` label; None without one."""
-    labels = list(_ANSWER_LABEL.finditer(text))
-    return text[labels[-1].end() :] if labels else None
-
-
-def _bare(text: str) -> str:
-    """Strips white space, emphasis, quotes around the text and one full stop at its end."""
-    before = None
-    while text != before:
-        before = text
-        text = text.strip().strip("*_").strip()
-        if text.endswith(".") and not text.endswith("..") and not _ends_in_initial(text):
-            text = text[:-1]
-        if text and text[0] in _QUOTES and text[-1] in _QUOTES and len(text) > 1:
-            text = text[1:-1]
-        elif text and text[-1] in '"“”«»„`' and text.count(text[-1]) == 1:
-            text = text[:-1]
-    return text
-
-
-def _ends_in_initial(text: str) -> bool:
-    """Whether the last full stop belongs to an abbreviation such as U.S. or p.m."""
-    return re.search(r"\b\w\.\w\.$", text) is not None
 
 
 def matches(answer: str, golds: Golds) -> bool:
@@ -125,7 +80,9 @@ _JOINING = re.compile(r"(?<=\w)['’](?=\w)(?!(?<=n.)t\b)", re.IGNORECASE)
 """An apostrophe inside a word; not that of "don't"."""
 
 
-def parse_choice(text: str, options: Sequence[str]) -> str | None:
+def parse_choice(
+    text: str, options: Sequence[str], labels: Sequence[str] | None = None
+) -> str | None:
     r"""Returns the letter that a reply settles on, or None.
 
     Read in this order, the last statement of the first kind that occurs: a labelled letter
@@ -134,30 +91,53 @@ def parse_choice(text: str, options: Sequence[str]) -> str | None:
     then an option given by its text. Letters that are denied do not count, nor do
     articles, and a statement that leaves it open (`B or C`) settles on none.
 
+    Args:
+        text: A reply.
+        options: Their texts; after the 26th, letters go on with AA.
+        labels: What the options were called instead of A, B and on.
+
     >>> parse_choice("(A) is tempting, but the answer is **b**.", ["red", "blue"])
     'B'
     >>> parse_choice("It was a blue one. Answer:\nblue", ["red", "blue"])
     'B'
     >>> parse_choice("Answer: A or B", ["red", "blue"]) is None
     True
+    >>> parse_choice("Answer: 2", ["red", "blue"], labels=["1", "2"])
+    'B'
     """
-    plain = re.sub(r"\\boxed\s*\{", "<answer>", text)
+    plain = re.sub(r"\\f?boxed\s*\{", "<answer>", unicodedata.normalize("NFKC", text))
     plain = re.sub(r"[*_`$]+|\\text\s*\{|\}", "", plain)
-    letters = string.ascii_uppercase[: len(options)]
-    if settled := settled_letter(plain, letters, options):
+    letters = [option_letter(number) for number in range(len(options))]
+    called = [label.strip() for label in labels or letters]
+    if called != letters or len(letters) > 26:
+        exact = _option_said(parse_final_answer(plain), options, (matches,))
+        number = settled_label(plain, called) if exact is None else exact
+        if number is not None:
+            return letters[number]
+    if len(letters) <= 26 and (settled := settled_letter(plain, "".join(letters), options)):
         return None if settled == AMBIGUOUS else settled
-    final = parse_final_answer(plain)
-    if re.search(r"\w", final):
-        for test in (matches, word_match):
-            hits = [i for i, option in enumerate(options) if test(final, option)]
-            if len(hits) == 1:
-                return letters[hits[0]]
+    number = _option_said(parse_final_answer(plain), options, (matches, word_match))
+    return None if number is None else letters[number]
+
+
+def _option_said(
+    final: str, options: Sequence[str], tests: Sequence[Callable[[str, Golds], bool]]
+) -> int | None:
+    """Returns the number of the only option that an answer gives by its text."""
+    if not re.search(r"\w", final):
+        return None
+    for test in tests:
+        hits = [number for number, option in enumerate(options) if test(final, option)]
+        if len(hits) == 1:
+            return hits[0]
     return None
 
 
-def choice_match(text: str, letter: str, options: Sequence[str]) -> bool:
+def choice_match(
+    text: str, letter: str, options: Sequence[str], labels: Sequence[str] | None = None
+) -> bool:
     """Whether a reply settles on the letter: `helmet.score_choice`, corrected."""
-    return parse_choice(text, options) == letter.upper()
+    return parse_choice(text, options, labels) == letter.upper()
 
 
 def piece_scores(cited: Collection[int], gold: Collection[int]) -> dict[str, float]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from agenticlu.evaluation.scoring.final import LABEL, SAID
+
 _LETTER = re.compile(
     r"\s*(?:(?i:the|either|option|choice|letter|answer|\w+ly)\s+){0,8}"
     r"(?P<open>[(\[{<\"'“‘]*)(?P<letter>[A-Za-z])(?P<close>[)\]}>\"'”’]*)(?![\w'’-])",
 )
-_CLOSED = re.compile(r"\s*(?:[.,;:!?)(\]<\n–—]|-\s|$)")
+_CLOSED = re.compile(r"\s*(?:[.,;:!?)(\]<\n–—。、]|-\s|$)")
 _GOES_ON = re.compile(
     r"\s+(?:because|since|as|given|due|based|according|which|though|although|not|rather|instead|"
     r"over|while|and)\b"
@@ -31,7 +33,8 @@ _DENIED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _LABELS = re.compile(
-    r"<answer>|\b(?:answer|ans|option|choice|letter|solution|correct)[\"'”’]?\s*[:：=]|"
+    rf"<answer>|{LABEL}|{SAID}\s*:?|正解は|选择?|選擇?|"
+    r"\b(?:answer|ans|option|choice|letter|solution|correct)[\"'”’]?\s*[:：=]|"
     r"\banswer\s*[–—-]\s|"
     r"\b(?:answer|option|choice|letter)\b(?P<between>(?:\s+(?!is\b)[\w'’]+){0,6}?)"
     r"\s+(?:is|was|be|becomes)\b\s*[:：]?|"
@@ -78,6 +81,27 @@ def settled_letter(plain: str, letters: str, options: Sequence[str]) -> str | No
     for find in (_labelled, _decided, _alone, _bracketed, _listed):
         if found := find(plain, letters, options):
             return found[-1]
+    return None
+
+
+def settled_label(plain: str, labels: Sequence[str]) -> int | None:
+    """Returns the position of the label that a text settles on; None where it names none.
+
+    For labels that are not the letters A to Z: numbers, or letters of more than 26 options. They
+    count after `Answer:` and its like, alone on a line, or where they open one.
+    """
+    names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
+    name = rf"[(\[\"'“]*(?P<name>{names})[)\]\"'”]*(?!\w)"
+    word = r"\b(?:answer|option|choice|letter|number)\b(?:\s+(?:is|would\s+be))?\s*[:#]?"
+    for pattern in (
+        rf"(?:<answer>|{LABEL}|{SAID}|{word})\s*(?:(?:option|choice)\s+)?{name}(?=\s*(?:[.,;:<\n–—]|$))",
+        rf"^[^\S\n]*+(?:option\s+)?{name}[.:]?[^\S\n]*+$",
+        rf"^[^\S\n]*+{name}[.):]?\s",
+    ):
+        found = list(re.finditer(pattern, plain, re.IGNORECASE | re.MULTILINE))
+        if found:
+            said = found[-1]["name"].casefold()
+            return [label.casefold() for label in labels].index(said)
     return None
 
 

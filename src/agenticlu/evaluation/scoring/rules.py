@@ -19,10 +19,12 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import UsageError, require_known
+from agenticlu.core.options import option_letter, option_number
 from agenticlu.core.records import Question
 from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.evaluation.scoring import answers, helmet, rouge
 from agenticlu.evaluation.scoring.answers import Golds
+from agenticlu.evaluation.scoring.final import after_label, parse_final_answer
 
 LONG_ANSWER_METRIC = "gpt-4-score"
 """A judge's score of a long answer, in [0, 1] (HELMET's own is out of 3)."""
@@ -84,7 +86,7 @@ def _open(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     golds = item.question.answers
     prefix = str(item.reference.get("prefix", "Answer:"))
     metrics, _ = helmet.score_default(raw, golds, prefix=prefix, with_rouge=with_rouge)
-    final = answers.parse_final_answer(raw)
+    final = parse_final_answer(raw)
     return {
         "correct": answers.matches(final, golds),
         "word_match": answers.word_match(final, golds),
@@ -96,9 +98,10 @@ def _choice(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     letter = str(item.reference["letter"])
     options = item.question.options
     metrics, _ = helmet.score_choice(
-        raw, letter, options[ord(letter) - ord("A")], with_rouge=with_rouge
+        raw, letter, options[option_number(letter)], with_rouge=with_rouge
     )
-    return {"correct": answers.choice_match(raw, letter, options), **metrics}
+    labels = item.reference.get("option_labels")
+    return {"correct": answers.choice_match(raw, letter, options, labels), **metrics}
 
 
 def _all_of(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
@@ -117,7 +120,7 @@ def _label(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     metrics, _ = helmet.score_label(raw, gold, with_rouge=with_rouge)
     final = re.split(r"label\s*:", raw, flags=re.IGNORECASE)[-1].strip()
     said = final.splitlines()[0] if final else ""
-    return {"correct": answers.matches(answers.parse_final_answer(said), [gold]), **metrics}
+    return {"correct": answers.matches(parse_final_answer(said), [gold]), **metrics}
 
 
 def _ranking(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
@@ -197,7 +200,7 @@ def _only_label(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     asked = item.question.text.lower()
     first = raw.lower().split(".")[0].split("<context>")[0].split("<example>")[0]
     said = {label for label in labels if label in first and label not in asked}
-    final = answers.matches(answers.parse_final_answer(raw), item.question.answers)
+    final = answers.matches(parse_final_answer(raw), item.question.answers)
     return {"correct": float(final), "babilong": float(said == {target})}
 
 
@@ -209,7 +212,7 @@ def _recite(item: Scorable, raw: str, with_rouge: bool) -> Metrics:
     """
     prefix = str(item.reference["prefix"])
     wanted = item.question.answers[0].removeprefix(prefix)
-    final = (answers.after_label(raw) or raw).strip(" \t\r\n*_`\"'")
+    final = (after_label(raw) or raw).strip(" \t\r\n*_`\"'")
     is_recited = final.removeprefix(prefix).strip() == wanted.strip()
     return {
         "final_ratio": _similarity(final, prefix, wanted),
@@ -244,6 +247,7 @@ RULES: dict[str, Rule] = {
         "correct",
         "exact_match",
         needs={"letter": Need(TypeAdapter(str), "the right option's letter, with options")},
+        takes={"option_labels": Need(TypeAdapter(_TEXTS), "what the options were called")},
         needs_answers=False,
     ),
     "all_of": Rule(
@@ -343,7 +347,7 @@ def check_reference(item: Scorable) -> dict[str, Any]:
         elif key in rule.needs:
             raise UsageError(f"the rule {item.rule} needs {key!r} ({need.description})")
     if item.rule == "choice":
-        letters = [chr(ord("A") + i) for i in range(len(item.question.options))]
+        letters = [option_letter(number) for number in range(len(item.question.options))]
         if not letters:
             raise UsageError("the rule choice needs options")
         if reference["letter"] not in letters:

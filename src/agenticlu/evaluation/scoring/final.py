@@ -1,0 +1,194 @@
+"""The answer that a reply ends on, without the label, marks and citations around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from agenticlu.dialogue.replies import parse_last_object
+
+_WORDS = (
+    r"answer|antwort|lösung|réponse|respuesta|resposta|risposta|ответ|відповідь|odpowiedź|odpověď"
+    r"|odpoveď|antwoord|svar|vastaus|cevap|yanıt|απάντηση|răspuns|válasz|jawaban|đáp án|trả lời"
+)
+_OTHER_WORDS = (
+    "答案|回答|答え|答|정답|답변|답|الإجابة|الاجابة|الجواب|جواب|پاسخ|उत्तर|উত্তর|คำตอบ|תשובה"
+)
+LABEL = (
+    rf"(?:\b(?:{_WORDS})\b(?:\s+(?:is|ist|est|es|è|é|jest|er|är)\b)?"
+    rf"|(?:{_OTHER_WORDS})\s?(?:是|为|為|は|은|는|คือ)?)[*_`\s]*[:：][*_`]*"
+    r"|(?:答案|答え)(?:是|为|為|は)"
+)
+"""Pattern of `Answer:` and its like in other languages."""
+SAID = rf"\b(?:{_WORDS})\s+(?:ist|est|es|è|é|jest|er|är)\b"
+"""Pattern of `die Antwort ist` and its like, of which `the answer is` is none."""
+_ANSWER_LABEL = re.compile(
+    rf"{LABEL}"
+    rf"|^[ \t#*_>]*(?:final\s)?(?:{_WORDS}|{_OTHER_WORDS})[ \t*_]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""Also as a heading on a line of its own."""
+_SENTENCE = re.compile(rf"(?:\banswer\s+is\b|{SAID})\s+(?!not\b|nicht\b)(?=\S)", re.IGNORECASE)
+_SHORT_LABEL = re.compile(r"\s*(?:A\s*[:：]|####)(?=\s)\s*")
+_OPENING_TAG = re.compile(r"<(?:final_?|short_?)?answer>", re.IGNORECASE)
+_BOX = re.compile(r"\\f?boxed\s*\{")
+_FENCE = re.compile(r"\s*```\w*\n(?P<inside>.*?)\n?```\s*", re.DOTALL)
+_KEYS = ("answer", "final_answer", "final answer", "short_answer")
+
+_NUMBERS = r"\d{1,3}(?:\s?[,;–-]\s?\d{1,3}){0,20}"
+_MARK = (
+    r"(?:</?para(?:graph)?s?\s?-?\d{1,99}(?:\s?[,–-]\s?\d{1,99}){0,20}\s?>|【[^】\n]{0,60}】"
+    rf"|\[\[{_NUMBERS}\]\](?:\([^()\s]{{0,300}}\))?|\[(?:(?:citation|cite|ref)\s?:?\s?)?{_NUMBERS}\]"
+    r"|\[\^\w{1,20}\]|<sup>[^<>\n]{0,20}</sup>)"
+)
+_MARKS = re.compile(rf"[ \t]?{_MARK}(?:[ \t]?(?:[,;&–-]|and|to)?[ \t]?{_MARK})*")
+_SOURCE = re.compile(
+    r"[ \t]?[(\[](?:(?:see|cf\.?|sources?|citations?|ref(?:erence)?s?)\b(?:[^()\[\]\n]{0,120})"
+    r"|(?:paragraphs?|paras?\.?|pages?|pp?\.|sections?|sec\.|§|lines?|chapters?|passages?|pieces?)"
+    r"\s?#?\d[^()\[\]\n]{0,60})[)\]]$",
+    re.IGNORECASE,
+)
+_NOTE = re.compile(r"(?:(?<=[^\W\d_]{3})|(?<=[\s.”\"'’)*]))[⁰¹²³⁴-⁹]{1,3}$|[†‡]+$")
+"""A raised figure after a word is a note's; after a figure or a unit it is a power."""
+_END_CHARACTERS = 200
+MOST_WRAPPINGS = 16
+"""Quotes, emphasis and full stops taken off in turn; models loop on them."""
+_QUOTES = "\"'“”‘’`«»„「」『』"
+
+
+def parse_final_answer(text: str) -> str:
+    r"""Returns the answer that the text ends on.
+
+    What follows the *last* `Answer:` label, its first line that is not blank; what stands in
+    `\boxed{}` or `<answer>` there. Emphasis, quotes, a closing full stop and citations (`<para 3>`,
+    `[3]`, `(page 3)`, the number of a note) are no part of it. Without a label the whole text,
+    stripped alike.
+
+    >>> parse_final_answer("Mara bakes. Answer: bread? No. **Answer:** 'a blue kite.'")
+    'a blue kite'
+    >>> parse_final_answer("Nine.")
+    'Nine'
+    >>> parse_final_answer("Answer: Ada Larkin <para 3>"), parse_final_answer(r"It is \boxed{-3}.")
+    ('Ada Larkin', '-3')
+    """
+    text = _tagged(text)
+    if (found := _from_object(text)) is not None:
+        return _bare(found)
+    emphasis = False
+    for label in _labels(text):
+        rest = text[label.end() :]
+        if line := _first_line(rest):
+            opened = text[: label.start()].rstrip("# ")
+            emphasis = opened.endswith("*") and not opened.endswith("**")
+            return _bare(_boxed(rest) or line, in_emphasis=emphasis)
+    if any(True for _ in _labels(text)):
+        return ""
+    if boxed := _boxed(text):
+        return _bare(boxed)
+    lines = text.strip().splitlines()
+    if lines and (said := list(_SENTENCE.finditer(lines[-1]))):
+        return _bare(lines[-1][said[-1].end() :])
+    if lines and (short := _SHORT_LABEL.match(lines[-1])):
+        return _bare(lines[-1][short.end() :])
+    return _bare(text)
+
+
+def after_label(text: str) -> str | None:
+    """Returns everything after the last `Answer:` label; None without one."""
+    last = next(_labels(text), None)
+    return text[last.end() :] if last else None
+
+
+def _labels(text: str) -> Iterator[re.Match[str]]:
+    """Yields the labels of an answer, the last one first."""
+    yield from reversed(list(_ANSWER_LABEL.finditer(text)))
+
+
+def _first_line(text: str) -> str:
+    lines = (line for line in text.splitlines() if line.strip(" \t*_`#>"))
+    return next(lines, "")
+
+
+def _tagged(text: str) -> str:
+    """Returns what the last `<answer>` holds, or a text in a code fence; else the whole text."""
+    opened = list(_OPENING_TAG.finditer(text))
+    if opened:
+        rest = text[opened[-1].end() :]
+        end = rest.find("</")
+        return rest if end < 0 else rest[:end]
+    fenced = _FENCE.fullmatch(text)
+    return fenced["inside"] if fenced else text
+
+
+def _from_object(text: str) -> str | None:
+    """Returns the answer of a reply that is a JSON object with one."""
+    plain = text.strip()
+    if not (plain.startswith("{") and plain.endswith("}")):
+        return None
+    found = parse_last_object(plain) or {}
+    values = (found[key] for key in _KEYS if key in found)
+    value = next(values, None)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return str(value) if isinstance(value, str | int | float) else None
+
+
+def _boxed(text: str) -> str | None:
+    r"""Returns what the last `\boxed{}` holds; None without one, or where it is cut off."""
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    start = boxes[-1].end()
+    depth = 1
+    for at in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[at], 0)
+        if depth == 0:
+            inside = text[start:at]
+            worded = re.fullmatch(r"\s*\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}\s*", inside)
+            return worded[1] if worded else inside
+    return None
+
+
+def _bare(text: str, *, in_emphasis: bool = False) -> str:
+    """Strips white space, emphasis, quotes, citations and one full stop at the end.
+
+    Args:
+        text: An answer.
+        in_emphasis: Whether a mark of emphasis was opened before it.
+    """
+    without = _MARKS.sub("", text)
+    if without.strip(" \t\n.,;*_"):
+        text = without
+    for _ in range(MOST_WRAPPINGS):
+        before = text
+        text = _without_emphasis(text.strip(), in_emphasis).strip()
+        text = _without_note(text) or text
+        if text.endswith(".") and not text.endswith("..") and not _ends_in_initial(text):
+            text = text[:-1]
+        text = text.removesuffix("。")
+        if text and text[0] in _QUOTES and text[-1] in _QUOTES and len(text) > 1:
+            text = text[1:-1]
+        elif text and text[-1] in '"“”«»„`' and text.count(text[-1]) == 1:
+            text = text[:-1]
+        if text == before:
+            break
+    return text.strip()
+
+
+def _without_note(text: str) -> str:
+    """Returns a text without a source in brackets or the number of a note at its end."""
+    start, end = text[:-_END_CHARACTERS], text[-_END_CHARACTERS:]
+    return start + _NOTE.sub("", _SOURCE.sub("", end))
+
+
+def _without_emphasis(text: str, in_emphasis: bool) -> str:
+    """Strips asterisks and underscores, but for the one of A*."""
+    is_starred = re.search(r"(?<![\w*])[A-Za-z]\*$", text[-4:]) is not None
+    if is_starred and not text.startswith("*") and not in_emphasis:
+        return text
+    return text.strip("*_")
+
+
+def _ends_in_initial(text: str) -> bool:
+    """Whether the last full stop belongs to an abbreviation such as U.S. or p.m."""
+    return re.search(r"\b\w\.\w\.$", text[-8:]) is not None
