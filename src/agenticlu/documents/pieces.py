@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def _windows(
         return
     starts, clean = _cuts(text, tokenizer.spans(text))
     ends = tuple(
-        [match.end() for match in kind.finditer(text)] for kind in (_SENTENCE_END, _LINE_END)
+        array("I", (match.end() for match in kind.finditer(text)))
+        for kind in (_SENTENCE_END, _LINE_END)
     )
     start = first = 0  # character and token at which the piece begins
     while start < len(text):
@@ -82,14 +84,14 @@ def _windows(
         start, first = end, last
 
 
-def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[array[int], bytearray]:
     """Returns the first character of each token, and whether the text may be cut there.
 
     A cut is clean if no earlier token extends past it, no combining mark follows it and it does
     not separate a carriage return from its line feed.
     """
-    starts: list[int] = []
-    clean: list[bool] = []
+    starts = array("I")
+    clean = bytearray()
     reach = 0
     for a, b in spans:
         # Spans may overlap or lie at the end of the text; bisection needs ascending starts.
@@ -109,7 +111,7 @@ def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[int], list[
 
 def _choose_end(
     starts: Sequence[int],
-    clean: Sequence[bool],
+    clean: Sequence[int],
     ends: Sequence[Sequence[int]],
     first: int,
     piece_tokens: int,

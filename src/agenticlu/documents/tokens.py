@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agenticlu.core.errors import ConfigError, missing_dependency
 from agenticlu.core.records import without_lone_surrogates
+from agenticlu.documents.stretches import Spans, tokenise
 
 if TYPE_CHECKING:
     import tokenizers
@@ -35,7 +36,7 @@ class Tokenizer(Protocol):
     name: str
     """Shown to people; says so where it only estimates."""
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
+    def spans(self, text: str) -> Sequence[tuple[int, int]]:
         """Returns the (start, end) characters of every token, in order, no special tokens.
 
         A character made of several tokens yields several equal spans; characters that no token
@@ -70,18 +71,20 @@ class ApproximateTokenizer:
         re.DOTALL,
     )
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
+    def spans(self, text: str) -> Spans:
         """Returns estimated token spans; they cover the whole text."""
-        spans = []
+        spans = Spans()
         for match in self._PATTERN.finditer(text):
-            spans.append(match.span())
+            spans.append(*match.span())
             if ord(text[match.end() - 1]) > 0xFFFF:
-                spans.append(match.span())
+                spans.append(*match.span())
         return spans
 
     def count(self, text: str) -> int:
         """Returns the estimated number of tokens."""
-        return len(self.spans(text))
+        return sum(
+            1 + (ord(text[match.end() - 1]) > 0xFFFF) for match in self._PATTERN.finditer(text)
+        )
 
 
 class FileTokenizer:
@@ -106,19 +109,21 @@ class FileTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # in a document they are plain text
 
-    def spans(self, text: str) -> list[tuple[int, int]]:
+    def spans(self, text: str) -> Spans:
         """Returns the characters of every token."""
-        offsets: list[tuple[int, int]] = self._encode(text).offsets
-        return offsets
+        spans = Spans()
+        for tokens in tokenise(self._encode, text):
+            spans.starts.extend(tokens.spans.starts)
+            spans.ends.extend(tokens.spans.ends)
+        return spans
 
     def count(self, text: str) -> int:
         """Returns the number of tokens."""
-        return len(self._encode(text))
+        return sum(map(len, tokenise(self._encode, text)))
 
     def ids(self, text: str) -> list[int]:
         """Returns the token ids, no special tokens added."""
-        ids: list[int] = self._encode(text).ids
-        return ids
+        return [token for tokens in tokenise(self._encode, text) for token in tokens.ids]
 
     def _encode(self, text: str) -> tokenizers.Encoding:
         # Half a surrogate pair cannot be UTF-8; one character for one keeps the offsets exact.

@@ -268,7 +268,7 @@ class ScriptedEngine:
             text if plain else text.strip(), completion.finish_reason, completion.token_ids
         )
 
-    def _words(self, text: str) -> list[tuple[int, int]]:
+    def _words(self, text: str) -> Sequence[tuple[int, int]]:
         if self.tokenizer is not None:
             return self.tokenizer.spans(text)
         spans, at = [], 0
