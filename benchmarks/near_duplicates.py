@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from search_cost import build_corpus, describe, measure
 
-from agenticlu.dialogue.steps import is_near_duplicate, merge_near_duplicates, plain_words
+from agenticlu.dialogue.gist import find_gist
+from agenticlu.dialogue.steps import is_near_duplicate, merge_near_duplicates
 from agenticlu.documents.tokens import read_model_hint
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.search import SearchConfig, run
@@ -64,7 +65,7 @@ def merge_by_minhash(texts: Sequence[str]) -> tuple[int, ...]:
     buckets: dict[tuple[int, bytes], list[int]] = {}
     kept: list[int] = []
     for index, text in enumerate(texts):
-        words = sorted(plain_words(text))
+        words = sorted(set(find_gist(text).words))
         if not words:
             continue
         hashes = np.array([zlib.crc32(word.encode()) for word in words], dtype=np.uint64)
@@ -97,7 +98,7 @@ def time_merging(number: int) -> dict[str, Any]:
 Alike = Callable[[str, str], bool]
 WAYS: dict[str, Alike | None] = {
     "same text": None,
-    "same words": lambda a, b: plain_words(a) == plain_words(b),
+    "same words": lambda a, b: find_gist(a).words == find_gist(b).words,
     "near-duplicate": is_near_duplicate,
 }
 

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
         "dialogue.profiles",
     ),
-    ("engines.base",),
+    ("engines.base", "dialogue.gist"),
     ("attention",),
     ("engines.admission", "engines.clock", "engines.folding", "engines.positions"),
     ("engines.retry", "engines.verdicts"),

@@ -19,11 +19,8 @@ turns see.
 
 from __future__ import annotations
 
-import functools
 import importlib.resources
-import re
 import tomllib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +40,7 @@ from agenticlu.core.records import (
     Usage,
     content_seed,
 )
+from agenticlu.dialogue.gist import asks_same, find_gist
 from agenticlu.dialogue.replies import parse_verdict, strip_thinking
 from agenticlu.documents import neutralise
 from agenticlu.engines.base import Completion
@@ -145,8 +143,6 @@ MAX_TOKENS: dict[TurnKind, int] = {
 """Default limit on the tokens of a reply, by kind."""
 NEXT_ROUND_CHECK = "no"
 """What the self-check of a round reads when another round follows it."""
-SIMILARITY = 0.8
-"""Clarifications whose word sets have at least this Jaccard index are near-duplicates."""
 
 
 @dataclass(frozen=True)
@@ -337,9 +333,6 @@ def render_options(options: Sequence[str]) -> str:
 
 # --- Clarifications that repeat another -----------------------------------------------------------
 
-_WORD = re.compile(r"\w+")
-_ARTICLES = frozenset({"a", "an", "the"})
-
 
 def find_repeat(turns: Sequence[Turn]) -> int | None:
     """Returns the index of the first clarification that repeats an earlier one, if any."""
@@ -353,29 +346,20 @@ def find_repeat(turns: Sequence[Turn]) -> int | None:
 
 
 def is_near_duplicate(first: str, second: str) -> bool:
-    """Whether two clarifications ask the same thing, judged by their words.
-
-    In a short question one differing name is enough to keep two apart, because it weighs more than
-    a fifth of the words; in a long one, so is a word that only one side has and that is capitalised
-    or a number.
+    """Whether two clarifications ask the same thing in the same words; see `dialogue.gist`.
 
     >>> is_near_duplicate("Who is the mother of Ada?", "who is mother of Ada")
     True
     >>> is_near_duplicate("Who is the mother of Ada?", "Who is the mother of Ben?")
     False
     """
-    a, b = plain_words(first), plain_words(second)
-    if a == b:
-        return True
-    if len(a & b) / len(a | b) < SIMILARITY:
-        return False
-    return not _holds_name(first, a - b) and not _holds_name(second, b - a)
+    return asks_same(find_gist(first), find_gist(second))
 
 
 def merge_near_duplicates(texts: Sequence[str]) -> tuple[int, ...]:
     """Returns the index of the first of every group of near-duplicates; empty texts are dropped.
 
-    All pairs are compared, 0.1 ms for 8 texts and 2 ms for 64. MinHash would be faster only from
+    All pairs are compared, 0.02 ms for 8 texts and 1.4 ms for 64. MinHash would be faster only from
     some hundreds on, and misses pairs (LOG).
     """
     kept: list[int] = []
@@ -383,24 +367,3 @@ def merge_near_duplicates(texts: Sequence[str]) -> tuple[int, ...]:
         if text.strip() and not any(is_near_duplicate(texts[other], text) for other in kept):
             kept.append(index)
     return tuple(kept)
-
-
-@functools.lru_cache(maxsize=4096)
-def plain_words(text: str) -> frozenset[str]:
-    """Returns the distinct words of a text, without case, accents and articles.
-
-    >>> sorted(plain_words("Where is the Café?"))
-    ['cafe', 'is', 'where']
-    """
-    plain = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(char for char in plain if not unicodedata.combining(char))
-    return frozenset(_WORD.findall(plain)) - _ARTICLES
-
-
-def _holds_name(text: str, words: frozenset[str]) -> bool:
-    """Whether one of the words is a name (capitalised inside a sentence) or a number in a text."""
-    return any(
-        (match[0][0].isdigit() or (match[0][0].isupper() and match.start() > 0))
-        and plain_words(match[0]) & words
-        for match in _WORD.finditer(text)
-    )
