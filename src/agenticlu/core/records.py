@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from agenticlu.core.errors import UsageError
 
@@ -210,11 +210,24 @@ class Document(Record):
     """The sources of a reading of several, in the order of the text; empty for a single one."""
     unread: dict[str, str] = {}
     """Sources among several that could not be read, by name, and why."""
+    _places: Any = PrivateAttr(default=None)
 
     @classmethod
-    def of(cls, text: str, source: str, **fields: Any) -> Document:
+    def of(cls, text: str, source: str, *, places: Any = None, **fields: Any) -> Document:
         """Builds a document whose id is the hash of its text."""
-        return cls(id=content_id(text), text=text, source=source, **fields)
+        document = cls(id=content_id(text), text=text, source=source, **fields)
+        return document.with_places(places)
+
+    def with_places(self, places: Any) -> Document:
+        """Returns the document with the places of its words (see `places`)."""
+        document = self.model_copy()
+        document._places = places
+        return document
+
+    @property
+    def places(self) -> Any:
+        """Where its words stand (`agenticlu.documents.rectangles.Places`), or None; never saved."""
+        return self._places
 
     @property
     def sections(self) -> tuple[tuple[int, int], ...]:

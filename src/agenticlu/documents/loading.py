@@ -11,6 +11,7 @@ from agenticlu.core.errors import DocumentError
 from agenticlu.core.limits import DocumentLimits
 from agenticlu.core.records import Document, Part, content_id, without_lone_surrogates
 from agenticlu.documents.formats import name_of, parse
+from agenticlu.documents.rectangles import Places
 from agenticlu.documents.sources import (
     STANDARD_INPUT,
     Limits,
@@ -104,6 +105,7 @@ def load_source(source: str, limits: Limits) -> Document:
         title=parsed.title,
         pages=parsed.pages,
         left_out=dict(parsed.left_out),
+        places=parsed.places,
     )
 
 
@@ -138,9 +140,12 @@ def join_documents(
     """
     texts: list[str] = []
     parts: list[Part] = []
+    places: list[tuple[Places, int]] = []
     length = 0
     for named, document in documents:
         text, start = document.text, length
+        if isinstance(document.places, Places):
+            places.append((document.places, start))
         end = start + len(text)
         pages = tuple(
             page.model_copy(update={"start": page.start + start, "end": page.end + start})
@@ -169,7 +174,7 @@ def join_documents(
         left_out=left_out or {},
         parts=tuple(parts),
         unread=unread or {},
-    )
+    ).with_places(Places.joined(places) if places else None)
 
 
 def name_several(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agenticlu.core.records import LONE_SURROGATE, Page, without_lone_surrogates
 from agenticlu.documents.confined import call
+from agenticlu.documents.rectangles import Places
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Parsed:
     pages: tuple[Page, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     """What the text does not hold, counted by kind in the singular: 'image', 'hidden slide'."""
+    places: Places | None = None
+    """Where its words stand on the pages; None where the format has no such places."""
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,25 @@
-"""PDF files, by their text layer."""
+"""PDF files, by their text layer, in reading order."""
 
 from __future__ import annotations
 
-import re
+import ctypes
+from collections import Counter
 from typing import Any
 
 import pypdfium2
+import pypdfium2.raw as pdfium
 
 from agenticlu.core.errors import DocumentError
-from agenticlu.core.records import Page, without_lone_surrogates
 from agenticlu.documents.formats import Parsed
+from agenticlu.documents.formats.pdf_fields import read_written
+from agenticlu.documents.formats.pdf_layout import order_words
+from agenticlu.documents.formats.pdf_text import TextBuilder
+from agenticlu.documents.formats.pdf_words import read_words
+
+LEAST_IMAGE = 24.0
+"""Smaller images are bullets and rules, in points."""
+SCAN_SHARE = 0.8
+"""An image that covers more of the page is the scan that a text layer was made from."""
 
 
 def parse(data: bytes, source: str) -> Parsed:
@@ -18,8 +28,33 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: The file is encrypted or broken, or has no text layer.
     """
+    pdf = open_pdf(data, source)
+    builder = TextBuilder()
+    left_out: Counter[str] = Counter()
     try:
-        pdf = pypdfium2.PdfDocument(data)
+        num_pages = len(pdf)
+        _init_forms(pdf, left_out)
+        for index in range(num_pages):
+            left_out += _read_page(pdf, index, builder)
+        left_out["attached file"] += max(0, pdfium.FPDFDoc_GetAttachmentCount(pdf.raw))
+        title = str(pdf.get_metadata_value("Title") or "").strip() or None
+    finally:
+        pdf.close()
+    text, pages, places = builder.build()
+    left_out = +left_out
+    if not text:
+        raise _no_text(source, num_pages, left_out["broken page"])
+    return Parsed(text, title, pages, left_out, places)
+
+
+def open_pdf(data: bytes, source: str) -> Any:
+    """Opens a PDF.
+
+    Raises:
+        DocumentError: It is encrypted or broken.
+    """
+    try:
+        return pypdfium2.PdfDocument(data)
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower():
             raise DocumentError(
@@ -29,36 +64,75 @@ def parse(data: bytes, source: str) -> Parsed:
         raise DocumentError(
             f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
         ) from error
-    parts: list[str] = []
-    pages: list[Page] = []
-    length = 0
-    try:
-        for number in range(1, len(pdf) + 1):
-            text = _extract_page(pdf, number, source)
-            body = f"{text}\n\n" if text else ""
-            pages.append(Page(number=number, start=length, end=length + len(body)))
-            parts.append(body)
-            length += len(body)
-        title = str(pdf.get_metadata_value("Title") or "").strip() or None
-    finally:
-        pdf.close()
-    if length == 0:
-        raise DocumentError(
-            f"PDF {source!r} has no text layer: its {len(pages)} page(s) are images.",
-            hint="Recognise the text first: ocrmypdf IN.pdf OUT.pdf",
+
+
+def _no_text(source: str, num_pages: int, num_broken: int) -> DocumentError:
+    if num_broken == num_pages:
+        return DocumentError(
+            f"PDF {source!r} is broken: none of its {num_pages} page(s) can be read.",
+            hint="Try to repair it: qpdf IN.pdf OUT.pdf",
         )
-    return Parsed("".join(parts), title, tuple(pages))
+    return DocumentError(
+        f"PDF {source!r} has no text layer: its {num_pages} page(s) are images.",
+        hint="Recognise the text first: ocrmypdf IN.pdf OUT.pdf",
+    )
 
 
-def _extract_page(pdf: Any, number: int, source: str) -> str:
+def _init_forms(pdf: Any, left_out: Counter[str]) -> None:
+    kind = pdfium.FPDF_GetFormType(pdf.raw)
+    if kind == pdfium.FORMTYPE_NONE:
+        return
+    pdf.init_forms()
+    if kind == pdfium.FORMTYPE_XFA_FULL:
+        left_out["XFA form"] += 1
+
+
+def _read_page(pdf: Any, index: int, builder: TextBuilder) -> Counter[str]:
+    """Adds a page to the text; returns what it leaves out."""
+    left_out: Counter[str] = Counter()
     try:
-        page = pdf[number - 1]
-        textpage = page.get_textpage()
-        text: str = textpage.get_text_bounded()
-        textpage.close()
+        page = pdf[index]
+    except pypdfium2.PdfiumError:
+        builder.add_page((), (0, 0, 0, 0), 0)
+        return Counter({"broken page": 1})
+    try:
+        words, left_out["unknown glyph"] = _words(page)
+        form = pdf.formenv.raw if pdf.formenv else None
+        written = read_written(page.raw, form)
+        lines = order_words(words, written.values, written.blocks, written.notes)
+        left_out += written.left_out
+        box, rotation = page.get_bbox(), page.get_rotation()
+        builder.add_page(lines, box, rotation)
+        left_out += _count_images(page.raw, box, has_text=bool(lines))
+        return left_out
+    finally:
         page.close()
-    except pypdfium2.PdfiumError as error:
-        raise DocumentError(f"Page {number} of PDF {source!r} is broken: {error}") from error
-    # PDFium ends lines with \r\n and writes U+FFFE (or U+0002) for a hyphen at a line's end.
-    text = re.sub("[\ufffe\x02]\r?\n?", "", text).replace("\r\n", "\n").replace("\r", "\n")
-    return without_lone_surrogates(text.replace("\x00", "")).strip()
+
+
+def _words(page: Any) -> Any:
+    textpage = pdfium.FPDFText_LoadPage(page.raw)
+    if not textpage:
+        return [], 0
+    try:
+        return read_words(textpage)
+    finally:
+        pdfium.FPDFText_ClosePage(textpage)
+
+
+def _count_images(page: Any, box: tuple[float, ...], *, has_text: bool) -> Counter[str]:
+    """Counts pictures; a page of pictures alone counts as a page without text."""
+    num_objects = pdfium.FPDFPage_CountObjects(page)
+    if not has_text:
+        return Counter({"page without text": int(num_objects > 0)})
+    sides = [ctypes.c_float() for _ in range(4)]
+    images = 0
+    for index in range(num_objects):
+        one = pdfium.FPDFPage_GetObject(page, index)
+        if pdfium.FPDFPageObj_GetType(one) != pdfium.FPDF_PAGEOBJ_IMAGE:
+            continue
+        pdfium.FPDFPageObj_GetBounds(one, *map(ctypes.byref, sides))
+        left, bottom, right, top = (side.value for side in sides)
+        width, height = right - left, top - bottom
+        whole = (box[2] - box[0]) * (box[3] - box[1])
+        images += min(width, height) >= LEAST_IMAGE and width * height <= SCAN_SHARE * whole
+    return Counter({"image": images})

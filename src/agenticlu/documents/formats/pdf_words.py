@@ -1,0 +1,222 @@
+"""The words of a PDF page, each with its place, from pdfium's text.
+
+Places are in the page's own points: the origin is at the lower left before any rotation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import unicodedata
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pypdfium2.raw as pdfium
+
+HYPHEN_AT_LINE_END = "\ufffe"
+"""What pdfium writes for a hyphen and the line end after it."""
+UNKNOWN = "\ufffd"
+"""Stands for a glyph of which the file does not say what character it is."""
+RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+_WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_TOKEN = re.compile(f"[{_WIDE}]|[^\\s{HYPHEN_AT_LINE_END}{_WIDE}]{{1,24}}")
+"""A character of a script without spaces, or a word; long ones in parts, to place them well."""
+_PRESENTATION = re.compile("[\ufb00-\ufb06\ufb1d-\ufdff\ufe70-\ufefc]")
+"""Ligatures and contextual shapes: glyphs, not letters."""
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ue000-\uf8ff]")
+_SYMBOLS = {"\uf0b7": "•", "\uf0a7": "▪", "\uf0d8": "➢", "\uf0fc": "✓", "\uf0a8": "◦", "\uf06f": "o"}
+"""Bullets of the Symbol and Wingdings fonts, which have no other code."""
+_DIGITS = re.compile(r"\d+$")
+Frame = Literal["right", "up", "down", "left"]
+"""Where text runs to, in the page's own coordinates; vertical writing runs down."""
+
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+
+class Word(NamedTuple):
+    """A word, or a part of one."""
+
+    text: str
+    box: Box | Sequence[float]
+    line: int = -1
+    """Number of the line in pdfium's text; -1 for what does not come from there."""
+    spaced: bool = True
+    """Whether white space or a line end stands before it."""
+    frame: Frame | None = None
+    """Where it runs to; None for a single character."""
+    rtl: bool = False
+    """Whether it is of a script that is written from right to left."""
+    hyphenated: bool = False
+    """Whether pdfium found a hyphen and a line end after it."""
+
+
+class Words(NamedTuple):
+    """The words of a page in the order of the file."""
+
+    words: list[Word]
+    num_unknown: int
+    """Glyphs without a character."""
+
+
+def read_words(textpage: Any) -> Words:
+    """Reads the words of a pdfium text page (the raw handle)."""
+    text = _read_text(textpage)
+    spans = [match.span() for match in _TOKEN.finditer(text)]
+    if not spans:
+        return Words([], 0)
+    codes = np.frombuffer(f"{text}\n".encode("utf-32-le", "replace"), np.uint32)
+    starts, ends = np.array(spans).T
+    firsts, lasts = _boxes(textpage, starts.tolist()), _boxes(textpage, (ends - 1).tolist())
+    boxes = np.hstack(
+        [np.minimum(firsts[:, :2], lasts[:, :2]), np.maximum(firsts[:, 2:], lasts[:, 2:])]
+    )
+    heights = firsts[:, 3] - firsts[:, 1], lasts[:, 3] - lasts[:, 1], boxes[:, 3] - boxes[:, 1]
+    last_codes = codes[ends - 1]
+    is_small = (heights[1] < 0.85 * heights[0]) & (last_codes >= 48) & (last_codes <= 57)
+    is_unknown = _calls(pdfium.FPDFText_HasUnicodeMapError, textpage, starts.tolist())
+    is_break = (codes == 10) | (codes == ord(HYPHEN_AT_LINE_END))
+    words = list(
+        map(
+            Word,
+            [text[start:end] for start, end in spans],
+            boxes.tolist(),
+            np.cumsum(is_break)[starts].tolist(),
+            (starts != np.concatenate([[-1], ends[:-1]])).tolist(),
+            _frames(lasts - firsts, ends - starts),
+            repeat(False),
+            (codes[ends] == ord(HYPHEN_AT_LINE_END)).tolist(),
+        )
+    )
+    odd = np.logical_or.reduceat(np.append(_is_odd(codes), False), np.array(spans).ravel())[::2]
+    unknown = 0
+    for i in np.flatnonzero(odd | is_small | (heights[2] < 0.5) | np.array(is_unknown)).tolist():
+        words[i], number = _mend(textpage, words[i], *spans[i])
+        unknown += number
+    return Words(words, unknown)
+
+
+def _is_odd(codes: np.ndarray) -> np.ndarray:
+    """Tells characters that need a closer look: controls, right to left, glyphs, private use."""
+    return (
+        (codes < 32)
+        | ((codes >= 0x7F) & (codes < 0xA0))
+        | ((codes >= 0x590) & (codes < 0x900))
+        | ((codes >= 0xE000) & (codes < 0xF900))
+        | ((codes >= 0xFB00) & (codes < 0xFF00))
+    )
+
+
+def _mend(textpage: Any, word: Word, start: int, end: int) -> tuple[Word, int]:
+    """Returns a word as it is meant, and how many of its glyphs are unknown."""
+    token, frame, box, unknown = word.text, word.frame, word.box, 0
+    rtl = RTL.search(token) is not None
+    if rtl and frame == "left":
+        frame = "right"
+    if box[3] - box[1] < 0.5:
+        box = _tight_box(textpage, start, end)
+    if pdfium.FPDFText_HasUnicodeMapError(textpage, start) or _CONTROLS.search(token):
+        token, unknown = _mark_unknown(textpage, token, start)
+    token = _mark_power(textpage, token, start)
+    token = _PRESENTATION.sub(lambda m: unicodedata.normalize("NFKC", m.group()), token)
+    return word._replace(text=token, box=box, frame=frame, rtl=rtl), unknown
+
+
+def _calls(function: Any, textpage: Any, indices: Sequence[int], *outputs: Any) -> list[int]:
+    """Calls a function of pdfium for many characters, several times faster than one by one."""
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    kinds = [ctypes.c_void_p, ctypes.c_int, *(ctypes.c_void_p for _ in outputs)]
+    plain = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(address)
+    handle = ctypes.cast(textpage, ctypes.c_void_p).value
+    return list(map(plain, repeat(handle), indices, *outputs))
+
+
+def _boxes(textpage: Any, indices: Sequence[int]) -> np.ndarray:
+    """Returns left, bottom, right and top of characters, as high as their font."""
+    buffer = np.zeros((len(indices), 4), np.float32)
+    first = buffer.ctypes.data
+    rows = range(first, first + buffer.nbytes, buffer.strides[0])
+    _calls(pdfium.FPDFText_GetLooseCharBox, textpage, indices, rows)
+    return buffer[:, [0, 3, 2, 1]].astype(np.float64)  # FS_RECTF: left, top, right, bottom
+
+
+def _frames(steps: np.ndarray, sizes: np.ndarray) -> list[Frame | None]:
+    """Returns where words run whose last character lies so far from its first."""
+    across, up = steps[:, 0], steps[:, 1]
+    kinds = np.where(across < 0, 3, 0)
+    kinds[np.abs(up) > 1.5 * np.abs(across)] = 2
+    kinds[up > 1.5 * np.abs(across)] = 1
+    kinds[sizes == 1] = 4
+    names = (*get_args(Frame), None)
+    return [names[kind] for kind in kinds.tolist()]
+
+
+def frame_of(across: float, up: float, rtl: bool) -> Frame:
+    """Returns where text runs whose last character lies so far from its first."""
+    if abs(up) > 1.5 * abs(across):
+        return "up" if up > 0 else "down"
+    return "left" if across < 0 and not rtl else "right"
+
+
+def _read_text(textpage: Any) -> str:
+    """Returns the text such that character i is pdfium's character i."""
+    size = max(0, pdfium.FPDFText_CountChars(textpage))
+    buffer = (ctypes.c_ushort * (size + 1))()
+    units = pdfium.FPDFText_GetText(textpage, 0, size, buffer)
+    text = bytes(buffer)[: 2 * max(0, units - 1)].decode("utf-16-le", "replace")
+    if len(text) == size:
+        return text
+    codes = (pdfium.FPDFText_GetUnicode(textpage, i) for i in range(size))
+    return "".join(
+        HYPHEN_AT_LINE_END
+        if code == 2 and pdfium.FPDFText_IsHyphen(textpage, i)
+        else chr(code)
+        if 0 < code < 0xD800 or 0xDFFF < code < 0x110000
+        else UNKNOWN
+        for i, code in enumerate(codes)
+    )
+
+
+def _tight_box(textpage: Any, start: int, end: int) -> Box:
+    """Returns the box of the ink: some fonts have no height."""
+    sides = [ctypes.c_double() for _ in range(4)]
+    boxes = []
+    for i in range(start, end):
+        if pdfium.FPDFText_GetCharBox(textpage, i, *map(ctypes.byref, sides)):
+            left, right, bottom, top = (side.value for side in sides)
+            boxes.append((left, bottom, right, top))
+    if not boxes:
+        return 0.0, 0.0, 0.0, 0.0
+    lefts, bottoms, rights, tops = zip(*boxes, strict=True)
+    bottom = min(bottoms)
+    return min(lefts), bottom, max(rights), max(*tops, bottom + 1)
+
+
+def _mark_unknown(textpage: Any, token: str, start: int) -> tuple[str, int]:
+    chars = [
+        UNKNOWN
+        if char not in _SYMBOLS
+        and (pdfium.FPDFText_HasUnicodeMapError(textpage, start + i) or _CONTROLS.match(char))
+        else _SYMBOLS.get(char, char)
+        for i, char in enumerate(token)
+    ]
+    return "".join(chars), chars.count(UNKNOWN)
+
+
+def _mark_power(textpage: Any, token: str, start: int) -> str:
+    """Writes 10^6 where a smaller, raised 6 follows the 10."""
+    digits = _DIGITS.search(token)
+    if digits is None or len(token) < 2:
+        return token
+    box, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
+    pdfium.FPDFText_GetLooseCharBox(textpage, start + len(token) - 1, ctypes.byref(last))
+    for i in range(digits.end() - 1, digits.start(), -1):
+        pdfium.FPDFText_GetLooseCharBox(textpage, start + i - 1, ctypes.byref(box))
+        height = box.top - box.bottom
+        if last.top - last.bottom < 0.85 * height:
+            raised = (last.bottom + last.top) / 2 > (box.bottom + box.top) / 2
+            return f"{token[:i]}^{token[i:]}" if raised else token
+    return token
