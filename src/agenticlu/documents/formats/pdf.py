@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pypdfium2
@@ -96,12 +97,14 @@ def _read_page(pdf: Any, index: int, builder: TextBuilder) -> Counter[str]:
         builder.add_page((), (0, 0, 0, 0), 0)
         return Counter({"broken page": 1})
     try:
+        box, rotation = page.get_bbox(), page.get_rotation()
         words, left_out["unknown glyph"] = _words(page)
+        shown = [word for word in words if _is_shown(word.box, box)]
+        left_out["word outside the page"] = len(words) - len(shown)
         form = pdf.formenv.raw if pdf.formenv else None
         written = read_written(page.raw, form)
-        lines = order_words(words, written.values, written.blocks, written.notes)
+        lines = order_words(shown, written.values, written.blocks, written.notes)
         left_out += written.left_out
-        box, rotation = page.get_bbox(), page.get_rotation()
         builder.add_page(lines, box, rotation)
         left_out += _count_images(page.raw, box, has_text=bool(lines))
         return left_out
@@ -117,6 +120,10 @@ def _words(page: Any) -> Any:
         return read_words(textpage)
     finally:
         pdfium.FPDFText_ClosePage(textpage)
+
+
+def _is_shown(word: Sequence[float], page: Sequence[float]) -> bool:
+    return word[0] < page[2] and word[2] > page[0] and word[1] < page[3] and word[3] > page[1]
 
 
 def _count_images(page: Any, box: tuple[float, ...], *, has_text: bool) -> Counter[str]:

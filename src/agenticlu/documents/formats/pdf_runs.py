@@ -107,6 +107,8 @@ def join_runs(words: Sequence[Word], frame: Frame) -> list[Run]:
     """Joins words that follow each other closely on one line."""
     runs: list[Run] = []
     run = None
+    # pdfium gives the words of a line from right to left one after another, whatever their script.
+    backward = {word.line for word in words if word.rtl}
     for word in words:
         u0, v0, u1, v1 = box_in(frame, word.box)
         if run is not None and not run.words[-1].hyphenated:
@@ -115,10 +117,7 @@ def join_runs(words: Sequence[Word], frame: Frame) -> list[Run]:
             overlap = (v1 if v1 < run.v1 else run.v1) - (v0 if v0 > run.v0 else run.v0)
             if overlap >= 0.5 * small and (
                 -0.3 * size <= u0 - run.u1 <= RUN_GAP * size
-                or (
-                    (word.rtl or run.rtl)
-                    and -0.3 * size <= run.u0 - u1 <= RUN_GAP * size
-                )
+                or (word.line in backward and -0.3 * size <= run.u0 - u1 <= RUN_GAP * size)
             ):
                 run.words.append(word)
                 run.u0, run.v0 = min(u0, run.u0), min(v0, run.v0)

@@ -138,9 +138,12 @@ class _PageText:
 
     def _hyphenate(self, last: Word, word: Word, separator: str) -> str:
         """Ends a line with a hyphen; returns what stands between it and the next word."""
+        ends_line = "\n" in separator or separator == WRAPPED
         if last.hyphenated:
-            return JOINED if word.text[:1].islower() else "-"
-        if "\n" not in separator and separator != WRAPPED:
+            if ends_line and word.text[:1].isalnum():
+                return JOINED if word.text[:1].islower() else "-"
+            return f"-{separator}"
+        if not ends_line:
             return separator
         before, first = last.text[-2:-1], word.text[:1]
         is_soft = last.text.endswith("\u00ad")
@@ -200,18 +203,20 @@ def _bidi(line: Line) -> list[Word]:
     Empty where the line has but one direction.
     """
     words = [word for cell in line.cells for run in cell for word in run.words]
+    runs = [cell[0] for cell in line.cells]
+    if any(max(b.u0 - a.u1, a.u0 - b.u1) > CELL_GAP * a.height for a, b in pairwise(runs)):
+        return []
     if any(not word.spaced for word in words[1:]) or any(len(cell) > 1 for cell in line.cells):
         return []
     turns = [word.rtl for word in words]
-    latin = [not turn and bool(_LATIN.search(word.text)) for word, turn in zip(words, turns, strict=True)]
+    latin = [
+        not turn and bool(_LATIN.search(word.text)) for word, turn in zip(words, turns, strict=True)
+    ]
     if sum(latin) < 2 or not any(turns):
         return []
     rtl = sum(turns) >= sum(latin)
     words.sort(key=lambda word: -word.box[2] if rtl else word.box[0])
-    other = [
-        (word.rtl != rtl) and (not rtl or bool(_LATIN.search(word.text)))
-        for word in words
-    ]
+    other = [(word.rtl != rtl) and (not rtl or bool(_LATIN.search(word.text))) for word in words]
     ordered: list[Word] = []
     at = 0
     while at < len(words):

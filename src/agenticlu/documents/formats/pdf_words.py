@@ -26,7 +26,14 @@ _TOKEN = re.compile(f"[{_WIDE}]|[^\\s{HYPHEN_AT_LINE_END}{_WIDE}]{{1,24}}")
 _PRESENTATION = re.compile("[\ufb00-\ufb06\ufb1d-\ufdff\ufe70-\ufefc]")
 """Ligatures and contextual shapes: glyphs, not letters."""
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ue000-\uf8ff]")
-_SYMBOLS = {"\uf0b7": "•", "\uf0a7": "▪", "\uf0d8": "➢", "\uf0fc": "✓", "\uf0a8": "◦", "\uf06f": "o"}
+_SYMBOLS = {
+    "\uf0b7": "•",
+    "\uf0a7": "▪",
+    "\uf0d8": "➢",
+    "\uf0fc": "✓",
+    "\uf0a8": "◦",
+    "\uf06f": "o",
+}
 """Bullets of the Symbol and Wingdings fonts, which have no other code."""
 _DIGITS = re.compile(r"\d+$")
 Frame = Literal["right", "up", "down", "left"]

@@ -1,0 +1,260 @@
+"""Columns and tables of a PDF page: which gaps between runs are gutters, and of what.
+
+A gutter is a gap that neighbouring rows share. It parts columns if the file has what stands on each
+side of it together, or if both sides hold sentences; else the rows are those of a table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from agenticlu.documents.formats.pdf_runs import Row, Run
+
+LEAST_GUTTER = 0.7
+"""The narrowest gap between columns, in heights of a line."""
+NARROW_GUTTER = 1.2
+"""A gutter below this needs `NARROW_LINES` lines on both sides."""
+NARROW_LINES = 5
+Interval = tuple[float, float]
+
+
+def group_rows(runs: Sequence[Run]) -> list[Row]:
+    """Groups runs whose middles are level."""
+    rows: list[Row] = []
+    for run in sorted(runs, key=lambda run: (run.middle, run.u0)):
+        if rows and are_level(rows[-1][0], run):
+            rows[-1].append(run)
+        else:
+            rows.append([run])
+    return rows
+
+
+def are_level(a: Run, b: Run) -> bool:
+    """Whether two runs stand on one line; signs such as roots are a little higher than letters."""
+    low, high = sorted((a.height, b.height))
+    overlap = min(a.v1, b.v1) - max(a.v0, b.v0)
+    return abs(a.middle - b.middle) < 0.4 * low or (overlap >= 0.8 * low and high < 1.6 * low)
+
+
+def gap_between(above: Row, below: Row) -> float:
+    """Returns the space between two rows."""
+    return min(run.v0 for run in below) - max(run.v1 for run in above)
+
+
+def last_beside(rows: Sequence[Row], height: float) -> int:
+    """Returns the last row that has something beside something else; -1 for one column."""
+    for i in range(len(rows) - 1, -1, -1):
+        runs = [run for row in rows[i : i + 2] for run in row]
+        if max(run.u0 for run in runs) - min(run.u1 for run in runs) >= LEAST_GUTTER * height:
+            return i
+    return -1
+
+
+def find_columns(
+    rows: Sequence[Row], start: int, sides: Interval, height: float
+) -> tuple[int, list[Interval]] | None:
+    """Returns where the columns of text end that begin at a row, and their gutters.
+
+    Args:
+        rows: Of a region.
+        start: The first row.
+        sides: Of the region.
+        height: Of a usual line.
+    """
+    for end, free in _shared_gaps(rows, start, sides, height):
+        band = rows[start:end]
+        gutters = _gutters(band, free, height)
+        if start:  # gaps that go on above were tried there
+            gutters = [one for one in gutters if any(_meets(run, one) for run in rows[start - 1])]
+        if not gutters:
+            continue
+        written = [gutter for gutter in gutters if _is_written_apart(band, gutter)]
+        runs = [run for row in band for run in row]
+        if written and not _looks_like_table(band, split_columns(runs, written)):
+            return end, written
+        if not written and _are_prose(split_columns(runs, gutters), row_groups(band, height)):
+            return end, gutters
+    return None
+
+
+def _meets(run: Run, gutter: Interval) -> bool:
+    return run.u0 < gutter[1] and run.u1 > gutter[0]
+
+
+def _shared_gaps(
+    rows: Sequence[Row], start: int, sides: Interval, height: float
+) -> Iterator[tuple[int, list[Interval]]]:
+    """Yields ends of bands from a row on, with the gaps that their rows share; longest first."""
+    free: list[Interval] = [sides]
+    found: list[tuple[int, list[Interval]]] = []
+    for end in range(start, len(rows)):
+        rest = _subtract(free, rows[end], LEAST_GUTTER * height)
+        if end > start and any(not any(a <= c and d <= b for c, d in rest) for a, b in free):
+            found.append((end, free))
+        free = rest
+        if not free:
+            break
+    else:
+        found.append((len(rows), free))
+    return reversed(found)
+
+
+def _gutters(rows: Sequence[Row], free: Sequence[Interval], height: float) -> list[Interval]:
+    """Returns the gaps that have enough on both sides."""
+    runs = [run for row in rows for run in row]
+    if max(run.u0 for run in runs) - min(run.u1 for run in runs) < LEAST_GUTTER * height:
+        return []  # nothing stands beside anything
+    gutters = list(free)
+    while (weak := _weakest(gutters, split_columns(runs, gutters), height)) is not None:
+        gutters.pop(weak)
+    return gutters
+
+
+def find_table(
+    rows: Sequence[Row], start: int, sides: Interval, height: float
+) -> tuple[int, list[Interval]]:
+    """Returns where the table ends that begins at a row, and its gutters, none without a table."""
+    ends = list(_shared_gaps(rows, start, sides, height))
+    end, free = ends[0] if ends else (start, [])
+    return end, _gutters(rows[start:end], free, height) if free else []
+
+
+def _weakest(
+    gutters: Sequence[Interval], columns: Sequence[Sequence[Run]], height: float
+) -> int | None:
+    """Returns a gutter with too little beside it for its width, the narrowest first."""
+    most = max(map(len, columns))
+    for i in sorted(range(len(gutters)), key=lambda i: gutters[i][1] - gutters[i][0]):
+        is_narrow = gutters[i][1] - gutters[i][0] < NARROW_GUTTER * height
+        fewest = min(map(len, columns[i : i + 2]))
+        if fewest < (NARROW_LINES if is_narrow else 2):
+            return i
+        if is_narrow and len(columns) > 2 and fewest < 0.2 * most:
+            return i
+    return None
+
+
+def _subtract(free: Sequence[Interval], row: Row, least: float) -> list[Interval]:
+    """Returns the parts of the intervals that a row leaves free and that are wide enough."""
+    for run in row:
+        rest: list[Interval] = []
+        u0, u1 = run.u0, run.u1
+        for interval in free:
+            a, b = interval
+            if u1 <= a or u0 >= b:
+                rest.append(interval)
+                continue
+            if u0 - a >= least:
+                rest.append((a, u0))
+            if b - u1 >= least:
+                rest.append((u1, b))
+        free = rest
+    return list(free)
+
+
+def split_columns(runs: Sequence[Run], gutters: Sequence[Interval]) -> list[list[Run]]:
+    """Splits runs at gutters; a column may be empty."""
+    columns: list[list[Run]] = [[] for _ in range(len(gutters) + 1)]
+    for run in runs:
+        columns[sum(run.u0 >= b - 0.01 for _, b in gutters)].append(run)
+    return columns
+
+
+def row_groups(rows: Sequence[Row], height: float) -> list[list[Row]]:
+    """Groups rows between which all columns leave more than the usual space."""
+    gaps = [gap_between(above, below) for above, below in pairwise(rows)]
+    least = min(gaps, default=0.0) + 0.3 * height
+    groups = [[rows[0]]]
+    for row, gap in zip(rows[1:], gaps, strict=True):
+        if gap > least:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def has_wrapped_cells(groups: Sequence[Sequence[Row]], gutters: Sequence[Interval]) -> bool:
+    """Whether groups of rows are the rows of a table, some cells of which have several lines."""
+    wrapped = 0
+    for group in groups:
+        filled = [sum(bool(column) for column in split_columns(row, gutters)) for row in group]
+        if len(group) > 1 and filled[0] < 2:
+            return False
+        wrapped += len(group) > 1
+    return len(groups) > 1 and wrapped > 0
+
+
+def _is_written_apart(rows: Sequence[Row], gutter: Interval) -> bool:
+    """Whether the file has what stands on one side of a gutter in few stretches."""
+    runs = sorted((run for row in rows for run in row), key=lambda run: run.order)
+    sides = [run.u0 >= gutter[1] - 0.01 for run in runs]
+    changes = sum(a != b for a, b in pairwise(sides))
+    both = sum(len({run.u0 >= gutter[1] - 0.01 for run in row}) > 1 for row in rows)
+    return changes < 0.5 * max(both, min(sum(sides), len(sides) - sum(sides)))
+
+
+def _are_prose(columns: Sequence[Sequence[Run]], groups: Sequence[Sequence[Row]]) -> bool:
+    """Whether columns that are written row by row hold sentences."""
+    prose = [column for column in columns if _is_prose(column)]
+    size = [sum(len(run.text) for run in column) for column in columns]
+    in_prose = sum(len(run.text) for column in prose for run in column)
+    if len(prose) < 2 or in_prose < 0.7 * sum(size):
+        return False
+    if len(groups) < 3 or max(map(len, groups)) > 12:
+        return True
+    # Gaps that all columns share are rows of a table; columns of a paper rarely have two in common.
+    own_gaps = max(_num_gaps(column) for column in columns)
+    return len(groups) - 1 < 0.8 * own_gaps
+
+
+def _num_gaps(column: Sequence[Run]) -> int:
+    gaps = [after.v0 - before.v1 for before, after in pairwise(column)]
+    return sum(gap > min(gaps) + 0.3 * column[0].height for gap in gaps)
+
+
+_OPEN_END = re.compile(r"[^.!?…:;\"”’)\]]$")
+_CODE = re.compile(r"[{}\[\]<>=#$\\|_;]")
+_NUMERIC = re.compile(r"[-+−]?[$€£]?[\d.,:/%+−-]*\d[\d.,:/%]*\S?$")
+
+
+def continues(before: Run, after: Run) -> bool:
+    """Whether a sentence goes on from one line to the next."""
+    first = after.text.lstrip("(\"'“‘")[:1]
+    if before.words[-1].hyphenated or before.text.endswith("-"):
+        return first.islower()
+    return first.islower() and bool(_OPEN_END.search(before.text))
+
+
+def _is_prose(column: Sequence[Run]) -> bool:
+    lines = [run.text for run in column]
+    text = " ".join(lines)
+    size = len(text.replace(" ", ""))
+    if len(lines) < 2 or len(_CODE.findall(text)) > 0.03 * size:
+        return False
+    if sum(char.isalpha() for char in text) < 0.75 * size:
+        return False
+    width = max(run.u1 for run in column) - min(run.u0 for run in column)
+    is_full = sum(run.u1 - run.u0 > 0.8 * width for run in column) >= 0.6 * len(column)
+    if text.upper() == text.lower():  # a script without capitals
+        return size / len(lines) >= 6 and is_full
+    first_words = Counter(line.split(maxsplit=1)[0] for line in lines)
+    if len(text.split()) / len(lines) < (3 if len(lines) > 2 else 4):
+        return False
+    if max(first_words.values()) > 0.5 * len(lines):
+        return False  # cells begin alike
+    continued = sum(continues(a, b) for a, b in pairwise(column))
+    return continued >= 0.34 * (len(column) - 1) or (is_full and size / len(lines) >= 20)
+
+
+def _looks_like_table(rows: Sequence[Row], columns: Sequence[Sequence[Run]]) -> bool:
+    """Whether cells written column by column are a table: level, and of different kinds."""
+    shared = sum(len(row) > 1 for row in rows)
+    if shared < 0.8 * max(map(len, columns)):
+        return False
+    numeric = [
+        sum(bool(_NUMERIC.match(run.text)) for run in column) / len(column) for column in columns
+    ]
+    labels = sum(run.text.endswith(":") for run in columns[0])
+    return (max(numeric) >= 0.7 and min(numeric) < 0.5) or labels >= 0.6 * len(columns[0])
