@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from agenticlu.core.records import Document, Piece, Record
 from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
+from agenticlu.documents.rectangles import Rectangle, rectangles_of
 
 
 class CitedFile(Record):
@@ -58,6 +59,9 @@ class Citation(Record):
     """One past the last character."""
     page: int | None = None
     """Page of the quote, or of the piece where nothing is quoted; None without pages."""
+    rectangles: tuple[Rectangle, ...] | None = None
+    """Where the quote, or the piece where nothing is quoted, stands on its pages, line by line;
+    None where the source has no such places (only PDFs do)."""
     text: str
     """The passage, as in the document."""
     quote: str | None = None
@@ -141,6 +145,10 @@ def _cite_piece(
         start=piece.start,
         end=piece.end,
         page=piece.page if start is None else document.page_of(start),
+        rectangles=rectangles_of(
+            document, piece.start if start is None else start, piece.end if end is None else end
+        )
+        or None,
         text=text.strip(),
         quote=None if start is None else document.text[start:end],
         quote_start=start,

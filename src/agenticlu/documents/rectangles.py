@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agenticlu.core.records import Document, Record
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+_MOST = 65_535
 
 
 class Rectangle(Record):
@@ -26,53 +33,79 @@ class Rectangle(Record):
     bottom: float
 
 
+class Words(NamedTuple):
+    """The words of a text in its order, as arrays."""
+
+    starts: Ints
+    """First character of each in the text."""
+    ends: Ints
+    """One past its last character."""
+    lines: Ints
+    """Number of its line on the page."""
+    boxes: Floats
+    """Left, top, right, bottom as in `Rectangle` ([words, 4])."""
+
+
 @dataclass(frozen=True, eq=False)
 class Places:
-    """The places of a document's words, in the order of its text."""
+    """The places of a document's words, 16 bytes each, in a form that JSON can say."""
 
-    starts: Any
-    """First character of each word in the text (int32)."""
-    ends: Any
-    """One past its last character (int32)."""
-    lines: Any
-    """Number of its line on the page (int32)."""
-    boxes: Any
-    """Left, top, right, bottom as in `Rectangle` (float32, [words, 4])."""
+    packed: str = ""
+    """Arrays of starts (uint32), lengths, lines and boxes (uint16), one after another; base64."""
+    scale: float = 1.0
+    """Points of one unit of a box."""
 
     @classmethod
-    def of(
-        cls,
-        starts: Sequence[int],
-        ends: Sequence[int],
-        lines: Sequence[int],
-        boxes: Sequence[Sequence[float]] | Any,
-    ) -> Places:
-        """Builds places from sequences."""
-        return cls(
-            np.asarray(starts, np.int32),
-            np.asarray(ends, np.int32),
-            np.asarray(lines, np.int32),
-            np.asarray(boxes, np.float32).reshape(-1, 4),
+    def of(cls, words: Words) -> Places:
+        """Packs the places of words."""
+        boxes = np.asarray(words.boxes, np.float64).reshape(-1, 4).clip(0)
+        scale = max(float(boxes.max(initial=0.0)), 1.0) / _MOST
+        starts, ends = np.asarray(words.starts, np.int64), np.asarray(words.ends, np.int64)
+        arrays = (
+            starts.astype("<u4"),
+            np.minimum(ends - starts, _MOST).astype("<u2"),
+            np.minimum(words.lines, _MOST).astype("<u2"),
+            np.rint(boxes / scale).astype("<u2"),
+        )
+        data = b"".join(array.tobytes() for array in arrays)
+        return cls(base64.b64encode(data).decode("ascii"), scale)
+
+    @cached_property
+    def words(self) -> Words:
+        """The places as arrays."""
+        data = base64.b64decode(self.packed)
+        num = len(data) // 16
+        starts = np.frombuffer(data, "<u4", num).astype(np.int64)
+        sizes, lines, boxes = (
+            np.frombuffer(data, "<u2", count, offset)
+            for count, offset in ((num, 4 * num), (num, 6 * num), (4 * num, 8 * num))
+        )
+        return Words(
+            starts, starts + sizes, lines.astype(np.int64), boxes.reshape(-1, 4) * self.scale
         )
 
     @classmethod
     def joined(cls, parts: Iterable[tuple[Places, int]]) -> Places:
         """Joins the places of texts, each with its offset in the joined text, ascending."""
-        parts = list(parts)
-        if not parts:
-            return cls.of((), (), (), ())
-        return cls(
-            np.concatenate([part.starts + np.int32(offset) for part, offset in parts]),
-            np.concatenate([part.ends + np.int32(offset) for part, offset in parts]),
-            np.concatenate([part.lines for part, _ in parts]),
-            np.concatenate([part.boxes for part, _ in parts]),
-        )
+        shifted = [
+            words._replace(starts=words.starts + offset, ends=words.ends + offset)
+            for words, offset in ((part.words, offset) for part, offset in parts)
+        ]
+        return cls.of(join_words(shifted))
 
     def __eq__(self, other: object) -> bool:
         """Places follow from the text's source: they do not tell two documents apart."""
         return other is None or isinstance(other, Places)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def join_words(parts: Sequence[Words]) -> Words:
+    """Joins the words of texts that follow each other."""
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Words(none, none, none, np.zeros((0, 4)))
+    return Words(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def rectangles_of(document: Document, start: int, end: int) -> tuple[Rectangle, ...]:
@@ -87,16 +120,17 @@ def rectangles_of(document: Document, start: int, end: int) -> tuple[Rectangle, 
     places = document.places
     if not isinstance(places, Places):
         return ()
-    first = int(np.searchsorted(places.ends, start, side="right"))
-    last = int(np.searchsorted(places.starts, end, side="left"))
+    words = places.words
+    first = int(np.searchsorted(words.ends, start, side="right"))
+    last = int(np.searchsorted(words.starts, end, side="left"))
     found: list[Rectangle] = []
     previous = None
     for word in range(first, last):
-        page = document.page_of(int(places.starts[word]))
+        page = document.page_of(int(words.starts[word]))
         if page is None:
             continue
-        line = (page, int(places.lines[word]))
-        left, top, right, bottom = (round(float(side), 2) for side in places.boxes[word])
+        line = (page, int(words.lines[word]))
+        left, top, right, bottom = (round(float(side), 2) for side in words.boxes[word])
         if line == previous:
             before = found.pop()
             left, top = min(left, before.left), min(top, before.top)

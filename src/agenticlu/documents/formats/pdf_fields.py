@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pypdfium2.raw as pdfium
@@ -102,24 +103,16 @@ def _read_field(written: Written, form: Any, annotation: Any, is_hidden: bool) -
 def _selected(form: Any, annotation: Any) -> Iterator[str]:
     for index in range(pdfium.FPDFAnnot_GetOptionCount(form, annotation)):
         if pdfium.FPDFAnnot_IsOptionSelected(form, annotation, index):
-            yield _read_string(
-                lambda buffer, size, at=index: pdfium.FPDFAnnot_GetOptionLabel(
-                    form, annotation, at, buffer, size
-                )
-            )
+            yield _read_string(partial(pdfium.FPDFAnnot_GetOptionLabel, form, annotation, index))
 
 
 def _field_value(form: Any, annotation: Any) -> str:
-    return _read_string(
-        lambda buffer, size: pdfium.FPDFAnnot_GetFormFieldValue(form, annotation, buffer, size)
-    )
+    return _read_string(partial(pdfium.FPDFAnnot_GetFormFieldValue, form, annotation))
 
 
 def _read_note(written: Written, annotation: Any, kind: int, is_hidden: bool) -> None:
     def entry(key: bytes) -> str:
-        return _read_string(
-            lambda buffer, size: pdfium.FPDFAnnot_GetStringValue(annotation, key, buffer, size)
-        )
+        return _read_string(partial(pdfium.FPDFAnnot_GetStringValue, annotation, key))
 
     text = entry(b"Contents")
     if not text:

@@ -96,7 +96,8 @@ def _better(stretch: list[Line], height: float, rtl: bool) -> list[Line]:
     written = sorted(ordered, key=lambda run: run.order)
     if ordered == written:
         return stretch
-    score, kept = _score(ordered, height), _score(written, height)
+    num_wrapped = sum(len(cell) > 1 for line in stretch for cell in line.cells)
+    score, kept = _score(ordered, height) + num_wrapped, _score(written, height)
     if kept > score or (kept == score and _is_plausible(written, rtl)):
         return [_line(row, rtl) for row in _rows_as_written(written)]
     return stretch
@@ -169,7 +170,8 @@ class _Region:
         beside = last_beside(rows, self.height)
         start = 0
         while start < len(rows):
-            end, gutters = start, []
+            end: int = start
+            gutters: list[Interval] = []
             if start <= beside:
                 end, gutters = find_table(rows, start, sides, self.height)
             if not gutters:
@@ -182,12 +184,11 @@ class _Region:
     def _order_table(self, rows: Sequence[Row], gutters: Sequence[Interval]) -> Iterator[Line]:
         self._num_tables += 1
         groups = row_groups(rows, self.height)
-        number = 0
-        for group in groups if has_wrapped_cells(groups, gutters) else [[row] for row in rows]:
-            for row in group:
-                for run in row:
-                    run.table = (self._num_tables, number)
-                number += 1
+        if not has_wrapped_cells(groups, gutters):
+            groups = [[row] for row in rows]
+        for number, group in enumerate(groups):
+            for run in (run for row in group for run in row):
+                run.table = (self._num_tables, number)
             if len(group) == 1:
                 yield self.line(group[0])
                 continue

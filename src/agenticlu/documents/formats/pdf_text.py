@@ -11,7 +11,7 @@ import numpy as np
 from agenticlu.core.records import Page
 from agenticlu.documents.formats.pdf_runs import Line, Run
 from agenticlu.documents.formats.pdf_words import Box, Word
-from agenticlu.documents.rectangles import Places
+from agenticlu.documents.rectangles import Floats, Ints, Places, Words, join_words
 
 JOINED = "\ufffe"
 """Stands where a word was divided at a line's end, until the whole text is known."""
@@ -30,7 +30,7 @@ class TextBuilder:
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._pages: list[tuple[int, int]] = []
-        self._places: list[tuple[Places, int]] = []
+        self._words: list[Words] = []
         self._length = 0
 
     def add_page(self, lines: Sequence[Line], box: Sequence[float], rotation: int) -> None:
@@ -46,31 +46,31 @@ class TextBuilder:
             page.add(number, line)
         text = f"{''.join(page.parts)}\n\n" if page.parts else ""
         if page.starts:
-            boxes = _shown(np.asarray(page.boxes, np.float32), box, rotation)
-            places = Places.of(page.starts, page.ends, page.lines, boxes)
-            self._places.append((places, self._length))
+            starts, ends, numbers = (
+                np.array(values, np.int64) for values in (page.starts, page.ends, page.lines)
+            )
+            boxes = _shown(np.asarray(page.boxes, np.float64), box, rotation)
+            self._words.append(Words(starts + self._length, ends + self._length, numbers, boxes))
         self._pages.append((self._length, self._length + len(text)))
         self._parts.append(text)
         self._length += len(text)
 
     def build(self) -> tuple[str, tuple[Page, ...], Places]:
         """Returns the text, its pages and the places of its words."""
-        text, places, pages = "".join(self._parts), Places.joined(self._places), self._pages
+        text, words, pages = "".join(self._parts), join_words(self._words), self._pages
         if JOINED in text:
             text, gone = _join_divided(text)
-            places = Places(
-                places.starts - np.searchsorted(gone, places.starts).astype(np.int32),
-                places.ends - np.searchsorted(gone, places.ends).astype(np.int32),
-                places.lines,
-                places.boxes,
+            words = words._replace(
+                starts=words.starts - np.searchsorted(gone, words.starts),
+                ends=words.ends - np.searchsorted(gone, words.ends),
             )
             shifts = np.searchsorted(gone, np.asarray(pages)).tolist()
             pages = [(a - da, b - db) for (a, b), (da, db) in zip(pages, shifts, strict=True)]
         numbered = (Page(number=i, start=a, end=b) for i, (a, b) in enumerate(pages, start=1))
-        return text, tuple(numbered), places
+        return text, tuple(numbered), Places.of(words)
 
 
-def _shown(boxes: np.ndarray, box: Sequence[float], rotation: int) -> np.ndarray:
+def _shown(boxes: Floats, box: Sequence[float], rotation: int) -> Floats:
     """Moves the origin from the page's own to the upper left corner of the page as shown."""
     left, bottom, right, top = boxes.T
     x0, y0, x1, y1 = box
@@ -83,7 +83,7 @@ def _shown(boxes: np.ndarray, box: Sequence[float], rotation: int) -> np.ndarray
     return np.stack(sides, axis=1)
 
 
-def _join_divided(text: str) -> tuple[str, np.ndarray]:
+def _join_divided(text: str) -> tuple[str, Ints]:
     """Writes divided words: with their hyphen where the document has them so elsewhere.
 
     Returns the text, and where characters were taken out of the former one, ascending.

@@ -6,6 +6,7 @@ Places are in the page's own points: the origin is at the lower left before any 
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ import pypdfium2.raw as pdfium
 
 HYPHEN_AT_LINE_END = "\ufffe"
 """What pdfium writes for a hyphen and the line end after it."""
+_NEW_LINES = 1 << 20
+"""Numbers of lines above this are ours."""
 UNKNOWN = "\ufffd"
 """Stands for a glyph of which the file does not say what character it is."""
 RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
@@ -48,7 +51,7 @@ class Word(NamedTuple):
     """A word, or a part of one."""
 
     text: str
-    box: Box | Sequence[float]
+    box: Box
     line: int = -1
     """Number of the line in pdfium's text; -1 for what does not come from there."""
     spaced: bool = True
@@ -90,7 +93,7 @@ def read_words(textpage: Any) -> Words:
         map(
             Word,
             [text[start:end] for start, end in spans],
-            boxes.tolist(),
+            map(tuple, boxes.tolist()),
             np.cumsum(is_break)[starts].tolist(),
             (starts != np.concatenate([[-1], ends[:-1]])).tolist(),
             _frames(lasts - firsts, ends - starts),
@@ -103,7 +106,32 @@ def read_words(textpage: Any) -> Words:
     for i in np.flatnonzero(odd | is_small | (heights[2] < 0.5) | np.array(is_unknown)).tolist():
         words[i], number = _mend(textpage, words[i], *spans[i])
         unknown += number
+    is_tall = (heights[2] > 1.6 * np.maximum(heights[0], heights[1])) & (ends - starts > 1)
+    for i in np.flatnonzero(is_tall).tolist()[::-1]:
+        words[i : i + 1] = _split_rows(textpage, words[i], *spans[i])
     return Words(words, unknown)
+
+
+def _split_rows(textpage: Any, word: Word, start: int, end: int) -> list[Word]:
+    """Splits what pdfium took for a word, but stands in several lines: a column of numbers."""
+    if abs(math.sin(pdfium.FPDFText_GetCharAngle(textpage, start))) > 0.1 or len(word.text) != (
+        end - start
+    ):
+        return [word]
+    parts: list[Word] = []
+    for i, box in enumerate(_boxes(textpage, range(start, end)).tolist()):
+        left, bottom, right, top = box
+        last = parts[-1] if parts else None
+        middle = (bottom + top) / 2
+        if last is not None and last.box[1] < middle < last.box[3]:
+            box = (last.box[0], min(bottom, last.box[1]), right, max(top, last.box[3]))
+            parts[-1] = last._replace(text=last.text + word.text[i], box=box)
+            continue
+        line = word.line if last is None else start + i + _NEW_LINES
+        parts.append(Word(word.text[i], (left, bottom, right, top), line, frame="right"))
+    parts[0] = parts[0]._replace(spaced=word.spaced)
+    parts[-1] = parts[-1]._replace(hyphenated=word.hyphenated)
+    return parts
 
 
 def _is_odd(codes: np.ndarray) -> np.ndarray:
@@ -134,7 +162,7 @@ def _mend(textpage: Any, word: Word, start: int, end: int) -> tuple[Word, int]:
 
 def _calls(function: Any, textpage: Any, indices: Sequence[int], *outputs: Any) -> list[int]:
     """Calls a function of pdfium for many characters, several times faster than one by one."""
-    address = ctypes.cast(function, ctypes.c_void_p).value
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
     kinds = [ctypes.c_void_p, ctypes.c_int, *(ctypes.c_void_p for _ in outputs)]
     plain = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)(address)
     handle = ctypes.cast(textpage, ctypes.c_void_p).value
