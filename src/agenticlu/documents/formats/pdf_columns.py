@@ -55,8 +55,8 @@ def last_beside(rows: Sequence[Row], height: float) -> int:
 
 def find_columns(
     rows: Sequence[Row], start: int, sides: Interval, height: float
-) -> tuple[int, list[Interval]] | None:
-    """Returns where the columns of text end that begin at a row, and their gutters.
+) -> tuple[int, int, list[Interval]] | None:
+    """Returns the first and the end row of the columns of text from a row on, and their gutters.
 
     Args:
         rows: Of a region.
@@ -65,7 +65,8 @@ def find_columns(
         height: Of a usual line.
     """
     for end, free in _shared_gaps(rows, start, sides, height):
-        band = rows[start:end]
+        first, last = _peel(rows, start, end, height)
+        band = rows[first:last]
         gutters = _gutters(band, free, height)
         if start:  # gaps that go on above were tried there
             gutters = [one for one in gutters if any(_meets(run, one) for run in rows[start - 1])]
@@ -74,10 +75,20 @@ def find_columns(
         written = [gutter for gutter in gutters if _is_written_apart(band, gutter)]
         runs = [run for row in band for run in row]
         if written and not _looks_like_table(band, split_columns(runs, written)):
-            return end, written
+            return first, last, written
         if not written and _are_prose(split_columns(runs, gutters), row_groups(band, height)):
-            return end, gutters
+            return first, last, gutters
     return None
+
+
+def _peel(rows: Sequence[Row], first: int, last: int, height: float) -> tuple[int, int]:
+    """Leaves out lone rows above and below columns, such as running heads and page numbers."""
+    for _ in range(2):
+        if last - first > 3 and gap_between(*rows[first : first + 2]) > 0.9 * height:
+            first += 1
+        if last - first > 3 and gap_between(*rows[last - 2 : last]) > 0.9 * height:
+            last -= 1
+    return first, last
 
 
 def _meets(run: Run, gutter: Interval) -> bool:

@@ -17,7 +17,6 @@ from agenticlu.documents.formats.pdf_columns import (
     continues,
     find_columns,
     find_table,
-    gap_between,
     group_rows,
     has_wrapped_cells,
     last_beside,
@@ -130,15 +129,10 @@ class _Region:
             if found is None:
                 start += 1
                 continue
-            first, last = self._peel(rows, start, found[0])
+            first, last, gutters = found
             yield from self._order_tables(rows[done:first])
-            columns = [
-                column
-                for column in split_columns(
-                    [run for row in rows[first:last] for run in row], found[1]
-                )
-                if column
-            ]
+            runs_within = [run for row in rows[first:last] for run in row]
+            columns = [column for column in split_columns(runs_within, gutters) if column]
             for column in reversed(columns) if self.rtl else columns:
                 yield from self.order(column, depth + 1)
             start = done = last
@@ -151,15 +145,6 @@ class _Region:
 
     def _across(self, row: Row) -> Row:
         return sorted(row, key=lambda run: -run.u1 if self.rtl else run.u0)
-
-    def _peel(self, rows: Sequence[Row], first: int, last: int) -> tuple[int, int]:
-        """Leaves out lone rows above and below columns, such as running heads, page numbers."""
-        for _ in range(2):
-            if last - first > 3 and gap_between(*rows[first : first + 2]) > 0.9 * self.height:
-                first += 1
-            if last - first > 3 and gap_between(*rows[last - 2 : last]) > 0.9 * self.height:
-                last -= 1
-        return first, last
 
     def _order_tables(self, rows: Sequence[Row]) -> Iterator[Line]:
         """Yields lines of rows; cells of several lines are joined where rows can be told apart."""

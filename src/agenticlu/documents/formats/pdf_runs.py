@@ -126,6 +126,9 @@ def join_runs(words: Sequence[Word], frame: Frame) -> list[Run]:
                 continue
         run = Run(word, (u0, v0, u1, v1))
         runs.append(run)
+    for run in runs if backward else ():
+        if all(word.rtl for word in run.words):  # drawn glyph by glyph, they come from the left
+            run.words.sort(key=lambda word: -word.box[2])
     return runs
 
 

@@ -192,7 +192,7 @@ def _between(last: Word, word: Word) -> str:
         # pdfium ends a line where the letters rise or sink.
         is_power = last.text[-1].isdigit() and word.text[0].isdigit()
         return "^" if is_power and bottom + top > last_bottom + last_top else ""
-    if word.rtl and abs(last_left - word.box[2]) < 0.06 * height:
+    if word.rtl and abs(last_left - word.box[2]) < 0.1 * height:
         return ""  # marks above and below letters look like gaps to pdfium
     return " "
 
