@@ -213,8 +213,11 @@ def _score(runs: Sequence[Run], height: float) -> int:
 def _is_plausible(runs: Sequence[Run], rtl: bool) -> bool:
     """Whether the file's order never goes far up without going on to the next column."""
     for a, b in pairwise(runs):
-        on = b.u1 <= a.u0 + 1 if rtl else b.u0 >= a.u1 - 1
-        if b.middle < a.middle - 2 * max(a.height, b.height) and not on:
+        is_right, is_left = b.u0 >= a.u1 - 1, b.u1 <= a.u0 + 1
+        goes_on, goes_back = (is_left, is_right) if rtl else (is_right, is_left)
+        # Signs above a line and parts of formulas are a little higher than what comes before.
+        most = (0.9 if goes_back else 2) * max(a.height, b.height)
+        if a.middle - b.middle > most and not goes_on:
             return False
     return True
 
