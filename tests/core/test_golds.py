@@ -186,7 +186,8 @@ def test_other_options_are_refused(value) -> None:
         (True, False, None),
         (None, False, None),
         ("green", False, None),
-        (["blue"], False, None),
+        (["blue"], False, 1),
+        (["green", "b"], False, 1),
     ],
 )
 def test_the_right_option_is_found_by_text_label_or_position(gold, from_one, number) -> None:

@@ -271,7 +271,14 @@ def test_a_rule_on_rows_that_lack_what_it_needs_counts_them(tmp_path: Path, rule
             {"answers": ["red"], "options": ["red", "blue"], "letter": "Z"},
             "'Z' is not one of A to B",
         ),
-        ({"answers": ["green"], "options": ["red", "blue"]}, "needs 'letter'"),
+        ({"answers": ["green"], "options": ["red", "blue"]}, "no option is the gold answer"),
+        ({"answers": ["red"], "options": 5}, "options must be a list of strings"),
+        ({"answers": {"start_token": 3}}, "an object with 'start_token', which says no answer"),
+        ({"answers": "…"}, "the gold answer '…' has no word"),
+        ({"answers": float("nan")}, "no gold answer"),
+        ({"answers": {"value": None, "aliases": []}}, "no gold answer"),
+        ({"answers": ["red"], "prediction": None}, "no prediction"),
+        ({"answers": ["red"], "prediction": ["a", "b"]}, "no prediction"),
         ({"answers": ["red"], "rule": "rogue"}, "'rogue'"),
         ({"answers": ["red"], "rule": "ranking", "reference": {"labels": [1]}}, "'labels'"),
         ({"answers": []}, "no gold answer"),
@@ -283,6 +290,39 @@ def test_rows_that_cannot_be_are_problems(
     path = write_rows(tmp_path / "rows.jsonl", {"prediction": "A", **row})
     (problem,) = problems(path)
     assert message in (problem or "")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prediction": "Ada", "answers": {"text": ["Ada"], "answer_start": [1]}},
+        {"prediction": "Ada", "answers": {"value": "A. Larkin", "aliases": ["Ada"]}},
+        {"prediction": "Ada", "output": [{"answer": "Ada", "provenance": []}]},
+        {"prediction": "Ada", "answers": '["Ada", "Bo"]'},
+        {"prediction": "Ada", "answers": None, "answer": "Ada"},
+        {"prediction": ["Ada"], "answers": [["Ada"]]},
+        {"prediction": 3, "answers": 3.0},
+        {"prediction": "Yes.", "answers": True},
+        {"prediction": "False", "answers": False},
+        {"prediction": "<think>Bo? Answer: Bo</think>Ada", "answers": ["Ada"]},
+        {"prediction": "Answer: Ada [3]", "answers": ["Ada"]},
+        {"prediction": "C++", "answers": ["C++"]},
+        {"prediction": "B", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": "B"},
+        {"prediction": "2", "choices": {"label": ["1", "2"], "text": ["x", "y"]}, "answerKey": "2"},
+        {"prediction": "B", "options": ["x", "y"], "answer": 1, "reference": 1},
+        {"prediction": "B", "options": ["x", "y"], "gold_label": 2},
+        {"prediction": "y", "options": ["x", "y"], "answers": "b"},
+        {"prediction": "AB", "options": [f"o{n}" for n in range(30)], "answers": "o27"},
+        {"prediction": "B", "choice_A": "x", "choice_B": "y", "answers": "B"},
+        {"prediction": "B", "options": "A. x\nB. y", "answers": "B. y"},
+    ],
+)
+def test_answers_and_options_are_read_as_data_sets_have_them(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    found = score_file(write_rows(tmp_path / "rows.jsonl", row))
+    assert [one.problem for one in found.rows] == [None]
+    assert found.metrics["correct"].mean == 1.0
 
 
 def test_rows_of_any_rule_can_be_scored_from_outside(tmp_path: Path) -> None:

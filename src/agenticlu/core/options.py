@@ -139,42 +139,77 @@ def _options_error(value: Any) -> DocumentError:
     )
 
 
-def find_option(gold: Any, options: Options, *, from_one: bool = False) -> int | None:
-    """Returns the number of the option that a gold names, counted from 0; None where it names none.
+def find_option(golds: Any, options: Options, *, from_one: bool = False) -> int | None:
+    """Returns the number of the option that golds name, counted from 0; None where they name none.
 
-    A gold is an option's text, its label, both (`B. blue`), or its position.
+    A gold is an option's label with its text (`B. blue`), its text, its label, or its position; the
+    first of these that any of the golds is counts.
 
     Args:
-        gold: As the data set has it.
+        golds: One or several, as the data set has them.
         options: Of the question.
         from_one: Whether positions are counted from 1, as QuALITY does.
 
     >>> find_option("b", Options(("red", "blue"), ("A", "B"))), find_option(1, Options(("a", "b")))
     (1, 1)
     """
-    gold = as_python(gold)
-    if isinstance(gold, bool) or is_absent(gold) or isinstance(gold, list | tuple | Mapping):
-        return None
-    said = clean_text(gold) if isinstance(gold, str) else number_text(gold)
-    labels = options.labels or tuple(option_letter(n) for n in range(len(options.texts)))
-    for fold in (str, str.casefold):
-        known = [fold(text) for text in options.texts]
-        if fold(said) in known:
-            return known.index(fold(said))
-        names = [fold(label) for label in labels]
-        name = re.sub(r"^\((.*)\)$|^(.*)[.):]$", r"\1\2", fold(said))
-        if name in names:
-            return names.index(name)
-        for number, (label, text) in enumerate(zip(labels, options.texts, strict=False)):
-            spelt = (
-                f"{label}. {text}",
-                f"{label}) {text}",
-                f"({label}) {text}",
-                f"{label}: {text}",
-            )
-            if fold(said) in map(fold, spelt):
-                return number
-    if re.fullmatch(r"\d{1,3}", said):
-        number = int(said) - from_one
-        return number if 0 <= number < len(options.texts) else None
+    golds = as_python(golds)
+    parts = map(as_python, golds) if isinstance(golds, list | tuple) else (golds,)
+    said = [
+        clean_text(part) if isinstance(part, str) else number_text(part)
+        for part in parts
+        if isinstance(part, str)
+        or (isinstance(part, int | float) and not isinstance(part, bool) and not is_absent(part))
+    ]
+    for names in _names(options):
+        for fold in (str, str.casefold):
+            known = {fold(name): number for name, number in reversed(names)}
+            for one in said:
+                if fold(one) in known:
+                    return known[fold(one)]
+    for one in said:
+        if re.fullmatch(r"\d{1,3}", one) and 0 <= int(one) - from_one < len(options.texts):
+            return int(one) - from_one
     return None
+
+
+def _names(options: Options) -> Iterable[list[tuple[str, int]]]:
+    """Yields the names of options with their numbers, the plainest kind first."""
+    labels = options.labels or tuple(option_letter(n) for n in range(len(options.texts)))
+    pairs = list(enumerate(zip(labels, options.texts, strict=True)))
+    forms = ("{}. {}", "{}) {}", "({}) {}", "{}: {}")
+    yield [(form.format(*pair), number) for number, pair in pairs for form in forms]
+    yield [(text, number) for number, (_, text) in pairs]
+    alone = ("{}", "({})", "{}.", "{})", "{}:")
+    yield [(form.format(label), number) for number, (label, _) in pairs for form in alone]
+
+
+OPTION_KEYS = ("options", "choices", "candidates", "answer_choices")
+"""Columns of the options, the first of them that has any."""
+_OWN_COLUMN = re.compile(r"(?:choice|option|opt|op)[_ ]?([A-Za-z]|\d{1,2})|([A-Z])")
+
+
+def find_options(row: Mapping[str, Any]) -> Options:
+    """Returns the options of a row, which may stand in a column each: choice_A, option_1, A.
+
+    Raises:
+        DocumentError: They have a form that is not known.
+
+    >>> find_options({"choice_A": "red", "choice_B": "blue"}).texts
+    ('red', 'blue')
+    """
+    for key in OPTION_KEYS:
+        if (found := read_options(row.get(key))).texts:
+            return found
+    columns = {
+        (own[1] or own[2]).upper(): value
+        for name, value in row.items()
+        if (own := _OWN_COLUMN.fullmatch(str(name)))
+    }
+    kept = {name: value for name, value in sorted(columns.items()) if not is_absent(value)}
+    count = len(kept)
+    series = [[option_letter(number) for number in range(count)]]
+    series += [[str(number) for number in range(start, start + count)] for start in (0, 1)]
+    if count < 2 or list(kept) not in series:
+        return Options()
+    return _build_options(list(kept.values()), list(kept))

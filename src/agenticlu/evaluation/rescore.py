@@ -12,8 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from agenticlu.core.errors import ConfigError, UsageError
+from agenticlu.core.errors import ConfigError, DocumentError, UsageError
 from agenticlu.core.files import Row, load_numbered_rows, starts_array
+from agenticlu.core.golds import is_absent, read_golds
+from agenticlu.core.options import Options, find_option, find_options, option_letter
 from agenticlu.core.records import Document, Prediction, Question, Record
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
 from agenticlu.evaluation.helmet import SPECS
@@ -22,12 +24,19 @@ from agenticlu.evaluation.helmet.sources import ResultFile, load_key_points, rea
 from agenticlu.evaluation.predictions import read_predictions, select_current, write_json
 from agenticlu.evaluation.records import Item
 from agenticlu.evaluation.scoring import rules
+from agenticlu.evaluation.scoring.canonical import canonical_tokens
 from agenticlu.evaluation.scoring.helmet import ranking_cuts
 from agenticlu.evaluation.tables import percent, render_table
 from agenticlu.judges.rubric import RowVerdict, RubricJudge, build_judged_file, find_kept_verdicts
 
 REPLY_KEYS = ("prediction", "output", "raw", "response", "completion", "generated", "answer")
-GOLD_KEYS = ("answers", "golds", "gold", "references", "reference", "target", "targets", "answer")
+GOLD_KEYS = (
+    *("answers", "golds", "gold", "references", "reference", "target", "targets", "answer"),
+    *("ground_truth", "ground_truths", "correct_answer", "answerKey", "gold_label", "label"),
+    *("output", "outputs"),
+)
+FROM_ONE = ("gold_label",)
+"""Columns that count options from 1 (QuALITY's); the others count from 0."""
 UNIT_KEYS = ("unit", "cluster", "document_id", "qid", "question_id")
 MOST_LISTED = 10
 _NOWHERE = Document.of("", "rescoring")
@@ -179,8 +188,8 @@ def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]
 def _is_prediction(row: Row) -> bool:
     try:
         Prediction.model_validate_json(json.dumps(row))
-    except ValidationError:
-        return False
+    except (ValidationError, TypeError, ValueError, RecursionError):
+        return False  # rows of tables hold dates, too
     return True
 
 
@@ -199,34 +208,59 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _from_row(place: str, row: Row, rule: str | None) -> Reply:
     name = str(row.get("id", place))
     said = _first(row, REPLY_KEYS)
-    if said is None or not isinstance(row[said], str):
+    text = _reply_text(row[said]) if said else None
+    if text is None:
         problem = f"no prediction (one of {', '.join(REPLY_KEYS)})"
         return Reply(name, place, problem=problem)
-    known = _first(row, GOLD_KEYS, but=said)
-    golds = _texts(row[known]) if known else ()
-    options = _texts(row.get("options") or row.get("choices") or ())
-    chosen = rule or row.get("rule") or ("choice" if options else "open")
+    given = [key for key in GOLD_KEYS if key in row and key != said]
+    known = next((key for key in given if not is_absent(row[key])), None)
+    try:
+        golds = read_golds(row[known]) if known else ()
+        options = find_options(row)
+    except DocumentError as error:
+        return Reply(name, place, problem=error.message)
+    chosen = rule or row.get("rule") or ("choice" if options.texts else "open")
     if chosen not in rules.RULES:
         return Reply(name, place, problem=f"unknown scoring rule {chosen!r}")
-    if not golds and rules.RULES[chosen].needs_answers:
-        return Reply(name, place, problem=f"no gold answer (one of {', '.join(GOLD_KEYS)})")
-    unit = _first(row, UNIT_KEYS)
-    item = _build_item(chosen, row, golds, options, unit=str(row[unit]) if unit else place)
-    return Reply(name, place, item, row[said])
+    if rules.RULES[chosen].needs_answers:
+        if not golds:
+            return Reply(name, place, problem=f"no gold answer (one of {', '.join(GOLD_KEYS)})")
+        if not any(map(canonical_tokens, golds)):
+            return Reply(name, place, problem=f"the gold answer {golds[0]!r} has no word")
+    letter = None
+    if known:
+        letter = find_letter((row[known], *golds), options, from_one=known in FROM_ONE)
+    if chosen == "choice" and options.texts and known and not letter and "letter" not in row:
+        return Reply(name, place, problem=f"no option is the gold answer {row[known]!r:.80}")
+    more: dict[str, Any] = {}
+    if options.labels != tuple(option_letter(number) for number in range(len(options.texts))):
+        more["option_labels"] = options.labels
+    unit = str(row[key]) if (key := _first(row, UNIT_KEYS)) else place
+    item = _build_item(chosen, row, golds, options.texts, unit=unit, letter=letter, more=more)
+    return Reply(name, place, item, text)
 
 
-def find_letter(golds: Sequence[str], options: Sequence[str]) -> str | None:
-    """Returns the letter of the right option, which golds give as 'B. text', as text or as letter.
+def _reply_text(value: Any) -> str | None:
+    """Returns a reply's text, also of a number or of a list of one; None where there is none."""
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        return value
+    is_plain = isinstance(value, bool | int | float) and not is_absent(value)
+    return str(value) if is_plain else None
+
+
+def find_letter(
+    golds: Sequence[Any], options: Options | Sequence[str], *, from_one: bool = False
+) -> str | None:
+    """Returns the letter of the right option; see `find_option` for what golds may say.
 
     >>> find_letter(["A"], ["B", "A"]), find_letter(["b"], ["red", "blue"])
     ('B', 'B')
     """
-    letters = {chr(ord("A") + i): option for i, option in enumerate(options)}
-    for spelt in ("{letter}. {option}", "{option}", "{letter}"):
-        for letter, option in letters.items():
-            if spelt.format(letter=letter, option=option) in golds:
-                return letter
-    return next((letter for letter in letters if letter.lower() in golds), None)
+    known = options if isinstance(options, Options) else Options(tuple(options))
+    number = find_option(list(golds), known, from_one=from_one)
+    return None if number is None else option_letter(number)
 
 
 def _build_item(
@@ -236,12 +270,13 @@ def _build_item(
     options: tuple[str, ...],
     *,
     unit: str,
+    letter: str | None = None,
     cuts: tuple[int, ...] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Item:
     """Builds the item behind a row, with all that its columns give a rule to score by."""
     reference = _reference(row, cuts) | dict(more or {})
-    letter = row.get("letter", find_letter(golds, options))
+    letter = row.get("letter", letter or find_letter(golds, options))
     if options and letter is not None and "letter" not in reference:
         reference["letter"] = letter.upper() if isinstance(letter, str) else letter
     return Item(
