@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.errors", "core.printing", "demo.lexicon"),
     ("__init__", "core.records", "core.files"),
     ("core", "search.store"),
-    ("dialogue.replies",),
+    ("dialogue.replies", "data.shapes"),
     (
         *("documents", "data.corpus", "evaluation.scoring", "demo.world"),
         "dialogue.profiles",

@@ -107,8 +107,12 @@ def test_parquet_files_and_folders(tmp_path: Path):
         ('{"context": "t", "question": "?", "answers": {"text": null}}\n', "no accepted answer"),
         ('{"context": "t", "question": "?", "answers": [null]}\n', "no accepted answer"),
         (
-            '{"context": "t", "question": "?", "answers": [["x"]]}\n',
-            "answers must be a list of strings",
+            '{"context": "t", "question": "?", "answers": [{"start_token": 1}]}\n',
+            "Line 1 of .*: answers is an object with 'start_token', which says no answer",
+        ),
+        (
+            '{"context": "t", "question": "?", "answers": 2, "options": ["a", "b"]}\n',
+            "Line 1 of .*: answers must be one of the 2 options, not 2",
         ),
         (
             '{"context": "t", "question": "?", "answers": "x", "hops": "two"}\n',

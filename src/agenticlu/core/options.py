@@ -184,6 +184,25 @@ def _names(options: Options) -> Iterable[list[tuple[str, int]]]:
     yield [(form.format(label), number) for number, (label, _) in pairs for form in alone]
 
 
+FROM_ONE = ("gold_label",)
+"""Columns that count options from 1 (QuALITY's); the others count from 0."""
+
+
+def right_options(
+    golds: Sequence[Any], options: Options, *, from_one: bool = False
+) -> tuple[str, ...]:
+    """Returns the texts of the options that golds name, each once; see `find_option`."""
+    first = find_option(list(golds), options, from_one=from_one)
+    if first is None:
+        return ()
+    own = {
+        name.casefold() for names in _names(options) for name, number in names if number == first
+    }
+    others = (gold for gold in golds if str(gold).strip().casefold() not in own)
+    found = [first, *(find_option(gold, options, from_one=from_one) for gold in others)]
+    return tuple(dict.fromkeys(options.texts[number] for number in found if number is not None))
+
+
 OPTION_KEYS = ("options", "choices", "candidates", "answer_choices")
 """Columns of the options, the first of them that has any."""
 _OWN_COLUMN = re.compile(r"(?:choice|option|opt|op)[_ ]?([A-Za-z]|\d{1,2})|([A-Z])")

@@ -7,8 +7,8 @@ One line holds a `context`, a `question` and its `answers`. Other names are mapp
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,10 @@ from pydantic import StrictInt, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import DocumentError, missing_dependency, require_known
 from agenticlu.core.files import Row, load_numbered_rows, load_rows
+from agenticlu.core.golds import as_python, is_absent, read_golds
+from agenticlu.core.options import FROM_ONE, Options, find_options, read_options, right_options
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
+from agenticlu.data.shapes import expand_row, join_context
 
 FIELDS = (
     *("context", "question", "answers"),
@@ -27,9 +30,16 @@ FIELDS = (
 )
 """Fields of a row; the first three are required."""
 ALIASES: dict[str, tuple[str, ...]] = {
-    "context": ("context", "document", "text", "passage"),
-    "question": ("question", "query", "input"),
-    "answers": ("answers", "answer", "gold", "target", "output"),
+    "context": (
+        *("context", "document", "text", "passage", "article", "story", "plot", "paragraph"),
+        *("content", "body", "background"),
+    ),
+    "question": ("question", "query", "input", "problem", "instruction"),
+    "answers": (
+        *("answers", "answer", "gold", "target", "output", "golds", "targets", "references"),
+        *("reference", "ground_truth", "ground_truths", "short_answers", "answers_spans"),
+        *("answer_text", "correct_answer", "answerKey", "gold_label", "label"),
+    ),
 }
 """Names tried in order when no column map is given."""
 FILE_ENDINGS = (
@@ -123,22 +133,32 @@ def load_corpus(
     for line, row in _load_numbered(source, split):
         if limit is not None and count >= limit:
             break
-        try:
-            item = build_item(row, line - 1, source, columns, documents)
-        except _NoAnswerError:
-            if left_out is None:
-                raise
-            left_out.add(line)
-            continue
-        _check_id(item, seen, source)
-        yield item
-        count += 1
+        for one in _expand(row, line, source):
+            try:
+                item = build_item(one, line - 1, source, columns, documents)
+            except _NoAnswerError:
+                if left_out is None:
+                    raise
+                left_out.add(line)
+                continue
+            _check_id(item, seen, source)
+            yield item
+            count += 1
+            if limit is not None and count >= limit:
+                break
     if count == 0 and left_out is not None and left_out.num_lines:
         raise DocumentError(
             f"None of the lines read from {source} has an accepted answer.", hint=_ANSWER_HINT
         )
     if count == 0:
         raise DocumentError(f"{source} holds no questions.", hint=_LINE_HINT)
+
+
+def _expand(row: Row, line: int, source: str) -> Iterator[Row]:
+    try:
+        yield from expand_row(row)
+    except DocumentError as error:
+        raise DocumentError(f"Line {line} of {source}: {error.message}", hint=error.hint) from error
 
 
 def _check_id(item: Item, seen: dict[str, tuple[int, str]], source: str) -> None:
@@ -175,7 +195,8 @@ def build_item(
     """
     fields = _Fields(row, f"Line {position + 1} of {source}", columns or {})
     context, asked = fields.text("context"), fields.text("question")
-    answers = fields.answers()
+    options = fields.options()
+    answers = fields.answers(options)
     given = fields.optional("document_id")
     document = (documents or {}).get(context)
     if document is None:
@@ -190,7 +211,7 @@ def build_item(
         id=str(given_id) if given_id is not None else content_id(document.id, asked, *answers),
         text=asked.strip(),
         answers=answers,
-        options=tuple(fields.texts("options", fields.optional("options") or ())),
+        options=options.texts,
         hops=fields.hops(),
     )
     spans = fields.gold_spans(len(context))
@@ -219,6 +240,7 @@ def corpus_name(document: Document) -> str:
 
 
 _LINE_HINT = 'A line looks like {"context": "...", "question": "...", "answers": ["..."]}'
+_OPTION_HINT = "Give the right option's text, its letter, or its position, counted from 0."
 _ANSWER_HINT = "Tree search needs known answers: give a text or a list of texts."
 
 
@@ -320,7 +342,7 @@ class _Fields:
     """
 
     def __init__(self, row: Mapping[str, Any], where: str, columns: Mapping[str, str]) -> None:
-        self._row = _flatten_narrativeqa(row) if _is_narrativeqa(row) else row
+        self._row = row
         self._where = where
         self._columns = columns
 
@@ -328,53 +350,64 @@ class _Fields:
         return self._row.get(self._columns.get(field, field))
 
     def required(self, field: str) -> Any:
+        return self._row[self.column(field)]
+
+    def column(self, field: str) -> str:
+        """Returns the name of the column that holds a field: of those that do, one with a value."""
         names = (self._columns[field],) if field in self._columns else ALIASES[field]
-        for name in names:
-            if self._row.get(name) is not None:
-                return self._row[name]
-        if any(name in self._row for name in names):
-            return None
-        raise DocumentError(
-            f"{self._where} has no {field!r}; its columns: {', '.join(map(str, self._row))}.",
-            hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
-        )
+        found = [name for name in names if name in self._row]
+        if not found:
+            raise DocumentError(
+                f"{self._where} has no {field!r}; its columns: {', '.join(map(str, self._row))}.",
+                hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
+            )
+        return next((name for name in found if not is_absent(self._row[name])), found[0])
 
     def text(self, field: str) -> str:
-        value = self.required(field)
+        value = as_python(self.required(field))
+        if field == "context" and isinstance(value, list):
+            value = join_context({"context": value})[0]
         if not isinstance(value, str) or not value.strip():
             raise self._error(field, "must be a non-empty string", value)
         return without_lone_surrogates(value)
 
-    def answers(self) -> tuple[str, ...]:
-        """Returns the accepted answers of a text, a list of texts, or SQuAD's {'text': [...]}."""
-        value = self.required("answers")
-        if isinstance(value, Mapping):
-            value = value.get("text")
-        if isinstance(value, (str, int, float)):
-            value = [value]
-        texts = self.texts("answers", () if value is None else value)
-        answers = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
-        if not answers:
-            raise _NoAnswerError(f"{self._where} has no accepted answer.", hint=_ANSWER_HINT)
-        return answers
+    def options(self) -> Options:
+        """Returns the options; see `read_options` for their forms."""
+        with self._named():
+            if "options" in self._columns:
+                return read_options(self.optional("options"))
+            return find_options(self._row)
 
-    def texts(self, field: str, value: Any) -> list[str]:
-        """Returns a list of texts; absent ones (null, NaN) are left out."""
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise self._error(field, "must be a list of strings", value)
-        texts = []
-        for item in value:
-            text = item.get("text") if isinstance(item, Mapping) else item
-            if _is_absent(text):
-                continue
-            if not isinstance(text, (str, int, float)):
-                raise self._error(field, "must be a list of strings", value)
-            texts.append(without_lone_surrogates(str(text)))
+    def answers(self, options: Options) -> tuple[str, ...]:
+        """Returns the accepted answers; of options that are right, the texts.
+
+        See `read_golds` for the forms that answers have.
+        """
+        name = self.column("answers")
+        value = self._row[name]
+        with self._named():
+            golds = read_golds(value)
+        if not golds:
+            raise _NoAnswerError(f"{self._where} has no accepted answer.", hint=_ANSWER_HINT)
+        if not options.texts:
+            return golds
+        named = [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+        texts = right_options([*named, *golds], options, from_one=name in FROM_ONE)
+        if not texts:
+            raise self._error("answers", f"must be one of the {len(options.texts)} options", value)
         return texts
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Puts the row's place before what is wrong with a value."""
+        try:
+            yield
+        except DocumentError as error:
+            raise DocumentError(f"{self._where}: {error.message}", hint=error.hint) from error
 
     def hops(self) -> int | None:
         value = self.optional("hops")
-        if _is_absent(value):
+        if is_absent(value):
             return None
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not is_whole or value < 0:
@@ -396,28 +429,8 @@ class _Fields:
         return tuple(spans)
 
     def _error(self, field: str, wanted: str, value: object) -> DocumentError:
-        hint = "Give a string or a list of strings." if field == "answers" else None
+        hint = _OPTION_HINT if field == "answers" else None
         return DocumentError(f"{self._where}: {field} {wanted}, not {value!r}"[:300], hint=hint)
 
 
 _SPANS = TypeAdapter(list[tuple[StrictInt, StrictInt]])
-
-
-def _is_absent(value: object) -> bool:
-    """Whether a value is null, or the NaN that pandas writes for it."""
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_narrativeqa(row: Mapping[str, Any]) -> bool:
-    nested = (row.get("document"), row.get("question"))
-    return all(isinstance(value, Mapping) and "text" in value for value in nested)
-
-
-def _flatten_narrativeqa(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens NarrativeQA's layout: nested document, question and answers."""
-    return {
-        "context": row["document"]["text"],
-        "document_id": row["document"].get("id"),
-        "question": row["question"]["text"],
-        "answers": row.get("answers") or (),
-    }

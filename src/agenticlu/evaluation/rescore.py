@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from agenticlu.core.errors import ConfigError, DocumentError, UsageError
 from agenticlu.core.files import Row, load_numbered_rows, starts_array
 from agenticlu.core.golds import is_absent, read_golds
-from agenticlu.core.options import Options, find_option, find_options, option_letter
+from agenticlu.core.options import FROM_ONE, Options, find_option, find_options, option_letter
 from agenticlu.core.records import Document, Prediction, Question, Record
 from agenticlu.core.statistics import MeanEstimate, estimate_mean
 from agenticlu.evaluation.helmet import SPECS
@@ -35,8 +35,6 @@ GOLD_KEYS = (
     *("ground_truth", "ground_truths", "correct_answer", "answerKey", "gold_label", "label"),
     *("output", "outputs"),
 )
-FROM_ONE = ("gold_label",)
-"""Columns that count options from 1 (QuALITY's); the others count from 0."""
 UNIT_KEYS = ("unit", "cluster", "document_id", "qid", "question_id")
 MOST_LISTED = 10
 _NOWHERE = Document.of("", "rescoring")
