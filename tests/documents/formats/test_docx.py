@@ -143,6 +143,14 @@ BODIES: dict[str, tuple[str, str]] = {
         p('<w:r><w:pict><v:shape><v:textpath string="DRAFT"/></v:shape></w:pict></w:r>', " one"),
         "DRAFT one\n",
     ),
+    "the description of a picture": (
+        p(
+            "Here: ",
+            "<w:r><w:drawing><wp:inline><wp:docPr descr='The mill in 1901'/><a:blip r:embed='x'/>"
+            "</wp:inline></w:drawing></w:r>",
+        ),
+        "Here: [image: The mill in 1901]\n",
+    ),
     "moved text": (
         p(f"<w:moveFrom>{r('moved ')}</w:moveFrom>", "a")
         + p("b ", f"<w:moveTo>{r('moved')}</w:moveTo>"),

@@ -70,14 +70,17 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: The archive is broken, encrypted or too large, or no document.
     """
-    from agenticlu.documents.formats import docx, epub, ooxml
+    from agenticlu.documents.formats import docx, epub, ooxml, pptx
 
     with open_archive(data, name_of(source)) as archive:
         if epub.matches(archive):
             return epub.parse(archive, source)
         main = ooxml.main_part(archive)
-        if main is not None and ooxml.vocabulary(archive, main) == "wordprocessingml":
+        language = "" if main is None else ooxml.vocabulary(archive, main)
+        if main is not None and language == "wordprocessingml":
             return docx.parse(archive, main)
+        if language == "presentationml":
+            return pptx.parse(archive)
     raise DocumentError(
         f"{name_of(source)} is a zip archive, but neither docx nor epub.",
         hint="Unpack it and give one of its files.",

@@ -18,12 +18,17 @@ import mammoth
 from lxml import etree
 
 from agenticlu.documents.formats import Parsed, html, ooxml, word_parts
-from agenticlu.documents.formats.numbering import Numbering, Styles, is_on, value_of
+from agenticlu.documents.formats.numbering import (
+    LABEL,
+    Numbering,
+    Styles,
+    is_on,
+    set_labels,
+    value_of,
+)
 
 _W = f"{{{ooxml.WORD}}}"
 _R = f"{{{ooxml.RELATIONSHIPS}}}"
-_LABEL = "\ufdd0"
-"""Stands before the number of a paragraph until the HTML has become text."""
 _CHUNK = "\ufdd1"
 """Stands around the number of an embedded text until then."""
 _MAX_LIST_LEVEL = 9
@@ -47,13 +52,8 @@ def parse(archive: zipfile.ZipFile, main: str) -> Parsed:
     Headers come first and footers last, each once. Deleted and hidden text is none.
     """
     document = _Document(archive, main)
-    images = mammoth.images.img_element(lambda image: {"src": ""})
-    converted = mammoth.convert_to_html(
-        document.rewrite(), convert_image=images, style_map=_STYLE_MAP
-    )
-    text = html.convert(converted.value).text
-    # Lists are all bulleted by now; a number stands where the bullet would.
-    text = text.replace(f"- {_LABEL}", "").replace(_LABEL, "")
+    converted = mammoth.convert_to_html(document.rewrite(), style_map=_STYLE_MAP)
+    text = set_labels(html.convert(converted.value).text)
     for number, chunk in enumerate(document.chunks):
         text = text.replace(f"{_CHUNK}{number}{_CHUNK}", chunk)
     heading = re.search(r"^#+ (.*)$", text, re.MULTILINE)
@@ -205,7 +205,7 @@ class _Document:
                     paragraph.insert(0, properties)
                 word_parts.set_list(properties, num, len(levels) - 1)
                 if label is not None:
-                    run = word_parts.run(f"{_LABEL}{label} " if label else _LABEL)
+                    run = word_parts.run(f"{LABEL}{label} " if label else LABEL)
                     paragraph.insert(1 + paragraph.index(properties), run)
             self._mark_heading(properties)
 

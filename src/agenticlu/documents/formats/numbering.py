@@ -20,8 +20,15 @@ _ROMAN = tuple(
     )
 )
 _HAN = "〇一二三四五六七八九十"
+LABEL = "\ufdd0"
+"""Stands between a list's bullet and its number until the HTML has become text."""
 _MAX_LINKS = 20
 """Styles and lists that refer to each other are followed so far."""
+
+
+def set_labels(text: str) -> str:
+    """Puts numbers into the places of the bullets before them."""
+    return text.replace(f"- {LABEL}", "").replace(LABEL, "")
 
 
 def value_of(node: Any, *path: str) -> str | None:

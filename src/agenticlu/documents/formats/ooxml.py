@@ -10,7 +10,7 @@ import io
 import posixpath
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lxml import etree
@@ -42,21 +42,22 @@ def _transitional(data: bytes) -> bytes:
     return _STRICT.sub(rb"http://schemas.openxmlformats.org/\1/2006/", data)
 
 
-def as_transitional(archive: zipfile.ZipFile) -> io.BytesIO:
-    """Returns a copy of a Strict file for libraries that read Transitional ones only."""
+def rewrite(archive: zipfile.ZipFile, adapted: Callable[[str, bytes], bytes]) -> io.BytesIO:
+    """Returns a copy of a file for libraries that read Transitional ones only.
+
+    Args:
+        archive: The file.
+        adapted: Takes the name and the content of each part, and returns what it becomes.
+    """
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as copy:
-        for name in archive.namelist():
+        for name in dict.fromkeys(archive.namelist()):
             data = archive.read(name)
-            copy.writestr(name, _transitional(data) if name.endswith((".xml", ".rels")) else data)
+            if name.endswith((".xml", ".rels")):
+                data = adapted(name, _transitional(data))
+            copy.writestr(name, data)
     out.seek(0)
     return out
-
-
-def is_strict(archive: zipfile.ZipFile, part: str) -> bool:
-    """Whether a part's root is in a namespace of the Strict class."""
-    with archive.open(part) as stream:
-        return bool(_STRICT.search(stream.read(4096)))
 
 
 def relationships(archive: zipfile.ZipFile, part: str) -> dict[str, tuple[str, str]]:
@@ -186,3 +187,14 @@ def drawing_text(node: Any) -> str:
     paragraphs = node.iter(f"{{{DRAWING}}}p")
     texts = ("".join(t.text or "" for t in one.iter(f"{{{DRAWING}}}t")) for one in paragraphs)
     return " ".join(filter(None, texts))
+
+
+def image_text(alt: str | None) -> str:
+    """Returns how a picture's description stands in the text; '' where it says nothing.
+
+    >>> image_text("The mill in 1901"), image_text("IMG_4711.jpg")
+    ('[image: The mill in 1901]', '')
+    """
+    words = " ".join((alt or "").split())
+    is_name = re.search(r"\.(jpe?g|png|gif|svg|webp|bmp|tiff?|emf|wmf)$", words, re.IGNORECASE)
+    return "" if is_name or len(words) <= 2 else f"[image: {words}]"

@@ -153,9 +153,7 @@ class Part:
             self._left_out[name] += 1
             ooxml.replace(node, [])
         for node in reversed(self._all("drawing", "pict")):
-            pictures = len(list(node.iter(f"{_A}blip", f"{_VML}imagedata")))
-            if pictures and not any(one.get("descr") for one in node.iter("{*}docPr")):
-                self._left_out["image"] += pictures
+            self._read_pictures(node)
             for art in node.iter(f"{_VML}textpath"):
                 node.getparent().addprevious(run(art.get("string", "")))
             for chart in node.iter(f"{{{ooxml.CHART}}}chart"):
@@ -164,6 +162,18 @@ class Part:
             for diagram in node.iter(f"{{{ooxml.DIAGRAM}}}relIds"):
                 lines = self._linked(diagram.get(f"{_R}dm"), "diagram", ooxml.diagram_lines)
                 self._add_after(node, [paragraph(line) for line in lines])
+
+    def _read_pictures(self, node: Any) -> None:
+        """Writes the description of a picture in its place."""
+        pictures = list(node.iter(f"{_A}blip", f"{_VML}imagedata"))
+        given = [one.get("descr") for one in node.iter("{*}docPr")]
+        alt = ooxml.image_text(next(filter(None, given), None)) if pictures else ""
+        if alt:
+            node.getparent().addprevious(run(alt))
+        else:
+            self._left_out["image"] += len(pictures)
+        for picture in pictures:
+            ooxml.replace(picture, [])
 
     def _linked(self, link: str | None, kind: str, read: Callable[[Any], list[Any]]) -> list[Any]:
         _, target = self.links.get(link or "", ("", ""))
