@@ -269,7 +269,7 @@ REFUSED: list[tuple[str, str, bytes, str]] = [
     ("white space", "a.txt", b" \n\t\n", "is empty"),
     ("binary", "a.txt", bytes(range(256)) * 4, "binary"),
     ("picture", "a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "an image"),
-    ("old office", "a.doc", b"\xd0\xcf\x11\xe0\x00\x00", "save it as docx"),
+    ("old office", "a.doc", b"\xd0\xcf\x11\xe0\x00\x00", "compound file"),
     ("latin-1", "a.txt", "Zoé".encode("latin-1"), "byte 2 is 0xe9"),
     ("cut UTF-8", "a.md", "Zoé".encode()[:-1], "byte 2 is 0xc3"),
     ("bad UTF-16", "a.txt", b"\xff\xfeA\x00\x00", "UTF-16-LE: byte 4"),
@@ -279,7 +279,7 @@ REFUSED: list[tuple[str, str, bytes, str]] = [
     ("pdf with password", "a.pdf", pdf(["x"], encrypt=encryption(b"pw")), "encrypted"),
     ("broken pdf", "a.pdf", BROKEN_PDF, "broken"),
     ("no pdf at all", "a.pdf", b"just text", "broken"),
-    ("zip", "a.zip", zipped({"a.txt": "a"}), "neither docx nor epub"),
+    ("zip", "a.zip", zipped({"a.txt": "a"}), "no office file and no epub"),
     ("broken docx", "a.docx", zipped({"word/document.xml": "<w"}), "broken"),
     ("torn zip", "a.docx", zipped({"word/document.xml": "<w/>"})[:40], "broken"),
 ]

@@ -54,7 +54,15 @@ def _is_html(data: bytes, ending: str) -> bool:
 
 FORMATS = (
     Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf"),
-    Format("docx, epub", lambda data, _: data.startswith(b"PK\x03\x04"), f"{__name__}.archives"),
+    Format(
+        "docx, pptx, xlsx, epub",
+        lambda data, _: data.startswith(b"PK\x03\x04"),
+        f"{__name__}.archives",
+    ),
+    Format("xls", lambda data, _: data.startswith(b"\xd0\xcf\x11\xe0"), f"{__name__}.ole"),
+    Format(
+        "csv, tsv", lambda _, ending: ending in {".csv", ".tsv", ".tab"}, f"{__name__}.delimited"
+    ),
     Format("HTML", _is_html, f"{__name__}.html"),
     Format("Markdown", lambda _, ending: ending in {".md", ".markdown"}, f"{__name__}.text", False),
     Format("plain text", lambda *_: True, f"{__name__}.text", False),

@@ -70,7 +70,7 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: The archive is broken, encrypted or too large, or no document.
     """
-    from agenticlu.documents.formats import docx, epub, ooxml, pptx
+    from agenticlu.documents.formats import docx, epub, ooxml, pptx, spreadsheets
 
     with open_archive(data, name_of(source)) as archive:
         if epub.matches(archive):
@@ -79,9 +79,11 @@ def parse(data: bytes, source: str) -> Parsed:
         language = "" if main is None else ooxml.vocabulary(archive, main)
         if main is not None and language == "wordprocessingml":
             return docx.parse(archive, main)
+        if main is not None and language == "spreadsheetml":
+            return spreadsheets.parse(archive, main)
         if language == "presentationml":
             return pptx.parse(archive)
     raise DocumentError(
-        f"{name_of(source)} is a zip archive, but neither docx nor epub.",
+        f"{name_of(source)} is a zip archive, but no office file and no epub.",
         hint="Unpack it and give one of its files.",
     )

@@ -17,7 +17,6 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _BINARY_FORMATS = {
-    b"\xd0\xcf\x11\xe0": "an old Office file; save it as docx or PDF",
     b"\x89PNG": "an image",
     b"\xff\xd8\xff": "an image",
     b"GIF8": "an image",
