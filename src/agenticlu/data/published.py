@@ -9,6 +9,7 @@ possible.
 
 from __future__ import annotations
 
+import bisect
 import json
 import math
 import re
@@ -31,8 +32,7 @@ from agenticlu.documents import parse_marks
 
 LEVEL: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
 ROUND: tuple[TurnKind, ...] = (*LEVEL, "check")
-_PIECE = re.compile(r"<para(?:graph)?\s*(\d+)\s*>(.*?)</para(?:graph)?\s*\1\s*>", re.DOTALL)
-_LAST_MARK = re.compile(r"</para(?:graph)?\s*\d+\s*>(?!.*</para(?:graph)?\s*\d+\s*>)", re.DOTALL)
+_MARK = re.compile(r"<(?P<closing>/?)para(?:graph)?\s*+(?P<number>\d{1,6})\s*+>")
 Messages = list[dict[str, str]]
 RowFlaw = Literal[
     "not in the published schema",
@@ -73,7 +73,7 @@ class PublishedRow:
         """Whether a clarification gives an answer away; None when no answer is known."""
         if not self.answers:
             return None
-        pieces = {int(index): text for index, text in _PIECE.findall(self.document)}
+        pieces = _pieces(self.document)
         known = [self.question]
         replies = [m["content"] for m in self.prompt if m["role"] == "assistant"]
         replies.append(self.chosen[0]["content"])
@@ -123,13 +123,34 @@ def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
     )
 
 
+def _pieces(document: str) -> dict[int, str]:
+    """Returns the pieces of a marked document by number; a mark that is never closed is text."""
+    marks = list(_MARK.finditer(document))
+    closings: dict[str, list[int]] = {}
+    for index, mark in enumerate(marks):
+        if mark["closing"]:
+            closings.setdefault(mark["number"], []).append(index)
+    pieces: dict[int, str] = {}
+    index = 0
+    while index < len(marks):
+        mark = marks[index]
+        index += 1
+        own = closings.get(mark["number"], [])
+        if not mark["closing"] and (after := bisect.bisect_left(own, index)) < len(own):
+            pieces[int(mark["number"])] = document[mark.end() : marks[own[after]].start()]
+            index = own[after] + 1
+    return pieces
+
+
 def split_opening(text: str) -> tuple[str, str]:
     r"""Returns the marked document and the question of a conversation's first request.
 
     >>> split_opening("<para 0> Ada bakes. </para 0>\n\nWho bakes?")
     ('<para 0> Ada bakes. </para 0>', 'Who bakes?')
     """
-    found = _LAST_MARK.search(text)
+    found = None
+    for mark in _MARK.finditer(text):
+        found = mark if mark["closing"] else found
     if not found:
         return "", text.strip()
     rest = text[found.end() :].strip()

@@ -368,8 +368,8 @@ def _verdict_at_the_end(text: str, quote: str) -> float | None:
     closed = text.count("{") <= text.count("}")
     if not (closed or quote):
         return None  # without a quote, nothing says that the word is whole
-    end = r"\s*,?\s*\}+[\s`]*$" if closed else r"[\s,`]*$"
-    verdict = rf"(?<!\\){quote}{_JUDGED}{quote}\s*:\s*{quote}(yes|no)\.?{quote}"
+    end = r"\s*+,?\s*+\}++[\s`]*+$" if closed else r"[\s,`]*+$"
+    verdict = rf"(?<!\\){quote}{_JUDGED}{quote}\s*+:\s*+{quote}(yes|no)\.?{quote}"
     found = re.search(verdict + end, text, re.IGNORECASE)
     return None if found is None else float(found[1].lower() == "yes")
 

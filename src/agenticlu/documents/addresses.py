@@ -38,11 +38,14 @@ CONNECT_TIMEOUT_S = 15.0
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 1 << 16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_SECRET = re.compile(
-    r"(?i)(^|[&;])((?:[\w.-]*[_.-])?(?:key|apikey|token|secret|signature|sig|password|passwd|pwd|"
-    r"auth|credential|code|session|sid|jwt)(?:[_.-][\w.-]*)?)=[^&;]*"
+_PARAMETER = re.compile(r"(?:^|(?<=[&;]))([\w.-]++)=[^&;]*+")
+_SECRETS = frozenset(
+    (
+        *("key", "apikey", "token", "secret", "signature", "sig", "password", "passwd", "pwd"),
+        *("auth", "credential", "code", "session", "sid", "jwt"),
+    )
 )
-"""Parameters of addresses that let their holder in."""
+"""Words in the names of parameters that let their holder in."""
 _ENDINGS = {
     "application/epub+zip": ".epub",
     "application/json": ".json",
@@ -137,8 +140,13 @@ def public_address(address: str) -> str:
     except ValueError:
         return re.sub(r"//[^/@]*@", "//", address).partition("?")[0]
     netloc = parts.netloc.rpartition("@")[2]
-    query = _SECRET.sub(r"\1\2=***", parts.query)
+    query = _PARAMETER.sub(_without_secret, parts.query)
     return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    words = re.split(r"[_.-]", parameter[1].lower())
+    return parameter.group() if _SECRETS.isdisjoint(words) else f"{parameter[1]}=***"
 
 
 def _check(address: str, given: str) -> SplitResult:

@@ -48,7 +48,8 @@ def _is_pdf(data: bytes, ending: str) -> bool:
 
 def _is_html(data: bytes, ending: str) -> bool:
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    declared = re.match(rb"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*(<!doctype html|<html)", head, re.S)
+    before = rb"(<\?xml[^>]*+>\s*+)?(<!--(?:(?!-->).)*+-->\s*+)*+"
+    declared = re.match(before + rb"(<!doctype html|<html)", head, re.DOTALL)
     return ending in {".html", ".htm", ".xhtml"} or bool(declared)
 
 

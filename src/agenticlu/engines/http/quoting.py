@@ -19,7 +19,6 @@ LEAST_OWN = 12
 WINDOW, STEP = 32, 16
 MOST_SEARCHED = 1 << 14
 MARK = "..."
-_INPUT_VALUE = re.compile(r"\binput_value=.*?(?=, input_type=)", re.DOTALL)
 _INPUT = re.compile(r"(?<=['\"]input['\"]: )[\[{].*", re.DOTALL)
 """From a whole request that a validator quotes as a text on."""
 
@@ -43,13 +42,25 @@ def without_quotes(text: str, prompts: Sequence[str]) -> str:
     >>> without_quotes("[{'msg': 'n must be 1', 'input': {'seed': 3, 'n': 2}}]", ())
     "[{'msg': 'n must be 1', 'input': ..."
     """
-    own = _INPUT.sub(MARK, _INPUT_VALUE.sub(f"input_value={MARK}", text[:MOST_SEARCHED]))
+    own = _INPUT.sub(MARK, _without_input_values(text[:MOST_SEARCHED]))
     if len(own) >= LEAST_QUOTE and prompts:
         for source in prompts:
             # As it is, and as Python and JSON write it.
             for form in dict.fromkeys((source, repr(source)[1:-1], json.dumps(source)[1:-1])):
                 own = _without(own, form)
     return own if sum(map(str.isalpha, own)) >= LEAST_OWN else text
+
+
+def _without_input_values(text: str) -> str:
+    """Takes out what pydantic's messages quote between `input_value=` and `, input_type=`."""
+    kept, at, value = [], 0, "input_value="
+    while (start := text.find(value, at)) >= 0:
+        start += len(value)
+        if (end := text.find(", input_type=", start)) < 0:
+            break
+        kept += [text[at:start], MARK]
+        at = end
+    return "".join((*kept, text[at:]))
 
 
 def _without(text: str, source: str) -> str:

@@ -121,10 +121,8 @@ def load_label_names(root: Path, name: str, field: str, config: str | None = Non
     """
     readme = root / name / "README.md"
     if readme.is_file():
-        found = re.search(
-            rf"- name: {re.escape(field)}\n(?:.*\n)*?\s+names:\n((?:\s+'\d+': .*\n?)+)",
-            _head(readme),
-        )
+        _, _, rest = _head(readme).partition(f"- name: {field}\n")
+        found = re.search(r"^[ \t]+names:\n((?:[ \t]+'\d+': .*\n?)+)", rest, re.MULTILINE)
         if found:
             names = re.findall(r"'(\d+)': '?(.*?)'?$", found[1], re.MULTILINE)
             return [label for _, label in sorted(names, key=lambda pair: int(pair[0]))]

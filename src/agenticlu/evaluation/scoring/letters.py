@@ -21,7 +21,7 @@ _NEW_CLAUSE = re.compile(
     r"\s+(?:is|was|are|seems|looks|can|could|cannot|does|would|has|isn['’]t)\b"
 )
 """After a letter: it is the subject of a new clause, not the object of the one before."""
-_AND_ANOTHER = re.compile(r"\s*(?:(?P<either>or|/)|,|and\b|&)\s*(?=\W*\w)")
+_AND_ANOTHER = re.compile(r"\s*(?:(?P<either>or|/)|,|and\b|&)\s*+(?=\W*+\w)")
 _DENIED_BEFORE = re.compile(
     r"(?:\bnot|n['’]t|\bcannot|\bnever|\bneither|\bnor|\brather\s+than|\binstead\s+of)"
     r"(?:\s+\w+)?\s*$",
@@ -92,9 +92,11 @@ def settled_label(plain: str, labels: Sequence[str]) -> int | None:
     """
     names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
     name = rf"[(\[\"'“]*(?P<name>{names})[)\]\"'”]*(?!\w)"
-    word = r"\b(?:answer|option|choice|letter|number)\b(?:\s+(?:is|would\s+be))?\s*[:#]?"
+    word = r"\b(?:answer|option|choice|letter|number)\b(?:\s+(?:is|would\s+be))?\s*+[:#]?"
+    # What follows the label: a line end also where blanks come before it.
+    close = r"(?=[^\S\n]*+(?:[.,;:<\n–—]|$)|\s*+[.,;:<–—])"
     for pattern in (
-        rf"(?:<answer>|{LABEL}|{SAID}|{word})\s*(?:(?:option|choice)\s+)?{name}(?=\s*(?:[.,;:<\n–—]|$))",
+        rf"(?:<answer>|{LABEL}|{SAID}|{word})\s*+(?:(?:option|choice)\s+)?{name}{close}",
         rf"^[^\S\n]*+(?:option\s+)?{name}[.:]?[^\S\n]*+$",
         rf"^[^\S\n]*+{name}[.):]?\s",
     ):
