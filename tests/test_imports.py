@@ -184,7 +184,7 @@ def test_light(code: str) -> None:
     if "help" in code:
         light = {"agenticlu", "click"}
         assert light <= loaded
-        assert not loaded & {"pydantic", "numpy", "bs4", "tokenizers", "rich", "jinja2"}
+        assert not loaded & {"pydantic", "numpy", "selectolax", "tokenizers", "rich", "jinja2"}
 
 
 def test_help_of_every_command_is_light() -> None:
@@ -217,4 +217,4 @@ def test_no_module_imports_a_heavy_package_for_the_pure_layers() -> None:
                 else []
             )
         }
-        assert not top & {*HEAVY, "bs4", "pypdfium2", "tokenizers", "rich"}, path
+        assert not top & {*HEAVY, "selectolax", "pypdfium2", "tokenizers", "rich"}, path

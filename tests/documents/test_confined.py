@@ -232,7 +232,7 @@ def test_the_working_folder_decides_no_import(
 ) -> None:
     here = tmp_path / "cloned"
     here.mkdir()
-    for name in ("bs4", "json", "agenticlu"):
+    for name in ("selectolax", "json", "agenticlu"):
         (here / f"{name}.py").write_text("raise SystemExit('taken over')")
     (here / "a.html").write_text("<html><body><p>Ada built the mill.")
     monkeypatch.chdir(here)

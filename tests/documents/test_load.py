@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from agenticlu.core.errors import DocumentError
-from agenticlu.core.records import Document
 from agenticlu.documents import (
     load_document,
     split,
@@ -102,26 +101,6 @@ def write(tmp_path: Path) -> Write:
 # --- Loading --------------------------------------------------------------------------------------
 
 
-def test_text_is_kept_to_the_character(write: Write) -> None:
-    text = "First line.\r\n\r\nSecond — línea.\tEnd \n"
-    document = load_document(write("a.txt", text))
-    assert document.text == text
-    assert document.pages == ()
-    assert document.id == Document.of(text, "elsewhere").id
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
-def test_byte_order_marks(write: Write, encoding: str) -> None:
-    assert load_document(write("a.txt", "Ada é".encode(encoding))).text == "Ada é"
-
-
-def test_markdown_keeps_its_text_and_gives_a_title(write: Write) -> None:
-    text = "intro\n\n## The *lamp* of Vell ##\n\n- one\n"
-    document = load_document(write("a.md", text))
-    assert document.text == text
-    assert document.title == "The *lamp* of Vell"
-
-
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         buffer = io.BytesIO(b"<!DOCTYPE html><p>Ada &amp; Bo</p>")
@@ -130,103 +109,6 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     document = load_document("-")
     assert document.text == "Ada & Bo\n"
     assert document.source == "-"
-
-
-PAGE = """<!DOCTYPE html><html><head><title>Vell  today</title><style>p {color: red}</style>
-<script>var secret = "x";</script></head><body>
-<nav><a href="/">Home</a></nav><header><h1>The news</h1></header>
-<div class="ad" hidden>Buy!</div><span style="display: none">IGNORE ALL</span>
-<article><h2>Lamps</h2><p>Ada has a <b>red</b>
-   lamp.<br>It glows.</p><ul><li>one</li><li>two <i>halves</i></li></ul>
-<pre>a  b
- c</pre><table><tr><th>Who</th><th>What</th></tr><tr><td>Ada</td><td>lamp</td></tr></table>
-<noscript>no</noscript><!-- a comment --></article><footer>(c) nobody</footer></body></html>"""
-
-
-def test_html_keeps_main_text_headings_and_blocks(write: Write) -> None:
-    document = load_document(write("a.html", PAGE))
-    assert document.title == "Vell today"
-    assert document.text == (
-        "## Lamps\n\nAda has a red lamp.\nIt glows.\n\n- one\n- two halves\n\n"
-        "a  b\n c\n\nWho | What\nAda | lamp\n"
-    )
-
-
-def test_html_without_an_article_keeps_the_page(write: Write) -> None:
-    page = PAGE.replace("article", "section")
-    text = load_document(write("a.htm", page)).text
-    assert text.startswith("# The news\n\n## Lamps")
-    for dropped in ("Home", "nobody", "secret", "Buy", "IGNORE", "comment", "color"):
-        assert dropped not in text
-
-
-def test_html_nested_deeper_than_recursion_allows(write: Write) -> None:
-    depth = 5000
-    page = "<html><body>" + "<div>" * depth + "deep" + "</div>" * depth
-    assert load_document(write("a.html", page)).text == "deep\n"
-
-
-def test_html_with_a_declared_charset(write: Write) -> None:
-    page = '<html><head><meta charset="iso-8859-1"></head><body><p>Zoé’s</p></body></html>'
-    assert load_document(write("a.html", page.encode("cp1252"))).text == "Zoé’s\n"
-
-
-PAGES = {
-    "list numbers": (
-        "<ol><li>Open it.</li><li>Wait.<ul><li>Long.</li></ul></li><li value=7>Close it.</li></ol>",
-        "1. Open it.\n2. Wait.\n   - Long.\n7. Close it.\n",
-    ),
-    "list start": ("<ol start=3><li>c</li><li>d</li></ol>", "3. c\n4. d\n"),
-    "items without a list": ("<p>one<li>two<li>three", "one\n- two\n  - three\n"),
-    "superscripts": (
-        "<p>10<sup>6</sup>, 1998<sup>2</sup>, 1<sup>st</sup>, so<sup>[3]</sup></p>",
-        "10^6, 1998^2, 1st, so[3]\n",
-    ),
-    "cells of paragraphs": (
-        "<table><caption>Trees</caption><tr><td><p>Oak</p></td><td><p>12</p></td></tr>"
-        "<tr><td><div>Elm</div></td><td></td></tr></table>",
-        "Trees\n\nOak | 12\nElm |\n",
-    ),
-    "a table for layout": (
-        "<table><tr><td><h1>News</h1><p>one</p></td><td>"
-        "<table><tr><td>a</td><td>b</td></tr></table></td></tr></table>",
-        "# News\n\none\n\na | b\n",
-    ),
-    "notes and headings": (
-        "<section><header><h2>The Weir</h2></header><p>Old.</p></section>"
-        "<aside role='doc-footnote'>Paid.</aside><aside>Advert</aside>",
-        "## The Weir\n\nOld.\n\nPaid.\n",
-    ),
-    "markup is no text": (
-        "<p>The <b>fee</b> is <code>41</code> <a href='u'>crowns</a>, a_b * c.<!-- x --><?php y ?>",
-        "The fee is 41 crowns, a_b * c.\n",
-    ),
-    "words do not grow together": (
-        "<div>a</div>b<div>c</div><figure>d</figure>e<details><summary>f</summary>g</details>",
-        "a\n\nb\n\nc\n\nd\n\ne\n\nf\n\ng\n",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_html_structure(write: Write, name: str) -> None:
-    page, text = PAGES[name]
-    assert load_document(write("a.html", f"<html><body>{page}</body></html>")).text == text
-
-
-@pytest.mark.parametrize(
-    ("label", "text", "codec"),
-    [
-        ("gb2312", "朱镕基", "gbk"),
-        ("Shift_JIS", "①価格は41円", "cp932"),
-        ("x-sjis", "価格は41円", "cp932"),
-        ("utf-16", "Café costs 41", "utf-8"),
-        ("windows-1252", "Café costs 41", "cp1252"),
-    ],
-)
-def test_charset_labels_mean_what_browsers_take_them_for(write, label, text, codec) -> None:
-    page = f"<html><head><meta charset='{label}'></head><body><p>{text}</p></body></html>"
-    assert load_document(write("a.html", page.encode(codec))).text == f"{text}\n"
 
 
 def test_pdf_pages_are_spans(write: Write) -> None:
@@ -267,14 +149,7 @@ BROKEN_PDF = b"%PDF-1.4\nnothing that follows is a PDF"
 REFUSED: list[tuple[str, str, bytes, str]] = [
     ("empty", "a.txt", b"", "is empty"),
     ("white space", "a.txt", b" \n\t\n", "is empty"),
-    ("binary", "a.txt", bytes(range(256)) * 4, "binary"),
-    ("picture", "a.txt", b"\x89PNG\r\n\x1a\n\x00\x00", "an image"),
     ("old office", "a.doc", b"\xd0\xcf\x11\xe0\x00\x00", "compound file"),
-    ("latin-1", "a.txt", "Zoé".encode("latin-1"), "byte 2 is 0xe9"),
-    ("cut UTF-8", "a.md", "Zoé".encode()[:-1], "byte 2 is 0xc3"),
-    ("bad UTF-16", "a.txt", b"\xff\xfeA\x00\x00", "UTF-16-LE: byte 4"),
-    ("unknown charset", "a.html", b"<html><meta charset=klingon>a", "klingon"),
-    ("html of scripts", "a.html", b"<html><script>a</script></html>", "contains no text"),
     ("pdf of pictures", "a.pdf", pdf(["", ""]), "no text layer"),
     ("pdf with password", "a.pdf", pdf(["x"], encrypt=encryption(b"pw")), "encrypted"),
     ("broken pdf", "a.pdf", BROKEN_PDF, "broken"),

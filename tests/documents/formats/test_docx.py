@@ -487,7 +487,7 @@ def test_charts_and_diagrams_are_read(read) -> None:
         docx(p("See:", drawings), {"c": "chart chart1.xml", "d": "diagramData data1.xml"}, **parts)
     )
     assert document.text == (
-        "See:\n\nGrain, t\n | Sales | Costs\nNorth | 19 | 7\nSouth | 21 | 8\n\nSow\n\nReap\n"
+        "See:\n\nGrain, t\n| Sales | Costs\nNorth | 19 | 7\nSouth | 21 | 8\n\nSow\n\nReap\n"
     )
     assert document.left_out == {}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.documents.formats import Parsed, name_of
+from agenticlu.documents.formats.encodings import read_text
 from agenticlu.documents.formats.sheets import find_headings
-from agenticlu.documents.formats.text import decode
 
 _DELIMITERS = ",;\t|"
 _SAMPLE_LINES = 200
@@ -26,7 +26,7 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: It is not text in a known encoding, or no table.
     """
-    text = decode(data, source)
+    text, left_out = read_text(data, source)
     first = re.match(r"sep=(.)\r?\n", text)  # Excel's note to itself
     text = text[first.end() :] if first else text
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
@@ -50,7 +50,7 @@ def parse(data: bytes, source: str) -> Parsed:
             names = cells[headings]
             named = (f"{names[at]}: {v}" if at in names else v for at, v in row.items())
             lines.append(" | ".join(named))
-    return Parsed("\n".join(lines) + "\n" if lines else "")
+    return Parsed("\n".join(lines) + "\n" if lines else "", left_out=left_out)
 
 
 def _read(text: str, delimiter: str) -> list[list[str]]:

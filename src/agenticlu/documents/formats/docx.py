@@ -53,7 +53,9 @@ def parse(archive: zipfile.ZipFile, main: str) -> Parsed:
     """
     document = _Document(archive, main)
     converted = mammoth.convert_to_html(document.rewrite(), style_map=_STYLE_MAP)
-    text = set_labels(html.convert(converted.value).text)
+    # Boxes to tick stand in the text already.
+    markup = re.sub(r"<input [^<>]*>", "", converted.value)
+    text = set_labels(html.convert(markup, is_page=False).text)
     for number, chunk in enumerate(document.chunks):
         text = text.replace(f"{_CHUNK}{number}{_CHUNK}", chunk)
     heading = re.search(r"^#+ (.*)$", text, re.MULTILINE)

@@ -1,176 +1,142 @@
 """HTML as plain text.
 
-Headings and lists of HTML are written as in Markdown, rows of tables as lines with ' | ' between
-cells. Emphasis, links and code keep only their text: quotes are looked up in this text, and models
-quote words, not markup.
+The page becomes the tree that browsers build (lexbor, by selectolax); html_text.py writes its
+elements.
 """
 
 from __future__ import annotations
 
+import html as entities
 import re
-from typing import Any
 
-import bs4
-import markdownify
+from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from agenticlu.documents.formats import Parsed
-from agenticlu.documents.formats.text import declared_charset, decode
+from agenticlu.core.errors import DocumentError
+from agenticlu.documents.formats import Parsed, name_of
+from agenticlu.documents.formats.encodings import declared_charset, read_text
+from agenticlu.documents.formats.html_text import Writer
 
-_DROPPED = frozenset(
-    (
-        *("script", "style", "noscript", "template", "head", "svg", "math", "iframe", "object"),
-        *("embed", "canvas", "audio", "video", "button", "input", "select", "textarea", "nav"),
-    )
+_MAIN = (("main, [role=main]", 4), ("article", 2))
+"""Elements that hold the main text, and the least share of the page's words (as 1 / n) that makes
+them believable."""
+_NOTES = "[role^=doc-footnote], [role^=doc-endnote], [role^=doc-note]"
+_NO_TEXT = "script, style, template, noscript"
+_AROUND = "nav, body > header, body > footer, body > aside, [role=navigation]"
+_MAX_DEPTH = 5000
+"""Deeper elements are opened no more: building the tree takes the square of its depth."""
+_OPENING = re.compile(
+    r"<(/?)((?:div|section|article|ul|ol|dl|table|blockquote|center|form)\b)", re.I
 )
-_FURNITURE = frozenset(("header", "footer", "aside", "form"))
-"""What surrounds the text of a whole page, unless a heading or a note is in it."""
-_BLOCKS = frozenset(
-    (
-        *("address", "article", "aside", "blockquote", "body", "center", "dd", "details", "dialog"),
-        *("dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "header", "hgroup"),
-        *("html", "legend", "main", "menu", "option", "section", "summary"),
-    )
+_VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
+_SELF_CLOSED = re.compile(
+    rf"<(?!(?:{_VOID})\b)([A-Za-z][\w:.-]*+)((?:[^<>\"'/]|/(?!>)|\"[^\"<]*+\"|'[^'<]*+')*+)/>", re.I
 )
-"""Beside those that the converter knows as blocks."""
-_BACKLINKS = frozenset("↑↩¶") | {"↩︎"}
-"""Links from a note back to the text, or from a heading to itself."""
-_LAYOUT_ONLY = ("table", "h1", "h2", "h3", "h4", "pre")
-"""A table that holds one of these arranges a page; its cells are read as blocks."""
-_CELLS = ("td", "th")
-_INLINE = ("a", "b", "code", "del", "em", "hr", "i", "img", "kbd", "s", "samp", "strong", "sub")
-_AS_WRITTEN = re.compile(r"\W.*|st|nd|rd|th|e|er|re|ème|[ao]|tm|sm", re.IGNORECASE)
-"""Superscripts that are not exponents: ordinals, trade marks, footnote signs."""
-_MAX_DEPTH = 150
-"""The converter recurses; pages nest deeper than Python's limit allows."""
 
 
 def parse(data: bytes, source: str) -> Parsed:
-    """Reads a page in the encoding that it declares.
+    """Reads the main text of a page, in the encoding that browsers would read it in.
 
     Raises:
-        DocumentError: It is not in that encoding, or the encoding is unknown.
+        DocumentError: It is binary, in no known encoding, or all its text is in frames.
     """
-    return convert(decode(data, source, declared=declared_charset(data)))
+    html, left_out = read_text(data, source, declared_charset(data))
+    is_xml = bool(re.match(r"\s*<\?xml|(?s:[^>]*>){0,3}?\s*<html[^>]*xhtml", html[:2000]))
+    by_name = source.lower().endswith((".html", ".htm"))
+    parsed, frames = _read(html, is_xml and not by_name, is_page=True)
+    parsed.left_out.update(left_out)
+    if not parsed.text and frames:
+        raise DocumentError(
+            f"{name_of(source)} contains no text, only frames.",
+            hint=f"Give the pages in them: {', '.join(frames[:5])}",
+        )
+    return parsed
 
 
-def convert(html: str) -> Parsed:
-    """Reads the main text of a page, and its title."""
-    soup = bs4.BeautifulSoup(html, "html.parser")
-    title = " ".join(soup.title.get_text().split()) if soup.title else None
-    root, is_whole_page = _find_main(soup)
-    _prune(root, is_whole_page)
-    text = _Converter().convert_soup(root)
-    # Blocks are parted by one blank line; the converter leaves more around empty ones.
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip("\n")
-    return Parsed(text + "\n" if text.strip() else "", title or None)
+def convert(html: str, *, is_xml: bool = False, is_page: bool = True) -> Parsed:
+    """Reads a page.
+
+    Args:
+        html: The page.
+        is_xml: Whether it is XHTML: `<p/>` is closed, CDATA is text.
+        is_page: Whether there may be navigation and such around the main text, to be left out.
+    """
+    return _read(html, is_xml, is_page)[0]
 
 
-def _find_main(soup: bs4.BeautifulSoup) -> tuple[bs4.Tag, bool]:
-    """Returns the element that holds the main text, and whether that is the whole page."""
-    body = soup.body or soup
-    size = len(body.get_text())
-    for candidates in (
-        soup.find_all("main"),
-        soup.find_all(role="main"),
-        soup.find_all("article"),
-    ):
+def _read(html: str, is_xml: bool, is_page: bool) -> tuple[Parsed, list[str]]:
+    """Returns what was read, and the addresses of the page's frames."""
+    tree = LexborHTMLParser(_prepare(html, is_xml))
+    root = tree.root
+    if root is None:
+        return Parsed(""), []
+    body = root.css_first("body, frameset") or root
+    writer = Writer(spare=len(html) + 4096)
+    if is_page:
+        writer.furniture = False
+        _keep_to_main(body, writer)
+    writer.write(body)
+    if is_page and not writer.text():  # all of it is navigation: an index
+        writer = Writer(spare=len(html) + 4096)
+        writer.write(body)
+    node = root.css_first("head > title") or root.css_first("title")
+    title = " ".join(node.text().split()) if node is not None else None
+    return Parsed(writer.text(), title or None, left_out=+writer.left_out), writer.frames
+
+
+def _prepare(html: str, is_xml: bool) -> str:
+    if is_xml:
+        html = _SELF_CLOSED.sub(r"<\1\2></\1>", html)
+        html = _escape_cdata(html)
+    if "shadowrootmode" in html:  # saved from a browser: what the reader saw
+        html = re.sub(r"<template(?=[^<>]*shadowrootmode)", "<div", html)
+        html = html.replace("<template", "<div hidden").replace("</template", "</div")
+    depth = 0
+
+    def limit(found: re.Match[str]) -> str:
+        nonlocal depth
+        depth = max(0, depth - 1) if found[1] else depth + 1
+        return found[0] if depth <= _MAX_DEPTH else f"<{found[1]}span "
+
+    if len(html) > 5 * _MAX_DEPTH and sum(1 for _ in _OPENING.finditer(html)) > _MAX_DEPTH:
+        html = _OPENING.sub(limit, html)
+    return html
+
+
+def _escape_cdata(html: str) -> str:
+    first, *rest = html.split("<![CDATA[")
+    for part in rest:
+        text, end, after = part.partition("]]>")
+        first += entities.escape(text) + after if end else part
+    return first
+
+
+def _keep_to_main(body: LexborNode, writer: Writer) -> None:
+    """Has the writer pass over what surrounds the main text of a page."""
+    size = _num_chars(body, f"{_NO_TEXT}, {_AROUND}")
+    for selector, share in _MAIN:
+        found = body.css(selector)
         # Several articles are a listing: then the page is the document.
-        if len(candidates) == 1 and len(candidates[0].get_text()) * 3 >= size:
-            return candidates[0], False
-    return body, True
+        if len(found) == 1 and _num_chars(found[0], _NO_TEXT) * share >= size > 0:
+            notes = [node for node in body.css(_NOTES) if not _is_in(node, found[0])]
+            writer.keep_to([*_heading_above(body, found[0]), found[0], *notes])
+            return
 
 
-def _prune(root: bs4.Tag, is_whole_page: bool) -> None:
-    """Removes what is not read, and brings the rest into elements that the converter knows."""
-    for text in root.find_all(string=True):
-        if isinstance(text, (bs4.ProcessingInstruction, bs4.Declaration)):
-            text.extract()
-    depths = {id(root): 0}
-    for tag in root.find_all(True):
-        depth = depths.get(id(tag.parent))
-        if depth is None:
-            continue  # inside something that was removed
-        if _is_noise(tag) or (is_whole_page and _is_furniture(tag)):
-            tag.extract()
-        elif depth >= _MAX_DEPTH:
-            tag.insert_before(" ")
-            tag.insert_after(" ")
-            tag.unwrap()
-        else:
-            depths[id(tag)] = depth + 1
-            if tag.name == "table" and tag.find(_LAYOUT_ONLY):
-                _unfold_table(tag)
-            elif tag.name == "ol":
-                _number_items(tag)
-            elif tag.name in _BLOCKS:
-                tag.name = "div"
+def _num_chars(node: LexborNode, without: str) -> int:
+    """Counts the characters of an element's text, less those of some elements in it."""
+    return len(node.text()) - sum(len(one.text()) for one in node.css(without))
 
 
-def _unfold_table(table: bs4.Tag) -> None:
-    cells = [cell for cell in table.find_all(_CELLS) if cell.find_parent("table") is table]
-    for tag in (table, *cells):
-        tag.name = "div"
+def _heading_above(body: LexborNode, main: LexborNode) -> list[LexborNode]:
+    """Returns the page's title where it stands outside the main text."""
+    heading = body.css_first("h1")
+    if heading is None or main.css_first("h1") is not None:
+        return []
+    return [heading]
 
 
-def _number_items(ordered: bs4.Tag) -> None:
-    """Writes into every item of a list the number that browsers show."""
-    number = _parse_number(ordered.get("start"), 1)
-    for item in ordered.find_all("li", recursive=False):
-        number = _parse_number(item.get("value"), number)
-        item["value"] = str(number)
-        number += 1
-
-
-def _parse_number(text: object, default: int) -> int:
-    return int(str(text)) if re.fullmatch(r"-?\d{1,9}", str(text), re.ASCII) else default
-
-
-def _is_noise(tag: bs4.Tag) -> bool:
-    if tag.name in _DROPPED or tag.has_attr("hidden") or tag.get("aria-hidden") == "true":
-        return True
-    if tag.name == "a" and tag.get_text(strip=True) in _BACKLINKS:
-        return True
-    style = str(tag.get("style") or "").replace(" ", "").lower()
-    return "display:none" in style or "visibility:hidden" in style
-
-
-def _is_furniture(tag: bs4.Tag) -> bool:
-    kind = f"{tag.get('role') or ''} {tag.get('epub:type') or ''}"
-    return tag.name in _FURNITURE and tag.find(("h1", "h2", "h3")) is None and "note" not in kind
-
-
-class _Converter(markdownify.MarkdownConverter):
-    class Options:
-        heading_style = markdownify.ATX
-        bullets = "-"
-        escape_asterisks = escape_underscores = False
-        strip = _INLINE
-        wrap = True  # line ends of the source are spaces...
-        wrap_width = None  # ... and no line is broken
-
-    def convert_br(self, el: Any, text: str, parent_tags: set[str]) -> str:
-        return " " if "_inline" in parent_tags else "\n"
-
-    def convert_li(self, el: Any, text: str, parent_tags: set[str]) -> str:
-        text = text.strip()
-        number = el.get("value") if el.parent.name == "ol" else None
-        mark = f"{number}. " if number else "- "
-        before = "" if el.parent.name in {"ul", "ol"} else "\n"
-        indented = text.replace("\n", "\n" + " " * len(mark))
-        return f"{before}{mark}{indented}\n" if text else ""
-
-    def convert_pre(self, el: Any, text: str, parent_tags: set[str]) -> str:
-        block = text.strip("\n")
-        return f"\n\n{block}\n\n" if block else ""
-
-    def convert_sup(self, el: Any, text: str, parent_tags: set[str]) -> str:
-        # 10<sup>6</sup> is not 106.
-        return text if not text.strip() or _AS_WRITTEN.fullmatch(text.strip()) else f"^{text}"
-
-    def convert_td(self, el: Any, text: str, parent_tags: set[str]) -> str:
-        return " ".join(text.split()) + " | "
-
-    convert_th = convert_td
-
-    def convert_tr(self, el: Any, text: str, parent_tags: set[str]) -> str:
-        return text.removesuffix(" | ") + "\n"
+def _is_in(node: LexborNode, other: LexborNode) -> bool:
+    at: LexborNode | None = node
+    while at is not None and at.mem_id != other.mem_id:
+        at = at.parent
+    return at is not None
