@@ -24,7 +24,9 @@ def test_a_document_format_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
     )
     monkeypatch.setitem(sys.modules, "made_format", module)
-    row = documents.formats.Format("made", lambda data, _: data.startswith(b"MADE"), "made_format")
+    # A module of this process alone: another process could not import it.
+    matches = lambda data, _: data.startswith(b"MADE")  # noqa: E731
+    row = documents.formats.Format("made", matches, "made_format", confined=False)
     monkeypatch.setattr(documents.formats, "FORMATS", (row, *documents.formats.FORMATS))
     path = tmp_path / "one.made"
     path.write_bytes(b"MADE.llim eht tliub adA")
