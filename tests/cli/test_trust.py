@@ -35,9 +35,10 @@ HARMLESS = frozenset(
     epochs eval_every every extra forget from_base full grounding growth items json judge judge_all
     judge_thinking judge_thinking_tokens keep_checkpoints label label_smoothing leaf_groups_tokens
     least lengths license license_link license_name limit list lora_alpha lora_merge lora_rank lr
-    lr_floor margin max_batch max_body_mib max_connections max_log_ratio max_new_tokens max_requests
+    lr_floor margin max_batch max_body_mib max_connections max_files max_log_ratio
+    max_mib max_new_tokens max_requests
     max_row_tokens max_steps max_total_tokens memory_gib merge methods metric min_shared name
-    nll_weight node_budget offload optimizer option overlong pairs pairs_per_node patience
+    nll_weight node_budget offload optimizer option overlong page pairs pairs_per_node patience
     piece_tokens port precision prefill_tokens preset price_cached price_in price_out profile
     question questions_per_document quiet ranks ray rejected reply_tokens resamples retriever
     retry_failed reuse_from root_check rouge rounds rule save_every seal_every seed self_checks

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from agenticlu.core.errors import DocumentError
+from agenticlu.core.limits import ReadingLimits
 from agenticlu.documents import addresses, load_document
 from agenticlu.documents.addresses import MAX_REDIRECTS, fetch, public_address, reach_of
-from agenticlu.documents.sources import Limits
 
 Reply = Callable[[BaseHTTPRequestHandler], None]
 PAGE = "<html><title>Tür</title><p>Die Mühle stand in Vell.</p></html>"
@@ -322,7 +322,7 @@ def test_no_redirect_leads_into_a_private_network(
     net["inner.test"] = [["10.0.0.1"]]
     outside = serve({"/": redirect(f"http://inner.test:{port}/secret")})
     outside = outside.replace("127.0.0.1", "outer.test")
-    assert load_document(outside, limits=Limits(allow_private=True)).text == "the secret"
+    assert load_document(outside, limits=ReadingLimits(allow_private=True)).text == "the secret"
 
 
 def test_a_name_that_changes_its_number_is_judged_by_each(

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticlu.core.errors import DocumentError
+from agenticlu.core.limits import ReadingLimits
 from agenticlu.core.records import Document, Page
 from agenticlu.dialogue.run import PieceIndex, show_document
 from agenticlu.documents import load_document, mark, split
 from agenticlu.documents.citations import cite
 from agenticlu.documents.loading import join_documents, name_several
-from agenticlu.documents.sources import Limits, Source, natural_order, render_counts
+from agenticlu.documents.sources import Source, natural_order, render_counts
 from agenticlu.documents.tokens import ApproximateTokenizer
 
 TOKENIZER = ApproximateTokenizer()
@@ -162,11 +163,11 @@ def test_a_folder_that_may_not_be_listed_is_named(folder: Path) -> None:
 
 def test_limits_are_told(folder: Path) -> None:
     with pytest.raises(DocumentError, match="more than 2 files") as caught:
-        load_document("docs", limits=Limits(max_files=2))
+        load_document("docs", limits=ReadingLimits(max_files=2))
     assert "--max-files" in str(caught.value.hint)
     with pytest.raises(DocumentError, match="more than 0 MiB"):
-        load_document("docs", limits=Limits(max_bytes=40))
-    assert len(load_document("docs", limits=Limits(max_files=6)).parts) == 4
+        load_document("docs", limits=ReadingLimits(max_mib=0))
+    assert len(load_document("docs", limits=ReadingLimits(max_files=6)).parts) == 4
 
 
 def test_names_in_order() -> None:

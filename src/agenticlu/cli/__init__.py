@@ -18,6 +18,7 @@ from agenticlu.core.printing import echo, guard_streams
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",
+    "show": "Print documents as a model is shown them, and say what was left out.",
     "plan": "Estimate the cost of a search before it runs.",
     "generate": "Grow trees of clarifications over a corpus, into a crash-safe store.",
     "status": "Show the progress of a run, from any process, while it works.",

@@ -54,6 +54,7 @@ NO_SETTINGS = frozenset((DEBUG_VARIABLE, *limits.VARIABLES.values()))
 """Variables of ours that no file and no flag can set."""
 TABLES: dict[str, tuple[str, ...]] = {
     "ask": (),
+    "show": (),
     "plan": (),
     "generate": ("merge", "replay", "controls"),
     "status": (),

@@ -85,3 +85,31 @@ class DocumentLimits:
 
 VARIABLES = {one.name: PREFIX + one.name.upper() for one in fields(DocumentLimits)}
 """Name of a limit -> variable of the environment."""
+
+
+@dataclass(frozen=True)
+class ReadingLimits:
+    """What several documents that are read as one may take together."""
+
+    max_files: int = 2000
+    max_mib: int = 512
+    """As they are on disk, and again of their text."""
+    allow_private: bool = False
+    """Whether an address may redirect into private networks."""
+
+    def check(self, *, num_files: int = 0, num_bytes: int = 0) -> None:
+        """Counts files, or bytes.
+
+        Raises:
+            DocumentError: There are too many.
+        """
+        if num_files > self.max_files:
+            raise DocumentError(
+                f"These are more than {self.max_files:,} files, the most that are read as one.",
+                hint=f"Name fewer of them, or raise the limit: --max-files {10 * self.max_files}",
+            )
+        if num_bytes > self.max_mib * MEBIBYTE:
+            raise DocumentError(
+                f"These files take more than {self.max_mib:,} MiB, the most that is read as one.",
+                hint=f"Name fewer of them, or raise the limit: --max-mib {4 * self.max_mib}",
+            )

@@ -173,6 +173,11 @@ class Page(Record):
     name: str | None = None
     """What the source calls it, such as 'slide 3' or 'sheet Prices'; None: 'page 3'."""
 
+    @property
+    def label(self) -> str:
+        """What people are told: the source's own name, else the number."""
+        return self.name or f"page {self.number}"
+
 
 class Part(Record):
     """One of several sources that were read as one document."""
@@ -253,16 +258,21 @@ class Document(Record):
         index = bisect.bisect_right(self.parts, offset, key=lambda part: part.start) - 1
         return self.parts[index] if index >= 0 else None
 
-    def page_of(self, offset: int) -> int | None:
-        """Returns the number of the page that holds the character at `offset`, if pages exist.
+    def page_at(self, offset: int) -> Page | None:
+        """Returns the page that holds the character at `offset`, if pages exist.
 
-        In a reading of several sources it is the number in the character's own source.
+        In a reading of several sources it is one of the character's own source.
         """
         part = self.part_of(offset)
         pages = self.pages if part is None else part.pages
         index = bisect.bisect_right(pages, offset, key=lambda page: page.start) - 1
         # Of pages that begin at one character all but the last are blank.
-        return pages[index].number if index >= 0 and offset < pages[index].end else None
+        return pages[index] if index >= 0 and offset < pages[index].end else None
+
+    def page_of(self, offset: int) -> int | None:
+        """Returns the number of the page that holds the character at `offset`, if pages exist."""
+        page = self.page_at(offset)
+        return None if page is None else page.number
 
 
 class Piece(Record):

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from agenticlu.core.errors import AgenticluError, ConfigError, UsageError, did_you_mean
+from agenticlu.core.limits import ReadingLimits
 from agenticlu.core.records import Prices
 
 _SECRET_NAME = re.compile(r"(?:^|_)(?:api_?key|access_?token|auth_?token|secret|password)$")
@@ -377,6 +378,22 @@ class PriceSettings(Settings):
             UsageError: Of prompt and sampled tokens only one has a price.
         """
         return Prices(self.price_in, self.price_out, self.price_cached, tokens_per_s)
+
+
+class ReadingSettings(Settings):
+    """Documents that are read as one."""
+
+    max_files: Positive = 2000
+    """Most files that are read as one."""
+    max_mib: Positive = 512
+    """Most MiB that the files read as one may take."""
+    allow_private: bool = False
+    """Let an address redirect into private networks."""
+
+    @property
+    def limits(self) -> ReadingLimits:
+        """The same for the library."""
+        return ReadingLimits(self.max_files, self.max_mib, self.allow_private)
 
 
 class JsonSettings(Settings):

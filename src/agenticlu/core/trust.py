@@ -40,6 +40,7 @@ GUARDED: dict[str, str] = {
     "haystack": "which file is read and sent",
     "corpus": "which file is read and sent",
     "helmet_data": "which folder is read and sent",
+    "held_out": "which file is read and sent",
     "decontaminate": "which files are read",
     "like": "which folder is read",
     "run": "which folder is read",
@@ -49,6 +50,7 @@ GUARDED: dict[str, str] = {
     "out": "where results are written",
     "host": "who can reach the server",
     "keys": "whether keys are sent to servers of a folder's file",
+    "allow_private": "whether addresses may lead into private networks",
     "allowed_host": "who can reach the server",
     "allowed_origin": "which web pages read the server's replies",
 }

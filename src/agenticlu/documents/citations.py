@@ -59,6 +59,8 @@ class Citation(Record):
     """One past the last character."""
     page: int | None = None
     """Page of the quote, or of the piece where nothing is quoted; None without pages."""
+    page_name: str | None = None
+    """What the source calls that page, such as 'slide 3'; None where it has but a number."""
     rectangles: tuple[Rectangle, ...] | None = None
     """Where the quote, or the piece where nothing is quoted, stands on its pages, line by line;
     None where the source has no such places (only PDFs do)."""
@@ -140,11 +142,13 @@ def _cite_piece(
     span = span or _closest_sentence(text, hints)
     start = None if span is None else piece.start + span[0]
     end = None if span is None else piece.start + span[1]
+    page = document.page_at(piece.start if start is None else start)
     return Citation(
         piece=piece.index,
         start=piece.start,
         end=piece.end,
-        page=piece.page if start is None else document.page_of(start),
+        page=None if page is None else page.number,
+        page_name=None if page is None else page.name,
         rectangles=rectangles_of(
             document, piece.start if start is None else start, piece.end if end is None else end
         )

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agenticlu.core.errors import DocumentError
-from agenticlu.core.limits import DocumentLimits
+from agenticlu.core.limits import DocumentLimits, ReadingLimits
 from agenticlu.core.records import Document, Part, content_id, without_lone_surrogates
 from agenticlu.documents.formats import name_of, parse
 from agenticlu.documents.rectangles import Places
 from agenticlu.documents.sources import (
     STANDARD_INPUT,
-    Limits,
     Source,
     find_sources,
     is_address,
@@ -27,7 +26,9 @@ NAMED_IN_FULL = 3
 """Sources that the name of a reading of several lists."""
 
 
-def load_document(source: Given | Sequence[Given], *, limits: Limits | None = None) -> Document:
+def load_document(
+    source: Given | Sequence[Given], *, limits: ReadingLimits | None = None
+) -> Document:
     """Loads a document, or several as one reading.
 
     Of one document the format is recognised by the content, then by the file's ending. A folder, a
@@ -44,7 +45,7 @@ def load_document(source: Given | Sequence[Given], *, limits: Limits | None = No
             a PDF without a text layer, or over a limit (`agenticlu.core.limits`); an address cannot
             be read; of several, none can be read.
     """
-    limits = limits or Limits()
+    limits = limits or ReadingLimits()
     given = [source] if isinstance(source, str | os.PathLike) else list(source)
     names = [os.fspath(one) for one in given]
     if len(names) == 1 and names_one(names[0]):
@@ -66,7 +67,7 @@ def load_document(source: Given | Sequence[Given], *, limits: Limits | None = No
 
 
 def load_each(
-    sources: Sequence[Source], limits: Limits
+    sources: Sequence[Source], limits: ReadingLimits
 ) -> Iterator[tuple[Source, Document | DocumentError]]:
     """Yields each source with its document, or with why it cannot be read."""
     num_characters = 0
@@ -77,15 +78,11 @@ def load_each(
             yield source, error
             continue
         num_characters += len(document.text)
-        if num_characters > limits.max_bytes:
-            raise DocumentError(
-                f"The text of these files takes more than {limits.max_bytes >> 20:,} MiB.",
-                hint="Name fewer of them, or raise the limit: --max-mib 4096",
-            )
+        limits.check(num_bytes=num_characters)
         yield source, document
 
 
-def load_source(source: str, limits: Limits) -> Document:
+def load_source(source: str, limits: ReadingLimits) -> Document:
     """Loads a single document; see `load_document`."""
     if is_address(source):
         from agenticlu.documents.addresses import fetch

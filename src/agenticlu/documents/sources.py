@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from agenticlu.core.errors import DocumentError, did_you_mean
+from agenticlu.core.limits import ReadingLimits
 from agenticlu.core.records import without_lone_surrogates
 
 STANDARD_INPUT = "-"
@@ -38,17 +39,6 @@ _KIND_OF_ENDING = {
     f".{ending}": kind for kind, endings in _KINDS.items() for ending in endings.split()
 }
 """Endings of files in folders that hold no text to read."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Most that one reading may take in."""
-
-    max_files: int = 2000
-    max_bytes: int = 512 << 20
-    """Of all files together, before they are unpacked."""
-    allow_private: bool = False
-    """Whether an address may redirect into private networks."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ def names_one(given: str) -> bool:
     return given == STANDARD_INPUT or is_address(given) or not (_is_dir(given) or is_pattern(given))
 
 
-def find_sources(given: Sequence[str], limits: Limits) -> Sources:
+def find_sources(given: Sequence[str], limits: ReadingLimits) -> Sources:
     """Finds the documents that users mean.
 
     A file that is named twice, or by way of a folder once more, is read once.
@@ -111,7 +101,7 @@ def find_sources(given: Sequence[str], limits: Limits) -> Sources:
             seen.add(key)
             sources.found.append(Source(address, name))
             num_bytes += size
-            _check_limits(len(sources.found), num_bytes, limits)
+            limits.check(num_files=len(sources.found), num_bytes=num_bytes)
     sources.found = _make_unique(sources.found)
     return sources
 
@@ -310,20 +300,6 @@ def _identify(address: str) -> tuple[object, int]:
     except (OSError, ValueError):
         return address, 0
     return (status.st_dev, status.st_ino), status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def _check_limits(num_files: int, num_bytes: int, limits: Limits) -> None:
-    if num_files > limits.max_files:
-        raise DocumentError(
-            f"These are more than {limits.max_files:,} files, the most that are read as one.",
-            hint="Name fewer of them, or raise the limit: --max-files 10000",
-        )
-    if num_bytes > limits.max_bytes:
-        raise DocumentError(
-            f"These files take more than {limits.max_bytes >> 20:,} MiB, the most that is read as "
-            "one.",
-            hint="Name fewer of them, or raise the limit: --max-mib 4096",
-        )
 
 
 def _make_unique(found: list[Source]) -> list[Source]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from agenticlu.cli.ask.operands import parse_operands
 from agenticlu.cli.ask.printing import AnswerJson, AnswerLines, AnswerText, show_estimate
 from agenticlu.cli.ask.questions import read_questions
 from agenticlu.cli.ask.run import AskRun
@@ -19,27 +20,27 @@ MAX_CHOICES = 26
 
 
 @settings_command(AskSettings, "ask")
-@operand("file")
-@operand("question", required=False)
-def command(resolved: Resolved[AskSettings], file: str, question: str | None) -> None:
-    """Answer QUESTION over FILE ('-' is standard input) and show the passages behind it.
+@operand("operands", nargs=-1, required=True, metavar="FILE... QUESTION")
+def command(resolved: Resolved[AskSettings], operands: tuple[str, ...]) -> None:
+    """Answer QUESTION over the documents and show the passages behind it.
 
-    FILE is text, Markdown, HTML, PDF, docx or epub. The answer comes first on standard output,
-    then its numbered sources, then tokens and time; clarifications appear on standard error.
-    Several questions give one JSON object a line. Exit code 10: nothing in the document supports
+    A FILE is a document of any format (text, Markdown, HTML, PDF, docx, epub and more), a folder,
+    a pattern such as 'reports/*.pdf', an http(s) address, or '-' for standard input; several are
+    read as one. The last operand is the question, unless -q or --questions gives it: then all are
+    documents. The answer comes first on standard output, then its numbered sources, then tokens
+    and time; clarifications, and what of the documents was left out, appear on standard error.
+    Several questions give one JSON object a line. Exit code 10: nothing in the documents supports
     an answer.
     """
     settings = resolved.values
-    if file == "-" and settings.questions_file == "-":
+    has_questions = bool(settings.questions) or settings.questions_file is not None
+    files, question = parse_operands(operands, has_questions=has_questions)
+    if "-" in files and settings.questions_file == "-":
         raise UsageError("The document and the questions cannot both come from standard input.")
-    given = [text for text in (question, *settings.questions) if text is not None]
+    given = settings.questions if question is None else (question,)
     rows: list[Mapping[str, Any]] = [{"question": text} for text in given]
     if settings.questions_file is not None:
         rows.extend(read_questions(settings.questions_file))
-    if not rows:
-        raise UsageError(
-            "No question was given.", hint=f'agenticlu ask {file} "Who wrote the letter?"'
-        )
     if len(settings.option) == 1:
         raise UsageError(
             "A multiple-choice question needs at least two choices.",
@@ -49,7 +50,7 @@ def command(resolved: Resolved[AskSettings], file: str, question: str | None) ->
         raise UsageError(f"At most {MAX_CHOICES} choices are allowed, not {len(settings.option)}.")
     many = len(rows) > 1 or settings.questions_file is not None
     show = (AnswerLines if many else AnswerJson if settings.as_json else AnswerText)()
-    run = AskRun(settings, file, rows, many=many)
+    run = AskRun(settings, files, rows, many=many)
     run.prepare()
     note_bundled(settings, quiet=settings.quiet)
     if settings.dry_run:

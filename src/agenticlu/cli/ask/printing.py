@@ -143,9 +143,12 @@ def _render_setup(setup: Usage) -> str:
 
 
 def _render_citation(number: int, citation: Citation) -> list[str]:
-    place = f"paragraph {citation.piece}, characters {citation.start}-{citation.end}"
+    at = citation.file or citation
+    place = f"paragraph {citation.piece}, characters {at.start}-{at.end}"
     if citation.page is not None:
-        place = f"page {citation.page}, {place}"
+        place = f"{citation.page_name or f'page {citation.page}'}, {place}"
+    if citation.file is not None:
+        place = f"{citation.file.name}, {place}"
     if citation.quote is None:
         return [f"[{number}] {place}"]
     quote = " ".join(citation.quote.split())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agenticlu.cli.ask.printing import AnswerText, Steps
 from agenticlu.cli.options import note_estimate
+from agenticlu.cli.reading import describe_reading
 from agenticlu.core.errors import AgenticluError, IncompleteRunError, NoSupportedAnswerError
 from agenticlu.core.printing import echo
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class AskRun:
-    """One document with its questions: read first, then asked."""
+    """One reading with its questions: read first, then asked."""
 
     settings: AskSettings
-    file: str
+    files: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     many: bool
     document: Document = field(init=False)
@@ -51,7 +52,9 @@ class AskRun:
         from agenticlu.engines.thinking import Thinking
 
         self.profile = load_profile(self.settings.profile)
-        self.document = load_document(self.file)
+        self.document = load_document(self.files, limits=self.settings.limits)
+        for line in describe_reading(self.document):
+            self.say(line)
         self.choice = ModelChoice(
             self.settings.model,
             self.settings.base_url,

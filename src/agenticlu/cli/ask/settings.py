@@ -6,10 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from agenticlu.core.settings import JsonSettings, ModelSettings, Positive, Spelling
+from agenticlu.core.settings import (
+    JsonSettings,
+    ModelSettings,
+    Positive,
+    ReadingSettings,
+    Spelling,
+)
 
 
-class AskSettings(ModelSettings, JsonSettings):
+class AskSettings(ModelSettings, ReadingSettings, JsonSettings):
     """Settings of `agenticlu ask`."""
 
     questions: Annotated[
