@@ -70,11 +70,13 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: The archive is broken, encrypted or too large, or no document.
     """
-    from agenticlu.documents.formats import docx, epub, ooxml, pptx, spreadsheets
+    from agenticlu.documents.formats import docx, epub, odf, ooxml, pptx, spreadsheets
 
     with open_archive(data, name_of(source)) as archive:
         if epub.matches(archive):
             return epub.parse(archive, source)
+        if odf.matches(archive):
+            return odf.parse_package(archive, source)
         main = ooxml.main_part(archive)
         language = "" if main is None else ooxml.vocabulary(archive, main)
         if main is not None and language == "wordprocessingml":
