@@ -53,13 +53,18 @@ def _is_html(data: bytes, ending: str) -> bool:
     return ending in {".html", ".htm", ".xhtml"} or bool(declared)
 
 
+def _is_flat_odf(data: bytes, ending: str) -> bool:
+    return b"<office:document " in data[:4096]
+
+
 FORMATS = (
     Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf"),
     Format(
-        "docx, pptx, xlsx, epub",
+        "docx, pptx, xlsx, odt, ods, odp, epub",
         lambda data, _: data.startswith(b"PK\x03\x04"),
         f"{__name__}.archives",
     ),
+    Format("flat OpenDocument", _is_flat_odf, f"{__name__}.odf"),
     Format("xls", lambda data, _: data.startswith(b"\xd0\xcf\x11\xe0"), f"{__name__}.ole"),
     Format(
         "csv, tsv", lambda _, ending: ending in {".csv", ".tsv", ".tab"}, f"{__name__}.delimited"

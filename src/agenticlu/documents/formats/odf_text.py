@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import html as html_text
 import posixpath
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ _SKIPPED = frozenset(
         *("presentation:notes", "drawing:glue-point", "drawing:image-map", "office:scripts"),
     )
 )
+_CHART = "{urn:oasis:names:tc:opendocument:xmlns:chart:1.0}chart"
 _SHAPES = ("drawing:", "dr3d:")
 _MAX_REPEATS = 50
 """Columns that a table repeats are written so many times at most."""
@@ -114,10 +116,11 @@ class OdfWriter:
             self._lists[style] = self._lists[get(node, "id") or style] = counts
         levels = self._styles.levels(style)
         definition = levels.get(depth)
-        items = []
+        items: list[str] = []
         for item in node:
             label = ""
-            if name_of(item) == "text:list-item" and name_of(next(iter(item), item)) != "text:list":
+            is_bare = bool(len(item)) and all(name_of(child) == "text:list" for child in item)
+            if name_of(item) == "text:list-item" and not is_bare:
                 start = 1 if definition is None else count_of(definition, "start-value")
                 _count(counts, depth, start, item)
                 label = self._styles.label(definition, counts, depth, levels)
@@ -128,9 +131,15 @@ class OdfWriter:
                 else:
                     inner += self.block(child, label)
                     label = ""
-            items.append(_item(inner))
+            if is_bare and items and items[-1].endswith("</li>"):
+                items[-1] = items[-1].removesuffix("</li>") + f"{inner}</li>"
+            elif inner:
+                # A level that is skipped, or a heading that is in a list for its number.
+                is_block = is_bare or inner.startswith("<h")
+                inner = inner if is_block else re.sub("^<p>(.*?)</p>", r"\1", inner)
+                items.append(inner if is_block else f"<li>{inner}</li>")
         found = "".join(items)
-        return found if found.startswith("<h") else f"<ul>{found}</ul>" if found else ""
+        return f"<ul>{found}</ul>" if found.startswith("<li>") else found
 
     def table(self, node: Any) -> str:
         """Returns a table."""
@@ -210,7 +219,10 @@ class OdfWriter:
         if "drawing:plugin" in children:
             self._left_out["recording"] += 1
             return ""
-        if "drawing:image" in children and "drawing:text-box" not in children:
+        if "drawing:image" in children and not children.keys() & {
+            "drawing:text-box",
+            "table:table",
+        }:
             given = (node.findtext(f"{{*}}{part}") for part in ("desc", "title"))
             alt = ooxml.image_text(next(filter(None, given), None))
             self._left_out["image"] += not alt
@@ -218,14 +230,13 @@ class OdfWriter:
         return self.blocks(node)
 
     def _object(self, node: Any) -> str:
-        root = next(iter(node), None)
         part = posixpath.normpath(f"{get(node, 'href')}/content.xml")
-        if root is None and self._archive is not None and part in self._archive.namelist():
+        root = node
+        if self._archive is not None and part in self._archive.namelist():
             root = ooxml.parse_xml(self._archive.read(part))
-        if root is not None and (root.tag.endswith("}math") or root.tag == "math"):
-            return _plain_math(root)
-        chart = None if root is None else next(root.iter("{*}chart"), None)
-        if chart is None:
+        if (formula := next(root.iter("{*}math"), None)) is not None:
+            return _plain_math(formula)
+        if (chart := next(root.iter(_CHART), None)) is None:
             self._left_out["embedded object"] += 1
             return ""
         title = self.blocks(child for one in chart.findall("{*}title") for child in one)
@@ -255,10 +266,6 @@ def _count(counts: dict[int, int], depth: int, start: int, node: Any) -> None:
     counts[depth] = count_of(node, "start-value") if given else before + 1
     for deeper in [one for one in counts if one > depth]:
         del counts[deeper]
-
-
-def _item(inner: str) -> str:
-    return inner if inner.startswith("<h") else f"<li>{inner}</li>" if inner else ""
 
 
 def _rows(node: Any) -> Iterable[Any]:
