@@ -210,7 +210,7 @@ def test_formulas_and_charts(read) -> None:
     )
     parts = {"Object 1__content": formula, "Object 2__content": chart}
     document = read(package("text", body, **parts))
-    assert document.text.endswith("See\n\nGrain, t\n\n| Sales\nNorth | 19\n")
+    assert document.text == "Load F = 41\n\nSee\n\nGrain, t\n\n| Sales\nNorth | 19\n"
     assert document.left_out == {}
 
 

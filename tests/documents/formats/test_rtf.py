@@ -40,7 +40,7 @@ BODIES: dict[str, tuple[str, str]] = {
     "code pages": (r"\pard caf\'e9 {\f1 \'cc\'e0\'f0\'e0} {\f2 \'8aA\'8e\'9a}\par", None),
     "characters beyond them": (
         r"\pard \u8364?5 \u-10179?\u-8704? {\uc2 \u945\'61\'62b} \emdash \~x\_y\par",
-        "€5 😀 αb —\u00a0x\u2011y\n",
+        "€5 😀 αb — x\u2011y\n",
     ),
     "braces and backslashes": (r"\pard a \{b\} c\\d\par", "a {b} c\\d\n"),
     "scripts": (r"\pard 10{\super 6} H{\sub 2}O 7\super 2\nosupersub  x\par", "10^6 H2O 7^2 x\n"),
