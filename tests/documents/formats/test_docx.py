@@ -287,6 +287,21 @@ LEFT_OUT: dict[str, tuple[str, str, dict[str, int]]] = {
         "a\n",
         {"embedded object": 1, "equation object": 1},
     ),
+    "symbols of unknown fonts": (
+        p("a", "<w:r><w:sym w:font='Mill Icons' w:char='F0E1'/></w:r>")
+        + p("b", "<w:r><w:sym w:font='Wingdings' w:char='F0FC'/></w:r>"),
+        "a\n\nb✓\n",
+        {"symbol": 1},
+    ),
+    "equations that a field draws": (
+        p(
+            "a",
+            "<w:r><w:fldChar w:fldCharType='begin'/></w:r><w:r><w:instrText> EQ \\f(1,2)"
+            "</w:instrText></w:r><w:r><w:fldChar w:fldCharType='end'/></w:r>",
+        ),
+        "a\n",
+        {"equation object": 1},
+    ),
     "a chart whose part is missing": (
         p("a", "<w:r><w:drawing><c:chart r:id='none'/></w:drawing></w:r>"),
         "a\n",

@@ -110,13 +110,14 @@ def test_nested_tables_are_read_once(read) -> None:
 def test_what_is_left_out_is_named(read) -> None:
     body = (
         r"\pard a{\deleted gone}{\v secret}{\v0 b}{\pict\pngblip 00ff}"
+        r"{\shp{\*\shpinst{\sp{\sn pib}{\sv{\pict 00}}}}}"
         r"{\*\shppict{\pict 00}}{\nonshppict{\pict 00}}{\object{\*\objdata 00}{\result{\pict 00}}}"
         r"{\*\annotation\pard Really?}\par"
     )
     document = read(body)
     assert document.text == "ab\n"
     assert document.left_out == {
-        "deleted passage": 1, "hidden passage": 1, "image": 2, "embedded object": 1, "comment": 1,
+        "deleted passage": 1, "hidden passage": 1, "image": 3, "embedded object": 1, "comment": 1,
     }  # fmt: skip
 
 

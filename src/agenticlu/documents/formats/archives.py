@@ -85,6 +85,11 @@ def parse(data: bytes, source: str) -> Parsed:
             return spreadsheets.parse(archive, main)
         if language == "presentationml":
             return pptx.parse(archive)
+        if any(name.endswith(".iwa") for name in archive.namelist()):
+            raise DocumentError(
+                f"{name_of(source)} is a file of Pages, Numbers or Keynote.",
+                hint="Export it there as docx, xlsx, pptx or PDF.",
+            )
     raise DocumentError(
         f"{name_of(source)} is a zip archive, but no office file and no epub.",
         hint="Unpack it and give one of its files.",

@@ -55,6 +55,8 @@ def parse(archive: zipfile.ZipFile, main: str) -> Parsed:
     converted = mammoth.convert_to_html(document.rewrite(), style_map=_STYLE_MAP)
     # Boxes to tick stand in the text already.
     markup = re.sub(r"<input [^<>]*>", "", converted.value)
+    lost = [one for one in converted.messages if "w:sym" in one.message]
+    document.left_out += Counter({"symbol": len(lost)} if lost else {})
     text = set_labels(html.convert(markup, is_page=False).text)
     for number, chunk in enumerate(document.chunks):
         text = text.replace(f"{_CHUNK}{number}{_CHUNK}", chunk)

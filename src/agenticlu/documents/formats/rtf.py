@@ -40,7 +40,7 @@ _CODEPAGES = {
 _SKIPPED = frozenset(
     (
         *("colortbl", "filetbl", "revtbl", "rsidtbl", "generator", "nonshppict", "shprslt"),
-        *("mmathPict", "nonesttables", "sp", "fontemb", "falt", "panose", "atnid", "atnauthor"),
+        *("mmathPict", "nonesttables", "fontemb", "falt", "panose", "atnid", "atnauthor"),
         *("atntime", "atnicn", "atndate", "atnref", "atrfstart", "atrfend", "bkmkstart", "bkmkend"),
         *("xe", "tc", "rxe", "txe", "template", "private", "objclass", "objname", "objdata"),
         *("ftnsep", "ftnsepc", "aftnsep", "aftnsepc", "pgdsctbl", "listtable", "upr", "result"),
@@ -215,7 +215,7 @@ class _Reader:
         is_first, self._group.is_start = self._group.is_start, False
         if is_first and self._begin_destination(word):
             return
-        if self._group.destination == "skip":
+        if self._group.destination in {"skip", "sp"}:
             return
         if word in _CHARACTERS:
             self._add_text(_CHARACTERS[word])
@@ -230,11 +230,14 @@ class _Reader:
         group = self._group
         if group.destination == "math" or word in {"moMath", "moMathPara"}:
             return self._begin_math(word)
-        if group.destination == "skip" and word != "ud":
-            return True
-        if word in _LEFT_OUT:
-            self.left_out[_LEFT_OUT[word]] += group.destination == "body"
+        if word in _LEFT_OUT and group.destination != "skip":
+            self.left_out[_LEFT_OUT[word]] += 1
             group.destination = "skip"
+            return True
+        if group.destination in {"skip", "sp"} and word != "ud":
+            return True
+        if word == "sp":  # a property of a drawing, which may be its picture
+            group.destination = word
         elif word in _SKIPPED or (group.is_optional and not _is_known(word)):
             group.destination = "skip"
         elif word in _STORIES and group.destination == "body":

@@ -6,6 +6,7 @@ links and pictures reads all of its text, each passage once.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -39,6 +40,8 @@ _KEPT_PROPERTIES = frozenset(
     )
 )
 """Properties that bear on the text or its order."""
+_DRAWN = re.compile(r"\s*EQ\b")
+"""A field that draws an equation, from before there were better ones."""
 _NOTE_MARKS = tuple(
     f"{_W}{name}" for name in ("footnoteReference", "endnoteReference", "footnoteRef", "endnoteRef")
 )
@@ -94,6 +97,8 @@ class Part:
 
     def _write_fields(self) -> None:
         """Writes the state of old form fields; drops ends of fields that have no beginning."""
+        for code in self._all("instrText"):
+            self._left_out["equation object"] += bool(_DRAWN.match(code.text or ""))
         depth = 0
         for node in self._all("fldChar"):
             kind = node.get(f"{_W}fldCharType")
