@@ -287,6 +287,22 @@ def is_unspaced(char: str) -> bool:
     return char > "\u0e00" and _unspaced().match(char) is not None
 
 
+def splits_word(text: str, at: int) -> bool:
+    """Whether a place in a text is inside a word; next to a script without spaces, inside a letter.
+
+    >>> [at for at in range(1, 6) if not splits_word("a kite", at)], splits_word("北京", 1)
+    ([1, 2], False)
+    """
+    if at <= 0 or at >= len(text):
+        return False
+    before, after = text[at - 1], text[at]
+    if unicodedata.category(after)[0] == "M":
+        return True
+    if is_unspaced(before) or is_unspaced(after):
+        return False
+    return not before.isspace() and not after.isspace()
+
+
 @functools.cache
 def _unspaced() -> re.Pattern[str]:
     return re.compile(f"[{UNSPACED}]")

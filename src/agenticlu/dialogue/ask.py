@@ -51,7 +51,7 @@ from agenticlu.engines.base import (
     thinking_room_of,
 )
 from agenticlu.evaluation.scoring.answers import parse_choice
-from agenticlu.evaluation.scoring.final import parse_final_answer
+from agenticlu.evaluation.scoring.final import LABEL, parse_final_answer
 
 THOUGHT_SHARE = 4
 """Part of a window that is kept free for a thought, at most, when a document is read by spans."""
@@ -325,10 +325,10 @@ class _Asking:
         elif verdict == "no" and cited:
             self.notes.append("The model's own check says that the answer is not settled.")
         self._note_spans()
-        said = statements([t.reply for t in reversed(dialogue.turns) if t.kind in _STATING])
+        said = statements([t.reply for t in reversed(dialogue.turns) if t.kind in _STATING], LABEL)
         hints = (answer, reply, self.question.text)
         citations = cite(self.document, self.shown.pieces, cited, said, hints)
-        self._note_quotes(statements([reply]), citations)
+        self._note_quotes(statements([reply], LABEL), citations)
         return Answer(
             document_id=self.document.id,
             source=self.document.source,

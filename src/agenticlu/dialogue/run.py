@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenticlu.core.records import Document, Message, Piece, Turn, Usage
-from agenticlu.core.words import search_terms
+from agenticlu.core.words import search_terms, splits_word
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import Marks, mark, neutralise, parse_marks, render_part, split
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
@@ -60,9 +60,9 @@ class ShownDocument:
             edge = (end - start) // EDGE_SHARE
             first, last = (0, len(text)) if part is None else (part.start, max(part.end, end))
             start, end = max(first, start - edge), min(last, end + edge)
-            while start < piece.start and start > first and not text[start - 1].isspace():
+            while start < piece.start and start > first and splits_word(text, start):
                 start += 1
-            while end > piece.end and end < last and not text[end].isspace():
+            while end > piece.end and end < last and splits_word(text, end):
                 end -= 1
         shown = self.neutralise(text[start:end]).strip()
         return shown if part is None else f"{render_part(part, self.controls)}\n{shown}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from agenticlu.core.records import Document, Piece, Record
+from agenticlu.core.words import find_words, search_terms
 from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
 from agenticlu.documents.rectangles import Rectangle, rectangles_of
+from agenticlu.documents.sentences import sentences
 
 
 class CitedFile(Record):
@@ -78,32 +80,24 @@ class Citation(Record):
     """Which of several files it is from; None in a single document."""
 
 
-_SENTENCE_END = re.compile(
-    r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？][」』”’)]*|\n(?=[ \t\r]*(?:\n|[-*•#|]))"
-)
+ANSWER_LABEL = r"\b(?:final\s+)?answer\s*[:：]"
 
 
-def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Yields the (start, end) of each sentence, without the white space around it."""
-    start = 0
-    for end in (*(match.end() for match in _SENTENCE_END.finditer(text)), len(text)):
-        sentence = text[start:end]
-        if stripped := sentence.strip():
-            first = start + sentence.index(stripped)
-            yield first, first + len(stripped)
-        start = end
-
-
-def statements(replies: Sequence[str]) -> list[str]:
+def statements(replies: Sequence[str], label: str = ANSWER_LABEL) -> list[str]:
     """Returns what may be a quote in a model's replies: quoted words, then sentences.
 
     Final answers after a label are left out, and so are statements too short to prove anything.
+
+    Args:
+        replies: Of a model.
+        label: Pattern of what stands before a final answer.
     """
     found: dict[str, None] = {}
+    labelled = re.compile(rf"(?<!\W)\W*+(?:{label}).*$", re.IGNORECASE | re.MULTILINE)
     for reply in replies:
         for said in quoted(reply):
             found.setdefault(said)
-        unlabelled = re.sub(r"(?im)(?<!\W)\W*+\b(?:final\s+)?answer\s*:.*$", "", reply)
+        unlabelled = labelled.sub("", reply)
         for start, end in sentences(unlabelled):
             found.setdefault(unlabelled[start:end])
     return [statement for statement in found if is_long_enough(statement)]
@@ -180,6 +174,5 @@ def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None
 
 
 def _words(text: str) -> set[str]:
-    return {
-        word for word in re.findall(r"\w+", text.casefold()) if len(word) > 2 or not word.isascii()
-    }
+    terms = search_terms(find_words(text))
+    return {term for term in terms if len(term) > 2 or term.isdigit() or not term.isascii()}

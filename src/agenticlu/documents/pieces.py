@@ -16,19 +16,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agenticlu.core.records import Document, Part, Piece
+from agenticlu.documents.sentences import PHRASE_END, SENTENCE_END
 from agenticlu.documents.tokens import Tokenizer
 
 DEFAULT_PIECE_TOKENS = 512
 NO_MARKS = "No paragraph helps."
 """Stands for an empty list of marks."""
 
-_SENTENCE_END = re.compile(
-    r"[.!?…][\"'”’»)\]]*(?=\s)|[。！？][」』”’)]*"
-    r"|(?<=[.!?…\"'”’»)\]:\n])\n|\n(?=[ \t]*(?:\n|[-*•#|]))"
-)
-"""Where a sentence, a paragraph or an item ends. Other line ends come second: in text wrapped at a
-fixed width they occur inside sentences."""
 _LINE_END = re.compile(r"\n")
+_STACKING = frozenset("\u094d\u09cd\u0acd\u0b4d\u0c4d\u0d4d\u17d2\u1039\u1a60\u200d")
+"""What makes one character of those before and behind it: in India, Khmer, Burmese, in emoji."""
 
 
 def split(
@@ -38,9 +35,10 @@ def split(
 
     Tokens are counted when the whole document is tokenised at once, each where it starts. A piece
     ends between two tokens and, where the last quarter of the window has one, at the end of a
-    sentence, else of a line. No character is split, even one that is made of more tokens than
-    fit: such a character is a piece of its own. Each part of a reading of several sources is cut
-    as a document of its own, so no piece crosses their borders.
+    sentence, else of a line, else (in scripts without spaces) of a phrase. No character is split,
+    even one that is made of more tokens than fit: such a character is a piece of its own. Each part
+    of a reading of several sources is cut as a document of its own, so no piece crosses their
+    borders.
     """
     if piece_tokens < 1:
         raise ValueError(f"piece_tokens must be at least 1, got {piece_tokens}")
@@ -71,7 +69,7 @@ def _windows(
     starts, clean = _cuts(text, tokenizer.spans(text))
     ends = tuple(
         array("I", (match.end() for match in kind.finditer(text)))
-        for kind in (_SENTENCE_END, _LINE_END)
+        for kind in (SENTENCE_END, _LINE_END, PHRASE_END)
     )
     start = first = 0  # character and token at which the piece begins
     while start < len(text):
@@ -101,8 +99,9 @@ def _cuts(text: str, spans: Sequence[tuple[int, int]]) -> tuple[array[int], byte
         # A zero-width joiner or variation selector belongs to the character before it.
         clean.append(
             reach <= start
-            and not unicodedata.combining(char)
+            and unicodedata.category(char)[0] != "M"
             and char not in "\u200d\ufe0f"
+            and (char.isspace() or text[start - 1 : start] not in _STACKING)
             and not (char == "\n" and text[start - 1 : start] == "\r")
         )
         reach = max(reach, b)
