@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -13,8 +14,8 @@ from made_pdf import PdfPage, by_rows, column, make_form, make_notes, make_pdf, 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import Document
 from agenticlu.documents.citations import cite
-from agenticlu.documents.formats import Parsed
-from agenticlu.documents.formats.pdf import parse
+from agenticlu.documents.formats import Parsed, pdf
+from agenticlu.documents.formats.pdf_pages import read_pages
 from agenticlu.documents.pieces import split
 from agenticlu.documents.rectangles import Places, Rectangle, Words, rectangles_of
 from agenticlu.documents.tokens import ApproximateTokenizer
@@ -32,6 +33,11 @@ STONE = [
     *("that it fell from a cart", "on the way to the fair", "in the year of the flood."),
 ]
 TITLE = "A history of the mills of the valley and of their people, told again"
+
+
+def parse(data: bytes, source: str) -> Parsed:
+    """Reads a PDF in this process."""
+    return pdf.parse_by(partial(read_pages, data, source), source)
 
 
 def flat(parsed: Parsed) -> str:
@@ -447,8 +453,8 @@ def places_of(document: Document, text: str) -> tuple[Rectangle, ...]:
 
 def ink(data: bytes, rectangle: Rectangle, scale: float = 2.0) -> float:
     """The share of dark pixels in a rectangle of a rendered page."""
-    with pypdfium2.PdfDocument(data) as pdf:
-        picture = pdf[rectangle.page - 1].render(scale=scale, grayscale=True).to_numpy()
+    with pypdfium2.PdfDocument(data) as shown:
+        picture = shown[rectangle.page - 1].render(scale=scale, grayscale=True).to_numpy()
     rows = slice(int(rectangle.top * scale), int(rectangle.bottom * scale) + 1)
     columns = slice(int(rectangle.left * scale), int(rectangle.right * scale) + 1)
     return float((picture[rows, columns] < 128).mean())
@@ -464,8 +470,8 @@ def test_rectangles_lie_on_the_words_of_the_page_as_shown(entries: str) -> None:
         (place,) = places_of(load(data), word)
         assert ink(data, place) > 0.1, word
         everything = Rectangle(page=1, left=0, top=0, right=2000, bottom=2000)
-        with pypdfium2.PdfDocument(data) as pdf:
-            width, height = pdf[0].get_size()
+        with pypdfium2.PdfDocument(data) as shown:
+            width, height = shown[0].get_size()
         dark = ink(data, place) * (place.right - place.left) * (place.bottom - place.top)
         assert dark == pytest.approx(ink(data, everything) * width * height, rel=0.25), word
 
@@ -514,6 +520,20 @@ def test_places_are_packed_and_joined() -> None:
     assert twice.starts.tolist() == [0, 5, 100, 105]
     assert twice.ends.tolist() == [4, 9, 104, 109]
     assert twice.boxes == pytest.approx(np.vstack([words.boxes] * 2), abs=0.01)
+
+
+def test_parts_read_in_processes_of_their_own_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["A well-known mill", "and a well-", "known weir, con-", "tinued below"]
+    data = make_pdf(["".join(column(72, 700, [f"Page {i}.", *lines])) for i in range(5)])
+    whole = parse(data, "a.pdf")
+    monkeypatch.setattr(pdf, "PAGES", 2)
+    parts = pdf.parse(data, "a.pdf")
+    assert parts == whole
+    assert "a well-known weir, continued below" in flat(parts)
+    assert whole.places is not None
+    assert parts.places is not None
+    for one, other in zip(parts.places.words, whole.places.words, strict=True):
+        assert one == pytest.approx(other, abs=0.02)
 
 
 def test_pages_cover_the_text() -> None:

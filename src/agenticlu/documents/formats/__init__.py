@@ -38,8 +38,8 @@ class Format:
     module: str
     """A module whose `parse` takes the content and the source's name and returns `Parsed`."""
     confined: bool = True
-    """Whether it is parsed in a process of its own, with limits. Only what is read as it stands,
-    without a library, needs none."""
+    """Whether it is parsed in a process of its own, with limits. What is read as it stands, without
+    a library, needs none; PDFs are read by several."""
 
 
 def _is_pdf(data: bytes, ending: str) -> bool:
@@ -58,7 +58,7 @@ def _is_flat_odf(data: bytes, ending: str) -> bool:
 
 
 FORMATS = (
-    Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf"),
+    Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf", False),
     Format(
         "docx, pptx, xlsx, odt, ods, odp, epub",
         lambda data, _: data.startswith(b"PK\x03\x04"),

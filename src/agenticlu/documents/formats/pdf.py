@@ -1,26 +1,24 @@
-"""PDF files, by their text layer, in reading order."""
+"""PDF files, by their text layer: some pages at a time, in processes with limits."""
 
 from __future__ import annotations
 
-import ctypes
+import os
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
-import pypdfium2
-import pypdfium2.raw as pdfium
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from agenticlu.core.errors import DocumentError
-from agenticlu.documents.formats import Parsed
-from agenticlu.documents.formats.pdf_fields import read_written
-from agenticlu.documents.formats.pdf_layout import order_words
-from agenticlu.documents.formats.pdf_text import TextBuilder
-from agenticlu.documents.formats.pdf_words import read_words
+from agenticlu.documents.confined import call
+from agenticlu.documents.formats import Parsed, name_of
+from agenticlu.documents.formats.pdf_pages import PagesRead
+from agenticlu.documents.formats.pdf_text import join_pages
 
-LEAST_IMAGE = 24.0
-"""Smaller images are bullets and rules, in points."""
-SCAN_SHARE = 0.8
-"""An image that covers more of the page is the scan that a text layer was made from."""
+PAGES = 100
+"""Pages that are read at a time: the limits on time and memory hold for each such part."""
+_MOST_AT_ONCE = 2
+ReadPages = Callable[[int, int], PagesRead]
+"""Takes the first page, from 0, and the most pages to be read."""
 
 
 def parse(data: bytes, source: str) -> Parsed:
@@ -29,42 +27,29 @@ def parse(data: bytes, source: str) -> Parsed:
     Raises:
         DocumentError: The file is encrypted or broken, or has no text layer.
     """
-    pdf = open_pdf(data, source)
-    builder = TextBuilder()
-    left_out: Counter[str] = Counter()
-    try:
-        num_pages = len(pdf)
-        _init_forms(pdf, left_out)
-        for index in range(num_pages):
-            left_out += _read_page(pdf, index, builder)
-        left_out["attached file"] += max(0, pdfium.FPDFDoc_GetAttachmentCount(pdf.raw))
-        title = str(pdf.get_metadata_value("Title") or "").strip() or None
-    finally:
-        pdf.close()
-    text, pages, places = builder.build()
-    left_out = +left_out
-    if not text:
-        raise _no_text(source, num_pages, left_out["broken page"])
-    return Parsed(text, title, pages, left_out, places)
+    function = "agenticlu.documents.formats.pdf_pages:read_pages"
+    read = partial(call, function, data, source, name=name_of(source), into=PagesRead)
+    return parse_by(read, source)
 
 
-def open_pdf(data: bytes, source: str) -> Any:
-    """Opens a PDF.
+def parse_by(read: ReadPages, source: str) -> Parsed:
+    """Reads a PDF by a function that reads some of its pages.
 
     Raises:
-        DocumentError: It is encrypted or broken.
+        DocumentError: The file is encrypted or broken, or has no text layer.
     """
-    try:
-        return pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        if "password" in str(error).lower():
-            raise DocumentError(
-                f"PDF {source!r} is encrypted.",
-                hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
-            ) from error
-        raise DocumentError(
-            f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
-        ) from error
+    parts = [read(0, PAGES)]
+    rest = range(PAGES, parts[0].num_pages, PAGES)
+    if rest:
+        with ThreadPoolExecutor(min(_MOST_AT_ONCE, os.cpu_count() or 1)) as pool:
+            parts += pool.map(lambda first: read(first, PAGES), rest)
+    left_out = sum((part.left_out for part in parts), Counter[str]())
+    if not any(part.text for part in parts):
+        raise _no_text(source, parts[0].num_pages, left_out["broken page"])
+    text, pages, places = join_pages(
+        *zip(*((part.text, part.spans, part.places) for part in parts), strict=True)
+    )
+    return Parsed(text, parts[0].title, pages, left_out, places)
 
 
 def _no_text(source: str, num_pages: int, num_broken: int) -> DocumentError:
@@ -77,69 +62,3 @@ def _no_text(source: str, num_pages: int, num_broken: int) -> DocumentError:
         f"PDF {source!r} has no text layer: its {num_pages} page(s) are images.",
         hint="Recognise the text first: ocrmypdf IN.pdf OUT.pdf",
     )
-
-
-def _init_forms(pdf: Any, left_out: Counter[str]) -> None:
-    kind = pdfium.FPDF_GetFormType(pdf.raw)
-    if kind == pdfium.FORMTYPE_NONE:
-        return
-    pdf.init_forms()
-    if kind == pdfium.FORMTYPE_XFA_FULL:
-        left_out["XFA form"] += 1
-
-
-def _read_page(pdf: Any, index: int, builder: TextBuilder) -> Counter[str]:
-    """Adds a page to the text; returns what it leaves out."""
-    left_out: Counter[str] = Counter()
-    try:
-        page = pdf[index]
-    except pypdfium2.PdfiumError:
-        builder.add_page((), (0, 0, 0, 0), 0)
-        return Counter({"broken page": 1})
-    try:
-        box, rotation = page.get_bbox(), page.get_rotation()
-        words, left_out["unknown glyph"] = _words(page)
-        shown = [word for word in words if _is_shown(word.box, box)]
-        left_out["word outside the page"] = len(words) - len(shown)
-        form = pdf.formenv.raw if pdf.formenv else None
-        written = read_written(page.raw, form)
-        lines = order_words(shown, written.values, written.blocks, written.notes)
-        left_out += written.left_out
-        builder.add_page(lines, box, rotation)
-        left_out += _count_images(page.raw, box, has_text=bool(lines))
-        return left_out
-    finally:
-        page.close()
-
-
-def _words(page: Any) -> Any:
-    textpage = pdfium.FPDFText_LoadPage(page.raw)
-    if not textpage:
-        return [], 0
-    try:
-        return read_words(textpage)
-    finally:
-        pdfium.FPDFText_ClosePage(textpage)
-
-
-def _is_shown(word: Sequence[float], page: Sequence[float]) -> bool:
-    return word[0] < page[2] and word[2] > page[0] and word[1] < page[3] and word[3] > page[1]
-
-
-def _count_images(page: Any, box: tuple[float, ...], *, has_text: bool) -> Counter[str]:
-    """Counts pictures; a page of pictures alone counts as a page without text."""
-    num_objects = pdfium.FPDFPage_CountObjects(page)
-    if not has_text:
-        return Counter({"page without text": int(num_objects > 0)})
-    sides = [ctypes.c_float() for _ in range(4)]
-    images = 0
-    for index in range(num_objects):
-        one = pdfium.FPDFPage_GetObject(page, index)
-        if pdfium.FPDFPageObj_GetType(one) != pdfium.FPDF_PAGEOBJ_IMAGE:
-            continue
-        pdfium.FPDFPageObj_GetBounds(one, *map(ctypes.byref, sides))
-        left, bottom, right, top = (side.value for side in sides)
-        width, height = right - left, top - bottom
-        whole = (box[2] - box[0]) * (box[3] - box[1])
-        images += min(width, height) >= LEAST_IMAGE and width * height <= SCAN_SHARE * whole
-    return Counter({"image": images})

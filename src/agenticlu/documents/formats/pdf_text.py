@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -21,7 +21,8 @@ WRAPPED = " "
 """Between the lines of a wrapped cell."""
 _HYPHENS = ("-", "\u00ad", "\u2010")
 _LATIN = re.compile(r"[^\W\d_]")
-_DIVIDED = re.compile(rf"(\w*){JOINED}(\w*)")
+_LONGEST = 40
+"""Characters of a word's half that are looked at."""
 
 
 class TextBuilder:
@@ -55,19 +56,33 @@ class TextBuilder:
         self._parts.append(text)
         self._length += len(text)
 
-    def build(self) -> tuple[str, tuple[Page, ...], Places]:
-        """Returns the text, its pages and the places of its words."""
-        text, words, pages = "".join(self._parts), join_words(self._words), self._pages
-        if JOINED in text:
-            text, gone = _join_divided(text)
-            words = words._replace(
-                starts=words.starts - np.searchsorted(gone, words.starts),
-                ends=words.ends - np.searchsorted(gone, words.ends),
-            )
-            shifts = np.searchsorted(gone, np.asarray(pages)).tolist()
-            pages = [(a - da, b - db) for (a, b), (da, db) in zip(pages, shifts, strict=True)]
-        numbered = (Page(number=i, start=a, end=b) for i, (a, b) in enumerate(pages, start=1))
-        return text, tuple(numbered), Places.of(words)
+    def build(self) -> tuple[str, list[tuple[int, int]], Places]:
+        """Returns the text, the spans of its pages and the places of its words."""
+        return "".join(self._parts), self._pages, Places.of(join_words(self._words))
+
+
+def join_pages(
+    texts: Sequence[str], spans: Sequence[Sequence[tuple[int, int]]], places: Sequence[Places]
+) -> tuple[str, tuple[Page, ...], Places]:
+    """Joins what several builders have made of successive pages, and the words divided in them."""
+    offsets = [0, *accumulate(map(len, texts))]
+    words = Places.joined(zip(places, offsets, strict=False)).words
+    text = "".join(texts)
+    pages = np.array([(a + o, b + o) for o, part in zip(offsets, spans, strict=False)
+                      for a, b in part], np.int64).reshape(-1, 2)  # fmt: skip
+    if JOINED in text:
+        text, gone = _join_divided(text)
+        words = words._replace(
+            starts=words.starts - np.searchsorted(gone, words.starts),
+            ends=words.ends - np.searchsorted(gone, words.ends),
+        )
+        pages = pages - np.searchsorted(gone, pages)
+    numbered = enumerate(pages.tolist(), start=1)
+    return (
+        text,
+        tuple(Page(number=i, start=a, end=b) for i, (a, b) in numbered),
+        Places.of(words),
+    )
 
 
 def _shown(boxes: Floats, box: Sequence[float], rotation: int) -> Floats:
@@ -92,14 +107,16 @@ def _join_divided(text: str) -> tuple[str, Ints]:
     parts: list[str] = []
     gone: list[int] = []
     end = 0
-    for match in _DIVIDED.finditer(text):
-        before, after = match.group(1).lower(), match.group(2).lower()
+    at = text.find(JOINED)
+    while at >= 0:
+        before = re.split(r"[\W_]", text[max(0, at - _LONGEST) : at])[-1].lower()
+        after = re.split(r"[\W_]", text[at + 1 : at + 1 + _LONGEST])[0].lower()
         keeps = before + after not in words and f"{before}-{after}" in words
-        at = match.end(1)
         parts += [text[end:at], "-" if keeps else ""]
         if not keeps:
             gone.append(at)
         end = at + 1
+        at = text.find(JOINED, end)
     parts.append(text[end:])
     return "".join(parts), np.asarray(gone, np.int64)
 

@@ -1,0 +1,149 @@
+"""Pages of PDF files, by their text layer, in reading order."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pypdfium2
+import pypdfium2.raw as pdfium
+
+from agenticlu.core.errors import DocumentError
+from agenticlu.core.records import without_lone_surrogates
+from agenticlu.documents.formats.pdf_fields import read_written
+from agenticlu.documents.formats.pdf_layout import order_words
+from agenticlu.documents.formats.pdf_text import TextBuilder
+from agenticlu.documents.formats.pdf_words import read_words
+from agenticlu.documents.rectangles import Places
+
+LEAST_IMAGE = 24.0
+"""Smaller images are bullets and rules, in points."""
+SCAN_SHARE = 0.8
+"""An image that covers more of the page is the scan that a text layer was made from."""
+
+
+@dataclass(frozen=True)
+class PagesRead:
+    """Some pages of a PDF."""
+
+    num_pages: int
+    """Of the whole file."""
+    title: str | None
+    text: str
+    spans: list[tuple[int, int]]
+    """Start and end of each page in the text."""
+    places: Places
+    left_out: Counter[str]
+
+
+def read_pages(data: bytes, source: str, first: int, most: int) -> PagesRead:
+    """Reads the text layer of at most `most` pages from page `first` (from 0) on.
+
+    Raises:
+        DocumentError: The file is encrypted or broken.
+    """
+    pdf = open_pdf(data, source)
+    builder = TextBuilder()
+    left_out: Counter[str] = Counter()
+    try:
+        num_pages = len(pdf)
+        if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
+            pdf.init_forms()
+        for index in range(first, min(first + most, num_pages)):
+            left_out += _read_page(pdf, index, builder)
+        if first == 0:
+            left_out += _count_unread(pdf)
+        title = without_lone_surrogates(str(pdf.get_metadata_value("Title") or "")).strip()
+    finally:
+        pdf.close()
+    return PagesRead(num_pages, title or None, *builder.build(), left_out=+left_out)
+
+
+def open_pdf(data: bytes, source: str) -> Any:
+    """Opens a PDF.
+
+    Raises:
+        DocumentError: It is encrypted or broken.
+    """
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise DocumentError(
+                f"PDF {source!r} is encrypted.",
+                hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
+            ) from error
+        raise DocumentError(
+            f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
+        ) from error
+
+
+def _count_unread(pdf: Any) -> Counter[str]:
+    """Counts what belongs to no page."""
+    is_dynamic = pdfium.FPDF_GetFormType(pdf.raw) == pdfium.FORMTYPE_XFA_FULL
+    return Counter(
+        {
+            "XFA form": int(is_dynamic),
+            "attached file": max(0, pdfium.FPDFDoc_GetAttachmentCount(pdf.raw)),
+        }
+    )
+
+
+def _read_page(pdf: Any, index: int, builder: TextBuilder) -> Counter[str]:
+    """Adds a page to the text; returns what it leaves out."""
+    left_out: Counter[str] = Counter()
+    try:
+        page = pdf[index]
+    except pypdfium2.PdfiumError:
+        builder.add_page((), (0, 0, 0, 0), 0)
+        return Counter({"broken page": 1})
+    try:
+        box, rotation = page.get_bbox(), page.get_rotation()
+        words, left_out["unknown glyph"] = _words(page)
+        shown = [word for word in words if _is_shown(word.box, box)]
+        left_out["word outside the page"] = len(words) - len(shown)
+        form = pdf.formenv.raw if pdf.formenv else None
+        written = read_written(page.raw, form)
+        lines = order_words(shown, written.values, written.blocks, written.notes)
+        left_out += written.left_out
+        builder.add_page(lines, box, rotation)
+        left_out += _count_images(page.raw, box, has_text=bool(lines))
+        return left_out
+    finally:
+        page.close()
+
+
+def _words(page: Any) -> Any:
+    textpage = pdfium.FPDFText_LoadPage(page.raw)
+    if not textpage:
+        return [], 0
+    try:
+        return read_words(textpage)
+    finally:
+        pdfium.FPDFText_ClosePage(textpage)
+
+
+def _is_shown(word: Sequence[float], page: Sequence[float]) -> bool:
+    return word[0] < page[2] and word[2] > page[0] and word[1] < page[3] and word[3] > page[1]
+
+
+def _count_images(page: Any, box: tuple[float, ...], *, has_text: bool) -> Counter[str]:
+    """Counts pictures; a page of pictures alone counts as a page without text."""
+    num_objects = pdfium.FPDFPage_CountObjects(page)
+    if not has_text:
+        return Counter({"page without text": int(num_objects > 0)})
+    sides = [ctypes.c_float() for _ in range(4)]
+    images = 0
+    for index in range(num_objects):
+        one = pdfium.FPDFPage_GetObject(page, index)
+        if pdfium.FPDFPageObj_GetType(one) != pdfium.FPDF_PAGEOBJ_IMAGE:
+            continue
+        pdfium.FPDFPageObj_GetBounds(one, *map(ctypes.byref, sides))
+        left, bottom, right, top = (side.value for side in sides)
+        width, height = right - left, top - bottom
+        whole = (box[2] - box[0]) * (box[3] - box[1])
+        images += min(width, height) >= LEAST_IMAGE and width * height <= SCAN_SHARE * whole
+    return Counter({"image": images})
