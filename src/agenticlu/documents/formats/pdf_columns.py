@@ -7,6 +7,7 @@ side of it together, or if both sides hold sentences; else the rows are those of
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -65,18 +66,20 @@ def find_columns(
         height: Of a usual line.
     """
     for end, free in _shared_gaps(rows, start, sides, height):
+        if start:  # gaps that go on above were tried there
+            free = [gap for gap in free if any(_meets(run, gap) for run in rows[start - 1])]
+        if not free:
+            continue
         first, last = _peel(rows, start, end, height)
         band = rows[first:last]
         gutters = _gutters(band, free, height)
-        if start:  # gaps that go on above were tried there
-            gutters = [one for one in gutters if any(_meets(run, one) for run in rows[start - 1])]
-        if not gutters:
-            continue
         written = [gutter for gutter in gutters if _is_written_apart(band, gutter)]
         runs = [run for row in band for run in row]
         if written and not _looks_like_table(band, split_columns(runs, written)):
             return first, last, written
-        if not written and _are_prose(split_columns(runs, gutters), row_groups(band, height)):
+        if not gutters or written:
+            continue
+        if _are_prose(split_columns(runs, gutters), row_groups(band, height)):
             return first, last, gutters
     return None
 
@@ -99,18 +102,23 @@ def _shared_gaps(
     rows: Sequence[Row], start: int, sides: Interval, height: float
 ) -> Iterator[tuple[int, list[Interval]]]:
     """Yields ends of bands from a row on, with the gaps that their rows share; longest first."""
+    left, right = sides
     free: list[Interval] = [sides]
     found: list[tuple[int, list[Interval]]] = []
     for end in range(start, len(rows)):
         rest = _subtract(free, rows[end], LEAST_GUTTER * height)
-        if end > start and any(not any(a <= c and d <= b for c, d in rest) for a, b in free):
+        if len(rest) < len(free) or any(
+            not any(a <= c and d <= b for c, d in rest) for a, b in free
+        ):
             found.append((end, free))
         free = rest
         if not free:
             break
     else:
         found.append((len(rows), free))
-    return reversed(found)
+    for end, gaps in reversed(found):
+        if inner := [(a, b) for a, b in gaps if a > left and b < right]:
+            yield end, inner
 
 
 def _gutters(rows: Sequence[Row], free: Sequence[Interval], height: float) -> list[Interval]:
@@ -169,8 +177,9 @@ def _subtract(free: Sequence[Interval], row: Row, least: float) -> list[Interval
 def split_columns(runs: Sequence[Run], gutters: Sequence[Interval]) -> list[list[Run]]:
     """Splits runs at gutters; a column may be empty."""
     columns: list[list[Run]] = [[] for _ in range(len(gutters) + 1)]
+    ends = [end - 0.01 for _, end in gutters]
     for run in runs:
-        columns[sum(run.u0 >= b - 0.01 for _, b in gutters)].append(run)
+        columns[bisect_right(ends, run.u0)].append(run)
     return columns
 
 
