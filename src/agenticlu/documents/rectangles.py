@@ -45,6 +45,31 @@ class Words(NamedTuple):
     boxes: Floats
     """Left, top, right, bottom as in `Rectangle` ([words, 4])."""
 
+    @classmethod
+    def of(
+        cls,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        lines: Sequence[int],
+        boxes: Sequence[Sequence[float]],
+    ) -> Words:
+        """Makes arrays of sequences."""
+        return cls(
+            np.array(starts, np.int64),
+            np.array(ends, np.int64),
+            np.array(lines, np.int64),
+            np.array(boxes, np.float64).reshape(-1, 4),
+        )
+
+    def where(self, among: NDArray[np.bool_]) -> Words:
+        """Returns some of the words."""
+        starts, ends, lines, boxes = self
+        return Words(starts[among], ends[among], lines[among], boxes[among])
+
+    def moved(self, offset: int) -> Words:
+        """Returns the words of the text with so many characters before it."""
+        return self._replace(starts=self.starts + offset, ends=self.ends + offset)
+
 
 @dataclass(frozen=True, eq=False)
 class Places:
@@ -87,11 +112,7 @@ class Places:
     @classmethod
     def joined(cls, parts: Iterable[tuple[Places, int]]) -> Places:
         """Joins the places of texts, each with its offset in the joined text, ascending."""
-        shifted = [
-            words._replace(starts=words.starts + offset, ends=words.ends + offset)
-            for words, offset in ((part.words, offset) for part, offset in parts)
-        ]
-        return cls.of(join_words(shifted))
+        return cls.of(join_words([part.words.moved(offset) for part, offset in parts]))
 
     def __eq__(self, other: object) -> bool:
         """Places follow from the text's source: they do not tell two documents apart."""
@@ -103,8 +124,7 @@ class Places:
 def join_words(parts: Sequence[Words]) -> Words:
     """Joins the words of texts that follow each other."""
     if not parts:
-        none = np.zeros(0, np.int64)
-        return Words(none, none, none, np.zeros((0, 4)))
+        return Words.of((), (), (), ())
     return Words(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 

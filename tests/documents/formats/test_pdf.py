@@ -37,7 +37,7 @@ TITLE = "A history of the mills of the valley and of their people, told again"
 
 def parse(data: bytes, source: str) -> Parsed:
     """Reads a PDF in this process."""
-    return pdf.parse_by(partial(read_pages, data, source), source)
+    return pdf.join_parts(pdf.read_all(partial(read_pages, data, source)), source)
 
 
 def flat(parsed: Parsed) -> str:

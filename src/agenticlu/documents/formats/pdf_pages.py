@@ -23,6 +23,10 @@ LEAST_IMAGE = 24.0
 """Smaller images are bullets and rules, in points."""
 SCAN_SHARE = 0.8
 """An image that covers more of the page is the scan that a text layer was made from."""
+LEAST_SCAN, LEAST_CHARS = 0.5, 100
+"""A page with so large an image and so few characters is a scan with a stamp or a page number."""
+UNKNOWN_SHARE = 0.2
+"""A page with more unknown glyphs among its characters cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,16 @@ class PagesRead:
 
     num_pages: int
     """Of the whole file."""
+    first: int
+    """The first of these pages, from 0."""
     title: str | None
     text: str
     spans: list[tuple[int, int]]
     """Start and end of each page in the text."""
     places: Places
     left_out: Counter[str]
+    unreadable: dict[int, Counter[str]]
+    """Pages (from 0) that a picture of them says more of, with what their text lacks."""
 
 
 def read_pages(data: bytes, source: str, first: int, most: int) -> PagesRead:
@@ -48,18 +56,44 @@ def read_pages(data: bytes, source: str, first: int, most: int) -> PagesRead:
     pdf = open_pdf(data, source)
     builder = TextBuilder()
     left_out: Counter[str] = Counter()
+    unreadable: dict[int, Counter[str]] = {}
     try:
         num_pages = len(pdf)
         if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
             pdf.init_forms()
         for index in range(first, min(first + most, num_pages)):
-            left_out += _read_page(pdf, index, builder)
+            page_left_out, is_unreadable = _read_page(pdf, index, builder)
+            left_out += page_left_out
+            if is_unreadable:
+                unreadable[index] = page_left_out
         if first == 0:
             left_out += _count_unread(pdf)
         title = without_lone_surrogates(str(pdf.get_metadata_value("Title") or "")).strip()
     finally:
         pdf.close()
-    return PagesRead(num_pages, title or None, *builder.build(), left_out=+left_out)
+    return PagesRead(
+        num_pages, first, title or None, *builder.build(), left_out=+left_out, unreadable=unreadable
+    )
+
+
+def render_page(data: bytes, source: str, index: int, dots_per_point: float) -> bytes:
+    """Draws a page as it is shown, with what is filled in, as a grey picture (PGM).
+
+    Raises:
+        DocumentError: The page is broken.
+    """
+    pdf = open_pdf(data, source)
+    try:
+        if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
+            pdf.init_forms()
+        bitmap = pdf[index].render(scale=dots_per_point, grayscale=True)
+        rows = bitmap.to_numpy().reshape(bitmap.height, -1)[:, : bitmap.width]
+        header = b"P5 %d %d 255\n" % (bitmap.width, bitmap.height)
+        return header + bytes(rows.tobytes())
+    except pypdfium2.PdfiumError as error:
+        raise DocumentError(f"Page {index + 1} of PDF {source!r} is broken: {error}") from error
+    finally:
+        pdf.close()
 
 
 def open_pdf(data: bytes, source: str) -> Any:
@@ -92,14 +126,14 @@ def _count_unread(pdf: Any) -> Counter[str]:
     )
 
 
-def _read_page(pdf: Any, index: int, builder: TextBuilder) -> Counter[str]:
-    """Adds a page to the text; returns what it leaves out."""
+def _read_page(pdf: Any, index: int, builder: TextBuilder) -> tuple[Counter[str], bool]:
+    """Adds a page to the text; returns what it leaves out, and whether it is unreadable."""
     left_out: Counter[str] = Counter()
     try:
         page = pdf[index]
     except pypdfium2.PdfiumError:
         builder.add_page((), (0, 0, 0, 0), 0)
-        return Counter({"broken page": 1})
+        return Counter({"broken page": 1}), False
     try:
         box, rotation = page.get_bbox(), page.get_rotation()
         words, left_out["unknown glyph"] = _words(page)
@@ -110,8 +144,17 @@ def _read_page(pdf: Any, index: int, builder: TextBuilder) -> Counter[str]:
         lines = order_words(shown, written.values, written.blocks, written.notes)
         left_out += written.left_out
         builder.add_page(lines, box, rotation)
-        left_out += _count_images(page.raw, box, has_text=bool(lines))
-        return left_out
+        images, scan_share = _measure_images(page.raw, box)
+        size = sum(len(word.text) for word in shown)
+        if lines:
+            left_out["image"] += images
+        else:
+            num_objects = pdfium.FPDFPage_CountObjects(page.raw)
+            left_out["page without text"] = int(num_objects > 0)
+        is_scan = bool(lines) and scan_share > LEAST_SCAN and size < LEAST_CHARS
+        left_out["scanned page"] = int(is_scan)
+        is_unreadable = is_scan or left_out["page without text"] > 0
+        return +left_out, is_unreadable or left_out["unknown glyph"] > UNKNOWN_SHARE * size
     finally:
         page.close()
 
@@ -130,20 +173,19 @@ def _is_shown(word: Sequence[float], page: Sequence[float]) -> bool:
     return word[0] < page[2] and word[2] > page[0] and word[1] < page[3] and word[3] > page[1]
 
 
-def _count_images(page: Any, box: tuple[float, ...], *, has_text: bool) -> Counter[str]:
-    """Counts pictures; a page of pictures alone counts as a page without text."""
-    num_objects = pdfium.FPDFPage_CountObjects(page)
-    if not has_text:
-        return Counter({"page without text": int(num_objects > 0)})
+def _measure_images(page: Any, box: tuple[float, ...]) -> tuple[int, float]:
+    """Counts pictures; returns the share of the page that the largest covers, too."""
     sides = [ctypes.c_float() for _ in range(4)]
-    images = 0
-    for index in range(num_objects):
+    whole = max((box[2] - box[0]) * (box[3] - box[1]), 1.0)
+    images, largest = 0, 0.0
+    for index in range(pdfium.FPDFPage_CountObjects(page)):
         one = pdfium.FPDFPage_GetObject(page, index)
         if pdfium.FPDFPageObj_GetType(one) != pdfium.FPDF_PAGEOBJ_IMAGE:
             continue
         pdfium.FPDFPageObj_GetBounds(one, *map(ctypes.byref, sides))
         left, bottom, right, top = (side.value for side in sides)
         width, height = right - left, top - bottom
-        whole = (box[2] - box[0]) * (box[3] - box[1])
-        images += min(width, height) >= LEAST_IMAGE and width * height <= SCAN_SHARE * whole
-    return Counter({"image": images})
+        share = width * height / whole
+        largest = max(largest, share)
+        images += min(width, height) >= LEAST_IMAGE and share <= SCAN_SHARE
+    return images, largest

@@ -47,11 +47,9 @@ class TextBuilder:
             page.add(number, line)
         text = f"{''.join(page.parts)}\n\n" if page.parts else ""
         if page.starts:
-            starts, ends, numbers = (
-                np.array(values, np.int64) for values in (page.starts, page.ends, page.lines)
-            )
-            boxes = _shown(np.asarray(page.boxes, np.float64), box, rotation)
-            self._words.append(Words(starts + self._length, ends + self._length, numbers, boxes))
+            words = Words.of(page.starts, page.ends, page.lines, page.boxes)
+            boxes = _shown(words.boxes, box, rotation)
+            self._words.append(words.moved(self._length)._replace(boxes=boxes))
         self._pages.append((self._length, self._length + len(text)))
         self._parts.append(text)
         self._length += len(text)
