@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agenticlu.dialogue.steps import load_profile
     from agenticlu.documents import load_document, split
     from agenticlu.documents.citations import Citation
+    from agenticlu.documents.rectangles import Rectangle, rectangles_of
     from agenticlu.documents.tokens import load_tokenizer
     from agenticlu.engines import load_engine
     from agenticlu.search.store import Store
@@ -35,6 +36,7 @@ _HOMES = {
     "Document": "core.records",
     "Question": "core.records",
     "Reader": "dialogue.api",
+    "Rectangle": "documents.rectangles",
     "Store": "search.store",
     "ask": "dialogue.api",
     "ask_async": "dialogue.api",
@@ -43,6 +45,7 @@ _HOMES = {
     "load_engine": "engines",
     "load_profile": "dialogue.steps",
     "load_tokenizer": "documents.tokens",
+    "rectangles_of": "documents.rectangles",
     "split": "documents",
 }
 
@@ -53,6 +56,7 @@ __all__ = [
     "Document",
     "Question",
     "Reader",
+    "Rectangle",
     "Store",
     "__version__",
     "ask",
@@ -62,6 +66,7 @@ __all__ = [
     "load_engine",
     "load_profile",
     "load_tokenizer",
+    "rectangles_of",
     "split",
 ]
 

@@ -96,6 +96,8 @@ class ReadingLimits:
     """As they are on disk, and again of their text."""
     allow_private: bool = False
     """Whether an address may redirect into private networks."""
+    ocr: str = ""
+    """Languages in which Tesseract may recognise pages that are pictures; empty: not at all."""
 
     def check(self, *, num_files: int = 0, num_bytes: int = 0) -> None:
         """Counts files, or bytes.

@@ -389,11 +389,16 @@ class ReadingSettings(Settings):
     """Most MiB that the files read as one may take."""
     allow_private: bool = False
     """Let an address redirect into private networks."""
+    ocr: bool = False
+    """Recognise the text of PDF pages that are pictures (needs Tesseract)."""
+    ocr_languages: str = "eng"
+    """Tesseract's names of the languages of such pages, such as deu+eng."""
 
     @property
     def limits(self) -> ReadingLimits:
         """The same for the library."""
-        return ReadingLimits(self.max_files, self.max_mib, self.allow_private)
+        ocr = self.ocr_languages if self.ocr else ""
+        return ReadingLimits(self.max_files, self.max_mib, self.allow_private, ocr)
 
 
 class JsonSettings(Settings):

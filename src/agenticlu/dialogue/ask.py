@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from agenticlu.core.errors import BudgetExceededError, DocumentTooLongError
 from agenticlu.core.records import (
     Document,
+    Page,
     Piece,
     Question,
     Turn,
@@ -390,7 +391,14 @@ class _Asking:
                 of = f" of {name}" if document.parts else ""
                 self.notes.append(
                     f"{len(blank)} of {len(pages)} pages{of} have no text layer and were not read: "
-                    f"{listed}."
+                    f"{listed}. --ocr recognises pages that are pictures."
+                )
+            unknown = [page.number for page in pages if self._is_unknown(page)]
+            if unknown:
+                of = f" of {name}" if document.parts else ""
+                self.notes.append(
+                    f"The file does not say which characters most glyphs of {len(unknown)} pages"
+                    f"{of} are ({', '.join(map(str, unknown[:8]))}). --ocr recognises them."
                 )
         if document.unread:
             total = len(document.unread) + len(document.parts)
@@ -399,6 +407,10 @@ class _Asking:
             self.notes.append(
                 f"{len(document.unread)} of {total} files were not read: {named}{more}."
             )
+
+    def _is_unknown(self, page: Page) -> bool:
+        text = self.document.text[page.start : page.end]
+        return text.count("\ufffd") > 0.2 * len(text)
 
     def _note_quotes(self, said: Sequence[str], citations: Sequence[Citation]) -> None:
         """Notes when the statement is found in another paragraph, or nowhere."""

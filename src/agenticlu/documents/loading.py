@@ -38,7 +38,8 @@ def load_document(
     Args:
         source: A path, an http(s) address, '-' for standard input, a folder, a pattern such as
             'reports/*.pdf', or a list of these.
-        limits: Most files and bytes, and where addresses may lead; None for the default.
+        limits: Most files and bytes, where addresses may lead, and whether pages that are pictures
+            are recognised; None for the default.
 
     Raises:
         DocumentError: A file is missing, empty, binary, encrypted or broken, in no known encoding,
@@ -93,7 +94,7 @@ def load_source(source: str, limits: ReadingLimits) -> Document:
         data, shown = _read_bytes(source), source
     if not data.strip(b" \t\r\n\f\v\x00"):
         raise DocumentError(f"{name_of(shown)} is empty.", hint="Give a document with text in it.")
-    parsed = parse(data, shown)
+    parsed = parse(data, shown, limits.ocr)
     if not parsed.text.strip():
         raise DocumentError(f"{name_of(shown)} contains no text.")
     return Document.of(

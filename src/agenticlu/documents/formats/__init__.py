@@ -40,6 +40,8 @@ class Format:
     confined: bool = True
     """Whether it is parsed in a process of its own, with limits. What is read as it stands, without
     a library, needs none; PDFs are read by several."""
+    recognises: bool = False
+    """Whether `parse` also takes the languages of pages that are pictures."""
 
 
 def _is_pdf(data: bytes, ending: str) -> bool:
@@ -58,7 +60,7 @@ def _is_flat_odf(data: bytes, ending: str) -> bool:
 
 
 FORMATS = (
-    Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf", False),
+    Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf", False, True),
     Format(
         "docx, pptx, xlsx, odt, ods, odp, epub",
         lambda data, _: data.startswith(b"PK\x03\x04"),
@@ -77,8 +79,13 @@ FORMATS = (
 """The first format that matches reads a document."""
 
 
-def parse(data: bytes, source: str) -> Parsed:
+def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
     """Reads a document in the first format that matches.
+
+    Args:
+        data: The file.
+        source: Its name.
+        ocr: Languages in which pages are recognised that are pictures; empty: not at all.
 
     Raises:
         DocumentError: The file is binary, encrypted or broken, in no known encoding, or takes more
@@ -89,6 +96,9 @@ def parse(data: bytes, source: str) -> Parsed:
     if found.confined:
         function = f"{__name__}:parse_as"
         return call(function, data, found.module, source, name=name_of(source), into=Parsed)
+    if found.recognises:
+        parsed: Parsed = importlib.import_module(found.module).parse(data, source, ocr)
+        return parsed
     return parse_as(data, found.module, source)
 
 
