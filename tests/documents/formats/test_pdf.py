@@ -242,6 +242,13 @@ def test_ligatures_and_shapes_are_letters() -> None:
     assert read(make_pdf([page], objects)) == "office"
 
 
+def test_accents_before_their_letters_are_joined_to_them() -> None:
+    page, objects = glyphs(list("L¨oser caf´e ¨q"))
+    assert read(make_pdf([page], objects)) == "Löser café ¨q"
+    shown = show(72, 700, "Die Uberschrift der Mu hle") + "BT /F1 12 Tf 97.5 702 Td (\xa8) Tj ET"
+    assert read(make_pdf([shown])) == "Die Überschrift der Mu hle"
+
+
 def test_glyphs_without_a_character_are_marked_and_counted() -> None:
     page, objects = glyphs(["", "", "\ue123"])
     parsed = parse(make_pdf([page, show(72, 700, "Plain.")], objects), "a.pdf")

@@ -38,6 +38,14 @@ _SYMBOLS = {
     "\uf06f": "o",
 }
 """Bullets of the Symbol and Wingdings fonts, which have no other code."""
+_ACCENTS = {
+    "¨": "\u0308", "´": "\u0301", "ˆ": "\u0302", "˜": "\u0303", "ˇ": "\u030c", "˚": "\u030a",
+    "˘": "\u0306", "˙": "\u0307", "¯": "\u0304",
+}  # fmt: skip
+"""Accents that older TeX sets as glyphs of their own, before their letters."""
+_ACCENT_REACH = 30
+"""Words before and after an accent among which its letter is looked for."""
+_ACCENTED = re.compile(f"([{''.join(_ACCENTS)}])([^\\W\\d_])")
 _DIGITS = re.compile(r"\d+$")
 Frame = Literal["right", "up", "down", "left"]
 """Where text runs to, in the page's own coordinates; vertical writing runs down."""
@@ -101,6 +109,7 @@ def read_words(textpage: Any) -> Words:
             (codes[ends] == ord(HYPHEN_AT_LINE_END)).tolist(),
         )
     )
+    _place_accents(textpage, words, spans)
     odd = np.logical_or.reduceat(np.append(_is_odd(codes), False), np.array(spans).ravel())[::2]
     unknown = 0
     for i in np.flatnonzero(odd | is_small | (heights[2] < 0.5) | np.array(is_unknown)).tolist():
@@ -109,7 +118,30 @@ def read_words(textpage: Any) -> Words:
     is_tall = (heights[2] > 1.6 * np.maximum(heights[0], heights[1])) & (ends - starts > 1)
     for i in np.flatnonzero(is_tall).tolist()[::-1]:
         words[i : i + 1] = _split_rows(textpage, words[i], *spans[i])
-    return Words(words, unknown)
+    return Words([word for word in words if word.text], unknown)
+
+
+def _place_accents(textpage: Any, words: list[Word], spans: Sequence[tuple[int, int]]) -> None:
+    """Joins accents that pdfium gives as words to the letters that they stand above."""
+    for i, accent in enumerate(words):
+        if accent.text not in _ACCENTS:
+            continue
+        left, bottom, right, top = accent.box
+        middle, height = (left + right) / 2, top - bottom
+        for j in range(max(0, i - _ACCENT_REACH), min(len(words), i + _ACCENT_REACH)):
+            word = words[j]
+            a, b, c, d = word.box
+            if i == j or not (a <= middle <= c and abs(b + d - bottom - top) < height):
+                continue
+            if len(word.text) != spans[j][1] - spans[j][0]:
+                continue
+            boxes = _boxes(textpage, range(*spans[j]))
+            at = int(np.abs((boxes[:, 0] + boxes[:, 2]) / 2 - middle).argmin())
+            composed = _ACCENTED.sub(_accented, accent.text + word.text[at])
+            if len(composed) == 1:
+                words[j] = word._replace(text=word.text[:at] + composed + word.text[at + 1 :])
+                words[i] = accent._replace(text="")
+                break
 
 
 def _split_rows(textpage: Any, word: Word, start: int, end: int) -> list[Word]:
@@ -135,14 +167,21 @@ def _split_rows(textpage: Any, word: Word, start: int, end: int) -> list[Word]:
 
 
 def _is_odd(codes: np.ndarray) -> np.ndarray:
-    """Tells characters that need a closer look: controls, right to left, glyphs, private use."""
+    """Tells characters that need a closer look: controls, glyphs, accents, right to left."""
     return (
         (codes < 32)
         | ((codes >= 0x7F) & (codes < 0xA0))
         | ((codes >= 0x590) & (codes < 0x900))
         | ((codes >= 0xE000) & (codes < 0xF900))
         | ((codes >= 0xFB00) & (codes < 0xFF00))
+        | np.isin(codes, [ord(accent) for accent in _ACCENTS])
     )
+
+
+def _accented(match: re.Match[str]) -> str:
+    letter = match.group(2).replace("ı", "i")
+    composed = unicodedata.normalize("NFC", letter + _ACCENTS[match.group(1)])
+    return composed if len(composed) == 1 else match.group()
 
 
 def _mend(textpage: Any, word: Word, start: int, end: int) -> tuple[Word, int]:
@@ -157,6 +196,7 @@ def _mend(textpage: Any, word: Word, start: int, end: int) -> tuple[Word, int]:
         token, unknown = _mark_unknown(textpage, token, start)
     token = _mark_power(textpage, token, start)
     token = _PRESENTATION.sub(lambda m: unicodedata.normalize("NFKC", m.group()), token)
+    token = _ACCENTED.sub(_accented, token)
     return word._replace(text=token, box=box, frame=frame, rtl=rtl), unknown
 
 
