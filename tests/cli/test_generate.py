@@ -89,7 +89,7 @@ def test_the_stages_meet_through_files(corpus: str, tmp_path: Path):
     croissant = json.loads((tmp_path / "data" / "croissant.json").read_text())
     assert {f["contentUrl"] for f in croissant["distribution"]} == {
         f"{kind}/{part}.parquet"
-        for kind in ("plain", "sft", "preference")
+        for kind in ("plain", "sft", "preference", "distill")
         for part in ("train", "validation")
     } | {"questions/validation.parquet"}
     profile = str(tmp_path / "words.toml")
@@ -121,7 +121,7 @@ def test_the_data_set_can_be_built_twice_to_the_same_bytes(corpus: str, tmp_path
     for name in ("a", "b"):
         assert call("dataset", "build", run, "--out", str(tmp_path / name)).exit_code == 0
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 10
+    assert len(files) == 12
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,31 @@ def test_every_reply_of_a_plain_conversation_is_a_target(tmp_path: Path):
         assert row["has_check"] == (sft[key]["has_check"] and not row["cut"])
 
 
+def test_lessons_show_the_evidence_of_the_right_path(many: Path, tmp_path: Path):
+    """Right and wrong conversations alike, over the document and beside it the evidence alone."""
+    build(many, tmp_path / "two", validation=0)
+    rows = rows_of(tmp_path / "two", "distill")["train"]
+    assert Counter(row["question_id"] for row in rows).most_common()[-1][1] == 2
+    assert {row["score"] for row in rows} == {0.0, 1.0}
+    for row in rows:
+        replies = [i for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
+        assert row["targets"] == replies
+        opening = next(m["content"] for m in row["messages"] if m["role"] == "user")
+        shown = re.findall(r"<para (\d+)>.*?</para \1>", row["evidence"], re.DOTALL)
+        assert shown == ["1"], "what the right path kept"
+        evidence, rest = row["evidence"].split("</para 1>")
+        assert evidence in opening
+        assert opening.endswith(rest), "the question and the request are the same"
+    build(many, tmp_path / "none", lessons=0)
+    assert rows_of(tmp_path / "none", "distill") == {}
+    wrong = tree(node("a", 0.0), question=asked(0), document=story(0))
+    right = tree(node("a", 1.0), question=asked(1), document=story(0))
+    run = make_run(tmp_path / "run", [(story(0), wrong), (story(0), right)])
+    build(run, tmp_path / "wrong")
+    found = rows_of(tmp_path / "wrong", "distill")["train"]
+    assert [row["question_id"] for row in found] == ["q1"], "no right path, no evidence"
+
+
 def test_every_question_about_held_out_documents_is_a_corpus(many: Path, tmp_path: Path):
     """Also those that were not answered right: an evaluation without them would flatter."""
     build(many, tmp_path, validation=0.3)
@@ -216,7 +242,7 @@ def test_no_rows_make_no_file(tmp_path: Path):
     summary = build(run, tmp_path / "out")
     assert summary.rows["preference"] == {"train": 0, "validation": 0}
     files = [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")]
-    assert sorted(files) == ["plain/train.parquet", "sft/train.parquet"]
+    assert sorted(files) == [f"{kind}/train.parquet" for kind in ("distill", "plain", "sft")]
     assert summary.warnings(0.1) == ["No document is held out: there is one document."]
 
 

@@ -222,7 +222,7 @@ def test_the_header_names_the_files_that_there_are(run: Path, tmp_path: Path):
         for file in config["data_files"]:
             assert (tmp_path / "data" / file["path"]).is_file()
     assert [config["config_name"] for config in header["configs"]] == [
-        *("plain", "sft", "preference", "questions"),
+        *("plain", "sft", "preference", "distill", "questions"),
     ]
     assert [c["config_name"] for c in header["configs"] if c.get("default")] == ["plain"]
 
@@ -231,11 +231,11 @@ def test_a_kind_without_rows_is_no_config(tmp_path: Path):
     both = tree(node("a", 1.0), node("b", 1.0, ordinal=1), question=asked(0), document=story(0))
     made = make_run(tmp_path / "run", [(story(0), both)])
     write(made, tmp_path / "data")
-    plain, sft = (
+    plain, sft, distill = (
         {"config_name": kind, "data_files": [{"split": "train", "path": f"{kind}/train.parquet"}]}
-        for kind in ("plain", "sft")
+        for kind in ("plain", "sft", "distill")
     )
-    assert header_of(tmp_path / "data")["configs"] == [plain | {"default": True}, sft]
+    assert header_of(tmp_path / "data")["configs"] == [plain | {"default": True}, sft, distill]
     assert "license" not in header_of(tmp_path / "data")
 
 
@@ -344,7 +344,7 @@ def test_every_file_and_column_is_described_as_it_is(data: Path):
     assert described["license"] == "mit"
     files = {file["@id"]: file for file in described["distribution"]}
     assert set(files) == {p.relative_to(data).as_posix() for p in data.rglob("*.parquet")}
-    assert len(files) == 7
+    assert len(files) == 9
     for name, file in files.items():
         content = (data / name).read_bytes()
         assert file["sha256"] == hashlib.sha256(content).hexdigest()

@@ -80,6 +80,7 @@ def test_a_build_writes_its_files_and_tells_what_is_missing(built: Path, run: Pa
     assert names_in(built) == {
         *("README.md", "croissant.json", "summary.json", "sft/train.parquet"),
         *("plain/train.parquet", "plain/validation.parquet", "questions/validation.parquet"),
+        *("distill/train.parquet", "distill/validation.parquet"),
         *("sft/validation.parquet", "preference/train.parquet", "preference/validation.parquet"),
     }
     done = call("dataset", "build", run, "--out", tmp_path / "data", "--json")

@@ -111,7 +111,7 @@ FILES = {
     "questions/validation.parquet",
     *(
         f"{kind}/{split}.parquet"
-        for kind in ("plain", "preference")
+        for kind in ("plain", "preference", "distill")
         for split in ("train", "validation")
     ),
 }
@@ -138,12 +138,12 @@ def test_a_push_that_broke_off_sends_only_what_is_missing(hub: FakeHub, data: Pa
     assert caught.value.hint is not None
     assert caught.value.hint.endswith(f"agenticlu dataset push {data} me/traces --public")
     arrived = set(hub.objects)
-    assert 0 < len(arrived) < 7
+    assert 0 < len(arrived) < 9
     assert hub.commits == []
     hub.refuse_put, first = None, len(hub.sent)
     push(data, "me/traces", private=False)
     assert not set(hub.sent[first:]) & arrived
-    assert len(hub.sent[first:]) == 7 - len(arrived)
+    assert len(hub.sent[first:]) == 9 - len(arrived)
     assert hub.repositories["me/traces"] == content(data)
 
 
@@ -169,7 +169,7 @@ def test_a_push_over_an_older_data_set_leaves_none_of_its_rows(
     check_push("me/traces", MIT)
     push(tmp_path / "small", "me/traces", private=True)
     left = {*FILES, "LICENSE"} - {name for name in FILES if name.startswith("preference")}
-    of_one = {f"{kind}/validation.parquet" for kind in ("sft", "plain", "questions")}
+    of_one = {f"{kind}/validation.parquet" for kind in ("sft", "plain", "distill", "questions")}
     assert set(hub.repositories["me/traces"]) == left - of_one
 
 

@@ -89,6 +89,27 @@ def test_each_round_begins_from_what_the_last_one_taught(tmp_path: Path) -> None
     assert held_out == {str(tmp_path / "round-1" / "data" / "questions")}, "the same questions"
 
 
+@pytest.mark.parametrize(
+    ("then", "argv"),
+    [
+        ("dpo", ("train", "dpo", "D/data", "--sft", "D/sft", "--out", "D/dpo")),
+        ("distill", ("train", "distill", "D/data", "--model", "D/sft", "--out", "D/distill")),
+        ("none", None),
+    ],
+)
+def test_the_stage_after_fine_tuning(
+    then: str, argv: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    plan = LoopPlan("c.jsonl", "base", tmp_path, then=then)
+    stages = build_stages(plan)
+    trained = [one for one in stages if one.argv()[0] == "train"]
+    assert len(trained) == (1 if argv is None else 2)
+    assert all((one.skip() is None) == (one.argv()[1] == "sft") for one in trained)
+    if argv is not None:
+        folder = str(tmp_path / "round-1")
+        assert trained[1].argv() == tuple(word.replace("D/", f"{folder}/") for word in argv)
+
+
 def test_what_is_missing_is_said(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--model"):
         call("loop", corpus, "--out", tmp_path / "x")

@@ -141,7 +141,7 @@ def write_rows(
         return {"role": role, "content": content}
 
     for split, number in (("train", documents), ("validation", 1)):
-        sft, pairs = [], []
+        sft, pairs, lessons = [], [], []
         for document in range(number):
             prompt = [say("system", "Read."), say("user", f"{text(words)} Question: where?")]
             for _ in range(traces):
@@ -157,7 +157,8 @@ def write_rows(
                     "chosen": [say("assistant", text(5))],
                     "rejected": [say("assistant", text(6))],
                 })  # fmt: skip
-        for name, rows in (("sft", sft), ("preference", pairs)):
+                lessons.append({**sft[-1], "evidence": f"{text(words // 4)} Question: where?"})
+        for name, rows in (("sft", sft), ("preference", pairs), ("distill", lessons)):
             (folder / name).mkdir(parents=True, exist_ok=True)
             path = folder / name / f"{split}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))

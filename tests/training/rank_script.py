@@ -100,7 +100,7 @@ def run_config(text: str, folder: Path, number: int) -> None:
         return
     run.load_rows()
     run.load_model()
-    if run.config.stage == "dpo":
+    if run.config.stage != "sft":
         run.load_reference()
     kept = {}
 

@@ -81,7 +81,7 @@ def first_gradient(config) -> dict[str, torch.Tensor]:
     run = Run(config)
     run.load_rows()
     run.load_model()
-    if config.stage == "dpo":
+    if config.stage != "sft":
         run.load_reference()
     kept = {}
 
@@ -103,7 +103,7 @@ def gradient_tasks(rows, folder: Path, out: Path) -> tuple[list[str], list[dict]
     """First steps on two ranks, every way, and the gradient one process has for each."""
     settings = {"precision": "fp64", "validation_rows": 0, "clip": 1e6}
     texts, expected = [], []
-    for stage in ("sft", "dpo"):
+    for stage in ("sft", "dpo", "distill"):
         config = config_of(stage, rows, folder, out / stage, **settings)
         gradient = first_gradient(config)
         for mode in (None, "ulysses", "gather", "ring"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from agenticlu.cli.options import operand, require, settings_command
 from agenticlu.core.config import Resolved
@@ -39,6 +39,8 @@ class LoopSettings(Settings):
     """Rounds of a dialogue, in search and evaluation. Default: that of agenticlu generate."""
     piece_tokens: Annotated[int, Spelling(metavar="N")] | None = None
     """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
+    then: Literal["dpo", "distill", "none"] = "dpo"
+    """Stage after fine-tuning: preferences, distillation from evidence, or none."""
     preset: str | None = None
     """Preset of agenticlu train, such as lora."""
     dry_run: bool = False
@@ -96,6 +98,7 @@ def _build_plan(settings: LoopSettings, corpus: str) -> LoopPlan:
         rounds=settings.rounds,
         held_out=settings.held_out,
         lengths=settings.lengths,
+        then=settings.then,
         search=_flags(
             limit=settings.limit,
             branching=settings.branching,

@@ -1,4 +1,4 @@
-"""`agenticlu train`: fine-tunes on traces (SFT), then on pairs (DPO); or plans either."""
+"""`agenticlu train`: SFT on traces, then DPO on pairs or distillation; or plans one of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FOR_DPO = ("sft", "from")
 
 @click.group("train", context_settings=CONTEXT)
 def command() -> None:
-    """Fine-tune on traces (sft), then on preference pairs (dpo).
+    """Fine-tune on traces (sft), then on preference pairs (dpo) or evidence (distill).
 
     All traces of a document are trained in one pass over one shared prefix, with the gradients of
     separate training. Run the same command again to resume.
@@ -103,6 +103,16 @@ def dpo(resolved: Resolved[TrainSettings], dataset: str) -> None:
             hint="agenticlu train sft DATASET --model MODEL --out DIR; or --from MODEL.",
         )
     _run("dpo", settings, dataset, str(run))
+
+
+@_train_command("distill", ("stage", *FOR_PLANS, *FOR_DPO))
+def distill(resolved: Resolved[TrainSettings], dataset: str) -> None:
+    """Teach a model over whole documents what it says over the evidence alone.
+
+    DATASET/distill holds its replies over whole documents and the evidence for each; at every token
+    it learns to be as sure as when it reads nothing else.
+    """
+    _run("distill", resolved.values, dataset, resolved.values.model)
 
 
 @_train_command(None, ("dry_run", *FOR_DPO), refine=_plan_tables)

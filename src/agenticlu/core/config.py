@@ -59,7 +59,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "generate": ("merge", "replay", "controls"),
     "status": (),
     "dataset": ("build", "import", "push"),
-    "train": ("sft", "dpo", "plan"),
+    "train": ("sft", "dpo", "distill", "plan"),
     "eval": ("table", "score", "collect", "judge", "cite", "recall", "rows"),
     "loop": (),
     "report": (),

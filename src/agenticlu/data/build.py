@@ -26,6 +26,7 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import Document, Piece, Tree
 from agenticlu.data.corpus import corpus_name, own_id
 from agenticlu.data.dataset import RowFiles, Split
+from agenticlu.data.lessons import build_lessons
 from agenticlu.data.overlap import (
     Contamination,
     EvaluationTexts,
@@ -157,6 +158,8 @@ def _write_tree(
         summary.lengths.add_row(trace)
     for row in build_self_checks(view, policy.self_checks, drop_leaks=policy.drop_leaks):
         files.write("self_check", split, row)
+    for row in build_lessons(view, policy.lessons, drop_leaks=policy.drop_leaks):
+        files.write("distill", split, row)
     for pair in build_pairs(view, policy, summary.funnel):
         for row in build_rows(view, pair, policy, summary.funnel):
             files.write("preference", split, row)

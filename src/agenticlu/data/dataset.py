@@ -68,6 +68,8 @@ COLUMNS: dict[str, dict[str, ColumnType]] = {
         "leak": "bool",
         "closed_book": "float",
     },
+    "distill": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"}
+    | {"evidence": "text"},
     "questions": {
         "context": "text",
         "question": "text",

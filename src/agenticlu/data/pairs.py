@@ -43,7 +43,7 @@ def build_trace(
     stays only when it agrees with the judges.
     """
     funnel = funnel or Funnel()
-    node, reason = _best_node(view, drop_leaks)
+    node, reason = find_best_node(view, drop_leaks=drop_leaks)
     funnel.traces[reason] += 1
     if node is None:
         return None
@@ -54,7 +54,7 @@ def build_trace(
         turns.pop()
     messages = view.render((*view.before(node), *turns))
     has_check = turns[-1].kind == "check"
-    row = _traces_row(view, node, messages, _targets(view, node, len(messages)))
+    row = trace_row(view, node, messages, _targets(view, node, len(messages)))
     return {**row, "has_check": has_check}
 
 
@@ -98,7 +98,7 @@ def build_self_checks(
     rows = []
     for node in sorted(doubted, key=lambda node: node.depth)[:most]:
         messages = view.render(view.history(node))
-        rows.append(_traces_row(view, node, messages, targets=[len(messages) - 1]))
+        rows.append(trace_row(view, node, messages, targets=[len(messages) - 1]))
     return rows
 
 
@@ -114,9 +114,17 @@ def _is_doubted(view: TreeView, node: Node, drop_leaks: bool) -> bool:
     )
 
 
-def _traces_row(
+def trace_row(
     view: TreeView, node: Node, messages: Sequence[Message], targets: list[int]
 ) -> dict[str, Any]:
+    """Returns a conversation as a row.
+
+    Args:
+        view: The tree.
+        node: The end of the path.
+        messages: The conversation.
+        targets: Indices of the messages to learn.
+    """
     return {
         "messages": [message.model_dump() for message in messages],
         "targets": targets,
@@ -151,7 +159,8 @@ def _targets(view: TreeView, node: Node, num_messages: int) -> list[int]:
     return targets
 
 
-def _best_node(view: TreeView, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
+def find_best_node(view: TreeView, *, drop_leaks: bool) -> tuple[Node | None, TraceFate]:
+    """Returns the end of a tree's best path, see `build_trace`; None with the reason why not."""
     tree = view.tree
     if not tree.nodes or tree.nodes[0].status == "failed":
         return None, "failed"
@@ -224,6 +233,8 @@ class PairPolicy(Settings):
     """Drop trees whose question was answered right without the document at least this often."""
     self_checks: int = Field(default=1, ge=0)
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
+    lessons: int = Field(default=2, ge=0)
+    """Rows of a question at most for distillation: replies, and the evidence to grade them by."""
     validation: float = Field(default=0.1, ge=0, lt=1)
     """Share of the documents kept for validation."""
 

@@ -7,7 +7,7 @@ luck, or because the model knows the document. Training on it teaches to guess.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -122,12 +122,14 @@ class TreeView:
             return "repeats"
         return None if node.kept else "unsupported"
 
-    def render(self, turns: Sequence[Turn]) -> tuple[Message, ...]:
-        """Renders finished turns over the whole marked document."""
+    def render(
+        self, turns: Sequence[Turn], only: Collection[int] | None = None
+    ) -> tuple[Message, ...]:
+        """Renders finished turns over the marked document, or over `only` some pieces of it."""
         return Dialogue(
             profile=self.profile,
             document_id=self.document.id,
-            view=mark(self.document, self.pieces, controls=self.controls),
+            view=mark(self.document, self.pieces, only, controls=self.controls),
             question=self.tree.question,
             max_rounds=len(turns) + 1,
             turns=tuple(turns),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 from agenticlu.core.records import Prediction
 from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
@@ -15,6 +16,7 @@ from agenticlu.evaluation.tables import percent, points, render_table
 from agenticlu.loop.stages import Stage
 
 BASE = "base"
+Then = Literal["dpo", "distill", "none"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class LoopPlan:
     """Corpus to evaluate on; None: the documents that the data sets hold out."""
     lengths: tuple[int, ...] = ()
     """Tokens of a document in the evaluation; none: as they are."""
+    then: Then = "dpo"
+    """Stage after fine-tuning."""
     search: tuple[str, ...] = ()
     """Further arguments of `agenticlu generate`."""
     train: tuple[str, ...] = ()
@@ -67,11 +71,11 @@ def build_stages(plan: LoopPlan) -> list[Stage]:
 def find_model(plan: LoopPlan, number: int) -> str:
     """Returns the model that a round has taught, the base for round 0.
 
-    It is the result of the preferences, or of fine-tuning where there were no pairs.
+    It is the result of the stage after fine-tuning, or of that where there was nothing to learn.
     """
     if number == 0:
         return plan.model
-    taught = plan.folder(number) / "dpo" / "export"
+    taught = plan.folder(number) / plan.then / "export"
     return str(taught if taught.is_dir() else plan.folder(number) / "sft" / "export")
 
 
@@ -96,29 +100,36 @@ def _build_data_stages(plan: LoopPlan, number: int) -> list[Stage]:
 
 def _build_training_stages(plan: LoopPlan, number: int) -> list[Stage]:
     folder = plan.folder(number)
-    data, sft, dpo = (str(folder / name) for name in ("data", "sft", "dpo"))
+    data, sft, out = (str(folder / name) for name in ("data", "sft", plan.then))
 
-    def no_pairs() -> str | None:
-        if (folder / "data" / "preference" / "train.parquet").is_file():
+    def nothing_there() -> str | None:
+        kind = {"dpo": "preference", "distill": "distill"}[plan.then]
+        if (folder / "data" / kind / "train.parquet").is_file():
             return None
-        return "no question was answered both right and wrong, so there are no pairs"
+        return {
+            "dpo": "no question was answered both right and wrong, so there are no pairs",
+            "distill": "the data set has no rows with evidence (--lessons)",
+        }[plan.then]
 
-    return [
-        Stage(
-            f"Round {number}: fine-tuning",
-            lambda: (
-                *("train", "sft", data, "--model", find_model(plan, number - 1)),
-                *(*plan.train, "--out", sft),
-            ),
-            f"{folder.name}/sft/export",
+    first = Stage(
+        f"Round {number}: fine-tuning",
+        lambda: (
+            *("train", "sft", data, "--model", find_model(plan, number - 1)),
+            *(*plan.train, "--out", sft),
         ),
-        Stage(
-            f"Round {number}: preferences",
-            lambda: ("train", "dpo", data, "--sft", sft, *plan.train, "--out", dpo),
-            f"{folder.name}/dpo/export",
-            no_pairs,
-        ),
-    ]
+        f"{folder.name}/sft/export",
+    )
+    if plan.then == "none":
+        return [first]
+    start = ("--sft", sft) if plan.then == "dpo" else ("--model", sft)
+    title = {"dpo": "preferences", "distill": "distillation"}[plan.then]
+    second = Stage(
+        f"Round {number}: {title}",
+        lambda: ("train", plan.then, data, *start, *plan.train, "--out", out),
+        f"{folder.name}/{plan.then}/export",
+        nothing_there,
+    )
+    return [first, second]
 
 
 def _build_evaluation(plan: LoopPlan, number: int) -> Stage:
@@ -145,7 +156,7 @@ def _build_report(plan: LoopPlan) -> Stage:
         trained = [
             (f"{stage.upper()} {number}", plan.folder(number) / stage)
             for number in range(1, plan.rounds + 1)
-            for stage in ("sft", "dpo")
+            for stage in ("sft", plan.then)
         ]
         return (
             *("report", "--title", f"The loop on {Path(plan.model).name}"),

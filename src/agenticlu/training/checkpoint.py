@@ -241,7 +241,8 @@ def hash_units(units: Sequence[Unit]) -> str:
     known: dict[int, bytes] = {}  # a document is one piece of many traces: read once
     for unit in units:
         digest.update(f"{unit.id}|{unit.document_id}".encode())
-        for trace in unit.traces:
+        read = () if unit.evidence is None else (unit.evidence,)
+        for trace in (*unit.traces, *read):
             digest.update(repr(trace.spans).encode())
             for piece in trace.pieces:
                 if id(piece) not in known:

@@ -16,7 +16,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp64"]
 class TrainConfig(Settings):
     """Everything that decides a training run."""
 
-    stage: Literal["sft", "dpo"] = "sft"
+    stage: Literal["sft", "dpo", "distill"] = "sft"
     """Stage of training."""
     dataset: str = ""
     """Folder of the data set, or one file of rows."""
@@ -79,7 +79,7 @@ class TrainConfig(Settings):
 
     # Losses.
     sft_loss: Literal["per-trace", "per-token"] = "per-trace"
-    """Mean over traces of each trace's mean, or mean over all target tokens."""
+    """Mean over traces of each trace's mean, or over all target tokens; also of distillation."""
     dpo_loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """Preference loss."""
     beta: float = Field(0.1, gt=0)
@@ -88,6 +88,8 @@ class TrainConfig(Settings):
     """Share of pairs taken to be labelled the wrong way round."""
     nll_weight: float = Field(0.0, ge=0)
     """Weight of the chosen traces' mean negative log-likelihood, added to the DPO loss."""
+    teacher_tokens: int = Field(32, gt=0)
+    """Distillation: likeliest tokens by which the teacher is kept; all others count as one."""
     from_base: bool = False
     """DPO starts from a model that is not the SFT result; stated in the log and in the card."""
 
@@ -142,6 +144,8 @@ class TrainConfig(Settings):
             raise ValueError("offload needs checkpointing full or keep-attention")
         if self.lora_merge and not self.lora_rank:
             raise ValueError("lora_merge needs lora_rank above 0")
+        if self.leaf_groups_tokens is not None and self.stage == "distill":
+            raise ValueError("leaf_groups_tokens is for sft and dpo, not for distill")
         if self.shard != "fsdp":
             self._check_deepspeed()
         return self
@@ -178,11 +182,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "lora": {
         **_PAPER, "lora_rank": 64, "lora_alpha": 128, "sft.lr": 2e-5, "dpo.lr": 5e-6,
+        "distill.lr": 1e-5,
     },
     "tiny": {
-        "sft.lr": 1e-3, "dpo.lr": 1e-4, "batch": 16, "traces_per_trie": 8, "warmup": 0.1,
-        "sft.epochs": 2, "precision": "fp32", "max_tokens": 16_384, "validation_rows": 64,
-        "threads": 2, "save_every": 25, "keep_checkpoints": 1,
+        "sft.lr": 1e-3, "dpo.lr": 1e-4, "distill.lr": 2e-4, "batch": 16, "traces_per_trie": 8,
+        "warmup": 0.1, "sft.epochs": 2, "precision": "fp32", "max_tokens": 16_384,
+        "validation_rows": 64, "threads": 2, "save_every": 25, "keep_checkpoints": 1,
     },
 }  # fmt: skip
 """Named settings. A key `sft.x` or `dpo.x` holds for that stage only. `paper` is the published

@@ -443,14 +443,14 @@ def build_share(plan: TriePlan, ranks: Ranks, mode: str, kernel: str) -> TrieSha
 
 
 def collect_edges(
-    logp_e: Tensor, share: TrieShare, num_edges: int, ranks: Ranks
+    value_e: Tensor, share: TrieShare, num_edges: int, ranks: Ranks
 ) -> npt.NDArray[np.float64]:
-    """Returns the log-probabilities of all edges of the trie, on every rank that shares it."""
-    own = logp_e.detach().double().cpu()
+    """Returns a value of all edges of the trie (E, ...), on every rank that shares it."""
+    own = value_e.detach().double().cpu()
     if ranks.context == 1:
         return np.asarray(own.numpy())
     # Each edge is owned by one rank and 0 elsewhere, so the sum only puts them together.
-    total = torch.zeros(num_edges, dtype=torch.float64)
+    total = torch.zeros((num_edges, *own.shape[1:]), dtype=torch.float64)
     total[torch.from_numpy(share.own_edges)] = own
     total = total.to(ranks.device)
     dist.all_reduce(total, group=ranks.context_group)

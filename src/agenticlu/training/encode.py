@@ -13,8 +13,8 @@ import hashlib
 import itertools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +83,13 @@ class Unit:
     id: str
     document_id: str | None
     traces: tuple[Trace, ...]
+    evidence: Trace | None = None
+    """Distillation: the same replies after the evidence alone, as the teacher reads them."""
+
+    def shown_evidence(self) -> Unit:
+        """Returns the unit as the teacher reads it."""
+        assert self.evidence is not None
+        return replace(self, traces=(self.evidence,), evidence=None)
 
 
 @dataclass
@@ -397,9 +404,10 @@ def encode_rows(
         else:
             traces = tuple(encoder.encode(*one) for one in conversations)
         problem = _find_problem(traces, stage, max_tokens)
-        if problem is None:
-            document = row.get("document_id")
-            document_id = None if document is None else str(document)
+        if problem is None and stage == "distill":
+            yield Unit(row_id, _find_document_id(row), traces[:1], traces[1])
+        elif problem is None:
+            document_id = _find_document_id(row)
             # The replies of a template that rewrites earlier turns are units of their own.
             units = [(one,) for one in traces] if stage == "sft" else [traces]
             report.split += len(units) > 1
@@ -414,6 +422,11 @@ def encode_rows(
             report.dropped.append((row_id, problem))
 
 
+def _find_document_id(row: Mapping[str, Any]) -> str | None:
+    document = row.get("document_id")
+    return None if document is None else str(document)
+
+
 def _find_problem(traces: Sequence[Trace], stage: Stage, max_tokens: int) -> str | None:
     """Returns why a row cannot be used, or None."""
     if not traces or not all(trace.num_targets for trace in traces):
@@ -422,6 +435,10 @@ def _find_problem(traces: Sequence[Trace], stage: Stage, max_tokens: int) -> str
         return f"longer than {max_tokens} tokens"
     if stage == "dpo" and np.array_equal(traces[0].ids, traces[1].ids):
         return "with chosen equal to rejected"
+    if stage == "distill" and not np.array_equal(
+        traces[0].ids[traces[0].mask], traces[1].ids[traces[1].mask]
+    ):
+        return "with other reply tokens after the evidence"
     return None
 
 

@@ -31,6 +31,7 @@ from agenticlu.core.progress import (
 from agenticlu.training import attention, budget, checkpoint, losses, parallel
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.context import check_heads
+from agenticlu.training.distill import TeacherStore
 from agenticlu.training.encode import Encoder, Unit, load_units
 from agenticlu.training.export import render_card, write_export
 from agenticlu.training.model import (
@@ -271,7 +272,7 @@ class Run:
             self.say(f"attention kernel {name} not used: {reason}")
 
     def load_reference(self) -> None:
-        """Computes the reference's log-probabilities that are not stored yet."""
+        """Computes what the reference or the teacher says and is not stored yet."""
         ranks = self.ranks
         model_hash = ranks.same(
             checkpoint.hash_model(
@@ -280,12 +281,16 @@ class Run:
             if ranks.first
             else None
         )
-        store = checkpoint.ReferenceStore(
-            self.out / "cache" / "reference", model_hash, rank=ranks.rank
-        )
         groups = [[[self.units[n] for n in group] for group in step] for step in self.schedule]
         groups += [[group] for group in self.validation_groups()]
-        self.runner.load_reference(store, groups)
+        if self.config.stage == "distill":
+            folder = self.out / "cache" / "teacher"
+            name = f"{model_hash}-{self.config.teacher_tokens}"
+            self.runner.load_teacher(TeacherStore(folder, name, rank=ranks.rank), groups)
+        else:
+            folder = self.out / "cache" / "reference"
+            store = checkpoint.ReferenceStore(folder, model_hash, rank=ranks.rank)
+            self.runner.load_reference(store, groups)
 
     # Steps.
 
@@ -418,6 +423,9 @@ class Run:
         if config.stage == "dpo":
             base = " (a base model, not an SFT result)" if config.from_base else ""
             self.say(f"policy = reference = {self.source}{base}")
+        if config.stage == "distill":
+            self.say(f"student = teacher = {self.source}; the teacher reads the evidence alone")
+        if config.stage != "sft":
             self.load_reference()
         # After the reference, which is computed from the weights that training starts from.
         done = self.resume()
@@ -472,7 +480,7 @@ class Run:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Runs SFT or DPO and returns a summary of the run.
+    """Runs SFT, DPO or distillation and returns a summary of the run.
 
     Raises:
         TrainingError: The rows, the model or the settings do not allow it; says what would.

@@ -46,7 +46,7 @@ class _EdgeLogprobs(torch.autograd.Function):
         logp_E = torch.empty(len(sources), dtype=wide, device=hidden.device)
         for start in range(0, len(sources), chunk):
             part = slice(start, start + chunk)
-            logits = _logits(hidden[sources[part]], weight, bias, logit_scale, softcap, wide)
+            logits = compute_logits(hidden[sources[part]], weight, bias, logit_scale, softcap, wide)
             chosen = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
             logp_E[part] = chosen - logits.logsumexp(1)
         return logp_E
@@ -56,41 +56,70 @@ class _EdgeLogprobs(torch.autograd.Function):
         (grad_E,) = grads
         hidden, weight, bias, sources, targets = ctx.saved_tensors
         wide = grad_E.dtype
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        dhidden = torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
-        dweight = (
-            torch.zeros(weight.shape, dtype=wide, device=weight.device) if need_weight else None
-        )
-        dbias = torch.zeros(len(weight), dtype=wide, device=weight.device) if need_bias else None
+        gathered = HeadGradients(ctx, hidden, weight, bias, wide)
         for start in range(0, len(sources), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             h = hidden[sources[part]]
-            logits = _logits(h, weight, bias, ctx.logit_scale, ctx.softcap, wide)
+            logits = compute_logits(h, weight, bias, ctx.logit_scale, ctx.softcap, wide)
             dlogits = logits.softmax(1).mul_(-grad_E[part].unsqueeze(1))
             dlogits.scatter_add_(1, targets[part].unsqueeze(1), grad_E[part].unsqueeze(1))
-            if ctx.softcap is not None:  # c tanh(x / c) has the slope 1 - (its value / c)^2
-                dlogits.mul_(1.0 - (logits / ctx.softcap).square_())
-            dlogits.mul_(ctx.logit_scale)
-            # Products in the weights' dtype, as the forward has them; sums over chunks wide.
-            narrow = dlogits.to(weight.dtype)
-            if need_hidden:
-                dhidden.index_add_(0, sources[part], (narrow @ weight).to(wide))
-            if dweight is not None:
-                dweight.add_((narrow.t() @ h).to(wide))
-            if dbias is not None:
-                dbias.add_(dlogits.sum(0))
-        return (
-            dhidden.to(hidden.dtype) if need_hidden else None,
-            None if dweight is None else dweight.to(weight.dtype),
-            None if dbias is None or bias is None else dbias.to(bias.dtype),
-            None, None, None, None, None,
-        )  # fmt: skip
+            gathered.add(sources[part], h, logits, dlogits)
+        return (*gathered.finish(), None, None, None, None, None)
 
 
-def _logits(
+class HeadGradients:
+    """Gradients by hidden states, the head's weight and its bias, gathered chunk by chunk.
+
+    Args:
+        ctx: Of a function whose first three inputs these are; has `logit_scale` and `softcap`.
+        hidden: Hidden states (S, C).
+        weight: The head's weight (V, C).
+        bias: The head's bias (V), if it has one.
+        wide: Type that sums are kept in.
+    """
+
+    def __init__(
+        self, ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, wide: torch.dtype
+    ) -> None:
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        self._ctx, self._inputs = ctx, (hidden, weight, bias)
+        self._hidden = _zeros(hidden.shape, hidden, wide) if need_hidden else None
+        self._weight = _zeros(weight.shape, weight, wide) if need_weight else None
+        self._bias = _zeros(weight.shape[:1], weight, wide) if need_bias else None
+
+    def add(self, sources: Tensor, h: Tensor, logits: Tensor, dlogits: Tensor) -> None:
+        """Adds a chunk; `dlogits`, by the scaled and capped logits, is changed."""
+        weight = self._inputs[1]
+        if self._ctx.softcap is not None:  # c tanh(x / c) has the slope 1 - (its value / c)^2
+            dlogits.mul_(1.0 - (logits / self._ctx.softcap).square_())
+        dlogits.mul_(self._ctx.logit_scale)
+        # Products in the weights' dtype, as the forward has them; sums over chunks wide.
+        narrow = dlogits.to(weight.dtype)
+        if self._hidden is not None:
+            self._hidden.index_add_(0, sources, (narrow @ weight).to(self._hidden.dtype))
+        if self._weight is not None:
+            self._weight.add_((narrow.t() @ h).to(self._weight.dtype))
+        if self._bias is not None:
+            self._bias.add_(dlogits.sum(0))
+
+    def finish(self) -> tuple[Tensor | None, ...]:
+        """Returns the three gradients in their inputs' types; None where none is needed."""
+        sums = (self._hidden, self._weight, self._bias)
+        return tuple(
+            None if total is None or given is None else total.to(given.dtype)
+            for total, given in zip(sums, self._inputs, strict=True)
+        )
+
+
+def _zeros(shape: torch.Size, like: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=like.device)
+
+
+def compute_logits(
     h: Tensor, weight: Tensor, bias: Tensor | None, logit_scale: float, softcap: float | None,
     wide: torch.dtype,
 ) -> Tensor:  # fmt: skip
+    """Returns a chunk of logits, scaled, then capped."""
     logits = torch.nn.functional.linear(h, weight, bias).to(wide)
     if logit_scale != 1.0:
         logits = logits.mul_(logit_scale)
@@ -130,11 +159,19 @@ def sft_edge_weights(
         num_traces: Traces of the whole optimizer step, over all tries and ranks.
         num_targets: Supervised tokens of the whole step, counted per trace.
     """
+    return plan.edge_weights(_weigh_traces(plan, loss, num_traces, num_targets))
+
+
+def trace_weights(config: TrainConfig, plan: TriePlan, step_size: tuple[int, int]) -> FloatArray:
+    """Returns the weight of a supervised token of each trace: a step's loss is the weighted sum."""
+    return _weigh_traces(plan, config.sft_loss, *step_size)
+
+
+def _weigh_traces(plan: TriePlan, loss: SftLoss, num_traces: int, num_targets: int) -> FloatArray:
     if loss == "per-token":
-        weights = np.full(plan.num_traces, 1.0 / num_targets)
-    else:
-        weights = 1.0 / (num_traces * np.maximum(plan.trace_targets, 1))
-    return plan.edge_weights(weights)
+        return np.full(plan.num_traces, 1.0 / num_targets)
+    weights: FloatArray = 1.0 / (num_traces * np.maximum(plan.trace_targets, 1))
+    return weights
 
 
 def trace_sums(plan: TriePlan, value_E: FloatArray) -> FloatArray:
@@ -223,6 +260,10 @@ class Totals:
     loss: float = 0.0
     nll: float = 0.0
     """Sum over supervised tokens of -log p (DPO: of the chosen traces)."""
+    divergence: float = 0.0
+    """Distillation: sum over supervised tokens of the divergence from the teacher."""
+    taught: int = 0
+    """These tokens."""
     targets: int = 0
     margin: float = 0.0
     ordered: float = 0.0
@@ -237,6 +278,14 @@ class Totals:
     edges: int = 0
     largest_log_ratio: float = 0.0
 
+    def add_trie(self, plan: TriePlan) -> None:
+        """Adds the sizes of a trie."""
+        self.traces += plan.num_traces
+        self.stored_tokens += plan.num_rows
+        self.trace_tokens += plan.trace_tokens
+        self.area += plan.area
+        self.edges += len(plan.sources_E)
+
     def over(self, ranks: Ranks) -> Totals:
         """Returns the sums over all tries of all ranks; ranks that share a trie count once."""
         names = [field.name for field in dataclasses.fields(self)]
@@ -250,6 +299,8 @@ class Totals:
 
     def averages(self) -> dict[str, float]:
         """Returns the means that steps and evaluations log."""
+        if self.taught:
+            return {"divergence_nat": self.divergence / self.taught}
         if not self.pairs:
             return {"nll_nat": self.nll / self.targets}
         return {
@@ -304,11 +355,7 @@ def weigh_edges(
     """
     plan = trie.plan
     num_units, num_targets = step_size
-    totals.traces += plan.num_traces
-    totals.stored_tokens += plan.num_rows
-    totals.trace_tokens += plan.trace_tokens
-    totals.area += plan.area
-    totals.edges += len(plan.sources_E)
+    totals.add_trie(plan)
     logp_L = trace_sums(plan, logp_E)
     if reference_L is None:
         weight_E = sft_edge_weights(

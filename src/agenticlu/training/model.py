@@ -26,6 +26,7 @@ from agenticlu.training import attention, recurrent
 from agenticlu.training.attention import TrieMask
 from agenticlu.training.budget import ModelShape
 from agenticlu.training.config import TrainConfig
+from agenticlu.training.distill import Lesson, edge_divergences, likeliest_tokens
 from agenticlu.training.losses import edge_logprobs
 from agenticlu.training.separate import SeparateRows, use_own_attention
 from agenticlu.training.sharing import (
@@ -259,20 +260,33 @@ class EdgeModel(nn.Module):
         tree_plan: TrieMask,
         sources_E: Tensor,
         targets_E: Tensor,
-    ) -> Tensor:
-        """Returns logp_E."""
+        lesson: Lesson | None = None,
+        most: int = 0,
+    ) -> Any:
+        """Returns logp_E; with a lesson the divergences from its teacher, loss_K.
+
+        With `most`, ids and log-probabilities of as many likeliest tokens at each edge.
+        """
+        hidden, head, settings = self._reach_head(ids_S, positions_S, tree_plan)
+        if most:
+            return likeliest_tokens(hidden, head.weight, sources_E, most, **settings)
+        if lesson is not None:
+            return edge_divergences(hidden, head.weight, lesson, **settings)
+        return edge_logprobs(hidden, head.weight, sources_E, targets_E, **settings)
+
+    def _reach_head(
+        self, ids_S: Tensor, positions_S: Tensor, tree_plan: TrieMask
+    ) -> tuple[Tensor, Any, dict[str, Any]]:
+        """Returns hidden states, the head, and how logits come from them."""
         hidden = self.hidden_states(ids_S, positions_S, tree_plan)
         head = self.causal_lm().get_output_embeddings()
-        return edge_logprobs(
-            hidden.to(head.weight.dtype),  # some classes sum their layers in fp32
-            head.weight,
-            sources_E,
-            targets_E,
-            bias_V=getattr(head, "bias", None),
-            chunk=self.edge_chunk,
-            logit_scale=self.logit_scale,
-            softcap=self.logit_cap,
-        )
+        settings = {
+            "bias_V": getattr(head, "bias", None),
+            "chunk": self.edge_chunk,
+            "logit_scale": self.logit_scale,
+            "softcap": self.logit_cap,
+        }
+        return hidden.to(head.weight.dtype), head, settings  # some classes sum layers in fp32
 
     def run(self, plan: TriePlan, kernel: str) -> Tensor:
         """Returns logp_E of a plan on this process."""

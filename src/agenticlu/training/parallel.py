@@ -59,12 +59,18 @@ class Ranks:
         """Returns the largest value of any rank."""
         return self._reduce([value], dist.ReduceOp.MAX)[0]
 
-    def _reduce(self, values: Sequence[float], operation: Any) -> list[float]:
+    def sum_context(self, values: Sequence[float]) -> list[float]:
+        """Returns the sums over the ranks that share this one's trie."""
+        if self.context == 1:
+            return list(values)
+        return self._reduce(values, dist.ReduceOp.SUM, self.context_group)
+
+    def _reduce(self, values: Sequence[float], operation: Any, group: Any = None) -> list[float]:
         if self.world == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
         tensor = tensor.to(self.device if dist.get_backend() == "nccl" else "cpu")
-        dist.all_reduce(tensor, operation)
+        dist.all_reduce(tensor, operation, group=group)
         return [float(value) for value in tensor.tolist()]
 
     def same(self, value: Any) -> Any:

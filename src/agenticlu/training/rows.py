@@ -8,19 +8,23 @@ from typing import Any, Literal
 
 from agenticlu.core.errors import TrainingError
 
-Stage = Literal["sft", "dpo"]
+Stage = Literal["sft", "dpo", "distill"]
 Messages = list[dict[str, Any]]
 """Messages with role and content; an assistant's may carry `token_ids`, as the engine sampled."""
-FOLDERS: dict[Stage, str] = {"sft": "sft", "dpo": "preference"}
+FOLDERS: dict[Stage, str] = {"sft": "sft", "dpo": "preference", "distill": "distill"}
 MESSAGES_HINT = 'A message is {"role": "user", "content": "..."}.'
 LARGEST_ID = 2**31 - 1
-COLUMNS: dict[Stage, tuple[str, ...]] = {"sft": ("messages",), "dpo": ("chosen", "rejected")}
+COLUMNS: dict[Stage, tuple[str, ...]] = {
+    "sft": ("messages",),
+    "dpo": ("chosen", "rejected"),
+    "distill": ("messages", "evidence"),
+}
 
 
 def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
     """Returns the files of a split; empty when the data set has no such split.
 
-    Looked for in this order: DATASET/sft|preference/SPLIT.parquet|jsonl, DATASET/SPLIT.*,
+    Looked for in this order: DATASET/sft|preference|distill/SPLIT.parquet|jsonl, DATASET/SPLIT.*,
     DATASET/data/SPLIT-*.parquet (a downloaded hub data set), DATASET itself (a file is the train
     split).
     """
@@ -119,6 +123,9 @@ def parse_conversations(
     """Returns the row's conversations, each with the index of its first possible target."""
     if stage == "sft" and "messages" in row:
         return [(_parse_messages(row, "messages", row_id), 0)]
+    if stage == "distill":
+        messages = _parse_messages(row, "messages", row_id)
+        return [(messages, 0), (_show_evidence(messages, row.get("evidence"), row_id), 0)]
     if stage == "sft":
         prompt = _parse_messages(row, "prompt", row_id)
         reply = "completion" if "completion" in row else "chosen"
@@ -141,6 +148,18 @@ def parse_conversations(
             hint="Add a prompt column, or make the conversations equal up to the replies.",
         )
     return [(chosen, common), (rejected, common)]
+
+
+def _show_evidence(messages: Messages, evidence: object, row_id: str) -> Messages:
+    """Returns a conversation whose first request holds the evidence instead of the document."""
+    if not isinstance(evidence, str) or not evidence.strip():
+        raise TrainingError(
+            f"Row {row_id}: evidence must be the text of the first request as the teacher reads it."
+        )
+    first = next((i for i, one in enumerate(messages) if one["role"] == "user"), None)
+    if first is None:
+        raise TrainingError(f"Row {row_id} has no request.", hint=MESSAGES_HINT)
+    return [*messages[:first], {**messages[first], "content": evidence}, *messages[first + 1 :]]
 
 
 def parse_targets(row: Mapping[str, Any], count: int, row_id: str) -> Collection[int] | None:

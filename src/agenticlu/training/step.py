@@ -9,7 +9,7 @@ The gradients are those of a single pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,22 @@ from agenticlu.training.budget import (
 from agenticlu.training.checkpoint import ReferenceStore
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.context import TrieShare, build_share, collect_edges
+from agenticlu.training.distill import TeacherStore, build_lesson, split_by_trace
 from agenticlu.training.encode import Unit
-from agenticlu.training.losses import FloatArray, Totals, trace_sums, weigh_edges
+from agenticlu.training.losses import (
+    FloatArray,
+    Totals,
+    trace_sums,
+    trace_weights,
+    weigh_edges,
+)
 from agenticlu.training.model import EdgeModel, adapter_off, to_tensors
 from agenticlu.training.parallel import Ranks
 from agenticlu.training.trie import Trie, TriePlan, build_trie, dummy_plan
 from agenticlu.training.updates import Updates
+
+EMPTY = np.empty((0, 1), np.int32), np.empty((0, 1), np.float32)
+"""What a teacher says of a trie without targets."""
 
 
 @dataclass(eq=False)
@@ -54,7 +64,9 @@ class TrieRunner:
     updates: Updates
     """Runs the passes."""
     reference: ReferenceStore | None = None
-    """DPO: log-probabilities under the reference; None in SFT."""
+    """DPO: log-probabilities under the reference; None otherwise."""
+    teacher: TeacherStore | None = None
+    """Distillation: what the teacher says; None otherwise."""
     idle_share: float = 0.0
     """Of the latest tries: predicted share of time in which ranks wait for each other."""
 
@@ -75,6 +87,8 @@ class TrieRunner:
             reference_L = None if self.reference is None else self.reference.sums(trie.digests)
             return weigh_edges(self.config, trie, logp_E, reference_L, step_size, totals)
 
+        if self.teacher is not None:
+            return self._run_lessons(tries, step_size, learn=learn).over(self.ranks)
         with torch.set_grad_enabled(learn):
             for trie, share in self._micro_steps(tries):
                 if learn and trie is not None and self._splits(trie.plan):
@@ -94,6 +108,71 @@ class TrieRunner:
                 if learn:  # dummies, too: sharded layers meet in collectives
                     self.updates.backward(-(logp_e * weights).sum())
         return totals.over(self.ranks)
+
+    def _run_lessons(
+        self, tries: Sequence[Trie], step_size: tuple[int, int], *, learn: bool
+    ) -> Totals:
+        """Runs the tries of a step of distillation."""
+        assert self.teacher is not None
+        totals = Totals()
+        with torch.set_grad_enabled(learn):
+            for trie, share in self._micro_steps(tries):
+                plan = self._plan_of(trie)
+                kept = EMPTY if trie is None else self.teacher.read(trie.digests)
+                lesson, own_K = build_lesson(plan, share.own_edges, share.sources_e, kept)
+                loss_k = self._forward(share, lesson=lesson)
+                weight_K = trace_weights(self.config, plan, step_size)[plan.trace_of_K]
+                weights = torch.from_numpy(weight_K[own_K]).to(loss_k)
+                loss = (loss_k * weights).sum()
+                if learn:  # dummies, too: sharded layers meet in collectives
+                    self.updates.backward(loss)
+                if trie is not None:
+                    totals.add_trie(plan)
+                    # Ranks that share a trie hold a part of its tokens each, and count once.
+                    sums = (loss.detach(), loss_k.detach().sum())
+                    total, divergence = self.ranks.sum_context([float(one) for one in sums])
+                    totals.loss += total
+                    totals.divergence += divergence
+                    totals.taught += int(plan.trace_targets.sum())
+        return totals
+
+    def load_teacher(self, store: TeacherStore, steps: Sequence[Sequence[list[Unit]]]) -> None:
+        """Takes a teacher store and computes what it lacks.
+
+        Args:
+            store: Of this run's teacher.
+            steps: Units of each trie of each step.
+        """
+        self.teacher = store
+        self.ranks.barrier()
+        known = set(store)
+        before = len(known)
+        with Progress("teacher steps", len(steps), quiet=not self.ranks.first) as progress:
+            for step in steps:
+                todo = []
+                for units in step:
+                    shown = [unit.shown_evidence() for unit in units]
+                    digests = tuple(unit.traces[0].digest() for unit in shown)
+                    if not known.issuperset(digests):
+                        trie = build_trie(shown, min_shared=self.min_shared)
+                        todo.append(replace(trie, digests=digests))
+                        known.update(digests)
+                self._add_taught(store, todo)
+                progress.advance(note=f"{len(known) - before} traces computed")
+        self.ranks.barrier()
+        store.reload()
+
+    @torch.no_grad()
+    def _add_taught(self, store: TeacherStore, tries: Sequence[Trie]) -> None:
+        for trie, share in self._micro_steps(tries):
+            with adapter_off(self.edges):
+                found = self._forward(share, most=self.config.teacher_tokens)
+            if trie is None:
+                continue
+            number = len(trie.plan.sources_E)
+            ids, logp = (collect_edges(one, share, number, self.ranks) for one in found)
+            if self.ranks.context_rank == 0:
+                store.add(zip(trie.digests, split_by_trace(trie.plan, ids, logp), strict=True))
 
     def load_reference(self, store: ReferenceStore, steps: Sequence[Sequence[list[Unit]]]) -> None:
         """Takes a reference store and computes what it lacks.
@@ -154,18 +233,24 @@ class TrieRunner:
         costs = [float(self.shape.count_trie_flop(trie.plan)) for trie in tries]
         rows = deal_tries(costs, self.ranks.data_ranks)
         self.idle_share = compute_idle_share(costs, rows)
-        # Ranks run the model equally often, also where each trace is a run of its own.
-        apart = self.edges.rows is not None and self.edges.rows.alone
-        num_traces = 2 if apart and self.config.stage == "dpo" else 1
         for row in rows:
             number = row[self.ranks.data_rank]
             trie = None if number is None else tries[number]
-            plan = dummy_plan(num_traces=num_traces) if trie is None else trie.plan
+            plan = self._plan_of(trie)
             yield trie, build_share(plan, self.ranks, self.config.context_mode, self.kernel)
 
-    def _forward(self, share: TrieShare) -> Tensor:
+    def _plan_of(self, trie: Trie | None) -> TriePlan:
+        """Returns the plan of a trie, or of a dummy."""
+        if trie is not None:
+            return trie.plan
+        # Ranks run the model equally often, also where each trace is a run of its own.
+        apart = self.edges.rows is not None and self.edges.rows.alone
+        return dummy_plan(num_traces=2 if apart and self.config.stage == "dpo" else 1)
+
+    def _forward(self, share: TrieShare, **task: Any) -> Any:
+        """Returns logp_E of this rank's edges, or what else the model is asked for."""
         return self.updates.forward(
-            share.ids_N, share.positions_N, share.mask, share.sources_e, share.targets_e
+            share.ids_N, share.positions_N, share.mask, share.sources_e, share.targets_e, **task
         )
 
     def _splits(self, plan: TriePlan) -> bool:

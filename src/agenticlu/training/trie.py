@@ -291,7 +291,7 @@ class Trie:
     pairs: Pairs
     """DPO: numbers of the plan's traces; empty in SFT."""
     digests: tuple[bytes, ...]
-    """DPO: hash of each trace; empty in SFT."""
+    """DPO: hash of each trace; distillation: of what its teacher reads; empty in SFT."""
 
 
 def build_trie(units: Sequence[Unit], *, min_shared: int) -> Trie:
@@ -301,7 +301,8 @@ def build_trie(units: Sequence[Unit], *, min_shared: int) -> Trie:
         [trace.ids for trace in traces], [trace.mask for trace in traces], min_shared=min_shared
     )
     if len(traces) == len(units):
-        return Trie(plan, Pairs([], []), ())
+        read = [unit.evidence for unit in units if unit.evidence is not None]
+        return Trie(plan, Pairs([], []), tuple(trace.digest() for trace in read))
     pairs = Pairs(range(0, len(traces), 2), range(1, len(traces), 2))
     return Trie(plan, pairs, tuple(trace.digest() for trace in traces))
 

@@ -31,7 +31,7 @@ class Updates(Protocol):
 
     optimizer: torch.optim.Optimizer
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Runs the model, with graphs if gradients are enabled."""
         ...
 
@@ -65,10 +65,9 @@ class AdamUpdates:
         self.clip = config.clip
         self.optimizer = build_optimizer(config, edges)
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Runs the model."""
-        logp: Tensor = self.edges(*inputs)
-        return logp
+        return self.edges(*inputs, **named)
 
     def backward(self, loss: Tensor) -> None:
         """Adds to the gradients; sharded ones are summed over ranks here."""

@@ -83,10 +83,9 @@ class ZeroUpdates:
             model=edges, optimizer=self.optimizer, config=settings, dist_init_required=False
         )
 
-    def forward(self, *inputs: Any) -> Tensor:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """Runs the model; in stage 3 each layer's weights are gathered for it."""
-        logp: Tensor = self.engine(*inputs)
-        return logp
+        return self.engine(*inputs, **named)
 
     def backward(self, loss: Tensor) -> None:
         """Adds to the gradients, summed over ranks."""
