@@ -36,6 +36,8 @@ def open_archive(data: bytes, name: str) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_sizes(archive, name)
             yield archive
+    except RecursionError:
+        raise  # it is whole, but nested too deeply, which the caller says
     except _BROKEN as error:
         raise DocumentError(
             f"{name} is a broken or encrypted office file: {error}",

@@ -27,13 +27,11 @@ def parse(data: bytes, source: str) -> Parsed:
                 hint = f"soffice --headless --convert-to {hint} {name}"
             raise DocumentError(f"{name_of(source)} {reason}.", hint=hint)
     if any(name.encode("utf-16-le") in data for name in ("Workbook", "Book")):
-        from python_calamine import CalamineError
-
         from agenticlu.documents.formats import spreadsheets
 
         try:
             return spreadsheets.parse_old(data)
-        except (CalamineError, ValueError, IndexError) as error:
+        except (ValueError, IndexError) as error:
             raise DocumentError(
                 f"{name_of(source)} is a broken or encrypted Excel file: {error}",
                 hint="Open it in an office program and save it as xlsx.",

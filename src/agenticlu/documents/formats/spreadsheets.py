@@ -153,10 +153,18 @@ def _plain(value: Any) -> str:
 
 
 def _parse_by_calamine(data: Any, left_out: Counter[str]) -> Parsed:
-    from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
+    from python_calamine import (
+        CalamineError,
+        CalamineWorkbook,
+        SheetTypeEnum,
+        SheetVisibleEnum,
+    )
 
     data.seek(0)
-    book = CalamineWorkbook.from_filelike(data)
+    try:
+        book = CalamineWorkbook.from_filelike(data)
+    except CalamineError as error:
+        raise ValueError(error) from error
     sheets = []
     for about in book.sheets_metadata:
         sheet = Sheet(about.name)
