@@ -114,8 +114,8 @@ def chart(slide: Any) -> None:
     slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, *place, data).chart.has_title = False
 
 
-def equation(slide: Any) -> None:
-    box(slide, 1, "Load: ").text_frame.paragraphs[0]._p.append(etree.fromstring(MATH))
+def equation(slide: Any, before: str = "Load: ") -> None:
+    box(slide, 1, before).text_frame.paragraphs[0]._p.append(etree.fromstring(MATH))
 
 
 def equation_as_powerpoint_writes_it(slide: Any) -> None:
@@ -143,8 +143,22 @@ def powers(slide: Any) -> None:
 
 def columns(slide: Any) -> None:
     box(slide, 3, "third")
-    box(slide, 1, "second", left=5)
+    slide.shapes.add_shape(1, 0, 0, Inches(20), Inches(20))  # a background without text
+    box(slide, 1, "second", left=4.1)
     box(slide, 1, "first")
+
+
+def cards(slide: Any) -> None:
+    for column, word in enumerate(("Oats", "Rye", "Maize")):
+        box(slide, 1, word, left=1 + 4 * column)
+    for column, price in enumerate((12, 15, 19)):
+        box(slide, 2.1, f"{price} a sack", left=1 + 4 * column)
+
+
+def labelled_rows(slide: Any) -> None:
+    for row, year in enumerate((1901, 1924)):
+        box(slide, 1 + 3 * row, f"{year}", left=1)
+        box(slide, 1 + 3 * row, f"fire {row}", left=4.2)
 
 
 def described(slide: Any) -> None:
@@ -158,9 +172,15 @@ SLIDES: dict[str, tuple[Callable[[Any], None], str]] = {
     "groups in groups": (grouped, "Deep inside\n\n"),
     "charts": (chart, "| Sales\nNorth | 19.25\nSouth | 21.5\n\n"),
     "equations": (equation, "Load: F=41 kN\n\n"),
+    "equations alone in a box": (lambda slide: equation(slide, ""), "F=41 kN\n\n"),
     "boxes in two renderings": (equation_as_powerpoint_writes_it, "Load: F=41 kN\n\n"),
     "powers": (powers, "10^6 t\n\n"),
     "boxes from top to bottom": (columns, "first\n\nsecond\n\nthird\n\n"),
+    "columns of boxes": (
+        cards,
+        "Oats\n\n12 a sack\n\nRye\n\n15 a sack\n\nMaize\n\n19 a sack\n\n",
+    ),
+    "rows of boxes": (labelled_rows, "1901\n\nfire 0\n\n1924\n\nfire 1\n\n"),
     "descriptions of pictures": (described, "[image: The mill in 1901]\n\n"),
     "line breaks": (lambda slide: box(slide, 1, "a\vb"), "a\nb\n\n"),
 }

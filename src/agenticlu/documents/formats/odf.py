@@ -16,6 +16,7 @@ from agenticlu.documents.formats.numbering import set_labels
 from agenticlu.documents.formats.odf_styles import OdfStyles, count_of, get, name_of
 from agenticlu.documents.formats.odf_text import OdfWriter
 from agenticlu.documents.formats.sheets import Sheet, build
+from agenticlu.documents.formats.slide_order import reading_order
 
 _MAX_REPEATED_ROWS = 1000
 """A row that a sheet repeats is read so many times at most."""
@@ -130,9 +131,12 @@ def _read_pages(
 
 
 def _page(page: Any, writer: OdfWriter) -> str:
-    """Returns a slide: its title, its boxes from top to bottom, its notes."""
-    shapes = sorted((one for one in page if name_of(one).startswith("drawing:")), key=_place)
-    titles = [one for one in shapes if get(one, "class") == "title"]
+    """Returns a slide: its title, its boxes, its notes."""
+    drawn = [one for one in page if name_of(one).startswith("drawing:")]
+    found = [one for one in drawn if _text(one) or next(one.iter("{*}object"), None) is not None]
+    shapes = [found[index] for index in reading_order(list(map(_box, found)))]
+    shapes += [one for one in drawn if one not in found]  # pictures, and what says nothing
+    titles = [one for one in shapes if get(one, "class") == "title"][:1]
     blocks = []
     for one in titles:
         text = re.sub(r"</?(p|h\d|ul|li)>", " ", writer.block(one)).strip()
@@ -148,8 +152,9 @@ def _page(page: Any, writer: OdfWriter) -> str:
     return "".join(blocks) + writer.notes()
 
 
-def _place(shape: Any) -> tuple[float, float]:
-    return _length(get(shape, "y")), _length(get(shape, "x"))
+def _box(shape: Any) -> tuple[float, float, float, float]:
+    x, y, width, height = (_length(get(shape, one)) for one in ("x", "y", "width", "height"))
+    return x, y, width, height
 
 
 def _length(text: str) -> float:

@@ -1,7 +1,7 @@
 """Presentations, by python-pptx: a page for each slide.
 
-Titles, lists, tables, charts, diagrams, equations and notes are read. A slide's boxes are read from
-top to bottom: their order in the file is that in which they were drawn.
+Titles, lists, tables, charts, diagrams, equations and notes are read. A slide's boxes are read by
+their places: their order in the file is that in which they were drawn.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from agenticlu.core.records import Page
 from agenticlu.documents.formats import Parsed, html, ooxml
 from agenticlu.documents.formats.equations import render_omml
 from agenticlu.documents.formats.numbering import LABEL, format_number, set_labels
+from agenticlu.documents.formats.slide_order import reading_order
 
 _A = f"{{{ooxml.DRAWING}}}"
 _P = "{http://schemas.openxmlformats.org/presentationml/2006/main}"
@@ -143,7 +144,12 @@ class _Reader:
 
 
 def _in_order(shapes: Any) -> list[Any]:
-    return sorted(shapes, key=lambda shape: (shape.top or 0, shape.left or 0))
+    """Returns shapes as they are read; pictures come last, and drawings without text not at all."""
+    shown = [one for one in shapes if not one.has_text_frame or _lines(one.text_frame)]
+    pictures = [one for one in shown if one.element.tag == f"{_P}pic"]
+    found = [one for one in shown if one not in pictures]
+    boxes = [(one.left or 0, one.top or 0, one.width or 0, one.height or 0) for one in found]
+    return [found[index] for index in reading_order(boxes)] + pictures
 
 
 def _lines(frame: Any) -> list[str]:
