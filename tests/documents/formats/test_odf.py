@@ -114,8 +114,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "a title": ('<text:p text:style-name="P1">The mill</text:p>', "# The mill\n"),
     "scripts": (
-        p('10<text:span text:style-name="Up">6</text:span> H<text:span text:style-name="Down">2'
-          "</text:span>O"),
+        p(
+            '10<text:span text:style-name="Up">6</text:span> H<text:span text:style-name="Down">2'
+            "</text:span>O"
+        ),
         "10^6 H2O\n",
     ),
     "spaces, tabs, line ends": (
@@ -127,8 +129,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "1. a\n  1.a. b\n  1.b. c\n2. d\n",
     ),
     "a list that goes on": (
-        listed(item(p("a")), more='xml:id="x"') + p("between")
-        + listed(item(p("b")), more='text:continue-list="x"') + p("again") + listed(item(p("c"))),
+        listed(item(p("a")), more='xml:id="x"')
+        + p("between")
+        + listed(item(p("b")), more='text:continue-list="x"')
+        + p("again")
+        + listed(item(p("c"))),
         "1. a\n\nbetween\n\n2. b\n\nagain\n\n1. c\n",
     ),
     "numbers given": (
@@ -141,19 +146,29 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "a skipped level": (listed(item(listed(item(p("a"))))), "1.a. a\n"),
     "tables with merged cells": (
-        table(row('<table:table-cell table:number-columns-spanned="2"><text:p>a</text:p>'
-                  "</table:table-cell><table:covered-table-cell/>", "b"), row("c", "d", "e")),
-        None,
+        table(
+            row(
+                '<table:table-cell table:number-columns-spanned="2"><text:p>a</text:p>'
+                "</table:table-cell><table:covered-table-cell/>",
+                "b",
+            ),
+            row("c", "d", "e"),
+        ),
+        "a |  | b\nc | d | e\n",
     ),
     "notes": (
-        p('Old.<text:note text:note-class="footnote"><text:note-citation>1</text:note-citation>'
-          "<text:note-body><text:p>Paid by Mara.</text:p></text:note-body></text:note> New.")
+        p(
+            'Old.<text:note text:note-class="footnote"><text:note-citation>1</text:note-citation>'
+            "<text:note-body><text:p>Paid by Mara.</text:p></text:note-body></text:note> New."
+        )
         + p("End."),
         "Old.[1] New.\n\nEnd.\n\n[1] Paid by Mara.\n",
     ),
     "readings": (
-        p("<text:ruby><text:ruby-base>漢字</text:ruby-base><text:ruby-text>かんじ</text:ruby-text>"
-          "</text:ruby>"),
+        p(
+            "<text:ruby><text:ruby-base>漢字</text:ruby-base><text:ruby-text>かんじ</text:ruby-text>"
+            "</text:ruby>"
+        ),
         "漢字(かんじ)\n",
     ),
     "text boxes": (
@@ -174,12 +189,14 @@ TEXTS: dict[str, tuple[str, str]] = {
         "a\n\nGrain 4\n",
     ),
     "fields and inserted text": (
-        p('a <text:change-start text:change-id="x"/><text:date>9 May</text:date>'
-          '<text:change-end text:change-id="x"/> <text:text-input>b</text:text-input>'),
+        p(
+            'a <text:change-start text:change-id="x"/><text:date>9 May</text:date>'
+            '<text:change-end text:change-id="x"/> <text:text-input>b</text:text-input>'
+        ),
         "a 9 May b\n",
     ),
     "a style based on itself": ('<text:p text:style-name="Loop">a</text:p>', "a\n"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", [flat, package])
@@ -187,11 +204,7 @@ TEXTS: dict[str, tuple[str, str]] = {
 def test_what_a_text_holds(read, name: str, form) -> None:
     body, text = TEXTS[name]
     document = read(form("text", body), "a.fodt" if form is flat else "a.odt")
-    if text is None:
-        assert document.text.count("a") >= 1
-        assert "c | d | e" in document.text
-    else:
-        assert document.text == text
+    assert document.text == text
     assert document.left_out == {}
 
 
@@ -226,9 +239,14 @@ def test_what_is_left_out_is_named(read) -> None:
     document = read(package("text", body, Basic__Standard__Module1="<x/>"))
     assert document.text == "a\n\nb\n\nc\n"
     assert document.left_out == {
-        "deleted passage": 1, "comment": 1, "hidden passage": 1, "image": 1,
-        "embedded object": 2, "recording": 1, "macro": 1,
-    }  # fmt: skip
+        "deleted passage": 1,
+        "comment": 1,
+        "hidden passage": 1,
+        "image": 1,
+        "embedded object": 2,
+        "recording": 1,
+        "macro": 1,
+    }
 
 
 def test_headers_and_footers_are_read_once(read) -> None:
@@ -253,7 +271,7 @@ def test_workbooks_show_what_their_cells_display(read) -> None:
         row("Rye", empty.format(1), f"{value}</table:table-cell>"),
         row(empty.format(1000), more='table:number-rows-repeated="1048000"'),
         more='table:name="Prices"',
-    ) + table(row("secret"), more='table:name="Gone" table:style-name="GoneTable"')  # fmt: skip
+    ) + table(row("secret"), more='table:name="Gone" table:style-name="GoneTable"')
     document = read(flat("spreadsheet", sheets), "a.fods")
     assert document.text == (
         "## Prices\n\nA1: Item | B1: Price | C1: Share\n"
@@ -313,7 +331,7 @@ LOCKED = {"META-INF__manifest": "<m><encryption-data/></m>"}
         (flat("text", p("a")).replace(b"</text:p>", b"</text:q>"), "broken"),
     ],
     ids=["encrypted", "a chart of its own", "torn package", "torn flat file"],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_says_why(read, data: bytes, message: str) -> None:
     with pytest.raises(DocumentError, match=message):
         read(data)

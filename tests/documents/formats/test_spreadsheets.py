@@ -122,6 +122,28 @@ def test_dates_of_1904(read) -> None:
     assert "A1: 2024-03-09" in read(workbook(make, date_1904=True)).text
 
 
+DISPLAYED = {
+    "30:05": (datetime.timedelta(hours=30, minutes=5), "[h]:mm"),
+    "2024-03-09": (datetime.datetime(2024, 3, 9), "mm-dd-yy"),
+    "2024-03-09 14:30": (datetime.datetime(2024, 3, 9, 14, 30), "m/d/yy h:mm"),
+    "12,345.68": (12345.678, '_(* #,##0.00_);_(* (#,##0.00);_(* "-"??_);_(@_)'),
+    "(5)": (-5, "0;(0)"),
+    "1 1/2": (1.5, "# ?/?"),
+    "1.23E+06": (1234567, "0.00E+00"),
+    "5": (5, ";;;"),
+    "0.3": (0.1 + 0.2, "General"),
+    "20": (20.0, "General"),
+    "a\rb": ("a_x000D_b", "General"),
+    "FALSE": (False, "0"),
+}
+
+
+@pytest.mark.parametrize("text", DISPLAYED)
+def test_values_in_their_formats(text: str) -> None:
+    value, number_format = DISPLAYED[text]
+    assert " ".join(spreadsheets._display(value, number_format, False).split(" ")) == text
+
+
 def repacked(data: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
@@ -174,18 +196,34 @@ def test_a_large_workbook_is_read_without_formats(read, monkeypatch: pytest.Monk
 
 HEADINGS: dict[str, tuple[list[list[str]], str]] = {
     "a line above": ([["Report"], ["a", "b", "c"], ["1", "2", "3"]], "Row 3: a: 1 | b: 2 | c: 3"),
-    "names and values": ([["Name", "Ada"], ["Born", "1901"], ["In", "Cork"]], "A2: Born | "
-"B2: 1901"),
-    "two columns of words and numbers": ([["Item", "t"], ["Oats", "7"]], "Row 2: Item: "
-"Oats | t: 7"),
+    "names and values": (
+        [["Name", "Ada"], ["Born", "1901"], ["In", "Cork"]],
+        "A2: Born | B2: 1901",
+    ),
+    "two columns of words and numbers": (
+        [["Item", "t"], ["Oats", "7"]],
+        "Row 2: Item: Oats | t: 7",
+    ),
+    "years": (
+        [["Item", "2023", "2024"], ["Oats", "7", "8"]],
+        "Row 2: Item: Oats | 2023: 7 | 2024: 8",
+    ),
+    "years that are no series": (
+        [["Ada", "1901", "1977"], ["Bo", "1903", "1990"]],
+        "A2: Bo | B2: 1903 | C2: 1990",
+    ),
     "numbers at once": ([["1", "2", "3"], ["4", "5", "6"]], "A2: 4 | B2: 5 | C2: 6"),
-    "a column without a heading": ([["a", "b", "c"], ["1", "2", "3", "4"]], "Row 2: a: "
-"1 | b: 2 | c: 3 | D: 4"),
+    "a column without a heading": (
+        [["a", "b", "c"], ["1", "2", "3", "4"]],
+        "Row 2: a: 1 | b: 2 | c: 3 | D: 4",
+    ),
     "the same heading twice": ([["a", "a", "c"], ["1", "2", "3"]], "A2: 1 | B2: 2 | C2: 3"),
     "empty cells": ([["a", "b", "c"], ["1", "", "3"]], "Row 2: a: 1 | c: 3"),
-    "a heading as long as a sentence": ([["a" * 70, "b", "c"], ["1", "2", "3"]], "Row 2: A: "
-"1 | b: 2 | c: 3"),
-}  # fmt: skip
+    "a heading as long as a sentence": (
+        [["a" * 70, "b", "c"], ["1", "2", "3"]],
+        "Row 2: A: 1 | b: 2 | c: 3",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HEADINGS)

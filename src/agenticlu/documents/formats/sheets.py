@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from agenticlu.core.records import Page
 from agenticlu.documents.formats import Parsed
@@ -108,7 +109,7 @@ def find_headings(rows: dict[int, dict[int, str]]) -> int | None:
         if len(cells) * 2 < len(columns):
             continue  # wider below: another line above the table
         texts = list(cells.values())
-        if any(map(is_number, texts)) or len(set(texts)) < len(texts) or not below:
+        if any(map(is_number, _without_years(texts))) or len(set(texts)) < len(texts) or not below:
             return None
         if len(cells) == 2:
             second = max(cells)
@@ -117,6 +118,13 @@ def find_headings(rows: dict[int, dict[int, str]]) -> int | None:
                 return None
         return row
     return None
+
+
+def _without_years(texts: list[str]) -> list[str]:
+    """Drops a series of years, which head columns as words do."""
+    years = [text for text in texts if re.fullmatch(r"(?:19|20)\d\d", text, re.ASCII)]
+    steps = {int(after) - int(before) for before, after in pairwise(years)}
+    return [text for text in texts if text not in years] if steps in ({1}, {-1}) else texts
 
 
 def _labels(sheet: Sheet, rows: dict[int, dict[int, str]], heading_row: int) -> dict[int, str]:

@@ -20,6 +20,8 @@ _NO_VALUE = re.compile(rb"</(?:\w+:)?f>\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(
 """A formula whose value the file does not hold, as programs other than Excel write it."""
 _MOST_BYTES_FORMATTED = 24 << 20
 """Larger sheets (some 600,000 cells) are read without the formats of their numbers: in seconds."""
+_OF_THE_SYSTEM = {"mm-dd-yy": "yyyy-mm-dd", "m/d/yy h:mm": "yyyy-mm-dd hh:mm"}
+"""Formats 14 and 22: Excel shows a date as the reader's system does, not as the format says."""
 _SHAPE = "{http://schemas.openxmlformats.org/drawingml/2006/spreadsheetDrawing}sp"
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, IndexError)
 """Raised by openpyxl for styles and sheets that other programs read."""
@@ -130,9 +132,13 @@ def _cells_of(left: bytes, top: bytes, right: bytes, bottom: bytes) -> tuple[int
 def _display(value: Any, number_format: str | None, is_1904: bool) -> str:
     """Returns what a cell shows; a number without a format of its own in all its digits."""
     import xlfmt
+    from openpyxl.utils.escape import unescape
 
     if isinstance(value, str):
-        return value
+        return str(unescape(value)) if "_x" in value else value
+    if isinstance(value, datetime.timedelta):
+        value = value.total_seconds() / 86_400  # a day is 1
+    number_format = _OF_THE_SYSTEM.get(number_format or "", number_format)
     if isinstance(value, (bool, int, float)) and number_format in {None, "General"}:
         return _plain(value)
     try:
