@@ -75,6 +75,7 @@ OTHER = [
     (f"What did he read {LONG}", f"What did she read {LONG}"),
     (f"What must they do {LONG}", f"What may they do {LONG}"),
     (f"Was it written by Ada {LONG}", f"Was it written for Ada {LONG}"),
+    (f"Is it C++ code {LONG}", f"Is it C# code {LONG}"),
     (f"Was it -3 degrees {LONG}", f"Was it 3 degrees {LONG}"),
     (
         "在1903年的那场大洪水之后，北塔的高度是多少？",

@@ -14,7 +14,7 @@ import functools
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 UNSPACED = "".join(
     (
@@ -114,6 +114,16 @@ def _part() -> str:
 @functools.cache
 def _parts() -> re.Pattern[str]:
     return re.compile(_part())
+
+
+@functools.cache
+def _runs() -> re.Pattern[str]:
+    return re.compile(f"[{UNSPACED}][{UNSPACED}{marks()}]*")
+
+
+@functools.cache
+def _simple_run() -> re.Pattern[str]:
+    return re.compile("[\u3041-\u3096\u3400-\u9fff]+")
 
 
 @functools.cache
@@ -224,32 +234,42 @@ def whole_words(texts: Iterable[str]) -> re.Pattern[str]:
     )
 
 
-def search_terms(words: Iterable[str]) -> list[str]:
-    """Returns the terms by which search finds folded words, however they are inflected or written.
+def search_terms(text: str, words: Callable[[str], Iterable[str]] = find_words) -> list[str]:
+    """Returns the terms by which search finds a text's words, however inflected or written.
 
     Neighbouring parts of scripts without spaces become pairs, and Han characters stand for
     themselves, too. Korean words become pairs of syllables, accents go, and Arabic and Hebrew words
     are terms without their prefixes, too.
 
-    >>> search_terms(["the", "café", "水", "坝", "由"])
-    ['the', 'cafe', '水', '坝', '由', '水坝', '坝由']
+    Args:
+        text: Any text.
+        words: Finds the words that stand apart.
+
+    >>> search_terms("The café: 水坝由")
+    ['水', '坝', '由', '水坝', '坝由', 'the', 'cafe']
     """
     terms: list[str] = []
-    run: list[str] = []
-    for word in words:
-        if is_unspaced(word[0]):
-            run += word if _is_in(word[0], "\u30a0", "\u30ff") else [word]
-        else:
-            terms += [*_pairs(run), *_forms(word)]
-            run = []
-    return terms + _pairs(run)
+    if not _is_simple(text):
+        text = fold_letters(text)
+        for run in _runs().findall(text):
+            terms += _pairs(run if _simple_run().fullmatch(run) else _run_parts(run))
+        text = _runs().sub(" ", text)
+    for word in words(text):
+        terms += _forms(word)
+    return terms
+
+
+def _run_parts(run: str) -> list[str]:
+    """Returns the parts of a text without spaces; katakana may be several words."""
+    parts = _parts().findall(run)
+    return [one for part in parts for one in (part if "\u30a0" <= part[0] <= "\u30ff" else [part])]
 
 
 def _pairs(parts: Sequence[str]) -> list[str]:
     if len(parts) == 1:
         return list(parts)
     alone = [part for part in parts if "\u3400" <= part <= "\u9fff" or part >= "\U00020000"]
-    return [*alone, *(one + other for one, other in itertools.pairwise(parts))]
+    return [*alone, *map("".join, itertools.pairwise(parts))]
 
 
 def _forms(word: str) -> list[str]:

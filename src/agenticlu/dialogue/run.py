@@ -307,6 +307,6 @@ def search_words(text: str) -> list[str]:
     """Returns the terms of a text for retrieval; pairs of letters where words have no spaces.
 
     >>> search_words("The café's kite: ปีนี้")
-    ['cafe', 's', 'kite', 'ปีนี้']
+    ['ปีนี้', 'cafe', 's', 'kite']
     """
-    return search_terms(canonical_tokens(re.sub("['’]", " ", text)))
+    return search_terms(re.sub("['’]", " ", text), canonical_tokens)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from agenticlu.core.records import Document, Piece, Record
-from agenticlu.core.words import find_words, search_terms
+from agenticlu.core.words import search_terms
 from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
 from agenticlu.documents.rectangles import Rectangle, rectangles_of
 from agenticlu.documents.sentences import sentences
@@ -174,5 +174,6 @@ def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None
 
 
 def _words(text: str) -> set[str]:
-    terms = search_terms(find_words(text))
-    return {term for term in terms if len(term) > 2 or term.isdigit() or not term.isascii()}
+    return {
+        term for term in search_terms(text) if len(term) > 2 or term.isdigit() or not term.isascii()
+    }
