@@ -212,6 +212,17 @@ PAIRS = [
     ("the well-known lamp", "the known lamp", False),
     ("the hyphen-\nated word here", "the hyphenated word here", True),
     ("the exam\u00ad\nple is here", "the example is here", True),
+    ("The fee — 41 crowns — is due", "The fee - 41 crowns - is due", True),
+    ("between 3 – 5 crowns here", "between 3-5 crowns here", True),
+    ("between 3 – 5 crowns here", "between 35 crowns here", False),
+    ("between 3 – 5 crowns here", "between 3 5 crowns here", False),
+    ("السعر ٤١ تاجا هنا", "السعر 41 تاجا هنا", True),
+    ("the square is x^{2} here", "the square is x² here", True),
+    ("The fee[12] is 41 crowns.[1][2] It", "The fee is 41 crowns. It", True),
+    ("The fee[12] is 41 crowns.[1] It", "The fee[12] is 41 crowns.[1] It", True),
+    ("The fee[12] is 41 crowns.[1] It", "The fee[13] is 41 crowns. It", False),
+    ("The toll¹ is 41 crowns.² It", "The toll is 41 crowns. It", True),
+    ("The toll is 41 km² of land", "The toll is 41 km of land", False),
     ("he did not pay the fee", "he did pay the fee", False),
     ("كُتِبَ الكِتَابُ هُنَا", "كتب الكتاب هنا", True),
     ("הַסֵּפֶר נִכְתַּב כָּאן", "הספר נכתב כאן", True),
@@ -260,6 +271,10 @@ def test_folding_twice_changes_nothing_that_is_found(one: str, other: str) -> No
 
 
 UNITS = [
+    "ab[1]",
+    "1    ",
+    "1 - ",
+    "^{",
     "The kite flew, 41. ",
     "北",
     "ก",

@@ -56,7 +56,9 @@ def _tokens() -> re.Pattern[str]:
                 "letters": rf"{start}(?:{start}+|[{marks()}]+)*+",
                 "accent": f"[{marks()}]+",
                 # A digit group: 41 000 with any space.
-                "number": r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u2007-\u2009\u202f]\d{3})+(?!\d)|[0-9]+",
+                "number": r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u2007-\u2009\u202f]\d{3})+(?!\d)|\d+",
+                "range": "(?<=\\d)[ \u00a0\u2009\u202f]*(?:--?|[\u2010-\u2015\u2212])"
+                "[ \u00a0\u2009\u202f]*(?=\\d)",
                 # A line end with what begins a Markdown line, or is a whole line of its marks.
                 "line": r"(?:\A|\s*[\n\r\u2028\u2029])[ \t]*"
                 r"(?:(?:(?:[-=*_]{3,}+|\|?[ \t]*+:?-{3,}+[-:|]*+(?:[ \t]++[-:|]++)*+)(?=\s|\Z)"
@@ -64,12 +66,13 @@ def _tokens() -> re.Pattern[str]:
                 "space": r"\s+",
                 "joined": f"(?<={letter})[-\u2010\u2011\u2212\u00ad]"
                 rf"(?:[ \t]*\r?\n[ \t]*)?(?={letter})",
-                "dash": "[\u2012-\u2015]+|--+|(?<=\\s)-(?=\\s)(?!\\s\\d)",
+                "dash": "[\u2012-\u2015]+|--+|(?<=\\s)-(?=\\s)",
                 "hyphen": "[-\u2010\u2011\u2212]",
                 "entity": r"&(?:\#\d{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});",
                 "tag": r"</?(?:[abiqsu]|em|strong|span|code|kbd|small|mark|cite|sub|del|ins|tt)"
                 rf"{attribute}{{0,9}}\s{{0,9}}/?>|</sup>|<sup>(?![-+\d])",
                 "block": rf"</?(?:br|p|div|td|th|tr|li|hr){attribute}{{0,9}}\s{{0,9}}/?>",
+                "exponent": r"\^\{[-+]?\d{1,9}\}",
                 "power": r"<sup>(?=[-+\d])|[⁰¹²³⁴-⁹⁺⁻]+",
                 "escape": r"\\(?=[!-/:-@\[-`{-~])|\\(?=\n)",
                 "note": r"\[\^[^\[\]\s]{1,40}\]",
@@ -153,7 +156,7 @@ def _strip_signs(text: str) -> str:
     return _signs().sub("", text).translate(_ALIKE)
 
 
-_ALIKE = str.maketrans("یک⁄", "يك/")
+_ALIKE = str.maketrans("یک⁄٫٬", "يك/.,")
 
 
 @functools.cache
@@ -201,7 +204,7 @@ def _number(folder: _Folder, match: re.Match[str]) -> None:
     start = match.start()
     for place, char in enumerate(match[0]):
         if not char.isspace():
-            folder.put(char, start + place)
+            folder.put(str(unicodedata.decimal(char)), start + place)
 
 
 def _letters(folder: _Folder, match: re.Match[str]) -> None:
@@ -282,15 +285,12 @@ def _mark(folder: _Folder, match: re.Match[str]) -> None:
         folder.gap(match.start())
 
 
+def _exponent(folder: _Folder, match: re.Match[str]) -> None:
+    folder.put(re.sub("[{}]", "", match[0]), match.start())
+
+
 def _hyphen(folder: _Folder, match: re.Match[str]) -> None:
     folder.put("-", match.start())
-
-
-def _dash(folder: _Folder, match: re.Match[str]) -> None:
-    if _previous(match).isdigit() and match[0][0] != "-":
-        folder.put("-", match.start())
-    else:
-        folder.gap(match.start())
 
 
 def _single(folder: _Folder, match: re.Match[str]) -> None:
@@ -313,7 +313,9 @@ _RULES: dict[str, _Rule] = {
     "line": _gap,
     "space": _gap,
     "joined": _drop,
-    "dash": _dash,
+    "range": _hyphen,
+    "exponent": _exponent,
+    "dash": _gap,
     "hyphen": _hyphen,
     "entity": _entity,
     "tag": _drop,
@@ -342,6 +344,21 @@ ENDS = " .,;:!?…。、،؛؟।॥۔။៖។"
 """What may be missing at either end of a quote."""
 
 
+_NOTE = re.compile(
+    r"(?:(?<=[^\W\d_]{2})|(?<=[.,;:!?…。，)\]\"”'’»]))"
+    r"(?:\[(?:\d{1,3}(?:[,–-]\s?\d{1,3}){0,5}|[a-z]|note \d{1,3}|citation needed)\]"
+    r"|<sup>\[?(?:\d{1,3}|[a-z])\]?</sup>)"
+    r"|(?:(?<=[^\W\d_]{4})|(?<=[.,;:!?…。，)\]\"”'’»]))[⁰¹²³⁴-⁹]{1,3}(?!\w)"
+)
+"""The mark of a note: [1] or a raised figure, right behind a word or a sign."""
+
+
+@functools.lru_cache(maxsize=4)
+def _fold_without_notes(text: str) -> Folded | None:
+    blanked, count = _NOTE.subn(lambda found: "\u2060" * len(found[0]), text)
+    return fold(blanked) if count else None
+
+
 @functools.lru_cache(maxsize=4096)
 def _wanted(statement: str) -> str:
     return fold(statement).text.strip(ENDS)
@@ -359,6 +376,10 @@ def find_quote(statement: str, folded: Folded, text: str) -> tuple[int, int] | N
         text: The text to look in.
     """
     whole = _find(_wanted(statement), folded, text, 0)
+    if whole is None and (without_notes := _fold_without_notes(text)):
+        # A quote may leave out the marks of notes, but not name others.
+        folded = without_notes
+        whole = _find(_wanted(statement), folded, text, 0)
     if whole is None and _ELLIPSIS.search(statement):
         parts = [part for part in _ELLIPSIS.split(statement) if part.strip()]
         if len(parts) > 1 and all(map(is_long_enough, parts)):
