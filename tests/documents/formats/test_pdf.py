@@ -14,7 +14,7 @@ from made_pdf import PdfPage, by_rows, column, make_form, make_notes, make_pdf, 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import Document
 from agenticlu.documents.citations import cite
-from agenticlu.documents.formats import Parsed, pdf
+from agenticlu.documents.formats import Parsed, pdf, pdf_words
 from agenticlu.documents.formats.pdf_pages import read_pages
 from agenticlu.documents.pieces import split
 from agenticlu.documents.rectangles import Places, Rectangle, Words, rectangles_of
@@ -297,6 +297,20 @@ def test_right_to_left_columns_begin_at_the_right(is_by_glyphs: bool) -> None:
                 at += 5
     words = parse(make_pdf([PdfPage(stream, fonts=page.fonts)], objects), "a.pdf").text.split()
     assert words == " ".join(right + left).split()
+
+
+@pytest.mark.parametrize(
+    ("given", "places", "word"),
+    [
+        ("تينب", [0, 10, 20, 30], "بنيت"),
+        ("بنيت", [30, 20, 10, 0], "بنيت"),
+        ("نكرال.", [10, 20, 30, 40, 40, 5], "لاركن."),  # lam and alef are one glyph
+        ("בְּן", [30, 31, 31, 20], "בְּן"),
+    ],
+)
+def test_words_given_as_they_are_seen_are_turned(given: str, places: list[int], word: str) -> None:
+    boxes = np.array([(at, 0, at + 8, 10) for at in places], float)
+    assert pdf_words._turn(given, boxes) == word
 
 
 # --- Forms and notes ------------------------------------------------------------------------------

@@ -206,13 +206,29 @@ def has_wrapped_cells(groups: Sequence[Sequence[Row]], gutters: Sequence[Interva
     return len(groups) > 1 and wrapped > 0
 
 
+def is_written_by_columns(rows: Sequence[Row], gutters: Sequence[Interval]) -> bool:
+    """Whether rows that look like a table's are rather not written row by row."""
+    for gutter in gutters:
+        changes, both, _ = _count_changes(rows, gutter)
+        if both > 1 and changes <= both:
+            runs = [run for row in rows for run in row]
+            return not _looks_like_table(rows, split_columns(runs, gutters))
+    return False
+
+
 def _is_written_apart(rows: Sequence[Row], gutter: Interval) -> bool:
     """Whether the file has what stands on one side of a gutter in few stretches."""
+    changes, both, fewer = _count_changes(rows, gutter)
+    return changes < 0.5 * max(both, fewer)
+
+
+def _count_changes(rows: Sequence[Row], gutter: Interval) -> tuple[int, int, int]:
+    """Counts how often the file changes sides, rows with both, and the runs of the lesser side."""
     runs = sorted((run for row in rows for run in row), key=lambda run: run.order)
     sides = [run.u0 >= gutter[1] - 0.01 for run in runs]
     changes = sum(a != b for a, b in pairwise(sides))
     both = sum(len({run.u0 >= gutter[1] - 0.01 for run in row}) > 1 for row in rows)
-    return changes < 0.5 * max(both, min(sum(sides), len(sides) - sum(sides)))
+    return changes, both, min(sum(sides), len(sides) - sum(sides))
 
 
 def _are_prose(columns: Sequence[Sequence[Run]], groups: Sequence[Sequence[Row]]) -> bool:

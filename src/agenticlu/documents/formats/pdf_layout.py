@@ -19,6 +19,7 @@ from agenticlu.documents.formats.pdf_columns import (
     find_table,
     group_rows,
     has_wrapped_cells,
+    is_written_by_columns,
     last_beside,
     row_groups,
     split_columns,
@@ -167,6 +168,9 @@ class _Region:
             start = end
 
     def _order_table(self, rows: Sequence[Row], gutters: Sequence[Interval]) -> Iterator[Line]:
+        if is_written_by_columns(rows, gutters):
+            yield from map(self.line, rows)
+            return
         self._num_tables += 1
         groups = row_groups(rows, self.height)
         if not has_wrapped_cells(groups, gutters):

@@ -10,7 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -178,6 +178,19 @@ def _is_odd(codes: np.ndarray) -> np.ndarray:
     )
 
 
+def _turn(token: str, boxes: np.ndarray) -> str:
+    """Writes a word from right to left that pdfium gives as it is seen, from left to right."""
+    middles = ((boxes[:, 0] + boxes[:, 2]) / 2).tolist()
+    letters = [middle for char, middle in zip(token, middles, strict=True) if RTL.match(char)]
+    steps = [b - a for a, b in pairwise(letters)]
+    if sum(step > 0 for step in steps) <= sum(step < 0 for step in steps):
+        return token
+    # What is one glyph, such as lam and alef, is turned, too.
+    order = sorted(range(len(token)), key=lambda i: (-middles[i], -i))
+    turned = "".join(token[i] for i in order)
+    return re.sub(r"\d[\d.,]*\d", lambda number: number.group()[::-1], turned)
+
+
 def _accented(match: re.Match[str]) -> str:
     letter = match.group(2).replace("ı", "i")
     composed = unicodedata.normalize("NFC", letter + _ACCENTS[match.group(1)])
@@ -195,6 +208,8 @@ def _mend(textpage: Any, word: Word, start: int, end: int) -> tuple[Word, int]:
     if pdfium.FPDFText_HasUnicodeMapError(textpage, start) or _CONTROLS.search(token):
         token, unknown = _mark_unknown(textpage, token, start)
     token = _mark_power(textpage, token, start)
+    if rtl and len(token) == end - start > 1:
+        token = _turn(token, _boxes(textpage, range(start, end)))
     token = _PRESENTATION.sub(lambda m: unicodedata.normalize("NFKC", m.group()), token)
     token = _ACCENTED.sub(_accented, token)
     return word._replace(text=token, box=box, frame=frame, rtl=rtl), unknown
