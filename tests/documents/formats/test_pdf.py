@@ -171,6 +171,35 @@ def test_cells_of_several_lines_are_read_whole() -> None:
     assert read(make_pdf([stream])) == " ".join(wanted)
 
 
+def ruled(rows: list[tuple[list[str], ...]], xs: tuple[int, ...], right: int) -> str:
+    """A table of sentences with a border round each cell, the lines of a cell in its middle."""
+    stream, y = "", 720
+    for row in rows:
+        height = 14 * max(map(len, row)) + 6
+        for cell, x, end in zip(row, xs, (*xs[1:], right), strict=True):
+            stream += f"{x - 3} {y - height} {end - x} {height} re S\n"
+            top = y - 14 - 7 * (max(map(len, row)) - len(cell))
+            stream += "".join(show(x, top - 14 * i, line) for i, line in enumerate(cell))
+        y -= height
+    return stream
+
+
+def test_rules_tell_a_table_of_sentences_from_columns() -> None:
+    rows = [
+        (
+            ["The keeper of the gate"],
+            ["must open it before the", "sun is up, and close it"],
+            ["41"],
+        ),
+        (["The keeper of the weir,", "who lives beside it"], ["counts the eels that pass"], ["17"]),
+        (["The one who rings bells"], ["has to climb the tower,", "which is high"], ["9"]),
+        (["The miller of the town"], ["grinds what is brought"], ["3"]),
+    ]
+    wanted = ["\t".join(" ".join(cell) for cell in row) for row in rows]
+    text = parse(make_pdf([ruled(rows, (72, 220, 400), 450)]), "a.pdf").text
+    assert text.strip().splitlines() == wanted
+
+
 def test_bullets_stay_with_their_items() -> None:
     items = [
         "Open the gate of the mill",

@@ -183,6 +183,18 @@ def split_columns(runs: Sequence[Run], gutters: Sequence[Interval]) -> list[list
     return columns
 
 
+def split_cells(runs: Sequence[Run]) -> list[list[Run]]:
+    """Splits the runs of a table's row where nothing reaches over, however narrow the gap is."""
+    cells: list[list[Run]] = []
+    end = float("-inf")
+    for run in sorted(runs, key=lambda run: run.u0):
+        if run.u0 > end:
+            cells.append([])
+        cells[-1].append(run)
+        end = max(end, run.u1)
+    return cells
+
+
 def row_groups(rows: Sequence[Row], height: float) -> list[list[Row]]:
     """Groups rows between which all columns leave more than the usual space."""
     gaps = [gap_between(above, below) for above, below in pairwise(rows)]

@@ -7,7 +7,9 @@ are. The result is taken where it joins more of what belongs together than the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from statistics import median
 
@@ -22,8 +24,10 @@ from agenticlu.documents.formats.pdf_columns import (
     is_written_by_columns,
     last_beside,
     row_groups,
+    split_cells,
     split_columns,
 )
+from agenticlu.documents.formats.pdf_rules import Rule
 from agenticlu.documents.formats.pdf_runs import (
     Line,
     Row,
@@ -45,6 +49,7 @@ def order_words(
     values: Sequence[Word] = (),
     blocks: Sequence[Word] = (),
     notes: Sequence[Word] = (),
+    rules: Callable[[], Sequence[Rule]] = tuple,
 ) -> list[Line]:
     """Returns the lines of a page in reading order.
 
@@ -53,6 +58,7 @@ def order_words(
         values: Further words that have a place but no order: values of form fields.
         blocks: Texts that stand for themselves, with their place.
         notes: Texts for the end of the page.
+        rules: Reads the page's horizontal rules; called where there may be a table.
     """
     lines: list[Line] = []
     groups = group_by_frame(words) or {"right": []}
@@ -61,13 +67,13 @@ def order_words(
         runs = join_runs(group, frame)
         for word in values if frame == main else ():
             insert_run(runs, Run(word, box_in(frame, word.box)))
-        lines += _order_runs(runs)
+        lines += _order_runs(runs, rules if frame == "right" else tuple)
         for word in blocks if frame == main else ():
             place_block(lines, Run(word, box_in(frame, word.box)))
     return lines + [Line(([Run(word, box_in(main, word.box))],)) for word in notes]
 
 
-def _order_runs(runs: list[Run]) -> list[Line]:
+def _order_runs(runs: list[Run], rules: Callable[[], Sequence[Rule]] = tuple) -> list[Line]:
     for order, run in enumerate(runs):
         run.order = order
     if not runs:
@@ -76,7 +82,7 @@ def _order_runs(runs: list[Run]) -> list[Line]:
     height = median(run.height for run in runs)
     if _reads_down(runs):
         return _with_gaps([_line([run], rtl) for run in runs], height)
-    region = _Region(height, rtl)
+    region = _Region(height, rtl, rules)
     lines: list[Line] = []
     stretch: list[Line] = []
     size = 0
@@ -115,9 +121,15 @@ def _line(row: Row, rtl: bool) -> Line:
 class _Region:
     """What holds for all regions of a page."""
 
-    def __init__(self, height: float, rtl: bool) -> None:
+    def __init__(self, height: float, rtl: bool, read_rules: Callable[[], Sequence[Rule]]) -> None:
         self.height, self.rtl = height, rtl
         self._num_tables = 0
+        self._read_rules = read_rules
+
+    @cached_property
+    def rules(self) -> Sequence[Rule]:
+        """The horizontal rules of the page."""
+        return self._read_rules()
 
     def order(self, runs: Sequence[Run], depth: int = 0) -> Iterator[Line]:
         """Yields the lines of a region."""
@@ -127,7 +139,7 @@ class _Region:
         start = done = 0
         while start <= beside:
             found = find_columns(rows, start, sides, self.height)
-            if found is None:
+            if found is None or self._are_ruled(rows[found[0] : found[1]], found[2]):
                 start += 1
                 continue
             first, last, gutters = found
@@ -168,22 +180,51 @@ class _Region:
             start = end
 
     def _order_table(self, rows: Sequence[Row], gutters: Sequence[Interval]) -> Iterator[Line]:
-        if is_written_by_columns(rows, gutters):
-            yield from map(self.line, rows)
-            return
+        groups = self._ruled_rows(rows, gutters)
+        if not groups:
+            if is_written_by_columns(rows, gutters):
+                yield from map(self.line, rows)
+                return
+            groups = row_groups(rows, self.height)
+            if not has_wrapped_cells(groups, gutters):
+                groups = [[row] for row in rows]
         self._num_tables += 1
-        groups = row_groups(rows, self.height)
-        if not has_wrapped_cells(groups, gutters):
-            groups = [[row] for row in rows]
         for number, group in enumerate(groups):
             for run in (run for row in group for run in row):
                 run.table = (self._num_tables, number)
             if len(group) == 1:
                 yield self.line(group[0])
                 continue
-            cells = [c for c in split_columns([run for row in group for run in row], gutters) if c]
+            cells = split_cells([run for row in group for run in row])
             cells = [[run for row in group_rows(c) for run in self._across(row)] for c in cells]
             yield Line(tuple(reversed(cells) if self.rtl else cells), rtl=self.rtl)
+
+    def _are_ruled(self, rows: Sequence[Row], gutters: Sequence[Interval]) -> bool:
+        """Whether rules between the rows cross the gutters: the rows are those of a table."""
+        top, bottom = rows[0][0].middle, rows[-1][0].middle
+        crossing = sum(
+            top < rule.v < bottom and all(rule.u0 <= a and rule.u1 >= b for a, b in gutters)
+            for rule in self.rules
+        )
+        return crossing >= 2
+
+    def _ruled_rows(self, rows: Sequence[Row], gutters: Sequence[Interval]) -> list[list[Row]]:
+        """Groups the rows of a table by the rules between them; empty where there are too few."""
+        left, right = gutters[0][0], gutters[-1][1]
+        middles = [row[0].middle for row in rows]
+        rules = [rule.v for rule in self.rules if rule.u0 <= left and rule.u1 >= right]
+        cuts = [v for v in rules if middles[0] < v < middles[-1]]
+        if len(cuts) < 2:
+            return []
+        groups: list[list[Row]] = [[] for _ in range(len(cuts) + 1)]
+        for row, middle in zip(rows, middles, strict=True):
+            groups[bisect(cuts, middle)].append(row)
+        parted: list[list[Row]] = []
+        for group in groups:
+            full = sum(all(split_columns(row, gutters)) for row in group)
+            # Between two rules may stand several rows, each with all its cells.
+            parted += [[row] for row in group] if full > 1 else [group] if group else []
+        return parted
 
 
 def _rows_as_written(runs: Sequence[Run]) -> Iterator[Row]:

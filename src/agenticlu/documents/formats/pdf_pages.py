@@ -6,6 +6,7 @@ import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pypdfium2
@@ -15,6 +16,7 @@ from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import without_lone_surrogates
 from agenticlu.documents.formats.pdf_fields import read_written
 from agenticlu.documents.formats.pdf_layout import order_words
+from agenticlu.documents.formats.pdf_rules import read_rules
 from agenticlu.documents.formats.pdf_text import TextBuilder
 from agenticlu.documents.formats.pdf_words import read_words
 from agenticlu.documents.rectangles import Places
@@ -141,7 +143,9 @@ def _read_page(pdf: Any, index: int, builder: TextBuilder) -> tuple[Counter[str]
         left_out["word outside the page"] = len(words) - len(shown)
         form = pdf.formenv.raw if pdf.formenv else None
         written = read_written(page.raw, form)
-        lines = order_words(shown, written.values, written.blocks, written.notes)
+        lines = order_words(
+            shown, written.values, written.blocks, written.notes, partial(read_rules, page.raw)
+        )
         left_out += written.left_out
         builder.add_page(lines, box, rotation)
         images, scan_share = _measure_images(page.raw, box)
