@@ -32,6 +32,26 @@ STONE = [
     *("Nobody knows where the", "third stone came from, but", "the people of Orsk say"),
     *("that it fell from a cart", "on the way to the fair", "in the year of the flood."),
 ]
+NAMES = [
+    [
+        *("Ada Larkin of Dunmore and", "Mara Quill of Vell met", "Bo Orsk in Dunmore on"),
+        *("Monday. They spoke about", "German wheels and French", "stones for an hour."),
+    ],
+    [
+        *("In Vell the weir was", "built by masons from", "Orsk, who came in boats"),
+        *("from the sea and went", "Home in winter when the", "Work was done."),
+    ],
+]
+NUMBERS = [
+    [
+        *("In 1911 the mill had 2", "wheels, 41 steps and 17", "windows; by 1920 it had"),
+        *("lost 1 wheel, 3 steps and", "all of its 17 windows."),
+    ],
+    [
+        *("The weir cost 1,234", "crowns in 1890 and 2,500", "in 1911, of which 41 per"),
+        *("cent were paid by 9 of", "the 63 mills."),
+    ],
+]
 TITLE = "A history of the mills of the valley and of their people, told again"
 
 
@@ -74,6 +94,28 @@ COLUMNS = {
         joined(MILL, WEIR),
     ),
     "of different length": (by_rows(column(72, 700, MILL * 2), RIGHT), joined(MILL * 2, WEIR)),
+    "of two lines": (by_rows(LEFT[:2], RIGHT[:2]), joined(MILL[:2], WEIR[:2])),
+    "in sizes of their own": (
+        by_rows(column(72, 700, MILL, 11), column(320, 700, WEIR, 9)),
+        joined(MILL, WEIR),
+    ),
+    "of lines that begin with names": (
+        by_rows(column(72, 700, NAMES[0]), column(320, 700, NAMES[1])),
+        joined(*NAMES),
+    ),
+    "with many numbers": (
+        by_rows(column(72, 700, NUMBERS[0]), column(320, 700, NUMBERS[1])),
+        joined(*NUMBERS),
+    ),
+    "above a table": (
+        by_rows(LEFT, RIGHT)
+        + by_rows(
+            column(72, 560, ["Oak", "Elm"]),
+            column(200, 560, ["12", "7"]),
+            column(320, 560, ["Vell", "Orsk"]),
+        ),
+        joined(MILL, WEIR, ["Oak 12 Vell Elm 7 Orsk"]),
+    ),
     "three of them": (
         by_rows(
             *(

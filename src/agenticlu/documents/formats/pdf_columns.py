@@ -76,12 +76,33 @@ def find_columns(
         written = [gutter for gutter in gutters if _is_written_apart(band, gutter)]
         runs = [run for row in band for run in row]
         if written and not _looks_like_table(band, split_columns(runs, written)):
-            return first, last, written
+            return *_without_tables(rows, first, last, written, height), written
         if not gutters or written:
             continue
         if _are_prose(split_columns(runs, gutters), row_groups(band, height)):
-            return first, last, gutters
+            return *_without_tables(rows, first, last, gutters, height), gutters
     return None
+
+
+def _without_tables(
+    rows: Sequence[Row], first: int, last: int, gutters: Sequence[Interval], height: float
+) -> tuple[int, int]:
+    """Leaves out tables above and below columns whose gutters happen to go on through them."""
+    cuts = [i for i in range(first + 1, last) if gap_between(rows[i - 1], rows[i]) > height]
+    bounds = [first, *cuts, last]
+    while len(bounds) > 2 and _is_tabular(rows[bounds[0] : bounds[1]], gutters):
+        bounds.pop(0)
+    while len(bounds) > 2 and _is_tabular(rows[bounds[-2] : bounds[-1]], gutters):
+        bounds.pop()
+    return bounds[0], bounds[-1]
+
+
+def _is_tabular(rows: Sequence[Row], gutters: Sequence[Interval]) -> bool:
+    """Whether rows hold few words in each cell, and cells on both sides of the gutters."""
+    runs = [run for row in rows for run in row]
+    filled = sum(all(split_columns(row, gutters)) for row in rows)
+    num_words = sum(len(run.text.split()) for run in runs)
+    return len(rows) > 1 and filled >= 0.8 * len(rows) and num_words <= 2 * len(runs)
 
 
 def _peel(rows: Sequence[Row], first: int, last: int, height: float) -> tuple[int, int]:
@@ -252,9 +273,12 @@ def _are_prose(columns: Sequence[Sequence[Run]], groups: Sequence[Sequence[Row]]
         return False
     if len(groups) < 3 or max(map(len, groups)) > 12:
         return True
+    level = sum(len(row) > 1 for group in groups for row in group)
+    if level < 0.6 * min(map(len, columns)):
+        return True  # the cells of a row would be level
     # Gaps that all columns share are rows of a table; columns of a paper rarely have two in common.
     own_gaps = max(_num_gaps(column) for column in columns)
-    return len(groups) - 1 < 0.8 * own_gaps
+    return not 0.8 * own_gaps <= len(groups) - 1 <= own_gaps
 
 
 def _num_gaps(column: Sequence[Run]) -> int:
@@ -275,25 +299,45 @@ def continues(before: Run, after: Run) -> bool:
     return first.islower() and bool(_OPEN_END.search(before.text))
 
 
+_JOINING = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        a an and are as at by for from in is of on or that the to was were which who with
+        am das dem den der des die ein eine im ist mit oder und von vom zu zum zur
+        au aux ce de des du en est et la le les ou par pour que qui sur un une
+        al con del e el gli i il in las lo los no o os para per por se sua su una y
+        """,
+    )
+)
+"""Words after which a phrase goes on: a line may end with one, a cell of a table hardly."""
+
+
 def _is_prose(column: Sequence[Run]) -> bool:
-    lines = [run.text for run in column]
+    """Whether the lines of a column are parts of sentences."""
+    rows = [sorted(row, key=lambda run: run.u0) for row in group_rows(column)]
+    lines = [" ".join(run.text for run in row) for row in rows]
     text = " ".join(lines)
     size = len(text.replace(" ", ""))
     if len(lines) < 2 or len(_CODE.findall(text)) > 0.03 * size:
         return False
-    if sum(char.isalpha() for char in text) < 0.75 * size:
+    if sum(char.isalpha() for char in text) < 0.6 * size:
         return False
     width = max(run.u1 for run in column) - min(run.u0 for run in column)
-    is_full = sum(run.u1 - run.u0 > 0.8 * width for run in column) >= 0.6 * len(column)
+    num_full = sum(row[-1].u1 - row[0].u0 > 0.8 * width for row in rows)
+    is_full = num_full >= 0.6 * len(rows)
     if text.upper() == text.lower():  # a script without capitals
         return size / len(lines) >= 6 and is_full
-    first_words = Counter(line.split(maxsplit=1)[0] for line in lines)
     if len(text.split()) / len(lines) < (3 if len(lines) > 2 else 4):
         return False
-    if max(first_words.values()) > 0.5 * len(lines):
+    first_words = Counter(line.split(maxsplit=1)[0] for line in lines if line[0].isalpha())
+    if max(first_words.values(), default=0) > 0.5 * len(lines):
         return False  # cells begin alike
-    continued = sum(continues(a, b) for a, b in pairwise(column))
-    return continued >= 0.34 * (len(column) - 1) or (is_full and size / len(lines) >= 20)
+    continued = sum(
+        continues(a[-1], b[0]) or line.split()[-1].lower() in _JOINING
+        for line, (a, b) in zip(lines, pairwise(rows), strict=False)
+    )
+    return continued >= 0.3 * (len(lines) - 1) or (is_full and size / len(lines) >= 20)
 
 
 def _looks_like_table(rows: Sequence[Row], columns: Sequence[Sequence[Run]]) -> bool:

@@ -82,28 +82,45 @@ def _order_runs(runs: list[Run], rules: Callable[[], Sequence[Rule]] = tuple) ->
     height = median(run.height for run in runs)
     if _reads_down(runs):
         return _with_gaps([_line([run], rtl) for run in runs], height)
-    region = _Region(height, rtl, rules)
     lines: list[Line] = []
-    stretch: list[Line] = []
-    size = 0
-    for line in region.order(runs):
-        # Where both orders have read the same, the next stretch begins.
-        stretch.append(line)
-        size += sum(map(len, line.cells))
-        if max(run.order for one in stretch for cell in one.cells for run in cell) == size - 1:
-            lines += _better(stretch, height, rtl)
-            stretch = []
+    stretches = _stretches(list(_Region(height, rtl, rules).order(runs)))
+    for number, stretch in enumerate(stretches):
+        before = _runs_of(lines[-1:])[-1:]
+        after = _runs_of(stretches[number + 1] if number + 1 < len(stretches) else [])[:1]
+        lines += _better(stretch, before, after, height, rtl)
     return _with_gaps(lines, height)
 
 
-def _better(stretch: list[Line], height: float, rtl: bool) -> list[Line]:
+def _stretches(lines: Sequence[Line]) -> list[list[Line]]:
+    """Splits lines where they and the file have read the same runs."""
+    stretches: list[list[Line]] = []
+    size, furthest, is_open = 0, -1, False
+    for line in lines:
+        if not is_open:
+            stretches.append([])
+        stretches[-1].append(line)
+        orders = [run.order for run in _runs_of([line])]
+        size += len(orders)
+        furthest = max(furthest, *orders)
+        is_open = furthest >= size
+    return stretches
+
+
+def _runs_of(lines: Sequence[Line]) -> list[Run]:
+    return [run for line in lines for cell in line.cells for run in cell]
+
+
+def _better(
+    stretch: list[Line], before: list[Run], after: list[Run], height: float, rtl: bool
+) -> list[Line]:
     """Returns the lines as they are ordered or as the file has them, whichever joins more."""
-    ordered = [run for line in stretch for cell in line.cells for run in cell]
+    ordered = _runs_of(stretch)
     written = sorted(ordered, key=lambda run: run.order)
     if ordered == written:
         return stretch
     num_wrapped = sum(len(cell) > 1 for line in stretch for cell in line.cells)
-    score, kept = _score(ordered, height) + num_wrapped, _score(written, height)
+    score = _score([*before, *ordered, *after], height) + num_wrapped
+    kept = _score([*before, *written, *after], height)
     if kept > score or (kept == score and _is_plausible(written, rtl)):
         return [_line(row, rtl) for row in _rows_as_written(written)]
     return stretch
