@@ -148,9 +148,19 @@ def _gutters(rows: Sequence[Row], free: Sequence[Interval], height: float) -> li
     if max(run.u0 for run in runs) - min(run.u1 for run in runs) < LEAST_GUTTER * height:
         return []  # nothing stands beside anything
     gutters = list(free)
-    while (weak := _weakest(gutters, split_columns(runs, gutters), height)) is not None:
+    while (weak := _weakest(gutters, _count_rows(rows, gutters), height)) is not None:
         gutters.pop(weak)
     return gutters
+
+
+def _count_rows(rows: Sequence[Row], gutters: Sequence[Interval]) -> list[int]:
+    """Counts the rows in which each column has something."""
+    ends = [end - 0.01 for _, end in gutters]
+    counts = [0] * (len(gutters) + 1)
+    for row in rows:
+        for column in {bisect_right(ends, run.u0) for run in row}:
+            counts[column] += 1
+    return counts
 
 
 def find_table(
@@ -162,17 +172,14 @@ def find_table(
     return end, _gutters(rows[start:end], free, height) if free else []
 
 
-def _weakest(
-    gutters: Sequence[Interval], columns: Sequence[Sequence[Run]], height: float
-) -> int | None:
+def _weakest(gutters: Sequence[Interval], num_rows: Sequence[int], height: float) -> int | None:
     """Returns a gutter with too little beside it for its width, the narrowest first."""
-    most = max(map(len, columns))
     for i in sorted(range(len(gutters)), key=lambda i: gutters[i][1] - gutters[i][0]):
         is_narrow = gutters[i][1] - gutters[i][0] < NARROW_GUTTER * height
-        fewest = min(map(len, columns[i : i + 2]))
+        fewest = min(num_rows[i : i + 2])
         if fewest < (NARROW_LINES if is_narrow else 2):
             return i
-        if is_narrow and len(columns) > 2 and fewest < 0.2 * most:
+        if is_narrow and len(gutters) > 1 and fewest < 0.2 * max(num_rows):
             return i
     return None
 
@@ -233,10 +240,20 @@ def has_wrapped_cells(groups: Sequence[Sequence[Row]], gutters: Sequence[Interva
     wrapped = 0
     for group in groups:
         filled = [sum(bool(column) for column in split_columns(row, gutters)) for row in group]
-        if len(group) > 1 and filled[0] < 2:
+        if len(group) > 1 and (filled[0] < 2 or _has_numbers_below(group, gutters)):
             return False
         wrapped += len(group) > 1
     return len(groups) > 1 and wrapped > 0
+
+
+def _has_numbers_below(group: Sequence[Row], gutters: Sequence[Interval]) -> bool:
+    """Whether a column has two numbers: they are no lines of one cell, but of as many rows."""
+    columns = split_columns([run for row in group for run in row], gutters)
+    return any(sum(_is_number(run.text) for run in column) > 1 for column in columns)
+
+
+def _is_number(text: str) -> bool:
+    return len(text) < 20 and sum(char.isdigit() for char in text) >= 0.5 * len(text)
 
 
 def is_written_by_columns(rows: Sequence[Row], gutters: Sequence[Interval]) -> bool:
@@ -282,13 +299,12 @@ def _are_prose(columns: Sequence[Sequence[Run]], groups: Sequence[Sequence[Row]]
 
 
 def _num_gaps(column: Sequence[Run]) -> int:
-    gaps = [after.v0 - before.v1 for before, after in pairwise(column)]
+    gaps = [gap_between(above, below) for above, below in pairwise(group_rows(column))]
     return sum(gap > min(gaps) + 0.3 * column[0].height for gap in gaps)
 
 
 _OPEN_END = re.compile(r"[^.!?…:;\"”’)\]]$")
 _CODE = re.compile(r"[{}\[\]<>=#$\\|_;]")
-_NUMERIC = re.compile(r"[-+−]?[$€£]?[\d.,:/%+−-]*\d[\d.,:/%]*\S?$")
 
 
 def continues(before: Run, after: Run) -> bool:
@@ -346,7 +362,7 @@ def _looks_like_table(rows: Sequence[Row], columns: Sequence[Sequence[Run]]) -> 
     if shared < 0.8 * max(map(len, columns)):
         return False
     numeric = [
-        sum(bool(_NUMERIC.match(run.text)) for run in column) / len(column) for column in columns
+        sum(_is_number(run.text) for run in column) / len(column) for column in columns if column
     ]
     labels = sum(run.text.endswith(":") for run in columns[0])
     return (max(numeric) >= 0.7 and min(numeric) < 0.5) or labels >= 0.6 * len(columns[0])
