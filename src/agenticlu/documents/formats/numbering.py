@@ -49,6 +49,7 @@ class Styles:
     def __init__(self, root: Any | None) -> None:
         styles = () if root is None else root.findall(f"{_W}style")
         self._by_id = {one.get(f"{_W}styleId"): one for one in styles}
+        self._values: dict[tuple[str | None, tuple[str, ...]], str | None] = {}
         defaults = (one for one in styles if one.get(f"{_W}default") in {"1", "true"})
         self.default = next(
             (s.get(f"{_W}styleId") for s in defaults if s.get(f"{_W}type") == "paragraph"), None
@@ -64,8 +65,10 @@ class Styles:
 
     def value(self, name: str | None, *path: str) -> str | None:
         """Returns the nearest value of a property in a style's chain."""
-        values = (value_of(one, *path) for one in self.chain(name))
-        return next((value for value in values if value is not None), None)
+        if (name, path) not in self._values:
+            values = (value_of(one, *path) for one in self.chain(name))
+            self._values[name, path] = next((one for one in values if one is not None), None)
+        return self._values[name, path]
 
 
 @dataclass

@@ -159,31 +159,30 @@ def _plain(value: Any) -> str:
 
 
 def _parse_by_calamine(data: Any, left_out: Counter[str]) -> Parsed:
-    from python_calamine import (
-        CalamineError,
-        CalamineWorkbook,
-        SheetTypeEnum,
-        SheetVisibleEnum,
-    )
+    from python_calamine import CalamineError
 
     data.seek(0)
     try:
-        book = CalamineWorkbook.from_filelike(data)
+        return build(list(_read_by_calamine(data, left_out)), None, left_out)
     except CalamineError as error:
-        raise ValueError(error) from error
-    sheets = []
+        raise ValueError(str(error)) from error
+
+
+def _read_by_calamine(data: Any, left_out: Counter[str]) -> Iterator[tuple[Sheet, bool]]:
+    from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
+
+    book = CalamineWorkbook.from_filelike(data)
     for about in book.sheets_metadata:
         sheet = Sheet(about.name)
         if about.typ != SheetTypeEnum.WorkSheet:
             left_out["chart" if about.typ == SheetTypeEnum.ChartSheet else "macro"] += 1
             continue
         is_hidden = about.visible != SheetVisibleEnum.Visible
-        found = None if is_hidden else book.get_sheet_by_name(about.name)
-        if found is not None:
+        if not is_hidden:
+            found = book.get_sheet_by_name(about.name)
             for row, values in enumerate(found.to_python(skip_empty_area=False), 1):
                 cells = ((at, _plain(value)) for at, value in enumerate(values, 1))
                 sheet.rows[row] = {at: text for at, text in cells if text}
             merged = found.merged_cell_ranges or ()
             sheet.merged = [(a + 1, b + 1, c + 1, d + 1) for (a, b), (c, d) in merged]
-        sheets.append((sheet, is_hidden))
-    return build(sheets, None, left_out)
+        yield sheet, is_hidden

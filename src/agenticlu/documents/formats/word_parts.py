@@ -222,7 +222,10 @@ class Part:
             for one in list(properties):
                 if one.tag not in _KEPT_PROPERTIES:
                     properties.remove(one)
-        for node in self._all("bookmarkStart", "bookmarkEnd", "proofErr", "lastRenderedPageBreak"):
+            if not len(properties):
+                properties.getparent().remove(properties)
+        passed = ("bookmarkStart", "bookmarkEnd", "proofErr", "lastRenderedPageBreak", "tblGrid")
+        for node in self._all(*passed):
             ooxml.replace(node, [])
         for one in self._all("r"):
             before = one.getprevious()
