@@ -319,6 +319,11 @@ def test_slides_are_pages(read) -> None:
     assert document.title == "The mill"
 
 
+def test_a_text_about_the_format_is_no_file_of_it(read) -> None:
+    about = "The root is `<office:document ...>`.\n"
+    assert read(about.encode(), "a.md").text == about
+
+
 LOCKED = {"META-INF__manifest": "<m><encryption-data/></m>"}
 
 

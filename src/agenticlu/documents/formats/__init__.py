@@ -56,7 +56,8 @@ def _is_html(data: bytes, ending: str) -> bool:
 
 
 def _is_flat_odf(data: bytes, ending: str) -> bool:
-    return b"<office:document " in data[:4096]
+    head = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    return head.startswith((b"<?xml", b"<office:document ")) and b"<office:document " in head
 
 
 FORMATS = (
