@@ -68,7 +68,7 @@ FORMATS = (
         f"{__name__}.archives",
     ),
     Format("flat OpenDocument", _is_flat_odf, f"{__name__}.odf"),
-    Format("rtf", lambda data, _: data.lstrip()[:5] == b"{\\rtf", f"{__name__}.rtf"),
+    Format("rtf", lambda data, _: data[:64].lstrip().startswith(b"{\\rtf"), f"{__name__}.rtf"),
     Format("xls", lambda data, _: data.startswith(b"\xd0\xcf\x11\xe0"), f"{__name__}.ole"),
     Format(
         "csv, tsv", lambda _, ending: ending in {".csv", ".tsv", ".tab"}, f"{__name__}.delimited"
