@@ -83,6 +83,10 @@ def read(tmp_path: Path):
     return read
 
 
+def field(kind: str) -> str:
+    return f"<w:r><w:fldChar w:fldCharType='{kind}'/></w:r>"
+
+
 def box(text: str) -> str:
     return f"<w:txbxContent>{p(text)}</w:txbxContent>"
 
@@ -115,6 +119,11 @@ BODIES: dict[str, tuple[str, str]] = {
         p("<w:r><w:t>Fahr</w:t><w:softHyphen/><w:t>geld</w:t></w:r>"),
         "Fahrgeld\n",
     ),
+    "links whose target is missing": (
+        p("See ", f"<w:hyperlink r:id='none'>{r('the mill')}</w:hyperlink>", "."),
+        "See the mill.\n",
+    ),
+    "ends of pages": (p("a", "<w:r><w:br w:type='page'/></w:r>", "b"), "a\nb\n"),
     "line breaks": (p("<w:r><w:t>a</w:t><w:br/><w:t>b</w:t></w:r>"), "a\nb\n"),
     "an equation in a sentence": (p("The load is ", MATH, "."), "The load is F=41 kN.\n"),
     "an equation of its own": (p(f"<m:oMathPara>{MATH}</m:oMathPara>"), "F=41 kN\n"),
@@ -191,6 +200,14 @@ BODIES: dict[str, tuple[str, str]] = {
             "<w:r><w:fldChar w:fldCharType='end'/></w:r>",
         ),
         "See page 4 of May\n",
+    ),
+    "a field that computes with another": (
+        p(
+            *(field("begin"), "<w:r><w:instrText>IF </w:instrText></w:r>"),
+            *(field("begin"), "<w:r><w:instrText>PAGE</w:instrText></w:r>", field("separate")),
+            *("7", field("end"), field("separate"), "shown", field("end")),
+        ),
+        "shown\n",
     ),
     "the end of a field that never began": (
         p("a", "<w:r><w:fldChar w:fldCharType='end'/></w:r>", "b"),

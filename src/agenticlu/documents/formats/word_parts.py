@@ -28,7 +28,7 @@ _KEPT = frozenset(
     f"{_W}{name}"
     for name in (
         *("document", "body", "hdr", "ftr", "footnotes", "footnote", "endnotes", "endnote"),
-        *("p", "r", "t", "tbl", "tr", "tc", "hyperlink", "drawing", "pict", "object"),
+        *("p", "r", "t", "tbl", "tr", "tc", "drawing", "pict", "object"),
     )
 )
 """Elements around text that the converter knows; of others only the content is kept."""
@@ -99,14 +99,22 @@ class Part:
         """Writes the state of old form fields; drops ends of fields that have no beginning."""
         for code in self._all("instrText"):
             self._left_out["equation object"] += bool(_DRAWN.match(code.text or ""))
-        depth = 0
-        for node in self._all("fldChar"):
+        shown: list[bool] = []  # of each open field: whether its result has begun
+        for node in self._all("fldChar", "t"):
+            if node.tag == f"{_W}t":
+                if not all(shown[:-1]):  # in what another field computes with
+                    ooxml.replace(node, [])
+                continue
             kind = node.get(f"{_W}fldCharType")
-            depth += {"begin": 1, "end": -1}.get(kind or "", 0)
-            if depth < 0 or (depth == 0 and kind == "separate"):
-                depth = 0
+            if kind == "begin":
+                shown.append(False)
+            elif not shown:
                 ooxml.replace(node, [])
                 continue
+            elif kind == "separate":
+                shown[-1] = True
+            else:
+                shown.pop()
             text = _form_field(node.find(f"{_W}ffData"))
             if text:
                 node.getparent().addprevious(run(text))
@@ -215,6 +223,8 @@ class Part:
     def _write_characters(self) -> None:
         for node in self._all("ptab"):
             ooxml.replace(node, [etree.Element(f"{_W}tab")])
+        for node in self._all("br"):
+            node.attrib.clear()  # the end of a page parts words, too
 
     def _simplify(self) -> None:
         """Joins what stands in one line in one script: the converter takes its time for each."""
