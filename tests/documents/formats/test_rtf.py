@@ -53,6 +53,10 @@ BODIES: dict[str, tuple[str, str]] = {
         r"{\pntext\'b7\tab}c\par\pard d\par",
         "1. a\n  (a) b\n- c\n\nd\n",
     ),
+    "a list up to the end, as TextEdit writes it": (
+        "\\pard\\ls1\\ilvl0{\\listtext\t1.\t}a\\\n{\\listtext\t2.\t}b",
+        "1. a\n2. b\n",
+    ),
     "tables": (
         r"\trowd\cellx100\cellx200\pard\intbl a\cell b\cell\row"
         r"\trowd\cellx100\cellx200\pard\intbl c\par d\cell e\cell\row\pard after\par",

@@ -160,6 +160,7 @@ class _Reader:
         """Returns the document as HTML."""
         while len(self._stories) > 1:
             self._end_story()
+        self._end_paragraph()
         body = self._stories[0].finish()
         header, footer = ("".join(dict.fromkeys(self._furniture[k])) for k in ("header", "footer"))
         whole = header + body + "".join(self._notes) + footer
