@@ -114,6 +114,17 @@ def chart(slide: Any) -> None:
     slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, *place, data).chart.has_title = False
 
 
+def chart_in_two_rows(slide: Any) -> None:
+    data = CategoryChartData()
+    for year in ("2023", "2024"):
+        outer = data.add_category(year)
+        for quarter in ("Q1", "Q2"):
+            outer.add_sub_category(quarter)
+    data.add_series("Sales", (1, 2, 3, 4))
+    place = (Inches(1), Inches(1), Inches(4), Inches(2))
+    slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, *place, data).chart.has_title = False
+
+
 def equation(slide: Any, before: str = "Load: ") -> None:
     box(slide, 1, before).text_frame.paragraphs[0]._p.append(etree.fromstring(MATH))
 
@@ -171,6 +182,10 @@ SLIDES: dict[str, tuple[Callable[[Any], None], str]] = {
     "tables": (table, "00 | 01\n10 | 11\n\n"),
     "groups in groups": (grouped, "Deep inside\n\n"),
     "charts": (chart, "| Sales\nNorth | 19.25\nSouth | 21.5\n\n"),
+    "charts with years above quarters": (
+        chart_in_two_rows,
+        "| Sales\n2023 Q1 | 1\n2023 Q2 | 2\n2024 Q1 | 3\n2024 Q2 | 4\n\n",
+    ),
     "equations": (equation, "Load: F=41 kN\n\n"),
     "equations alone in a box": (lambda slide: equation(slide, ""), "F=41 kN\n\n"),
     "boxes in two renderings": (equation_as_powerpoint_writes_it, "Load: F=41 kN\n\n"),

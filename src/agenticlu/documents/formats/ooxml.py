@@ -10,7 +10,7 @@ import io
 import posixpath
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from lxml import etree
@@ -166,14 +166,21 @@ def _points(series: Any, role: str) -> dict[str, str]:
     node = series.find(f"{{{CHART}}}{role}")
     if node is None:
         return {}
-    found = {one.get("idx", ""): one.findtext(f"{{{CHART}}}v") or "" for one in _pts(node)}
+    # Categories in several rows: the innermost is the first, an outer one holds until the next.
+    levels = node.findall(f".//{{{CHART}}}lvl") or [node]
+    found = _values(levels[0])
+    for level in levels[1:]:
+        outer = _values(level)
+        for at in found:
+            before = [one for one in outer if _place(one) <= _place(at)]
+            if before:
+                found[at] = f"{outer[max(before, key=_place)]} {found[at]}"
     return found or ({"": node.findtext(f"{{{CHART}}}v") or ""} if role == "tx" else {})
 
 
-def _pts(node: Any) -> Iterator[Any]:
-    # The levels of several rows of categories follow each other; the first is the innermost.
-    level = node.find(f".//{{{CHART}}}lvl")
-    return (node if level is None else level).iter(f"{{{CHART}}}pt")  # type: ignore[no-any-return]
+def _values(level: Any) -> dict[str, str]:
+    points = level.iter(f"{{{CHART}}}pt")
+    return {one.get("idx", ""): one.findtext(f"{{{CHART}}}v") or "" for one in points}
 
 
 def diagram_lines(data: Any) -> list[str]:
