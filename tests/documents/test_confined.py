@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from agenticlu.core.errors import (
+    AgenticluError,
     ConfigError,
     DocumentError,
     MissingDependencyError,
@@ -177,8 +178,12 @@ def test_a_file_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_process_reads_many_documents_until_one_fails() -> None:
     first = ask("pid")
     assert {ask("pid") for _ in range(5)} == {first} != {os.getpid()}
+    for harmless in ("odd", "wrong_use"):
+        with pytest.raises(AgenticluError):
+            ask(harmless)
+        assert ask("pid") == first
     with pytest.raises(DocumentError):
-        ask("odd")
+        ask("recurse")
     assert ask("pid") != first
     with pytest.raises(ProcessLookupError):
         os.kill(int(str(first)), 0)

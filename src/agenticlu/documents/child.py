@@ -41,7 +41,7 @@ def main() -> None:
         replies.write(payload)
         replies.flush()
         del payload
-        if header["kind"] == "error" or _peak_bytes() > _MOST_KEPT_BYTES:
+        if header.get("last") or _peak_bytes() > _MOST_KEPT_BYTES:
             return
 
 
@@ -61,6 +61,7 @@ def answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
         return _error(
             f"{name} is nested too deeply to be read.",
             "Save it as PDF or plain text in the program that made it.",
+            last=True,
         )
     except Exception as error:  # of whichever library reads the format: none may reach a user bare
         reason = f"{type(error).__name__}: {error}"[:300]
@@ -72,6 +73,7 @@ def answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
         return _error(
             f"{name} takes more than {request['memory_bytes'] // MEBIBYTE} MiB of memory to read.",
             f"If it is worth more: export {VARIABLES['memory_mib']}=4000",
+            last=True,
         )
     if len(payload) > request["most_bytes"]:
         most = request["most_bytes"] // MEBIBYTE
@@ -99,8 +101,12 @@ def _to_json(result: object) -> bytes:
     return to_json(result)
 
 
-def _error(message: str, hint: str | None, kind: str = "DocumentError") -> tuple[Any, bytes]:
-    return {"kind": "error", "type": kind, "message": message[:4000], "hint": hint}, b""
+def _error(
+    message: str, hint: str | None, kind: str = "DocumentError", *, last: bool = False
+) -> tuple[dict[str, Any], bytes]:
+    """Returns an error as a reply; `last`: the process is in no state to read another document."""
+    told = {"kind": "error", "type": kind, "message": message[:4000], "hint": hint, "last": last}
+    return told, b""
 
 
 # --- Limits ---------------------------------------------------------------------------------------

@@ -105,8 +105,8 @@ def _exchange(head: bytes, data: bytes, request: dict[str, Any]) -> tuple[dict[s
         except BaseException:
             child.end()
             raise
-        if reply[0].get("kind") == "error":
-            child.end()  # it may be short of memory, or in any state
+        if reply[0].get("last"):
+            child.end()
         else:
             _give_back(child)
         return reply
