@@ -84,9 +84,10 @@ def declared_charset(data: bytes) -> str | None:
     """
     import webencodings
 
-    found = re.search(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([\w-]+)", data[:4096], re.IGNORECASE)
+    pattern = rb"<meta[^<>]+?charset\s*+=\s*+[\"']?\s*+([\w-]+)"
+    found = re.search(pattern, data[:4096], re.IGNORECASE)
     if found is None:
-        found = re.match(rb"\s*<\?xml[^>]+encoding\s*=\s*[\"']([\w-]+)", data[:256])
+        found = re.match(rb"\s*+<\?xml[^<>]+?encoding\s*+=\s*+[\"']([\w-]+)", data[:256])
     known = webencodings.lookup(found[1].decode("ascii")) if found else None
     if known is None or known.name in {"x-user-defined", "replacement"}:
         return None

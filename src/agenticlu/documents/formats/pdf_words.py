@@ -46,7 +46,7 @@ _ACCENTS = {
 _ACCENT_REACH = 30
 """Words before and after an accent among which its letter is looked for."""
 _ACCENTED = re.compile(f"([{''.join(_ACCENTS)}])([^\\W\\d_])")
-_DIGITS = re.compile(r"\d+$")
+_DIGITS = re.compile(r"(?<!\d)\d++$")
 Frame = Literal["right", "up", "down", "left"]
 """Where text runs to, in the page's own coordinates; vertical writing runs down."""
 

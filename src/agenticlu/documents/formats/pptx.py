@@ -192,7 +192,7 @@ def _label(one: Any, counts: dict[int, int]) -> str | None:
     start = number.get("startAt", "1")
     first = int(start) if re.fullmatch(r"\d{1,5}", start, re.ASCII) else 1
     counts[level] = counts.get(level, first - 1) + 1
-    parts = re.fullmatch(r"([a-z]+(?:[LU]c)?)(\w*)", number.get("type", "arabicPeriod"))
+    parts = re.fullmatch(r"([a-z]++(?:[LU]c)?+)(\w*+)", number.get("type", "arabicPeriod"))
     kind, around = (parts[1], parts[2]) if parts else ("arabic", "Period")
     text = format_number(counts[level], _AUTO_NUMBERS.get(kind, "decimal"))
     opening = "(" if around == "ParenBoth" else ""

@@ -15,8 +15,10 @@ from typing import Any
 from agenticlu.documents.formats import Parsed, ooxml
 from agenticlu.documents.formats.sheets import Sheet, build
 
-_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^>]*\bref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
-_NO_VALUE = re.compile(rb"</(?:\w+:)?f>\s*(?:<(?:\w+:)?v\s*/>|<(?:\w+:)?v>\s*</(?:\w+:)?v>)?\s*</")
+_MERGED = re.compile(rb'<(?:\w+:)?mergeCell\b[^<>]*\bref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
+_NO_VALUE = re.compile(
+    rb"</(?:\w+:)?f>\s*+(?:(?:<(?:\w+:)?v\s*+/>|<(?:\w+:)?v>\s*+</(?:\w+:)?v>)\s*+)?+</"
+)
 """A formula whose value the file does not hold, as programs other than Excel write it."""
 _MOST_BYTES_FORMATTED = 24 << 20
 """Larger sheets (some 600,000 cells) are read without the formats of their numbers: in seconds."""

@@ -18,5 +18,6 @@ def parse(data: bytes, source: str) -> Parsed:
     text, left_out = read_text(data, source)
     heading = None
     if Path(source).suffix.lower() in {".md", ".markdown"}:
-        heading = re.search(r"^#{1,6}[ \t]+(.+?)[ \t#]*$", text, re.MULTILINE)
-    return Parsed(text, heading and heading[1], left_out=left_out)
+        heading = re.search(r"^#{1,6}[ \t]++(\S.*)$", text, re.MULTILINE)
+    title = heading[1].rstrip(" \t\r#") if heading else None
+    return Parsed(text, title or None, left_out=left_out)
