@@ -9,7 +9,8 @@ _CLOSERS = "\"'”’»)\\]」』）〉》】"
 TERMINALS = "。！？｡।॥؟۔܀።፧၊။៕។᠃᠉꘎꘏꧉՜՞։"
 """Signs that end a sentence whatever follows; after the full stop and its like a space must."""
 _MARKS = (
-    rf"[.!?…]+[{_CLOSERS}]*(?=\s|\Z)|[{TERMINALS}]+[{_CLOSERS}]*|．(?!\d)|།[།\s]*"
+    rf"(?<![.!?…])[.!?…]++[{_CLOSERS}]*+(?=\s|\Z)|[{TERMINALS}]++[{_CLOSERS}]*+"
+    r"|．(?!\d)|།[།\s]*+"
     "|(?<=[\u0370-\u03ff\u1f00-\u1fff]);(?=\\s)"
 )
 _ITEM = r"\n(?=[ \t\r]*(?:\n|[-*•#|]))"

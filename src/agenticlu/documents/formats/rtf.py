@@ -302,7 +302,7 @@ class _Reader:
 
     def _end_paragraph(self, _: int | None = None) -> None:
         story = self._stories[-1]
-        plain = re.sub("<[^>]*>", "", story.text()).strip()
+        plain = re.sub("<[^<>]*>", "", story.text()).strip()
         if story.kind in self._furniture and story.counts_pages and len(plain) <= _MAX_PAGE_LINE:
             story.drop_line()
         story.end_paragraph(self._paragraph)
