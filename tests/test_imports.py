@@ -17,7 +17,8 @@ from agenticlu.cli import COMMANDS
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("core.errors", "core.printing", "demo.lexicon"),
+    ("core.errors", "core.secrets", "demo.lexicon"),
+    ("core.printing",),
     ("__init__", "core.records", "core.files"),
     ("core", "search.store"),
     ("dialogue.replies", "data.shapes"),

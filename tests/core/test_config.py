@@ -283,7 +283,7 @@ def test_resolved_is_shown_with_origins_and_without_secrets() -> None:
     saved = json.loads(text)
     assert saved["values"]["piece_tokens"] == 512
     assert saved["values"]["api_key_env"] == "OPENAI_API_KEY"
-    assert saved["values"]["base_url"] == ["http://***host/v1?***&x=1"]
+    assert saved["values"]["base_url"] == ["http://host/v1?api_key=(not shown)&x=1"]
     assert saved["origins"]["api_key"] == "flag"
     assert saved["command"] == "ask"
     assert "piece_tokens = 512  (default)" in found.describe()

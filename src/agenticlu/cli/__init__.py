@@ -15,6 +15,7 @@ import click
 from agenticlu import __version__
 from agenticlu.core.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
 from agenticlu.core.printing import echo, guard_streams
+from agenticlu.core.secrets import redact_text
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",
@@ -87,9 +88,9 @@ def main() -> None:
     except AgenticluError as error:
         if debug:
             raise
-        echo(f"agenticlu: {error.message}", err=True)
+        echo(f"agenticlu: {redact_text(error.message)}", err=True)
         if error.hint:
-            echo(f"  {error.hint}", err=True)
+            echo(f"  {redact_text(error.hint)}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         shown = io.StringIO()

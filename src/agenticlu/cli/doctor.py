@@ -23,6 +23,7 @@ from agenticlu.core.config import Resolved
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError, require_known
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.records import Message, Record, Usage
+from agenticlu.core.secrets import public_address
 from agenticlu.core.settings import JsonSettings, ModelSettings, TokenCount
 from agenticlu.engines import DEFAULT_TIMEOUT_S, load_engine
 from agenticlu.engines.base import Capabilities, Engine, Feature, Sampling
@@ -301,7 +302,7 @@ class _Endpoint:
                 f"prompt and {usage.completion_tokens:,} sampled tokens"
             )
         return Check(
-            name=f"endpoint {self.url}",
+            name=f"endpoint {public_address(self.url)}",
             status=status,
             found=found,
             fix=fix,
@@ -313,7 +314,7 @@ class _Endpoint:
     async def _ask(self, engine: Engine, details: list[str]) -> str:
         """Returns what was found in a few words, and adds the details as they are found."""
         await engine.capabilities()
-        self.say(f"{self.url}: {engine.name} is asked what it can do")
+        self.say(f"{public_address(self.url)}: {engine.name} is asked what it can do")
         began = time.perf_counter()
         await engine.sample(SHORT_QUESTION, Sampling(max_tokens=1))
         short_s = time.perf_counter() - began

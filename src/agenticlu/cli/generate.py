@@ -34,6 +34,7 @@ from agenticlu.cli.plan import (
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
 from agenticlu.core.printing import echo, echo_json
+from agenticlu.core.secrets import public_address
 from agenticlu.core.settings import (
     JsonSettings,
     JudgeSettings,
@@ -171,7 +172,8 @@ async def _generate(
         stack.enter_context(progress)
         if sealer is not None:
             sealer.say = progress.warn
-            progress.say(f"{sealer.take_up(store)} segments taken up from {settings.seal}")
+            source = public_address(str(settings.seal))
+            progress.say(f"{sealer.take_up(store)} segments taken up from {source}")
         listener = ProgressListener(progress, metrics, corpus["left_out"])
         panel = build_panel(judge_engines, store, limits=limits)
         for judge in panel:

@@ -20,6 +20,8 @@ from typing import Any, TextIO
 
 import click
 
+from agenticlu.core.secrets import redact_text
+
 _LINE_END = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")
 _OTHER = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -130,4 +132,5 @@ def _show_warning(
 def _show_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    echo("".join(traceback.format_exception(kind, error, trace)), err=True, nl=False)
+    text = "".join(traceback.format_exception(kind, error, trace))
+    echo(redact_text(text), err=True, nl=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +23,7 @@ from pydantic import (
 from agenticlu.core.errors import AgenticluError, ConfigError, UsageError, did_you_mean
 from agenticlu.core.limits import ReadingLimits
 from agenticlu.core.records import Prices
-
-_SECRET_NAME = re.compile(r"(?:^|_)(?:api_?key|access_?token|auth_?token|secret|password)$")
-
-
-_URL_SECRET = re.compile(
-    r"(?<=://)[^/@\s]+@|(?<=[?&])(?:api_?key|key|token)=[^&\s]+", re.IGNORECASE
-)
+from agenticlu.core.secrets import BLANK, is_secret_name, redact_text
 
 
 class Settings(BaseModel):
@@ -166,7 +159,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, object]:
 
 def public_value(name: str, value: Any) -> Any:
     """Returns one setting's value for JSON: a secret is not shown, credentials are masked."""
-    if isinstance(value, SecretStr) or (value is not None and _SECRET_NAME.search(name)):
+    if isinstance(value, SecretStr) or (value is not None and is_secret_name(name)):
         return "(not saved)"
     if isinstance(value, Mapping):
         return {str(key): public_value(str(key), item) for key, item in value.items()}
@@ -177,7 +170,7 @@ def public_value(name: str, value: Any) -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    return _URL_SECRET.sub("***", str(value))
+    return redact_text(str(value))
 
 
 def check_value(setting: Setting, value: object, origin: str) -> object:
@@ -207,7 +200,7 @@ def _wrong_value(
     problem = error.errors()[0]
     must = problem["msg"].replace("Input should be", "must be").replace("Value error, ", "")
     shown = str(value) if origin == "flag" and isinstance(value, str) else repr(value)
-    shown = "(not shown)" if _SECRET_NAME.search(setting.key) else _URL_SECRET.sub("***", shown)
+    shown = BLANK if is_secret_name(setting.key) else redact_text(shown)
     hint = did_you_mean(str(problem.get("input")), map(str, _choices(setting.annotation)))
     if origin == "flag":
         return UsageError(f"--{setting.key.replace('_', '-')} {shown}: {must}.", hint=hint)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from agenticlu.core.errors import (
     Registry,
     UsageError,
 )
+from agenticlu.core.secrets import BLANK, public_address
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines.base import Engine
 from agenticlu.engines.models import find_cached, find_model, is_hub_id, is_offline, read_window
@@ -100,15 +103,27 @@ def load_limited_engine(
     from agenticlu.engines.thinking import Thinking, ThinkingRoom
 
     urls = tuple(check_base_url(url) for url in base_url)
+    shown = tuple(map(public_address, urls))
     if len(set(urls)) != len(urls):
-        raise UsageError(f"The same address was given twice: {', '.join(urls)}.")
+        raise UsageError(f"The same address was given twice: {', '.join(shown)}.")
     # One for all replicas: what one finds out, the others need not.
-    room = ThinkingRoom(thinking or Thinking(), model or urls[0], hides=True, say=on_event)
+    room = ThinkingRoom(thinking or Thinking(), model or shown[0], hides=True, say=on_event)
     options |= {"api_key_env": api_key_env, "on_event": on_event, "thinking": room}
     options["dialect"] = Dialect()
-    replicas = [(url, ENGINES.load(url.partition("://")[0])(url, model, **options)) for url in urls]
+    replicas = [
+        (name, ENGINES.load(url.partition("://")[0])(url, model, **options))
+        for name, url in zip(_names(shown), urls, strict=True)
+    ]
     engine = replicas[0][1] if len(urls) == 1 else PoolEngine(replicas, on_event=on_event)
     return LimitedEngine(engine, limiter or Limiter(Admission(ENDPOINT_REQUESTS), say=on_event))
+
+
+def _names(addresses: Sequence[str]) -> Iterator[str]:
+    """Yields what replicas are called whose addresses may differ in their keys alone."""
+    seen: Counter[str] = Counter()
+    for name in addresses:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name} #{seen[name]}"
 
 
 def check_model_path(model: str | None, say: Callable[[str], None] | None = None) -> str:
@@ -118,16 +133,28 @@ def check_model_path(model: str | None, say: Callable[[str], None] | None = None
 
 def check_base_url(url: str) -> str:
     """Returns the address without a trailing slash, or says what is wrong with it."""
-    from urllib.parse import urlsplit
+    from urllib.parse import unquote, urlsplit
 
     given = url.strip().rstrip("/")
+    shown = public_address(given if "://" in given else f"http://{given}")
     if "://" not in given:
+        hint = shown if re.search(r"/v\d+$", shown) else f"{shown}/v1"
+        given = shown.removeprefix("http://")
+        raise UsageError(f"{given!r} is not an address.", hint=f"Try --base-url {hint} instead.")
+    try:
+        parts = urlsplit(given)
+        _ = parts.port
+    except ValueError:
         raise UsageError(
-            f"{url!r} is not an address.", hint=f"Try --base-url http://{given}/v1 instead."
-        )
-    parts = urlsplit(given)
+            f"{shown!r} is not an address: its host or its port cannot be read."
+        ) from None
     if parts.scheme not in ENGINES or not parts.netloc:
-        raise UsageError(f"{url!r} is not an address that begins with {' or '.join(ENGINES)}.")
+        raise UsageError(f"{shown!r} is not an address that begins with {' or '.join(ENGINES)}.")
+    if BLANK in unquote(given):
+        raise UsageError(
+            f"{shown} lacks what was left out when it was stored: keys are kept nowhere.",
+            hint="Give the address with its key again, or name the key's variable: --api-key-env.",
+        )
     if parts.username or parts.password:
         raise ConfigError(
             "An address must not hold a password: it would be stored with the results.",

@@ -15,6 +15,7 @@ from pydantic import Field
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import AgenticluError, EngineUnreachableError, UsageError
 from agenticlu.core.records import TurnKind, content_id, content_seed
+from agenticlu.core.secrets import public_address
 from agenticlu.core.settings import (
     Effort,
     JsonSettings,
@@ -357,7 +358,7 @@ def find_model(
         name=served.id,
         tokenizer=_load_served_tokenizer(tokenizer, served.root, model or ""),
         weights=served.weights,
-        servers=urls,
+        servers=tuple(map(public_address, urls)),
         piece_tokens=served.piece_tokens,
         context_tokens=served.context_tokens,
     )

@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import math
-import re
 import string
 from collections.abc import Sequence
 from importlib import resources
@@ -31,6 +30,7 @@ from agenticlu.core.records import (
     Usage,
     without_lone_surrogates,
 )
+from agenticlu.core.secrets import redact, redact_text
 from agenticlu.evaluation.recall import tree_recall
 from agenticlu.evaluation.records import Cell
 from agenticlu.report import figures, plots
@@ -356,54 +356,3 @@ def _two_digits(score: float) -> str:
         return "zz"
     high, low = divmod(round(1000 * min(1.0, max(0.0, score))), 36)
     return _DIGITS[high] + _DIGITS[low]
-
-
-BLANK = "(not shown)"
-
-_SECRET_NAME = re.compile(
-    r"(?:^|[_\-.])(?:api[_\-]?key|key|token|secret|password|passwd|credentials?|authorization|auth"
-    r"|cookie|bearer)$",
-    re.IGNORECASE,
-)
-_SECRET_TEXT = re.compile(
-    r"\b(?:sk|pk|rk|hf|gh[opsu]|github_pat|xox[abp]|glpat|AKIA|AIza|nvapi|gsk)"
-    r"[-_]?[A-Za-z0-9_\-]{16,}"
-    r"|(?i:\bbearer\s+)[A-Za-z0-9._~+/\-]{12,}=*"
-)
-_URL_USER = re.compile(r"(?<=://)[^/\s@]+@")
-_URL_QUERY = re.compile(
-    r"([?&](?:[\w\-]*key|[\w\-]*token|secret|password|sig|signature)=)[^&#\s]+", re.IGNORECASE
-)
-
-
-def redact_text(text: str) -> str:
-    """Blanks what looks like a key, and the user and key parts of addresses.
-
-    >>> redact_text("https://me:pw@host/v1?api_key=abc")
-    'https://host/v1?api_key=(not shown)'
-    """
-    text = _URL_USER.sub("", text)
-    text = _URL_QUERY.sub(rf"\g<1>{BLANK}", text)
-    return _SECRET_TEXT.sub(BLANK, text)
-
-
-def redact(value: Any) -> Any:
-    """Returns a configuration with secrets blanked, by the names of keys and the looks of values.
-
-    The *name* of an environment variable (`api_key_env`) is not a secret and stays.
-
-    >>> redact({"api_key": "abc", "api_key_env": "OPENAI_API_KEY", "piece_tokens": 512})
-    {'api_key': '(not shown)', 'api_key_env': 'OPENAI_API_KEY', 'piece_tokens': 512}
-    """
-    if isinstance(value, dict):
-        return {
-            str(key): BLANK
-            if _SECRET_NAME.search(str(key)) and isinstance(item, (str, list, tuple, dict)) and item
-            else redact(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [redact(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return redact_text(value) if isinstance(value, str) else value

@@ -82,12 +82,11 @@ class Endpoint:
         dialect: Dialect | None = None,
         context_tokens: int | None = None,
     ) -> None:
-        self.base_url = base_url.rstrip("/")
         self.model = model
         self.name = name or model or urlsplit(base_url).netloc
         self.findings = Findings(context_tokens=context_tokens)
         self.dialect = dialect or Dialect()
-        self.transport = Transport(self.base_url, api_key_env, timeout_s)
+        self.transport = Transport(base_url.rstrip("/"), api_key_env, timeout_s)
         self.room = thinking or ThinkingRoom(Thinking(), self.name, hides=True, say=on_event)
         self._named = name is not None
         self._sent_name = model
@@ -104,6 +103,11 @@ class Endpoint:
         self._probing: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._probed: set[Any] = set()
+
+    @property
+    def base_url(self) -> str:
+        """The address as it may be shown: without keys."""
+        return self.transport.base_url
 
     @property
     def usage(self) -> Usage:
@@ -369,7 +373,7 @@ class Endpoint:
             self.findings.context_tokens = meant.context_tokens or await read_window(
                 meant.sent,
                 meant.owner,
-                self.base_url,
+                self.transport.address,
                 self._api_key_env,
                 min(ALIVE_S, self.transport.timeout_s),
             )

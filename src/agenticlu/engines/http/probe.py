@@ -21,6 +21,7 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.records import Message
+from agenticlu.core.secrets import public_address
 from agenticlu.engines.base import Asked, Capabilities, Feature, Sampling
 from agenticlu.engines.http.listing import ServedModel, find_listed, parse_served_model
 from agenticlu.engines.http.naming import list_models
@@ -290,7 +291,7 @@ def read_served_model(
         else:
             meant = find_listed(next(iter(listed)), listed) if len(listed) == 1 else None
         if meant is not None:
-            found[url] = parse_served_model(meant[1], listed[meant[1]])
+            found[public_address(url)] = parse_served_model(meant[1], listed[meant[1]])
     if not answered and unreachable is not None:
         raise unreachable
     vouched = {one.weights: url for url, one in found.items() if one.weights}

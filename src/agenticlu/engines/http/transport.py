@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from agenticlu.core.errors import (
     AgenticluError,
@@ -28,6 +28,7 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
 )
 from agenticlu.core.printing import harmless
+from agenticlu.core.secrets import BLANK, keys_in, public_address, public_variable, redact_text
 from agenticlu.engines.clock import EndpointClock
 from agenticlu.engines.http.protocol import MalformedReplyError, parse_json
 from agenticlu.engines.http.quoting import prompts_of
@@ -51,13 +52,19 @@ class Transport:
     """Sends requests to one server; connects in the event loop that first uses it.
 
     Args:
-        base_url: Address, such as http://127.0.0.1:8000/v1.
+        base_url: Address, such as http://127.0.0.1:8000/v1. Parameters in it are sent with every
+            request.
         api_key_env: Environment variable with the key. The key itself is never stored or shown.
         timeout_s: Of one request.
+
+    Attributes:
+        base_url: The address as it may be shown and stored: without keys.
+        address: The address as it was given.
     """
 
     def __init__(self, base_url: str, api_key_env: str, timeout_s: float) -> None:
-        self.base_url = base_url
+        self.base_url = public_address(base_url)
+        self.address = base_url
         self.clock = EndpointClock()
         self._api_key_env = api_key_env
         self.timeout_s = timeout_s
@@ -125,7 +132,7 @@ class Transport:
             with self.clock.request():
                 async with self._connect().request(
                     method,
-                    self.base_url + route,
+                    join_route(self.address, route),
                     timeout=aiohttp.ClientTimeout(total=limit_s),
                     **sent,
                 ) as response:
@@ -170,7 +177,7 @@ class Transport:
 
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            address = urlsplit(self.base_url)
+            address = urlsplit(self.address)
             key = os.environ.get(self._api_key_env)
             # aiohttp refuses a key beside a password in the address; the address then wins.
             headers = {"Authorization": f"Bearer {key}"} if key and not address.username else {}
@@ -220,6 +227,18 @@ class Transport:
             return EngineAuthError(
                 f"{where} refused the key in {name} {told}", hint=f"Check the value of {name}."
             )
+        if keys_in(self.address):
+            return EngineAuthError(
+                f"{where} refused the key in its address {told}",
+                hint="Keys are stored nowhere: a run that is resumed needs its whole address.",
+            )
+        name = public_variable(name)
+        if name == BLANK:
+            return EngineAuthError(
+                f"{where} requires a key, and what --api-key-env gives is no variable {told}",
+                hint="It takes the name of a variable that holds the key, not the key: "
+                "export MY_KEY=..., then --api-key-env MY_KEY",
+            )
         return EngineAuthError(
             f"{where} requires a key, and {name} is not set {told}", hint=f"export {name}=..."
         )
@@ -227,11 +246,23 @@ class Transport:
     def scrub(self, text: str) -> str:
         """Returns a server's words without keys, and without what could steer a terminal."""
         text = harmless(text).replace("\n", " ")
-        key = os.environ.get(self._api_key_env)
-        if key:
-            text = text.replace(key, "[key]")
+        for key in (os.environ.get(self._api_key_env), *keys_in(self.address)):
+            if key:
+                text = text.replace(key, "[key]")
         text = re.sub(r"(?i)bearer\s+\S+", "[key]", text)
-        return re.sub(r"\bsk-[\w*-]{8,}", "[key]", text)[:500]
+        # Some servers repeat a key with stars in it.
+        text = re.sub(r"\bsk-[\w*-]{8,}", "[key]", text)
+        return redact_text(text)[:500]
+
+
+def join_route(address: str, route: str) -> str:
+    """Returns where a route of a server is: below its address, before the address's parameters.
+
+    >>> join_route("http://host/v1?api-version=2", "/models")
+    'http://host/v1/models?api-version=2'
+    """
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + route))
 
 
 def place(name: str, base_url: str) -> str:

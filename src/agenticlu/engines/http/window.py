@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from agenticlu.core.errors import AgenticluError, DocumentTooLongError
 from agenticlu.core.records import Message, Usage
@@ -68,6 +69,11 @@ def window_setting(owner: str, tokens: int) -> str:
     return SETTINGS.get(owner, ANY_SETTING).format(n=wanted)
 
 
+def _without_version(address: str) -> str:
+    parts = urlsplit(address)
+    return urlunsplit(parts._replace(path=parts.path.removesuffix("/v1")))
+
+
 async def read_window(
     model: str, owner: str, base_url: str, api_key_env: str, timeout_s: float
 ) -> int | None:
@@ -80,7 +86,7 @@ async def read_window(
     """
     if owner not in ("llamacpp", "library", "organization_owner"):
         return None
-    transport = Transport(base_url.removesuffix("/v1"), api_key_env, timeout_s)
+    transport = Transport(_without_version(base_url), api_key_env, timeout_s)
 
     async def get(route: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         method = "GET" if body is None else "POST"

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from agenticlu.core.errors import AgenticluError, StoreError, missing_dependency
+from agenticlu.core.secrets import public_address, redact_text
 from agenticlu.search.store import Store
 
 SEGMENT_FORMAT = "agenticlu-segment"
@@ -85,10 +86,10 @@ class SharedFolder:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address.rstrip("/")
+        self.address = public_address(address.rstrip("/"))
         fsspec = load_package("fsspec")
         with self._reaching("reached"):
-            self._system, self._path = fsspec.core.url_to_fs(self.address)
+            self._system, self._path = fsspec.core.url_to_fs(address.rstrip("/"))
 
     def check(self) -> None:
         """Proves that the folder can be written, by a file that is removed again.
@@ -195,7 +196,7 @@ class SharedFolder:
         except Exception as error:
             cause = (str(error) or type(error).__name__).splitlines()[0]
             raise StoreError(
-                f"{self.address} cannot be {done}: {cause}",
+                f"{self.address} cannot be {done}: {redact_text(cause)}",
                 hint="Segments are kept in a folder, or at a URL whose fsspec package is "
                 "installed, such as s3fs for s3://bucket/segments.",
             ) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import StoreError
+from agenticlu.core.secrets import public_address
 from agenticlu.search.shards import ADAPTED, SUFFIX, Line, Manifest, SharedFolder, run_lines
 from agenticlu.search.store import DELETE_NODES, REPLACE_NODE, REPLACE_TREE, Store
 from agenticlu.search.store.file import FILE_NAME, Statement, unpack
@@ -102,7 +103,7 @@ def find_parts(source: str) -> list[Part]:
     parts = [segment_part(folder, one) for one in folder.manifests()]
     if not parts:
         raise StoreError(
-            f"{source} contains neither a run nor a segment.",
+            f"{public_address(source)} contains neither a run nor a segment.",
             hint="Give run folders, segment files, or folders or URLs of segments.",
         )
     return parts

@@ -33,6 +33,7 @@ from agenticlu.core.errors import (
     missing_dependency,
 )
 from agenticlu.core.records import content_id
+from agenticlu.core.secrets import public_address
 from agenticlu.data.corpus import Item
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.engines.base import Health
@@ -82,7 +83,8 @@ class RayJob:
     def settings(self) -> str:
         """Hash of what a document's trees follow from, besides its questions."""
         profile = load_profile(self.config.profile)
-        served = (self.engine.model,) if self.engine.model else self.engine.base_url
+        model, servers = self.engine.model, self.engine.base_url
+        served = (model,) if model else tuple(map(public_address, servers))
         parts = [
             self.config.model_dump(mode="json"),
             profile.model_dump(mode="json"),
