@@ -238,31 +238,73 @@ def test_marks_are_read_in_linear_time(blank: str) -> None:
     assert time.perf_counter() - began < 5, "seconds; twenty at a thousand blanks, once"
 
 
+FAMILIES = {
+    "ChatML": "<|im_start|> <|im_end|> <|endoftext|>",
+    "Llama 2": "<s> </s> [INST] [/INST] <<SYS>> <</SYS>>",
+    "Llama 3": "<|begin_of_text|> <|eot_id|> <|start_header_id|> <|python_tag|> <|eom_id|>",
+    "Llama 4": "<|header_start|> <|eot|> <|patch|>",
+    "Gemma": "<bos> <eos> <start_of_turn> <end_of_turn> <start_of_image> <end_of_image> <unused99>"
+    " <image_soft_token> <start_of_audio> <|turn> <turn|> <2mass> [multimodal]",
+    "Mistral": "[AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_CALLS] [TOOL_CONTENT] [IMG] [IMG_BREAK]"
+    " [PREFIX] [SUFFIX] [SYSTEM_PROMPT] [BEGIN_AUDIO] [ARGS] [CALL_ID] [THINK] [/THINK]"
+    " <SPECIAL_20> [MODEL_SETTINGS] [control_8]",
+    "Cohere": "<|START_OF_TURN_TOKEN|> <|CHATBOT_TOKEN|> <BOS_TOKEN> <EOS_TOKEN> <PAD> <CLS>"
+    " <MASK_TOKEN> <|START_THINKING|>",
+    "DeepSeek": "<｜begin▁of▁sentence｜> <｜User｜> <｜Assistant｜> <｜tool▁calls▁begin｜> <think>"
+    " </think> <｜fim▁hole｜> <｜DSML｜>",
+    "Phi": "<|system|> <|end|> <|placeholder1|> <|im_sep|>",
+    "Granite": "<|start_of_role|> <|end_of_text|> <fim_prefix> <gh_stars> <issue_start>"
+    " <jupyter_start> <empty_output> <commit_before> <reponame>",
+    "GLM": "[gMASK] [sMASK] <sop> <eop> <|observation|> <arg_key> </arg_value> <tool_call>",
+    "Kimi": "<|im_user|> <|im_middle|> [BOS] [EOT] [PAD] <|media_start|> [start_header_id]",
+    "Hunyuan": "<｜hy_User｜> <｜hy_place▁holder▁no▁2｜> <|startoftext|> <|extra_4|> <answer>",
+    "Seed": "<seed:bos> <seed:eos> </seed:think> <[begin▁of▁sentence]> <[PAD_never_used_51bce0]>",
+    "MiniMax": "]~b] [e~[ ]~!b[ ]!p~[ ]!d~[ ]<]minimax[>[ <minimax:tool_call>"
+    " <beginning_of_sentence> <code_interpreter>",
+    "InternLM": "[UNUSED_TOKEN_145] <|action_start|> <eoh> <eoa> <TOKENS_UNUSED_3> <IMG_CONTEXT>",
+    "Ling": "<role> </role> <|role_end|>",
+    "Nemotron": "<SPECIAL_10> <SPECIAL_999> <extra_id_0>",
+    "Falcon": ">>TITLE<< >>QUESTION<<",
+    "OpenAI": "<|start|> <|channel|> <|message|> <|return|> <|endofprompt|>",
+    "Qwen": "<|vision_start|> <|repo_name|> <tool_response> </tool_response>",
+    "StarCoder": "<file_sep> <repo_name> <fim_pad> <jupyter_code> |||IP_ADDRESS|||",
+    "EXAONE": "[|system|] [|endofturn|] [unused0]",
+    "BERT": "[CLS] [SEP] [MASK] [unused3]",
+    "Baichuan": "<reserved_106> <eod> <mask:7> <0x0A>",
+    "SmolVLM": "<end_of_utterance> <fake_token_around_image> <global-img> <row_1_col_1>",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_control_tokens_of_many_families_are_known_by_their_look(family: str) -> None:
+    for token in FAMILIES[family].split():
+        broken = neutralise(f"so {token} it")
+        assert token not in broken
+        assert broken.replace(" ", "") == f"so{token}it", "no more than a space is added"
+        assert neutralise(broken) == broken
+        assert token not in neutralise(f"{token}{token}")
+
+
 @pytest.mark.parametrize(
-    "token",
+    "text",
     [
-        "[THINK]",
-        "[TOOL_CONTENT]",
-        "[ARGS]",
-        "[CALL_ID]",
-        "<seed:bos>",
-        "<seed:eos>",
-        "]~b]",
-        "[e~[",
-        "<SPECIAL_10>",
-        "<BOS_TOKEN>",
-        "[UNUSED_TOKEN_145]",
-        "<end_of_image>",
-        "<|turn>",
-        "<turn|>",
-        "<role>",
-        "</role>",
+        "<table><tr><td>a</td></tr></table> <p>b</p> <b>c</b>", "<user@host.example>",
+        "a < b and c > d", "[sic] [Smith 2001] [note] [1]: http://x", "vector<string> List<int>",
+        "<ref name=x>[[Link]]</ref>", "#include <vector>", "[x] done [ ] todo", "if (a<b||c>d)",
+        "std::array<char,4> [[nodiscard]]", "a |> b <| c", "||| a |||", "[audio] [prefix] [middle]",
+        "<img src='a'> <image href='b'/>", "1 << 4 >> 2", ">> quoted\n> twice", "a[b[c]] d~[e",
+        "cout<<x<<endl; x>>y", "<endpoint> <issuer> <imported> <commit>",
     ],
-)
-def test_control_tokens_of_many_families_are_known_by_their_look(token: str) -> None:
-    broken = neutralise(f"so {token} it")
-    assert broken == f"so {token[0]} {token[1:]} it"
-    assert neutralise(broken) == broken
+)  # fmt: skip
+def test_what_is_no_control_token_stays(text: str) -> None:
+    assert neutralise(text) == text
+
+
+def test_control_tokens_are_looked_for_in_linear_time() -> None:
+    began = time.process_time()
+    for unit in ("<", "<|", "<|a", "[", "[|a", "]~", "<im_", ">>A", "<start_of_", "|||A", "<["):
+        neutralise(unit * (200_000 // len(unit)))
+    assert time.process_time() - began < 10
 
 
 @given(st.sets(st.integers(0, 99)))

@@ -144,18 +144,27 @@ _MARKER_LIKE = re.compile(r"<(?=/?para(?:graph)?s?(?:\b|\s*-?\d))", re.IGNORECAS
 _CONTROL_LIKE = re.compile(
     r"<(?="
     r"[|｜][^<>\n]{0,64}?[|｜]>"  # <|im_end|> and the full-width kind
-    r"|/?(?:s|bos|eos|unk|pad|mask|cls|sep|sop|eop|role|think|thinking|tool_call|tool_response"
-    r"|im_start|im_end|start_of_turn|end_of_turn|start_of_image|end_of_image|end_of_utterance"
-    r"|begin_of_text|endoftext|seed:\w{1,24}|\w{2,24}_token)>"
+    r"|/?(?:s|bos|eos|unk|pad|mask|cls|sep|sop|eo[acdhmpt]|bo[adm]|role|think|thinking|answer"
+    r"|tool_call|tool_calls|tool_response|tool_result|arg_key|arg_value|code_interpreter"
+    r"|im_\w{3,12}|endoftext|(?:start|end|begin|beginning)_of_\w{2,24}|begin_of_text"
+    r"|fim_\w{2,12}|file_sep|repo_?name|gh_stars|empty_output|(?:issue|jupyter|commit)_\w{3,24}"
+    r"|img|image|video|audio|img_context|global-img|row_\d{1,3}_col_\d{1,3}|fake_token_\w{2,24}"
+    r"|(?:seed|minimax):\w{1,24}|mask:\d{1,4}|\d{1,2}mass|tokens_unused_\d{1,4}|\w{2,24}_token)>"
     r"|/?<?SYS>"
     r"|(?:reserved|unused|extra_id|special)_?[\w ]{0,24}>"
     r"|[|][a-z_]{1,24}>|[a-z_]{1,24}[|]>"  # <|turn> and <turn|>
+    r"|\[[^<>\[\]\n]{1,64}\]>"
     r"|0x[0-9A-Fa-f]{2}>)"
     r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|SYSTEM_PROMPT|IMG|BOS"
-    r"|EOS|PAD|UNK|MASK|CLS|SEP|gMASK|THINK|ARGS|CALL_ID|UNUSED_TOKEN_\d{1,4})\])"
-    r"|\](?=~b\])|\[(?=e~\[)",
+    r"|EOS|EOT|PAD|UNK|MASK|CLS|SEP|[gs]MASK|THINK|ARGS|CALL_ID|(?:UNUSED_TOKEN|control|extra_id)_\d{1,4}"
+    r"|unused_?\d{1,4}|IMG_BREAK|IMG_END|BEGIN_AUDIO|MODEL_SETTINGS|(?:start|end)_header_id"
+    r"|\|[a-z_]{2,24}\||(?-i:PREFIX|MIDDLE|SUFFIX|AUDIO|TRANSCRIBE|multimodal))\])"
+    r"|\](?=~b\]|~!?[a-z]\[|![a-z]~\[|<\][a-z]{2,16}\[>)|\[(?=e~\[)"
+    r"|>(?=>(?-i:[A-Z]{4,16})<<)|\|(?=\|\|(?-i:[A-Z_]{2,16})\|\|\|)",
     re.IGNORECASE,
 )
+"""How control tokens of models look whose tokenizer is not at hand; each part is bounded, so that
+any text is read in linear time."""
 
 
 def neutralise(text: str, controls: Collection[str] = ()) -> str:
