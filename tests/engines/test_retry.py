@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.core.errors import (
@@ -15,7 +17,7 @@ from agenticlu.core.errors import (
     EngineReplyError,
     EngineUnreachableError,
 )
-from agenticlu.core.records import Message
+from agenticlu.core.records import Message, Usage
 from agenticlu.engines import retry as limits
 from agenticlu.engines.admission import Admission
 from agenticlu.engines.base import Sampling
@@ -261,6 +263,53 @@ def test_several_searches_share_one_bound(tmp_path: Path) -> None:
     assert search_all(tmp_path, shared) == [None] * len(ITEMS)
     assert shared.limiter.admission.most_requests == 5
     assert shared.limiter.admission.requests == 0
+
+
+def spend_all(limit: int, costs: list[tuple[int, int]], at_once: int) -> tuple[int, int]:
+    """Sends requests of (most, actual) tokens side by side; returns tokens spent, and requests."""
+    sent = 0
+
+    async def work() -> int:
+        admission = Admission(at_once, max_spent_tokens=limit)
+
+        async def ask(most: int, actual: int) -> None:
+            nonlocal sent
+            async with admission.reserved(most), admission.admit(most):
+                sent += 1
+                await asyncio.sleep(0)
+                admission.spend(Usage(requests=1, prompt_tokens=actual))
+
+        ended = await asyncio.gather(*(ask(*one) for one in costs), return_exceptions=True)
+        assert all(one is None or isinstance(one, BudgetExceededError) for one in ended)
+        assert admission.spent.computed_tokens < limit or sent
+        return admission.spent.computed_tokens
+
+    return asyncio.run(asyncio.wait_for(work(), 60)), sent
+
+
+@given(
+    st.integers(1, 20_000),
+    st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 100)), min_size=1, max_size=200),
+    st.integers(1, 64),
+)
+def test_what_is_spent_stays_within_the_budget(
+    limit: int, asked: list[tuple[int, int]], at_once: int
+) -> None:
+    """However many are sent side by side, and though none is finished when the others begin."""
+    costs = [(most, most * percent // 100) for most, percent in asked]
+    spent, sent = spend_all(limit, costs, at_once)
+    assert sent >= 1, "a limit that allows no request would be of no use"
+    largest = max(actual for _, actual in costs)
+    # Before eight are finished each is taken to cost the most; later what the others cost.
+    in_flight = sum(sorted((actual for _, actual in costs), reverse=True)[:at_once])
+    assert spent <= limit + (largest if sent <= 8 else in_flight)
+
+
+@pytest.mark.parametrize("percent", [5, 30, 100])
+def test_the_budget_is_used_though_requests_cost_less_than_they_may(percent: int) -> None:
+    costs = [(1000, 10 * percent)] * 2000
+    spent, _ = spend_all(100_000, costs, 256)
+    assert 85_000 <= spent <= 102_000
 
 
 def test_several_searches_share_one_budget(tmp_path: Path) -> None:

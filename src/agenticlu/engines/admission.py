@@ -11,6 +11,10 @@ from contextlib import asynccontextmanager, contextmanager
 from agenticlu.core.errors import BudgetExceededError
 from agenticlu.core.records import Usage
 
+ENOUGH_FINISHED = 8
+"""Finished requests from whose cost that of others is expected."""
+CAUTION = 1.5
+"""How much more than those a request is expected to cost: they differ."""
 LEAST_SHRUNK_FROM = 8
 """An overload with fewer requests in flight says nothing about how many are too many."""
 
@@ -24,8 +28,8 @@ class Admission:
     Args:
         max_requests: Requests in flight.
         max_tokens: Prompt tokens in flight, by estimate; a larger request goes alone.
-        max_spent_tokens: Computed tokens over all requests; those in flight are counted at the
-            mean of those finished, so the limit may be passed by one request.
+        max_spent_tokens: Computed tokens over all requests. What a request may cost is reserved
+            before it is sent.
     """
 
     def __init__(
@@ -44,7 +48,12 @@ class Admission:
         self.tokens = 0
         self.spent = Usage()
         self._max_spent_tokens = max_spent_tokens
-        self._num_finished = 0
+        self._reserved = 0
+        """Expected cost of the requests that hold a reservation."""
+        self._num_reserved = 0
+        self._num_finished = self._bound_finished = 0
+        """Requests whose reservation ended, and the most that they might have cost."""
+        self._short_of_budget: deque[asyncio.Future[None]] = deque()
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._is_paused = False
         self._epoch = 0
@@ -101,23 +110,61 @@ class Admission:
     def spend(self, usage: Usage) -> None:
         """Counts what a request cost."""
         self.spent = self.spent + usage
-        self._num_finished += 1
 
-    def check_budget(self) -> None:
-        """Raises `BudgetExceededError` when the spend limit is reached.
+    @asynccontextmanager
+    async def reserved(self, most_tokens: int) -> AsyncIterator[None]:
+        """Holds what a request is expected to cost, waiting while others hold what is left.
 
         For whoever records a call before it is sent; `admit` does not check, because a call that is
         recorded and then refused here would look like one that was sent and lost.
+
+        Args:
+            most_tokens: The most that it may cost: its prompt, and its replies as long as allowed.
+                Less is expected as soon as requests have cost less, by prefixes that are cached or
+                replies that end early.
+
+        Raises:
+            BudgetExceededError: It would pass the limit, and nothing under way can change that.
         """
-        limit = self._max_spent_tokens
-        if limit is None:
+        if self._max_spent_tokens is None:
+            yield
             return
-        mean = self.spent.computed_tokens / max(1, self._num_finished)
-        if self.spent.computed_tokens + mean * self.requests >= limit:
-            raise BudgetExceededError(
-                f"The limit of {limit} engine tokens is reached.",
-                hint="Everything finished is kept; raise --max-tokens and run the same command.",
-            )
+        expected = await self._afford(most_tokens, self._max_spent_tokens)
+        self._reserved += expected
+        self._num_reserved += 1
+        try:
+            yield
+        finally:
+            self._reserved -= expected
+            self._num_reserved -= 1
+            self._num_finished += 1
+            self._bound_finished += most_tokens
+            while self._short_of_budget:
+                turn = self._short_of_budget.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+
+    async def _afford(self, most_tokens: int, limit: int) -> int:
+        """Returns what a request is expected to cost, once that is left."""
+        while True:
+            spent = self.spent.computed_tokens
+            share = 1.0
+            if self._num_finished >= ENOUGH_FINISHED:
+                share = min(1.0, CAUTION * spent / max(1, self._bound_finished))
+            expected = math.ceil(most_tokens * share)
+            # The first request goes in any case: a limit that allows none would be of no use.
+            if spent + self._reserved + expected <= limit or (not spent and not self._num_reserved):
+                return expected
+            if spent >= limit or not self._num_reserved:
+                raise BudgetExceededError(
+                    f"The limit of {limit} engine tokens is reached: {spent} are spent, and the "
+                    "next request may need more than is left.",
+                    hint="Everything finished is kept; raise --max-total-tokens and run the same "
+                    "command.",
+                )
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._short_of_budget.append(turn)
+            await turn
 
     async def _queue(self, tokens: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

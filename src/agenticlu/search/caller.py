@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id
+from agenticlu.documents.tokens import CHARACTERS_PER_TOKEN
 from agenticlu.engines.base import (
     Capabilities,
     ChoiceProbs,
@@ -28,9 +29,11 @@ from agenticlu.engines.base import (
     Sampling,
     spent_on,
 )
-from agenticlu.engines.retry import LimitedEngine
+from agenticlu.engines.retry import LimitedEngine, count_characters
 from agenticlu.search.store import CallId, Store
 
+CHOICE_TOKENS = 8
+"""Of a reply whose choices are scored."""
 Reply = TypeVar("Reply", Sampled, ChoiceProbs)
 Result = TypeVar("Result")
 
@@ -93,6 +96,7 @@ class Caller:
         """Samples, or returns what was sampled before under this key."""
         return await self._answer(
             call,
+            most_tokens(count_characters(messages), sampling),
             lambda engine: engine.sample(messages, sampling, session=call.document_id),
             encode_sampled,
             decode_sampled,
@@ -102,6 +106,7 @@ class Caller:
         """Continues a plain text, or returns what was sampled before under this key."""
         return await self._answer(
             call,
+            most_tokens(len(text), sampling),
             lambda engine: engine.complete(text, sampling, session=call.document_id),
             encode_sampled,
             decode_sampled,
@@ -113,6 +118,7 @@ class Caller:
         """Scores choices, or returns what was found before under this key."""
         return await self._answer(
             call,
+            most_tokens(count_characters(messages)),
             lambda engine: engine.score_choices(messages, choices, session=call.document_id),
             encode_choice_probs,
             decode_choice_probs,
@@ -146,6 +152,7 @@ class Caller:
     async def _answer(
         self,
         call: CallId,
+        tokens: int,
         send: Callable[[LimitedEngine], Awaitable[Reply]],
         encode: Callable[[Reply], Any],
         decode: Callable[[Any, Usage], Reply],
@@ -159,7 +166,7 @@ class Caller:
         engine = self.engine
         if engine is None:
             raise NotRecordedError(call.key)
-        reply = await self.once(call.key, lambda: self._send(engine, call, send, encode))
+        reply = await self.once(call.key, lambda: self._send(engine, call, tokens, send, encode))
         # Through the ledger's form, which rounds: a replay must see the very same numbers.
         return decode(encode(reply), reply.usage)
 
@@ -167,21 +174,22 @@ class Caller:
         self,
         engine: LimitedEngine,
         call: CallId,
+        tokens: int,
         send: Callable[[LimitedEngine], Awaitable[Reply]],
         encode: Callable[[Reply], Any],
     ) -> Reply:
         if self._before_first is not None:
             await self.once("before first", self._prepare)
         # Before the intent, or the ledger would show calls as interrupted that no budget allowed.
-        engine.limiter.admission.check_budget()
-        await self.store.intend(call)
-        try:
-            reply = await send(engine)
-        except (DocumentTooLongError, EngineReplyError) as error:
-            # Only what is wrong with this call. Any other error, an outage or a rejected key, ends
-            # the run and leaves the intent, so that a resumed run sends the call again.
-            await self.store.fail(call.key, error.message, spent_on(error))
-            raise CallFailedError(error.message) from error
+        async with engine.limiter.admission.reserved(tokens):
+            await self.store.intend(call)
+            try:
+                reply = await send(engine)
+            except (DocumentTooLongError, EngineReplyError) as error:
+                # Only what is wrong with this call. Any other error, an outage or a rejected key,
+                # ends the run and leaves the intent, so that a resumed run sends the call again.
+                await self.store.fail(call.key, error.message, spent_on(error))
+                raise CallFailedError(error.message) from error
         await self.store.finish(call.key, encode(reply), reply.usage)
         return reply
 
@@ -307,6 +315,12 @@ async def together(
         raise
     # Raises the first tolerated error, now that everything has ended.
     return [task.result() for task in tasks]
+
+
+def most_tokens(characters: int, sampling: Sampling | None = None) -> int:
+    """Returns the most tokens that a request may cost, its prompt's by estimate."""
+    replies = CHOICE_TOKENS if sampling is None else sampling.n * sampling.max_tokens
+    return characters // CHARACTERS_PER_TOKEN + replies
 
 
 def prompt_hash(messages: Sequence[Message]) -> str:
