@@ -86,8 +86,9 @@ class PredictionWriter(Closing):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_file():
-                _drop_torn_line(path)
-            self._file = path.open("ab")
+                _mend_last_line(path)
+            # Without a buffer: what a full disk refused would be written again when it is closed.
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise StoreError(f"Cannot write {str(path)!r}: {error.strerror}.") from error
 
@@ -101,8 +102,9 @@ class PredictionWriter(Closing):
             f"{escape_json(prediction.model_dump_json())}\n" for prediction in predictions
         )
         try:
-            self._file.write(lines.encode())
-            self._file.flush()
+            rest = memoryview(lines.encode())
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise StoreError(
@@ -115,12 +117,23 @@ class PredictionWriter(Closing):
         self._file.close()
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Removes a last line without its line end: what is appended would become part of it."""
+def _mend_last_line(path: Path) -> None:
+    """Ends a last line without its line end, or removes it where it is torn.
+
+    What is appended would become part of it.
+    """
     data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
+    if not data or data.endswith(b"\n"):
+        return
+    start = data.rfind(b"\n") + 1
+    with path.open("r+b") as file:
+        try:
+            Prediction.model_validate_json(data[start:])
+        except ValidationError:
+            file.truncate(start)
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
 
 
 def replace_lone_surrogates(prediction: Prediction) -> Prediction:

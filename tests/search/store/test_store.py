@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -373,3 +377,56 @@ def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatc
 
 def test_the_file_system_of_a_path_is_the_nearest_mount():
     assert run_file.file_system_of(Path("/proc/self")) == "proc"
+
+
+@pytest.fixture
+def unwritable() -> Iterator[Callable[[Path], None]]:
+    """Makes a folder one that this process cannot write, though it may be the superuser's."""
+
+    def lock(folder: Path) -> None:
+        for path in (*folder.rglob("*"), folder):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+
+    yield lock
+    os.seteuid(os.getuid())
+
+
+def test_a_finished_run_is_read_where_nothing_can_be_written(unwritable) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Store(folder / "run") as store:
+            run(store.intend(CALL))
+            run(store.finish(CALL.key, "reply", Usage(requests=1)))
+        unwritable(folder)
+        with pytest.raises(OSError, match="denied"):
+            (folder / "run" / "x").touch()
+        with Store(folder / "run", writable=False) as store, store.snapshot():
+            found = store.find_call(CALL.key)
+            assert found is not None
+            assert found.reply == "reply"
+        with pytest.raises(StoreError):
+            Store(folder / "run")
+        os.seteuid(os.getuid())
+        folder.chmod(0o755)
+        (folder / "run").chmod(0o755)
+
+
+def test_a_killed_run_where_nothing_can_be_written_is_refused_with_advice(unwritable) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with Store(folder / "live") as store:
+            run(store.intend(CALL))
+            shutil.copytree(folder / "live", folder / "run")
+        assert (folder / "run" / "run.sqlite-wal").stat().st_size
+        (folder / "run" / "run.sqlite-shm").unlink(missing_ok=True)
+        unwritable(folder)
+        with pytest.raises(StoreError, match="not closed by its writer") as caught:
+            Store(folder / "run", writable=False)
+        assert "cp -r" in (caught.value.hint or "")
+        os.seteuid(os.getuid())
+        for path in (folder, folder / "run", folder / "live"):
+            path.chmod(0o755)

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import queue
+import shlex
 import sqlite3
 import threading
 import zlib
@@ -322,16 +323,40 @@ class Writer(threading.Thread):
 
 def connect(path: Path, *, writable: bool = True) -> sqlite3.Connection:
     """Opens a run's file; what is written is on the disk when a commit returns."""
-    address = str(path) if writable else f"{path.resolve().as_uri()}?mode=ro"
-    connection = sqlite3.connect(
-        address, uri=not writable, isolation_level=None, check_same_thread=False
-    )
-    if writable:
-        # FULL: in WAL mode, SQLite otherwise syncs at checkpoints only, and a power failure would
-        # lose calls that were reported as recorded.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+    if not writable:
+        return _connect_reader(path)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # FULL: in WAL mode, SQLite otherwise syncs at checkpoints only, and a power failure would lose
+    # calls that were reported as recorded.
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA busy_timeout = 10000")
+    return connection
+
+
+def _connect_reader(path: Path) -> sqlite3.Connection:
+    address = f"{path.resolve().as_uri()}?mode=ro"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    try:
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        # Where SQLite can put no files beside it, it reads a file only as one that nobody writes.
+        wal = path.with_name(f"{path.name}-wal")
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            return connection
+        if wal.is_file() and wal.stat().st_size:
+            connection.close()
+            raise StoreError(
+                f"{path} was not closed by its writer, and its folder cannot be written, as reading"
+                " what is not yet in it needs.",
+                hint=f"Copy the folder to where it can be: cp -r {shlex.quote(str(path.parent))} "
+                "COPY",
+            ) from error
+        connection.close()
+        connection = sqlite3.connect(
+            f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+        )
     return connection
 
 
