@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,13 @@ import torch.distributed.checkpoint.state_dict_saver as saver
 from torch.distributed.checkpoint.api import CheckpointException
 
 from agenticlu.core.errors import StoreError, TrainingError
-from agenticlu.core.files import load_rows, write_atomically
+from agenticlu.core.files import (
+    Closing,
+    DirectoryLock,
+    load_json_object,
+    load_rows,
+    write_atomically,
+)
 from agenticlu.core.progress import read_metrics
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.encode import Unit
@@ -33,6 +39,7 @@ from agenticlu.training.updates import State, Updates
 
 VERSION = 1
 MANIFEST = "manifest.json"
+LOCK_NAME = "train.lock"
 MAY_CHANGE = frozenset({
     "out", "threads", "save_every", "keep_checkpoints", "eval_every", "log_to", "timeout_s",
     "context_parallel", "context_mode", "checkpointing", "offload", "attention_kernel",
@@ -40,7 +47,13 @@ MAY_CHANGE = frozenset({
     "bad_rows",
 })  # fmt: skip
 """Settings that do not affect what is learnt; a run may be resumed with other values."""
+_FACTS: dict[str, type] = {"step": int, "model": dict, "config": dict, "data_hash": str}
+"""What every manifest says."""
 _FAILURES = (OSError, RuntimeError, CheckpointException)
+
+
+class DamagedError(TrainingError):
+    """A checkpoint is not what was written."""
 
 
 class Checkpoints:
@@ -63,20 +76,69 @@ class Checkpoints:
             if path.parent.suffix != ".part"
         )
 
+    def newest(self, say: Callable[[str], None]) -> tuple[int, dict[str, Any]] | None:
+        """Returns step and manifest of the newest checkpoint that is as it was written, if any.
+
+        Args:
+            say: Told of those that are passed over because they are damaged.
+
+        Raises:
+            TrainingError: All are damaged, or a newer version of agenticlu wrote one.
+        """
+        steps: list[int] = self.ranks.same(self.steps())
+        problem = ""
+        for step in reversed(steps):
+            problem = self._find_damage(step)
+            if not problem:
+                return step, self.manifest(step)
+            say(f"{problem}; the checkpoint before it is looked for")
+        if problem:
+            raise TrainingError(
+                f"No checkpoint in {self.folder} is whole: {problem}.",
+                hint=_start_afresh(self.folder.parent),
+            )
+        return None
+
+    def _find_damage(self, step: int) -> str:
+        """Returns what is wrong with a checkpoint; empty where nothing is. Ranks share the work."""
+        folder, problem = self.folder / f"step-{step}", ""
+        try:
+            files = sorted(self.manifest(step).get("files", {}).items())
+            for name, digest in files[self.ranks.rank :: self.ranks.world]:
+                if _hash_file(folder / name) != digest:
+                    problem = f"{folder / name} is damaged: its checksum is not that written"
+        except DamagedError as error:
+            problem = error.message
+        except OSError as error:
+            problem = f"{folder} cannot be read: {error.strerror}"
+        if not self.ranks.max(float(bool(problem))):
+            return ""
+        return problem or f"{folder} is damaged"
+
     def manifest(self, step: int) -> dict[str, Any]:
         """Reads a checkpoint's manifest.
 
         Raises:
-            TrainingError: A newer version of agenticlu wrote it.
+            TrainingError: It is damaged (`DamagedError`), or of a newer version of agenticlu.
         """
         path = self.folder / f"step-{step}" / MANIFEST
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if values["version"] > VERSION:
-            raise TrainingError(
-                f"{path.parent} was written by a newer agenticlu (format {values['version']}).",
-                hint="Update agenticlu, or give another --out.",
-            )
-        return values
+        try:
+            values = json.loads(path.read_bytes())
+            version = values["version"]
+            if version > VERSION:
+                raise TrainingError(
+                    f"{path.parent} was written by a newer agenticlu (format {version}).",
+                    hint="Update agenticlu, or give another --out.",
+                )
+            of_kind = all(isinstance(values[key], kind) for key, kind in _FACTS.items())
+            if not of_kind or values.get("sha256", _hash_values(values)) != _hash_values(values):
+                raise ValueError("it is not what was written")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamagedError(
+                f"{path} is damaged ({error})", hint="Delete its folder to go on without it."
+            ) from error
+        found: dict[str, Any] = values
+        return found
 
     def save(self, step: int, updates: Updates, facts: Mapping[str, Any]) -> None:
         """Saves a checkpoint; on several ranks it is written while training continues.
@@ -117,6 +179,9 @@ class Checkpoints:
         self.ranks.barrier()
 
     def _publish(self, part: Path, manifest: dict[str, Any]) -> None:
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        manifest["files"] = {str(path.relative_to(part)): _hash_file(path) for path in files}
+        manifest["sha256"] = _hash_values(manifest)
         write_atomically(part / MANIFEST, json.dumps(manifest, indent=2))
         complete = part.with_suffix("")
         shutil.rmtree(complete, ignore_errors=True)
@@ -156,6 +221,42 @@ class Checkpoints:
                 f"Could not read the checkpoint {folder}: {str(error).strip().splitlines()[0]}",
                 hint="Delete it to resume from the one before, or from the start.",
             ) from error
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_values(values: Mapping[str, Any]) -> str:
+    """Returns the checksum of a manifest, by its values; its own aside."""
+    own = {key: value for key, value in values.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
+
+
+def lock_run(out: Path, ranks: Ranks) -> Closing:
+    """Creates the folder of a run and keeps other processes from training into it.
+
+    Raises:
+        StoreError: Another process trains into it, or it cannot be written; on every rank.
+    """
+    lock, problem = Closing(), None
+    if ranks.first:
+        busy = StoreError(
+            f"Another process is training into {out}.",
+            hint="Wait until it ends, or give another --out.",
+        )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock = DirectoryLock(out / LOCK_NAME, busy=busy)
+        except StoreError as error:
+            problem = error
+        except OSError as error:
+            problem = StoreError(f"Cannot write to {out}: {error.strerror}.")
+    problem = ranks.same(problem)
+    if problem is not None:
+        raise problem
+    return lock
 
 
 @contextlib.contextmanager
@@ -207,13 +308,12 @@ def load_finished_summary(config: TrainConfig) -> dict[str, Any] | None:
     out = Path(config.out)
     if not (out / "summary.json").is_file() or not (out / "export").is_dir():
         return None
-    before = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    before = load_json_object(out / "config.json")
     if changes := _find_changes(before, config.model_dump(mode="json")):
         raise TrainingError(
             f"{out} holds another finished run: {changes}.", hint=_start_afresh(out)
         )
-    result: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    return result
+    return load_json_object(out / "summary.json") or None
 
 
 def summarise_metrics(path: Path) -> dict[str, Any]:

@@ -370,14 +370,14 @@ class Run:
         self.checkpoints = checkpoint.Checkpoints(
             self.out / "checkpoints", self.ranks, keep=self.config.keep_checkpoints
         )
-        steps = self.checkpoints.steps()
-        if not steps:
+        newest = self.checkpoints.newest(self.say)
+        if newest is None:
             return 0
-        manifest = self.checkpoints.manifest(steps[-1])
+        done, manifest = newest
         checkpoint.check_same_run(manifest, self.facts(), self.out)
-        self.checkpoints.load(steps[-1], self.updates)
-        self.say(f"resumed after step {steps[-1]}/{len(self.schedule)}")
-        return steps[-1]
+        self.checkpoints.load(done, self.updates)
+        self.say(f"resumed after step {done}/{len(self.schedule)}")
+        return done
 
     def open_metrics(self, done: int) -> MetricsWriter:
         """Writes the settings and opens the log, without what follows the step resumed from."""
@@ -414,9 +414,11 @@ class Run:
         if finished is not None:
             self.say(f"{self.out} is finished; nothing to do")
             return finished
-        began = time.monotonic()
-        if self.ranks.first:
-            self.out.mkdir(parents=True, exist_ok=True)
+        with checkpoint.lock_run(self.out, self.ranks):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
+        config, began = self.config, time.monotonic()
         self.load_rows()
         self.check_plan()
         self.load_model()
