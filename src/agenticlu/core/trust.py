@@ -32,6 +32,7 @@ GUARDED: dict[str, str] = {
     "judge_model": "which judging model is loaded",
     "tokenizer": "which tokenizer is loaded",
     "helmet_tokenizer": "which tokenizer is loaded",
+    "ocr_languages": "which files of languages are loaded",
     "nli": "which inference model is loaded",
     "from": "which model is trained",
     "sft": "which model is trained",
