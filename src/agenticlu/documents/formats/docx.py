@@ -72,7 +72,7 @@ def parse(archive: zipfile.ZipFile, main: str) -> Parsed:
 def _no_collection() -> Iterator[None]:
     """Keeps Python from looking for garbage among objects that are all needed to the end.
 
-    mammoth makes millions of them for a long document; the search takes half of its time.
+    mammoth makes very many of them for a long document; the search takes half of its time.
     """
     was_enabled = gc.isenabled()
     gc.disable()
