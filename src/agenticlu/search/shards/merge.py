@@ -8,20 +8,42 @@ last settings decide what the run is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
+import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.errors import StoreError
+from agenticlu.core.errors import ConfigError, StoreError
+from agenticlu.core.records import Usage
 from agenticlu.core.secrets import public_address
-from agenticlu.search.shards import ADAPTED, SUFFIX, Line, Manifest, SharedFolder, run_lines
+from agenticlu.search.caller import decode_choice_probs, decode_sampled
+from agenticlu.search.settings import read_settings
+from agenticlu.search.shards import (
+    ADAPTED,
+    SETTINGS,
+    SUFFIX,
+    Line,
+    Manifest,
+    SharedFolder,
+    run_lines,
+)
 from agenticlu.search.store import DELETE_NODES, REPLACE_NODE, REPLACE_TREE, Store
 from agenticlu.search.store.file import FILE_NAME, Statement, unpack
 
 BATCH_ROWS = 500
+_TRIAL = ".merge-"
+"""Start of the name of a folder in which parts are tried."""
+_SHAPES = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError,
+    StopIteration, zlib.error,
+)  # fmt: skip
+"""What reading data of an unexpected shape raises."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +147,8 @@ def merge_parts(
         into_running: See `Merger`.
 
     Raises:
-        StoreError: A part is damaged or was made under other settings. What was merged before it
-            stays, and merging it again does no harm.
+        StoreError: A part is damaged, holds what is no row of a run, or was made under other
+            settings. Nothing is merged then.
     """
     merger = Merger(store, holds, into_running=into_running)
     merger.merge(parts)
@@ -175,14 +197,46 @@ class Merger:
 
     def merge(self, parts: Sequence[Part]) -> None:
         """Merges parts, those of outdated settings first: the settings of the last one stay."""
-        for is_outdated, part in _sort_parts(parts):
-            lines = part.lines()
-            settings = next(lines)["settings"]
-            only_bound = is_outdated or self._into_running
-            self._merge_settings(settings, part.name, only_bound=only_bound)
-            for line in lines:
-                self._add(line, part.name, is_outdated)
-            self._flush()  # so that what was merged stays if the next part is damaged
+        ordered = _sort_parts(parts)
+        self._prove(ordered)
+        for is_outdated, part in ordered:
+            self._take(part, is_outdated)
+
+    def _take(self, part: Part, is_outdated: bool) -> None:
+        lines = part.lines()
+        settings = next(lines)["settings"]
+        only_bound = is_outdated or self._into_running
+        self._merge_settings(settings, part.name, only_bound=only_bound)
+        for line in lines:
+            self._add(line, part.name, is_outdated)
+        self._flush()
+
+    def _prove(self, ordered: Sequence[tuple[bool, Part]]) -> None:
+        """Merges parts into a store that is thrown away, and reads that as whoever uses a run does.
+
+        A segment may come from anyone who can write to the shared folder: a row that is of no use
+        to a run would spoil all that is in it. Conflicts are met here, too, so that nothing is
+        merged where not everything can be.
+
+        Raises:
+            StoreError: Names the part that is wrong.
+        """
+        for left_over in self._store.folder.glob(f"{_TRIAL}*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        with (
+            tempfile.TemporaryDirectory(prefix=_TRIAL, dir=self._store.folder) as folder,
+            Store(folder) as store,
+        ):
+            trial = Merger(store, self._holds, into_running=self._into_running)
+            trial._questions = dict(self._questions)
+            known = {name: self._store.get(name) for name in (*SETTINGS, ADAPTED)}
+            store.put(**{name: value for name, value in known.items() if value is not None})
+            for is_outdated, part in ordered:
+                with _blaming(part.name, store):
+                    trial._take(part, is_outdated)
+            names = [part.name for _, part in ordered]
+            with _blaming(names[0] if len(names) == 1 else f"One of {len(names)} parts", store):
+                read_everything(store)
 
     def _merge_settings(self, settings: dict[str, Any], source: str, *, only_bound: bool) -> None:
         """Takes over a part's settings; a shard that had nothing to ask lacks some.
@@ -339,6 +393,66 @@ def _rank(
     ordered = sorted(nodes)
     digest = hashlib.sha256(repr((row, ordered)).encode()).hexdigest()
     return (row[2] != "done", is_outdated, -len(ordered), digest)
+
+
+@contextlib.contextmanager
+def _blaming(name: str, trial: Store) -> Iterator[None]:
+    """Says of a part what is wrong with rows that were read from it."""
+    try:
+        yield
+    except (StoreError, ConfigError, *_SHAPES) as error:
+        shown = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, StoreError) and str(trial.folder) not in shown:
+            raise
+        shown = shown.replace(str(trial.path), "it").replace(str(trial.folder), "it")
+        raise StoreError(
+            f"{name} holds what is no row of a run ({shown[:300]}); nothing was merged.",
+            hint="Copy it again from where it was sealed, or leave it out.",
+        ) from error
+
+
+def read_everything(store: Store) -> None:
+    """Reads every row of a store the way that its users do.
+
+    Raises:
+        StoreError: One is damaged.
+        ValueError: One says what cannot be; or any other error of a wrong shape.
+    """
+    for document_id in store.document_ids():
+        length = len(store.document(document_id).text)
+        if any(not 0 <= one.start <= one.end <= length for one in store.pieces(document_id)):
+            raise ValueError(f"pieces of document {document_id} lie outside it")
+    store.questions()
+    for _ in store.trees():
+        pass
+    for key, *_ in store.rows("call"):
+        call = store.find_call(key)
+        if call is not None and call.state == "done":
+            _check_reply(call.reply)
+    for key, *_ in store.rows("grounding"):
+        store.find_grounding(key)
+    for key, *_ in store.rows("judgement"):
+        store.find_judgement(key)
+    store.total_usage()
+    if store.get("config") is not None and store.get("profile") is not None:
+        read_settings(store)
+
+
+def _check_reply(data: Any) -> None:
+    """Checks that a call's reply is one that a search reads; see `search.caller`."""
+    if len(data) == 3 and isinstance(data[0], dict):
+        found = decode_choice_probs(data, Usage())
+        numbers = (*found.probabilities.values(), found.label_mass)
+        is_right = all(isinstance(one, int | float) for one in numbers)
+    else:
+        replies = decode_sampled(data, Usage()).completions
+        is_right = all(
+            isinstance(one.text, str)
+            and all(isinstance(token, int) for token in one.token_ids or ())
+            for one in replies
+        )
+    if not is_right:
+        raise ValueError("the reply of a call has no shape of a reply")
 
 
 def _check(line: Line) -> None:
