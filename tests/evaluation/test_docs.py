@@ -12,7 +12,7 @@ import click
 import pytest
 
 from agenticlu.cli import group
-from agenticlu.cli.eval import EvalSettings, run
+from agenticlu.cli.eval.run import EvalSettings, run
 from agenticlu.cli.options import _take_flags
 from agenticlu.core.config import resolve
 from agenticlu.core.settings import settings_of

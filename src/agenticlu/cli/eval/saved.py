@@ -1,25 +1,16 @@
-"""`agenticlu eval`: runs methods × tasks × lengths; scores, judges and tabulates saved replies."""
+"""What `agenticlu eval` does with files that exist: scores, judges, tabulates, writes rows."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import click
 from pydantic import Field
 
-from agenticlu.cli.options import (
-    CONTEXT,
-    DefaultGroup,
-    note_bundled,
-    operand,
-    render_setup,
-    require,
-    settings_command,
-)
+from agenticlu.cli.eval.run import FILE, FOLDER, command, say
+from agenticlu.cli.options import operand, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import IncompleteRunError, UsageError
 from agenticlu.core.printing import echo, echo_encoded, echo_json
@@ -34,220 +25,7 @@ from agenticlu.core.settings import (
     TokenCount,
     TrustSettings,
 )
-from agenticlu.evaluation.config import (
-    EvalSettings,
-    TaskSettings,
-    build_config,
-    find_model,
-    refuse_contradictions,
-)
-
-if TYPE_CHECKING:
-    from agenticlu.documents.tokens import Tokenizer
-    from agenticlu.evaluation.config import EvaluationConfig, RunSettings
-    from agenticlu.evaluation.records import Summary
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-@click.group("eval", cls=DefaultGroup, context_settings=CONTEXT)
-def command() -> None:
-    """Evaluate methods on tasks at several lengths: agenticlu eval [options] --out EVAL.
-
-    Results go to EVAL/predictions.jsonl (one line per finished item), EVAL/summary.json,
-    EVAL/results.md, EVAL/results.csv, EVAL/differences.csv and, for HELMET's tasks, EVAL/helmet/.
-    Running the same command again resumes it. The exit code is 9 when items failed.
-    """
-
-
-@settings_command(EvalSettings, "eval", name="run", group=command, extra="evaluate")
-def run(resolved: Resolved[EvalSettings]) -> None:
-    """Evaluate methods on tasks at several lengths."""
-    settings = resolved.values
-    if settings.list_names:
-        _list_names(settings.as_json)
-        return
-    prepared = _prepare(resolved)
-    if settings.dry_run:
-        _print_plan(settings, prepared)
-        return
-    out = require(settings.out, "--out", "agenticlu eval --task world --out EVAL")
-    summary = asyncio.run(_run(settings, prepared, out))
-    _print_summary(summary, out, settings.as_json)
-    if summary.num_failed:
-        raise IncompleteRunError(
-            f"{summary.num_failed} of {summary.num_items} items failed; they are listed in "
-            f"{out / 'results.md'}.",
-            hint="Run the same command with --retry-failed. Items too long for the model need "
-            "--overlong fit, and another --out.",
-        )
-    if summary.left_out:
-        raise IncompleteRunError(" ".join(summary.left_out), hint="Choose longer lengths.")
-
-
-def _prepare(resolved: Resolved[EvalSettings]) -> RunSettings:
-    """Finds out what the settings need to know of the model, and checks them."""
-    from agenticlu.dialogue.steps import load_profile
-    from agenticlu.evaluation.config import RunSettings, as_published_config
-    from agenticlu.evaluation.run import check_config
-
-    settings = resolved.values
-    note_bundled(settings)
-    facts = find_model(
-        settings.model,
-        settings.base_url,
-        settings.api_key_env,
-        settings.tokenizer,
-        may_be_away=settings.dry_run,
-        timeout_s=settings.timeout,
-        say=_say,
-    )
-    config = _with_corpus(resolved, build_config(settings, facts), facts.tokenizer)
-    if facts.is_estimate:
-        _say(
-            f"The tokenizer of {settings.model or 'the served model'} was not found: lengths are "
-            f"estimated, at about four characters a token, and pieces have {config.piece_tokens} "
-            "such tokens. With another tokenizer documents are cut elsewhere, and results cannot "
-            "be compared. --tokenizer NAME counts exactly."
-        )
-    if settings.as_published:
-        refuse_contradictions(resolved, config)
-        config = as_published_config(config)
-        _say(
-            "As published: one round, temperature 0.6 (prompting arms greedy), up to 1024 tokens "
-            "a turn, HELMET's substring match first."
-        )
-    check_config(config)
-    return RunSettings(
-        config,
-        load_profile(settings.profile),
-        facts.tokenizer,
-        context_tokens=settings.window or facts.context_tokens,
-    )
-
-
-def _with_corpus(
-    resolved: Resolved[EvalSettings], config: EvaluationConfig, tokenizer: Tokenizer
-) -> EvaluationConfig:
-    """Returns the configuration with the corpus that the settings name, if they name one."""
-    from agenticlu.evaluation.tasks.corpus import choose_corpus
-    from agenticlu.search.setup import parse_columns
-
-    settings, origins = resolved.values, resolved.origins
-    if settings.corpus is None:
-        return config
-    options = {
-        "corpus": settings.corpus,
-        "corpus_split": settings.corpus_split,
-        "corpus_columns": parse_columns(settings.column),
-    }
-    only, as_they_are = (origins[name] == "default" for name in ("task", "lengths"))
-    only = only or set(config.tasks) == {"corpus"}
-    return choose_corpus(config, options, tokenizer, only=only, as_they_are=as_they_are)
-
-
-async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:
-    from agenticlu.engines import ModelChoice
-    from agenticlu.engines.base import setup_of
-    from agenticlu.engines.thinking import Thinking
-    from agenticlu.evaluation.run import run_evaluation
-
-    served = settings.base_url, settings.api_key_env, settings.timeout, settings.window
-    thinking = Thinking(settings.thinking, settings.thinking_tokens)
-    engine = ModelChoice(
-        settings.model, *served, thinking=thinking, trust_remote_code=settings.trust_remote_code
-    ).load(_say)
-    try:
-        summary = await run_evaluation(
-            prepared,
-            engine,
-            out,
-            retry_failed=settings.retry_failed,
-            patience_s=settings.patience,
-            report=_say,
-        )
-    finally:
-        await engine.close()
-    if (setup := setup_of(engine)).requests:
-        _say(render_setup(setup))
-    return summary
-
-
-def _say(line: str) -> None:
-    echo(line, err=True)
-
-
-def _list_names(as_json: bool) -> None:
-    from agenticlu.evaluation.helmet import SPECS
-    from agenticlu.evaluation.methods import METHODS
-    from agenticlu.evaluation.tasks import TASKS
-
-    own = [name for name in TASKS if name not in SPECS]
-    notes = {name: method.note for name, method in METHODS.items()}
-    if as_json:
-        echo_json({"methods": notes, "tasks": own, "helmet_tasks": list(SPECS)})
-        return
-    echo("Methods:")
-    for name, note in notes.items():
-        echo(f"  {name:26} {note}")
-    echo(f"Tasks that need no download:\n  {', '.join(own)} (corpus: --corpus FILE)")
-    echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(SPECS)}")
-
-
-def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
-    if as_json:
-        echo_encoded(summary.model_dump_json(indent=2))
-        return
-    from agenticlu.evaluation.tables import LEGEND, render_differences, render_results
-
-    echo(render_results(summary))
-    if summary.differences:
-        echo("\nPaired differences, percentage points:")
-        echo(render_differences(summary))
-    echo("\n" + "\n".join([LEGEND, *summary.notes]))
-    echo(
-        f"\nWritten: {out / 'summary.json'}, results.md, results.csv, differences.csv, "
-        "predictions.jsonl"
-    )
-
-
-def _print_plan(settings: EvalSettings, prepared: RunSettings) -> None:
-    from agenticlu.evaluation.config import CONFIG_NAME
-    from agenticlu.evaluation.plan import build_plan, render_plan
-    from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
-
-    prices = settings.prices(settings.tokens_per_s)
-    done, config, out = {}, prepared.config, settings.out
-    if out is not None and (out / FILE_NAME).is_file():
-        done = read_predictions(out / FILE_NAME, warn=False)
-    if not config.label and out is not None and (out / CONFIG_NAME).is_file():
-        before = json.loads((out / CONFIG_NAME).read_text(encoding="utf-8"))
-        if before.get("model_fingerprint") == config.model_fingerprint:
-            config = config.model_copy(update={"label": before["label"]})
-            prepared = replace(prepared, config=config)
-    plan = build_plan(prepared, prices=prices, done=done, retry_failed=settings.retry_failed)
-    if settings.as_json:
-        echo_encoded(plan.model_dump_json(indent=2))
-    else:
-        echo(render_plan(plan))
-
-
-class TableSettings(JsonSettings):
-    """Settings of `agenticlu eval table`."""
-
-    metric: str | None = None
-    """Metric shown first, such as substring_exact_match. Default: each task's own."""
-
-
-@settings_command(TableSettings, "eval.table", group=command)
-@operand("out", type=FOLDER)
-def table(resolved: Resolved[TableSettings], out: Path) -> None:
-    """Rewrite the tables of a folder of results, including verdicts added since."""
-    from agenticlu.evaluation.run import summarise_folder
-
-    settings = resolved.values
-    _print_summary(summarise_folder(out, settings.metric), out, settings.as_json)
+from agenticlu.evaluation.config import TaskSettings
 
 
 class ScoreSettings(JsonSettings):
@@ -310,7 +88,7 @@ def collect_results(resolved: Resolved[CollectSettings], folders: tuple[Path, ..
         for lost in row.losses:
             echo(f"{row.model} at {row.length}, {lost}")
         if row.missing:
-            _say(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}")
+            say(f"{row.model} at {row.length} lacks: {', '.join(row.missing)}")
 
 
 class JudgeFileSettings(TimeoutSettings, TrustSettings):
@@ -357,19 +135,19 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     model, urls = settings.judge_model, settings.judge_base_url
     judging = ResultJudging(file, settings.helmet_data or Path())
     if model is None and not urls:
-        _say("No judge was named, so the bundled tiny model judges; name one: --judge-model NAME.")
+        say("No judge was named, so the bundled tiny model judges; name one: --judge-model NAME.")
     key, timeout = settings.judge_api_key_env, settings.timeout
     served = read_served_model(urls, model, key, timeout_s=timeout) if urls else None
     thinking = Thinking(settings.judge_thinking, settings.judge_thinking_tokens)
     engine = ModelChoice(
         model, urls, key, timeout, thinking=thinking, trust_remote_code=settings.trust_remote_code
-    ).load(_say)
+    ).load(say)
     name = engine.name if served is None else served.id
     kept = judging.find_kept(name)
     if kept:
         total = len(judging.result.rows)
-        _say(f"{len(kept)} of {total} rows were judged by {name} before and are kept.")
-    patient = with_patience(engine, settings.patience, _say)
+        say(f"{len(kept)} of {total} rows were judged by {name} before and are kept.")
+    patient = with_patience(engine, settings.patience, say)
 
     async def run() -> tuple[list[RowVerdict], float | None]:
         asking = RubricJudge(patient, name, concurrency=settings.concurrency, kept=kept)
@@ -383,7 +161,7 @@ def judge(resolved: Resolved[JudgeFileSettings], file: Path) -> None:
     echo(f"{judging.metric}, judged by {name}: {shown}; written: {judging.path}")
     unscored = [one for one in verdicts if one.value is None]
     for one in unscored[:MOST_LISTED]:
-        _say(f"  row {one.row}: {one.reason}")
+        say(f"  row {one.row}: {one.reason}")
     if (out := find_results_folder(file)) is not None and mean is not None:
         summarise_folder(out)
         echo(f"The verdicts are in the tables of {out} now.")
@@ -423,8 +201,8 @@ def cite(resolved: Resolved[CiteSettings], file: Path) -> None:
         )
     alce.check_rows(result, task)
     if task == "alce_asqa" and (note := alce.describe_splitter()):
-        _say(note)
-    entails = alce.T5Entails(resolved.values.nli or alce.NLI_MODEL, report=_say)
+        say(note)
+    entails = alce.T5Entails(resolved.values.nli or alce.NLI_MODEL, report=say)
     shown = alce.parse_num_shown(file.name)
     found = alce.score_rows(task, result.rows, entails, num_shown=shown)
     path = file.with_name(file.name + ".score")
