@@ -469,7 +469,9 @@ def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
     if isinstance(value, str):
         if key == "document_id":
             yield "document id", value
-        elif key in QUESTION_KEYS or (key in EITHER_KEYS and not _is_long(value)):
+        elif key in QUESTION_KEYS or (
+            key in EITHER_KEYS and len(find_words(value[: 40 * LONG_WORDS])) <= LONG_WORDS
+        ):
             yield "question", value
         elif key in DOCUMENT_KEYS or key in EITHER_KEYS:
             yield "document", value
@@ -482,10 +484,6 @@ def find_texts(value: Any, key: str = "") -> Iterator[_Find]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from find_texts(inner, key)
-
-
-def _is_long(text: str) -> bool:
-    return len(find_words(text[: 40 * LONG_WORDS])) > LONG_WORDS
 
 
 def _find_files(source: Path) -> list[Path]:
