@@ -611,7 +611,9 @@ def test_other_rows_are_a_corpus(task: str, tmp_path: Path) -> None:
     write_rows(task, path, length=1500)
     for read, made in zip(load_corpus(str(path)), items(task, 1500, limit=7), strict=True):
         assert read.document.text == made.document.text
-        assert read.question.answers == made.question.answers
+        # Of options, the right one's text stands for every spelling of the answer.
+        wanted = [a for a in made.question.answers if a in (made.question.options or (a,))]
+        assert list(read.question.answers) == wanted
         assert read.question.options == made.question.options
         assert read.gold_spans == made.gold_spans
 

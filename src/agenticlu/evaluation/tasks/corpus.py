@@ -12,13 +12,14 @@ from itertools import accumulate
 from random import Random
 from typing import Any
 
-from agenticlu.core.errors import DocumentError, UsageError
+from agenticlu.core.errors import UsageError
 from agenticlu.core.records import Document, content_seed
 from agenticlu.data.corpus import Item as Line
 from agenticlu.data.corpus import LeftOut, load_corpus
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.evaluation.config import EvaluationConfig
 from agenticlu.evaluation.records import Item
+from agenticlu.evaluation.rescore import find_letter
 from agenticlu.evaluation.tasks import TaskRequest
 
 SEPARATOR = "\n\n"
@@ -32,7 +33,7 @@ def load_own(request: TaskRequest) -> Iterator[Item]:
 
     Raises:
         UsageError: No corpus is named, or a document is longer than the length.
-        DocumentError: The corpus cannot be read, or none of the options is an accepted answer.
+        DocumentError: The corpus cannot be read.
     """
     lines = read_lines(request.options)
     by_document: dict[str, list[Line]] = {}
@@ -165,7 +166,10 @@ def _build_item(request: TaskRequest, line: Line, shown: Document, offset: int) 
         rule="choice" if question.options else "open",
         gold_spans=spans or None,
         cluster=line.document.id,
-        reference={"letter": _find_letter(line, request)} if question.options else {},
+        # A corpus has been read: the right option is among its answers.
+        reference={"letter": find_letter(question.answers, question.options)}
+        if question.options
+        else {},
         row={
             "line": line.position + 1,
             "id": question.id,
@@ -177,16 +181,3 @@ def _build_item(request: TaskRequest, line: Line, shown: Document, offset: int) 
             "length": request.length,
         },
     )
-
-
-def _find_letter(line: Line, request: TaskRequest) -> str:
-    from agenticlu.evaluation.rescore import find_letter
-
-    letter = find_letter(line.question.answers, line.question.options)
-    if letter is None:
-        raise DocumentError(
-            f"Line {line.position + 1} of {request.options['corpus']}: none of its options is an "
-            "accepted answer.",
-            hint="Give the right option's text or its letter as the answer.",
-        )
-    return letter
