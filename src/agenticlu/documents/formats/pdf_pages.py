@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +29,8 @@ SCAN_SHARE = 0.8
 """An image that covers more of the page is the scan that a text layer was made from."""
 LEAST_SCAN, LEAST_CHARS = 0.5, 100
 """A page with so large an image and so few characters is a scan with a stamp or a page number."""
+_one_at_a_time = threading.Lock()
+"""PDFium must not be called by two threads of a process."""
 UNKNOWN_SHARE = 0.2
 """A page with more unknown glyphs among its characters cannot be read."""
 
@@ -55,14 +59,11 @@ def read_pages(data: bytes, source: str, first: int, most: int) -> PagesRead:
     Raises:
         DocumentError: The file is encrypted or broken.
     """
-    pdf = open_pdf(data, source)
     builder = TextBuilder()
     left_out: Counter[str] = Counter()
     unreadable: dict[int, Counter[str]] = {}
-    try:
+    with _opened(data, source) as pdf:
         num_pages = len(pdf)
-        if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
-            pdf.init_forms()
         for index in range(first, min(first + most, num_pages)):
             page_left_out, is_unreadable = _read_page(pdf, index, builder)
             left_out += page_left_out
@@ -71,8 +72,6 @@ def read_pages(data: bytes, source: str, first: int, most: int) -> PagesRead:
         if first == 0:
             left_out += _count_unread(pdf)
         title = without_lone_surrogates(str(pdf.get_metadata_value("Title") or "")).strip()
-    finally:
-        pdf.close()
     return PagesRead(
         num_pages, first, title or None, *builder.build(), left_out=+left_out, unreadable=unreadable
     )
@@ -84,37 +83,44 @@ def render_page(data: bytes, source: str, index: int, dots_per_point: float) -> 
     Raises:
         DocumentError: The page is broken.
     """
-    pdf = open_pdf(data, source)
-    try:
-        if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
-            pdf.init_forms()
-        bitmap = pdf[index].render(scale=dots_per_point, grayscale=True)
+    with _opened(data, source) as pdf:
+        try:
+            page = pdf[index]
+        except pypdfium2.PdfiumError as error:
+            raise DocumentError(f"Page {index + 1} of PDF {source!r} is broken: {error}") from error
+        bitmap = page.render(scale=dots_per_point, grayscale=True)
         rows = bitmap.to_numpy().reshape(bitmap.height, -1)[:, : bitmap.width]
-        header = b"P5 %d %d 255\n" % (bitmap.width, bitmap.height)
-        return header + bytes(rows.tobytes())
-    except pypdfium2.PdfiumError as error:
-        raise DocumentError(f"Page {index + 1} of PDF {source!r} is broken: {error}") from error
-    finally:
-        pdf.close()
+        picture = b"P5 %d %d 255\n" % (bitmap.width, bitmap.height) + bytes(rows.tobytes())
+        bitmap.close()
+        page.close()
+        return picture
 
 
-def open_pdf(data: bytes, source: str) -> Any:
-    """Opens a PDF.
+@contextmanager
+def _opened(data: bytes, source: str) -> Iterator[Any]:
+    """Opens a PDF, with its form.
 
     Raises:
         DocumentError: It is encrypted or broken.
     """
-    try:
-        return pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
-        if "password" in str(error).lower():
+    with _one_at_a_time:
+        try:
+            pdf = pypdfium2.PdfDocument(data)
+        except pypdfium2.PdfiumError as error:
+            if "password" in str(error).lower():
+                raise DocumentError(
+                    f"PDF {source!r} is encrypted.",
+                    hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
+                ) from error
             raise DocumentError(
-                f"PDF {source!r} is encrypted.",
-                hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
+                f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
             ) from error
-        raise DocumentError(
-            f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
-        ) from error
+        try:
+            if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
+                pdf.init_forms()
+            yield pdf
+        finally:
+            pdf.close()
 
 
 def _count_unread(pdf: Any) -> Counter[str]:
