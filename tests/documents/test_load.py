@@ -129,22 +129,6 @@ def test_pdf_pages_are_spans(write: Write) -> None:
     assert pieces[-1].page == 3
 
 
-def test_epub_in_reading_order(write: Write) -> None:
-    files = {
-        "META-INF/container.xml": '<container xmlns="urn:x"><rootfiles>'
-        '<rootfile full-path="OPS/book.opf"/></rootfiles></container>',
-        "OPS/book.opf": '<package xmlns="urn:y" xmlns:dc="urn:dc"><metadata>'
-        "<dc:title>Two</dc:title></metadata><manifest>"
-        '<item id="b" href="b%20b.xhtml"/><item id="a" href="../a.xhtml"/></manifest>'
-        '<spine><itemref idref="a"/><itemref idref="b"/></spine></package>',
-        "a.xhtml": "<html><body><h1>One</h1><p>first</p></body></html>",
-        "OPS/b b.xhtml": "<html><body><p>second</p></body></html>",
-    }
-    document = load_document(write("a.epub", zipped(files)))
-    assert document.text == "# One\n\nfirst\n\nsecond\n"
-    assert document.title == "Two"
-
-
 BROKEN_PDF = b"%PDF-1.4\nnothing that follows is a PDF"
 REFUSED: list[tuple[str, str, bytes, str]] = [
     ("empty", "a.txt", b"", "is empty"),

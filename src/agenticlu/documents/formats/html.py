@@ -52,6 +52,18 @@ def parse(data: bytes, source: str) -> Parsed:
     return parsed
 
 
+def read(data: bytes, source: str, *, is_xml: bool = False) -> Parsed:
+    """Reads a part of a book or a message, which has nothing around its text.
+
+    Raises:
+        DocumentError: It is binary, or in no encoding that can be told.
+    """
+    text, left_out = read_text(data, source, declared_charset(data))
+    parsed = convert(text, is_xml=is_xml, is_page=False)
+    parsed.left_out.update(left_out)
+    return parsed
+
+
 def convert(html: str, *, is_xml: bool = False, is_page: bool = True) -> Parsed:
     """Reads a page.
 

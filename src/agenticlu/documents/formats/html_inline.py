@@ -128,6 +128,7 @@ class InlineWriter:
 
     def _enter_svg(self, node: LexborNode, given: Given) -> Skipped:
         for one in node.traverse(include_text=True):
+            self.left_out["undescribed image"] += one.tag == "image"
             if one.tag == "-text" and one.parent is not None and one.parent.tag not in _CODE:
                 self.line += [" ", (one.text_content or "").strip()]
         self.line.append(" ")
