@@ -106,7 +106,7 @@ def test_a_table_of_contents_in_the_order_is_counted(read) -> None:
     manifest = f"nav nav.xhtml {XHTML} nav\n{MANIFEST}"
     document = read(book(manifest, refs("nav", "a", "b"), {**TWO_FILES, "OPS/nav.xhtml": NAV}))
     assert document.text.startswith("# One")
-    assert document.left_out == {"table of contents": 1}
+    assert document.left_out == {"contents page": 1}
 
 
 def test_auxiliary_chapters_are_read(read) -> None:

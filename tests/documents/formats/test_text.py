@@ -70,7 +70,7 @@ def test_other_encodings_are_told_by_their_letters_and_said(write: Write, encodi
     assert document.text == text
     assert len(document.left_out) == 1
     (kind, count), *_ = document.left_out.items()
-    assert kind.startswith("character read by guess as ")
+    assert kind.startswith("guessed ")
     assert count == sum(not char.isascii() for char in text)
 
 
@@ -86,7 +86,7 @@ def test_a_few_broken_bytes_are_counted(write: Write) -> None:
     data = ("Zoé’s café. " * 20).encode() + b"\xff" + b"Ende"
     document = load_document(write("a.txt", data))
     assert document.text.endswith("\ufffdEnde")
-    assert document.left_out == {"byte that is not UTF-8": 1}
+    assert document.left_out == {"non-UTF-8 byte": 1}
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,30 @@ def _is_flat_odf(data: bytes, ending: str) -> bool:
     return head.startswith((b"<?xml", b"<office:document ")) and b"<office:document " in head
 
 
+def _is_mail(data: bytes, ending: str) -> bool:
+    head = data[:4096].lstrip()
+    is_mailbox = re.match(rb"From \S+ [^\n]{0,80}\d{4}\r?\n[A-Za-z-]{2,40}:", head)
+    if is_mailbox or ending in {".eml", ".mbox", ".mht", ".mhtml"}:
+        return True
+    names = re.findall(
+        rb"^(from|to|date|subject|received|message-id|mime-version|return-path):",
+        re.split(rb"\r?\n\r?\n", head, maxsplit=1)[0],
+        re.IGNORECASE | re.MULTILINE,
+    )
+    # Prose may begin with 'Date:' and 'Subject:'; no prose has a path of servers.
+    known = {name.lower() for name in names}
+    is_first = re.match(rb"(From \S.*\n)?[A-Za-z][\w-]*:", head) is not None
+    return (
+        is_first and len(known) > 2 and bool(known & {b"received", b"message-id", b"mime-version"})
+    )
+
+
+def _is_notebook(data: bytes, ending: str) -> bool:
+    return ending == ".ipynb" or (
+        data[:64].lstrip().startswith(b"{") and b'"nbformat":' in data[-200:]
+    )
+
+
 FORMATS = (
     Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf", False, True),
     Format(
@@ -73,6 +97,8 @@ FORMATS = (
     Format(
         "csv, tsv", lambda _, ending: ending in {".csv", ".tsv", ".tab"}, f"{__name__}.delimited"
     ),
+    Format("Jupyter notebook", _is_notebook, f"{__name__}.notebook"),
+    Format("mail (eml, mbox, mhtml)", _is_mail, f"{__name__}.mail"),
     Format("HTML", _is_html, f"{__name__}.html"),
     Format("Markdown", lambda _, ending: ending in {".md", ".markdown"}, f"{__name__}.text", False),
     Format("plain text", lambda *_: True, f"{__name__}.text", False),
@@ -92,8 +118,7 @@ def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
         DocumentError: The file is binary, encrypted or broken, in no known encoding, or takes more
             memory or time than the limits allow.
     """
-    ending = Path(source).suffix.lower()
-    found = next(one for one in FORMATS if one.matches(data, ending))
+    found = find(data, source)
     if found.confined:
         function = f"{__name__}:parse_as"
         return call(function, data, found.module, source, name=name_of(source), into=Parsed)
@@ -101,6 +126,12 @@ def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
         parsed: Parsed = importlib.import_module(found.module).parse(data, source, ocr)
         return parsed
     return parse_as(data, found.module, source)
+
+
+def find(data: bytes, source: str) -> Format:
+    """Returns the first format that matches."""
+    ending = Path(source).suffix.lower()
+    return next(one for one in FORMATS if one.matches(data, ending))
 
 
 def parse_as(data: bytes, module: str, source: str) -> Parsed:

@@ -33,7 +33,8 @@ _LEAST_CONFIDENCE = 0.1
 _FEW = 20
 """One broken byte in as many letters is damage; more are another encoding."""
 _SURE_LETTERS = 5
-"""Letters beyond ASCII that are UTF-8 by chance in no other encoding."""
+"""So many letters of two or three bytes each are UTF-8 by chance in no other encoding."""
+_OF_SEVERAL_BYTES = frozenset(("gbk", "gb18030", "big5hkscs", "big5", "euc_jp", "cp932", "cp949"))
 
 
 def read_text(data: bytes, source: str, declared: str | None = None) -> tuple[str, Counter[str]]:
@@ -67,12 +68,12 @@ def read_text(data: bytes, source: str, declared: str | None = None) -> tuple[st
         num_letters = len(text) - len(text.encode("ascii", "ignore"))
         num_broken = text.count("\ufffd")
         if num_broken * _FEW <= num_letters:
-            return text, Counter({f"byte that is not {encoding.upper()}": num_broken})
+            return text, Counter({f"non-{encoding.upper()} byte": num_broken})
     guess, confidence = _guess(data)
     if guess is not None and confidence >= _LEAST_CONFIDENCE:
         text = _decode(data, guess, source)
         num_letters = len(text) - len(text.encode("ascii", "ignore"))
-        return text, Counter({f"character read by guess as {guess.upper()}": num_letters})
+        return text, Counter({f"guessed {guess.upper()} character": num_letters})
     _decode(data, declared or "utf-8", source, guess=guess)
     raise AssertionError("it could be decoded after all")
 
@@ -103,7 +104,8 @@ def _candidates(data: bytes, declared: str | None) -> list[str]:
         return [declared, "utf-8"]
     with contextlib.suppress(UnicodeDecodeError):
         text = data.decode("utf-8")
-        if len(text) - len(text.encode("ascii", "ignore")) >= _SURE_LETTERS:
+        num_letters = len(text) - len(text.encode("ascii", "ignore"))
+        if num_letters >= (_SURE_LETTERS if declared in _OF_SEVERAL_BYTES else 1):
             return ["utf-8"]  # whatever it declares
     return [declared, "utf-8"]
 

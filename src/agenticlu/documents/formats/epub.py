@@ -182,7 +182,7 @@ def _reading_order(package: Any, items: dict[str, _Item], left_out: Counter[str]
             is_image = named is not None and named.kind.startswith("image/")
             left_out["image" if is_image else "unreadable chapter"] += 1
         elif "nav" in item.properties:
-            left_out["table of contents"] += 1
+            left_out["contents page"] += 1
         else:
             order.setdefault(item.path, item)
     if not order:  # without an order: as the book lists them

@@ -16,8 +16,15 @@ def parse(data: bytes, source: str) -> Parsed:
         DocumentError: The text is binary, or in no encoding that can be told.
     """
     text, left_out = read_text(data, source)
-    heading = None
-    if Path(source).suffix.lower() in {".md", ".markdown"}:
-        heading = re.search(r"^#{1,6}[ \t]++(\S.*)$", text, re.MULTILINE)
-    title = heading[1].rstrip(" \t\r#") if heading else None
-    return Parsed(text, title or None, left_out=left_out)
+    is_markdown = Path(source).suffix.lower() in {".md", ".markdown"}
+    return Parsed(text, first_heading(text) if is_markdown else None, left_out=left_out)
+
+
+def first_heading(text: str) -> str | None:
+    r"""Returns the first heading of Markdown.
+
+    >>> first_heading("intro\n## The lamp ##")
+    'The lamp'
+    """
+    heading = re.search(r"^#{1,6}[ \t]++([^\s#].*)$", text, re.MULTILINE)
+    return heading and heading[1].rstrip("# \t\r")
