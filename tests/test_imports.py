@@ -18,7 +18,7 @@ from agenticlu.cli import COMMANDS
 SRC = Path(__file__).resolve().parent.parent / "src"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.errors", "core.secrets", "demo.lexicon"),
-    ("core.printing",),
+    ("core.printing", "core.compression", "core.tables"),
     ("__init__", "core.records", "core.files"),
     ("core", "search.store"),
     ("dialogue.replies", "data.shapes"),

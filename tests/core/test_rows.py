@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import shlex
 import subprocess
 from pathlib import Path
@@ -29,6 +31,9 @@ def test_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path):
         (b'{"a": ' + b"9" * 5000 + b"}", "^Line 1 of .* is not JSON"),
         (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "^Line 1 of .* is not JSON"),
         (b"[" * 100_000 + b"]" * 100_000, "^Entry 1 of .* is not JSON"),
+        (b'{"a": 1, "a": 2}', r"^Line 1 of .*\(the key 'a' occurs twice"),
+        (b'[{"a": {"b": 1, "b": 1}}]', r"^Entry 1 of .*\(the key 'b' occurs twice"),
+        (b'{"a": 1}\r{"a": 2}', "^Line 1 of .* is not JSON"),
     ],
 )
 def test_a_bad_line_is_named_by_an_error_of_the_class_wanted(tmp_path: Path, content, words):
@@ -56,9 +61,7 @@ ROW = '{"a": "Caf\u00e9"}\n'
         (ROW.encode() + bytes(40), "NUL bytes, in line 2", "tr -d"),
         (bytes(40) + b"\n" + ROW.encode(), "NUL bytes, in line 1", "tr -d"),
         (b'{"a": "x\0y"}', "NUL bytes, in line 1", "tr -d"),
-        (gzip.compress(ROW.encode(), mtime=0), "compressed with gzip", "gunzip"),
         (b"PK\x03\x04", "a zip archive", "unzip"),
-        (b"PAR1\x15\n", "a Parquet file under another name", ".parquet"),
     ],
 )
 def test_what_is_not_utf8_is_told_with_its_line_and_a_remedy(
@@ -185,3 +188,149 @@ def test_arrays_hold_all_that_python_writes(tmp_path: Path, monkeypatch, size: i
     path = tmp_path / "a.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows).encode())
     assert list(load_rows(path)) == rows
+
+
+# --- Several objects, compressed files ---
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_objects_may_stand_over_several_lines(tmp_path: Path, name: str):
+    path = tmp_path / name
+    rows = [{"a": "x\u2028y\x85z"}, {"b": [1, {"c": None}]}]
+    path.write_text("\n\n".join(json.dumps(row, indent=2) for row in rows), encoding="utf-8")
+    assert list(load_numbered_rows(path)) == [(1, rows[0]), (5, rows[1])]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert list(load_rows(path)) == rows, "the ends of lines that JSON lets stand in texts"
+    path.write_text('{"a": 1,\n "b": }')
+    with pytest.raises(DocumentError, match=r"Line 1 of .* is not JSON"):
+        list(load_rows(path))
+
+
+def compress(kind: str, data: bytes) -> bytes:
+    if kind == "zst":
+        return pytest.importorskip("zstandard").compress(data)
+    return {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind](data)
+
+
+KINDS = ["gz", "bz2", "xz", "zst"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compressed_files_are_read_as_they_are(tmp_path: Path, kind: str):
+    rows = [{"a": "Caf\u00e9", "n": n, "pad": "x" * 700} for n in range(40)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    half = lines.index(b"\n", len(lines) // 2) + 1
+    members = compress(kind, lines[:half]) + compress(kind, lines[half:])
+    csv = b"a,n\r\nCaf\xc3\xa9,1\r\n"
+    for name, data, found in (
+        (f"rows.jsonl.{kind}", compress(kind, lines), rows),
+        ("rows.jsonl", compress(kind, lines), rows),
+        (f"rows.jsonl.{kind}", members, rows),
+        (f"rows.jsonl.{kind}", members + bytes(512), rows),
+        (f"rows.json.{kind}", compress(kind, json.dumps(rows).encode()), rows),
+        (f"rows.csv.{kind}", compress(kind, csv), [{"a": "Caf\u00e9", "n": "1"}]),
+        (f"rows.jsonl.{kind}", compress(kind, b""), []),
+    ):
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert list(load_rows(path)) == found, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_compressed_files_are_refused(tmp_path: Path, kind: str):
+    path = tmp_path / f"rows.jsonl.{kind}"
+    lines = b"".join(b'{"a": "%d"}\n' % n**7 for n in range(2000))
+    whole = compress(kind, lines)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DocumentError, match="cut off"):
+        list(load_rows(path))
+    middle = len(whole) // 2
+    for data in (whole[:middle] + bytes(64) + whole[middle + 64 :], whole + b"garbage"):
+        path.write_bytes(data)
+        with pytest.raises(DocumentError, match=r"rows\.jsonl"):
+            list(load_rows(path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bomb_costs_no_memory(tmp_path: Path, monkeypatch, kind: str):
+    monkeypatch.setattr(rows_module, "MOST_ROW_BYTES", 1 << 20)
+    path = tmp_path / f"rows.jsonl.{kind}"
+    path.write_bytes(compress(kind, b" " * (24 << 20)))
+    assert path.stat().st_size < 1 << 18
+    with pytest.raises(DocumentError, match=r"Line 1 of .* is longer than 1 MiB"):
+        list(load_rows(path))
+
+
+def test_a_table_inside_a_compressed_file_is_named(tmp_path: Path):
+    path = tmp_path / "rows.parquet.gz"
+    path.write_bytes(gzip.compress(b"PAR1 and so on"))
+    with pytest.raises(DocumentError, match="a compressed table"):
+        list(load_rows(path))
+
+
+# --- Tables ---
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("a.csv", "q,n\nWho?,1\n", [(2, {"q": "Who?", "n": "1"})]),
+        ("a.CSV", "\ufeffq;n\r\nWho, then?;1\r\n", [(2, {"q": "Who, then?", "n": "1"})]),
+        ("a.tsv", "q\tn\nWho?\t1", [(2, {"q": "Who?", "n": "1"})]),
+        ("a.csv", 'q,n\n"two\nlines, ""x""",1\nb,2\n',
+         [(2, {"q": 'two\nlines, "x"', "n": "1"}), (4, {"q": "b", "n": "2"})]),
+        ("a.csv", "\n\nq,n\n\na,1\n,\n", [(5, {"q": "a", "n": "1"})]),
+        ("a.csv", ",q\n0,a\n", [(2, {"q": "a"})]),
+        ("a.csv", 'q\n"[""x"", ""y""]"\n', [(2, {"q": '["x", "y"]'})]),
+        ("a.csv", f"q\n{'x' * 300_000}\n", [(2, {"q": "x" * 300_000})]),
+        ("a.csv", "q,n\n", []),
+        ("a.csv", "", []),
+        ("a.csv", '"q, the question";n\na;1\n', [(2, {"q, the question": "a", "n": "1"})]),
+    ],
+)  # fmt: skip
+def test_csv_is_read_by_its_header(tmp_path: Path, name: str, content: str, rows):
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    assert list(load_numbered_rows(path)) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"q,n\na,1\nb\n", "Line 3 of .* has 1 cells for 2 columns"),
+        (b"q,n\na,1,2\n", "Line 2 of .* has 3 cells for 2 columns"),
+        (b'q,n\na,"1\n', "is not CSV"),
+        (b'q,n\n"a"b,1\n', "Line 2 of .* is not CSV"),
+        (b"q,q\na,1\n", "names two columns 'q'"),
+        (b"q,n\na,\0\n", "NUL bytes, in line 2"),
+        (b"q,n\nCaf\xe9,1\n", "not UTF-8: line 2 has the byte 0xe9"),
+        ("q,n\na,1\n".encode("utf-16"), "UTF-16"),
+        (b"q,n\ra,1\r", "is not CSV"),
+    ],
+)
+def test_a_bad_line_of_a_table_is_named(tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        list(load_rows(tmp_path / "a.csv", error=ConfigError))
+
+
+def test_arrow_and_parquet_are_told_by_their_beginning(tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    feather = pytest.importorskip("pyarrow.feather")
+    rows = [{"q": f"q{n}", "a": {"text": [str(n), None]}, "d": None} for n in range(40)]
+    table = arrow.Table.from_pylist(rows)
+    large = table.set_column(0, "q", table["q"].cast(arrow.large_string()).dictionary_encode())
+    parquet.write_table(large, tmp_path / "a.parquet", row_group_size=7)
+    parquet.write_table(large, tmp_path / "b.data")
+    feather.write_feather(large, tmp_path / "c.feather")
+    with arrow.ipc.new_stream(tmp_path / "d.arrow", table.schema) as stream:
+        stream.write_table(table)
+    with arrow.ipc.new_file(tmp_path / "e.arrow", table.schema) as file:
+        file.write_table(table)
+    for path in sorted(tmp_path.iterdir()):
+        assert list(load_rows(path)) == rows, path.name
+        assert next(load_rows(path, columns=["q"])) == {"q": "q0"}
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(DocumentError, match=f"{path.name} is not a readable"):
+            list(load_rows(path))

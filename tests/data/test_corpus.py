@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -154,7 +155,7 @@ def test_what_is_not_there_is_said(tmp_path: Path):
     with pytest.raises(DocumentError, match="There is no file, directory or hub data set"):
         list(load_corpus(str(tmp_path / "no" / "such" / "file.jsonl")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DocumentError, match="no Parquet") as caught:
+    with pytest.raises(DocumentError, match="holds no files of rows") as caught:
         list(load_corpus(str(tmp_path / "empty")))
     assert "give one" in (caught.value.hint or "")
     (tmp_path / "bad.parquet").write_bytes(b"words")
@@ -264,3 +265,58 @@ def test_one_id_stands_for_one_question(tmp_path: Path):
     other = write(tmp_path / "other.jsonl", first, LINE, {**first, "question": "Who?"})
     with pytest.raises(DocumentError, match=r"Lines 1 and 3 of .* have the same id 'q' but differ"):
         list(load_corpus(other))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz"])
+def test_a_table_in_text_is_a_corpus(tmp_path: Path, ending: str):
+    comma = "\t" if ending == ".tsv" else ","
+    rows = [
+        ("context", "question", "answers", "options", "hops", "gold_spans"),
+        ('"Ada, of Brellin. ""Ben"" does\nnot."', "Where?", '"[""B"", ""Brellin""]"', "", "2", ""),
+        ("Ada.", "Who?", "b", '"[""red"", ""blue""]"', "", '"[[0, 3]]"'),
+        ("Ada.", "What?", "", "", "", ""),
+    ]
+    data = "\r\n".join(comma.join(row) for row in rows).encode()
+    path = tmp_path / f"c{ending}"
+    path.write_bytes(gzip.compress(data) if ending.endswith(".gz") else data)
+    left_out = LeftOut()
+    first, second = load_corpus(str(path), left_out=left_out)
+    assert first.document.text == 'Ada, of Brellin. "Ben" does\nnot.'
+    assert (first.question.answers, first.question.hops) == (("B", "Brellin"), 2)
+    assert (second.question.answers, second.gold_spans) == (("blue",), ((0, 3),))
+    assert (left_out.num_lines, left_out.first_line) == (1, 5)
+
+
+def test_a_table_without_a_header_is_told_by_its_columns(tmp_path: Path):
+    path = tmp_path / "c.csv"
+    path.write_text(f"{'Ada lives here. ' * 9},Where?,here\nx,y,z\n")
+    with pytest.raises(DocumentError, match=r"has no 'context'; its columns: .*…, Where\?, here"):
+        list(load_corpus(str(path)))
+
+
+def test_a_folder_of_shards_is_read_whatever_their_format(tmp_path: Path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name, question in (("train-00000.jsonl.gz", "A?"), ("train-00001.jsonl", "B?")):
+        data = (json.dumps({**LINE, "question": question}) + "\n").encode()
+        (folder / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (folder / "test-00000.jsonl").write_text(json.dumps({**LINE, "question": "C?"}))
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / ".hidden.jsonl").write_text("not rows")
+    (folder / "README.md").write_text("About.")
+    assert [item.question.text for item in load_corpus(str(folder))] == ["A?", "B?"]
+    assert [item.question.text for item in load_corpus(str(folder), split="test")] == ["C?"]
+
+
+def test_a_data_set_saved_by_the_datasets_package_is_read(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([LINE, {**LINE, "question": "Who?"}])
+    datasets.DatasetDict({"train": rows, "test": rows.select([0])}).save_to_disk(tmp_path / "d")
+    assert len(list(load_corpus(str(tmp_path / "d")))) == 2
+    assert len(list(load_corpus(str(tmp_path / "d"), split="test"))) == 1
+
+
+def test_a_hub_address_is_a_hub_id(monkeypatch):
+    monkeypatch.setattr(corpus, "_load_hub", lambda name, split: iter([{**LINE, "name": name}]))
+    (row,) = load_source_rows("hf://datasets/owner/name@main")
+    assert row["name"] == "owner/name"

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -15,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from agenticlu.core.compression import open_plain
 from agenticlu.core.errors import (
     AgenticluError,
     DocumentError,
     StoreError,
     UsageError,
-    missing_dependency,
 )
 from agenticlu.core.printing import escape_json, harmless
+from agenticlu.core.tables import read_arrow, read_csv
 
 OWNER_FILES = {
     "generate": ("run.sqlite", "a search"),
@@ -163,16 +165,12 @@ Row = dict[str, Any]
 ROW_HINT = "A row is a JSON object; in a .jsonl file each is on a line of its own."
 CHUNK_CHARACTERS = 1 << 20
 """Characters of a JSON array that are read at a time."""
-BATCH_ROWS = 16
-"""Parquet rows decoded at a time; a row may hold a document of megabytes."""
+MOST_ROW_BYTES = 1 << 28
+"""A row of more is refused: a small compressed file can hold an endless line."""
 _SPACE = re.compile(r"[ \t\r\n]*")
-_SIGNATURES = {
-    b"\x1f\x8b": ("compressed with gzip", "Unpack it: gunzip {}"),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it: unzstd {}"),
-    b"PK\x03\x04": ("a zip archive", "Unpack it: unzip {}"),
-    b"PAR1": ("a Parquet file under another name", "Rename it: mv {0} {0}.parquet"),
-}
-"""How files begin that are no text, what they are, and what to do with them."""
+_ARCHIVE = b"PK\x03\x04"
+_TABLES = {b"PAR1": True, b"ARROW1": False}
+"""How tables begin that are no text, and whether they are Parquet."""
 _INVALID = (ValueError, RecursionError)
 """What json raises: also for integers of 5,000 digits and for nesting too deep for Python."""
 
@@ -196,28 +194,32 @@ def load_numbered_rows(
     error: type[AgenticluError] = DocumentError,
     skip_torn: bool = False,
 ) -> Iterator[tuple[int, Row]]:
-    """Yields the rows of a .jsonl, .json or .parquet file with their numbers.
+    """Yields the rows of a file with their numbers.
 
-    A file that begins with '[' is an array under any name; a .json file may also hold JSON
-    lines, or one object, which is then the only row.
+    JSON lines, or JSON objects over several lines; a JSON array; CSV and TSV by their ending;
+    Parquet and Arrow. All but the last two may be compressed (`core.compression`). What a file is
+    tells its beginning, not its name.
 
     Args:
         path: The file.
-        columns: Columns to read of a Parquet file; None reads all.
+        columns: Columns to read of a Parquet or Arrow file; None reads all.
         error: Class of the errors raised; it decides the exit code.
         skip_torn: Skips lines that are not JSON with a warning, as a killed writer leaves one.
 
     Returns:
-        Line (JSONL) or entry (JSON, Parquet), counted from 1, and the row.
+        Line (JSONL, CSV) or entry (JSON, Parquet), counted from 1, and the row.
 
     Raises:
         AgenticluError: Of the class `error`: the file cannot be read, or a row is not an object.
-        MissingDependencyError: pyarrow is not installed.
+        MissingDependencyError: pyarrow or zstandard is not installed.
     """
     path = Path(path)
     try:
-        if path.suffix == ".parquet":
-            yield from enumerate(_read_parquet(path, columns, error), 1)
+        kind = plain_suffix(path)
+        if (is_parquet := _find_table(path, kind, error)) is not None:
+            yield from enumerate(read_arrow(path, columns, error, is_parquet=is_parquet), 1)
+        elif kind in CSV_ENDINGS:
+            yield from read_csv(_decode_lines(path, error), path, error)
         elif starts_array(path):
             yield from enumerate(_read_array(path, error), 1)
         else:
@@ -225,6 +227,58 @@ def load_numbered_rows(
     except OSError as failure:
         reason = failure.strerror or str(failure)
         raise error(f"Cannot read {str(path)!r}: {reason}.") from failure
+
+
+CSV_ENDINGS = (".csv", ".tsv", ".tab")
+_ARROW_ENDINGS = (".arrow", ".feather", ".ipc")
+_COMPRESSED_ENDINGS = (".gz", ".zst", ".bz2", ".xz")
+
+
+def plain_suffix(path: Path) -> str:
+    """Returns a file's ending in lower case, without that of a compression.
+
+    >>> plain_suffix(Path("a/train.CSV.gz"))
+    '.csv'
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSED_ENDINGS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _find_table(path: Path, kind: str, error: type[AgenticluError]) -> bool | None:
+    """Returns whether a table that is no text is Parquet; None for other files."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    for start, is_parquet in _TABLES.items():
+        if head.startswith(start):
+            return is_parquet
+    with open_plain(path) as plain:
+        inside = plain.read(8)
+    if inside != head and inside.startswith((*_TABLES, _ARCHIVE)):
+        raise error(f"{path} is a compressed table.", hint="Unpack it.")
+    if kind == ".parquet" and path.suffix.lower() == kind:
+        return True
+    return False if kind in _ARROW_ENDINGS and head[:1] not in b"{[" else None
+
+
+def _load_value(text: str | bytes) -> Any:
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    return _DECODER.decode(text)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds an object, of which no key is lost because it occurs twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.60} occurs twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def parse_row(text: str | bytes, where: str, error: type[AgenticluError] = DocumentError) -> Row:
@@ -236,7 +290,7 @@ def parse_row(text: str | bytes, where: str, error: type[AgenticluError] = Docum
         error: Class of the error raised.
     """
     try:
-        value = json.loads(text)
+        value = _load_value(text)
     except _INVALID as failure:
         raise error(f"{where} is not JSON ({failure}).", hint=ROW_HINT) from failure
     return require_row(value, where, error)
@@ -255,29 +309,71 @@ def _read_lines(
     path: Path, error: type[AgenticluError], skip_torn: bool
 ) -> Iterator[tuple[int, Row]]:
     is_first = True
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.removeprefix(codecs.BOM_UTF8).strip():
-                continue
-            try:
-                text = _decode(line, number, path, error)
-                yield number, parse_row(text, f"Line {number} of {path}", error)
-            except error:
-                if is_first and path.suffix == ".json" and line.strip() == b"{":
-                    # Not lines but one object, printed over several of them.
-                    whole = "".join(_decode_lines(path, error))
-                    yield 1, parse_row(whole, str(path), error)
+    for number, line in _split_lines(path, error):
+        if not line.removeprefix(codecs.BOM_UTF8).strip():
+            continue
+        try:
+            text = _decode(line, number, path, error)
+            yield number, parse_row(text, f"Line {number} of {path}", error)
+        except error as failure:
+            if is_first and not skip_torn and _begins_object(line):
+                objects = _read_objects(path, error)
+                if objects:  # not lines but objects, each printed over several of them
+                    yield from objects
                     return
-                if not skip_torn:
-                    raise
-                warnings.warn(f"{path}: line {number} is torn, skipped", stacklevel=2)
-            is_first = False
+            if not skip_torn:
+                raise failure
+            warnings.warn(f"{path}: line {number} is torn, skipped", stacklevel=2)
+        is_first = False
+
+
+def _begins_object(line: bytes) -> bool:
+    """Whether a line may be the beginning of a JSON object that goes on in the next one."""
+    return line.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{") and line.endswith(b"\n")
+
+
+def _read_objects(path: Path, error: type[AgenticluError]) -> list[tuple[int, Row]]:
+    """Returns JSON objects that stand one after another, with their lines; empty if it is none."""
+    with open_plain(path) as file:
+        data = file.read(MOST_ROW_BYTES + 1)
+    if len(data) > MOST_ROW_BYTES:
+        return []
+    try:
+        text = data.decode("utf-8-sig")
+        found: list[tuple[int, Row]] = []
+        at = _SPACE.match(text).end()  # type: ignore[union-attr]
+        line = 1 + text.count("\n", 0, at)
+        while at < len(text):
+            value, end = _DECODER.raw_decode(text, at)
+            found.append((line, require_row(value, f"Line {line} of {path}", error)))
+            after = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            line, at = line + text.count("\n", at, after), after
+    except (*_INVALID, error):
+        return []
+    return found
+
+
+def _split_lines(path: Path, error: type[AgenticluError]) -> Iterator[tuple[int, bytes]]:
+    """Yields lines with their numbers, from 1.
+
+    Raises:
+        AgenticluError: Of the class `error`: one has no end.
+    """
+    with open_plain(path) as file:
+        number = 0
+        while line := file.readline(MOST_ROW_BYTES + 1):
+            number += 1
+            if len(line) > MOST_ROW_BYTES:
+                raise error(
+                    f"Line {number} of {path} is longer than {MOST_ROW_BYTES >> 20} MiB.",
+                    hint=ROW_HINT,
+                )
+            yield number, line
 
 
 def _decode_lines(path: Path, error: type[AgenticluError]) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            yield _decode(line, number, path, error)
+    for number, line in _split_lines(path, error):
+        yield _decode(line, number, path, error)
 
 
 def _decode(line: bytes, number: int, path: Path, error: type[AgenticluError]) -> str:
@@ -306,10 +402,11 @@ def _decode(line: bytes, number: int, path: Path, error: type[AgenticluError]) -
 
 def _refuse_other_formats(line: bytes, path: Path, error: type[AgenticluError]) -> None:
     """Refuses what the first bytes of a file tell not to be UTF-8 text."""
-    for start, (what, advice) in _SIGNATURES.items():
-        if line.startswith(start):
-            hint = advice.format(shlex.quote(str(path)))
-            raise error(f"{path} is {what}; line 1 is not text.", hint=hint)
+    if line.startswith(_ARCHIVE):
+        advice = f"Unpack it: unzip {shlex.quote(str(path))}"
+        if path.suffix.lower() == ".xlsx":
+            advice = "Save the sheet as CSV."
+        raise error(f"{path} is a zip archive; line 1 is not text.", hint=advice)
     encoding = json.detect_encoding(line)
     if not encoding.startswith("utf-8") and line.strip(b"\0\r\n"):
         name = encoding.upper().replace("-LE", "LE").replace("-BE", "BE")
@@ -323,15 +420,21 @@ def _advise_conversion(path: Path, encoding: str, start: str) -> str:
 
 
 def starts_array(path: Path) -> bool:
-    """Whether a file is a JSON array, whatever its name; its rows are then its entries."""
-    with path.open("rb") as file:
-        return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    """Whether a file is a JSON array, whatever its name; its rows are then its entries.
+
+    No for one that cannot be read: its reader tells why.
+    """
+    try:
+        with open_plain(path) as file:
+            return file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    except OSError:
+        return False
 
 
 def _read_array(path: Path, error: type[AgenticluError]) -> Iterator[Row]:
     number = 1
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig") as file:
             for value in _iterate_array(file):
                 yield require_row(value, f"Entry {number} of {path}", error)
                 number += 1
@@ -346,7 +449,7 @@ def _read_array(path: Path, error: type[AgenticluError]) -> Iterator[Row]:
 
 def _iterate_array(file: TextIO) -> Iterator[Any]:
     """Yields the values of a JSON array, holding one value and what was read ahead of it."""
-    decode = json.JSONDecoder().raw_decode
+    decode = _DECODER.raw_decode
     text, at, is_whole, separator = "", 0, False, "["
     while True:
         try:
@@ -358,6 +461,8 @@ def _iterate_array(file: TextIO) -> Iterator[Any]:
                 return
             if is_whole or not _is_cut_off(failure, text):
                 raise
+            if len(text) - at > MOST_ROW_BYTES:
+                raise json.JSONDecodeError("an entry too long", "", 0) from None
             # At least as much again as is held: a long value would take quadratic time otherwise.
             chunk = file.read(max(CHUNK_CHARACTERS, len(text) - at))
             text, at, is_whole = text[at:] + chunk, 0, not chunk
@@ -387,19 +492,3 @@ def _is_cut_off(failure: json.JSONDecodeError, text: str) -> bool:
     """Whether more text may mend a failure: a file of gigabytes is not read for a missing comma."""
     longest_token = len("-Infinity")
     return failure.pos >= len(text) - longest_token or failure.msg.startswith("Unterminated")
-
-
-def _read_parquet(
-    path: Path, columns: Sequence[str] | None, error: type[AgenticluError]
-) -> Iterator[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError as failure:
-        raise missing_dependency("pyarrow", "data") from failure
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError) as failure:
-        raise error(f"{path} is not a readable Parquet file ({failure}).") from failure

@@ -18,12 +18,13 @@ from typing import Any
 from pydantic import StrictInt, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import DocumentError, missing_dependency, require_known
-from agenticlu.core.files import Row, load_numbered_rows, load_rows
-from agenticlu.core.golds import as_python, is_absent, read_golds
+from agenticlu.core.files import Row, load_numbered_rows, load_rows, plain_suffix
+from agenticlu.core.golds import as_python, is_absent, load_json, read_golds
 from agenticlu.core.options import FROM_ONE, Options, find_options, read_options, right_options
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
 from agenticlu.data.shapes import expand_row, join_context
 
+HUB_ADDRESS = "hf://datasets/"
 FIELDS = (
     *("context", "question", "answers"),
     *("id", "document_id", "options", "gold_spans", "hops"),
@@ -43,9 +44,17 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Names tried in order when no column map is given."""
 FILE_ENDINGS = (
-    *(".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow"),
+    *(".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".tab", ".txt", ".arrow"),
+    *(".feather", ".gz", ".zst", ".bz2", ".xz", ".zip"),
 )
 """A missing `folder/name` with one of these is a file, not the id of a hub data set."""
+SHARD_ENDINGS = (
+    *((".parquet",), (".arrow", ".feather"), (".jsonl", ".ndjson"), (".csv",), (".tsv", ".tab")),
+    (".json",),
+)
+"""Endings of the files that a folder's rows are in: of the first kind that it holds."""
+_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files of the `datasets` package that hold no rows."""
 SPLIT_NAMES = (
     *("train", "training", "validation", "valid", "val", "dev", "test", "testing"),
     *("eval", "evaluation"),
@@ -112,8 +121,8 @@ def load_corpus(
     """Yields the questions of a corpus, in order.
 
     Args:
-        source: Path of a .jsonl, .json or .parquet file, of a directory of Parquet files, or a hub
-            id (`owner/name`).
+        source: Path of a file of rows (`load_numbered_rows`), of a directory of such files, or a
+            hub id (`owner/name`, also `hf://datasets/owner/name`).
         columns: Our field name to the corpus's column name.
         split: Split of a hub data set.
         limit: Most questions to yield.
@@ -249,7 +258,7 @@ class _NoAnswerError(DocumentError):
 
 
 def load_source_rows(source: str, split: str = "train") -> Iterator[Row]:
-    """Yields the rows of a JSONL, JSON or Parquet file, a directory of Parquet, or a hub data set.
+    """Yields the rows of a file, of a directory of files, or of a hub data set.
 
     Raises:
         DocumentError: The source or its split does not exist, or a row cannot be read.
@@ -261,6 +270,8 @@ def load_source_rows(source: str, split: str = "train") -> Iterator[Row]:
 def _load_numbered(source: str, split: str) -> Iterator[tuple[int, Row]]:
     """Yields (line, row); lines are counted from 1, through all files of a directory."""
     path = Path(source)
+    if source.startswith(HUB_ADDRESS):
+        source = source.removeprefix(HUB_ADDRESS).partition("@")[0]
     if path.is_dir():
         files = find_split(path, split)
         yield from enumerate(itertools.chain.from_iterable(map(load_rows, files)), 1)
@@ -271,24 +282,30 @@ def _load_numbered(source: str, split: str) -> Iterator[tuple[int, Row]]:
     else:
         raise DocumentError(
             f"There is no file, directory or hub data set {source!r}.",
-            hint="Give a .jsonl, .json or .parquet file, a directory of Parquet files, or a hub id "
-            "(owner/name).",
+            hint="Give a .jsonl, .json, .csv or .parquet file, a directory of such files, or a hub "
+            "id (owner/name).",
         )
 
 
 def find_split(folder: Path, split: str) -> list[Path]:
-    """Returns the Parquet files of a split, by the names of files and directories.
+    """Returns the files of a split, by the names of files and directories.
 
     Files whose paths name no split at all are the train split, as in hub data sets.
 
     Raises:
         DocumentError: There are no files, or all belong to other splits.
     """
-    files = sorted(folder.rglob("*.parquet"))
+    every = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.name not in _ABOUT and not _is_hidden(file.relative_to(folder))
+    )
+    kinds = ([file for file in every if plain_suffix(file) in ends] for ends in SHARD_ENDINGS)
+    files = next((found for found in kinds if found), [])
     if not files:
         raise DocumentError(
-            f"Directory {folder} holds no Parquet files.",
-            hint="Of files in other formats, such as .jsonl, give one.",
+            f"Directory {folder} holds no files of rows, such as .parquet, .jsonl or .csv.",
+            hint="Of files in other formats, such as .txt, give one.",
         )
     named = {file: _split_words(file.relative_to(folder)) for file in files}
     found = [file for file in files if split.lower() in named[file]]
@@ -304,11 +321,16 @@ def find_split(folder: Path, split: str) -> list[Path]:
     )
 
 
+def _is_hidden(path: PurePath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _split_words(path: PurePath) -> set[str]:
     """Returns what may name a split in a path: its words, and names without shard numbers."""
     words = set(re.split(r"[^A-Za-z0-9]+", path.as_posix().lower()))
     whole = {
-        re.sub(r"(?:-\d+(?:-of-\d+)?)?(?:\.parquet)?$", "", part.lower()) for part in path.parts
+        re.sub(r"(?:-\d+(?:-of-\d+)?)?(?:\.[a-z0-9]+){0,2}$", "", part.lower())
+        for part in path.parts
     }
     return words | whole
 
@@ -357,8 +379,9 @@ class _Fields:
         names = (self._columns[field],) if field in self._columns else ALIASES[field]
         found = [name for name in names if name in self._row]
         if not found:
+            known = ", ".join(_shown_names(self._row))
             raise DocumentError(
-                f"{self._where} has no {field!r}; its columns: {', '.join(map(str, self._row))}.",
+                f"{self._where} has no {field!r}; its columns: {known}.",
                 hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
             )
         return next((name for name in found if not is_absent(self._row[name])), found[0])
@@ -407,8 +430,10 @@ class _Fields:
 
     def hops(self) -> int | None:
         value = self.optional("hops")
-        if is_absent(value):
+        if is_absent(value) or value == "":
             return None
+        if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()):  # of a CSV file
+            value = int(value)
         is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not is_whole or value < 0:
             raise self._error("hops", "must be a whole number of at least 0", value)
@@ -416,9 +441,11 @@ class _Fields:
 
     def gold_spans(self, length: int) -> tuple[tuple[int, int], ...] | None:
         """Returns character spans, each inside the document."""
-        value = self.optional("gold_spans")
-        if value is None:
+        value = as_python(self.optional("gold_spans"))
+        if is_absent(value) or value == "":
             return None
+        if isinstance(value, str):  # of a CSV file
+            value = load_json(value)
         try:
             spans = _SPANS.validate_python(value)
         except ValidationError:
@@ -431,6 +458,11 @@ class _Fields:
     def _error(self, field: str, wanted: str, value: object) -> DocumentError:
         hint = _OPTION_HINT if field == "answers" else None
         return DocumentError(f"{self._where}: {field} {wanted}, not {value!r}"[:300], hint=hint)
+
+
+def _shown_names(row: Mapping[str, Any]) -> list[str]:
+    """Returns the names of columns; short, as a table without a header has its first row there."""
+    return [f"{str(name)[:40]}…" if len(str(name)) > 40 else str(name) for name in row]
 
 
 _SPANS = TypeAdapter(list[tuple[StrictInt, StrictInt]])

@@ -166,7 +166,7 @@ def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]
     """
     if not path.is_file():
         raise UsageError(f"File not found: {str(path)!r}.")
-    is_array = path.suffix != ".parquet" and starts_array(path)
+    is_array = starts_array(path)
     rows = load_numbered_rows(path, error=ConfigError)
     first = next(rows, None)
     if first is None and is_array:

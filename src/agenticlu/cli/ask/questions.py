@@ -33,7 +33,7 @@ def read_questions(path: str) -> list[Mapping[str, Any]]:
 def _read_row(line: str, number: int) -> Mapping[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {"question": line.strip(), "error": f"line {number} is not JSON: {error}"}
     asked, options = row.get("question"), row.get("options", [])
     if not isinstance(asked, str) or not asked.strip():
