@@ -105,6 +105,7 @@ def read_arrow(
     try:
         batches = _read_parquet if is_parquet else _read_ipc
         for batch in batches(path, columns):
+            batch.validate(full=True)  # a damaged one would end the process
             for at in range(batch.num_rows):
                 number += 1
                 yield {
