@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenticlu.core.errors import AgenticluError, DocumentError
-from agenticlu.data.corpus import Item, LeftOut, load_corpus
+from agenticlu.data.corpus import ALIASES, Item, LeftOut, load_corpus
 
 TEXT = "The mill was built by Ada Larkin. It burnt down once."
 WHO = "Who built the mill?"
@@ -134,6 +134,15 @@ def test_rows_of_known_data_sets_are_read(tmp_path: Path, name: str) -> None:
     assert bool(first.question.options) == (name in CHOICES)
     if name in CHOICES:
         assert first.question.answers == ("Ada",)
+
+
+def test_the_documents_name_the_data_sets_and_columns() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rows.md").read_text(encoding="utf-8")
+    for name in (*ROWS, *CHOICES):
+        if name[0].isupper():
+            assert name.removesuffix("'s file").partition(" of ")[0].partition(" in ")[0] in text
+    for field, names in ALIASES.items():
+        assert f"| {field} | {', '.join(names)} |" in text
 
 
 def test_questions_of_one_row_share_their_document(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 def command() -> None:
     """Grow trees of clarifications: agenticlu generate CORPUS --out RUN [options].
 
-    CORPUS is a .jsonl or .parquet file or a hub id. Running the same command again
-    resumes it.
+    CORPUS is a .jsonl, .csv or .parquet file, a folder of such files, or a hub id. Running the
+    same command again resumes it.
     """
 
 
