@@ -45,8 +45,8 @@ def score(resolved: Resolved[ScoreSettings], file: Path) -> None:
     """Score saved predictions, without a model.
 
     FILE is JSONL, CSV or Parquet with `prediction` and `answers` (and perhaps `options`, `id`,
-    `document_id`), a predictions.jsonl of this program, or a result file of HELMET. Rows that cannot be scored are
-    counted and listed, and the exit code is then 9.
+    `document_id`), a predictions.jsonl of this program, or a result file of HELMET. Rows that
+    cannot be scored are counted and listed, and the exit code is then 9.
     """
     from agenticlu.core.files import write_atomically
     from agenticlu.evaluation.rescore import render_scores, score_file
