@@ -66,6 +66,10 @@ H₂O | H2O
 1 | 1.0
 😀 | 😀
 the Who | The Who
+J. K. Rowling | J.K. Rowling
+U.S. | US
+B♭ | B flat
+25kgs | 25 kg
 """
 DIFFERENT = """
 -3 | 3
@@ -112,6 +116,9 @@ Vitamin A | Vitamin
 Group A | Group
 R&D | R D
 1990s | 1990
+G♯ | G
+B♭ | B
+Notepad++ | Notepad
 """
 
 

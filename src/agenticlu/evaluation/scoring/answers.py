@@ -10,7 +10,7 @@ from agenticlu.core.errors import UsageError
 from agenticlu.core.options import option_letter
 from agenticlu.core.words import holds
 from agenticlu.evaluation.scoring.canonical import CURRENCIES, canonical_tokens
-from agenticlu.evaluation.scoring.final import parse_final_answer
+from agenticlu.evaluation.scoring.final import parse_final_answer, without_marks
 from agenticlu.evaluation.scoring.letters import AMBIGUOUS, settled_label, settled_letter
 
 Golds = str | Sequence[str] | Sequence[Sequence[str]]
@@ -105,8 +105,10 @@ def parse_choice(
     >>> parse_choice("Answer: 2", ["red", "blue"], labels=["1", "2"])
     'B'
     """
-    plain = re.sub(r"\\f?boxed\s*\{", "<answer>", unicodedata.normalize("NFKC", text))
-    plain = re.sub(r"[*_`$]+|\\text\s*\{|\}", "", plain)
+    plain = unicodedata.normalize("NFKC", without_marks(text))
+    plain = re.sub(r"\\f?boxed\s*\{", "<answer>", plain)
+    plain = re.sub(r"[*_`$]+|\\text\s*\{|\}|\\(?=[()])|^[ \t]*#+ ", "", plain, flags=re.MULTILINE)
+    plain = re.sub(r"(?<=[A-Za-z])(?=[가-힣])", " ", plain)
     letters = [option_letter(number) for number in range(len(options))]
     called = [label.strip() for label in labels or letters]
     if called != letters or len(letters) > 26:

@@ -78,7 +78,15 @@ _LATEX = {
 }
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _ALIKE = str.maketrans("’⁄‐", "'/-")
-_SPELT_SIGNS = {"√": " sqrt ", "∞": " infinity ", "¬": " not ", "π": " pi ", "≠": " ≠ "}
+_SPELT_SIGNS = {
+    "♯": "#",
+    "♭": " flat ",
+    "√": " sqrt ",
+    "∞": " infinity ",
+    "¬": " not ",
+    "π": " pi ",
+    "≠": " ≠ ",
+}
 _MINUS = "\ue000"
 """Stands for the minus of a blood group, a grade or an ion while a text is read."""
 _LETTERS = rf"(?:[^\W_]++[{marks()}]*+)++"
@@ -141,9 +149,10 @@ def _fold(text: str) -> str:
         text = unicodedata.normalize("NFKC", text).translate(_ALIKE)
     text = re.sub(r"\b([A-Z]{1,2})[-−](?![\w-])", rf"\1{_MINUS}", text)
     text = separate(fold_letters(text))
-    text = re.sub(r"[√∞¬π≠]", lambda found: _SPELT_SIGNS[found.group()], text)
+    text = re.sub(r"[√∞¬π≠♯♭]", lambda found: _SPELT_SIGNS[found.group()], text)
     text = re.sub(r"&(?:amp;)?", " and ", text)
-    text = re.sub(r"\b(?:[^\W\d_]\.){2,}", lambda found: found.group().replace(".", ""), text)
+    # U.S.; J. K. Rowling is J.K. Rowling
+    text = re.sub(r"\b(?:[^\W\d_]\. ?)+[^\W\d_]\.", lambda m: re.sub("[. ]", "", m[0]), text)
     text = re.sub(r"\ba (?=(?:hundred|thousand|[mbtr]+illion)\b)", "one ", text)
     text = re.sub(r"\b(?:an?|the)\b(?=[\s\"'“‘«(\[*_]+\w)", " ", text)
     text = re.sub(r"%|\bper cent\b", " percent ", text)

@@ -27,7 +27,7 @@ _SHORT_SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion
 _SIGN = rf"[{''.join(SIGNS)}]"
 _SCALE = r"(?:hundred|thousand|million|billion|trillion|[kmb]n?)\b"
 _UNIT = (
-    r"(?:[kcm]?m|[km]?g|m?l|ft|mi|lbs?|oz|mph|kmh|kph|h|hrs?|mins?|secs?|ms|[km]?w|kwh"
+    r"(?:[kcm]?ms?|[km]?g|kgs|m?l|ft|mi|lbs?|oz|mph|kmh|kph|h|hrs?|mins?|secs?|ms|[km]?w|kwh"
     r"|[kmg]?hz|[kmgt]b|[ap]m|[cf]|bn|mn|yrs?|px|usd|eur|gbp|jpy|inr)\b"
 )
 

@@ -17,10 +17,10 @@ _OTHER_WORDS = (
 LABEL = (
     rf"(?:\b(?:{_WORDS})\b(?:\s+(?:is|ist|est|es|è|é|jest|er|är)\b)?"
     rf"|(?:{_OTHER_WORDS})\s?(?:是|为|為|は|은|는|คือ)?)[*_`\s]*[:：][*_`]*"
-    r"|(?:答案|答え)(?:是|为|為|は)"
+    r"|(?:答案|答え|정답|답)(?:是|为|為|は|은)"
 )
 """Pattern of `Answer:` and its like in other languages."""
-SAID = rf"\b(?:{_WORDS})\s+(?:ist|est|es|è|é|jest|er|är)\b"
+SAID = rf"\b(?:{_WORDS})\s+(?:\w+\s+)?(?:ist|est|es|è|é|jest|er|är)\b"
 """Pattern of `die Antwort ist` and its like, of which `the answer is` is none."""
 _ANSWER_LABEL = re.compile(
     rf"{LABEL}"
@@ -156,9 +156,7 @@ def _bare(text: str, *, in_emphasis: bool = False) -> str:
         text: An answer.
         in_emphasis: Whether a mark of emphasis was opened before it.
     """
-    without = _MARKS.sub("", text)
-    if without.strip(" \t\n.,;*_"):
-        text = without
+    text = without_marks(text)
     for _ in range(MOST_WRAPPINGS):
         before = text
         text = _without_emphasis(text.strip(), in_emphasis).strip()
@@ -173,6 +171,16 @@ def _bare(text: str, *, in_emphasis: bool = False) -> str:
         if text == before:
             break
     return text.strip()
+
+
+def without_marks(text: str) -> str:
+    """Returns a text without the marks of citations; unchanged where it is nothing else.
+
+    >>> without_marks("Ada [1] and Bo<para 3>"), without_marks("[3]")
+    ('Ada and Bo', '[3]')
+    """
+    without = _MARKS.sub("", text)
+    return without if without.strip(" \t\n.,;*_") else text
 
 
 def _without_note(text: str) -> str:

@@ -56,7 +56,8 @@ _VERDICT_ON = re.compile(
     r"(?:correct|right|best|answer|true|accurate)\b",
 )
 _ALONE = re.compile(
-    r"^[^\S\n]*+(?:(?:option|choice|answer|letter)\s+)?[(\[\"'“]?(?P<letter>[A-Za-z])[)\]\"'”]?"
+    r"^[^\S\n]*+(?:(?:option|choice|answer|letter)\s+)?[(\[<\"'“]{0,2}(?P<letter>[A-Za-z])"
+    r"[)\]>\"'”]{0,2}"
     r"[^\S\n]*+(?:[.:]?[^\S\n]*+$|,(?=\s))",
     re.MULTILINE | re.IGNORECASE,
 )
