@@ -82,6 +82,19 @@ ROWS: dict[str, dict[str, Any]] = {
     "DROP's file": {"nfl_1": {"passage": TEXT, "qa_pairs": [
         {"question": WHO, "query_id": "q", "answer": {
             "number": "", "date": {"day": "", "month": "", "year": ""}, "spans": ["Ada"]}}]}},
+    "QASPER's file": {"p1": {
+        **{"title": "Mills", "abstract": "On mills."},
+        "full_text": [{"section_name": "One", "paragraphs": [TEXT]}],
+        "qas": [{"question": WHO, "answers": [{"answer": {
+            "extractive_spans": ["Ada"], "yes_no": None, "free_form_answer": ""}}]}]}},
+    "Natural Questions' file": {
+        **{"document_text": "By Ada Ada built it.", "question_text": WHO},
+        "annotations": [{"short_answers": [{"start_token": 1, "end_token": 2}],
+                         "yes_no_answer": "NONE"}],
+    },
+    "MS MARCO": {"query": WHO, "answers": ["Ada"], "passages": {
+        "is_selected": [0, 1], "passage_text": ["An inn.", TEXT], "url": ["a", "b"]}},
+    "other case": {"Context": TEXT, "Question": WHO, "Answer": "Ada"},
     "DuoRC": {"plot": TEXT, "question": WHO, "answers": ["Ada"], "no_answer": False},
     "BABILong": {"input": TEXT, "question": WHO, "target": "Ada"},
     "L-Eval": {"input": TEXT, "context": TEXT, "instructions": [WHO, "What burnt?"],
@@ -114,6 +127,10 @@ CHOICES: dict[str, dict[str, Any]] = {
     "InfiniteBench": {
         **{"context": TEXT, "input": WHO, "answer": ["Ada", "B"], "options": ["Bo", "Ada"]},
     },
+    "CosmosQA": {"context": TEXT, "question": WHO, "answer0": "Bo", "answer1": "Ada", "label": 1},
+    "ReClor": {"context": TEXT, "question": WHO, "answers": ["Bo", "Ada"], "label": 1},
+    "MedMCQA": {"context": TEXT, "question": WHO, "opa": "Bo", "opb": "Ada", "cop": 1},
+    "NovelQA": {"context": TEXT, "Question": WHO, "Options": {"A": "Bo", "B": "Ada"}, "Gold": "B"},
     "MedQA": {"context": TEXT, "question": WHO, "options": {"A": "Bo", "B": "Ada"}, "answer": "B"},
 }  # fmt: skip
 
@@ -140,7 +157,8 @@ def test_the_documents_name_the_data_sets_and_columns() -> None:
     text = (Path(__file__).parents[2] / "docs" / "rows.md").read_text(encoding="utf-8")
     for name in (*ROWS, *CHOICES):
         if name[0].isupper():
-            assert name.removesuffix("'s file").partition(" of ")[0].partition(" in ")[0] in text
+            plain = name.partition("'")[0].partition(" of ")[0].partition(" in ")[0]
+            assert plain in text, plain
     for field, names in ALIASES.items():
         assert f"| {field} | {', '.join(names)} |" in text
 
@@ -182,6 +200,12 @@ def test_supporting_parts_are_gold_spans(tmp_path: Path, name: str) -> None:
             "conversation of 1 questions",
         ),
         ({"context": TEXT, "question": [WHO, WHO], "answers": "Ada"}, "question are 2, and no"),
+        ({"context": TEXT, "question": WHO, "label": 1}, "label names an option, and the row has"),
+        ({"context": TEXT, "question": WHO, "answerKey": "B"}, "answerKey names an option"),
+        (
+            {"paragraph": TEXT, "question": WHO, "answer": "Bo", "label": 0, "idx": {"p": 1}},
+            "no accepted answer",
+        ),
         ({"question": WHO, "answer": "Ada"}, "has no 'context'; its columns: question, answer"),
         ({"input": TEXT, "outputs": ["1"]}, "no 'context'"),
     ],
@@ -212,7 +236,8 @@ VALUE = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 KEYS = st.sampled_from(
-    ["context", "question", "answers", "options", "choices", "paragraphs", "qas", "data",
+    ["label", "idx", "document_text", "context", "question", "answers", "options", "choices",
+     "paragraphs", "qas", "data",
      "document", "questions", "annotations", "entity_pages", "supporting_facts", "gold_spans",
      "hops", "full_text", "answer_aliases", "id", "A", "B"]
 )  # fmt: skip
@@ -229,3 +254,17 @@ def test_any_row_is_read_or_refused_in_words(tmp_path_factory, name: str, change
             assert item.document.text.strip()
     except AgenticluError as error:
         assert "rows.jsonl" in error.message  # noqa: PT017
+
+
+def test_a_null_answer_is_not_made_up_for_by_a_models_response(tmp_path: Path) -> None:
+    row = {"context": TEXT, "question": WHO, "answers": None, "response": "Bo", "label": 1}
+    with pytest.raises(DocumentError, match="no accepted answer"):
+        load(tmp_path, row)
+    (item,) = load(tmp_path, {**row, "answer": "Ada"})
+    assert item.question.answers == ("Ada",)
+
+
+def test_a_column_stands_for_one_field(tmp_path: Path) -> None:
+    row = {"instruction": WHO, "input": TEXT, "output": "Ada"}
+    (item,) = load(tmp_path, row, columns={"context": "input"})
+    assert (item.question.text, item.document.text) == (WHO, TEXT)

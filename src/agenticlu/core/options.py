@@ -205,7 +205,9 @@ def right_options(
 
 OPTION_KEYS = ("options", "choices", "candidates", "answer_choices")
 """Columns of the options, the first of them that has any."""
-_OWN_COLUMN = re.compile(r"(?:choice|option|opt|op)[_ ]?([A-Za-z]|\d{1,2})|([A-Z])")
+_OWN_COLUMN = re.compile(
+    r"(?:choice|option|opt|op|ending)[_ ]?([A-Za-z]|\d{1,2})|answer[_ ]?(\d{1,2})|([A-Z])"
+)
 
 
 def find_options(row: Mapping[str, Any]) -> Options:
@@ -217,11 +219,12 @@ def find_options(row: Mapping[str, Any]) -> Options:
     >>> find_options({"choice_A": "red", "choice_B": "blue"}).texts
     ('red', 'blue')
     """
+    by_case = {str(name).casefold(): value for name, value in row.items()}
     for key in OPTION_KEYS:
-        if (found := read_options(row.get(key))).texts:
+        if (found := read_options(by_case.get(key))).texts:
             return found
     columns = {
-        (own[1] or own[2]).upper(): value
+        (own[1] or own[2] or own[3]).upper(): value
         for name, value in row.items()
         if (own := _OWN_COLUMN.fullmatch(str(name)))
     }

@@ -33,16 +33,21 @@ FIELDS = (
 ALIASES: dict[str, tuple[str, ...]] = {
     "context": (
         *("context", "document", "text", "passage", "article", "story", "plot", "paragraph"),
-        *("content", "body", "background"),
+        *("content", "body", "document_text"),
     ),
-    "question": ("question", "query", "input", "problem", "instruction"),
+    "question": (
+        *("question", "query", "input", "problem", "instruction", "question_text", "question_stem"),
+    ),
     "answers": (
         *("answers", "answer", "gold", "target", "output", "golds", "targets", "references"),
         *("reference", "ground_truth", "ground_truths", "short_answers", "answers_spans"),
-        *("answer_text", "correct_answer", "answerKey", "gold_label", "label"),
+        *("answer_text", "exact_answer", "correct_answer", "correct_option", "response"),
+        *("answerKey", "gold_label", "label", "cop"),
     ),
 }
-"""Names tried in order when no column map is given."""
+"""Names tried in order when no column map is given; in any case."""
+OF_OPTIONS = ("answerKey", "gold_label", "label", "cop", "correct_option")
+"""Columns that name an option, and say nothing without options."""
 FILE_ENDINGS = (
     *(".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".tab", ".txt", ".arrow"),
     *(".feather", ".gz", ".zst", ".bz2", ".xz", ".zip"),
@@ -376,15 +381,22 @@ class _Fields:
 
     def column(self, field: str) -> str:
         """Returns the name of the column that holds a field: of those that do, one with a value."""
-        names = (self._columns[field],) if field in self._columns else ALIASES[field]
-        found = [name for name in names if name in self._row]
+        if field in self._columns:
+            found = [name for name in (self._columns[field],) if name in self._row]
+        else:
+            free = [name for name in self._row if name not in self._columns.values()]
+            by_case = {str(name).casefold(): name for name in reversed(free)}
+            names = [by_case.get(name.casefold()) for name in ALIASES[field]]
+            found = [name for name in names if name is not None]
         if not found:
             known = ", ".join(_shown_names(self._row))
             raise DocumentError(
                 f"{self._where} has no {field!r}; its columns: {known}.",
                 hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
             )
-        return next((name for name in found if not is_absent(self._row[name])), found[0])
+        # What is null may stand under a name like it; a model's response is no gold answer.
+        alike = (found[0], *(name for name in found if name.casefold() in ALIASES[field][:5]))
+        return next((name for name in alike if not is_absent(self._row[name])), found[0])
 
     def text(self, field: str) -> str:
         value = as_python(self.required(field))
@@ -413,6 +425,11 @@ class _Fields:
         if not golds:
             raise _NoAnswerError(f"{self._where} has no accepted answer.", hint=_ANSWER_HINT)
         if not options.texts:
+            if name in OF_OPTIONS and not isinstance(value, bool):
+                raise DocumentError(
+                    f"{self._where}: {name} names an option, and the row has no options.",
+                    hint="Map them: --column options=NAME, or --column answers=NAME.",
+                )
             return golds
         named = [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
         texts = right_options([*named, *golds], options, from_one=name in FROM_ONE)

@@ -20,7 +20,18 @@ _CHILDREN = ("qas", "qa_pairs", "questions", "qa", "paragraphs", "data")
 """Columns that may hold one entry for each question, or for each part that has questions."""
 _ASKED = ("questions", "question", "instructions", "queries")
 _CHILD_IDS = ("id", "qid", "question_id", "question_unique_id", "query_id", "_id")
-_PART_TEXTS = ("paragraph_text", "text", "contents", "content", "sentences", "body", "passage")
+_PART_TEXTS = (
+    *(
+        "paragraph_text",
+        "passage_text",
+        "text",
+        "contents",
+        "content",
+        "sentences",
+        "body",
+        "passage",
+    ),
+)
 _PART_TITLES = ("title", "section_name", "heading", "name")
 Spans = list[tuple[int, int]]
 
@@ -35,7 +46,7 @@ def expand_row(row: Row) -> Iterator[Row]:
     >>> [(one["context"], one["question"]) for one in expand_row(row)]
     [('Ada built it.', 'Who?')]
     """
-    if len(row) and all(isinstance(v, dict) and "qa_pairs" in v for v in row.values()):  # DROP
+    if row and all(isinstance(v, dict) and {"qa_pairs", "qas"} & v.keys() for v in row.values()):
         for part in row.values():
             yield from expand_row(part)
         return
@@ -122,11 +133,36 @@ def _flat(row: Row) -> Row:
         flat["context"] = row["input"]
     if not is_absent(row.get("answer_aliases")):
         flat["answers"] = [row.get("answer"), row["answer_aliases"]]
-    if "annotations" in row and "answers" not in row:
-        flat["answers"] = row["annotations"]
-        if isinstance(row["annotations"], Mapping):
-            flat["answers"] = _children(row["annotations"]) or row["annotations"]
+    if "annotations" in row and not {"answers", "answer", "short_answers"} & row.keys():
+        flat["answers"] = _annotated(row)
+    label, answers = row.get("label"), row.get("answers")
+    if isinstance(label, int) and isinstance(answers, list) and "options" not in row:  # ReClor
+        flat["options"], flat["answers"] = answers, label
+    if {"paragraph", "idx"} <= row.keys() and label == 0:  # MultiRC: a wrong answer
+        flat["answers"] = flat["answer"] = None
     return flat
+
+
+def _annotated(row: Row) -> Any:
+    """Returns Natural Questions' annotations; those of its simplified file with their texts."""
+    given = as_python(row["annotations"])
+    found = (_children(given) or given) if isinstance(given, Mapping) else given
+    words = str(row.get("document_text") or "").split(" ")
+    if isinstance(found, list) and len(words) > 1:
+        return [
+            {**one, "short_answers": [_spelt(place, words) for place in one["short_answers"]]}
+            if isinstance(one, Mapping) and isinstance(one.get("short_answers"), list)
+            else one
+            for one in found
+        ]
+    return found
+
+
+def _spelt(place: Any, words: Sequence[str]) -> Any:
+    if not isinstance(place, Mapping) or "text" in place:
+        return place
+    ends = (place.get("start_token"), place.get("end_token"))
+    return " ".join(words[slice(*ends)]) if all(isinstance(end, int) for end in ends) else place
 
 
 def join_context(row: Mapping[str, Any]) -> tuple[str | None, Spans]:
@@ -150,7 +186,7 @@ def join_context(row: Mapping[str, Any]) -> tuple[str | None, Spans]:
             return text, spans
     pages, results = row.get("entity_pages"), row.get("search_results")
     for found, name in ((pages, "wiki_context"), (results, "search_context")):
-        texts: list[Any] = _children(found) or [found] if isinstance(found, Mapping) else []
+        texts = _children(found) or ([found] if isinstance(found, Mapping) else [])  # type: ignore[list-item]
         plain = [text for part in texts for text in _texts(part.get(name))]
         if plain:
             return "\n\n".join(plain), []
@@ -179,7 +215,7 @@ _Part = tuple[str, Sequence[str] | str, bool]
 
 def _parts(value: Any) -> list[_Part]:
     if isinstance(value, Mapping):
-        value = _children(value)
+        value = value.get("contexts") or _children(value)
     if not isinstance(value, list):
         return []
     parts: list[_Part] = []
@@ -190,7 +226,13 @@ def _parts(value: Any) -> list[_Part]:
             title = next((entry[name] for name in _PART_TITLES if entry.get(name)), "")
             names = ("paragraphs", *_PART_TEXTS)
             text = next((entry[name] for name in names if entry.get(name)), "")
-            parts.append((str(title), _texts(text), bool(entry.get("is_supporting"))))
+            parts.append(
+                (
+                    str(title),
+                    _texts(text),
+                    bool(entry.get("is_supporting") or entry.get("is_selected")),
+                )
+            )
         elif isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str):
             parts.append((entry[0], _texts(entry[1]), False))  # HotpotQA's own files
         else:

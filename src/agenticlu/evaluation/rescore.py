@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from agenticlu.core.errors import ConfigError, DocumentError, UsageError
-from agenticlu.core.files import Row, load_numbered_rows, starts_array
+from agenticlu.core.files import Row, load_numbered_rows, plain_suffix, starts_array
 from agenticlu.core.golds import is_absent, read_golds
 from agenticlu.core.options import FROM_ONE, Options, find_option, find_options, option_letter
 from agenticlu.core.records import Document, Prediction, Question, Record
@@ -173,7 +173,8 @@ def read_replies(path: Path, rule: str | None = None) -> tuple[str, list[Reply]]
         raise ConfigError(f"{path} has no rows.")
     if first is None:
         raise UsageError(f"The file {str(path)!r} is empty.")
-    if not is_array and _is_prediction(first[1]):
+    is_plain = plain_suffix(path) == path.suffix.lower()
+    if not is_array and is_plain and _is_prediction(first[1]):
         shown, _ = select_current(read_predictions(path))
         return "predictions", [_from_prediction(p, rule) for p in shown]
     every = [first, *rows]
