@@ -76,6 +76,11 @@ def test_accepted_answers_are_read_whatever_their_form(value, golds) -> None:
         assert read_golds(json.dumps([value])) in (golds, (json.dumps([value]),))
 
 
+def test_answers_may_be_kept_as_they_are_written() -> None:
+    assert read_golds([" 12", "12", "", None], as_written=True) == (" 12", "12")
+    assert read_golds([" 12", "12", "", None]) == ("12",)
+
+
 def test_numpy_arrays_are_lists() -> None:
     numpy = pytest.importorskip("numpy")
     assert read_golds(numpy.array(["Ada", "Bo"])) == ("Ada", "Bo")

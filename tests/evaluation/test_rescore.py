@@ -325,6 +325,12 @@ def test_answers_and_options_are_read_as_data_sets_have_them(
     assert found.metrics["correct"].mean == 1.0
 
 
+def test_published_figures_are_those_of_the_answers_as_they_are_written(tmp_path: Path) -> None:
+    row = {"prediction": "12 and no other", "answers": ["12", "12", "9"], "rule": "all_of"}
+    found = score_file(write_rows(tmp_path / "rows.jsonl", row))
+    assert found.metrics["ruler_recall"].mean == pytest.approx(2 / 3), "of three, not of two"
+
+
 def test_rows_of_any_rule_can_be_scored_from_outside(tmp_path: Path) -> None:
     rows = [
         {"prediction": "2 > 1", "rule": "ranking", "qrel": [["1", "0"], ["2", "1"]]},

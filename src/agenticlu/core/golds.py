@@ -41,8 +41,13 @@ _EVIDENCE_KEYS = frozenset(
 _CELL_CHARACTERS = 1_000_000
 
 
-def read_golds(value: Any) -> tuple[str, ...]:
-    """Returns the accepted answers that a value holds, each once; none where it is null or empty.
+def read_golds(value: Any, *, as_written: bool = False) -> tuple[str, ...]:
+    """Returns the accepted answers that a value holds; none where it is null or empty.
+
+    Args:
+        value: In any of the forms above.
+        as_written: Whether to keep blanks around them, and those that are repeated; rules that
+            count answers, or compare every character, need them. Else each is given once.
 
     Raises:
         DocumentError: The value has a form that is not known; names it.
@@ -52,7 +57,8 @@ def read_golds(value: Any) -> tuple[str, ...]:
     >>> read_golds([{"answer": "Ada", "provenance": []}, {"provenance": []}]), read_golds(3.0)
     (('Ada',), ('3',))
     """
-    return tuple(dict.fromkeys(text for text in _read(value, 0) if text))
+    found = [text for text in _read(value, 0) if text]
+    return tuple(found if as_written else dict.fromkeys(map(clean_text, found)))
 
 
 def _read(value: Any, depth: int) -> list[str]:
@@ -62,12 +68,9 @@ def _read(value: Any, depth: int) -> list[str]:
     if is_absent(value):
         return []
     if isinstance(value, str):
-        found = parse_cell(value)
-        return (
-            ([clean_text(value)] if value.strip() else [])
-            if found is None
-            else _read(found, depth + 1)
-        )
+        if (found := parse_cell(value)) is not None:
+            return _read(found, depth + 1)
+        return [value] if value.strip() else []
     if isinstance(value, bool):
         return ["yes", "true"] if value else ["no", "false"]
     if isinstance(value, int | float | decimal.Decimal):
@@ -165,8 +168,9 @@ def _read_drop(value: Mapping[str, Any], depth: int) -> list[str]:
 
 def _joined(parts: Sequence[str]) -> list[str]:
     """Returns parts as one answer, in the two ways in which people write it."""
+    parts = list(map(str.strip, parts))
     if len(parts) < 2:
-        return list(parts)
+        return parts
     return [", ".join(parts), f"{', '.join(parts[:-1])} and {parts[-1]}"]
 
 

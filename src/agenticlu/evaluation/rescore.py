@@ -214,7 +214,7 @@ def _from_row(place: str, row: Row, rule: str | None) -> Reply:
     given = [key for key in GOLD_KEYS if key in row and key != said]
     known = next((key for key in given if not is_absent(row[key])), None)
     try:
-        golds = read_golds(row[known]) if known else ()
+        golds = read_golds(row[known], as_written=True) if known else ()
         options = find_options(row)
     except DocumentError as error:
         return Reply(name, place, problem=error.message)
