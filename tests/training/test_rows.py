@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
+
 import pytest
 
 from agenticlu.core.errors import TrainingError
+from agenticlu.core.files import load_rows
 from agenticlu.training.encode import Encoder, encode_rows
-from agenticlu.training.rows import parse_conversations
+from agenticlu.training.rows import find_rows, parse_conversations
 
 REPLY = {"role": "assistant", "content": "Blue."}
 
@@ -44,6 +49,24 @@ def encode(row: dict, tokenizer):
 def test_a_malformed_row_is_named(row, words, tokenizer) -> None:
     with pytest.raises(TrainingError, match=f"^Row r: .*{words}"):
         encode(row, tokenizer)
+
+
+def test_messages_may_be_json_in_a_cell() -> None:
+    row = row_of()
+    whole = parse_conversations({"messages": json.dumps(row["messages"])}, "sft", "r")
+    assert whole == parse_conversations(row, "sft", "r")
+    reply = parse_conversations({"prompt": "[{}]", "completion": "[1]"}, "sft", "r")
+    assert [one["content"] for one in reply[0][0]] == ["[{}]", "[1]"], "texts are texts"
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json"])
+def test_rows_are_found_whatever_their_files(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / "sft" / f"train{ending}"
+    path.parent.mkdir()
+    data = json.dumps(row_of()).encode()
+    path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    assert find_rows(tmp_path, "sft", "train") == [path]
+    assert list(load_rows(path)) == [row_of()]
 
 
 def test_parts_of_text_are_one_text(tokenizer) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agenticlu.core.errors import TrainingError
+from agenticlu.core.golds import load_json
 
 Stage = Literal["sft", "dpo", "distill"]
 Messages = list[dict[str, Any]]
 """Messages with role and content; an assistant's may carry `token_ids`, as the engine sampled."""
 FOLDERS: dict[Stage, str] = {"sft": "sft", "dpo": "preference", "distill": "distill"}
 MESSAGES_HINT = 'A message is {"role": "user", "content": "..."}.'
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".arrow")
+"""Of files of rows, the first that a split has; see `core.files.load_numbered_rows`."""
 LARGEST_ID = 2**31 - 1
 COLUMNS: dict[Stage, tuple[str, ...]] = {
     "sft": ("messages",),
@@ -24,9 +27,9 @@ COLUMNS: dict[Stage, tuple[str, ...]] = {
 def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
     """Returns the files of a split; empty when the data set has no such split.
 
-    Looked for in this order: DATASET/sft|preference|distill/SPLIT.parquet|jsonl, DATASET/SPLIT.*,
-    DATASET/data/SPLIT-*.parquet (a downloaded hub data set), DATASET itself (a file is the train
-    split).
+    Looked for in this order: DATASET/sft|preference|distill/SPLIT.parquet|jsonl or another of
+    `ENDINGS`, DATASET/SPLIT.*, DATASET/data/SPLIT-*.parquet (a downloaded hub data set), DATASET
+    itself (a file is the train split).
     """
     root = Path(dataset)
     if root.is_file():
@@ -34,7 +37,7 @@ def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
     names = (split, "test") if split == "validation" else (split,)
     for folder in (root / FOLDERS[stage], root, root / "data"):
         for name in names:
-            for suffix in (".parquet", ".jsonl"):
+            for suffix in ENDINGS:
                 if (folder / f"{name}{suffix}").is_file():
                     return [folder / f"{name}{suffix}"]
             shards = sorted(folder.glob(f"{name}-*.parquet"))
@@ -52,6 +55,8 @@ def find_self_checks(dataset: str | Path, split: str) -> list[Path]:
 def _parse_messages(row: Mapping[str, Any], column: str, row_id: str) -> Messages:
     value = row.get(column)
     where = f"Row {row_id}: column {column!r}"
+    if isinstance(value, str) and column == "messages":  # a cell of a table
+        value = load_json(value) or value
     if isinstance(value, str) and column != "messages":
         role = "assistant" if column != "prompt" else "user"
         return [{"role": role, "content": _parse_content(value, where)}]
