@@ -50,7 +50,7 @@ def test_a_profile_from_a_file(tmp_path: Path, profile: Profile) -> None:
     with pytest.raises(ConfigError, match="point"):
         load_profile(str(path))
     path.write_text("name = ")
-    with pytest.raises(ConfigError, match="Invalid profile"):
+    with pytest.raises(ConfigError, match="is not valid TOML"):
         load_profile(str(path))
 
 

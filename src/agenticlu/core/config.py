@@ -25,7 +25,6 @@ import difflib
 import functools
 import json
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +43,7 @@ from agenticlu.core.settings import (
     settings_of,
     unknown_key,
 )
+from agenticlu.core.toml import parse_toml
 from agenticlu.core.trust import TRUST_FILE, Confirm, ProjectFile, TrustStore, judge_file
 
 PROJECT_FILE = "agenticlu.toml"
@@ -237,13 +237,11 @@ def load_project(path: str | Path | None = PROJECT_FILE) -> ProjectFile | None:
 def _read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
         data = path.read_bytes()
-        return data, tomllib.loads(data.decode("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"No such configuration file: {str(path)!r}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{str(path)!r} is not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    return data, parse_toml(data, repr(str(path)))
 
 
 def trust_store(environ: Mapping[str, str]) -> TrustStore:

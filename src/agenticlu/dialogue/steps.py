@@ -20,7 +20,6 @@ turns see.
 from __future__ import annotations
 
 import importlib.resources
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from agenticlu.core.records import (
     Usage,
     content_seed,
 )
+from agenticlu.core.toml import parse_toml
 from agenticlu.dialogue.gist import asks_same, find_gist
 from agenticlu.dialogue.replies import parse_verdict, strip_thinking
 from agenticlu.documents import neutralise
@@ -112,15 +112,15 @@ def load_profile(name_or_path: str = "default") -> Profile:
                 f"Profile file not found: {name_or_path!r}.",
                 hint="Give the path of a TOML file, or the name 'default'.",
             )
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     else:
         bundled = importlib.resources.files(__package__)
         names = sorted(p.name[:-5] for p in bundled.iterdir() if p.name.endswith(".toml"))
         require_known(name_or_path, names, kind="profile", hint="A path must end in .toml.")
-        text = bundled.joinpath(f"{name_or_path}.toml").read_text(encoding="utf-8")
+        data = bundled.joinpath(f"{name_or_path}.toml").read_bytes()
     try:
-        profile = Profile.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        profile = Profile.model_validate(parse_toml(data, f"The profile {name_or_path!r}"))
+    except ValidationError as error:
         raise ConfigError(f"Invalid profile {name_or_path!r}: {error}") from error
     empty = [kind for kind in KINDS if not getattr(profile, kind)]
     if empty:

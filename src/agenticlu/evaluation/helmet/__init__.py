@@ -18,6 +18,7 @@ from typing import Any
 
 from agenticlu.core.errors import ConfigError, UsageError, require_known
 from agenticlu.core.records import Record
+from agenticlu.core.toml import parse_toml
 from agenticlu.evaluation.records import Prompt
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
@@ -309,13 +310,10 @@ def _trim(table: Mapping[str, str]) -> dict[str, str]:
 
 def _read_templates(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"Cannot read the templates {path!r}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"The templates {path!r} are not UTF-8 text.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path!r} is not TOML: {error}.") from error
+    return parse_toml(data, f"The file of templates {path!r}")
 
 
 def _check_table(
