@@ -7,8 +7,10 @@ import pytest
 
 from agenticlu.core.errors import ConfigError, DocumentTooLongError
 from agenticlu.core.records import Question, Usage, Verdict
+from agenticlu.data.corpus import build_item
 from agenticlu.engines.base import Completion, ThoughtCutError
 from agenticlu.engines.scripted import ScriptedEngine
+from agenticlu.evaluation.scoring.final import parse_final_answer
 from agenticlu.judges import (
     ExactJudge,
     LlmJudge,
@@ -25,6 +27,37 @@ QUESTION = Question(id="q", text="Which town?", answers=("Brellin", "the town of
 
 def judge(one, answer: str, question: Question = QUESTION) -> Verdict:
     return asyncio.run(one.judge(question, answer))
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold", "value"),
+    [
+        ("It fell.\nAnswer: −3 °C <para 4>", "-3 °C", 1.0),
+        ("Answer: 3", "-3", 0.0),
+        ("Answer: 10⁶ [2]", "1,000,000", 1.0),
+        ("Answer: 10⁶", "106", 0.0),
+        ("It is \\boxed{C}.", "C++", 0.0),
+        ("<answer>C++</answer>", "C++", 1.0),
+        ("Antwort: €5", "$5", 0.0),
+        ("The answer is Ada Larkin (page 3).", "Ada Larkin", 1.0),
+        ("Answer: yes", True, 1.0),
+        ("Answer: A. Larkin", {"value": "Ada", "aliases": ["A. Larkin"]}, 1.0),
+        ("Answer: anything", "…", None),
+    ],
+)
+def test_exact_labels_what_a_search_writes(reply, gold, value):
+    """As trees are judged: the final answer of a reply against a corpus's answers."""
+    row = {"context": "A text.", "question": "?", "answers": gold}
+    question = build_item(row, 0, "rows").question
+    assert judge(ExactJudge(), parse_final_answer(reply), question).value == value
+
+
+def test_exact_takes_any_number_of_options():
+    options = tuple(f"lamp {number}" for number in range(30))
+    question = Question(id="q", text="?", answers=("lamp 28",), options=options)
+    assert judge(ExactJudge(), "AC", question).value == 1.0
+    assert judge(ExactJudge(), "lamp 28", question).value == 1.0
+    assert judge(ExactJudge(), "AB", question).value == 0.0
 
 
 def test_exact_takes_aliases_numbers_and_options():

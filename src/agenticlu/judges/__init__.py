@@ -25,6 +25,7 @@ from agenticlu.core.records import (
 from agenticlu.dialogue.replies import parse_judgement
 from agenticlu.engines.base import Engine, Sampling, spent_on
 from agenticlu.evaluation.scoring.answers import matches, parse_choice
+from agenticlu.evaluation.scoring.canonical import canonical_tokens
 from agenticlu.evaluation.scoring.rouge import unicode_rouge
 
 LLM_PREFIX = "llm:"
@@ -94,9 +95,11 @@ class ExactJudge:
     correct_from = 1.0
 
     async def judge(self, question: Question, answer: str) -> Verdict:
-        """Returns 1.0 or 0.0; unscored when no answer is known."""
+        """Returns 1.0 or 0.0; unscored when no answer is known, or none that has a word."""
         if not question.answers:
             return Verdict(judge=self.name, value=None, reason="no accepted answer is known")
+        if not any(map(canonical_tokens, question.answers)):
+            return Verdict(judge=self.name, value=None, reason="no accepted answer has a word")
         right = matches(answer, question.answers)
         if not right and question.options:
             letter = parse_choice(answer, question.options)
