@@ -6,9 +6,8 @@ memory. All four may hold several members, as `cat` of several files makes them.
 
 from __future__ import annotations
 
-import bz2
+import importlib
 import io
-import lzma
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -45,13 +44,28 @@ def open_plain(path: Path) -> BinaryIO:
         raise
 
 
-def _build_zstd() -> Callable[[], Any]:
+def _find_decompressor(name: str) -> Callable[[], Any]:
+    """Returns what begins to unpack a member.
+
+    Raises:
+        OSError: This Python was built without it.
+        MissingDependencyError: zstandard is not installed.
+    """
+    if name == "gzip":
+        return lambda: zlib.decompressobj(wbits=31)
+    if name == "zstd":
+        try:
+            import zstandard
+        except ModuleNotFoundError as error:
+            raise missing_dependency("zstandard", "data") from error
+        return zstandard.ZstdDecompressor(max_window_size=_MEMORY_BYTES).decompressobj
     try:
-        import zstandard
+        module = importlib.import_module({"bzip2": "bz2", "xz": "lzma"}[name])
     except ModuleNotFoundError as error:
-        raise missing_dependency("zstandard", "data") from error
-    whole = zstandard.ZstdDecompressor(max_window_size=_MEMORY_BYTES)
-    return whole.decompressobj
+        raise OSError(f"this Python reads no {name}; unpack it first") from error
+    if name == "xz":
+        return lambda: module.LZMADecompressor(memlimit=_MEMORY_BYTES)
+    return lambda: module.BZ2Decompressor()
 
 
 class _Unpacked(io.RawIOBase):
@@ -65,13 +79,7 @@ class _Unpacked(io.RawIOBase):
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
         self._name = name
-        begin: dict[str, Callable[[], Callable[[], Any]]] = {
-            "gzip": lambda: lambda: zlib.decompressobj(wbits=31),
-            "bzip2": lambda: bz2.BZ2Decompressor,
-            "xz": lambda: lambda: lzma.LZMADecompressor(memlimit=_MEMORY_BYTES),
-            "zstd": _build_zstd,
-        }
-        self._begin = begin[name]()
+        self._begin = _find_decompressor(name)
         self._member: Any = None
         """The one being unpacked; None between two."""
         self._rest = b""
