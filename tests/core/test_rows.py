@@ -334,3 +334,12 @@ def test_arrow_and_parquet_are_told_by_their_beginning(tmp_path: Path):
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(DocumentError, match=f"{path.name} is not a readable"):
             list(load_rows(path))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path):
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table([["a"], ["b"]], names=["q", "q"])
+    with arrow.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(DocumentError, match="two columns have one name"):
+        list(load_rows(tmp_path / "a.arrow"))

@@ -106,6 +106,8 @@ def read_arrow(
         batches = _read_parquet if is_parquet else _read_ipc
         for batch in batches(path, columns):
             batch.validate(full=True)  # a damaged one would end the process
+            if len(set(batch.schema.names)) < len(batch.schema.names):
+                raise ValueError("two columns have one name")
             for at in range(batch.num_rows):
                 number += 1
                 yield {
