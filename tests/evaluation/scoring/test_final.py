@@ -54,6 +54,20 @@ def test_citations_are_no_part_of_an_answer(form: str, mark: str) -> None:
         ("She built it. So the answer is Ada.", "Ada"),
         ("We add them.\n#### 42", "42"),
         ("A: Ada", "Ada"),
+        ("Answer: Ada — <para 3>", "Ada"),
+        ("Answer: Ada; [3]", "Ada"),
+        ("Answer: Ada (Document [3])", "Ada"),
+        ("Answer:\n- Ada", "Ada"),
+        ("Answer:\n1. Ada\n2. Bo\n\nBoth built it.", "Ada, Bo"),
+        ("Answer: <b>Ada</b>", "Ada"),
+        ("Answer: AT&amp;T", "AT&T"),
+        ("Answer: Ada<|im_end|>\n<|im_start|>user", "Ada"),
+        ("Answer: Ada</s>", "Ada"),
+        ("Final answer – Ada", "Ada"),
+        ("Final Answer: The final answer is Ada. I hope it is correct.", "Ada"),
+        ("[ANSWER]Ada[/ANSWER]", "Ada"),
+        ("Short answer: Ada\nLong answer: Ada built it.", "Ada"),
+        ("Answer:\nAnswer:\n", ""),
         ("答案：北京", "北京"),
         ("答案是北京。", "北京"),
         ("答え：東京", "東京"),
@@ -97,7 +111,8 @@ def test_any_reply_ends_on_some_answer(text: str) -> None:
 @pytest.mark.parametrize(
     "unit",
     ["Answer:", "answer is ", "<para 3> ", "[3] ", "[3, ", "(see ", "\\boxed{", "<answer>", "```\n",
-     '{"answer": ', "*", '"', "#", " ", "\n", "A: ", "¹", ". "],
+     '{"answer": ', "*", '"', "#", " ", "\n", "- ", "I hope ", "answer ", "<b>", "&amp;",
+     "<|im_end|>", "A: ", "¹", ". "],
 )  # fmt: skip
 def test_final_answers_are_read_in_linear_time(unit: str) -> None:
     text = unit * (40_000 // len(unit))

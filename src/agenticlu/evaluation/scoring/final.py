@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ _OTHER_WORDS = (
     "答案|回答|答え|答|정답|답변|답|الإجابة|الاجابة|الجواب|جواب|پاسخ|उत्तर|উত্তর|คำตอบ|תשובה"
 )
 LABEL = (
-    rf"(?:\b(?:{_WORDS})\b(?:\s+(?:is|ist|est|es|è|é|jest|er|är)\b)?"
+    rf"(?:\b(?<!long )(?:{_WORDS})\b(?:\s+(?:is|ist|est|es|è|é|jest|er|är)\b)?"
     rf"|(?:{_OTHER_WORDS})\s?(?:是|为|為|は|은|는|คือ)?)[*_`\s]*[:：][*_`]*"
     r"|(?:答案|答え|정답|답)(?:是|为|為|は|은)"
 )
@@ -24,27 +25,38 @@ SAID = rf"\b(?:{_WORDS})\s+(?:\w+\s+)?(?:ist|est|es|è|é|jest|er|är)\b"
 """Pattern of `die Antwort ist` and its like, of which `the answer is` is none."""
 _ANSWER_LABEL = re.compile(
     rf"{LABEL}"
-    rf"|^[ \t#*_>]*(?:final\s)?(?:{_WORDS}|{_OTHER_WORDS})[ \t*_]*$",
+    rf"|^[ \t#*_>]*(?:final\s)?(?:{_WORDS}|{_OTHER_WORDS})[ \t*_]*(?:$|(?:[–—=→]|-(?=\s)|[-=]>))",
     re.IGNORECASE | re.MULTILINE,
 )
-"""Also as a heading on a line of its own."""
+"""Also as a heading on a line of its own, or before a dash or an arrow."""
 _SENTENCE = re.compile(rf"(?:\banswer\s+is\b|{SAID})\s+(?!not\b|nicht\b)(?=\S)", re.IGNORECASE)
 _SHORT_LABEL = re.compile(r"\s*(?:A\s*[:：]|####)(?=\s)\s*")
-_OPENING_TAG = re.compile(r"<(?:final_?|short_?)?answer>", re.IGNORECASE)
+_CLOSING_WORDS = re.compile(
+    r"(?:\.\s)?I hope (?:it|this|that) (?:is correct|helps)[.!]?\s*$", re.IGNORECASE
+)
+_END_TOKEN = re.compile(
+    r"(?:<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end)\|>|<end_of_turn>).*|</s>\s*$",
+    re.DOTALL,
+)
+_ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s+(?=\S)")
+_INLINE_TAG = re.compile(r"</?(?:b|i|u|em|strong|mark|code|span|p|br)\s*/?>", re.IGNORECASE)
+_OPENING_TAG = re.compile(r"<(?:final_?|short_?)?answer>|\[answer\]", re.IGNORECASE)
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _FENCE = re.compile(r"\s*```\w*\n(?P<inside>.*?)\n?```\s*", re.DOTALL)
 _KEYS = ("answer", "final_answer", "final answer", "short_answer")
 
 _NUMBERS = r"\d{1,3}(?:\s?[,;–-]\s?\d{1,3}){0,20}"
+_SHELF = r"(?:citation|cite|ref|source|doc(?:ument)?|passage|para(?:graph)?|page|[Dd]oc(?:ument)?)"
 _MARK = (
     r"(?:</?para(?:graph)?s?\s?-?\d{1,99}(?:\s?[,–-]\s?\d{1,99}){0,20}\s?>|【[^】\n]{0,60}】"
-    rf"|\[\[{_NUMBERS}\]\](?:\([^()\s]{{0,300}}\))?|\[(?:(?:citation|cite|ref)\s?:?\s?)?{_NUMBERS}\]"
+    rf"|\[\[{_NUMBERS}\]\](?:\([^()\s]{{0,300}}\))?|\[(?:{_SHELF}\s?:?\s?)?{_NUMBERS}†?\]"
+    rf"|\((?:see\s|cf\.\s)?{_SHELF}\s?\[{_NUMBERS}\]\)"
     r"|\[\^\w{1,20}\]|<sup>[^<>\n]{0,20}</sup>)"
 )
 _MARKS = re.compile(rf"[ \t]?{_MARK}(?:[ \t]?(?:[,;&–-]|and|to)?[ \t]?{_MARK})*")
 _SOURCE = re.compile(
     r"[ \t]?[(\[](?:(?:see|cf\.?|sources?|citations?|ref(?:erence)?s?)\b(?:[^()\[\]\n]{0,120})"
-    r"|(?:paragraphs?|paras?\.?|pages?|pp?\.|sections?|sec\.|§|lines?|chapters?|passages?|pieces?)"
+    r"|(?:paragraphs?|paras?\.?|pages?|pp?\.|sections?|sec\.|[§¶]|lines?|chapters?|passages?|pieces?)"
     r"\s?#?\d[^()\[\]\n]{0,60})[)\]]$",
     re.IGNORECASE,
 )
@@ -53,6 +65,7 @@ _NOTE = re.compile(r"(?:(?<=[^\W\d_]{3})|(?<=[\s.”\"'’)*]))[⁰¹²³⁴-⁹
 _END_CHARACTERS = 200
 MOST_WRAPPINGS = 16
 """Quotes, emphasis and full stops taken off in turn; models loop on them."""
+_BLANKS = " \t\r\n\f\v\u00a0\u2028\u2029\u200b\u2060\ufeff"
 _QUOTES = "\"'“”‘’`«»„「」『』"
 
 
@@ -71,26 +84,35 @@ def parse_final_answer(text: str) -> str:
     >>> parse_final_answer("Answer: Ada Larkin <para 3>"), parse_final_answer(r"It is \boxed{-3}.")
     ('Ada Larkin', '-3')
     """
-    text = _tagged(text)
+    text = _tagged(_END_TOKEN.sub("", text))
     if (found := _from_object(text)) is not None:
         return _bare(found)
-    emphasis = False
+    end, is_labelled = len(text), False
     for label in _labels(text):
-        rest = text[label.end() :]
-        if line := _first_line(rest):
+        is_labelled = True
+        rest = text[label.end() : end]
+        if said := _boxed(rest) or _first_line(rest):
             opened = text[: label.start()].rstrip("# ")
             emphasis = opened.endswith("*") and not opened.endswith("**")
-            return _bare(_boxed(rest) or line, in_emphasis=emphasis)
-    if any(True for _ in _labels(text)):
+            return _bare(_said(said), in_emphasis=emphasis)
+        end = label.start()
+    if is_labelled:
         return ""
     if boxed := _boxed(text):
         return _bare(boxed)
     lines = text.strip().splitlines()
-    if lines and (said := list(_SENTENCE.finditer(lines[-1]))):
-        return _bare(lines[-1][said[-1].end() :])
+    if lines and _SENTENCE.search(lines[-1]):
+        return _bare(_said(lines[-1]))
     if lines and (short := _SHORT_LABEL.match(lines[-1])):
         return _bare(lines[-1][short.end() :])
     return _bare(text)
+
+
+def _said(line: str) -> str:
+    """Returns what follows *the answer is*; without it, the whole line."""
+    line = _CLOSING_WORDS.sub("", line)
+    said = list(_SENTENCE.finditer(line))
+    return line[said[-1].end() :] if said else line
 
 
 def after_label(text: str) -> str | None:
@@ -105,8 +127,14 @@ def _labels(text: str) -> Iterator[re.Match[str]]:
 
 
 def _first_line(text: str) -> str:
-    lines = (line for line in text.splitlines() if line.strip(" \t*_`#>"))
-    return next(lines, "")
+    """Returns the first line that is not blank; of a list, all its items."""
+    lines = [line for line in text.splitlines() if line.strip(" \t*_`#>")]
+    items: list[str] = []
+    for line in lines:
+        if not (item := _ITEM.match(line)):
+            break
+        items.append(line[item.end() :].strip())
+    return ", ".join(items) or next(iter(lines), "")
 
 
 def _tagged(text: str) -> str:
@@ -114,8 +142,7 @@ def _tagged(text: str) -> str:
     opened = list(_OPENING_TAG.finditer(text))
     if opened:
         rest = text[opened[-1].end() :]
-        end = rest.find("</")
-        return rest if end < 0 else rest[:end]
+        return re.split(r"</|\[/", rest, maxsplit=1)[0]
     fenced = _FENCE.fullmatch(text)
     return fenced["inside"] if fenced else text
 
@@ -156,10 +183,10 @@ def _bare(text: str, *, in_emphasis: bool = False) -> str:
         text: An answer.
         in_emphasis: Whether a mark of emphasis was opened before it.
     """
-    text = without_marks(text)
+    text = without_marks(html.unescape(_INLINE_TAG.sub("", text)))
     for _ in range(MOST_WRAPPINGS):
         before = text
-        text = _without_emphasis(text.strip(), in_emphasis).strip()
+        text = _without_emphasis(text.strip(_BLANKS), in_emphasis).strip(_BLANKS)
         text = _without_note(text) or text
         if text.endswith(".") and not text.endswith("..") and not _ends_in_initial(text):
             text = text[:-1]
@@ -180,7 +207,9 @@ def without_marks(text: str) -> str:
     ('Ada and Bo', '[3]')
     """
     without = _MARKS.sub("", text)
-    return without if without.strip(" \t\n.,;*_") else text
+    if without == text or not without.strip(" \t\n.,;*_"):
+        return text
+    return without.rstrip(" \t—–;,:")
 
 
 def _without_note(text: str) -> str:
