@@ -104,3 +104,10 @@ def test_a_few_broken_bytes_are_counted(write: Write) -> None:
 def test_what_cannot_be_told_is_refused(write: Write, content: bytes, message: str) -> None:
     with pytest.raises(DocumentError, match=message):
         load_document(write("a.txt", content))
+
+
+def test_rare_bytes_of_no_known_encoding_are_guessed_and_counted(write: Write) -> None:
+    data = b"The mill was built by Ada. " * 20 + b"Fa\xfdade." + b" It cost 41." * 20
+    document = load_document(write("a.txt", data))
+    assert "Faýade." in document.text
+    assert document.left_out == {"guessed CP1252 character": 1}

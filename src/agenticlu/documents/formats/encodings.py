@@ -29,9 +29,11 @@ _BINARY_FORMATS = {
 _SAMPLE_BYTES = 1 << 16
 """Bytes from the first letter that is not ASCII on, by which an encoding is guessed."""
 _LEAST_CONFIDENCE = 0.1
-"""Of 116 texts of 14 languages, of 3 to 160 letters, the guess was right for 95 of the 97 above."""
+"""Of 108 texts of 15 languages, of 3 to 160 letters, the guess was right for 91 of the 92 above."""
 _FEW = 20
 """One broken byte in as many letters is damage; more are another encoding."""
+_RARE = 200
+"""Where one byte in as many is in doubt, a wrong guess spoils single letters only."""
 _SURE_LETTERS = 5
 """So many letters of two or three bytes each are UTF-8 by chance in no other encoding."""
 _OF_SEVERAL_BYTES = frozenset(("gbk", "gb18030", "big5hkscs", "big5", "euc_jp", "cp932", "cp949"))
@@ -74,6 +76,9 @@ def read_text(data: bytes, source: str, declared: str | None = None) -> tuple[st
         text = _decode(data, guess, source)
         num_letters = len(text) - len(text.encode("ascii", "ignore"))
         return text, Counter({f"guessed {guess.upper()} character": num_letters})
+    if num_broken * _RARE <= len(data):
+        text = data.decode("cp1252", "replace")  # as browsers do
+        return text, Counter({"guessed CP1252 character": num_broken})
     _decode(data, declared or "utf-8", source, guess=guess)
     raise AssertionError("it could be decoded after all")
 
