@@ -70,6 +70,19 @@ def test_ask_works_where_a_loop_is_running(notes: Path) -> None:
     assert asyncio.run(cell()) == "in Wexley"
 
 
+def test_several_documents_are_asked_as_one(notes: Path) -> None:
+    other = notes.with_name("other.md")
+    other.write_text("# Ducks\n\nBo Otis keeps a duck.\n")
+    for given in ([notes, "other.md"], ".", "*.*"):
+        engine = ScriptedEngine(reply)
+        answer = agenticlu.ask(given, QUESTION, engine=engine)
+        assert answer.citations[0].file is not None
+        assert answer.citations[0].file.name == "notes.txt"
+        assert "File: other.md (Ducks)" in engine.requests[0].messages[1].content
+    with agenticlu.Reader([notes, other], engine=ScriptedEngine(reply)) as reader:
+        assert [part.name for part in reader.document.parts] == ["notes.txt", "other.md"]
+
+
 def test_the_bundled_model_answers_and_says_so(notes: Path) -> None:
     with pytest.warns(UserWarning, match="bundled tiny model"):
         answer = agenticlu.ask(notes, QUESTION)

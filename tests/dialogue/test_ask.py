@@ -23,6 +23,8 @@ from agenticlu.dialogue.run import RELEVANT
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import mark, split
 from agenticlu.documents.citations import cite, sentences, statements
+from agenticlu.documents.loading import join_documents
+from agenticlu.documents.sources import Source
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.base import Capabilities, Completion, Feature, Sampled, ThoughtCutError
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
@@ -375,6 +377,54 @@ def test_spans_read_everything_and_say_so() -> None:
     clarify = next(r for r in engine.requests if not r.choices)
     assert "Person7 lives" in clarify.messages[1].content
     assert "Person399" not in clarify.messages[1].content
+
+
+def test_of_several_documents_words_choose_what_the_model_scores() -> None:
+    texts = [f"Person{i} lives in Town{i}. " * 12 for i in range(60)]
+    named = [
+        (Source(f"{i}.txt", f"{i}.txt"), Document.of(text, f"{i}.txt"))
+        for i, text in enumerate(texts)
+    ]
+    document = join_documents(named, "all")
+    pieces = split(document, TOKENIZER, 64)
+
+    def reply(request: ScriptedRequest) -> str:
+        holding = next(p.index for p in pieces if "Person31 " in document.text[p.start : p.end])
+        return [
+            "Where does Person31 live?",
+            f"<para {holding}>",
+            "Person31 lives in Town31.",
+            "Person31 lives in Town31. Answer: Town31",
+            "yes",
+        ][request.turn]
+
+    result, engine = answer(
+        reply,
+        "Where does Person7 live?",
+        document=document,
+        piece_tokens=64,
+        spans=True,
+        shortlist=4,
+        context_tokens=4000,
+        weights=by_words({"Person7 lives": "yes", "Person31 lives": "yes"}, "no"),
+    )
+    scored = [r.last for r in engine.requests if r.choices]
+    assert len(scored) == 8, "four for the question, four for the clarification"
+    assert len(pieces) > 60
+    assert all(text.startswith("Passage: File: ") for text in scored)
+    citation = result.citations[0]
+    assert citation.file is not None
+    assert (citation.file.name, citation.verified) == ("31.txt", True)
+    (note,) = (note for note in result.notes if "Read by spans" in note)
+    seen = len({text.partition("Question:")[0] for text in scored})
+    assert f"chose {seen} of their {len(pieces)} pieces" in note
+    assert f"{len(pieces) - seen} were not looked at" in note
+    whole, _ = answer(document=joined_town(), spans=True, shortlist=1, context_tokens=4000)
+    assert whole.shown_pieces is None, "what fits is read whole"
+
+
+def joined_town() -> Document:
+    return join_documents([(Source("town.txt", "town.txt"), Document.of(TEXT, "town.txt"))], "all")
 
 
 def test_spans_overlap() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from agenticlu.core.records import Document
+    from agenticlu.documents.sources import Sources
 
 SHOWN_AT_MOST = 5
 """Files of which each has a line of its own."""
@@ -31,6 +32,19 @@ def describe_reading(document: Document) -> Iterator[str]:
         [f"Left out of {name}: {render_counts(counts)}." for name, counts in named],
         "with something left out",
     )
+
+
+def describe_sources(sources: Sources, named: str) -> Iterator[str]:
+    """Yields lines about files that were found, none of them read yet."""
+    from agenticlu.documents.sources import render_counts
+
+    number = len(sources.found)
+    yield f"Found {number:,} document{'s' if number != 1 else ''} in {named}."
+    yield from _at_most(
+        [f"Not read: {name}: {reason}" for name, reason in sources.unread.items()], "not read"
+    )
+    if sources.passed_over:
+        yield f"Passed over in {named}: {render_counts(sources.passed_over)}."
 
 
 def _at_most(lines: list[str], what: str) -> Iterator[str]:

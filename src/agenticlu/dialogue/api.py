@@ -23,6 +23,7 @@ from agenticlu.engines.base import Engine
 from agenticlu.engines.thinking import Thinking
 
 Result = TypeVar("Result")
+Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Document
 BUNDLED_NOTE = (
     "No model was named, so the bundled tiny model answers. It understands only its own invented "
     "world; name a model (model='FOLDER') or a server (base_url='http://...')."
@@ -55,7 +56,8 @@ class Reader(Closing):
     ...     answers = [reader.ask(question) for question in questions]
 
     Args:
-        document: A path, or a `Document`.
+        document: A path, an address, a folder, a pattern, a list of these (read as one), or a
+            `Document`.
         model: A folder in Hugging Face layout, or the name of a served model.
         base_url: Address of an OpenAI-compatible server; several make a pool.
         engine: An engine of your own, instead of `model` and `base_url`; it is not closed here.
@@ -77,7 +79,7 @@ class Reader(Closing):
 
     def __init__(
         self,
-        document: str | os.PathLike[str] | Document,
+        document: Source,
         *,
         model: str | os.PathLike[str] | None = None,
         base_url: str | Sequence[str] = (),
@@ -122,9 +124,7 @@ class Reader(Closing):
         self._loop: _Loop | None = None
         self._temperature = settings.temperature
         self.profile = profile if isinstance(profile, Profile) else load_profile(settings.profile)
-        self.document = (
-            document if isinstance(document, Document) else load_document(os.fspath(document))
-        )
+        self.document = document if isinstance(document, Document) else load_document(document)
         self.tokenizer = self._choice.tokenizer(settings.tokenizer)
         hint = self._choice.hint("piece_tokens")
         self.pieces = split(
@@ -243,7 +243,7 @@ class ReaderOptions(TypedDict, total=False):
 
 
 def ask(
-    document: str | os.PathLike[str] | Document,
+    document: Source,
     question: str,
     *,
     options: Sequence[str] = (),
@@ -262,7 +262,8 @@ def ask(
     >>> print(answer.answer, [c.quote for c in answer.citations])  # doctest: +SKIP
 
     Args:
-        document: A path, or a `Document`.
+        document: A path, an address, a folder, a pattern, a list of these (read as one), or a
+            `Document`.
         question: The question.
         options: Choices of a multiple-choice question.
         rounds: Maximum rounds of clarification.
@@ -288,7 +289,7 @@ def ask(
 
 
 async def ask_async(
-    document: str | os.PathLike[str] | Document,
+    document: Source,
     question: str,
     *,
     options: Sequence[str] = (),

@@ -30,6 +30,7 @@ from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
+    PieceIndex,
     PieceScanner,
     ShownDocument,
     control_tokens,
@@ -58,6 +59,8 @@ THOUGHT_SHARE = 4
 """Part of a window that is kept free for a thought, at most, when a document is read by spans."""
 
 
+SHORTLIST = 128
+"""Pieces of several documents that the model scores for a question, where nothing else is said."""
 SPANS_HINT = "--spans reads the document piecewise and says so."
 
 
@@ -71,6 +74,7 @@ async def ask(
     rounds: int = 1,
     piece_tokens: int = 512,
     spans: bool = False,
+    shortlist: int = SHORTLIST,
     temperature: float = 0.0,
     pieces: Sequence[Piece] | None = None,
     max_total_tokens: int | None = None,
@@ -89,6 +93,8 @@ async def ask(
         piece_tokens: Maximum tokens of a piece.
         spans: Read a document that does not fit piecewise instead of refusing it. One that fits is
             read whole all the same.
+        shortlist: Most pieces of several documents that the model scores for the question, and
+            for each clarification, when they are read piecewise; a search by words finds them.
         temperature: 0 is greedy.
         pieces: The document's pieces, where the caller has split it already.
         max_total_tokens: Maximum prompt and sampled tokens. On the limit the best answer so far
@@ -112,6 +118,7 @@ async def ask(
         tokenizer=tokenizer,
         scanner=PieceScanner(shown, profile, engine),
         rounds=rounds,
+        shortlist=shortlist,
         temperature=temperature,
         window=(await engine.capabilities()).context_tokens,
         max_total_tokens=max_total_tokens,
@@ -130,6 +137,7 @@ class _Asking:
     tokenizer: Tokenizer
     scanner: PieceScanner
     rounds: int
+    shortlist: int
     temperature: float
     window: int | None
     max_total_tokens: int | None
@@ -144,6 +152,7 @@ class _Asking:
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
         self.latest: Dialogue | None = None
         self.longest_thought = 0
+        self.index: PieceIndex | None = None
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
@@ -165,8 +174,14 @@ class _Asking:
     async def _converse(self, *, spans: bool) -> Dialogue:
         self.notes.clear()
         self._note_pages()
-        dialogue = self._dialogue(self.shown.view())
-        if (over := self._overflow(dialogue)) > 0:
+        num_tokens = sum(piece.num_tokens for piece in self.shown.pieces)
+        # What is far too long need not be shown as a whole to be measured.
+        if spans and self.window is not None and num_tokens > self.window:
+            over = num_tokens
+        else:
+            dialogue = self._dialogue(self.shown.view())
+            over = self._overflow(dialogue)
+        if over > 0:
             if not spans:
                 raise self._too_long(over)
             await self._scan(self.question.text, 1)
@@ -282,13 +297,16 @@ class _Asking:
 
     async def _scan(self, question: str, round_: int) -> None:
         """Scores every piece against one more question; keeps those relevant to any so far."""
-        pieces = self.shown.pieces
+        only = self._list(question)
+        pieces = [self.shown.pieces[index] for index in only]
         cost = sum(piece.num_tokens for piece in pieces) * 5 // 4 + 99 * len(pieces)
         if self._exceeds(cost):
             raise self._over_budget(cost)
         total = len(pieces)
         self.usage = self.usage + await self.scanner.scan(
-            question, lambda done: self.on_event(Event("scan", round_, done=done, total=total))
+            question,
+            lambda done: self.on_event(Event("scan", round_, done=done, total=total)),
+            only,
         )
         # By now it is known whether the model thinks, and so needs a part of its window for that.
         assert self.window is not None
@@ -307,6 +325,14 @@ class _Asking:
                 hint="Use smaller pieces: --piece-tokens 64.",
             )
         self.on_event(Event("scan", round_, pieces=self.kept, done=total, total=total))
+
+    def _list(self, question: str) -> Sequence[int]:
+        """Returns the pieces to score: all, or of several documents those that words find."""
+        total = len(self.shown.pieces)
+        if not self.document.parts or total <= self.shortlist:
+            return range(total)
+        self.index = self.index or PieceIndex(self.shown)
+        return self.index.pick(question, self.shortlist)
 
     # The answer
 
@@ -371,11 +397,18 @@ class _Asking:
     def _note_spans(self) -> None:
         if self.kept is None:
             return
-        total, seen = len(self.shown.pieces), len(self.kept)
-        text = (
-            "Read by spans: the document does not fit the window, so each of its "
-            f"{total} pieces was scored alone; the dialogue saw {seen}."
-        )
+        total, seen, scored = len(self.shown.pieces), len(self.kept), len(self.scanner.scores)
+        if scored < total:
+            text = (
+                f"Read by spans: the documents do not fit the window, so a search by words chose "
+                f"{scored:,} of their {total:,} pieces, which were scored one by one; "
+                f"{total - scored:,} were not looked at. The dialogue saw {seen}."
+            )
+        else:
+            text = (
+                "Read by spans: the document does not fit the window, so each of its "
+                f"{total} pieces was scored alone; the dialogue saw {seen}."
+            )
         if not self.scanner.num_relevant:
             text += " None was found relevant; the likeliest were taken."
         elif self.scanner.num_left_out:

@@ -12,7 +12,7 @@ import asyncio
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenticlu.core.records import Document, Message, Piece, Turn, Usage
@@ -201,12 +201,15 @@ class PieceScanner:
     num_left_out: int = 0
     """Relevant pieces for which there was no room."""
 
-    async def scan(self, question: str, on_piece: Callable[[int], None]) -> Usage:
-        """Scores all pieces against one more question.
+    async def scan(
+        self, question: str, on_piece: Callable[[int], None], only: Collection[int] | None = None
+    ) -> Usage:
+        """Scores pieces against one more question.
 
         Args:
             question: Or a clarification.
             on_piece: Called with the number of pieces scored so far.
+            only: Indices of the pieces to score; None: all.
 
         Raises:
             EngineError: A piece could not be scored.
@@ -230,7 +233,8 @@ class PieceScanner:
             self.scores[index] = max(relevance, self.scores.get(index, 0.0))
             return found.usage
 
-        tasks = [asyncio.create_task(score(piece.index)) for piece in self.shown.pieces]
+        indices = range(len(self.shown.pieces)) if only is None else only
+        tasks = [asyncio.create_task(score(index)) for index in indices]
         try:
             return sum(await asyncio.gather(*tasks), Usage())
         finally:  # a piece that fails, or an interrupt, ends them all
@@ -267,13 +271,15 @@ class Bm25:
     [0.69, 0.0]
     """
 
-    def __init__(self, texts: Sequence[Sequence[str]], *, k1: float = 1.5, b: float = 0.75) -> None:
+    def __init__(self, texts: Iterable[Sequence[str]], *, k1: float = 1.5, b: float = 0.75) -> None:
         self._counts: dict[str, dict[int, int]] = defaultdict(dict)
+        lengths: list[int] = []
         for index, words in enumerate(texts):
+            lengths.append(len(words))
             for word, count in Counter(words).items():
                 self._counts[word][index] = count
-        mean_length = sum(map(len, texts)) / max(len(texts), 1) or 1.0
-        self._norms = [k1 * (1 - b + b * len(words) / mean_length) for words in texts]
+        mean_length = sum(lengths) / max(len(lengths), 1) or 1.0
+        self._norms = [k1 * (1 - b + b * length / mean_length) for length in lengths]
         self._k1 = k1
 
     def score(self, query: Sequence[str]) -> list[float]:
@@ -295,7 +301,8 @@ class PieceIndex:
     """
 
     def __init__(self, shown: ShownDocument) -> None:
-        self._bm25 = Bm25([search_words(shown.text(piece.index)) for piece in shown.pieces])
+        # One piece's words at a time: those of many megabytes are not held together.
+        self._bm25 = Bm25(search_words(shown.text(piece.index)) for piece in shown.pieces)
 
     def pick(self, question: str, k: int) -> tuple[int, ...]:
         """Returns the `k` best pieces, ascending; where nothing tells them apart, the first."""

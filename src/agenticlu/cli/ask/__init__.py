@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agenticlu.cli.ask.operands import parse_operands
@@ -11,6 +12,7 @@ from agenticlu.cli.ask.printing import AnswerJson, AnswerLines, AnswerText, show
 from agenticlu.cli.ask.questions import read_questions
 from agenticlu.cli.ask.run import AskRun
 from agenticlu.cli.ask.settings import AskSettings
+from agenticlu.cli.ask.table_run import TableRun
 from agenticlu.cli.options import note_bundled, operand, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
@@ -29,8 +31,9 @@ def command(resolved: Resolved[AskSettings], operands: tuple[str, ...]) -> None:
     read as one. The last operand is the question, unless -q or --questions gives it: then all are
     documents. The answer comes first on standard output, then its numbered sources, then tokens
     and time; clarifications, and what of the documents was left out, appear on standard error.
-    Several questions give one JSON object a line. Exit code 10: nothing in the documents supports
-    an answer.
+    Several questions give one JSON object a line; with --out TABLE each is asked of each document
+    by itself, and the table has a line a document and a column a question. Exit code 9: some
+    failed; 10: nothing in the documents supports an answer.
     """
     settings = resolved.values
     has_questions = bool(settings.questions) or settings.questions_file is not None
@@ -48,6 +51,9 @@ def command(resolved: Resolved[AskSettings], operands: tuple[str, ...]) -> None:
         )
     if len(settings.option) > MAX_CHOICES:
         raise UsageError(f"At most {MAX_CHOICES} choices are allowed, not {len(settings.option)}.")
+    if settings.out is not None:
+        _fill_table(settings, files, rows, settings.out)
+        return
     many = len(rows) > 1 or settings.questions_file is not None
     show = (AnswerLines if many else AnswerJson if settings.as_json else AnswerText)()
     run = AskRun(settings, files, rows, many=many)
@@ -58,3 +64,15 @@ def command(resolved: Resolved[AskSettings], operands: tuple[str, ...]) -> None:
             show_estimate(question, cost, as_json=settings.as_json or many)
     else:
         asyncio.run(run.run(show))
+
+
+def _fill_table(
+    settings: AskSettings, files: Sequence[str], rows: Sequence[Mapping[str, Any]], out: Path
+) -> None:
+    table = TableRun(settings, files, rows, out)
+    table.prepare()
+    note_bundled(settings, quiet=settings.quiet)
+    if settings.dry_run:
+        table.estimate()
+    else:
+        asyncio.run(table.run())

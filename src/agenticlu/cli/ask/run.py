@@ -19,12 +19,99 @@ if TYPE_CHECKING:
     from agenticlu.cli.ask.settings import AskSettings
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Document, Piece, Question
-    from agenticlu.dialogue.answer import Answer
+    from agenticlu.dialogue.answer import Answer, Event
     from agenticlu.dialogue.estimate import AskEstimate
-    from agenticlu.dialogue.steps import Profile
-    from agenticlu.documents.tokens import Tokenizer
-    from agenticlu.engines import ModelChoice
     from agenticlu.engines.base import Engine
+
+
+class AskSetup:
+    """What asking needs besides the document: the model by its name, tokenizer, profile.
+
+    Args:
+        settings: Of the command.
+
+    Raises:
+        ConfigError: The profile or the tokenizer cannot be read.
+    """
+
+    def __init__(self, settings: AskSettings) -> None:
+        from agenticlu.dialogue.steps import load_profile
+        from agenticlu.documents import DEFAULT_PIECE_TOKENS
+        from agenticlu.engines import ModelChoice
+        from agenticlu.engines.thinking import Thinking
+
+        self.settings = settings
+        self.profile = load_profile(settings.profile)
+        self.choice = ModelChoice(
+            settings.model,
+            settings.base_url,
+            settings.api_key_env,
+            settings.timeout,
+            settings.window,
+            thinking=Thinking(settings.thinking, settings.thinking_tokens),
+            trust_remote_code=settings.trust_remote_code,
+        )
+        self.tokenizer = self.choice.tokenizer(settings.tokenizer)
+        note_estimate(settings, self.tokenizer, quiet=settings.quiet)
+        hint = self.choice.hint("piece_tokens")
+        self.piece_tokens = settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+
+    def make_question(self, document: Document, row: Mapping[str, Any]) -> Question:
+        """Builds the question of a row about a document."""
+        from agenticlu.dialogue.answer import make_question
+
+        options = tuple(row.get("options", ())) or self.settings.option
+        return make_question(document, row["question"], options)
+
+    async def ask(
+        self,
+        document: Document,
+        pieces: Sequence[Piece],
+        question: Question,
+        engine: Engine,
+        *,
+        stop: Callable[[], bool],
+        on_event: Callable[[Event], None] | None = None,
+    ) -> Answer:
+        """Asks a question as the settings say."""
+        from agenticlu.dialogue.ask import ask
+
+        return await ask(
+            document,
+            question,
+            engine,
+            tokenizer=self.tokenizer,
+            profile=self.profile,
+            rounds=self.settings.rounds,
+            spans=self.settings.spans,
+            shortlist=self.settings.shortlist,
+            temperature=self.settings.temperature,
+            pieces=pieces,
+            max_total_tokens=self.settings.max_total_tokens,
+            stop=stop,
+            on_event=on_event,
+        )
+
+    def estimate(
+        self, document: Document, pieces: Sequence[Piece], question: Question
+    ) -> AskEstimate:
+        """Counts what a question would cost; contacts no server and loads no model."""
+        from agenticlu.dialogue.estimate import estimate
+        from agenticlu.engines import read_window
+
+        window = self.settings.window
+        if window is None and self.choice.folder is not None:
+            window = read_window(self.choice.folder)
+        return estimate(
+            document,
+            question,
+            tokenizer=self.tokenizer,
+            profile=self.profile,
+            rounds=self.settings.rounds,
+            pieces=pieces,
+            window=window,
+            thinking_tokens=self.settings.most_thinking_tokens,
+        )
 
 
 @dataclass(eq=False)
@@ -35,76 +122,30 @@ class AskRun:
     files: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     many: bool
+    setup: AskSetup = field(init=False)
     document: Document = field(init=False)
     pieces: Sequence[Piece] = field(init=False)
-    choice: ModelChoice = field(init=False)
-    tokenizer: Tokenizer = field(init=False)
-    profile: Profile = field(init=False)
     questions: list[Question | None] = field(init=False)
-    interrupt: _Interrupt = field(init=False)
+    interrupt: Interrupt = field(init=False)
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
-        from agenticlu.dialogue.answer import make_question
-        from agenticlu.dialogue.steps import load_profile
         from agenticlu.documents import load_document, split
-        from agenticlu.engines import ModelChoice
-        from agenticlu.engines.thinking import Thinking
 
-        self.profile = load_profile(self.settings.profile)
         self.document = load_document(self.files, limits=self.settings.limits)
         for line in describe_reading(self.document):
             self.say(line)
-        self.choice = ModelChoice(
-            self.settings.model,
-            self.settings.base_url,
-            self.settings.api_key_env,
-            self.settings.timeout,
-            self.settings.window,
-            thinking=Thinking(self.settings.thinking, self.settings.thinking_tokens),
-            trust_remote_code=self.settings.trust_remote_code,
-        )
-        self.tokenizer = self.choice.tokenizer(self.settings.tokenizer)
-        note_estimate(self.settings, self.tokenizer, quiet=self.settings.quiet)
-        self.pieces = split(self.document, self.tokenizer, self.piece_tokens())
+        self.setup = AskSetup(self.settings)
+        self.pieces = split(self.document, self.setup.tokenizer, self.setup.piece_tokens)
         self.questions = [
-            None
-            if "error" in row
-            else make_question(
-                self.document,
-                row["question"],
-                tuple(row.get("options", ())) or self.settings.option,
-            )
+            None if "error" in row else self.setup.make_question(self.document, row)
             for row in self.rows
         ]
 
     def estimates(self) -> Iterator[tuple[str, AskEstimate]]:
-        """Yields what each question would cost; contacts no server and loads no model."""
-        from agenticlu.dialogue.estimate import estimate
-        from agenticlu.engines import read_window
-
-        window = self.settings.window
-        if window is None and self.choice.folder is not None:
-            window = read_window(self.choice.folder)
+        """Yields what each question would cost."""
         for question in filter(None, self.questions):
-            cost = estimate(
-                self.document,
-                question,
-                tokenizer=self.tokenizer,
-                profile=self.profile,
-                rounds=self.settings.rounds,
-                pieces=self.pieces,
-                window=window,
-                thinking_tokens=self.settings.most_thinking_tokens,
-            )
-            yield question.text, cost
-
-    def piece_tokens(self) -> int:
-        """Returns the longest piece in tokens."""
-        from agenticlu.documents import DEFAULT_PIECE_TOKENS
-
-        hint = self.choice.hint("piece_tokens")
-        return self.settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+            yield question.text, self.setup.estimate(self.document, self.pieces, question)
 
     def say(self, text: str) -> None:
         """Tells people, unless they want quiet."""
@@ -117,10 +158,10 @@ class AskRun:
 
         progress = Progress("questions", len(self.rows), quiet=self.settings.quiet or not self.many)
         # Servers report their pauses ("429, waiting 12 s"); a model in process has none.
-        engine = self.choice.load(progress.say if self.many else self.say)
+        engine = self.setup.choice.load(progress.say if self.many else self.say)
         failed = unsupported = asked = 0
         try:
-            with progress, _Interrupt(self.say) as self.interrupt:
+            with progress, Interrupt(self.say) as self.interrupt:
                 for row, question in zip(self.rows, self.questions, strict=True):
                     if self.interrupt.once:
                         break
@@ -154,25 +195,17 @@ class AskRun:
     async def _ask(
         self, row: Mapping[str, Any], question: Question | None, engine: Engine, progress: Progress
     ) -> Answer:
-        from agenticlu.dialogue.ask import ask
-
         if question is None:
             raise _BadRowError(str(row["error"]))
         steps = Steps(progress if self.many else None, quiet=self.settings.quiet)
         if self.many:
             progress.say(f"Question: {question.text}")
         try:
-            return await ask(
+            return await self.setup.ask(
                 self.document,
+                self.pieces,
                 question,
                 engine,
-                tokenizer=self.tokenizer,
-                profile=self.profile,
-                rounds=self.settings.rounds,
-                spans=self.settings.spans,
-                temperature=self.settings.temperature,
-                pieces=self.pieces,
-                max_total_tokens=self.settings.max_total_tokens,
                 stop=lambda: self.interrupt.once,
                 on_event=steps,
             )
@@ -180,7 +213,7 @@ class AskRun:
             steps.close()
 
 
-class _Interrupt:
+class Interrupt:
     """Ctrl-C once: no further rounds, answer with what was found. Twice: abort."""
 
     def __init__(self, say: Callable[[str], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -10,12 +11,13 @@ from agenticlu.core.settings import (
     JsonSettings,
     ModelSettings,
     Positive,
+    PriceSettings,
     ReadingSettings,
     Spelling,
 )
 
 
-class AskSettings(ModelSettings, ReadingSettings, JsonSettings):
+class AskSettings(ModelSettings, ReadingSettings, PriceSettings, JsonSettings):
     """Settings of `agenticlu ask`."""
 
     questions: Annotated[
@@ -23,7 +25,8 @@ class AskSettings(ModelSettings, ReadingSettings, JsonSettings):
     ] = ()
     """A question; may be repeated."""
     questions_file: Annotated[str | None, Spelling("questions", metavar="FILE")] = None
-    """Questions, one per line, or JSONL with question, options, id; '-' is standard input."""
+    """Questions: a line each, JSONL with question, options, id, or a CSV table with a column
+    'question'; '-' is standard input."""
     option: Annotated[tuple[str, ...], Spelling(separator="|", aliases=("options",))] = ()
     """A choice of a multiple-choice question; repeat it, or write A|B|C."""
     profile: str = "default"
@@ -36,8 +39,16 @@ class AskSettings(ModelSettings, ReadingSettings, JsonSettings):
     """Sampling temperature; 0 is greedy."""
     spans: bool = False
     """Read a document that is too long for the model piece by piece."""
+    shortlist: Positive = 128
+    """Of several documents read by --spans: most pieces that the model scores for a question. A
+    search by words finds them."""
     max_total_tokens: Positive | None = None
     """Maximum prompt and sampled tokens of one question. Default: no limit."""
+    out: Annotated[Path | None, Spelling(metavar="TABLE")] = None
+    """Ask each question of each document by itself, into this .csv or .jsonl table; run again to
+    resume."""
+    concurrency: Positive = 1
+    """With --out: documents asked at once."""
     dry_run: bool = False
     """Estimate the cost; ask nothing."""
     quiet: bool = False
