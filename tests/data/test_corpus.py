@@ -66,7 +66,7 @@ def test_columns_are_mapped(tmp_path: Path):
     assert (item.document.text, item.question.text, item.question.id) == ("text", "?", "5")
     with pytest.raises(ConfigError) as caught:
         list(load_corpus(source, columns={"contxt": "body"}))
-    assert caught.value.hint == "Did you mean context?"
+    assert caught.value.hint == "Did you mean context or context_file?"
 
 
 def test_narrativeqa_is_known_by_its_layout(tmp_path: Path):

@@ -46,6 +46,19 @@ def test_a_document_without_words_is_its_first_pieces() -> None:
     assert len(PieceIndex(shown).pick("What?", 99)) == len(shown.pieces)
 
 
+def test_an_index_is_built_once_and_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(
+        "agenticlu.dialogue.run.search_words", lambda text: built.append(text) or text.split()
+    )
+    shown = show_document(Document.of("Ada has a kite. " * 40, "kites"), TOKENIZER, 16)
+    index = PieceIndex(shown)
+    assert built == []
+    for _ in range(3):
+        index.pick("kite", 2)
+    assert len(built) == len(shown.pieces) + 3
+
+
 def test_words_without_spaces_are_found() -> None:
     lines = [f"第{i}章记载了一条河流和一座古老的磨坊，苍鹭在岸边飞过。" for i in range(30)]
     lines[22] = "水坝由马拉女士出资建造，费用是四十一枚银币，她住在北京。"

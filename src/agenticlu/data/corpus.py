@@ -1,6 +1,7 @@
 """Documents with questions and known answers, from JSONL, Parquet or a hub data set.
 
-One line holds a `context`, a `question` and its `answers`. Other names are mapped:
+One line holds a `context`, a `question` and its `answers`; in the place of a context,
+`context_file` names a document or several beside the corpus. Other names are mapped:
 
     load_corpus("qa.parquet", columns={"context": "text", "answers": "target"})
 """
@@ -22,14 +23,15 @@ from agenticlu.core.files import Row, load_numbered_rows, load_rows, plain_suffi
 from agenticlu.core.golds import as_python, is_absent, load_json, read_golds
 from agenticlu.core.options import FROM_ONE, Options, find_options, read_options, right_options
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
+from agenticlu.data.context_files import load_context_files
 from agenticlu.data.shapes import expand_row, join_context
 
 HUB_ADDRESS = "hf://datasets/"
 FIELDS = (
     *("context", "question", "answers"),
-    *("id", "document_id", "options", "gold_spans", "hops"),
+    *("id", "document_id", "options", "gold_spans", "hops", "context_file"),
 )
-"""Fields of a row; the first three are required."""
+"""Fields of a row; the first three are required, but `context_file` stands for a context."""
 ALIASES: dict[str, tuple[str, ...]] = {
     "context": (
         *("context", "document", "text", "passage", "article", "story", "plot", "paragraph"),
@@ -208,18 +210,10 @@ def build_item(
         DocumentError: A field is missing or has a wrong value; names the line.
     """
     fields = _Fields(row, f"Line {position + 1} of {source}", columns or {})
-    context, asked = fields.text("context"), fields.text("question")
+    asked = fields.text("question")
     options = fields.options()
     answers = fields.answers(options)
-    given = fields.optional("document_id")
-    document = (documents or {}).get(context)
-    if document is None:
-        # '#' separates the source from the corpus's own id, so it must not occur in the source.
-        plain = source.replace("#", "%23")
-        document = Document.of(context, source=plain if given in (None, "") else f"{plain}#{given}")
-        if documents is not None:
-            documents.clear()
-            documents[context] = document
+    document = _find_document(fields, source, {} if documents is None else documents)
     given_id = fields.optional("id")
     question = Question(
         id=str(given_id) if given_id is not None else content_id(document.id, asked, *answers),
@@ -228,8 +222,30 @@ def build_item(
         options=options.texts,
         hops=fields.hops(),
     )
-    spans = fields.gold_spans(len(context))
+    spans = fields.gold_spans(len(document.text))
     return Item(position=position, document=document, question=question, gold_spans=spans)
+
+
+def _find_document(fields: _Fields, source: str, documents: dict[str, Document]) -> Document:
+    """Returns the document of a row: the last one again where it is the same."""
+    files = as_python(fields.optional("context_file"))
+    key = f"\0{files!r}" if files else fields.text("context")
+    given = fields.optional("document_id")
+    if key in documents:
+        return documents[key]
+    # '#' separates the source from the corpus's own id, so it must not occur in the source.
+    plain = source.replace("#", "%23")
+    named = plain if given in (None, "") else f"{plain}#{given}"
+    if files:
+        path = Path(source)
+        folder = path if path.is_dir() else path.parent if path.is_file() else None
+        document = load_context_files(files, folder, fields.where)
+        document = document.model_copy(update={"source": named})
+    else:
+        document = Document.of(key, source=named)
+    documents.clear()
+    documents[key] = document
+    return document
 
 
 def own_id(document: Document) -> str | None:
@@ -370,7 +386,7 @@ class _Fields:
 
     def __init__(self, row: Mapping[str, Any], where: str, columns: Mapping[str, str]) -> None:
         self._row = row
-        self._where = where
+        self.where = where
         self._columns = columns
 
     def optional(self, field: str) -> Any:
@@ -391,7 +407,7 @@ class _Fields:
         if not found:
             known = ", ".join(_shown_names(self._row))
             raise DocumentError(
-                f"{self._where} has no {field!r}; its columns: {known}.",
+                f"{self.where} has no {field!r}; its columns: {known}.",
                 hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
             )
         # What is null may stand under a name like it; a model's response is no gold answer.
@@ -423,11 +439,11 @@ class _Fields:
         with self._named():
             golds = read_golds(value)
         if not golds:
-            raise _NoAnswerError(f"{self._where} has no accepted answer.", hint=_ANSWER_HINT)
+            raise _NoAnswerError(f"{self.where} has no accepted answer.", hint=_ANSWER_HINT)
         if not options.texts:
             if name in OF_OPTIONS and not isinstance(value, bool):
                 raise DocumentError(
-                    f"{self._where}: {name} names an option, and the row has no options.",
+                    f"{self.where}: {name} names an option, and the row has no options.",
                     hint="Map them: --column options=NAME, or --column answers=NAME.",
                 )
             return golds
@@ -443,7 +459,7 @@ class _Fields:
         try:
             yield
         except DocumentError as error:
-            raise DocumentError(f"{self._where}: {error.message}", hint=error.hint) from error
+            raise DocumentError(f"{self.where}: {error.message}", hint=error.hint) from error
 
     def hops(self) -> int | None:
         value = self.optional("hops")
@@ -474,7 +490,7 @@ class _Fields:
 
     def _error(self, field: str, wanted: str, value: object) -> DocumentError:
         hint = _OPTION_HINT if field == "answers" else None
-        return DocumentError(f"{self._where}: {field} {wanted}, not {value!r}"[:300], hint=hint)
+        return DocumentError(f"{self.where}: {field} {wanted}, not {value!r}"[:300], hint=hint)
 
 
 def _shown_names(row: Mapping[str, Any]) -> list[str]:

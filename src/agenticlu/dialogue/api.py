@@ -14,8 +14,10 @@ from agenticlu.core.files import Closing
 from agenticlu.core.records import Document
 from agenticlu.core.settings import THINKING_TOKENS, Effort, Settings, TokenCount
 from agenticlu.dialogue.answer import Answer, Event, make_question
+from agenticlu.dialogue.ask import SHORTLIST
 from agenticlu.dialogue.ask import ask as ask_engine
 from agenticlu.dialogue.estimate import AskEstimate, estimate
+from agenticlu.dialogue.run import PieceIndex, ShownDocument, control_tokens
 from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
 from agenticlu.engines import DEFAULT_TIMEOUT_S, ModelChoice
@@ -130,6 +132,8 @@ class Reader(Closing):
         self.pieces = split(
             self.document, self.tokenizer, settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
         )
+        shown = ShownDocument(self.document, self.pieces, control_tokens(self.tokenizer))
+        self._index = PieceIndex(shown)
 
     @property
     def engine(self) -> Engine:
@@ -155,6 +159,7 @@ class Reader(Closing):
         options: Sequence[str] = (),
         rounds: int = 1,
         spans: bool = False,
+        shortlist: int = SHORTLIST,
         temperature: float | None = None,
         max_total_tokens: int | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -166,6 +171,7 @@ class Reader(Closing):
             options: Choices of a multiple-choice question.
             rounds: Maximum rounds of clarification; a self-check of yes ends them.
             spans: Read a document that does not fit the model's window piece by piece.
+            shortlist: Most pieces of several documents that are scored then, found by words.
             temperature: 0 is greedy.
             max_total_tokens: Maximum prompt and sampled tokens.
             on_event: Called after every turn, and while scanning by spans.
@@ -186,8 +192,10 @@ class Reader(Closing):
             profile=self.profile,
             rounds=rounds,
             spans=spans,
+            shortlist=shortlist,
             temperature=self._temperature if temperature is None else temperature,
             pieces=self.pieces,
+            index=self._index,
             max_total_tokens=max_total_tokens,
             on_event=on_event,
         )
@@ -249,6 +257,7 @@ def ask(
     options: Sequence[str] = (),
     rounds: int = 1,
     spans: bool = False,
+    shortlist: int = SHORTLIST,
     temperature: float | None = None,
     max_total_tokens: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -268,6 +277,7 @@ def ask(
         options: Choices of a multiple-choice question.
         rounds: Maximum rounds of clarification.
         spans: Read a document that does not fit the model's window piece by piece.
+        shortlist: Most pieces of several documents that are scored then, found by words.
         temperature: 0 is greedy.
         max_total_tokens: Maximum prompt and sampled tokens.
         on_event: Called after every turn.
@@ -282,6 +292,7 @@ def ask(
             options=options,
             rounds=rounds,
             spans=spans,
+            shortlist=shortlist,
             temperature=temperature,
             max_total_tokens=max_total_tokens,
             on_event=on_event,
@@ -295,6 +306,7 @@ async def ask_async(
     options: Sequence[str] = (),
     rounds: int = 1,
     spans: bool = False,
+    shortlist: int = SHORTLIST,
     temperature: float | None = None,
     max_total_tokens: int | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -307,6 +319,7 @@ async def ask_async(
             options=options,
             rounds=rounds,
             spans=spans,
+            shortlist=shortlist,
             temperature=temperature,
             max_total_tokens=max_total_tokens,
             on_event=on_event,

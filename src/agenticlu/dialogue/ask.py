@@ -77,6 +77,7 @@ async def ask(
     shortlist: int = SHORTLIST,
     temperature: float = 0.0,
     pieces: Sequence[Piece] | None = None,
+    index: PieceIndex | None = None,
     max_total_tokens: int | None = None,
     stop: Callable[[], bool] | None = None,
     on_event: Callable[[Event], None] | None = None,
@@ -97,6 +98,7 @@ async def ask(
             for each clarification, when they are read piecewise; a search by words finds them.
         temperature: 0 is greedy.
         pieces: The document's pieces, where the caller has split it already.
+        index: Of these pieces, where the caller asks more than one question.
         max_total_tokens: Maximum prompt and sampled tokens. On the limit the best answer so far
             is returned, and marked in its notes.
         stop: Called before every turn; once it returns True, the latest answer is the answer.
@@ -117,6 +119,7 @@ async def ask(
         question=question,
         tokenizer=tokenizer,
         scanner=PieceScanner(shown, profile, engine),
+        index=index or PieceIndex(shown),
         rounds=rounds,
         shortlist=shortlist,
         temperature=temperature,
@@ -136,6 +139,7 @@ class _Asking:
     question: Question
     tokenizer: Tokenizer
     scanner: PieceScanner
+    index: PieceIndex
     rounds: int
     shortlist: int
     temperature: float
@@ -152,7 +156,6 @@ class _Asking:
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
         self.latest: Dialogue | None = None
         self.longest_thought = 0
-        self.index: PieceIndex | None = None
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
@@ -331,7 +334,6 @@ class _Asking:
         total = len(self.shown.pieces)
         if not self.document.parts or total <= self.shortlist:
             return range(total)
-        self.index = self.index or PieceIndex(self.shown)
         return self.index.pick(question, self.shortlist)
 
     # The answer

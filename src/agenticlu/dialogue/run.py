@@ -9,6 +9,7 @@ ranking.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import re
 from collections import Counter, defaultdict
@@ -294,15 +295,20 @@ class Bm25:
 
 
 class PieceIndex:
-    """Ranks the pieces of a document by BM25.
+    """Ranks the pieces of a document by BM25; built when first used.
 
     Args:
         shown: The document.
     """
 
     def __init__(self, shown: ShownDocument) -> None:
+        self._shown = shown
+
+    @functools.cached_property
+    def _bm25(self) -> Bm25:
+        shown = self._shown
         # One piece's words at a time: those of many megabytes are not held together.
-        self._bm25 = Bm25(search_words(shown.text(piece.index)) for piece in shown.pieces)
+        return Bm25(search_words(shown.text(piece.index)) for piece in shown.pieces)
 
     def pick(self, question: str, k: int) -> tuple[int, ...]:
         """Returns the `k` best pieces, ascending; where nothing tells them apart, the first."""

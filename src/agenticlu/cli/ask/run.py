@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agenticlu.core.records import Document, Piece, Question
     from agenticlu.dialogue.answer import Answer, Event
     from agenticlu.dialogue.estimate import AskEstimate
+    from agenticlu.dialogue.run import PieceIndex
     from agenticlu.engines.base import Engine
 
 
@@ -70,6 +71,7 @@ class AskSetup:
         question: Question,
         engine: Engine,
         *,
+        index: PieceIndex | None = None,
         stop: Callable[[], bool],
         on_event: Callable[[Event], None] | None = None,
     ) -> Answer:
@@ -87,6 +89,7 @@ class AskSetup:
             shortlist=self.settings.shortlist,
             temperature=self.settings.temperature,
             pieces=pieces,
+            index=index,
             max_total_tokens=self.settings.max_total_tokens,
             stop=stop,
             on_event=on_event,
@@ -125,18 +128,23 @@ class AskRun:
     setup: AskSetup = field(init=False)
     document: Document = field(init=False)
     pieces: Sequence[Piece] = field(init=False)
+    index: PieceIndex = field(init=False)
     questions: list[Question | None] = field(init=False)
     interrupt: Interrupt = field(init=False)
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
+        from agenticlu.dialogue.run import PieceIndex, ShownDocument, control_tokens
         from agenticlu.documents import load_document, split
 
         self.document = load_document(self.files, limits=self.settings.limits)
         for line in describe_reading(self.document):
             self.say(line)
         self.setup = AskSetup(self.settings)
-        self.pieces = split(self.document, self.setup.tokenizer, self.setup.piece_tokens)
+        tokenizer = self.setup.tokenizer
+        self.pieces = split(self.document, tokenizer, self.setup.piece_tokens)
+        shown = ShownDocument(self.document, tuple(self.pieces), control_tokens(tokenizer))
+        self.index = PieceIndex(shown)
         self.questions = [
             None if "error" in row else self.setup.make_question(self.document, row)
             for row in self.rows
@@ -206,6 +214,7 @@ class AskRun:
                 self.pieces,
                 question,
                 engine,
+                index=self.index,
                 stop=lambda: self.interrupt.once,
                 on_event=steps,
             )
