@@ -78,9 +78,9 @@ def test_show_prints_what_the_model_is_shown(tiny_model_path: Path) -> None:
     lines = done.stdout.splitlines()
     told = [line for line in lines if line.startswith("# ") and line != "# Ducks"]
     assert re.fullmatch(r"# docs: \d+ paragraphs, \d+ tokens", told[0])
-    assert told[1] == "# Read 2 files of docs."
+    assert told[1] == "# Read 2 files (docs)."
     assert told[2].startswith("# Not read: c.pdf: PDF")
-    assert told[3] == "# Passed over in docs: 1 image."
+    assert told[3] == "# Passed over: 1 image."
     document = load_document("docs")
     view = mark(document, split(document, load_tokenizer(str(tiny_model_path)), 16))
     shown = [line for line in lines if line not in told]
@@ -137,7 +137,7 @@ def test_what_was_left_out_is_told_in_a_few_lines() -> None:
     )
     document = Document.of("x" * 9, "all", parts=parts, unread={"z": "It is broken."})
     assert list(describe_reading(document)) == [
-        "Read 9 files of all.",
+        "Read 9 files (all).",
         "Not read: z: It is broken.",
         "Left out of 0.docx: 0 charts.",
         "Left out of 1.docx: 1 chart.",
@@ -163,7 +163,7 @@ def test_a_folder_is_asked_as_one_document(engine: Any) -> None:
     assert "    “The teacher of Bo Otis is Ada Yardley.”" in lines
     assert "Note: 1 of 3 files were not read: c.pdf." in lines
     assert "Not read: c.pdf: PDF" in done.stderr
-    assert "Passed over in docs: 1 image." in done.stderr
+    assert "Passed over: 1 image." in done.stderr
     first = made[0].requests[0].messages[1].content
     assert first.startswith("File: a.txt\n<para 0> The snow")
     assert "\nFile: b.md (Ducks)\n<para 1> # Ducks" in first

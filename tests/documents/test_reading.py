@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -159,6 +161,25 @@ def test_a_folder_that_may_not_be_listed_is_named(folder: Path) -> None:
         assert "sub" in load_document("docs").unread
     finally:
         (folder / "sub").chmod(0o755)
+
+
+def test_of_many_arguments_one_without_documents_does_not_end_it(folder: Path) -> None:
+    Path("bare").mkdir()
+    os.mkfifo("pipe")
+    document = load_document(["bare", "outside.txt", "pipe", "/dev/zero", "docs/chapter 9.md"])
+    assert [part.name for part in document.parts] == ["outside.txt", "chapter 9.md"]
+    assert set(document.unread) == {"bare", "pipe", "/dev/zero"}
+    with pytest.raises(DocumentError, match="nothing to read"):
+        load_document(["bare", "pipe"])
+    with pytest.raises(DocumentError, match="Pattern"):
+        load_document(["outside.txt", "*.nothing"])
+
+
+def test_pipes_of_a_shell_are_read() -> None:
+    program = "import sys, agenticlu; print(len(agenticlu.load_document(sys.argv[1:]).parts))"
+    shell = f"{sys.executable} -c '{program}' <(echo one) <(echo two)"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "2\n", done.stderr
 
 
 def test_limits_are_told(folder: Path) -> None:

@@ -20,12 +20,12 @@ def describe_reading(document: Document) -> Iterator[str]:
 
     if document.parts:
         number = len(document.parts)
-        yield f"Read {number:,} file{'s' if number > 1 else ''} of {document.source}."
+        yield f"Read {number:,} file{'s' if number > 1 else ''} ({document.source})."
     yield from _at_most(
         [f"Not read: {name}: {reason}" for name, reason in document.unread.items()], "not read"
     )
     if document.parts and document.left_out:
-        yield f"Passed over in {document.source}: {render_counts(document.left_out)}."
+        yield f"Passed over: {render_counts(document.left_out)}."
     holders = document.parts or (document,)
     named = [(getattr(one, "name", one.source), one.left_out) for one in holders if one.left_out]
     yield from _at_most(
@@ -39,12 +39,12 @@ def describe_sources(sources: Sources, named: str) -> Iterator[str]:
     from agenticlu.documents.sources import render_counts
 
     number = len(sources.found)
-    yield f"Found {number:,} document{'s' if number != 1 else ''} in {named}."
+    yield f"Found {number:,} document{'s' if number != 1 else ''} ({named})."
     yield from _at_most(
         [f"Not read: {name}: {reason}" for name, reason in sources.unread.items()], "not read"
     )
     if sources.passed_over:
-        yield f"Passed over in {named}: {render_counts(sources.passed_over)}."
+        yield f"Passed over: {render_counts(sources.passed_over)}."
 
 
 def _at_most(lines: list[str], what: str) -> Iterator[str]:

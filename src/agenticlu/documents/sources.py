@@ -94,16 +94,41 @@ def find_sources(given: Sequence[str], limits: ReadingLimits) -> Sources:
     seen: set[object] = set()
     num_bytes = 0
     for one in given:
-        for address, name in _expand(one, sources):
-            key, size = _identify(address)
-            if key in seen:
-                continue
-            seen.add(key)
-            sources.found.append(Source(address, name))
-            num_bytes += size
-            limits.check(num_files=len(sources.found), num_bytes=num_bytes)
+        if len(given) > 1 and _may_be_endless(one):
+            sources.unread[one] = "It is a device or a pipe."
+            continue
+        try:
+            for address, name in _expand(one, sources):
+                key, size = _identify(address)
+                if key in seen:
+                    continue
+                seen.add(key)
+                sources.found.append(Source(address, name))
+                num_bytes += size
+                limits.check(num_files=len(sources.found), num_bytes=num_bytes)
+        except _NothingError as error:
+            # Of several arguments a shell's pattern may have made some; ours would be a slip.
+            if len(given) == 1 or is_pattern(one):
+                raise
+            sources.unread[one] = error.message
+    if not sources.found:
+        raise _NothingError("There is nothing to read.", hint="Name documents.")
     sources.found = _make_unique(sources.found)
     return sources
+
+
+class _NothingError(DocumentError):
+    """A folder or pattern without a document."""
+
+
+def _may_be_endless(given: str) -> bool:
+    """Whether reading a file may wait for ever; pipes that a shell makes, <(...), are meant."""
+    try:
+        mode = os.stat(given).st_mode
+    except (OSError, ValueError):
+        return False
+    is_plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return not is_plain and not given.startswith(("/dev/fd/", "/proc/self/fd/"))
 
 
 def _expand(given: str, sources: Sources) -> Iterator[tuple[str, str]]:
@@ -159,7 +184,7 @@ def _require(
         yield one
     if is_empty:
         over = render_counts(sources.passed_over)
-        raise DocumentError(
+        raise _NothingError(
             f"{what} holds nothing to read" + (f" (passed over: {over})." if over else "."),
             hint="Name the documents themselves, or another folder.",
         )
