@@ -387,6 +387,7 @@ def test_of_several_documents_words_choose_what_the_model_scores() -> None:
     ]
     document = join_documents(named, "all")
     pieces = split(document, TOKENIZER, 64)
+    events: list[Event] = []
 
     def reply(request: ScriptedRequest) -> str:
         holding = next(p.index for p in pieces if "Person31 " in document.text[p.start : p.end])
@@ -407,7 +408,10 @@ def test_of_several_documents_words_choose_what_the_model_scores() -> None:
         shortlist=4,
         context_tokens=4000,
         weights=by_words({"Person7 lives": "yes", "Person31 lives": "yes"}, "no"),
+        on_event=events.append,
     )
+    searches = [(event.round, event.total) for event in events if event.kind == "search"]
+    assert searches == [(1, len(pieces)), (1, len(pieces))]
     scored = [r.last for r in engine.requests if r.choices]
     assert len(scored) == 8, "four for the question, four for the clarification"
     assert len(pieces) > 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import random
 import socket
 import ssl
 import subprocess
@@ -253,6 +254,60 @@ def test_a_certificate_must_be_valid(
     assert load_document(url).text == "Sealed."
     with pytest.raises(DocumentError, match="from https to http"):
         load_document(url + "/down")
+
+
+FRAGMENTS = [
+    b"HTTP/1.1 200 OK\r\n",
+    b"HTTP/1.0 302 Found\r\n",
+    b"HTTP/9.9 999 \xff\r\n",
+    b"SSH-2.0-x\r\n",
+    b"Content-Type: text/html; charset=\xff\r\n",
+    b"Content-Type: text/plain; charset*=utf-8''%zz\r\n",
+    b"Content-Type: text/html; charset=replacement\r\n",
+    b"Content-Type: ;;;\r\n",
+    b"Content-Length: -5\r\n",
+    b"Content-Length: 99999999999999999999\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Content-Encoding: gzip\r\n",
+    b"Content-Encoding: \x1b[2J\r\n",
+    b"Location: /x\r\n",
+    b"Location: //[\r\n",
+    b"Location: http://\x00/\r\n",
+    b"Location: \xff\xfe\r\n",
+    b"X: y\r\n" * 150,
+    b"\r\n",
+    b"5\r\nhello\r\n0\r\n\r\n",
+    b"ffffffffffff\r\n",
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03",
+    b"A" * 70_000,
+]
+
+
+def test_no_reply_is_a_traceback() -> None:
+    rng = random.Random(5)
+    reply = b""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(4096)
+                        connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a"
+        outcomes = []
+        for _ in range(300):
+            start = rng.choices([*FRAGMENTS[:2], b""], (6, 3, 1))
+            reply = b"".join([*start, *rng.choices(FRAGMENTS, k=rng.randint(0, 7))])
+            try:
+                outcomes.append(len(fetch(url, timeout_s=5).data) >= 0)
+            except DocumentError as error:
+                outcomes.append(not error.message)
+        listener.shutdown(socket.SHUT_RDWR)
+    assert 30 < sum(outcomes) < 270, "both kinds were met"
 
 
 # --- Private networks -----------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Answer(Record):
     """Files among several that could not be read, by name, and why."""
 
 
-EventKind = Literal["scan", "turn"]
+EventKind = Literal["search", "scan", "turn"]
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ class _Asking:
 
     async def _scan(self, question: str, round_: int) -> None:
         """Scores every piece against one more question; keeps those relevant to any so far."""
-        only = self._list(question)
+        only = self._list(question, round_)
         pieces = [self.shown.pieces[index] for index in only]
         cost = sum(piece.num_tokens for piece in pieces) * 5 // 4 + 99 * len(pieces)
         if self._exceeds(cost):
@@ -329,11 +329,12 @@ class _Asking:
             )
         self.on_event(Event("scan", round_, pieces=self.kept, done=total, total=total))
 
-    def _list(self, question: str) -> Sequence[int]:
+    def _list(self, question: str, round_: int) -> Sequence[int]:
         """Returns the pieces to score: all, or of several documents those that words find."""
         total = len(self.shown.pieces)
         if not self.document.parts or total <= self.shortlist:
             return range(total)
+        self.on_event(Event("search", round_, total=total))
         return self.index.pick(question, self.shortlist)
 
     # The answer

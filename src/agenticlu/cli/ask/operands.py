@@ -26,7 +26,7 @@ def parse_operands(
         UsageError: There is no question, or no document.
     """
     last = operands[-1]
-    is_source = last == "-" or last.startswith(("http://", "https://")) or _exists(last)
+    is_source = last == "-" or last.lower().startswith(("http://", "https://")) or _exists(last)
     if has_questions:
         if not is_source and _looks_like_question(last):
             raise UsageError(

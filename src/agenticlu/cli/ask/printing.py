@@ -29,6 +29,8 @@ class Steps:
         """Shows one step."""
         if event.kind == "scan":
             self._show_scan(event)
+        elif event.kind == "search" and not self._quiet:
+            self._say(f"Searching {event.total:,} paragraphs by words")
         elif event.turn is not None and not self._quiet:
             self._show_turn(event)
 
