@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -239,8 +240,7 @@ def test_a_kill_loses_at_most_the_cell_in_flight(engine: Any, folder: Path) -> N
         process = subprocess.Popen([sys.executable, "-c", program])
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            lines = record.read_text().splitlines() if record.exists() else []
-            if len(lines) >= wanted:
+            if record.exists() and record.read_bytes().count(b"\n") >= wanted:
                 break
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -257,6 +257,23 @@ def test_a_kill_loses_at_most_the_cell_in_flight(engine: Any, folder: Path) -> N
     engine()
     ask(out="whole.csv")
     assert Path("whole.csv").read_bytes() == killed
+
+
+def test_an_interrupt_ends_after_the_cell(engine: Any, folder: Path) -> None:
+    def interrupting(request: ScriptedRequest) -> str:
+        if len(made[0].requests) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return reply(request)
+
+    made = engine(interrupting, latency_s=0.01)
+    done = ask()
+    assert done.exit_code != 0
+    assert "2 answered now" in done.stdout
+    assert len(made[0].requests) == 10, "a cell that was begun is not cut short"
+    assert len(table()) == 2
+    made = engine()
+    assert ask().exit_code == 0
+    assert len(made[0].requests) == 20
 
 
 # --- Questions ------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class AskSetup:
         engine: Engine,
         *,
         index: PieceIndex | None = None,
-        stop: Callable[[], bool],
+        stop: Callable[[], bool] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> Answer:
         """Asks a question as the settings say."""
@@ -223,11 +223,19 @@ class AskRun:
 
 
 class Interrupt:
-    """Ctrl-C once: no further rounds, answer with what was found. Twice: abort."""
+    """Ctrl-C once: begin nothing new. Twice: abort.
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    Args:
+        say: Tells people.
+        doing: What the first one leads to.
+    """
+
+    def __init__(
+        self, say: Callable[[str], None], doing: str = "answering with what was found so far"
+    ) -> None:
         self.once = False
         self._say = say
+        self._doing = doing
 
     def __enter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -246,7 +254,7 @@ class Interrupt:
         if self.once and self._task is not None:
             self._task.cancel()
         self.once = True
-        self._say("Interrupted: answering with what was found so far. Press Ctrl-C again to abort.")
+        self._say(f"Interrupted: {self._doing}. Press Ctrl-C again to abort.")
 
 
 class _BadRowError(Exception):

@@ -141,7 +141,7 @@ class TableRun:
             progress = Progress("cells", len(names) * len(keys), quiet=self.settings.quiet)
             engine = self.setup.choice.load(progress.say)
             try:
-                with progress, Interrupt(progress.say) as interrupt:
+                with progress, Interrupt(progress.say, "finishing the cells begun") as interrupt:
                     await self._fill(table, engine, progress, interrupt)
             finally:
                 table.finish(names, keys)
@@ -208,9 +208,8 @@ class TableRun:
             try:
                 pieces = pieces or split(document, self.setup.tokenizer, self.setup.piece_tokens)
                 question = self.setup.make_question(document, row)
-                answer = await self.setup.ask(
-                    document, pieces, question, engine, stop=lambda: interrupt.once
-                )
+                # An interrupt does not cut a cell short: what is kept is as of an unbroken run.
+                answer = await self.setup.ask(document, pieces, question, engine)
             except StoreError:
                 raise
             except AgenticluError as error:
