@@ -210,10 +210,10 @@ def build_item(
         DocumentError: A field is missing or has a wrong value; names the line.
     """
     fields = _Fields(row, f"Line {position + 1} of {source}", columns or {})
+    document = _find_document(fields, source, {} if documents is None else documents)
     asked = fields.text("question")
     options = fields.options()
     answers = fields.answers(options)
-    document = _find_document(fields, source, {} if documents is None else documents)
     given_id = fields.optional("id")
     question = Question(
         id=str(given_id) if given_id is not None else content_id(document.id, asked, *answers),
