@@ -224,6 +224,57 @@ BODIES: dict[str, tuple[str, str]] = {
         + f"<w:customXml>{p('d')}</w:customXml><w:future>{p('e')}</w:future>",
         "abc\n\nd\n\ne\n",
     ),
+    "carriage returns part words": (
+        p("<w:r><w:t>1998</w:t><w:cr/><w:t>2001</w:t></w:r>"),
+        "1998\n2001\n",
+    ),
+    "struck text": (
+        p(
+            "Fee ",
+            r("41", "<w:strike/>"),
+            r(" 42", "<w:dstrike/>"),
+            r(" 45", '<w:strike w:val="0"/>'),
+        ),
+        "Fee ~~41 42~~ 45\n",
+    ),
+    "characters of fonts of symbols": (
+        p(
+            r("x "),
+            r("\uf0b3", '<w:rFonts w:ascii="Symbol" w:hAnsi="Symbol"/>'),
+            r(" 41, "),
+            r("a", '<w:rFonts w:ascii="Symbol"/>'),
+            r(" \u00fe", '<w:rFonts w:hAnsi="Wingdings"/>'),
+        ),
+        "x ≥ 41, α 🗹\n",
+    ),
+    "a number that is raised by its position": (
+        p(
+            "10",
+            r("6", '<w:position w:val="6"/>'),
+            " boats",
+            r(" all raised", '<w:position w:val="6"/>'),
+        ),
+        "10^6 boats all raised\n",
+    ),
+    "a large first letter": (
+        p("T", more='<w:framePr w:dropCap="drop" w:lines="3"/>') + p("he mill."),
+        "The mill.\n",
+    ),
+    "an equation between digits": (
+        p(
+            "2",
+            "<m:oMath><m:f><m:num><m:r><m:t>1</m:t></m:r></m:num><m:den><m:r><m:t>2</m:t></m:r></m:den>"
+            "</m:f></m:oMath>",
+            "3",
+        ),
+        "2 1/2 3\n",
+    ),
+    "rows that begin in a later column": (
+        "<w:tbl>"
+        + f"<w:tr><w:tc>{p('a')}</w:tc><w:tc>{p('b')}</w:tc><w:tc>{p('c')}</w:tc></w:tr>"
+        + f"<w:tr><w:trPr><w:gridBefore w:val='2'/></w:trPr><w:tc>{p('7')}</w:tc></w:tr></w:tbl>",
+        "a | b | c\n|  | 7\n",
+    ),
     "a style of one's own in the outline": (
         p("Part", more="<w:outlineLvl w:val='1'/>") + p("Text."),
         "## Part\n\nText.\n",
@@ -352,6 +403,16 @@ STYLES = f"""<w:styles {SPACES}>
 <w:style w:type="numbering" w:styleId="Law">
 <w:pPr><w:numPr><w:numId w:val="1"/></w:numPr></w:pPr></w:style>
 </w:styles>"""
+
+
+@pytest.mark.parametrize(
+    "renamed", [lambda name: name.replace("/", "\\"), "My file/{}".format, "./{}".format]
+)
+def test_archives_packed_anew_by_other_programs(read, renamed) -> None:
+    with zipfile.ZipFile(io.BytesIO(docx(p("The fee is 41.")))) as archive:
+        files = {renamed(name): archive.read(name) for name in archive.namelist()}
+    root = {renamed("[Content_Types].xml"): b"<x/>", "__MACOSX/._x": b"junk"}
+    assert read(packed({**root, **files})).text == "The fee is 41.\n"
 
 
 def test_styles_hide_raise_and_head(read) -> None:

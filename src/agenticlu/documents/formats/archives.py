@@ -18,6 +18,8 @@ from agenticlu.documents.formats import Parsed, name_of
 
 MAX_ENTRIES = 50_000
 """Most files of an archive; books of thousands of pictures have some thousands."""
+_ROOT_FILES = ("[Content_Types].xml", "META-INF/container.xml", "META-INF/manifest.xml")
+"""Of which a document has one."""
 _BROKEN = (
     *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, ExpatError, RuntimeError, OSError),
     *(etree.LxmlError, KeyError, IndexError, ValueError, AttributeError, TypeError),
@@ -35,6 +37,7 @@ def open_archive(data: bytes, name: str) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             _check_sizes(archive, name)
+            _tidy_names(archive)
             yield archive
     except RecursionError:
         raise  # it is whole, but nested too deeply, which the caller says
@@ -43,6 +46,20 @@ def open_archive(data: bytes, name: str) -> Iterator[zipfile.ZipFile]:
             f"{name} is a broken or encrypted office file: {error}",
             hint="Open it in an office program and save it as PDF.",
         ) from error
+
+
+def _tidy_names(archive: zipfile.ZipFile) -> None:
+    """Undoes what repacking does to names: backslashes, and one folder around everything."""
+    infos = [one for one in archive.infolist() if not one.filename.startswith("__MACOSX/")]
+    names = [one.filename.replace("\\", "/").removeprefix("./") for one in infos]
+    folder = names[0].partition("/")[0] + "/" if names else ""
+    has_root = any(f"{folder}{name}" in names for name in _ROOT_FILES)
+    if has_root and all(name.startswith(folder) for name in names):
+        names = [name.removeprefix(folder) for name in names]
+    for info, name in zip(infos, names, strict=True):
+        info.filename = name
+    archive.filelist = infos
+    archive.NameToInfo = dict(zip(names, infos, strict=True))
 
 
 def _check_sizes(archive: zipfile.ZipFile, name: str) -> None:

@@ -36,12 +36,20 @@ _KEPT_PROPERTIES = frozenset(
     f"{_W}{name}"
     for name in (
         *("pStyle", "numPr", "outlineLvl", "sectPr", "rPr", "del", "vertAlign"),
-        *("tblHeader", "gridSpan", "vMerge"),
+        *("strike", "tblHeader", "gridSpan", "vMerge"),
     )
 )
 """Properties that bear on the text or its order."""
 _DRAWN = re.compile(r"\s*EQ\b")
 """A field that draws an equation, from before there were better ones."""
+_SYMBOL_FONT = re.compile(r"Symbol|Webdings|Wingdings( [23])?")
+"""Fonts whose characters are other signs than their codes say."""
+_MAX_RAISED = 5
+"""Characters. Longer stretches that stand higher are a matter of layout."""
+_LEAST_RAISE = 4
+"""Half-points."""
+_MAX_COLUMNS = 63
+"""Of a table, in Word."""
 _NOTE_MARKS = tuple(
     f"{_W}{name}" for name in ("footnoteReference", "endnoteReference", "footnoteRef", "endnoteRef")
 )
@@ -65,7 +73,8 @@ class Part:
         steps: tuple[Callable[[], None], ...] = (
             *(self._drop_deleted, self._write_equations, self._write_fields, self._write_ruby),
             *(self._drop_hidden, self._unwrap, self._read_drawings, self._lift_boxes),
-            *(self._raise_styled, self._write_characters, self._simplify),
+            *(self._join_initials, self._raise_styled, self._strike_styled, self._write_symbols),
+            *(self._write_characters, self._indent_rows, self._simplify),
         )
         for step in steps:
             step()
@@ -93,6 +102,8 @@ class Part:
             for node in list(self.root.iter(f"{_M}{name}")):
                 text = render_omml(node)
                 whole = name == "oMathPara" and node.getparent().tag != f"{_W}p"
+                if not whole:
+                    text = _apart(node, text)
                 ooxml.replace(node, [paragraph(text) if whole else run(text)])
 
     def _write_fields(self) -> None:
@@ -209,22 +220,74 @@ class Part:
             if host is not None:
                 host.addnext(block)
 
+    def _join_initials(self) -> None:
+        """Puts a large first letter, which is a paragraph of its own, before its word."""
+        for frame in self._all("framePr"):
+            block = next(frame.iterancestors(f"{_W}p"), None)
+            if frame.get(f"{_W}dropCap") not in {"drop", "margin"} or block is None:
+                continue
+            after = block.getnext()
+            if after is not None and after.tag == block.tag:
+                at = 0 if after.find(f"{_W}pPr") is None else 1
+                after[at:at] = [one for one in block if one.tag != f"{_W}pPr"]
+                ooxml.replace(block, [])
+
     def _raise_styled(self) -> None:
-        """Writes into a run whether its style raises or lowers it, as in 10⁶."""
+        """Writes into a run whether its style or position raises or lowers it, as in 10⁶."""
         for one in self._all("r"):
             properties = one.find(f"{_W}rPr")
-            style = value_of(properties, "rStyle")
-            if style is None or value_of(properties, "vertAlign") is not None:
+            if properties is None or value_of(properties, "vertAlign") is not None:
                 continue
-            found = self._styles.value(style, "rPr", "vertAlign")
+            style = value_of(properties, "rStyle")
+            found = _raised(one, value_of(properties, "position"))
+            found = found or (style and self._styles.value(style, "rPr", "vertAlign"))
             if found and next(one.iter(*_NOTE_MARKS), None) is None:
                 etree.SubElement(properties, f"{_W}vertAlign").set(f"{_W}val", found)
+
+    def _strike_styled(self) -> None:
+        """Marks struck text in one way, however it was struck."""
+        for properties in self._all("rPr"):
+            given = [properties.find(f"{_W}{name}") for name in ("strike", "dstrike")]
+            is_struck = is_on(properties, "strike") or is_on(properties, "dstrike")
+            if given == [None, None] and (style := value_of(properties, "rStyle")) is not None:
+                values = (self._styles.value(style, "rPr", n) for n in ("strike", "dstrike"))
+                is_struck = any(v is not None and v not in {"0", "false", "off"} for v in values)
+            for old in given:
+                if old is not None:
+                    properties.remove(old)
+            if is_struck:
+                etree.SubElement(properties, f"{_W}strike")
+
+    def _write_symbols(self) -> None:
+        """Names the font of signs that are written as characters of a font of symbols."""
+        for fonts in self._all("rFonts"):
+            name = fonts.get(f"{_W}ascii") or fonts.get(f"{_W}hAnsi") or ""
+            one = next(fonts.iterancestors(f"{_W}r"), None)
+            if one is None or not _SYMBOL_FONT.fullmatch(name):
+                continue
+            for text in one.findall(f"{_W}t"):
+                ooxml.replace(text, [_symbol(name, char) for char in text.text or ""])
 
     def _write_characters(self) -> None:
         for node in self._all("ptab"):
             ooxml.replace(node, [etree.Element(f"{_W}tab")])
+        for node in self._all("cr"):
+            ooxml.replace(node, [etree.Element(f"{_W}br")])
         for node in self._all("br"):
             node.attrib.clear()  # the end of a page parts words, too
+
+    def _indent_rows(self) -> None:
+        """Writes an empty cell for the columns that a row passes over at its beginning."""
+        for before in self._all("gridBefore"):
+            row = next(before.iterancestors(f"{_W}tr"), None)
+            number = before.get(f"{_W}val", "")
+            first = None if row is None else row.find(f"{_W}tc")
+            if first is not None and number.isdecimal() and 0 < int(number) <= _MAX_COLUMNS:
+                cell = etree.Element(f"{_W}tc")
+                properties = etree.SubElement(cell, f"{_W}tcPr")
+                etree.SubElement(properties, f"{_W}gridSpan").set(f"{_W}val", number)
+                cell.append(etree.Element(f"{_W}p"))
+                first.addprevious(cell)
 
     def _simplify(self) -> None:
         """Joins what stands in one line in one script: the converter takes its time for each."""
@@ -246,8 +309,37 @@ class Part:
                 one.getparent().remove(one)
 
 
-def _script(one: Any) -> str:
-    return value_of(one, "rPr", "vertAlign") or "baseline"
+def _script(one: Any) -> tuple[str, bool]:
+    is_struck = value_of(one, "rPr", "strike") is not None
+    return value_of(one, "rPr", "vertAlign") or "baseline", is_struck
+
+
+def _apart(node: Any, text: str) -> str:
+    """Keeps an equation from joining the word before or after it: '2' and '1/2' are not '21/2'."""
+    before, after = node.getprevious(), node.getnext()
+    last = "" if before is None else "".join(before.itertext(f"{_W}t"))[-1:]
+    first = "" if after is None else "".join(after.itertext(f"{_W}t"))[:1]
+    left = last.isalnum() and text[:1].isalnum()
+    return " " * left + text + " " * (first.isalnum() and text[-1:].isalnum())
+
+
+def _raised(one: Any, position: str | None) -> str | None:
+    """Returns the script that a run's position (in half-points) comes to, None if it is none."""
+    if position is None or not re.fullmatch(r"[-+]?\d{1,4}", position):
+        return None
+    text = "".join(one.itertext(f"{_W}t")).strip()
+    if abs(int(position)) < _LEAST_RAISE or not 0 < len(text) <= _MAX_RAISED:
+        return None
+    return "superscript" if int(position) > 0 else "subscript"
+
+
+def _symbol(font: str, char: str) -> Any:
+    if not (" " < char <= "\xff" or "\uf020" < char <= "\uf0ff"):
+        return _text(char)
+    node = etree.Element(f"{_W}sym")
+    node.set(f"{_W}font", font)
+    node.set(f"{_W}char", f"F0{ord(char) & 0xFF:02X}")
+    return node
 
 
 def _append(one: Any, child: Any) -> None:
