@@ -36,6 +36,78 @@ def test_what_a_page_holds(name: str) -> None:
     assert html.convert(page(body)).text == text
 
 
+LOOKS = {
+    "lines by style": (
+        '<span style="display:block">1998</span><span style="display: flex">1999</span>',
+        "1998\n\n1999\n",
+    ),
+    "raised by style": (
+        '10<span style="vertical-align: super">6</span>, '
+        'x<font style="vertical-align:sub">1</font>',
+        "10^6, x1\n",
+    ),
+    "struck by style": (
+        'Fee <span style="text-decoration: line-through">41</span> 45',
+        "Fee ~~41~~ 45\n",
+    ),
+    "items in wrappers": (
+        "<ol start=4><div><li>a</li></div><my-item><li>b<ol><li>c</ol></li></my-item></ol>",
+        "4. a\n\n5. b\n   1. c\n",
+    ),
+    "entries with headings": (
+        "<table><tr><td><h3>Oak</h3><p>old</p></td><td>12</td></tr>"
+        "<tr><td><h3>Elm</h3><p>new</p></td><td>30</td></tr></table>",
+        "Oak old | 12\nElm new | 30\n",
+    ),
+    "chapters in a table": (
+        f"<table><tr><td><h2>Oak</h2><p>{'old ' * 60}</p></td></tr><tr><td>b</td></tr></table>",
+        f"## Oak\n\n{'old ' * 59}old\n\nb\n",
+    ),
+    "links to notes of another page": (
+        'In 1998<a href="n.html#n1">1</a>, 1999<a href="n.html#n2"><sup>2</sup></a>, '
+        'issue #<a href="n.html#n3">3</a>, <a href="n.html#x">4 oaks</a>.',
+        "In 1998[1], 1999[2], issue #3, 4 oaks.\n",
+    ),
+    "numbers of printed pages": (
+        "in 19<span role='doc-pagebreak' id='p13'>13</span>98",
+        "in 1998\n",
+    ),
+    "elements with a prefix": (
+        '<p xmlns:m="http://www.w3.org/1998/Math/MathML">x <m:math><m:mfrac><m:mn>1</m:mn>'
+        "<m:mn>2</m:mn></m:mfrac></m:math></p>",
+        "x 1/2\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_what_looks_like_an_element_is_read_as_one(name: str) -> None:
+    body, text = LOOKS[name]
+    assert html.convert(page(body)).text == text
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "<footer><ol><li id='n'>{}</ol></footer>",
+        "<aside id='n'>{}</aside>",
+        "<div class='footnotes'><p><a id='n'></a>{}</p></div>",
+        "<div id='n' hidden>{}</div>",
+        "<div style='display: none'><p id='n'>{}</p></div>",
+    ],
+)
+@pytest.mark.parametrize("main", ["main", "div"])
+def test_notes_that_the_text_points_to_are_read(main: str, around: str) -> None:
+    text = f"<{main}><p>The mill is old and small.<a href='#n'>1</a></p></{main}>"
+    note = around.format("Paid by Mara.")
+    found = html.convert(page(f"{text}{note}<footer>(c) nobody</footer>"))
+    assert "small.[1]" in found.text
+    assert "Paid by Mara." in found.text
+    assert "nobody" not in found.text
+    without = html.convert(page(f"{text.replace('#n', '#o')}{note}<footer>(c) nobody</footer>"))
+    assert ("Paid by Mara." in without.text) == (main == "div" and "footnotes" in around)
+
+
 WHOLE = """<!DOCTYPE html><html><head><title>Vell  today</title><style>p {color: red}</style>
 <script>var secret = "x";</script></head><body>
 <nav><a href="/">Home</a></nav><header><h1>The news</h1></header>

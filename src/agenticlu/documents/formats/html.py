@@ -19,13 +19,18 @@ from agenticlu.documents.formats.html_text import Writer
 _MAIN = (("main, [role=main]", 4), ("article", 2))
 """Elements that hold the main text, and the least share of the page's words (as 1 / n) that makes
 them believable."""
-_NOTES = "[role^=doc-footnote], [role^=doc-endnote], [role^=doc-note]"
+_NOTES = "[role^=doc-footnote], [role^=doc-endnote], [role^=doc-note], [role=note]"
+_NOTE_MARK = re.compile(r"[\[(]?(\d{1,4}|[*†‡§¶]{1,3}|(?<=[\[(])[a-z])[\])]?")
+_INLINE = frozenset(("a", "span", "sup", "b", "i", "em", "strong", "small"))
 _NO_TEXT = "script, style, template, noscript"
 _AROUND = "nav, body > header, body > footer, body > aside, [role=navigation]"
 _MAX_DEPTH = 5000
 """Deeper elements are opened no more: building the tree takes the square of its depth."""
 _OPENING = re.compile(
     r"<(/?)((?:div|section|article|ul|ol|dl|table|blockquote|center|form)\b)", re.I
+)
+_PREFIX = re.compile(
+    r"xmlns:([\w.-]+)\s*=\s*[\"']http://www\.w3\.org/(?:1998/Math/MathML|1999/xhtml|2000/svg)[\"']"
 )
 _VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _SELF_CLOSED = re.compile(
@@ -83,9 +88,11 @@ def _read(html: str, is_xml: bool, is_page: bool) -> tuple[Parsed, list[str]]:
         return Parsed(""), []
     body = root.css_first("body, frameset") or root
     writer = Writer(spare=len(html) + 4096)
+    notes = _linked_notes(body)
+    writer.point_to(notes)
     if is_page:
         writer.furniture = False
-        _keep_to_main(body, writer)
+        _keep_to_main(body, notes, writer)
     writer.write(body)
     if is_page and not writer.text():  # all of it is navigation: an index
         writer = Writer(spare=len(html) + 4096)
@@ -96,6 +103,9 @@ def _read(html: str, is_xml: bool, is_page: bool) -> tuple[Parsed, list[str]]:
 
 
 def _prepare(html: str, is_xml: bool) -> str:
+    if "xmlns:" in html:
+        for prefix in set(_PREFIX.findall(html)):
+            html = re.sub(rf"<(/?){re.escape(prefix)}:(?=\w)", r"<\1", html)
     if is_xml:
         html = _SELF_CLOSED.sub(r"<\1\2></\1>", html)
         html = _escape_cdata(html)
@@ -122,14 +132,31 @@ def _escape_cdata(html: str) -> str:
     return first
 
 
-def _keep_to_main(body: LexborNode, writer: Writer) -> None:
+def _linked_notes(body: LexborNode) -> list[LexborNode]:
+    """Returns the elements that numbers and signs in the text, such as [3] and *, point to."""
+    targets = {
+        (link.attributes["href"] or "")[1:]
+        for link in body.css("a[href^='#']")
+        if _NOTE_MARK.fullmatch(link.text().strip())
+    }
+    found = []
+    for node in body.css("[id]") if targets else ():
+        if node.attributes["id"] in targets:
+            while node.tag in _INLINE and node.parent is not None:
+                node = node.parent
+            found.append(node)
+    return found
+
+
+def _keep_to_main(body: LexborNode, linked: list[LexborNode], writer: Writer) -> None:
     """Has the writer pass over what surrounds the main text of a page."""
     size = _num_chars(body, f"{_NO_TEXT}, {_AROUND}")
     for selector, share in _MAIN:
         found = body.css(selector)
         # Several articles are a listing: then the page is the document.
         if len(found) == 1 and _num_chars(found[0], _NO_TEXT) * share >= size > 0:
-            notes = [node for node in body.css(_NOTES) if not _is_in(node, found[0])]
+            passed = {node.mem_id for node in found[0].traverse()} | _around(found[0])
+            notes = [one for one in body.css(_NOTES) + linked if one.mem_id not in passed]
             writer.keep_to([*_heading_above(body, found[0]), found[0], *notes])
             return
 
@@ -147,8 +174,10 @@ def _heading_above(body: LexborNode, main: LexborNode) -> list[LexborNode]:
     return [heading]
 
 
-def _is_in(node: LexborNode, other: LexborNode) -> bool:
-    at: LexborNode | None = node
-    while at is not None and at.mem_id != other.mem_id:
-        at = at.parent
-    return at is not None
+def _around(node: LexborNode) -> set[int]:
+    """Returns the identities of the elements around one."""
+    found = set()
+    while node.parent is not None:
+        node = node.parent
+        found.add(node.mem_id)
+    return found

@@ -48,13 +48,16 @@ class InlineWriter:
     """Open super- and subscripts."""
 
     def _enter_link(self, node: LexborNode, given: Given) -> Leave | Skipped | None:
-        if not (given.get("href") or "").startswith("#"):
+        page, sign, _ = (given.get("href") or "").partition("#")
+        if not sign:
             return None
         text = node.text().strip().replace("\u200b", "")
         if text in _BACKLINKS or (given.get("role") or "") == "doc-backlink":
             return Skipped()
         glued = bool(self.line) and self.line[-1][-1:].strip(" \t\n([{/") != ""
         is_note = "noteref" in f"{given.get('role')} {given.get('epub:type')}"
+        if page and not is_note:  # notes of another page are numbered behind words
+            glued = glued and re.fullmatch(r"[\w.,;:!?)”’»]", self.line[-1][-1:]) is not None
         if (glued or is_note) and re.fullmatch(r"\d{1,4}|[*†‡§a-z]", text):
             self.line.append(f"[{text}]")
             return Skipped()

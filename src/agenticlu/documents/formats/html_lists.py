@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from selectolax.lexbor import LexborNode
 
@@ -10,6 +11,7 @@ _STYLES = {
     **{"lower-alpha": "a", "lower-latin": "a", "upper-alpha": "A", "upper-latin": "A"},
     **{"lower-roman": "i", "upper-roman": "I", "decimal": "1", "none": ""},
 }
+_LISTS = frozenset(("ol", "ul", "menu", "dir"))
 _ROMAN = (
     *((1000, "m"), (900, "cm"), (500, "d"), (400, "cd"), (100, "c"), (90, "xc"), (50, "l")),
     *((40, "xl"), (10, "x"), (9, "ix"), (5, "v"), (4, "iv"), (1, "i")),
@@ -18,7 +20,7 @@ _ROMAN = (
 
 def item_marks(ordered: LexborNode) -> dict[int, str]:
     """Returns the mark of each item of an `ol`, such as '3. ' or 'iv. ', by its `mem_id`."""
-    items = [child for child in ordered.iter() if child.tag == "li"]
+    items = list(_items(ordered))
     given = ordered.attributes
     step = -1 if "reversed" in given else 1
     number = _parse_number(given.get("start"), len(items) if step < 0 else 1)
@@ -31,6 +33,17 @@ def item_marks(ordered: LexborNode) -> dict[int, str]:
         marks[item.mem_id] = f"{_write(number, kind)}. " if kind else "- "
         number += step
     return marks
+
+
+def _items(ordered: LexborNode) -> Iterator[LexborNode]:
+    """Yields the items of a list in order, also those in wrappers of the page's programs."""
+    open_ = [ordered]
+    while open_:
+        node = open_.pop()
+        if node.tag == "li":
+            yield node
+        elif node is ordered or node.tag not in _LISTS:
+            open_ += reversed(list(node.iter()))
 
 
 def _style(given: dict[str, str | None], default: str) -> str:

@@ -12,6 +12,8 @@ _LONG_CELL = 2000
 """Characters. Longer cells arrange a page; they are read one after the other."""
 _LONG_LINE = 120
 """Characters. The only cell of a row is a line of the table if it is shorter."""
+_LONG_ENTRY = 200
+"""Characters. A cell with a heading is an entry of a table if it is shorter, else a chapter."""
 _LONG_REPEAT = 80
 """Characters. Shorter cells over several rows are repeated in each."""
 _MAX_COLUMNS = 1000
@@ -37,14 +39,19 @@ class _Cell(NamedTuple):
         texts = (b.text.lstrip("# ") if b.kind == "heading" else b.text for b in self.blocks)
         return " ".join(" ".join(texts).split())
 
-    @property
-    def is_page(self) -> bool:
-        """Whether blocks of it would be lost on one line."""
+    def is_page(self, is_alone: bool) -> bool:
+        """Whether blocks of it would be lost on one line.
+
+        Args:
+            is_alone: Whether its row is the table's only one.
+        """
         if len(self.blocks) < 2:
             return bool(self.blocks) and len(self.blocks[0].text) > _LONG_CELL
         kinds = [block.kind for block in self.blocks]
-        is_long = sum(len(block.text) for block in self.blocks) > _LONG_CELL
-        return is_long or "heading" in kinds or kinds.count("row") > 1
+        if is_alone and "heading" in kinds:
+            return True
+        most = _LONG_ENTRY if "heading" in kinds else _LONG_CELL
+        return sum(len(block.text) for block in self.blocks) > most or kinds.count("row") > 1
 
 
 @dataclass(slots=True)
@@ -57,6 +64,8 @@ class Table:
     """Column -> further rows that a cell above covers, and its text."""
     group: int = 0
     """Identity of the row's group: cells do not reach out of it."""
+    is_alone: bool = False
+    """Whether the open row is the only one of its group."""
     had_row: bool = False
     """Whether the last row was written on a line."""
 
@@ -67,6 +76,7 @@ class Table:
         if group != self.group:
             self.spans.clear()
         self.group = group
+        self.is_alone = not _has_sibling(row)
 
     def add_cell(self, blocks: list[Block], columns: int, rows: str | None) -> None:
         """Adds a cell to the open row; `rows` as written in the page."""
@@ -85,7 +95,7 @@ class Table:
         """
         cells, self.cells = self.cells or [], None
         filled = [cell for cell in cells if cell.blocks]
-        if any(cell.is_page for cell in cells) or not self._is_line(cells, filled):
+        if any(cell.is_page(self.is_alone) for cell in cells) or not self._is_line(cells, filled):
             self.had_row = False
             self._pass_spans(cells)
             return [block for cell in cells for block in cell.blocks], spare
@@ -137,3 +147,14 @@ class Table:
     def _pass_spans(self, cells: list[_Cell]) -> None:
         if cells:
             self.spans = {at: (n - 1, text) for at, (n, text) in self.spans.items() if n > 1}
+
+
+def _has_sibling(row: LexborNode) -> bool:
+    """Whether an element stands beside others of its kind."""
+    for step in ("prev", "next"):
+        at = getattr(row, step)
+        while at is not None and at.tag != row.tag:
+            at = getattr(at, step)
+        if at is not None:
+            return True
+    return False

@@ -53,7 +53,17 @@ _ROLES = {
     **{"table": "table", "grid": "table", "treegrid": "table", "row": "tr", "cell": "td"},
     **{"gridcell": "td", "columnheader": "td", "rowheader": "td", "list": "ul", "listitem": "li"},
 }
-_DISPLAYS = {"table": "table", "table-row": "tr", "table-cell": "td"}
+_DISPLAYS = {
+    **{"table": "table", "table-row": "tr", "table-cell": "td"},
+    **dict.fromkeys(("block", "flex", "grid", "list-item"), "div"),
+}
+_STYLES = (
+    (re.compile(r"vertical-align:(super|text-top)\b"), "sup"),
+    (re.compile(r"vertical-align:(sub|text-bottom)\b"), "sub"),
+    (re.compile(r"text-decoration(-line)?:[^;]*line-through"), "s"),
+)
+"""What a page writes as a style in place of an element."""
+_STYLED = frozenset(("span", "font", "small", "big", "b", "i", "em", "strong"))
 _FURNITURE = frozenset(("header", "footer", "aside"))
 """What surrounds the text of a whole page, unless a heading or a note is in it."""
 _ANCHOR_CLASSES = re.compile(
@@ -96,6 +106,8 @@ class Writer(InlineWriter):
     sections: int = 0
     """Open elements whose headers and footers are their own, not the page's."""
 
+    notes: frozenset[int] = frozenset()
+    """Identities of the notes that the text points to, and of the elements around them."""
     kept: frozenset[int] = frozenset()
     """Identities of the elements that are read, where not all are."""
     above: frozenset[int] = frozenset()
@@ -103,14 +115,12 @@ class Writer(InlineWriter):
 
     def keep_to(self, nodes: list[LexborNode]) -> None:
         """Has everything outside of some elements left out, and counted."""
-        above = set()
-        for node in nodes:
-            at = node.parent
-            while at is not None and at.mem_id not in above:
-                above.add(at.mem_id)
-                at = at.parent
         self.kept = frozenset(node.mem_id for node in nodes)
-        self.above = frozenset(above)
+        self.above = _around(nodes)
+
+    def point_to(self, nodes: list[LexborNode]) -> None:
+        """Has notes read wherever they stand, also where they are hidden until one asks."""
+        self.notes = frozenset(node.mem_id for node in nodes) | _around(nodes)
 
     def text(self) -> str:
         """Returns what was written, ending with a line end unless it is empty."""
@@ -198,8 +208,8 @@ class Writer(InlineWriter):
             tag = _ROLES.get(given["role"] or "", tag)
             if given["role"] == "heading":
                 tag = f"h{min(6, _number(given.get('aria-level'), 2))}"
-        if style and (display := re.search(r"display:([\w-]+)", style)):
-            tag = _DISPLAYS.get(display[1], tag)
+        if style:
+            tag = _styled(tag, style)
         if tag in _AS_IT_STANDS or "white-space:pre" in style or "white-space:break" in style:
             return self._enter_verbatim()
         if tag in _HEADINGS:
@@ -249,7 +259,11 @@ class Writer(InlineWriter):
                 return tag == "img" or tag == "span" or "Display" in node_class
             if _ANCHOR_CLASSES.search(node_class) and len(node.text().strip()) < 12:
                 return True
-        if _is_hidden(tag, given):
+        kind = f"{given.get('role') or ''} {given.get('epub:type') or ''}"
+        if "pagebreak" in kind:  # the number of a printed page, in the middle of a sentence
+            return True
+        is_note = node.mem_id in self.notes or ("note" in kind and "noteref" not in kind)
+        if not is_note and _is_hidden(tag, given):
             if node.css_first("math") is not None:  # hidden beside a picture of the formula
                 return False
             self.left_out["hidden passage"] += bool(node.text().strip())
@@ -267,7 +281,7 @@ class Writer(InlineWriter):
         if tag == "dialog" and "open" not in given:
             self.left_out["hidden passage"] += 1
             return True
-        if self.furniture:
+        if self.furniture or node.mem_id in self.notes:
             return False
         kind = f"{given.get('role') or ''} {given.get('epub:type') or ''}"
         if tag != "nav" and "navigation" not in kind:
@@ -428,6 +442,26 @@ _METHODS: dict[str, _Method] = {
     "q": lambda writer, *_: writer._enclose("“", "”"),
     **dict.fromkeys(("del", "s", "strike"), lambda writer, *_: writer._enclose("~~", "~~")),
 }
+
+
+def _around(nodes: list[LexborNode]) -> frozenset[int]:
+    """Returns the identities of the elements around some elements."""
+    found = set()
+    for node in nodes:
+        at = node.parent
+        while at is not None and at.mem_id not in found:
+            found.add(at.mem_id)
+            at = at.parent
+    return frozenset(found)
+
+
+def _styled(tag: str, style: str) -> str:
+    """Returns the element that one with a style looks like."""
+    display = re.search(r"display:([\w-]+)", style)
+    shown = _DISPLAYS.get(display[1], tag) if display else tag
+    if tag not in _STYLED:
+        return tag if shown == "div" else shown
+    return next((name for look, name in _STYLES if look.search(style)), shown)
 
 
 def _is_hidden(tag: str, given: Given) -> bool:
