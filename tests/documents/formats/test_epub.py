@@ -272,6 +272,26 @@ def test_notes_formulas_and_titles_in_headers_are_read(read) -> None:
     assert document.text == "## The Weir\n\nIt is old[1], x^2.\n\nPaid by Mara.\n"
 
 
+def test_pages_that_only_links_name_come_last(read) -> None:
+    files: Files = {
+        "OPS/a.xhtml": chapter("<p>In 1998<a epub:type='noteref' href='n%201.xhtml#n'>1</a></p>"),
+        "OPS/b.xhtml": TWO,
+        "OPS/n 1.xhtml": chapter("<p id='n'>Paid. <a href='m.xhtml'>More</a></p>"),
+        "OPS/m.xhtml": chapter("<p>More 41</p>"),
+        "OPS/x.xhtml": chapter("<p>an old cover</p>"),
+    }
+    manifest = "a a.xhtml\nb b.xhtml\nn n%201.xhtml\nm m.xhtml\nx x.xhtml"
+    document = read(book(manifest, refs("a", "b"), files))
+    assert document.text == "In 1998[1]\n\nsecond\n\nPaid. More\n\nMore 41\n"
+
+
+def test_notes_that_wait_for_a_tap_are_read(read) -> None:
+    body = "<p>Old.</p><aside epub:type='footnote' hidden='hidden'><p>Paid.</p></aside>"
+    document = read(book("a a.xhtml", refs("a"), {"OPS/a.xhtml": chapter(body)}))
+    assert document.text == "Old.\n\nPaid.\n"
+    assert document.left_out == {}
+
+
 @pytest.mark.parametrize("damage", ["no package", "an empty package", "nothing in the order"])
 def test_a_broken_book_says_so(read, damage: str) -> None:
     files = book("a a.xhtml", refs("gone"), {"OPS/a.xhtml": ONE})

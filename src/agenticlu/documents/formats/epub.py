@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
+import re
 import urllib.parse
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ from agenticlu.documents.formats import Parsed, html, name_of
 _CONTAINER = "META-INF/container.xml"
 _FONT_OBFUSCATIONS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
 """Disguises of embedded fonts; the text of such a book is open."""
+_LINK = re.compile(rb"<a\s[^<>]*?href\s*=\s*[\"']([^\"'#<>]+)")
 _TEXT_TYPES = (
     "application/xhtml+xml",
     "application/x-dtbook+xml",
@@ -83,7 +85,8 @@ def parse(archive: zipfile.ZipFile, source: str) -> Parsed:
     """Reads the chapters of a book in reading order, each as a page with its title.
 
     Chapters that cannot be read are counted. What the book's order calls auxiliary
-    (linear="no"), such as notes, is read where it stands.
+    (linear="no"), such as notes, is read where it stands; what it does not name, but a chapter
+    points to, comes last.
 
     Raises:
         DocumentError: The book is locked, or none of its chapters can be read.
@@ -99,15 +102,18 @@ def parse(archive: zipfile.ZipFile, source: str) -> Parsed:
     texts: list[str] = []
     pages: list[Page] = []
     start = 0
-    for item in order:
+    known = {item.path for item in order}
+    for item in order:  # it grows by what its pages point to
         try:
             if item.path in locked:
                 raise KeyError(item.path)
-            parsed = html.read(files.read(item.path), item.path, is_xml=True)
+            data = files.read(item.path)
+            parsed = html.read(data, item.path, is_xml=True)
         except _UNREADABLE:
             left_out["unreadable chapter"] += 1
             continue
         left_out += parsed.left_out
+        order += _pointed_to(data, item, items, known)
         if not parsed.text:
             continue
         text = parsed.text + "\n"
@@ -189,6 +195,22 @@ def _reading_order(package: Any, items: dict[str, _Item], left_out: Counter[str]
         texts = (item for item in items.values() if item.is_text)
         order = {item.path: item for item in texts if "nav" not in item.properties}
     return list(order.values())
+
+
+def _pointed_to(data: bytes, item: _Item, items: dict[str, _Item], known: set[str]) -> list[_Item]:
+    """Returns the pages of text, not known so far, that a page has links to."""
+    if len(known) == len(items):
+        return []
+    folder = posixpath.dirname(item.path)
+    links = {link.decode("utf-8", "replace") for link in _LINK.findall(data)}
+    paths = {_joined(folder, link) for link in links if ":" not in link}
+    found = [
+        one
+        for one in items.values()
+        if one.path in paths - known and one.is_text and "nav" not in one.properties
+    ]
+    known.update(one.path for one in found)
+    return found
 
 
 def _readable(items: dict[str, _Item], name: str) -> _Item | None:

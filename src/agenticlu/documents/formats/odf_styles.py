@@ -77,6 +77,11 @@ class OdfStyles:
             return ""
         return "sub" if number.startswith("-") else "sup"
 
+    def is_struck(self, node: Any) -> bool:
+        """Whether text has a line through it."""
+        names = ("text-line-through-style", "text-line-through-type")
+        return any(self.value("text", node, name) not in {"", "none"} for name in names)
+
     def is_title(self, node: Any) -> bool:
         """Whether a paragraph is the document's title."""
         names = [get(one, "name") for one in self.chain("paragraph", get(node, "style-name"))]

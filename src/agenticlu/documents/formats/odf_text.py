@@ -177,6 +177,8 @@ class OdfWriter:
             if self._is_hidden("text", node):
                 return ""
             text, tag = self._inline(node), self._styles.script(node)
+            if text.strip() and self._styles.is_struck(node):
+                text = f"<s>{text}</s>"
             return f"<{tag}>{text}</{tag}>" if tag and text.strip() else text
         if name in {"text:s", "text:tab"}:
             return " "

@@ -210,6 +210,9 @@ def _inline(paragraph: Any) -> str:
             text = html_text.escape(node.findtext(f"{_A}t") or "")
             properties = node.find(f"{_A}rPr")
             shift = "0" if properties is None else properties.get("baseline", "0")
+            strike = "noStrike" if properties is None else properties.get("strike", "noStrike")
+            if strike != "noStrike" and text.strip():
+                text = f"<s>{text}</s>"
             tag = "" if shift.strip("0%") == "" else "sub" if shift.startswith("-") else "sup"
             out.append(f"<{tag}>{text}</{tag}>" if tag and text.strip() else text)
         else:

@@ -72,6 +72,7 @@ class _Group:
     script: str = ""
     hidden: bool = False
     deleted: bool = False
+    struck: bool = False
     is_start: bool = False
     """Whether this group's first control word is still to come."""
     is_optional: bool = False
@@ -196,7 +197,7 @@ class _Reader:
                 self._dropping = dropped
             if not dropped:
                 self.has_text = self.has_text or bool(text.strip())
-                self._stories[-1].add(text, group.script)
+                self._stories[-1].add(text, group.script, is_struck=group.struck)
 
     # --- Groups and control words -----------------------------------------------------------------
 
@@ -315,7 +316,9 @@ class _Reader:
         self._paragraph = Paragraph(label=label)
 
     def _reset_characters(self, _: int | None) -> None:
-        self._group = replace(self._group, script="", hidden=False, deleted=False, font=None)
+        self._group = replace(
+            self._group, script="", hidden=False, deleted=False, struck=False, font=None
+        )
 
     def _end_cell(self, _: int | None) -> None:
         self._stories[-1].end_cell(self._paragraph)
@@ -376,6 +379,12 @@ class _Reader:
 
     def _set_hidden(self, number: int | None) -> None:
         self._group.hidden = number != 0
+
+    def _set_struck(self, number: int | None) -> None:
+        self._group.struck = number != 0
+
+    def _raise(self, number: int | None, script: str = "sup") -> None:
+        self._group.script = "" if number == 0 else script
 
     def _set_deleted(self, number: int | None) -> None:
         self._group.deleted = number != 0
@@ -441,6 +450,8 @@ _ACTIONS: dict[str, Callable[[_Reader, int | None], None]] = {
     **{"ansicpg": _Reader._set_codepage, "f": _Reader._set_font, "deff": _Reader._set_default_font},
     **{"fcharset": _Reader._set_charset, "uc": _Reader._set_skipped, "line": _Reader._break_line},
     **{"chpgn": _Reader._count_pages, "v": _Reader._set_hidden, "deleted": _Reader._set_deleted},
+    **dict.fromkeys(("strike", "striked"), _Reader._set_struck),
+    **{"up": _Reader._raise, "dn": lambda reader, number: reader._raise(number, "sub")},
     "super": lambda reader, _: reader._set_script("sup"),
     "sub": lambda reader, _: reader._set_script("sub"),
     "nosupersub": lambda reader, _: reader._set_script(""),

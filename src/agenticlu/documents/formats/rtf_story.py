@@ -44,10 +44,15 @@ class Story:
         self._tables: list[_Table] = []
         self._list_depth = 0
 
-    def add(self, text: str, script: str = "") -> None:
+    def add(self, text: str, script: str = "", *, is_struck: bool = False) -> None:
         """Adds text; `script` is 'sup', 'sub' or ''."""
-        escaped = html.escape(text)
-        self._line.append(f"<{script}>{escaped}</{script}>" if script and text.strip() else escaped)
+        written = html.escape(text)
+        for tag in (script, "s" * is_struck) if text.strip() else ():
+            written = f"<{tag}>{written}</{tag}>" if tag else written
+        if is_struck and written.endswith("</s>") and self.text().endswith("</s>"):
+            self._line[-1] = self._line[-1].removesuffix("</s>")  # pieces of one stretch
+            written = written.removeprefix("<s>")
+        self._line.append(written)
 
     def add_break(self) -> None:
         """Adds a line break."""
