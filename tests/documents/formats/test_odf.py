@@ -38,6 +38,8 @@ STYLES = f"""<office:automatic-styles>
  style:text-position="super 58%"/></style:style>
 <style:style style:name="Down" style:family="text"><style:text-properties
  style:text-position="-25% 58%"/></style:style>
+<style:style style:name="Struck" style:family="text"><style:text-properties
+ style:text-line-through-style="solid"/></style:style>
 <style:style style:name="Gone" style:family="text"><style:text-properties text:display="none"/>
 </style:style>
 <style:style style:name="GonePage" style:family="drawing-page"><style:drawing-page-properties
@@ -119,6 +121,10 @@ TEXTS: dict[str, tuple[str, str]] = {
             "</text:span>O"
         ),
         "10^6 H2O\n",
+    ),
+    "struck figures": (
+        p('Fee <text:span text:style-name="Struck">41</text:span> 45'),
+        "Fee ~~41~~ 45\n",
     ),
     "spaces, tabs, line ends": (
         p('a<text:s text:c="3"/>b<text:tab/>c<text:line-break/>d <text:span>e</text:span> f'),

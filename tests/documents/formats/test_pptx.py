@@ -83,6 +83,22 @@ def test_slides_are_pages(read) -> None:
     assert document.left_out == {"hidden slide": 1}
 
 
+def looks(slide: Any) -> None:
+    paragraph = box(slide, 1, "").text_frame.paragraphs[0]
+    fonts = f'<a:latin {A} typeface="Symbol"/>', f'<a:sym {A} typeface="Symbol"/>'
+    for text, strike, font in (
+        *(("41", "sngStrike", ""), (" 45 ", "noStrike", "")),
+        *(("\uf0b3", "", fonts[1]), (" ", "", fonts[1]), ("a", "", fonts[0])),
+    ):
+        run = paragraph.add_run()
+        run.text = text
+        properties = run._r.get_or_add_rPr()
+        if strike:
+            properties.set("strike", strike)
+        if font:
+            properties.append(etree.fromstring(font))
+
+
 def numbered(slide: Any) -> None:
     frame = box(slide, 1, "a").text_frame
     for text in ("b", "c"):
@@ -198,6 +214,7 @@ SLIDES: dict[str, tuple[Callable[[Any], None], str]] = {
     "rows of boxes": (labelled_rows, "1901\n\nfire 0\n\n1924\n\nfire 1\n\n"),
     "descriptions of pictures": (described, "[image: The mill in 1901]\n\n"),
     "line breaks": (lambda slide: box(slide, 1, "a\vb"), "a\nb\n\n"),
+    "struck figures and signs of a font of symbols": (looks, "~~41~~ 45 ≥ α\n\n"),
 }
 
 

@@ -48,6 +48,19 @@ BODIES: dict[str, tuple[str, str]] = {
     ),
     "braces and backslashes": (r"\pard a \{b\} c\\d\par", "a {b} c\\d\n"),
     "scripts": (r"\pard 10{\super 6} H{\sub 2}O 7\super 2\nosupersub  x\par", "10^6 H2O 7^2 x\n"),
+    "raised and struck figures": (
+        r"\pard 10{\up6 6} boats, fee {\strike 4\'31} 45\par",
+        "10^6 boats, fee ~~41~~ 45\n",
+    ),
+    "signs of a font of symbols": (
+        r"{\fonttbl{\f7\fcharset2 Symbol;}}\pard x {\f7 \'b3\u-3999?} 41\par",
+        "x ≥a 41\n".replace("a", chr(0x3B1)),
+    ),
+    "rows that do not say that they are in a table, and merged cells": (
+        r"\trowd\clvmgf\cellx1\cellx2 Oak\cell 12\cell\row"
+        r"\trowd\clvmrg\cellx1\cellx2 \cell 30\cell\row\pard End.\par",
+        "Oak | 12\nOak | 30\n\nEnd.\n",
+    ),
     "lists": (
         r"\pard{\listtext 1.\tab}\ilvl0 a\par{\listtext (a)\tab}\ilvl1 b\par\pard"
         r"{\pntext\'b7\tab}c\par\pard d\par",

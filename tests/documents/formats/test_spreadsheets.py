@@ -71,6 +71,18 @@ def test_cells_are_read_as_displayed(read) -> None:
     assert document.left_out == {}
 
 
+def test_raised_lowered_and_struck_figures(read) -> None:
+    def make(book: Any) -> None:
+        up, gone = book.add_format({"font_script": 1}), book.add_format({"font_strikeout": True})
+        sheet = book.add_worksheet("Boats")
+        sheet.write_rich_string(0, 0, "10", up, "6", " boats")
+        sheet.write_rich_string(1, 0, "Fee ", gone, "41", " 45")
+        sheet.write_rich_string(2, 0, "a ", book.add_format({"bold": True}), "b", " <c>")
+
+    text = read(workbook(make)).text
+    assert [part in text for part in ("10^6 boats", "Fee ~~41~~ 45", "a b <c>")] == [True] * 3
+
+
 def test_sheets_are_pages_and_hidden_ones_are_named(read) -> None:
     def make(book: Any) -> None:
         for name, hide in (("First", ""), ("Secret", "hide"), ("Deep", "very_hidden"), ("R&D", "")):

@@ -82,6 +82,15 @@ def test_encodings_that_cannot_be_mistaken_are_no_guess(write: Write, encoding: 
     assert document.left_out == {}
 
 
+@pytest.mark.parametrize("data", [b"\x1b$B-!2A3J\x1b(B 41", b"\x1b$B-!2A3J\x1b(J 41"])
+def test_signs_that_makers_added_to_japanese_tables(write: Write, data: bytes) -> None:
+    assert load_document(write("a.txt", data)).text == "①価格 41"
+    narrow = b"\x1b(I6E\x1b(B 41"
+    assert load_document(write("a.txt", data + narrow)).text == "①価格 41ｶﾅ 41"
+    page = b"<meta charset=euc-jp><p>\xad\xa1\xb2\xc1\xb3\xca 41"
+    assert load_document(write("a.html", page)).text == "①価格 41\n"
+
+
 def test_a_few_broken_bytes_are_counted(write: Write) -> None:
     data = ("Zoé’s café. " * 20).encode() + b"\xff" + b"Ende"
     document = load_document(write("a.txt", data))

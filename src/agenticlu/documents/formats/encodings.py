@@ -34,6 +34,8 @@ _FEW = 20
 """One broken byte in as many letters is damage; more are another encoding."""
 _RARE = 200
 """Where one byte in as many is in doubt, a wrong guess spoils single letters only."""
+_SHIFTED = re.compile(rb"\x1b(?:(\$[@B])((?:[!-~]{2})*+)|\(I([!-_]*+)|\([BJ])", re.DOTALL)
+"""A stretch in the tables of Japanese, of its narrow syllables, or back to ASCII."""
 _SURE_LETTERS = 5
 """So many letters of two or three bytes each are UTF-8 by chance in no other encoding."""
 _OF_SEVERAL_BYTES = frozenset(("gbk", "gb18030", "big5hkscs", "big5", "euc_jp", "cp932", "cp949"))
@@ -62,6 +64,8 @@ def read_text(data: bytes, source: str, declared: str | None = None) -> tuple[st
         raise _binary_error(data, source)
     if data.isascii() and b"\x1b$" in data:
         declared = "iso2022_jp"  # Japanese in bytes of ASCII
+        with contextlib.suppress(UnicodeDecodeError):
+            return _decode_shifted(data), Counter()
     for encoding in _candidates(data, declared):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(encoding), Counter()
@@ -112,7 +116,9 @@ def _candidates(data: bytes, declared: str | None) -> list[str]:
         num_letters = len(text) - len(text.encode("ascii", "ignore"))
         if num_letters >= (_SURE_LETTERS if declared in _OF_SEVERAL_BYTES else 1):
             return ["utf-8"]  # whatever it declares
-    return [declared, "utf-8"]
+    # With the signs that makers added to its tables, such as ①.
+    more = ["euc_jis_2004"] if declared == "euc_jp" else []
+    return [declared, *more, "utf-8"]
 
 
 def _decode(
@@ -127,6 +133,21 @@ def _decode(
             f"{name_of(source)} is not {encoding.upper()}: byte {at + offset} is 0x{data[at]:02x}.",
             hint=f"Convert it first, for example: iconv -f {likely.upper()} -t UTF-8 IN > OUT",
         ) from error
+
+
+def _decode_shifted(data: bytes) -> str:
+    """Decodes ISO-2022-JP with the signs that makers added to its tables, such as ①."""
+
+    def raised(found: re.Match[bytes]) -> str:
+        high = bytes(byte | 0x80 for byte in found[2] or found[3] or b"")
+        return high.decode("euc_jis_2004" if found[2] else "cp932")
+
+    parts = []
+    at = 0
+    for found in _SHIFTED.finditer(data):
+        parts += [data[at : found.start()].decode("ascii"), raised(found)]
+        at = found.end()
+    return "".join(parts) + data[at:].decode("ascii")
 
 
 def _guess(data: bytes) -> tuple[str | None, float]:

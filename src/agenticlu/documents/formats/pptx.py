@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from agenticlu.core.records import Page
-from agenticlu.documents.formats import Parsed, html, ooxml
+from agenticlu.documents.formats import Parsed, html, ooxml, symbols
 from agenticlu.documents.formats.equations import render_omml
 from agenticlu.documents.formats.numbering import LABEL, format_number, set_labels
 from agenticlu.documents.formats.slide_order import reading_order
@@ -207,8 +207,8 @@ def _inline(paragraph: Any) -> str:
         if node.tag == f"{_A}br":
             out.append("<br>")
         elif node.tag in {f"{_A}r", f"{_A}fld"} and node.get("type") != "slidenum":
-            text = html_text.escape(node.findtext(f"{_A}t") or "")
             properties = node.find(f"{_A}rPr")
+            text = html_text.escape(_as_shown(properties, node.findtext(f"{_A}t") or ""))
             shift = "0" if properties is None else properties.get("baseline", "0")
             strike = "noStrike" if properties is None else properties.get("strike", "noStrike")
             if strike != "noStrike" and text.strip():
@@ -219,6 +219,14 @@ def _inline(paragraph: Any) -> str:
             equations = map(render_omml, node.iter(f"{{{ooxml.MATH}}}oMath"))
             out.append(html_text.escape("; ".join(equations)))
     return "".join(out)
+
+
+def _as_shown(properties: Any | None, text: str) -> str:
+    """Reads a run in the font that it is shown in."""
+    fonts = () if properties is None else properties.iterfind(f"{_A}latin")
+    if properties is not None and re.search("[\uf020-\uf0ff]", text):
+        fonts = properties.iterfind(f"{_A}sym")
+    return symbols.as_shown(next((one.get("typeface") for one in fonts), None), text)
 
 
 def _table(table: Any) -> str:

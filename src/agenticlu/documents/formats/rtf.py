@@ -16,7 +16,7 @@ from typing import Any
 from lxml import etree
 
 from agenticlu.core.errors import DocumentError
-from agenticlu.documents.formats import Parsed, html, name_of
+from agenticlu.documents.formats import Parsed, html, name_of, symbols
 from agenticlu.documents.formats.equations import render_omml
 from agenticlu.documents.formats.numbering import set_labels
 from agenticlu.documents.formats.rtf_story import Paragraph, Story
@@ -32,7 +32,15 @@ _CHARACTERS = {
 }
 _SYMBOLS = {"~": "\u00a0", "_": "\u2011", "{": "{", "}": "}", "\\": "\\"}
 _CODEPAGES = {
-    **{77: "mac_roman", 128: "cp932", 129: "cp949", 130: "johab", 134: "gbk", 136: "big5"},
+    **{
+        2: "latin-1",
+        77: "mac_roman",
+        128: "cp932",
+        129: "cp949",
+        130: "johab",
+        134: "gbk",
+        136: "big5",
+    },
     **{161: "cp1253", 162: "cp1254", 163: "cp1258", 177: "cp1255", 178: "cp1256", 186: "cp1257"},
     **{204: "cp1251", 222: "cp874", 238: "cp1250"},
 }
@@ -109,6 +117,7 @@ class _Reader:
         self.has_text = False
         self._encoding = "cp1252"
         self._fonts: dict[int, str] = {}
+        self._font_names: dict[int, str] = {}
         self._default_font: int | None = None
         self._headings: dict[int, int] = {}
         self._group = _Group()
@@ -120,6 +129,8 @@ class _Reader:
         self._notes: list[str] = []
         self._bytes = bytearray()
         self._captured = ""
+        self._merged: list[bool] = []
+        self._is_merged = False
         self._to_skip = 0
         self._dropping = ""
         self._math: list[Any] = []
@@ -181,7 +192,10 @@ class _Reader:
             font = self._default_font if self._group.font is None else self._group.font
             encoding = self._fonts.get(-1 if font is None else font, self._encoding)
             data, self._bytes = bytes(self._bytes), bytearray()
-            self._add_text(data.decode(encoding, "replace"))
+            text = data.decode(encoding, "replace")
+            if self._group.destination == "fonttbl" and self._group.font is not None:
+                self._font_names[self._group.font] = text.strip(" ;")
+            self._add_text(text)
 
     def _add_text(self, text: str) -> None:
         group = self._group
@@ -197,6 +211,8 @@ class _Reader:
                 self._dropping = dropped
             if not dropped:
                 self.has_text = self.has_text or bool(text.strip())
+                font = self._default_font if group.font is None else group.font
+                text = symbols.as_shown(self._font_names.get(-1 if font is None else font), text)
                 self._stories[-1].add(text, group.script, is_struck=group.struck)
 
     # --- Groups and control words -----------------------------------------------------------------
@@ -321,11 +337,22 @@ class _Reader:
         )
 
     def _end_cell(self, _: int | None) -> None:
+        self._set_in_table(None)  # some programs do not say so
         self._stories[-1].end_cell(self._paragraph)
         self._paragraph.label = None
 
     def _end_row(self, _: int | None) -> None:
-        self._stories[-1].end_row(1)
+        self._stories[-1].end_row(1, self._merged)
+
+    def _begin_row(self, _: int | None) -> None:
+        self._merged = []
+
+    def _begin_merged(self, _: int | None) -> None:
+        self._is_merged = True
+
+    def _define_cell(self, _: int | None) -> None:
+        self._merged.append(self._is_merged)
+        self._is_merged = False
 
     def _end_nested_row(self, _: int | None) -> None:
         self._stories[-1].end_row(self._paragraph.table_depth)
@@ -444,6 +471,8 @@ _ACTIONS: dict[str, Callable[[_Reader, int | None], None]] = {
     **dict.fromkeys(("par", "sect", "page", "column"), _Reader._end_paragraph),
     **dict.fromkeys(("cell", "nestcell"), _Reader._end_cell),
     **{"row": _Reader._end_row, "nestrow": _Reader._end_nested_row},
+    **{"trowd": _Reader._begin_row, "clvmrg": _Reader._begin_merged},
+    **{"cellx": _Reader._define_cell},
     **{"pard": _Reader._reset_paragraph, "plain": _Reader._reset_characters},
     **{"s": _Reader._set_style, "outlinelevel": _Reader._set_outline},
     **{"itap": _Reader._set_depth, "intbl": _Reader._set_in_table, "ilvl": _Reader._set_list_level},

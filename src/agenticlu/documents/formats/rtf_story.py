@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agenticlu.documents.formats.numbering import LABEL
+
+_LONG_REPEAT = 200
+"""Characters of HTML. Shorter cells over several rows are repeated in each."""
 
 
 @dataclass
@@ -15,6 +19,8 @@ class _Table:
     rows: list[str] = field(default_factory=list)
     cells: list[str] = field(default_factory=list)
     blocks: list[str] = field(default_factory=list)
+    above: list[str] = field(default_factory=list)
+    """The cells of the last row."""
 
 
 @dataclass
@@ -124,9 +130,13 @@ class Story:
         table.cells.append("".join(table.blocks))
         table.blocks = []
 
-    def end_row(self, depth: int) -> None:
-        """Ends a row of the table at a depth."""
+    def end_row(self, depth: int, merged: Sequence[bool] = ()) -> None:
+        """Ends a row of the table at a depth; of each cell, whether it continues the one above."""
         table = self._at(max(depth, 1))
+        for at, above in enumerate(table.above[: len(table.cells)]):
+            if at < len(merged) and merged[at]:
+                table.cells[at] = table.cells[at] or above
+        table.above = [cell if len(cell) <= _LONG_REPEAT else "" for cell in table.cells]
         if table.cells:
             table.rows.append(_row(table.cells))
         table.cells, table.blocks = [], []

@@ -10,7 +10,10 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from html import escape
 from typing import Any
+
+from lxml import etree
 
 from agenticlu.documents.formats import Parsed, ooxml
 from agenticlu.documents.formats.sheets import Sheet, build
@@ -22,6 +25,12 @@ _NO_VALUE = re.compile(
 """A formula whose value the file does not hold, as programs other than Excel write it."""
 _MOST_BYTES_FORMATTED = 24 << 20
 """Larger sheets (some 600,000 cells) are read without the formats of their numbers: in seconds."""
+_LOOKS = {
+    "vertAlign": {"superscript": "sup", "subscript": "sub"},
+    "strike": {"": "s", "1": "s", "true": "s"},
+}
+"""Elements of HTML by what a run of a cell's text may look like."""
+_SCRIPTS = re.compile(rb"<(?:\w+:)?rPr>[^\0]*?<(?:\w+:)?(?:vertAlign|strike)\b")
 _OF_THE_SYSTEM = {"mm-dd-yy": "yyyy-mm-dd", "m/d/yy h:mm": "yyyy-mm-dd hh:mm"}
 """Formats 14 and 22: Excel shows a date as the reader's system does, not as the format says."""
 _SHAPE = "{http://schemas.openxmlformats.org/drawingml/2006/spreadsheetDrawing}sp"
@@ -36,7 +45,7 @@ def parse(archive: zipfile.ZipFile, main: str) -> Parsed:
     left_out["macro"] += sum(name.endswith("vbaProject.bin") for name in names)
     if main.endswith(".bin"):
         return _parse_by_calamine(archive.fp, left_out)
-    plain = ooxml.rewrite(archive, lambda _, data: data)
+    plain = ooxml.rewrite(archive, _with_scripts)
     with zipfile.ZipFile(plain) as copy:
         parts = _sheet_parts(copy, main)
         size = sum(copy.getinfo(part).file_size for part in parts.values())
@@ -52,6 +61,35 @@ def parse(archive: zipfile.ZipFile, main: str) -> Parsed:
 def parse_old(data: bytes) -> Parsed:
     """Reads a workbook in the format of Excel 97 to 2003 (.xls)."""
     return _parse_by_calamine(io.BytesIO(data), Counter())
+
+
+def _with_scripts(_: str, data: bytes) -> bytes:
+    """Writes into the texts of a part what is raised, lowered or struck: 10^6, ~~41~~."""
+    from agenticlu.documents.formats import html
+
+    if len(data) > _MOST_BYTES_FORMATTED or not _SCRIPTS.search(data):
+        return data
+    root = ooxml.parse_xml(data)
+    for text in {one.getparent() for one in root.iter("{*}r")}:
+        if not any(next(text.iter(f"{{*}}{name}"), None) is not None for name in _LOOKS):
+            continue
+        markup = "".join(_marked_up(one) for one in text.findall("{*}r"))
+        runs = text.findall("{*}r")
+        for one in runs:
+            text.remove(one)
+        node = etree.SubElement(text, f"{{{etree.QName(text).namespace}}}t")
+        node.text = html.convert(f"<pre>{markup}</pre>").text.removesuffix("\n")
+    return bytes(etree.tostring(root))
+
+
+def _marked_up(run: Any) -> str:
+    """Returns a run of a cell's text as HTML."""
+    written = escape(run.findtext("{*}t") or "")
+    for name, tags in _LOOKS.items():
+        found = run.find(f"{{*}}rPr/{{*}}{name}")
+        tag = "" if found is None else tags.get(found.get("val", ""), "")
+        written = f"<{tag}>{written}</{tag}>" if tag and written.strip() else written
+    return written
 
 
 def _sheet_parts(archive: zipfile.ZipFile, main: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lxml import etree
 
-from agenticlu.documents.formats import ooxml
+from agenticlu.documents.formats import ooxml, symbols
 from agenticlu.documents.formats.equations import render_omml
 from agenticlu.documents.formats.numbering import Styles, is_on, value_of
 
@@ -42,8 +42,6 @@ _KEPT_PROPERTIES = frozenset(
 """Properties that bear on the text or its order."""
 _DRAWN = re.compile(r"\s*EQ\b")
 """A field that draws an equation, from before there were better ones."""
-_SYMBOL_FONT = re.compile(r"Symbol|Webdings|Wingdings( [23])?")
-"""Fonts whose characters are other signs than their codes say."""
 _MAX_RAISED = 5
 """Characters. Longer stretches that stand higher are a matter of layout."""
 _LEAST_RAISE = 4
@@ -263,7 +261,7 @@ class Part:
         for fonts in self._all("rFonts"):
             name = fonts.get(f"{_W}ascii") or fonts.get(f"{_W}hAnsi") or ""
             one = next(fonts.iterancestors(f"{_W}r"), None)
-            if one is None or not _SYMBOL_FONT.fullmatch(name):
+            if one is None or not symbols.FONT.fullmatch(name):
                 continue
             for text in one.findall(f"{_W}t"):
                 ooxml.replace(text, [_symbol(name, char) for char in text.text or ""])
