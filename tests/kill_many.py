@@ -1,147 +1,367 @@
-"""Kills one search many times at random moments and proves that nothing was lost.
+"""Kills `generate`, `eval` and `train` at random moments and proves that nothing was lost.
 
-    python tests/kill_many.py --kills 50
+    python tests/kill_many.py [--kills 50] [--cuts 10] [--disks 6] [--pairs 6] [generate eval ...]
 
-The same scripted search runs once undisturbed and once under kill -9. In the end both exports must
-be equal to the byte, the repeated calls at most those in flight at the kills, and siblings
-distinct.
+Four kinds of trouble, each against the same command undisturbed:
+
+- kills: kill -9 at random times, again and again, until the command ends.
+- cuts: a kill, and what a power failure leaves of the file that was being written: a torn or blank
+  piece behind its end, which must cost nothing, or its end gone or overwritten.
+- disks: the disk is full at several sizes (a small tmpfs of its own); then there is room.
+- pairs: two processes begin on one folder.
+
+In the end exports, tables and weights are those of the undisturbed run; questions that were
+finished are not asked again, by the log of the server; nothing prints a traceback. The models of
+`generate` and `eval` are scripted, behind a real server; `train` trains the bundled one.
+
+Commands are forked from this process, which has loaded the package: kills meet the work, not the
+imports. pytest runs a short form (tests/search/test_kill.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
+import importlib
+import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from made_trees import load_trees
-from scripted_world import CONFIG, TOKENIZER, corpus, engine
+from kill_works import Work, build_works
+from scripted_server import scripted_server
+from scripted_world import corpus, write_corpus
 
-from agenticlu.data.build import build_dataset
-from agenticlu.data.pairs import PairPolicy
-from agenticlu.engines.scripted import ScriptedEngine
-from agenticlu.search.run import Limits, run_search
-from agenticlu.search.store import Store
-from agenticlu.search.store.file import FILE_NAME
+from agenticlu.cli import main as agenticlu
 
-
-class Doomed(ScriptedEngine):
-    """An engine whose process is killed a while after its first request."""
-
-    doom_s: float | None = None
-
-    async def _begin(self, *arguments: Any) -> Any:
-        if self.doom_s is not None and not self.requests:
-            timer = threading.Timer(self.doom_s, os.kill, (os.getpid(), signal.SIGKILL))
-            timer.daemon = True
-            timer.start()
-        return await super()._begin(*arguments)
+MOST_S = 120.0
+"""A command that takes longer hangs."""
 
 
-def work(folder: Path, documents: int, latency_s: float, doom_s: float | None) -> None:
-    """Runs the search to its end, or until it is killed."""
-    items = corpus(documents)
-    sampler = engine(items, kind=Doomed, latency_s=latency_s)
-    sampler.doom_s = doom_s
-    limits = Limits(parallel=4, requests_in_flight=8)
-    with Store(folder) as store:
+@dataclass
+class Process:
+    """A command of ours, forked."""
+
+    pid: int
+    folder: Path
+    """Holds its output."""
+    code: int | None = None
+
+    @property
+    def errors(self) -> str:
+        return (self.folder / "stderr").read_text("utf-8", "replace")
+
+    def wait(self, kill_after_s: float | None = None) -> int:
+        """Waits for the end, or kills; returns the exit code, negative for a signal."""
         began = time.monotonic()
-        asyncio.run(run_search(items, sampler, store, CONFIG, tokenizer=TOKENIZER, limits=limits))
-        print(time.monotonic() - began)
+        while self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            passed = time.monotonic() - began
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+            elif kill_after_s is not None and passed >= kill_after_s:
+                os.kill(self.pid, signal.SIGKILL)
+                self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            else:
+                assert passed < MOST_S, f"it hangs: {self.errors[-2000:]}"
+                time.sleep(0.002)
+        assert "Traceback (most recent call last)" not in self.errors, self.errors[-4000:]
+        return self.code
 
 
-def export(run: Path, out: Path) -> dict[str, bytes]:
-    """Returns the bytes of every exported file."""
-    with Store(run, writable=False) as store:
-        build_dataset(store, out, PairPolicy())
-    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*.parquet"))}
+def start(arguments: list[str], folder: Path) -> Process:
+    """Forks and runs a command line in the child."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return Process(pid, folder)
+    code = 1
+    try:
+        for number, name in ((0, os.devnull), (1, folder / "stdout"), (2, folder / "stderr")):
+            mode = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(os.open(name, mode, 0o644), number)
+        sys.argv = ["agenticlu", *arguments]
+        agenticlu()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
 
 
-def run(
-    folder: Path, documents: int, latency_s: float, doom_s: float | None = None
-) -> tuple[int, str]:
-    """Runs the search in a process of its own; returns its exit code and what it printed."""
-    arguments = ["--work", str(folder), "--documents", str(documents), "--latency", str(latency_s)]
-    if doom_s is not None:
-        arguments += ["--doom", str(doom_s)]
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True, check=False
-    )
-    return done.returncode, done.stdout
+@dataclass
+class Trial:
+    """One folder of results, on its way to what the undisturbed run has."""
+
+    work: Work
+    root: Path
+    """Takes what the processes print, and what is built from the results."""
+    out: Path
+    """Takes the results."""
+    wanted: Any
+    """What the undisturbed run has in the end."""
+    log: Path
+    """Of the server."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What was finished at any kill."""
+    starts: int = 0
+    lost: int = 0
+    """Calls under way at the kills."""
+    asked_from: int = 0
+
+    def __post_init__(self) -> None:
+        self.asked_from = len(self.requests())
+
+    def requests(self) -> list[str | None]:
+        """The question of each request so far."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["question"] for line in lines]
+
+    def start(self) -> Process:
+        """Starts the command."""
+        self.starts += 1
+        return start(self.work.arguments(self.out), self.root / f"process-{self.starts}")
+
+    def run(
+        self, kill_after_s: float | None = None, then: Callable[[], None] = lambda: None
+    ) -> int:
+        """Runs the command to its end, or until it is killed; checks what it did.
+
+        Args:
+            kill_after_s: Seconds; None does not kill.
+            then: Called when it has ended, before its results are read.
+        """
+        settled, number = self.settled(), len(self.requests())
+        process = self.start()
+        code = process.wait(kill_after_s)
+        then()
+        again = settled.intersection(self.requests()[number:])
+        assert not again, f"asked again though finished: {again}"
+        self.work.check_start(self.kept, process.errors)
+        self.note()
+        return code
+
+    def settled(self) -> frozenset[str]:
+        """The questions that are finished."""
+        return self.work.settled(self.out)
+
+    def note(self) -> None:
+        """Compares what is finished with what was before."""
+        now = self.work.finished(self.out)
+        for key, value in self.kept.items():
+            assert key in now, f"{key} was finished and is lost"
+            assert now[key] == value, f"{key} was finished and has changed"
+        self.kept = now
+
+    def end(self) -> None:
+        """Runs to the end and compares it with the undisturbed run."""
+        code = self.run()
+        assert code == 0, self.errors()
+        self.compare()
+
+    def compare(self) -> None:
+        found = self.work.result(self.out, self.root / "built")
+        differ = [key for key in self.wanted if found.get(key) != self.wanted[key]]
+        assert found.keys() == self.wanted.keys(), found.keys() ^ self.wanted.keys()
+        assert not differ, f"{differ[0]}: {found[differ[0]]} instead of {self.wanted[differ[0]]}"
+
+    def errors(self) -> str:
+        return (self.root / f"process-{self.starts}" / "stderr").read_text("utf-8", "replace")
 
 
-def in_flight(folder: Path) -> int:
-    """Returns the calls that a kill left without an outcome."""
-    if not (folder / FILE_NAME).is_file():
-        return 0
-    with Store(folder, writable=False) as store:
-        return store.call_counts()["intent"]
+@dataclass
+class Bench:
+    """The troubles of one work."""
+
+    work: Work
+    root: Path
+    log: Path
+    draw: random.Random
+    wanted: Any = None
+    whole_s: float = 0.0
+    requests: int = 0
+    """Of the undisturbed run."""
+    _number: int = 0
+
+    def trial(self, out: Path | None = None) -> Trial:
+        """A fresh folder, with the results in `out` or inside."""
+        self._number += 1
+        root = self.root / f"trial-{self._number}"
+        return Trial(self.work, root, out or root / "out", self.wanted, self.log)
+
+    def measure(self) -> None:
+        """Runs undisturbed."""
+        importlib.import_module(self.work.module)
+        trial = self.trial()
+        began = time.monotonic()
+        assert trial.run() == 0, trial.errors()
+        self.whole_s = time.monotonic() - began
+        self.requests = len(trial.requests()) - trial.asked_from
+        self.wanted = self.work.result(trial.out, trial.root / "built")
+        assert self.wanted
+        assert trial.run() == 0, trial.errors()  # changes nothing, by the checks of a trial
+
+    def close(self, trial: Trial) -> int:
+        """Ends a trial; returns its requests beyond those of the undisturbed run."""
+        trial.end()
+        self.work.check_calls(trial.out, trial.lost)
+        more = len(trial.requests()) - trial.asked_from - self.requests
+        shutil.rmtree(trial.root)
+        return more
+
+    def kills(self, count: int) -> str:
+        """Kills at random times, in as many folders as it takes."""
+        landed = more = lost = folders = 0
+        while landed < count:
+            trial, folders = self.trial(), folders + 1
+            while landed < count:
+                if trial.run(self.draw.uniform(0.02, 0.7) * self.whole_s) == 0:
+                    break
+                landed += 1
+                trial.lost += self.work.in_flight(trial.out)
+            lost += trial.lost
+            more += self.close(trial)
+        return (
+            f"{landed} kills in {folders} runs, {lost} calls in flight at them, {more} requests "
+            f"more than {folders} undisturbed runs of {self.requests}"
+        )
+
+    def cuts(self, count: int) -> str:
+        """Kills, and tears what was being written."""
+        names = list(self.work.tears)
+        costly = 0
+        for number in range(count):
+            trial, name = self.trial(), names[number % len(names)]
+            tear = self.work.tears[name]
+            while tear.file(trial.out) is None:
+                if trial.run(self.draw.uniform(0.3, 0.9) * self.whole_s) == 0:
+                    shutil.rmtree(trial.root)
+                    trial = self.trial()
+            trial.lost += self.work.in_flight(trial.out)
+            tear.damage(trial.out, self.draw)
+            if tear.costs:  # what stood in the part that is gone is done again, and no more
+                costly += 1
+                trial.kept = {}
+                trial.lost = sys.maxsize
+            try:
+                self.close(trial)
+            except AssertionError as error:
+                raise AssertionError(f"after {name}: {error}") from error
+        return f"{count} power failures of {len(names)} kinds, {costly} with an end cut off"
+
+    def disks(self, count: int) -> str:
+        """Fills a disk at several sizes; then makes room."""
+        done = self.trial()
+        assert done.run() == 0
+        size = sum(file.stat().st_size for file in done.out.rglob("*") if file.is_file())
+        refused = 0
+        for number in range(count):
+            size_kib = max(8, int(size * (number + 0.5) / count) >> 10)
+            with small_disk(self.root / "disk", size_kib) as grow:
+                trial = self.trial(self.root / "disk" / "out")
+                code = trial.run(then=grow)
+                refused += code != 0
+                assert code == 0 or re.search(r"full|space|No space", trial.errors()), (
+                    trial.errors()
+                )
+                self.close(trial)
+        assert refused, "the case must hold full disks"
+        return f"{count} full disks of {size >> 10} KiB downwards, {refused} ended the command"
+
+    def pairs(self, count: int) -> str:
+        """Starts two processes on one folder."""
+        refused = 0
+        for _ in range(count):
+            trial = self.trial()
+            first = trial.start()
+            time.sleep(self.draw.uniform(0, 0.6) * self.whole_s)
+            second = trial.start()
+            codes = [first.wait(), second.wait()]
+            assert 0 in codes, (first.errors, second.errors)
+            for process, code in zip((first, second), codes, strict=True):
+                assert code == 0 or "Another process" in process.errors, process.errors
+                refused += code != 0
+            trial.note()
+            asked = len(trial.requests()) - trial.asked_from
+            assert asked <= self.requests + self.work.probes, f"{asked} of {self.requests}"
+            self.close(trial)
+        return f"{count} pairs of writers, {refused} refused"
 
 
-def kill_many(root: Path, kills: int, documents: int, latency_s: float, seed: int) -> str:
-    """Runs the proof; returns one line of figures.
+@contextlib.contextmanager
+def small_disk(folder: Path, size_kib: int) -> Iterator[Callable[[], None]]:
+    """Mounts a disk of a size; yields what makes it large."""
+    folder.mkdir(exist_ok=True)
 
-    Raises:
-        AssertionError: Something was lost, repeated or changed.
-    """
-    draw = random.Random(seed)
-    reference, tried = root / "reference", root / "tried"
-    code, printed = run(reference, documents, latency_s)
-    assert code == 0
-    whole_s = float(printed)
-    lost = landed = 0
-    while landed < kills:
-        # Small steps, so that so many kills fall into one run.
-        code, _ = run(tried, documents, latency_s, draw.uniform(0, 1.5 * whole_s / kills))
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL
-        landed += 1
-        lost += in_flight(tried)
-    assert landed > kills // 2, f"the run was over after {landed} kills"
-    assert run(tried, documents, latency_s)[0] == 0
-    with Store(tried, writable=False) as store:
-        counts = store.call_counts()
-    with Store(reference, writable=False) as store:
-        wanted = store.call_counts()
-    assert counts["repeated"] <= lost, f"{counts['repeated']} repeated, {lost} were in flight"
-    assert {**counts, "repeated": 0} == wanted
-    for tree in load_trees(tried):
-        for node in tree.nodes:
-            asked = [child.turns[0].reply for child in tree.children(node.id)]
-            assert len(set(asked)) == len(asked), "siblings became equal"
-    before, after = export(reference, root / "a"), export(tried, root / "b")
-    assert sum(map(len, before.values())) > 0
-    assert before == after, "the exports differ"
-    return (
-        f"{landed} kills, {counts['done']} calls, {lost} in flight at kills, "
-        f"{counts['repeated']} repeated, export equal ({sum(map(len, before.values()))} bytes)"
-    )
+    def mount(options: str, *more: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, *more, "tmpfs", str(folder)]
+        subprocess.run(command, check=True)
+
+    mount(f"size={size_kib}k")
+    try:
+        yield lambda: mount("remount,size=512m")
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def may_mount(folder: Path) -> bool:
+    """Whether this process may mount a disk."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError), small_disk(folder, 64):
+        return True
+    return False
 
 
 def main() -> None:
     """Parses arguments and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--documents", type=int, default=12)
+    parser.add_argument("works", nargs="*", metavar="WORK", help="generate, eval, train, dpo")
+    parser.add_argument("--kills", type=int, default=50, help="of each")
+    parser.add_argument("--cuts", type=int, default=10)
+    parser.add_argument("--disks", type=int, default=6)
+    parser.add_argument("--pairs", type=int, default=6)
+    parser.add_argument("--documents", type=int, default=4)
     parser.add_argument("--latency", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--doom", type=float, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.work:
-        work(given.work, given.documents, given.latency, given.doom)
-        return
-    with tempfile.TemporaryDirectory() as root:
-        print(kill_many(Path(root), given.kills, given.documents, given.latency, given.seed))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        rows = write_corpus(corpus(given.documents), root / "corpus.jsonl")
+        log = root / "requests.jsonl"
+        with scripted_server(rows, log, given.latency) as url:
+            works = build_works(root, rows, url)
+            for name in given.works or works:
+                (root / name).mkdir()
+                bench = Bench(works[name], root / name, log, random.Random(given.seed))
+                bench.measure()
+                for trouble in ("kills", "cuts", "disks", "pairs"):
+                    count = getattr(given, trouble)
+                    if not count:
+                        continue
+                    if trouble == "disks" and not may_mount(root / "disk"):
+                        print(f"{name}: full disks not tried: mounting is not allowed", flush=True)
+                        continue
+                    began = time.monotonic()
+                    told = getattr(bench, trouble)(count)
+                    print(
+                        f"{name}: {told}; all equal ({time.monotonic() - began:.0f} s)", flush=True
+                    )
 
 
 if __name__ == "__main__":

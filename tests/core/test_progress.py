@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,25 @@ def test_a_torn_line_is_ended_and_skipped(tmp_path: Path) -> None:
         metrics.write(step=3)
     with pytest.warns(UserWarning, match="line 2 is torn"):
         assert [row["step"] for row in read_metrics(path)] == [1, 3]
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_a_full_disk_is_said_even_if_it_takes_a_part_of_a_line(room: int, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with MetricsWriter(path) as metrics:
+        metrics.write(event="step", step=1)
+        metrics.sync()
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, before[1]))
+            with pytest.raises(StoreError, match="Cannot write metrics"):
+                metrics.write(event="step", step=2, note="x" * 100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with MetricsWriter(path) as metrics:
+        metrics.write(event="step", step=2)
+    with contextlib.nullcontext() if room == 0 else pytest.warns(UserWarning, match="torn"):
+        assert [row["step"] for row in read_metrics(path)] == [1, 2]
 
 
 def test_a_metrics_file_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -44,6 +44,19 @@ def test_wherever_the_last_line_was_cut_the_others_stay_and_what_is_whole_counts
         assert ("i2" in after) == (end >= len(whole) - 1), "a line lacks nothing but its end"
 
 
+@pytest.mark.parametrize("rest", [b"", b'": 3}\n', b'": 3}'])
+@pytest.mark.parametrize("num_blank", [1, 4096])
+def test_blank_pages_of_a_power_failure_cost_nothing_that_was_finished(
+    num_blank: int, rest: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(written(path, 1, 2) + bytes(num_blank) + rest)
+    assert list(read_predictions(path)) == ["i1", "i2"]
+    assert "runs again" in capsys.readouterr().err
+    written(path, 3)
+    assert list(read_predictions(path)) == ["i1", "i2", "i3"]
+
+
 @contextmanager
 def small_disk(most_bytes: int) -> Iterator[None]:
     """No file may grow beyond so many bytes, as on a disk that is full then."""

@@ -59,7 +59,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
             # Without this a power failure after the rename may leave an empty file.
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise StoreError(f"Disk full: {path} was not written.") from error
@@ -69,8 +69,8 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Makes a rename survive a power failure."""
+def sync_directory(directory: Path) -> None:
+    """Makes a rename in a directory survive a power failure."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

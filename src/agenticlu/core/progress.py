@@ -51,13 +51,12 @@ class MetricsWriter(Closing):
     def write(self, **values: object) -> None:
         """Appends one object."""
         line = encode_json(_finite(values)) + "\n"
+        rest = memoryview(line.encode("utf-8", "backslashreplace"))
         try:
-            os.write(self._file, line.encode("utf-8", "backslashreplace"))
+            while rest:  # a disk that becomes full takes a part, and refuses what follows
+                rest = rest[os.write(self._file, rest) :]
         except OSError as error:
-            raise StoreError(
-                f"Cannot write metrics to {str(self.path)!r}: {error.strerror}.",
-                hint="Free some space, then run the same command again.",
-            ) from error
+            raise self._refused(error) from error
         step = values.get("step")
         if self._mirrors and isinstance(step, int):
             numbers = {
@@ -68,11 +67,28 @@ class MetricsWriter(Closing):
             for mirror in self._mirrors:
                 mirror(numbers, step)
 
+    def sync(self) -> None:
+        """Returns when the disk has all lines, so that a power failure keeps them.
+
+        Raises:
+            StoreError: It cannot take them.
+        """
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise self._refused(error) from error
+
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _refused(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"Cannot write metrics to {str(self.path)!r}: {error.strerror}.",
+            hint="Free some space, then run the same command again.",
+        )
 
 
 def read_metrics(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,8 @@ _FILES = ("templates", "haystack", "corpus")
 def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:
     """Reads a file of predictions by id; of several lines with one id the last one counts.
 
-    A torn last line, as a killed run leaves it, is skipped with a warning.
+    What killed runs leave is skipped with a warning: a torn last line, and lines with NUL bytes,
+    which stand for parts that were not on the disk when the power failed.
 
     Raises:
         StoreError: Another line is not a prediction: the file is damaged, or of another kind.
@@ -59,12 +60,11 @@ def read_predictions(path: Path, *, warn: bool = True) -> dict[str, Prediction]:
             prediction = Prediction.model_validate_json(line)
         except ValidationError as error:
             # A complete file ends with a line end, so only a torn line can be the last one here.
-            if number == len(lines):
+            is_torn = number == len(lines)
+            if is_torn or b"\0" in line:
                 if warn:
-                    echo(
-                        f"{path}: the last line is torn and was skipped; its item runs again.",
-                        err=True,
-                    )
+                    which = "the last line is torn" if is_torn else f"line {number} is blank"
+                    echo(f"{path}: {which} and was skipped; its item runs again.", err=True)
                 continue
             first = error.errors()[0]
             raise StoreError(

@@ -29,6 +29,7 @@ from agenticlu.core.files import (
     DirectoryLock,
     load_json_object,
     load_rows,
+    sync_directory,
     write_atomically,
 )
 from agenticlu.core.progress import read_metrics
@@ -186,6 +187,8 @@ class Checkpoints:
         complete = part.with_suffix("")
         shutil.rmtree(complete, ignore_errors=True)
         part.rename(complete)
+        # Before older ones go: a power failure must leave either.
+        sync_directory(self.folder)
         for step in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder / f"step-{step}")
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from agenticlu.core.errors import TrainingError
-from agenticlu.core.files import load_json_object
+from agenticlu.core.files import load_json_object, sync_directory
 from agenticlu.core.printing import harmless
 from agenticlu.training.config import TrainConfig
 from agenticlu.training.model import EdgeModel, add_adapter, find_base_model, load_model
@@ -151,6 +151,7 @@ def _replace_folder(part: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(old)
     part.rename(folder)
+    sync_directory(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -477,6 +477,8 @@ class Run:
                 if config.eval_every and self.validation and step % config.eval_every == 0:
                     metrics.write(event="validation", **self.evaluate(step))
                 if config.save_every and step % config.save_every == 0:
+                    # What is learnt is not learnt again, so its figures must be there, too.
+                    metrics.sync()
                     self.checkpoints.save(step, self.updates, self.facts())
         return loss
 

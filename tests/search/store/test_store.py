@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -326,6 +327,22 @@ def test_every_connection_that_writes_waits_for_the_disk(tmp_path: Path, monkeyp
         modes = [one.execute("PRAGMA synchronous").fetchone()[0] for one in opened]
         logs = [one.execute("PRAGMA journal_mode").fetchone()[0] for one in opened]
     assert (modes, logs) == ([2, 2], ["wal", "wal"]), "2 is FULL"
+
+
+def test_a_disk_that_takes_nothing_is_said_with_what_to_do(tmp_path: Path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = Store(tmp_path)
+    store.put(a=1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(StoreError, match="disk is full, or fails") as caught:
+            store.put(b="x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Free space" in (caught.value.hint or "")
+    store.close()
+    with Store(tmp_path) as store:
+        assert store.get("a") == 1
 
 
 def test_a_full_disk_is_said_and_what_was_finished_is_kept(tmp_path: Path, monkeypatch):

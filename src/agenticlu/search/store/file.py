@@ -448,6 +448,11 @@ def store_error(path: Path, error: Exception) -> StoreError:
         )
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return StoreError(f"{path} is not a readable run file ({error}).", hint=DAMAGED_HINT)
+    if code is not None and code & 0xFF == sqlite3.SQLITE_IOERR:
+        return StoreError(
+            f"{path} could not be read or written ({error}): the disk is full, or fails.",
+            hint="Free space, then run the same command again; everything finished is kept.",
+        )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StoreError(f"{path} cannot be opened ({error}).", hint="Check that it is a file.")
     return StoreError(f"{path}: {error}")
