@@ -70,6 +70,35 @@ J. K. Rowling | J.K. Rowling
 U.S. | US
 B♭ | B flat
 25kgs | 25 kg
+first | 1st
+the second place | 2nd place
+twenty-second | 22nd
+one hundred and first | 101st
+the Fourth of July | July 4th
+the nineteenth century | 19th century
+World War II | World War Two
+type II diabetes | type 2 diabetes
+F♯ minor | F sharp minor
+25.12.2020 | December 25, 2020
+12/25/2020 | 25 December 2020
+1.200.000 | 1,200,000
+45° | 45 degrees
+45° | 45
+5 km/h | 5 kilometres per hour
+60 mph | 60 miles per hour
+10 g/l | 10 grams per litre
+5 sq km | 5 square kilometres
+5 cubic metres | 5 m³
+6 in | 6 inches
+5 µm | 5 um
+1990-1995 | 1990 to 1995
+CHF 20 | 20 francs
+₩5 | 5 won
+x^{2} | x²
+Fe²⁺ | Fe2+
+vitamin B12 | vitamin B 12
+COVID-19 | COVID19
+No. 5 | number 5
 """
 DIFFERENT = """
 -3 | 3
@@ -119,6 +148,26 @@ R&D | R D
 G♯ | G
 B♭ | B
 Notepad++ | Notepad
+second | 2
+22 seconds | 22nd
+1st | 1
+World War I | World War II
+class mix | class 9
+A minor | minor
+A minor | A major
+Ada won | Ada
+1/2/2020 | 2 January 2020
+1.234 | 1234
+45° | 45 km
+45 °C | 45 °F
+45° N | 45 N
+60 mph | 60 km/h
+5 km/h | 5 km
+born in 5 in Vell | born in 5 inches Vell
+1 to 3 | 13
+CHF 20 | €20
+Fe²⁺ | Fe³⁺
+B12 | 12
 """
 
 

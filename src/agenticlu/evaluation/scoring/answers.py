@@ -47,12 +47,26 @@ def matches(answer: str, golds: Golds) -> bool:
     if not said:
         return False
     bare = _without_currency(said)
-    return any(said == gold or bare == gold or said == _without_currency(gold) for gold in wanted)
+    parted = _parted(said)
+    return any(
+        said == gold or bare == gold or said == _without_currency(gold) or parted == _parted(gold)
+        for gold in wanted
+    )
 
 
 def _without_currency(words: Sequence[str]) -> tuple[str, ...]:
     kept = tuple(word for word in words if word not in CURRENCIES)
+    if len(kept) == 2 and kept[1] == "degree":  # an angle's figure
+        kept = kept[:1]
     return kept or tuple(words)
+
+
+def _parted(words: Sequence[str]) -> tuple[str, ...]:
+    """Returns words with their figures apart: B12 is B 12, and COVID-19 COVID19."""
+    return tuple(part for word in words for part in _LETTERS_FIGURE.sub(" ", word).split())
+
+
+_LETTERS_FIGURE = re.compile(r"(?<=[^\W\d_])(?=\d)")
 
 
 def word_match(text: str, golds: Golds) -> bool:
@@ -108,7 +122,7 @@ def parse_choice(
     plain = unicodedata.normalize("NFKC", without_marks(text))
     plain = re.sub(r"\\f?boxed\s*\{", "<answer>", plain)
     plain = re.sub(r"[*_`$]+|\\text\s*\{|\}|\\(?=[()])|^[ \t]*#+ ", "", plain, flags=re.MULTILINE)
-    plain = re.sub(r"(?<=[A-Za-z])(?=[가-힣])", " ", plain)
+    plain = re.sub(r"(?<=[A-Za-z])(?=[가-힣ぁ-ヿก-๛])", " ", plain)
     letters = [option_letter(number) for number in range(len(options))]
     called = [label.strip() for label in labels or letters]
     if called != letters or len(letters) > 26:

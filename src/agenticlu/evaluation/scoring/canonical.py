@@ -37,6 +37,13 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
 }
+_ORDINALS = {
+    **{"first": "one", "second": "two", "third": "three", "fifth": "five", "eighth": "eight"},
+    **{"ninth": "nine", "twelfth": "twelve"},
+    **{f"{word}th": word for word in (*_UNITS, "hundred", "thousand", "million", "billion")},
+    **{f"{word.removesuffix('y')}ieth": word for word in _TENS},
+}
+"""Words of an order, to those of the number."""
 _SPELLINGS = {
     spelling: names.split()[0]
     for names in (
@@ -49,7 +56,18 @@ _SPELLINGS = {
         "milligram milligrams mg",
         "litre litres liter liters",
         "millilitre millilitres milliliter milliliters ml",
+        "micrometre micrometres micrometer micrometers micron microns um μm",
+        "microgram micrograms ug μg mcg",
+        "nanometre nanometres nanometer nanometers nm",
+        "tonne tonnes",
+        "ton tons",
+        "hectare hectares ha",
+        "acre acres",
+        "inch inches",
         "foot feet ft",
+        "yard yards yd yds",
+        "ounce ounces oz",
+        "degree degrees",
         "mile miles",
         "hour hours hr hrs",
         "minute minutes min mins",
@@ -65,13 +83,18 @@ _SPELLINGS = {
         "yen jpy",
         "rupee rupees inr",
         "cent cents",
+        "franc francs chf",
+        "won krw",
+        "yuan cny rmb renminbi",
+        "rouble roubles ruble rubles rub",
     )
     for spelling in names.split()
 }
 """Spellings of a unit or a currency, to one of them."""
+_LENGTHS = ("metre", "kilometre", "centimetre", "millimetre", "foot", "inch", "mile", "yard")
 _AFTER_FIGURES = {"m": "metre", "g": "gram", "h": "hour", "l": "litre", "s": "second"}
 """What a letter means right after a figure."""
-CURRENCIES = frozenset(SIGNS.values())
+CURRENCIES = frozenset({*SIGNS.values(), "franc"} - {"won"})  # which is also a verb
 _LATEX = {
     **{"times": "×", "cdot": "×", "pi": "π", "infty": "∞", "sqrt": "√", "pm": "±"},
     **{"leq": "≤", "le": "≤", "geq": "≥", "ge": "≥", "approx": "≈", "neg": "¬", "circ": "°"},
@@ -117,14 +140,11 @@ def canonical_tokens(text: str) -> tuple[str, ...]:
     >>> canonical_tokens("May 3rd, 1990") == canonical_tokens("3 May 1990")
     True
     >>> canonical_tokens("−3 °C"), canonical_tokens("C++"), canonical_tokens("10⁶ km²")
-    (('-3', 'c'), ('c++',), ('1000000', 'km^2'))
+    (('-3', 'c'), ('c++',), ('1000000', 'kilometre^2'))
     """
     words = [_plain_word(token.replace("'", "").strip()) for token in _TOKEN.findall(_fold(text))]
-    words = [_SPELLINGS.get(word, word) for word in words]
-    words = [
-        _AFTER_FIGURES.get(word, word) if at and _PLAIN.fullmatch(words[at - 1]) else word
-        for at, word in enumerate(words)
-    ]
+    words = _order_seconds(words)
+    words = _join_powers([_plain_unit(words, at) for at in range(len(words))])
     found = _join_dates(_join_signs(_join_numbers(words)))
     if found:
         return tuple(found)
@@ -140,6 +160,7 @@ def _fold(text: str) -> str:
     """Returns a text in lower case, in which what means the same is written the same."""
     if "\\" in text:
         text = _without_latex(text)
+    text = re.sub(r"\^\{([^{}]{1,20})\}", r"^\1", text)
     # As pandoc tells a formula from two amounts of dollars.
     text = re.sub(r"\$([^\s$](?:[^$\n]{0,200}[^\s$])?)\$(?!\d)", r" \1 ", text)
     text = re.sub("[⁰¹²³⁴-⁹⁺⁻]+", _lift, text)
@@ -148,14 +169,19 @@ def _fold(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text).translate(_ALIKE)
     text = re.sub(r"\b([A-Z]{1,2})[-−](?![\w-])", rf"\1{_MINUS}", text)
+    text = re.sub(r"\bA(?= (?:minor|major)\b(?! \w))", "A_", text)  # a key, no article
+    text = re.sub(r"♯(?= m)", " sharp", text)
     text = separate(fold_letters(text))
     text = re.sub(r"[√∞¬π≠♯♭]", lambda found: _SPELT_SIGNS[found.group()], text)
     text = re.sub(r"&(?:amp;)?", " and ", text)
     # U.S.; J. K. Rowling is J.K. Rowling
     text = re.sub(r"\b(?:[^\W\d_]\. ?)+[^\W\d_]\.", lambda m: re.sub("[. ]", "", m[0]), text)
     text = re.sub(r"\ba (?=(?:hundred|thousand|[mbtr]+illion)\b)", "one ", text)
+    text = re.sub(_NUMBERED, lambda found: f"{found[1]}{_roman(found[2])}", text)
     text = re.sub(r"\b(?:an?|the)\b(?=[\s\"'“‘«(\[*_]+\w)", " ", text)
     text = re.sub(r"%|\bper cent\b", " percent ", text)
+    text = re.sub(rf"\b({'|'.join(_TENS)})-second\b(?!s)", lambda m: f"{_TENS[m[1]] + 2}nd", text)
+    text = re.sub(r"\b(?:no\. ?|№ ?)(?=\d)", "number ", text)
     if re.search(r"\d", text):
         text = fold_figures(text)
     return re.sub(r"(?<=\w)-(?=\w)", " ", text)
@@ -174,11 +200,73 @@ def _lift(found: re.Match[str]) -> str:
     plain = found.group().translate(_SUPERSCRIPTS)
     if plain in ("+", "-"):
         return plain.replace("-", _MINUS)
+    if plain[-1] in "+-":
+        return f"{plain[:-1]}{plain[-1].replace('-', _MINUS)}"
     is_power = found.start() and (found.string[found.start() - 1].isalnum())
     return f"^{plain}" if is_power else plain
 
 
+_NUMBERED = (
+    r"\b((?:war|part|volume|vol\.|book|chapter|act|type|phase|stage|bowl|title|article|section|class"
+    r"|mark|level|grade) )([ivx]{1,6})\b"
+)
+"""What is numbered in Roman figures: World War II, which no other word is."""
+
+
+def _roman(text: str) -> str:
+    """Writes a Roman figure up to 39 in digits; others unchanged.
+
+    >>> _roman("xiv"), _roman("iiv")
+    ('14', 'iiv')
+    """
+    found = re.fullmatch(r"(x{0,3})(ix|iv|v?i{0,3})", text)
+    if not found or not text:
+        return text
+    ones = {"ix": 9, "iv": 4}.get(found[2], 5 * found[2].count("v") + found[2].count("i"))
+    return str(10 * len(found[1]) + ones)
+
+
 # --- Words ---
+
+
+def _is_counted(words: Sequence[str], at: int) -> bool:
+    """Whether a word stands where a unit does: after a figure, or after `per`."""
+    return words[at - 1] == "per" or _PLAIN.fullmatch(words[at - 1]) is not None
+
+
+def _plain_unit(words: Sequence[str], at: int) -> str:
+    """Returns the one spelling of a unit, also of its power; other words unchanged."""
+    unit, caret, power = words[at].partition("^")
+    if not unit:
+        return words[at]
+    unit = _SPELLINGS.get(unit, unit)
+    if at and _is_counted(words, at):
+        unit = _AFTER_FIGURES.get(unit, unit)
+    return f"{unit}{caret}{power}"
+
+
+def _join_powers(words: Sequence[str]) -> list[str]:
+    """Writes square kilometres as `kilometre^2`."""
+    powers = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined else ""
+        if before in powers and (word in _LENGTHS or _AFTER_FIGURES.get(word) in _LENGTHS):
+            joined[-1] = f"{_AFTER_FIGURES.get(word, word)}{powers[before]}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _order_seconds(words: Sequence[str]) -> list[str]:
+    """Writes the `second` of an order as 2nd, and leaves that of a clock."""
+    clock = {"per", *_UNITS, *_TENS, *_SCALES}
+    return [
+        "2nd"
+        if word == "second" and not (at and (_is_counted(words, at) or words[at - 1] in clock))
+        else word
+        for at, word in enumerate(words)
+    ]
 
 
 def _plain_word(token: str) -> str:
@@ -220,10 +308,14 @@ def _read_number(words: Sequence[str], start: int) -> tuple[int, str | None]:
     if _PLAIN.fullmatch(words[start]):
         return _read_scaled(words, start)
     total, group, last, at = 0, 0, "", start
-    while at < len(words):
+    order = ""
+    while at < len(words) and not order:
         word = words[at]
+        if word in _ORDINALS:
+            order, word = word, _ORDINALS[word]
         if word in _UNITS and last in ("", "tens", "scale"):
             if last == "tens" and not 1 <= _UNITS[word] <= 9:
+                order = ""
                 break
             group, last = group + _UNITS[word], "unit"
         elif word in _TENS and last in ("", "scale"):
@@ -233,12 +325,21 @@ def _read_number(words: Sequence[str], start: int) -> tuple[int, str | None]:
         elif word in _SCALES and word != "hundred" and last:
             total, group, last = total + max(group, 1) * _SCALES[word], 0, "scale"
         elif word == "and" and last == "scale" and at + 1 < len(words):
-            if words[at + 1] not in _UNITS and words[at + 1] not in _TENS:
+            following = _ORDINALS.get(words[at + 1], words[at + 1])
+            if following not in _UNITS and following not in _TENS:
                 break
         else:
+            order = ""
             break
         at += 1
-    return (at, str(total + group)) if last else (start, None)
+    value = str(total + group)
+    return (at, f"{value}{_suffix(value) if order else ''}") if last else (start, None)
+
+
+def _suffix(figure: str) -> str:
+    """Returns what follows a figure of an order: 1st, 2nd, 3rd, 11th."""
+    is_teen = figure[-2:-1] == "1"
+    return {"1": "st", "2": "nd", "3": "rd"}.get("" if is_teen else figure[-1], "th")
 
 
 def _read_scaled(words: Sequence[str], start: int) -> tuple[int, str | None]:

@@ -18,7 +18,10 @@ MONTHS = {
     )
     for name in names.split()
 }
-SIGNS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+SIGNS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"} | {
+    **{"₩": "won", "₽": "rouble", "₺": "lira", "₪": "shekel", "฿": "baht", "₫": "dong"},
+    **{"₦": "naira", "₱": "peso", "₴": "hryvnia"},
+}
 """Signs of currencies, to their words."""
 FIGURE = r"\d+(?:[.,]\d+)*"
 MOST_DIGITS = 40
@@ -71,10 +74,24 @@ def _fraction(found: re.Match[str]) -> str:
     return f"{whole * below + above}/{below}"
 
 
+def _written_date(found: re.Match[str]) -> str:
+    """Reads 25.12.2020, and 12/25/2020 where only one of the two can be the month."""
+    first, mark, second, year = int(found[1]), found[2], int(found[3]), found[4]
+    if mark == "/" and first <= 12 and second <= 12 and first != second:
+        return found[0]
+    day, month = (second, first) if mark == "/" and second > 12 else (first, second)
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return found[0]
+    return f"{day} {_month_name(month)} {year}"
+
+
+def _month_name(number: int) -> str:
+    return next(name for name, own in MONTHS.items() if own == number)
+
+
 def _iso_date(found: re.Match[str]) -> str:
     year, month, day = (int(group) for group in found.groups())
-    names = [name for name, number in MONTHS.items() if number == month and len(name) > 3]
-    return f"{day} {names[0] if names else 'may'} {year}" if 1 <= month <= 12 else found.group()
+    return f"{day} {_month_name(month)} {year}" if 1 <= month <= 12 else found.group()
 
 
 _Fold = tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]
@@ -95,7 +112,13 @@ _FOLDS: tuple[_Fold, ...] = (
         _amount,
     ),
     ("".join(SIGNS), re.compile(rf"(?<=\d)\s?({_SIGN})"), lambda m: f" {SIGNS[m[1]]} "),
-    ("", re.compile(rf"\b(usd|eur|gbp|jpy|inr)\s?({FIGURE})"), r"\2 \1"),
+    (
+        "",
+        re.compile(
+            rf"\b(usd|eur|gbp|jpy|inr|chf|cny|rmb|krw|cad|aud|nzd|sek|nok|dkk)\s?({FIGURE})"
+        ),
+        r"\2 \1",
+    ),
     ("", re.compile(r"\bdegrees? (?:([cf])(?:elsius|ahrenheit)|(c)entigrade)\b"), r"\1\2"),
     ("23", re.compile(r"(?<=\d)(\s?(?:[kcm]?m|ft|mi))([23])\b"), r"\1^\2"),
     ("", re.compile(rf"(?<=\d)(?={_UNIT})"), " "),
@@ -120,6 +143,28 @@ _FOLDS: tuple[_Fold, ...] = (
         _fraction,
     ),
     ("-", re.compile(r"(?<!\d)(\d{4})-(\d\d?)-(\d\d?)(?!\d)"), _iso_date),
+    (
+        "./",
+        re.compile(r"(?<![\d./])(\d\d?)([./])(\d\d?)\2(\d{4})(?!\d|[./]\d)"),
+        _written_date,
+    ),
+    (
+        ".",
+        re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\.\d{3}){2,5}(?![\d]|[.]\d)"),
+        lambda m: m[0].replace(".", ""),
+    ),
+    ("°", re.compile(r"°(?!\s?[cf]\b)"), " degree "),
+    ("", re.compile(r"(?<=\d)\s?mph\b"), " mile per h"),
+    ("", re.compile(r"(?<=\d)\s?km?ph\b|(?<=\d)\s?kmh\b"), " km per h"),
+    (
+        "/",
+        re.compile(
+            r"(?<=[a-z])\s?/\s?(?=(?:h|hr|s|sec|min|d|day|week|month|year|k?g|m?l|[ck]?m)\b)"
+        ),
+        " per ",
+    ),
+    ("", re.compile(r"(?<=\d)\s?to\s(?=\d)"), " "),
+    ("", re.compile(r"(?<=\d)\s?in\.?\s*$"), " inch"),
     ("=", re.compile(r"([<>])="), lambda m: "≤" if m[1] == "<" else "≥"),
 )
 """Characters of which a text needs one, the pattern, and what becomes of it; applied in turn."""

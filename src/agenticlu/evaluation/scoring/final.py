@@ -6,6 +6,7 @@ import html
 import re
 from collections.abc import Iterator
 
+from agenticlu.core.golds import load_json
 from agenticlu.dialogue.replies import parse_last_object
 
 _WORDS = (
@@ -13,10 +14,11 @@ _WORDS = (
     r"|odpoveď|antwoord|svar|vastaus|cevap|yanıt|απάντηση|răspuns|válasz|jawaban|đáp án|trả lời"
 )
 _OTHER_WORDS = (
-    "答案|回答|答え|答|정답|답변|답|الإجابة|الاجابة|الجواب|جواب|پاسخ|उत्तर|উত্তর|คำตอบ|תשובה"
+    "答案|回答|答え|答|정답|답변|답|الإجابة|الاجابة|الجواب|جواب|پاسخ|उत्तर|উত্তর|คำตอบ|คําตอบ|תשובה"
 )
 LABEL = (
-    rf"(?:\b(?<!long )(?:{_WORDS})\b(?:\s+(?:is|ist|est|es|è|é|jest|er|är)\b)?"
+    rf"(?:(?<![^\W_])(?<!long )(?:{_WORDS})(?:\s+(?:is|ist|est|es|è|é|jest|er|är)\b)?"
+    r"(?:\s(?:finale?|correct[ao]|corrett[ao]|corret[ao]|correcte))?"
     rf"|(?:{_OTHER_WORDS})\s?(?:是|为|為|は|은|는|คือ)?)[*_`\s]*[:：][*_`]*"
     r"|(?:答案|答え|정답|답)(?:是|为|為|は|은)"
 )
@@ -35,27 +37,39 @@ _CLOSING_WORDS = re.compile(
     r"(?:\.\s)?I hope (?:it|this|that) (?:is correct|helps)[.!]?\s*$", re.IGNORECASE
 )
 _END_TOKEN = re.compile(
-    r"(?:<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end)\|>|<end_of_turn>).*|</s>\s*$",
+    r"(?:<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return|eot|user|END_OF_TURN_TOKEN)\|>"
+    r"|<｜end▁of▁sentence｜>|<end_of_turn>|<turn\|>|<eos>|\[/INST\]|\[e~\[).*|</s>\s*$",
     re.DOTALL,
 )
 _ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])\s+(?=\S)")
 _INLINE_TAG = re.compile(r"</?(?:b|i|u|em|strong|mark|code|span|p|br)\s*/?>", re.IGNORECASE)
-_OPENING_TAG = re.compile(r"<(?:final_?|short_?)?answer>|\[answer\]", re.IGNORECASE)
+_OPENING_TAG = re.compile(
+    r"<(?:(?:final_?|short_?)?answer|final|response)>|\[answer\]", re.IGNORECASE
+)
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _FENCE = re.compile(r"\s*```\w*\n(?P<inside>.*?)\n?```\s*", re.DOTALL)
-_KEYS = ("answer", "final_answer", "final answer", "short_answer")
+_LAST_FENCE = re.compile(r"```(?:json)?\n(?P<inside>\{[^`]*\})\s*```$")
+_KEYS = ("answer", "final_answer", "final answer", "short_answer", "response")
+_LINK = re.compile(r"\[([^\[\]\n]{1,300})\]\([^()\s]{1,500}\)")
 
 _NUMBERS = r"\d{1,3}(?:\s?[,;–-]\s?\d{1,3}){0,20}"
 _SHELF = r"(?:citation|cite|ref|source|doc(?:ument)?|passage|para(?:graph)?|page|[Dd]oc(?:ument)?)"
 _MARK = (
-    r"(?:</?para(?:graph)?s?\s?-?\d{1,99}(?:\s?[,–-]\s?\d{1,99}){0,20}\s?>|【[^】\n]{0,60}】"
+    r"(?:</?[Pp]ara(?:graph)?s?\s?-?\d{1,99}(?:\s?[,–-]\s?\d{1,99}){0,20}\s?>|【[^】\n]{0,60}】"
+    r"|\[\d{1,3}†[^\]\n]{0,40}\]|\\cite[pt]?\{[^{}\n]{0,60}\}"
     rf"|\[\[{_NUMBERS}\]\](?:\([^()\s]{{0,300}}\))?|\[(?:{_SHELF}\s?:?\s?)?{_NUMBERS}†?\]"
     rf"|\((?:see\s|cf\.\s)?{_SHELF}\s?\[{_NUMBERS}\]\)"
     r"|\[\^\w{1,20}\]|<sup>[^<>\n]{0,20}</sup>)"
 )
-_MARKS = re.compile(rf"[ \t]?{_MARK}(?:[ \t]?(?:[,;&–-]|and|to)?[ \t]?{_MARK})*")
+_MARKS = re.compile(
+    rf"[ \t]?\((?:from|see|in|per|cf\.|according to)\s{_MARK}\)"
+    rf"|[ \t]?{_MARK}(?:[ \t]?(?:[,;&–-]|and|to)?[ \t]?{_MARK})*"
+)
 _SOURCE = re.compile(
     r"[ \t]?[(\[](?:(?:see|cf\.?|sources?|citations?|ref(?:erence)?s?)\b(?:[^()\[\]\n]{0,120})"
+    r"|(?:(?:as\s)?(?:stated|mentioned|said|found|given|described|noted)\s)?"
+    r"(?:from|in|per|by|according\sto)\s(?:the\s)?(?:<?para(?:graph)?s?|passages?|pages?|pieces?"
+    r"|sections?|doc(?:ument)?s?)\s?\d[^()\[\]\n]{0,60}|doc(?:ument)?\s?\d[^()\[\]\n]{0,60}"
     r"|(?:paragraphs?|paras?\.?|pages?|pp?\.|sections?|sec\.|[§¶]|lines?|chapters?|passages?|pieces?)"
     r"\s?#?\d[^()\[\]\n]{0,60})[)\]]$",
     re.IGNORECASE,
@@ -94,7 +108,8 @@ def parse_final_answer(text: str) -> str:
         if said := _boxed(rest) or _first_line(rest):
             opened = text[: label.start()].rstrip("# ")
             emphasis = opened.endswith("*") and not opened.endswith("**")
-            return _bare(_said(said), in_emphasis=emphasis)
+            inner = _from_object(said)
+            return _bare(_said(said) if inner is None else inner, in_emphasis=emphasis)
         end = label.start()
     if is_labelled:
         return ""
@@ -150,11 +165,16 @@ def _tagged(text: str) -> str:
 def _from_object(text: str) -> str | None:
     """Returns the answer of a reply that is a JSON object with one."""
     plain = text.strip()
+    if fenced := _LAST_FENCE.search(plain):
+        plain = fenced["inside"].strip()
     if not (plain.startswith("{") and plain.endswith("}")):
         return None
-    found = parse_last_object(plain) or {}
+    whole = load_json(plain) or parse_last_object(plain) or {}
+    found = {str(key).casefold(): value for key, value in whole.items()}
     values = (found[key] for key in _KEYS if key in found)
     value = next(values, None)
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("text", "value", "answer") if key in value), None)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return str(value) if isinstance(value, str | int | float) else None
@@ -184,6 +204,7 @@ def _bare(text: str, *, in_emphasis: bool = False) -> str:
         in_emphasis: Whether a mark of emphasis was opened before it.
     """
     text = without_marks(html.unescape(_INLINE_TAG.sub("", text)))
+    text = _LINK.sub(r"\1", text)
     for _ in range(MOST_WRAPPINGS):
         before = text
         text = _without_emphasis(text.strip(_BLANKS), in_emphasis).strip(_BLANKS)

@@ -33,7 +33,7 @@ _DENIED_AFTER = re.compile(
     re.IGNORECASE,
 )
 _LABELS = re.compile(
-    rf"<answer>|{LABEL}|{SAID}\s*:?|正解は|选择?|選擇?|"
+    rf"<answer>|{LABEL}|{SAID}\s*:?|正解は|選択肢|选项|선택지|选择?|選擇?|คํ?[ำา]ตอบคือ|ตอบ|เฉลย|उत्तर\s|"
     r"\b(?:answer|ans|option|choice|letter|solution|correct)[\"'”’]?\s*[:：=]|"
     r"\banswer\s*[–—-]\s|"
     r"\b(?:answer|option|choice|letter)\b(?P<between>(?:\s+(?!is\b)[\w'’]+){0,6}?)"
@@ -58,7 +58,7 @@ _VERDICT_ON = re.compile(
 _ALONE = re.compile(
     r"^[^\S\n]*+(?:(?:option|choice|answer|letter)\s+)?[(\[<\"'“]{0,2}(?P<letter>[A-Za-z])"
     r"[)\]>\"'”]{0,2}"
-    r"[^\S\n]*+(?:[.:]?[^\S\n]*+$|,(?=\s))",
+    r"[^\S\n]*+(?:(?:입니다|이다|です|だ)?[.:。]?[^\S\n]*+$|,(?=\s))",
     re.MULTILINE | re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[](?P<letter>[A-Za-z])[)\]]")
@@ -94,12 +94,17 @@ def settled_label(plain: str, labels: Sequence[str]) -> int | None:
     names = "|".join(re.escape(label) for label in sorted(labels, key=len, reverse=True))
     name = rf"[(\[\"'“]*(?P<name>{names})[)\]\"'”]*(?!\w)"
     word = r"\b(?:answer|option|choice|letter|number)\b(?:\s+(?:is|would\s+be))?\s*+[:#]?"
+    chosen = (
+        r"\b(?:choos(?:e|ing)|chose|pick(?:ed)?|select(?:ed)?|(?:go|going)\s+(?:with|for)"
+        r"|opt(?:ed)?\s+for)"
+    )
     # What follows the label: a line end also where blanks come before it.
     close = r"(?=[^\S\n]*+(?:[.,;:<\n–—]|$)|\s*+[.,;:<–—])"
     for pattern in (
         rf"(?:<answer>|{LABEL}|{SAID}|{word})\s*+(?:(?:option|choice)\s+)?{name}{close}",
         rf"^[^\S\n]*+(?:option\s+)?{name}[.:]?[^\S\n]*+$",
-        rf"^[^\S\n]*+{name}[.):]?\s",
+        rf"{chosen}\s+(?:option\s+)?{name}{close}",
+        rf"^[^\S\n]*+{name}[.):]\s",
     ):
         found = list(re.finditer(pattern, plain, re.IGNORECASE | re.MULTILINE))
         if found:
