@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, SecretStr
 
 from agenticlu.cli.ask import AskSettings
-from agenticlu.core.config import Preset, Resolved, load_toml, resolve
+from agenticlu.core.config import Preset, Resolved, load_toml, resolve, user_config_path
 from agenticlu.core.errors import (
     EXTRA_OF_PACKAGE,
     ConfigError,
@@ -256,6 +256,18 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
         load_toml(tmp_path / "latin.toml")
     with pytest.raises(ConfigError, match="Cannot read"):
         load_toml(tmp_path)
+    with (tmp_path / "vast.toml").open("wb") as vast:
+        vast.truncate(1 << 40)  # a file of holes takes no room on a disk, but would in memory
+    with pytest.raises(ConfigError, match="longer than 1 MiB"):
+        load_toml(tmp_path / "vast.toml")
+
+
+@pytest.mark.parametrize("base", [".", "", "agenticlu/..", "./here"])
+def test_the_working_folder_is_never_the_users_own(base: str) -> None:
+    assert user_config_path({"XDG_CONFIG_HOME": base, "HOME": base}) is None
+    assert user_config_path({"XDG_CONFIG_HOME": base, "HOME": "/home/ada"}) == Path(
+        "/home/ada/.config/agenticlu/config.toml"
+    )
 
 
 def test_resolved_is_shown_with_origins_and_without_secrets() -> None:

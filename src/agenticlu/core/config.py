@@ -43,7 +43,7 @@ from agenticlu.core.settings import (
     settings_of,
     unknown_key,
 )
-from agenticlu.core.toml import parse_toml
+from agenticlu.core.toml import parse_toml, read_toml
 from agenticlu.core.trust import TRUST_FILE, Confirm, ProjectFile, TrustStore, judge_file
 
 PROJECT_FILE = "agenticlu.toml"
@@ -236,7 +236,7 @@ def load_project(path: str | Path | None = PROJECT_FILE) -> ProjectFile | None:
 
 def _read_toml(path: Path) -> tuple[bytes, dict[str, Any]]:
     try:
-        data = path.read_bytes()
+        data = read_toml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"No such configuration file: {str(path)!r}.") from error
     except OSError as error:
@@ -251,11 +251,15 @@ def trust_store(environ: Mapping[str, str]) -> TrustStore:
 
 
 def user_config_path(environ: Mapping[str, str]) -> Path | None:
-    """Returns the user's configuration file, or None where there is no home folder."""
-    if base := environ.get("XDG_CONFIG_HOME"):
-        return Path(base) / "agenticlu" / "config.toml"
-    if home := environ.get("HOME"):
-        return Path(home) / ".config" / "agenticlu" / "config.toml"
+    """Returns the user's configuration file, or None where there is no home folder.
+
+    Relative folders are passed over, as the XDG specification has it: the working folder may come
+    from anyone.
+    """
+    if (base := Path(environ.get("XDG_CONFIG_HOME", ""))).is_absolute():
+        return base / "agenticlu" / "config.toml"
+    if (home := Path(environ.get("HOME", ""))).is_absolute():
+        return home / ".config" / "agenticlu" / "config.toml"
     return None
 
 

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import ConfigError
+
+MOST_BYTES = 1 << 20
+"""Of a file of settings or wordings; it may come from anyone."""
+
+
+def read_toml(path: Path) -> bytes:
+    """Returns a file's bytes, of one that is too long so many that `parse_toml` refuses it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def parse_toml(data: bytes, name: str) -> dict[str, Any]:
@@ -16,8 +30,10 @@ def parse_toml(data: bytes, name: str) -> dict[str, Any]:
         name: What it is, for messages.
 
     Raises:
-        ConfigError: It is not UTF-8, or not TOML; names the line.
+        ConfigError: It is too long, not UTF-8, or not TOML; names the line.
     """
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{name} is longer than 1 MiB, as no such file is.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

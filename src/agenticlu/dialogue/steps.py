@@ -39,7 +39,7 @@ from agenticlu.core.records import (
     Usage,
     content_seed,
 )
-from agenticlu.core.toml import parse_toml
+from agenticlu.core.toml import parse_toml, read_toml
 from agenticlu.dialogue.gist import asks_same, find_gist
 from agenticlu.dialogue.replies import parse_verdict, strip_thinking
 from agenticlu.documents import neutralise
@@ -112,7 +112,7 @@ def load_profile(name_or_path: str = "default") -> Profile:
                 f"Profile file not found: {name_or_path!r}.",
                 hint="Give the path of a TOML file, or the name 'default'.",
             )
-        data = path.read_bytes()
+        data = read_toml(path)
     else:
         bundled = importlib.resources.files(__package__)
         names = sorted(p.name[:-5] for p in bundled.iterdir() if p.name.endswith(".toml"))

@@ -18,7 +18,7 @@ from typing import Any
 
 from agenticlu.core.errors import ConfigError, UsageError, require_known
 from agenticlu.core.records import Record
-from agenticlu.core.toml import parse_toml
+from agenticlu.core.toml import parse_toml, read_toml
 from agenticlu.evaluation.records import Prompt
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)
@@ -310,7 +310,7 @@ def _trim(table: Mapping[str, str]) -> dict[str, str]:
 
 def _read_templates(path: str) -> dict[str, Any]:
     try:
-        data = Path(path).read_bytes()
+        data = read_toml(Path(path))
     except OSError as error:
         raise ConfigError(f"Cannot read the templates {path!r}: {error.strerror}.") from error
     return parse_toml(data, f"The file of templates {path!r}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from decimal import Decimal
 
-MONTHS = {
+MONTHS: dict[str, int] = {
     name: number
     for number, names in enumerate(
         re.findall(
@@ -78,10 +78,10 @@ def _written_date(found: re.Match[str]) -> str:
     """Reads 25.12.2020, and 12/25/2020 where only one of the two can be the month."""
     first, mark, second, year = int(found[1]), found[2], int(found[3]), found[4]
     if mark == "/" and first <= 12 and second <= 12 and first != second:
-        return found[0]
+        return found.group()
     day, month = (second, first) if mark == "/" and second > 12 else (first, second)
     if not (1 <= month <= 12 and 1 <= day <= 31):
-        return found[0]
+        return found.group()
     return f"{day} {_month_name(month)} {year}"
 
 
