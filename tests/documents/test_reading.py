@@ -131,7 +131,7 @@ def test_files_of_one_name_are_told_apart(folder: Path) -> None:
     ("given", "words"),
     [
         (["docs/chapter 9.md", "docs/chapter 99.md"], "'docs/chapter 99.md' does not exist"),
-        ("docs/*.xyz", "Pattern 'docs/*.xyz' holds nothing to read"),
+        ("docs/*.xyz", "No document matches 'docs/*.xyz'"),
         ("docs/.git", None),
         (["docs/broken.pdf", "docs/data.txt"], "None of 2 files can be read"),
         ("bare", "Folder 'bare' holds nothing to read"),
@@ -171,7 +171,7 @@ def test_of_many_arguments_one_without_documents_does_not_end_it(folder: Path) -
     assert set(document.unread) == {"bare", "pipe", "/dev/zero"}
     with pytest.raises(DocumentError, match="nothing to read"):
         load_document(["bare", "pipe"])
-    with pytest.raises(DocumentError, match="Pattern"):
+    with pytest.raises(DocumentError, match="No document matches"):
         load_document(["outside.txt", "*.nothing"])
 
 
@@ -286,3 +286,45 @@ def test_a_reading_survives_a_file_and_its_id_depends_on_names() -> None:
     renamed = joined(FIRST, SECOND, FIRST.model_copy(update={"source": "fourth.pdf"}))
     assert renamed.text == READING.text
     assert renamed.id != READING.id
+
+
+def test_what_an_answer_table_says_is_no_document(folder: Path) -> None:
+    Path("docs/t.csv").write_text("document,Who?\na.txt,Ada\n")
+    Path("docs/t.cells.jsonl").write_text('{"document": "a.txt"}\n')
+    Path("docs/data.csv").write_text("bird,weight\nheron,2\n")
+    for named in ("docs", "docs/*.csv"):
+        document = load_document(named)
+        names = [part.name for part in document.parts]
+        assert "data.csv" in names
+        assert not {"t.csv", "t.cells.jsonl"} & set(names)
+        assert document.left_out["table of answers"] == (2 if named == "docs" else 1)
+    assert "Ada" in load_document("docs/t.csv").text, "a table that is named is read"
+
+
+def test_what_is_not_read_says_what_to_do(folder: Path) -> None:
+    reason = load_document("docs").unread["broken.pdf"]
+    assert reason.endswith("Try to repair it: qpdf IN.pdf OUT.pdf")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("www.example.org/a.html", "https://www.example.org/a.html"),
+        ("127.0.0.1:8000/a.html", "https://127.0.0.1:8000/a.html"),
+        ("file:///tmp/an%20old%20one.txt", "'/tmp/an old one.txt'"),
+        ("ftp://example.org/a", "only those with http:// and https://"),
+        ("Who signed it?", "-q 'Who signed it?'"),
+        ("chapter.txt", "Give the path"),
+    ],
+)
+def test_a_slip_is_told_from_a_missing_file(folder: Path, given: str, words: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        load_document([given, "outside.txt"])
+    assert words in str(caught.value.hint)
+
+
+def test_a_link_to_nowhere_is_not_suggested_for_itself(folder: Path) -> None:
+    Path("gone.txt").symlink_to("nowhere.txt")
+    with pytest.raises(DocumentError, match="is a link to 'nowhere") as caught:
+        load_document("gone.txt")
+    assert caught.value.hint is None

@@ -52,6 +52,12 @@ class AgenticluError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def advice(self) -> str:
+        """The message, and behind it what to do: for a list, in which a hint has no line."""
+        end = "" if self.message.endswith((".", "!", "?", ":")) else "."
+        return f"{self.message}{end} {self.hint}" if self.hint else self.message
+
 
 class UsageError(AgenticluError):
     """Invalid argument, or arguments that conflict."""

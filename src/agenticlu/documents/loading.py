@@ -58,7 +58,7 @@ def load_document(
         if isinstance(loaded, Document):
             documents.append((one, loaded))
         else:
-            unread[one.name] = loaded.message
+            unread[one.name] = loaded.advice
     if not documents:
         reasons = "; ".join(list(unread.values())[:NAMED_IN_FULL])
         raise DocumentError(f"None of {len(unread)} files can be read. {reasons}")

@@ -9,17 +9,21 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
 from agenticlu.core.errors import DocumentError, did_you_mean
 from agenticlu.core.limits import ReadingLimits
 from agenticlu.core.records import without_lone_surrogates
 
 STANDARD_INPUT = "-"
+RECORD_ENDING = ".cells.jsonl"
+"""Of the file that keeps the cells of a table of answers, beside NAME.csv."""
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 _CACHE_FOLDERS = frozenset(
     {"__pycache__", "node_modules", "__macosx", "venv", "site-packages", "$recycle.bin"}
@@ -138,9 +142,14 @@ def _expand(given: str, sources: Sources) -> Iterator[tuple[str, str]]:
     elif is_address(given):
         yield given, given
     elif _is_dir(given):
-        yield from _require(_walk(given, sources), f"Folder {given!r}", sources)
+        what = f"Folder {given!r} holds nothing to read"
+        hint = "Name the documents themselves, or another folder."
+        yield from _require(_walk(given, sources), what, sources, hint)
     elif is_pattern(given):
-        yield from _require(_match(given, sources), f"Pattern {given!r}", sources)
+        what, hint = f"No document matches {given!r}", "Name the documents themselves, or a folder."
+        if " " in given and given.endswith("?"):
+            hint = f"Is it a question? Several are given by -q: -q {shlex.quote(given)} -q ..."
+        yield from _require(_match(given, sources), what, sources, hint)
     else:
         require_file(given)
         yield given, PurePath(given).name
@@ -176,17 +185,21 @@ def _match(pattern: str, sources: Sources) -> Iterator[tuple[str, str]]:
 
 
 def _require(
-    found: Iterable[tuple[str, str]], what: str, sources: Sources
+    found: Iterable[tuple[str, str]], what: str, sources: Sources, hint: str
 ) -> Iterator[tuple[str, str]]:
+    num_unread, before = len(sources.unread), sources.passed_over.copy()
     is_empty = True
     for one in found:
         is_empty = False
         yield one
     if is_empty:
-        over = render_counts(sources.passed_over)
+        unread = list(sources.unread.items())[num_unread:]
+        reasons = [f"{name}: {reason}" for name, reason in unread]
+        if over := render_counts(sources.passed_over - before):
+            reasons.append(f"passed over: {over}")
         raise _NothingError(
-            f"{what} holds nothing to read" + (f" (passed over: {over})." if over else "."),
-            hint="Name the documents themselves, or another folder.",
+            what + (f" ({'; '.join(reasons[:3])})." if reasons else "."),
+            hint=hint,
         )
 
 
@@ -196,13 +209,31 @@ def require_file(source: str) -> None:
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise DocumentError(
+                f"File {source!r} is a link to {os.readlink(path)!r}, which does not exist."
+            ) from error
         raise DocumentError(
             f"File {source!r} does not exist.",
-            hint=_suggest_file(path) or "Give the path of a document, or - for standard input.",
+            hint=_suggest_address(source)
+            or _suggest_file(path)
+            or "Give the path of a document, or - for standard input.",
         ) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DocumentError(f"Cannot read {source!r}: {reason}.") from error
+
+
+def _suggest_address(source: str) -> str | None:
+    """Suggests how to write what looks like an address of another kind."""
+    scheme, found, rest = source.partition("://")
+    if found and scheme.lower() == "file":
+        return f"Give its path: {shlex.quote(unquote(rest))}"
+    if found:
+        return "Of addresses only those with http:// and https:// are read."
+    if re.match(r"(?:www\.|localhost[:/]|[0-9]+(?:\.[0-9]+){3}[:/])|[\w.-]+\.\w+:[0-9]+/", source):
+        return f"If it is an address: https://{source}"
+    return None
 
 
 def _suggest_file(path: Path) -> str | None:
@@ -280,6 +311,10 @@ def _kind_of_file(path: str, root: str) -> str | None:
         return "empty file"
     if name.endswith("~"):
         return "backup"
+    # What a model said is no document to ask about.
+    stem, ending = os.path.splitext(path)
+    if name.endswith(RECORD_ENDING) or (ending == ".csv" and os.path.exists(stem + RECORD_ENDING)):
+        return "table of answers"
     return _KIND_OF_ENDING.get(PurePath(name).suffix)
 
 

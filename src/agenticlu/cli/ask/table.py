@@ -15,6 +15,7 @@ from agenticlu.core.errors import StoreError, UsageError
 from agenticlu.core.files import Closing, DirectoryLock, load_rows, write_atomically
 from agenticlu.core.printing import encode_json
 from agenticlu.core.records import content_id
+from agenticlu.documents.sources import RECORD_ENDING
 
 if TYPE_CHECKING:
     from agenticlu.dialogue.answer import Answer
@@ -34,7 +35,7 @@ def key_of(row: Mapping[str, Any]) -> Key:
 
 def record_of(path: Path) -> Path:
     """Returns the file that keeps the cells of a table."""
-    return path.with_suffix(".cells.jsonl") if path.suffix.lower() == ".csv" else path
+    return path.with_suffix(RECORD_ENDING) if path.suffix.lower() == ".csv" else path
 
 
 class AnswerTable(Closing):
