@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -42,6 +43,20 @@ def test_requirements_open_the_extras_of_extras() -> None:
     assert any(one.name == "click" for one in needs[""])
     assert set(needs["local"]) < set(needs["serve"])
     assert not any(one.name == "agenticlu" for group in needs.values() for one in group)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", None])
+def test_whether_pages_can_be_recognised(
+    scripted: Any, monkeypatch: pytest.MonkeyPatch, path: str | None
+) -> None:
+    scripted(ScriptedEngine(["Wexley"], context_tokens=4096))
+    if path:
+        monkeypatch.setenv("PATH", path)
+    found = examined()["tesseract"]
+    if shutil.which("tesseract"):
+        assert (found.status, "eng" in found.found) == ("ok", True)
+    else:
+        assert (found.status, "apt install tesseract" in str(found.fix)) == ("missing", True)
 
 
 def test_a_healthy_installation(scripted: Any) -> None:

@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,11 +21,17 @@ from packaging.requirements import Requirement
 from agenticlu import __version__
 from agenticlu.cli.options import settings_command
 from agenticlu.core.config import Resolved
-from agenticlu.core.errors import AgenticluError, DocumentTooLongError, require_known
+from agenticlu.core.errors import (
+    AgenticluError,
+    DocumentError,
+    DocumentTooLongError,
+    require_known,
+)
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.records import Message, Record, Usage
 from agenticlu.core.secrets import public_address
 from agenticlu.core.settings import JsonSettings, ModelSettings, TokenCount
+from agenticlu.documents.formats.ocr import list_languages
 from agenticlu.engines import DEFAULT_TIMEOUT_S, load_engine
 from agenticlu.engines.base import Capabilities, Engine, Feature, Sampling
 from agenticlu.engines.http.endpoint import Endpoint
@@ -112,7 +119,7 @@ async def examine(
     Raises:
         ConfigError: There is no such extra.
     """
-    checks = [_check_python(), *check_packages(extras)]
+    checks = [_check_python(), *check_packages(extras), _check_tesseract()]
     if not base_urls:
         local = await _check_local(model, checks, window, say, trust_remote_code)
         return (*checks, local)
@@ -160,6 +167,18 @@ def _check_python() -> Check:
         f"{platform.system()} {platform.machine()}, {cores} cores",
         details=(sys.prefix,),
     )
+
+
+def _check_tesseract() -> Check:
+    program = shutil.which("tesseract")
+    if program is None:
+        fix = "apt install tesseract-ocr; brew install tesseract"
+        return Check(name="tesseract", status="missing", found="not installed (--ocr)", fix=fix)
+    try:
+        found = f"languages: {', '.join(list_languages(program))}"
+    except DocumentError as error:
+        return Check(name="tesseract", status="missing", found=error.message)
+    return Check(name="tesseract", status="ok", found=found, details=(program,))
 
 
 def check_packages(wanted: Iterable[str] = ()) -> list[Check]:

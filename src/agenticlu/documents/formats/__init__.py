@@ -85,7 +85,7 @@ def _is_notebook(data: bytes, ending: str) -> bool:
 
 
 FORMATS = (
-    Format("PDF (with a text layer)", _is_pdf, f"{__name__}.pdf", False, True),
+    Format("PDF", _is_pdf, f"{__name__}.pdf", False, True),
     Format(
         "docx, pptx, xlsx, odt, ods, odp, epub",
         lambda data, _: data.startswith(b"PK\x03\x04"),

@@ -196,6 +196,11 @@ def _without_mark(data: bytes) -> str | None:
 def _binary_error(data: bytes, source: str) -> DocumentError:
     kinds = (kind for magic, kind in _BINARY_FORMATS.items() if data.startswith(magic))
     kind = next(kinds, None)
+    if kind == "an image":
+        return DocumentError(
+            f"{name_of(source)} is an image, not text.",
+            hint="If it is a picture of text, make a PDF of it: tesseract IMAGE NAME pdf",
+        )
     return DocumentError(
         f"{name_of(source)} is binary, not text{f' ({kind})' if kind else ''}.",
         hint=f"Supported formats: {', '.join(one.name for one in FORMATS)}.",

@@ -38,8 +38,7 @@ class Tesseract:
                 "Recognising the text of pages needs Tesseract, which is not installed.",
                 hint=f"Install it (apt install tesseract-ocr; brew install tesseract), {_BY_HAND}",
             )
-        listed = _run([program, "--list-langs"], b"").decode("utf-8", "replace")
-        installed = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
+        installed = list_languages(program)
         missing = [one for one in languages.split("+") if one not in installed]
         if missing:
             raise DocumentError(
@@ -63,6 +62,12 @@ class Tesseract:
         command = [self.program, "stdin", "stdout", "-l", self.languages, "--dpi", str(dpi), "tsv"]
         table = _run(command, picture).decode("utf-8", "replace")
         return _read_table(table, dots_per_point)
+
+
+def list_languages(program: str) -> list[str]:
+    """Returns the languages that an installed Tesseract has data for."""
+    listed = _run([program, "--list-langs"], b"").decode("utf-8", "replace")
+    return [line.strip() for line in listed.splitlines()[1:] if line.strip()]
 
 
 def _run(command: list[str], given: bytes) -> bytes:

@@ -122,11 +122,13 @@ def _side_by_side(work: Callable[[Given], Made], given: Sequence[Given]) -> list
 
 def _no_text(source: str, num_pages: int, num_broken: int) -> DocumentError:
     if num_broken == num_pages:
+        which = "its page cannot" if num_pages == 1 else f"none of its {num_pages} pages can"
         return DocumentError(
-            f"PDF {source!r} is broken: none of its {num_pages} page(s) can be read.",
+            f"PDF {source!r} is broken: {which} be read.",
             hint="Try to repair it: qpdf IN.pdf OUT.pdf",
         )
     return DocumentError(
-        f"PDF {source!r} has no text layer: its {num_pages} page(s) are images.",
+        f"PDF {source!r} has no text layer: "
+        + ("its page is an image." if num_pages == 1 else f"its {num_pages} pages are images."),
         hint="Recognise the text: --ocr (needs Tesseract), or for good: ocrmypdf IN.pdf OUT.pdf",
     )
