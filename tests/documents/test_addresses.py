@@ -101,6 +101,7 @@ def test_a_page_is_read_by_its_type_and_charset(serve: Any) -> None:
             "/raw": text("Only words, no type.", None),
             "/nonsense": text("Words.", "text/plain; charset=klingon"),
             "/login.pdf": text(PAGE, "text/html"),
+            "/an%20old%20m%C3%BChle.md": text("Words."),
         }
     )
     for path in ("/page", "/wrong", "/unsaid", "/login.pdf"):
@@ -110,6 +111,8 @@ def test_a_page_is_read_by_its_type_and_charset(serve: Any) -> None:
     assert load_document(url + "/notes.md").title == "A title"
     assert load_document(url + "/raw").text == "Only words, no type."
     assert load_document(url + "/nonsense").text == "Words."
+    for path in ("/an old mühle.md", "/an%20old%20m%C3%BChle.md"):
+        assert load_document(url + path).text == "Words.", "as browsers take it"
     both = load_document([url + "/page", url + "/raw"])
     assert [part.source for part in both.parts] == [url + "/page", url + "/raw"]
 
@@ -175,7 +178,7 @@ def test_errors_say_what_happened(serve: Any) -> None:
         "/forbidden": "replied 403",
         "/broken": "replied 500",
         "/empty": "is empty",
-        "/image": "binary",
+        "/image": "is an image",
     }.items():
         with pytest.raises(DocumentError, match=words) as caught:
             load_document(url + path)

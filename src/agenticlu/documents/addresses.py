@@ -157,7 +157,7 @@ def _check(address: str, given: str) -> SplitResult:
     """
     shown = public_address(given)
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(address.strip())
         port, host = parts.port, parts.hostname
     except ValueError as error:
         raise DocumentError(f"{shown!r} is not an address: {error}.") from error
@@ -166,7 +166,9 @@ def _check(address: str, given: str) -> SplitResult:
             f"{shown!r} leads to {parts.scheme}:, which is not fetched.",
             hint="Only http and https addresses are.",
         )
-    if not host or port == 0 or re.search(r"[\x00-\x20\x7f]", address.strip()):
+    # As browsers do, blanks in the path are taken: they are quoted when it is sent.
+    has_controls = re.search(r"[\x00-\x1f\x7f]", address.strip()) or " " in parts.netloc
+    if not host or port == 0 or has_controls:
         raise DocumentError(f"{shown!r} is not an address.", hint="https://HOST/PATH")
     return parts
 
@@ -377,7 +379,10 @@ def _explaining(where: str, deadline: float) -> Iterator[None]:
             reason = "the connection broke off in the middle"
         else:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DocumentError(f"{where} cannot be read: {reason}.") from error
+        hint = "Check the address and the connection, or try again later."
+        if isinstance(error, ssl.SSLError):
+            hint = f"Does it speak http? http{where.removeprefix('https')}"
+        raise DocumentError(f"{where} cannot be read: {reason}.", hint=hint) from error
 
 
 def _read_body(response: http.client.HTTPResponse, max_bytes: int, where: str) -> bytes:
