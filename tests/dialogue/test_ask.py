@@ -15,7 +15,7 @@ from agenticlu.core.errors import (
     EngineUnreachableError,
     NoSupportedAnswerError,
 )
-from agenticlu.core.records import Document, Page, Question, Usage
+from agenticlu.core.records import Document, Page, Piece, Question, Usage
 from agenticlu.dialogue.answer import Answer, Event, check_supported, make_question
 from agenticlu.dialogue.ask import ask
 from agenticlu.dialogue.estimate import estimate
@@ -254,6 +254,9 @@ def test_blank_pages_are_told() -> None:
     pages = (*DOCUMENT.pages, Page(number=3, start=len(TEXT), end=len(TEXT)))
     document = Document.of(TEXT, "scan.pdf", pages=pages)
     assert any("1 of 3 pages" in note for note in answer(document=document)[0].notes)
+    hidden = Page(number=3, start=len(TEXT), end=len(TEXT), name="sheet Hidden")
+    document = Document.of(TEXT, "prices.xlsx", pages=(*DOCUMENT.pages, hidden))
+    assert not any("text layer" in note for note in answer(document=document)[0].notes)
 
 
 # --- The window -----------------------------------------------------------------------------------
@@ -594,3 +597,21 @@ def test_closest_sentence_needs_a_shared_word() -> None:
     assert citation.quote is None
     assert not citation.verified
     assert citation.page == 2
+
+
+def test_of_a_table_the_closest_row_is_shown() -> None:
+    rows = [f"bird: heron {i} | weight: {i / 10}" for i in range(40)]
+    document = Document.of("\n".join(rows), "birds.csv")
+    piece = Piece(index=0, start=0, end=len(document.text), num_tokens=400)
+    (citation,) = cite(document, [piece], [0], [], ["What is the weight of heron 17?"])
+    assert citation.quote == rows[17]
+    code = "\n".join(f"    total_{i} = count_{i} + rest_{i}" for i in range(40))
+    document = Document.of(code, "sums.py")
+    piece = Piece(index=0, start=0, end=len(code), num_tokens=400)
+    (citation,) = cite(document, [piece], [0], [], ["rest_23"])
+    assert citation.quote == "total_23 = count_23 + rest_23"
+    wrapped = "The mill, which\nhad stood in Wexley since\n1834, burned down."
+    document = Document.of(wrapped, "mill.txt")
+    piece = Piece(index=0, start=0, end=len(wrapped), num_tokens=40)
+    (citation,) = cite(document, [piece], [0], [], ["burned"])
+    assert citation.quote == wrapped

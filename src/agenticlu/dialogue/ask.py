@@ -421,7 +421,8 @@ class _Asking:
     def _note_pages(self) -> None:
         document = self.document
         for name, pages in document.pages_by_name.items():
-            blank = [page.number for page in pages if page.start == page.end]
+            # A sheet, slide or chapter without text is counted by its format as what it is.
+            blank = [page.number for page in pages if page.start == page.end and not page.name]
             if blank:
                 listed = ", ".join(map(str, blank[:8])) + (", ..." if len(blank) > 8 else "")
                 of = f" of {name}" if document.parts else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agenticlu.core.records import Document, Piece, Record
 from agenticlu.core.words import search_terms
@@ -80,6 +80,11 @@ class Citation(Record):
     """Which of several files it is from; None in a single document."""
 
 
+_LONGEST_SENTENCE = 500
+"""In characters; what is longer is hardly one."""
+_ROW = re.compile(r"\t| \| ")
+"""Between the cells of a row of a table."""
+_LINE = re.compile(r"\S[^\n]*+")
 ANSWER_LABEL = r"\b(?:final\s+)?answer\s*[:：]"
 
 
@@ -165,12 +170,22 @@ def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None
     for weight, hint in enumerate(reversed(hints)):
         wanted.update(dict.fromkeys(_words(hint), 2**weight))
     best: tuple[float, int, int] | None = None
-    for start, end in sentences(text):
+    for start, end in _sentences_and_rows(text):
         words = _words(text[start:end])
         shared = sum(wanted.get(word, 0) for word in words) / max(len(words), 1) ** 0.25
         if shared and (best is None or shared > best[0]):
             best = (shared, start, end)
     return None if best is None else (best[1], best[2])
+
+
+def _sentences_and_rows(text: str) -> Iterator[tuple[int, int]]:
+    """Yields the sentences of a text; of tables, lists and code, which have none, the lines."""
+    for start, end in sentences(text):
+        if end - start > _LONGEST_SENTENCE or _ROW.search(text, start, end):
+            for line in _LINE.finditer(text, start, end):
+                yield line.start(), line.start() + len(line[0].rstrip())
+        else:
+            yield start, end
 
 
 def _words(text: str) -> set[str]:
