@@ -337,3 +337,22 @@ def test_broken_rows_are_told_before_anything_is_asked(engine: Any) -> None:
     Path("deep.jsonl").write_text('{"question": ' + deep + "\n")
     assert "error" in read_questions("deep.jsonl")[0]
     assert made == []
+
+
+def test_a_document_that_cannot_be_read_is_told_once(engine: Any, folder: Path) -> None:
+    (folder / "2.txt").write_bytes(b"\x00\x01" * 99)
+    engine()
+    words = ("ask", "docs", "--questions", "q.csv", "--out", "t.csv")
+    done = CliRunner().invoke(group, words)
+    assert done.stderr.count("Not read: 2.txt") == done.stderr.count("'docs/2.txt'") == 1
+    assert "1 document cannot be read" in str(done.exception)
+    assert "Mend or remove" in str(getattr(done.exception, "hint", ""))
+    assert "Supported formats" in table()[2][2]
+
+
+def test_an_estimate_has_a_price(engine: Any, folder: Path) -> None:
+    done = ask("--dry-run", "--json", "--price-in", "2", "--price-out", "8")
+    told = json.loads(done.stdout)
+    assert told["price"] == pytest.approx(
+        (2 * told["prompt_tokens"] + 8 * told["completion_tokens"]) / 1e6
+    )

@@ -49,6 +49,8 @@ class TableRun:
     num_answered: int = 0
     num_kept: int = 0
     num_failed: int = 0
+    num_unread: int = 0
+    """Documents that cannot be read; their cells are among the failed."""
     num_unsupported: int = 0
 
     def prepare(self) -> None:
@@ -62,7 +64,8 @@ class TableRun:
 
         wrong = [str(row["error"]) for row in self.rows if "error" in row]
         if wrong:
-            raise UsageError(f"The questions cannot be used: {'; '.join(wrong[:3])}.")
+            where = self.settings.questions_file
+            raise UsageError(f"The questions of {where!r} cannot be used: {'; '.join(wrong[:3])}.")
         self.rows = list({self._key("", row): row for row in self.rows}.values())
         self.sources = find_sources(self.files, self.settings.limits)
         # A table inside the folder that it is about is no document of it.
@@ -102,7 +105,7 @@ class TableRun:
             try:
                 document = load_source(source.address, self.settings.limits)
             except AgenticluError as error:
-                echo(f"{source.name}: {error.message}", err=True)
+                echo(f"{source.name}: {error.advice}", err=True)
                 continue
             pieces = split(document, self.setup.tokenizer, self.setup.piece_tokens)
             for row in self.rows:
@@ -116,13 +119,15 @@ class TableRun:
                     completion_tokens=cost.completion_tokens,
                 )
         cells = len(self.sources.found) * len(self.rows)
+        price = self.settings.prices().price(total)
         if self.settings.as_json:
-            echo_json({"cells": cells, "do_not_fit": unfit, **total.as_dict()})
+            echo_json({"cells": cells, "do_not_fit": unfit, **total.as_dict(), "price": price})
             return
         echo(
             f"{cells:,} cells; at most: {num_requests:,} requests; "
             f"{total.prompt_tokens - total.cached_tokens:,} prompt tokens computed and "
             f"{total.cached_tokens:,} cached where the engine keeps a cache, {total.sampled}"
+            + (f"; price {price:,.4g}" if price is not None else "")
             + (f"; {unfit:,} cells do not fit the window" if unfit else "")
         )
 
@@ -150,10 +155,14 @@ class TableRun:
         if interrupt.once:
             raise KeyboardInterrupt
         if self.num_failed:
-            raise IncompleteRunError(
-                f"{self.num_failed} of {len(names) * len(keys)} cells failed; they say why.",
-                hint="Run the same command again to ask those alone.",
-            )
+            failed = f"{self.num_failed} of {len(names) * len(keys)} cells failed; they say why."
+            hint = "Run the same command again to ask those alone."
+            if self.num_unread:
+                number = self.num_unread
+                which = "1 document" if number == 1 else f"{number:,} documents"
+                failed += f" {which} cannot be read."
+                hint = f"Mend or remove what cannot be read; {hint[0].lower()}{hint[1:]}"
+            raise IncompleteRunError(failed, hint=hint)
 
     async def _fill(
         self, table: AnswerTable, engine: Engine, progress: Progress, interrupt: Interrupt
@@ -189,7 +198,9 @@ class TableRun:
         try:
             document = await asyncio.to_thread(load_source, source.address, self.settings.limits)
         except AgenticluError as error:
-            unread = error.message
+            unread = error.advice
+            self.num_unread += 1
+            progress.say(f"Not read: {source.name}: {unread}")
         pieces = None
         for row in self.rows:
             key = self._key(source.name, row)
@@ -203,7 +214,8 @@ class TableRun:
             place = (source.name, source.address, cell, self.conditions)
             if document is None:
                 table.add(as_failure(*place, key, unread))
-                self._fail(progress, key, unread)
+                self.num_failed += 1
+                progress.advance()
                 continue
             try:
                 pieces = pieces or split(document, self.setup.tokenizer, self.setup.piece_tokens)
@@ -214,18 +226,15 @@ class TableRun:
                 raise
             except AgenticluError as error:
                 table.add(as_failure(*place, key, error.message))
-                self._fail(progress, key, error.message)
+                self.num_failed += 1
+                progress.say(f"{source.name}, {key[1]!r}: {error.message}")
+                progress.advance()
             else:
                 table.add(as_row(*place, answer))
                 self.usage = self.usage + answer.usage
                 self.num_answered += 1
                 self.num_unsupported += not answer.supported
                 progress.advance(note=source.name)
-
-    def _fail(self, progress: Progress, key: Key, reason: str) -> None:
-        self.num_failed += 1
-        progress.say(f"{key[0]}, {key[1]!r}: {reason}")
-        progress.advance()
 
     def _tell(self, num_cells: int) -> None:
         price = self.settings.prices().price(self.usage)
