@@ -19,6 +19,7 @@ import pytest
 import agenticlu.engines
 from agenticlu import __version__
 from agenticlu.cli import COMMANDS, group, main
+from agenticlu.cli.options import BUNDLED_MODEL_NOTE
 from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.dialogue import ask as asking
 from agenticlu.documents.tokens import load_tokenizer
@@ -209,7 +210,7 @@ def test_quiet_and_json(run: Run, town: str, engine: Any) -> None:
     engine()
     code, out, err = run("ask", town, ASKED, "--quiet", "--json")
     assert code == 0
-    assert err == ""
+    assert err == f"{BUNDLED_MODEL_NOTE}\n", "a toy's answer is never taken for a model's"
     found = json.loads(out)
     assert found["answer"] == "Wexley"
     assert found["supported"] is True

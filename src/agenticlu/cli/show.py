@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
+from agenticlu.cli.ask.settings import AskSettings
 from agenticlu.cli.options import note_estimate, operand, settings_command
 from agenticlu.cli.reading import describe_reading
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.printing import echo, echo_json
-from agenticlu.core.settings import JsonSettings, ModelSettings, Positive, ReadingSettings
+from agenticlu.core.settings import Positive, ReadingSettings, settings_of
 
 if TYPE_CHECKING:
     from agenticlu.core.records import Page, Piece
     from agenticlu.dialogue.run import ShownDocument
 
-UNUSED = ("timeout", "thinking", "thinking_tokens", "trust_remote_code", "api_key_env", "window")
-"""Settings of models that tokens are counted without."""
+USED = ("piece_tokens", "model", "base_url", "tokenizer", "json")
+"""Settings of `ask`, besides those of reading, that decide what is shown."""
 
 
-class ShowSettings(ModelSettings, ReadingSettings, JsonSettings):
-    """Settings of `agenticlu show`."""
+class ShowSettings(AskSettings):
+    """Settings of `agenticlu show`: those of [ask], of which the others are passed over."""
 
     page: Positive | None = None
     """Show this page alone; of several documents, of each."""
-    piece_tokens: Annotated[int, Field(ge=8)] | None = None
-    """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
+
+
+UNUSED = tuple(settings_of(AskSettings).keys() - {*USED, *settings_of(ReadingSettings)})
 
 
 @settings_command(ShowSettings, "show", without=UNUSED, inherits=("ask",))

@@ -58,7 +58,7 @@ def command(resolved: Resolved[AskSettings], operands: tuple[str, ...]) -> None:
     show = (AnswerLines if many else AnswerJson if settings.as_json else AnswerText)()
     run = AskRun(settings, files, rows, many=many)
     run.prepare()
-    note_bundled(settings, quiet=settings.quiet)
+    note_bundled(settings)  # a quiet answer about another world would be taken for one
     if settings.dry_run:
         for question, cost in run.estimates():
             show_estimate(question, cost, as_json=settings.as_json or many)
@@ -71,7 +71,7 @@ def _fill_table(
 ) -> None:
     table = TableRun(settings, files, rows, out)
     table.prepare()
-    note_bundled(settings, quiet=settings.quiet)
+    note_bundled(settings)  # a quiet answer about another world would be taken for one
     if settings.dry_run:
         table.estimate()
     else:
