@@ -66,3 +66,16 @@ def test_a_corpus_names_nothing_outside_its_folder(
     (corpus / "link.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(DocumentError, match=words):
         list(load_corpus(write_corpus(corpus, named)))
+
+
+def test_a_context_that_is_the_name_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a b.pdf").write_bytes(b"%PDF")
+    path = tmp_path / "qa.jsonl"
+    row = {"context": "a b.pdf", "question": "Who?", "answers": ["Ada"]}
+    path.write_text(json.dumps(row))
+    with pytest.raises(DocumentError, match=r"Line 1 .*name of a file, 'a b.pdf'") as caught:
+        next(load_corpus(str(path)))
+    assert "--column context_file=" in str(caught.value.hint)
+    for text in ("It is in a b.pdf.", "no.pdf", "x" * 9000, "a\0.pdf", "Ada", "."):
+        path.write_text(json.dumps(row | {"context": text}))
+        assert next(load_corpus(str(path))).document.text == text

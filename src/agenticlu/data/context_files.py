@@ -3,29 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.core.records import Document
 from agenticlu.documents.loading import load_document
 from agenticlu.documents.sources import is_address
 
+_LONGEST_NAME = 500
 HINT = "Name files by their paths from the corpus's own folder, in it or below it."
 
 
-def load_context_files(value: object, folder: Path | None, where: str) -> Document:
+def _folder_of(corpus: str) -> Path | None:
+    path = Path(corpus)
+    return path if path.is_dir() else path.parent if path.is_file() else None
+
+
+def refuse_file_name(context: str, corpus: str, where: str) -> None:
+    """Refuses a context that is but the name of a file: its questions would be asked of a name.
+
+    Args:
+        context: Of a row.
+        corpus: Where its rows are.
+        where: The row's place, for messages.
+
+    Raises:
+        DocumentError: There is such a file.
+    """
+    name = context.strip()
+    if len(name) > _LONGEST_NAME or "\n" in name or not PurePath(name).suffix:
+        return
+    try:
+        is_file = ((_folder_of(corpus) or Path()) / name).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return
+    if is_file:
+        raise DocumentError(
+            f"{where}: its context is the name of a file, {name!r}, not a text.",
+            hint="To read the files: --column context_file=NAME_OF_THAT_COLUMN",
+        )
+
+
+def load_context_files(value: object, corpus: str, where: str) -> Document:
     """Loads the documents that a row names; several are one reading.
 
     A corpus may come from anyone, so it names nothing outside its own folder, and no address.
 
     Args:
         value: A path or a list of paths, from the corpus's folder; of files or folders.
-        folder: The corpus's folder; None where it has none.
+        corpus: Where its rows are: a file, a folder, or an id of the hub.
         where: The row's place, for messages.
 
     Raises:
         DocumentError: The paths are none, lead out of the folder, or cannot be read, all of them.
     """
+    folder = _folder_of(corpus)
     names = [value] if isinstance(value, str) else value
     is_list = isinstance(names, Sequence) and names and all(isinstance(one, str) for one in names)
     if not is_list:

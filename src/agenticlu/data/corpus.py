@@ -23,7 +23,7 @@ from agenticlu.core.files import Row, load_numbered_rows, load_rows, plain_suffi
 from agenticlu.core.golds import as_python, is_absent, load_json, read_golds
 from agenticlu.core.options import FROM_ONE, Options, find_options, read_options, right_options
 from agenticlu.core.records import Document, Piece, Question, content_id, without_lone_surrogates
-from agenticlu.data.context_files import load_context_files
+from agenticlu.data.context_files import load_context_files, refuse_file_name
 from agenticlu.data.shapes import expand_row, join_context
 
 HUB_ADDRESS = "hf://datasets/"
@@ -237,11 +237,10 @@ def _find_document(fields: _Fields, source: str, documents: dict[str, Document])
     plain = source.replace("#", "%23")
     named = plain if given in (None, "") else f"{plain}#{given}"
     if files:
-        path = Path(source)
-        folder = path if path.is_dir() else path.parent if path.is_file() else None
-        document = load_context_files(files, folder, fields.where)
+        document = load_context_files(files, source, fields.where)
         document = document.model_copy(update={"source": named})
     else:
+        refuse_file_name(key, source, fields.where)
         document = Document.of(key, source=named)
     documents.clear()
     documents[key] = document
@@ -408,7 +407,8 @@ class _Fields:
             known = ", ".join(_shown_names(self._row))
             raise DocumentError(
                 f"{self.where} has no {field!r}; its columns: {known}.",
-                hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE",
+                hint=f"Map it: --column {field}=NAME_IN_YOUR_FILE"
+                + (", or context_file=NAME if it names files" if field == "context" else ""),
             )
         # What is null may stand under a name like it; a model's response is no gold answer.
         alike = (found[0], *(name for name in found if name.casefold() in ALIASES[field][:5]))
