@@ -58,7 +58,7 @@ def _tokens() -> re.Pattern[str]:
                 # A digit group: 41 000 with any space.
                 "number": r"(?<![\d.,])\d{1,3}(?:[ \u00a0\u2007-\u2009\u202f]\d{3})+(?!\d)|\d+",
                 "range": "(?<=\\d)[ \u00a0\u2009\u202f]*(?:--?|[\u2010-\u2015\u2212])"
-                "[ \u00a0\u2009\u202f]*(?=\\d)",
+                "(?:[ \t]*\r?\n[ \t]*|[ \u00a0\u2009\u202f]*)(?=\\d)",
                 # A line end with what begins a Markdown line, or is a whole line of its marks.
                 "line": r"(?:\A|\s*[\n\r\u2028\u2029])[ \t]*"
                 r"(?:(?:(?:[-=*_]{3,}+|\|?[ \t]*+:?-{3,}+[-:|]*+(?:[ \t]++[-:|]++)*+)(?=\s|\Z)"
@@ -66,6 +66,8 @@ def _tokens() -> re.Pattern[str]:
                 "space": r"\s+",
                 "joined": f"(?<={letter})[-\u2010\u2011\u2212\u00ad]"
                 rf"(?:[ \t]*\r?\n[ \t]*)?(?={letter})",
+                # At a line's end beside a figure: COVID-19, 5-year.
+                "divided": "(?<=[^\\W_])[-\u2010\u2011\u2212][ \t]*\r?\n[ \t]*(?=[^\\W_])",
                 "dash": "[\u2012-\u2015]+|--+|(?<=\\s)-(?=\\s)",
                 "hyphen": "[-\u2010\u2011\u2212]",
                 "entity": r"&(?:\#\d{1,7}|\#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});",
@@ -317,6 +319,7 @@ _RULES: dict[str, _Rule] = {
     "exponent": _exponent,
     "dash": _gap,
     "hyphen": _hyphen,
+    "divided": _hyphen,
     "entity": _entity,
     "tag": _drop,
     "block": _gap,

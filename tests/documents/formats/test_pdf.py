@@ -278,6 +278,26 @@ def test_powers_are_marked() -> None:
     assert read(make_pdf([stream])) == "It holds 10^6 stones, 2^10"
 
 
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (("in 1998", "^12", ", and 10", "^6", "."), "in 1998^12, and 10^6."),
+        (("101", "_2", " is 5"), "101_2 is 5"),
+        (("x", "_12", "5"), "x_{12}5"),
+        (("2", "^10", "5 times"), "2^{10}5 times"),
+        (("C", "_12", "H", "_22", "O"), "C12H22O"),
+        (("[12], 1,000 and 3.55",), "[12], 1,000 and 3.55"),
+    ],
+)
+def test_small_digits_join_no_number(shown: tuple[str, ...], text: str) -> None:
+    rises = {"^": 5, "_": -3}
+    stream = "BT 72 700 Td "
+    for part in shown:
+        rise = rises.get(part[0], 0)
+        stream += f"/F1 {7 if rise else 12} Tf {rise} Ts ({part.lstrip('^_')}) Tj "
+    assert read(make_pdf([f"{stream} ET"])) == text
+
+
 def glyphs(unicodes: list[str]) -> tuple[PdfPage, list[str]]:
     """A page with a font of boxes, one for each string that they mean; '' means nothing."""
     names = " ".join(f"/g{i}" for i in range(len(unicodes)))

@@ -32,6 +32,11 @@ _OPENING = re.compile(
 _PREFIX = re.compile(
     r"xmlns:([\w.-]+)\s*=\s*[\"']http://www\.w3\.org/(?:1998/Math/MathML|1999/xhtml|2000/svg)[\"']"
 )
+_OWN_HEAD = re.compile(r"((?:[^<]|<\?[^>]*>|<!--.*?-->)*<!DOCTYPE[^>\[]*)\[(.*?)\]\s*>", re.DOTALL)
+_ENTITY = re.compile(r"<!ENTITY\s+([\w.-]+)\s+([\"'])(.*?)\2\s*>", re.DOTALL)
+_REFERENCE = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)([\w.-]+);")
+_MOST_ADDED = 1 << 20
+"""Characters that entities of a page's own may become."""
 _VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _SELF_CLOSED = re.compile(
     rf"<(?!(?:{_VOID})\b)([A-Za-z][\w:.-]*+)((?:[^<>\"'/]|/(?!>)|\"[^\"<]*+\"|'[^'<]*+')*+)/>", re.I
@@ -107,6 +112,7 @@ def _prepare(html: str, is_xml: bool) -> str:
         for prefix in set(_PREFIX.findall(html)):
             html = re.sub(rf"<(/?){re.escape(prefix)}:(?=\w)", r"<\1", html)
     if is_xml:
+        html = _with_own_entities(html)
         html = _SELF_CLOSED.sub(r"<\1\2></\1>", html)
         html = _escape_cdata(html)
     if "shadowrootmode" in html:  # saved from a browser: what the reader saw
@@ -122,6 +128,25 @@ def _prepare(html: str, is_xml: bool) -> str:
     if len(html) > 5 * _MAX_DEPTH and sum(1 for _ in _OPENING.finditer(html)) > _MAX_DEPTH:
         html = _OPENING.sub(limit, html)
     return html
+
+
+def _with_own_entities(html: str) -> str:
+    """Writes out the entities that a file of XML declares for itself, such as '&mill;'."""
+    head = _OWN_HEAD.match(html)
+    if head is None:
+        return html
+    # One that is made of others could grow without end.
+    values = {name: value for name, _, value in _ENTITY.findall(head[2])}
+    values = {name: value for name, value in values.items() if not _REFERENCE.search(value)}
+    spare = _MOST_ADDED
+
+    def written(found: re.Match[str]) -> str:
+        nonlocal spare
+        value = values.get(found[1], found[0])
+        spare -= len(value)
+        return value if spare > 0 else found[0]
+
+    return head[1] + ">" + _REFERENCE.sub(written, html[head.end() :])
 
 
 def _escape_cdata(html: str) -> str:

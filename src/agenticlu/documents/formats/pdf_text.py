@@ -10,7 +10,7 @@ import numpy as np
 
 from agenticlu.core.records import Page
 from agenticlu.documents.formats.pdf_runs import Line, Run
-from agenticlu.documents.formats.pdf_words import Box, Word
+from agenticlu.documents.formats.pdf_words import SMALL, Box, Word
 from agenticlu.documents.rectangles import Floats, Ints, Places, Words, join_words
 
 JOINED = "\ufffe"
@@ -205,8 +205,13 @@ def _between(last: Word, word: Word) -> str:
     height = min(last_top - last_bottom, top - bottom)
     if word.line != last.line and abs(left - last_right) < 0.15 * height:
         # pdfium ends a line where the letters rise or sink.
-        is_power = last.text[-1].isdigit() and word.text[0].isdigit()
-        return "^" if is_power and bottom + top > last_bottom + last_top else ""
+        if not (last.text[-1].isdigit() and word.text[0].isdigit()):
+            return ""
+        if last_top - last_bottom < SMALL * (top - bottom):  # back from a power
+            return " "
+        is_small = top - bottom < SMALL * (last_top - last_bottom)
+        is_higher = bottom + top > last_bottom + last_top
+        return "^" if is_higher else "_" if is_small else ""
     if word.rtl and abs(last_left - word.box[2]) < 0.1 * height:
         return ""  # marks above and below letters look like gaps to pdfium
     return " "

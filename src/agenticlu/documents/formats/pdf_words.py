@@ -6,6 +6,7 @@ Places are in the page's own points: the origin is at the lower left before any 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import re
 import unicodedata
@@ -46,7 +47,9 @@ _ACCENTS = {
 _ACCENT_REACH = 30
 """Words before and after an accent among which its letter is looked for."""
 _ACCENTED = re.compile(f"([{''.join(_ACCENTS)}])([^\\W\\d_])")
-_DIGITS = re.compile(r"(?<!\d)\d++$")
+_DIGITS = re.compile(r"\d{2,}")
+SMALL = 0.85
+"""Of the height of the digits beside it; a smaller digit is a power, an index or a note's mark."""
 Frame = Literal["right", "up", "down", "left"]
 """Where text runs to, in the page's own coordinates; vertical writing runs down."""
 
@@ -93,8 +96,6 @@ def read_words(textpage: Any) -> Words:
         [np.minimum(firsts[:, :2], lasts[:, :2]), np.maximum(firsts[:, 2:], lasts[:, 2:])]
     )
     heights = firsts[:, 3] - firsts[:, 1], lasts[:, 3] - lasts[:, 1], boxes[:, 3] - boxes[:, 1]
-    last_codes = codes[ends - 1]
-    is_small = (heights[1] < 0.85 * heights[0]) & (last_codes >= 48) & (last_codes <= 57)
     is_unknown = _calls(pdfium.FPDFText_HasUnicodeMapError, textpage, starts.tolist())
     is_break = (codes == 10) | (codes == ord(HYPHEN_AT_LINE_END))
     words = list(
@@ -112,13 +113,28 @@ def read_words(textpage: Any) -> Words:
     _place_accents(textpage, words, spans)
     odd = np.logical_or.reduceat(np.append(_is_odd(codes), False), np.array(spans).ravel())[::2]
     unknown = 0
-    for i in np.flatnonzero(odd | is_small | (heights[2] < 0.5) | np.array(is_unknown)).tolist():
+    odd[np.searchsorted(starts, _size_changes(textpage, codes), "right") - 1] = True
+    for i in np.flatnonzero(odd | (heights[2] < 0.5) | np.array(is_unknown)).tolist():
         words[i], number = _mend(textpage, words[i], *spans[i])
         unknown += number
     is_tall = (heights[2] > 1.6 * np.maximum(heights[0], heights[1])) & (ends - starts > 1)
     for i in np.flatnonzero(is_tall).tolist()[::-1]:
         words[i : i + 1] = _split_rows(textpage, words[i], *spans[i])
     return Words([word for word in words if word.text], unknown)
+
+
+def _size_changes(textpage: Any, codes: np.ndarray) -> np.ndarray:
+    """Returns the digits that are followed by one of another size, as in 10⁶."""
+    is_digit = (codes >= ord("0")) & (codes <= ord("9"))
+    pairs = np.flatnonzero(is_digit[:-1] & is_digit[1:])
+    indices = np.union1d(pairs, pairs + 1)
+    if not indices.size:
+        return indices
+    boxes = _boxes(textpage, indices.tolist())
+    heights = np.zeros(len(codes))
+    heights[indices] = boxes[:, 3] - boxes[:, 1]
+    low, high = np.sort(np.stack([heights[pairs], heights[pairs + 1]]), axis=0)
+    return np.extract(low < SMALL * high, pairs)
 
 
 def _place_accents(textpage: Any, words: list[Word], spans: Sequence[tuple[int, int]]) -> None:
@@ -298,15 +314,34 @@ def _mark_unknown(textpage: Any, token: str, start: int) -> tuple[str, int]:
 
 def _mark_power(textpage: Any, token: str, start: int) -> str:
     """Writes 10^6 where a smaller, raised 6 follows the 10."""
-    digits = _DIGITS.search(token)
-    if digits is None or len(token) < 2:
-        return token
-    box, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
-    pdfium.FPDFText_GetLooseCharBox(textpage, start + len(token) - 1, ctypes.byref(last))
-    for i in range(digits.end() - 1, digits.start(), -1):
-        pdfium.FPDFText_GetLooseCharBox(textpage, start + i - 1, ctypes.byref(box))
-        height = box.top - box.bottom
-        if last.top - last.bottom < 0.85 * height:
-            raised = (last.bottom + last.top) / 2 > (box.bottom + box.top) / 2
-            return f"{token[:i]}^{token[i:]}" if raised else token
+    for found in reversed(list(_DIGITS.finditer(token))):
+        first, end = found.span()
+        boxes = [_loose_box(textpage, start + i) for i in range(first, end)]
+        tallest = max(top - bottom for bottom, top in boxes)
+        small = [top - bottom < SMALL * tallest for bottom, top in boxes]
+        if any(small):
+            token = token[:first] + _scripts(token[first:], boxes, small) + token[end:]
     return token
+
+
+def _loose_box(textpage: Any, index: int) -> tuple[float, float]:
+    """Returns the bottom and top of a character, as high as its font."""
+    box = pdfium.FS_RECTF()
+    pdfium.FPDFText_GetLooseCharBox(textpage, index, ctypes.byref(box))
+    return box.bottom, box.top
+
+
+def _scripts(text: str, boxes: list[tuple[float, float]], small: list[bool]) -> str:
+    """Writes the digits at the beginning of a text with marks before the small ones."""
+    out = []
+    at = 0
+    for is_small, group in itertools.groupby(small):
+        end = at + len(list(group))
+        digits = text[at:end]
+        if is_small:
+            beside = boxes[at - 1 if at else end]
+            sign = "^" if sum(boxes[at]) > sum(beside) else "_"
+            digits = sign + (f"{{{digits}}}" if text[end : end + 1].isalnum() else digits)
+        out.append(digits)
+        at = end
+    return "".join(out)
