@@ -299,3 +299,9 @@ def test_every_row_is_a_line(rows: list[list[str]]) -> None:
         )
         text = html.convert(f"<table>{''.join(cells)}</table>").text.replace("- ", "")
         assert text == "".join(" | ".join(row) + "\n" for row in rows)
+
+
+def test_entities_of_a_page_s_own(write: Write) -> None:
+    head = '<?xml version="1.0"?><!DOCTYPE html [<!ENTITY co "Mill &amp; Co"><!ENTITY a "&co;">]>'
+    path = write("a.xhtml", f"{head}<html><body><p>&co; paid 41&a;</p></body></html>")
+    assert load_document(path).text == "Mill & Co paid 41&a;\n"
