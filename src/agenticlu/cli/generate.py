@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import itertools
 import shlex
-import signal
-import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from agenticlu.cli.necessity import command as necessity
 from agenticlu.cli.options import (
     CONTEXT,
     DefaultGroup,
@@ -31,8 +30,9 @@ from agenticlu.cli.plan import (
     search_config,
     show_plan,
 )
+from agenticlu.cli.termination import run_until_terminated
 from agenticlu.core.config import Resolved
-from agenticlu.core.errors import TERMINATED_EXIT_CODE, IncompleteRunError, UsageError
+from agenticlu.core.errors import IncompleteRunError, UsageError
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.secrets import public_address
 from agenticlu.core.settings import (
@@ -59,6 +59,9 @@ def command() -> None:
     """
 
 
+command.add_command(necessity)
+
+
 @settings_command(GenerateSettings, "generate", name="run", group=command, find_preset=find_preset)
 @operand("corpus")
 def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
@@ -78,14 +81,10 @@ def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
     note_bundled(settings, quiet=settings.quiet)
     left_out = LeftOut()
     source = corpus_source(settings, corpus, left_out)
-    try:
-        if settings.ray is not None:
-            summary = _generate_on_ray(settings, config, source, out, settings.ray)
-        else:
-            summary = _run_until_terminated(_generate(settings, config, source, out))
-    except SystemExit:
-        echo("agenticlu: terminated; run the same command again to resume.", err=True)
-        raise
+    if settings.ray is not None:
+        summary = _generate_on_ray(settings, config, source, out, settings.ray)
+    else:
+        summary = run_until_terminated(_generate(settings, config, source, out))
     summary.lines_left_out = left_out.num_lines
     _print_summary(summary, out, settings.as_json)
     if summary.outcomes.get("failed"):
@@ -100,24 +99,6 @@ def run(resolved: Resolved[GenerateSettings], corpus: str) -> None:
             f"All {summary.empty_nodes} answers are empty: the model replied with nothing.",
             hint="Look at what it says: agenticlu doctor, or agenticlu ask about one document.",
         )
-
-
-def _run_until_terminated(work: Coroutine[Any, Any, SearchSummary]) -> SearchSummary:
-    """Runs work; SIGTERM, as schedulers send it, ends it the way Ctrl-C does."""
-
-    async def run() -> SearchSummary:
-        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-        # The first signal alone: a second one must not cut short what the first began.
-        loop.add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
-        try:
-            return await task
-        finally:
-            loop.remove_signal_handler(signal.SIGTERM)
-
-    try:
-        return asyncio.run(run())
-    except asyncio.CancelledError:
-        sys.exit(TERMINATED_EXIT_CODE)
 
 
 def _limits(settings: GenerateSettings) -> Limits:

@@ -27,6 +27,7 @@ from agenticlu.core.records import Document, Piece, Tree
 from agenticlu.data.corpus import corpus_name, own_id
 from agenticlu.data.dataset import RowFiles, Split
 from agenticlu.data.lessons import build_lessons
+from agenticlu.data.necessity import SETTING, read_measure, use_needed_pieces
 from agenticlu.data.overlap import (
     Contamination,
     EvaluationTexts,
@@ -42,6 +43,7 @@ from agenticlu.data.pairs import (
     build_trace,
     cut_to_targets,
 )
+from agenticlu.data.pointing import Pointing
 from agenticlu.data.tree_view import Funnel, TreeView
 from agenticlu.judges import disagrees
 from agenticlu.search.run import SearchSummary
@@ -90,7 +92,7 @@ def build_dataset(
             summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
         unwanted = (found, asked) if drop_contaminated else (set[str](), set[str]())
         with RowFiles(folder) as files:
-            for view, is_finished in load_tree_views(store):
+            for view, is_finished in load_tree_views(store, needed=policy.needed):
                 loss: TreeLoss | None = (
                     _loss(view.tree, policy, *unwanted) if is_finished else "unfinished"
                 )
@@ -113,9 +115,15 @@ def build_dataset(
     return summary
 
 
-def load_tree_views(store: Store) -> Iterator[tuple[TreeView, bool]]:
-    """Yields the trees of a run, in corpus order, and whether each is finished."""
+def load_tree_views(store: Store, *, needed: bool = False) -> Iterator[tuple[TreeView, bool]]:
+    """Yields the trees of a run, in corpus order, and whether each is finished.
+
+    Args:
+        store: The run.
+        needed: Leave out the pieces that `agenticlu generate necessity` found needless.
+    """
     _, profile = read_settings(store)
+    measure = read_measure(store) if needed else None
     bound = store.get("bound") or {}
     last: tuple[Document, tuple[Piece, ...]] | None = None
     for tree in store.trees():
@@ -130,6 +138,8 @@ def load_tree_views(store: Store) -> Iterator[tuple[TreeView, bool]]:
             seed=int(bound.get("seed", 0)),
             controls=tuple(bound.get("controls", ())),
         )
+        if measure is not None:
+            view = use_needed_pieces(view, store, measure)
         yield view, store.tree_state(tree.id) == "done"
 
 
@@ -156,6 +166,8 @@ def _write_tree(
     if trace is not None:
         write_trace(files, split, trace)
         summary.lengths.add_row(trace)
+        for step in view.tree.path(trace["node_id"])[1:]:
+            summary.pointing.add(view, step.id)
     for row in build_self_checks(view, policy.self_checks, drop_leaks=policy.drop_leaks):
         files.write("self_check", split, row)
     for row in build_lessons(view, policy.lessons, drop_leaks=policy.drop_leaks):
@@ -296,6 +308,8 @@ class DatasetSummary:
     lengths: Lengths = field(default_factory=Lengths)
     turn_kinds: Counter[str] = field(default_factory=Counter)
     """Turn kind to preference rows."""
+    pointing: Pointing = field(default_factory=Pointing)
+    """The pieces that conversations teach to name."""
     num_not_better: int = 0
     """Imported preference rows whose chosen reply scores no higher than the rejected one."""
     num_not_asked_blindly: int = 0
@@ -311,6 +325,7 @@ class DatasetSummary:
             "funnel": self.funnel.as_dict(),
             "characters": self.lengths.as_dict(),
             "turn_kinds": dict(sorted(self.turn_kinds.items())),
+            "pointing": self.pointing.as_dict(),
             "contamination": None if self.contamination is None else self.contamination.as_dict(),
         }
 
@@ -384,6 +399,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
         ).hexdigest(),
         "search": store.get("config"),
         "judges": store.get("judges"),
+        "necessity": store.get(SETTING),
         "adapted": store.get("adapted") or [],
         "questions": counts["questions"],
         "finished_questions": summary.outcomes.total(),

@@ -29,6 +29,7 @@ from agenticlu.data.dataset import (
     describe_files,
 )
 from agenticlu.data.hub import Licence
+from agenticlu.data.pointing import render_pointing
 
 NAME = "agenticlu-traces"
 DESCRIPTION = "Conversations and preference pairs about long documents, made by agenticlu."
@@ -115,6 +116,7 @@ def render_card(data: Mapping[str, Any]) -> str:
             ("direct" if depth == "0" else depth, f"{share:.1%}")
             for depth, share in run.get("recall_by_depth", {}).items()
         ],
+        pointing=render_pointing(build["pointing"]) if run else [],
         fates=[
             (name, why, number, meanings.get(name, {}).get(why, ""))
             for name, counts in build["funnel"].items()

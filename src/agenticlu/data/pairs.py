@@ -231,6 +231,9 @@ class PairPolicy(Settings):
     """Learn from no path with a clarification that holds the answer before any piece gave it."""
     drop_closed_book: float | None = Field(default=None, ge=0, le=1)
     """Drop trees whose question was answered right without the document at least this often."""
+    needed: Annotated[bool, Spelling(flags=("--needed/--all-kept",))] = True
+    """Point at those pieces alone that agenticlu generate necessity found needed, where it was run;
+    else at all that grounding kept."""
     self_checks: int = Field(default=1, ge=0)
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
     lessons: int = Field(default=2, ge=0)

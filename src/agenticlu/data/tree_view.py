@@ -7,7 +7,7 @@ luck, or because the model knows the document. Training on it teaches to guess.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -67,6 +67,8 @@ class TreeView:
     seed: int = 0
     controls: tuple[str, ...] = ()
     """Control tokens that were neutralised in its prompts."""
+    read: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of nodes whose needless pieces were left out: all pieces that the search showed there."""
 
     @cached_property
     def _by_id(self) -> dict[str, Node]:
@@ -95,7 +97,8 @@ class TreeView:
         opening = opening_kinds(self.profile)
         spans = {piece.index: slice(piece.start, piece.end) for piece in self.pieces}
         for step in self.tree.path(node.id)[:-1]:
-            yield from (self.document.text[spans[index]] for index in step.kept)
+            kept = self.read.get(step.id, step.kept)
+            yield from (self.document.text[spans[index]] for index in kept)
             for turn in step.turns:
                 if step.parent is not None or turn.kind in opening:
                     yield turn.reply
@@ -107,7 +110,11 @@ class TreeView:
     def before(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds before `node`."""
         assert node.parent is not None
-        return self.history(self._by_id[node.parent])
+        return self.history(self.find(node.parent))
+
+    def find(self, node_id: str) -> Node:
+        """Returns the node of an id."""
+        return self._by_id[node_id]
 
     def repeats(self, node: Node) -> bool:
         """Whether a clarification on the way to `node` was asked before: inference ends there."""

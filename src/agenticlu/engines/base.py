@@ -107,6 +107,17 @@ class ChoiceProbs:
     """'logprobs', or 'parse' where a server gives none."""
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """The reply to a `score_reply` request."""
+
+    logprob: float
+    """Of the whole given reply after the prompt, in nats; its end token is not counted."""
+    num_tokens: int
+    """Of the given reply."""
+    usage: Usage
+
+
 Feature = Literal[
     "samples_n",
     "repeats_seeds",
@@ -166,6 +177,17 @@ class Watched(Protocol):
 
     def health(self) -> list[Health]:
         """Returns one entry for each endpoint."""
+        ...
+
+
+@runtime_checkable
+class ReplyScorer(Protocol):
+    """An engine that tells how likely a given reply is; servers rarely can."""
+
+    async def score_reply(
+        self, messages: Sequence[Message], reply: str, *, session: str | None = None
+    ) -> Likelihood:
+        """Returns the log-probability of a reply that is given, not sampled."""
         ...
 
 

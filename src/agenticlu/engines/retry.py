@@ -43,6 +43,8 @@ from agenticlu.engines.base import (
     Engine,
     Feature,
     Health,
+    Likelihood,
+    ReplyScorer,
     Sampled,
     Sampling,
     ThoughtCutError,
@@ -54,7 +56,7 @@ from agenticlu.engines.base import (
 )
 
 Reply = TypeVar("Reply")
-Answered = TypeVar("Answered", Sampled, ChoiceProbs)
+Answered = TypeVar("Answered", Sampled, ChoiceProbs, Likelihood)
 
 FEW = 4
 """With this many calls under way or fewer, no other answer shows whether the engine works."""
@@ -340,6 +342,22 @@ class LimitedEngine:
         return await self._ask(
             lambda: self.engine.score_choices(messages, choices, session=session),
             count_characters(messages),
+        )
+
+    @property
+    def scores_replies(self) -> bool:
+        """Whether the engine can score a given reply."""
+        return isinstance(self.engine, ReplyScorer)
+
+    async def score_reply(
+        self, messages: Sequence[Message], reply: str, *, session: str | None = None
+    ) -> Likelihood:
+        """Returns the log-probability of a given reply; see `scores_replies`."""
+        engine = self.engine
+        assert isinstance(engine, ReplyScorer), "the engine scores no replies"
+        return await self._ask(
+            lambda: engine.score_reply(messages, reply, session=session),
+            count_characters(messages) + len(reply),
         )
 
     async def capabilities(self, *wanted: Feature) -> Capabilities:

@@ -19,7 +19,15 @@ from typing import Protocol, TypeVar
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id, content_seed
 from agenticlu.dialogue.replies import split_thinking
-from agenticlu.engines.base import Capabilities, ChoiceProbs, Completion, Feature, Sampled, Sampling
+from agenticlu.engines.base import (
+    Capabilities,
+    ChoiceProbs,
+    Completion,
+    Feature,
+    Likelihood,
+    Sampled,
+    Sampling,
+)
 
 
 class SpanTokenizer(Protocol):
@@ -95,6 +103,8 @@ class ScriptedEngine:
     weights: WeighRule | Mapping[str, Weights] | None = None
     """For `score_choices`: a mapping of choice to weight, or the favoured choice."""
     _: KW_ONLY
+    likelihood: Callable[[ScriptedRequest, str], float] | None = None
+    """For `score_reply`: the log-probability of a given reply; without it a nat for each word."""
     tokenizer: SpanTokenizer | None = None
     """Counts tokens; words at white space without one."""
     faults: Faults | None = None
@@ -169,6 +179,15 @@ class ScriptedEngine:
             label_mass=min(total, 1.0),
             usage=usage,
         )
+
+    async def score_reply(
+        self, messages: Sequence[Message], reply: str, *, session: str | None = None
+    ) -> Likelihood:
+        """Plays the log-probability of a given reply."""
+        request = await self._begin(messages, None, (), session)
+        num_tokens = len(self._words(reply))
+        found = -float(num_tokens) if self.likelihood is None else self.likelihood(request, reply)
+        return Likelihood(found, num_tokens, self._count(request, [reply], num_tokens))
 
     async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns the capabilities that the script was given."""

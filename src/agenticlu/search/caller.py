@@ -25,6 +25,7 @@ from agenticlu.engines.base import (
     Completion,
     Engine,
     Feature,
+    Likelihood,
     Sampled,
     Sampling,
     spent_on,
@@ -34,7 +35,7 @@ from agenticlu.search.store import CallId, Store
 
 CHOICE_TOKENS = 8
 """Of a reply whose choices are scored."""
-Reply = TypeVar("Reply", Sampled, ChoiceProbs)
+Reply = TypeVar("Reply", Sampled, ChoiceProbs, Likelihood)
 Result = TypeVar("Result")
 
 
@@ -122,6 +123,18 @@ class Caller:
             lambda engine: engine.score_choices(messages, choices, session=call.document_id),
             encode_choice_probs,
             decode_choice_probs,
+        )
+
+    async def score_reply(
+        self, call: CallId, messages: Sequence[Message], reply: str
+    ) -> Likelihood:
+        """Scores a given reply, or returns what was found before under this key."""
+        return await self._answer(
+            call,
+            most_tokens(count_characters(messages) + len(reply)),
+            lambda engine: engine.score_reply(messages, reply, session=call.document_id),
+            lambda found: [round(found.logprob, 4), found.num_tokens],
+            lambda data, usage: Likelihood(data[0], data[1], usage),
         )
 
     async def once(self, key: str, work: Callable[[], Awaitable[Result]]) -> Result:
@@ -349,6 +362,11 @@ def choices_key(scope: Sequence[str], messages: Sequence[Message], choices: Sequ
     """Returns the content key of a `score_choices` call."""
     # "weigh" was the name of this request; it stays in the key so that stored ledgers are found.
     return content_id("weigh", *scope, prompt_hash(messages), *choices, length=32)
+
+
+def reply_key(scope: Sequence[str], messages: Sequence[Message], reply: str) -> str:
+    """Returns the content key of a `score_reply` call."""
+    return content_id("score reply", *scope, prompt_hash(messages), reply, length=32)
 
 
 def encode_sampled(sampled: Sampled) -> Any:

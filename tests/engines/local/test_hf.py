@@ -677,3 +677,37 @@ def test_a_torn_checkpoint_is_told(tmp_path: Path, random_model: Path) -> None:
     (copy / "config.json").write_text("{")
     with pytest.raises(EngineError, match="could not be loaded"):
         HFEngine(copy)
+
+
+def test_a_given_reply_is_as_likely_as_its_tokens_are_to_transformers(random_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    messages = ask(f"{DOCUMENT}Who built it?")
+    given = ("Ada Larkin built it in 1911.", "No.", "")
+    engine = HFEngine(random_model)
+    # Beside one another and beside a sampled reply, as in a batch under way.
+    *found, sampled = run(
+        engine,
+        *(engine.score_reply(messages, text) for text in given),
+        engine.sample(messages, Sampling(max_tokens=8)),
+    )
+    tokenizer = AutoTokenizer.from_pretrained(random_model)
+    model = AutoModelForCausalLM.from_pretrained(random_model, dtype=torch.float32)
+    prompt = tokenizer.apply_chat_template(
+        [m.model_dump() for m in messages], tokenize=False, add_generation_prompt=True
+    )
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    for text, one in zip(given, found, strict=True):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([before + ids])).logits[0].double()
+        likely = torch.log_softmax(logits[len(before) - 1 : -1], dim=-1)
+        expected = sum(float(likely[i, token]) for i, token in enumerate(ids))
+        assert one.logprob == pytest.approx(expected, abs=1e-3)
+        assert one.num_tokens == len(ids)
+    assert found[0].logprob < found[1].logprob < found[2].logprob == 0
+    alone = HFEngine(random_model)
+    assert run(alone, alone.sample(messages, Sampling(max_tokens=8)))[0].completions == (
+        sampled.completions
+    )

@@ -17,6 +17,7 @@ from agenticlu.engines.base import (
     ChoiceProbs,
     Feature,
     Generated,
+    Likelihood,
     OnToken,
     Sampled,
     Sampling,
@@ -194,6 +195,22 @@ class HFEngine:
         """
         result: ChoiceProbs = await self._submit(messages, None, tuple(choices))
         return result
+
+    async def score_reply(
+        self, messages: Sequence[Message], reply: str, *, session: str | None = None
+    ) -> Likelihood:
+        """Returns the log-probability of a given reply: decoded as if its tokens had been drawn.
+
+        Raises:
+            DocumentTooLongError: Prompt and reply exceed the model's window.
+        """
+        ids = self.chat.encode_text(self.chat.disarm(reply))
+        if not ids:
+            return Likelihood(0.0, 0, Usage())
+        sampling = Sampling(max_tokens=len(ids))
+        found: Generated = await self._submit(messages, sampling, (), top_logprobs=0, forced=ids)
+        (tokens,) = found.logprobs
+        return Likelihood(math.fsum(one.logprob for one in tokens), len(ids), found.usage)
 
     async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns the capabilities of this engine: all of them."""

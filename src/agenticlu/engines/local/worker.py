@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,9 @@ class WorkerJob:
     future: asyncio.Future[Any]
     top_logprobs: int | None = None
     on_token: OnToken | None = None
+    forced: Sequence[int] = ()
+    """Tokens that the reply is to have, whatever the model would draw: to learn how likely they
+    are."""
     ids: list[int] = field(default_factory=list)
     """Of the prompt; encoded by the worker where the request brings none."""
     num_cached: int = 0
@@ -360,10 +363,12 @@ class Worker:
             [draft.uniforms[len(draft.tokens)] if draft.uniforms else 0.0 for draft in drafts],
         )
         for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
-            draft.tokens.append(token)
             sampling, job = draft.job.sampling, draft.job
             assert sampling is not None
-            ended = token in self.end_ids
+            if job.forced:
+                token = job.forced[len(draft.tokens)]
+            draft.tokens.append(token)
+            ended = token in self.end_ids and not job.forced
             if job.top_logprobs is not None:
                 draft.logprobs.append(self._token_logprob(logits_BV[row], token, job.top_logprobs))
             if ended or (sampling.stop and self._stopped(draft, sampling.stop)):
