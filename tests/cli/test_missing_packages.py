@@ -47,6 +47,7 @@ NEEDS_A_PACKAGE = (
     "generate corpus.parquet --out new",
     "generate owner/name --out new",
     "generate controls RUN --judge-model MODEL",
+    "generate necessity RUN",
     "generate replay RUN --judge llm --judge-model MODEL",
     "plan corpus.parquet",
     "dataset build RUN --out new",

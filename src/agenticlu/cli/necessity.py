@@ -26,7 +26,7 @@ class NecessitySettings(TrustSettings, JsonSettings):
     """Model folder in Hugging Face layout, GGUF file or hub id. Default: the bundled tiny model."""
     window: Annotated[TokenCount | None, Spelling(metavar="TOKENS")] = None
     """Longest prompt plus reply that the model takes. Default: what the model says."""
-    fall: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    fall: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Nats by which what a round said must become less likely without a piece that it needs."""
     retry_failed: bool = False
     """Repeat calls that failed for good before."""

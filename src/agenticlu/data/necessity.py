@@ -165,11 +165,13 @@ class _Trial:
     """Keys of the calls that told."""
 
     async def run(self) -> tuple[int, ...]:
-        """Returns the pieces that the round needs.
+        """Returns the pieces that the round needs: those that are missed when left out alone.
 
-        First each piece is left out alone. Then those whose absence cost nothing go one after
-        another, the least missed first, while what was said stays as likely: of two pieces that say
-        the same either can be spared, and not both.
+        Where none is missed, though all together are, some say the same. Then they go one after
+        another, the least missed first, while what was said stays as likely.
+
+        Not one after another in any case: a model at home with several pieces says other things of
+        one or two, whatever these hold.
         """
         kept = self.node.kept
         without = [_leave_out(kept, piece) for piece in kept]
@@ -177,14 +179,15 @@ class _Trial:
         least = whole - self.measure.fall
         if nothing >= least:
             return kept  # said without any of them: this tells nothing about each
+        found = dict(zip(kept, alone, strict=True))
+        missed = tuple(piece for piece in kept if found[piece] < least)
+        if missed:
+            return missed
         # Of equals, the last goes first: a text tends to introduce a thing where it first names it.
-        spared = sorted(
-            (found, piece) for found, piece in zip(alone, kept, strict=True) if found >= least
-        )
         needed = kept
-        for number, (_, piece) in enumerate(reversed(spared)):
+        for piece in sorted(kept, key=lambda one: (found[one], one), reverse=True):
             rest = _leave_out(needed, piece)
-            if number == 0 or (rest and await self._score(rest) >= least):
+            if rest and await self._score(rest) >= least:
                 needed = rest
         return needed
 

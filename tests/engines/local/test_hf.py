@@ -10,6 +10,7 @@ import pytest
 
 from agenticlu.core.errors import DocumentTooLongError, EngineError, ModelNotFoundError, UsageError
 from agenticlu.core.records import Message, Usage
+from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.engines.base import Sampling, TokenLogprob
 from agenticlu.engines.local import HFEngine
 
@@ -699,7 +700,8 @@ def test_a_given_reply_is_as_likely_as_its_tokens_are_to_transformers(random_mod
     )
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     for text, one in zip(given, found, strict=True):
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = engine.chat.encode_reply(messages, text) if text else []
+        assert tokenizer.decode(ids).strip() == text
         with torch.no_grad():
             logits = model(torch.tensor([before + ids])).logits[0].double()
         likely = torch.log_softmax(logits[len(before) - 1 : -1], dim=-1)
@@ -711,3 +713,19 @@ def test_a_given_reply_is_as_likely_as_its_tokens_are_to_transformers(random_mod
     assert run(alone, alone.sample(messages, Sampling(max_tokens=8)))[0].completions == (
         sampled.completions
     )
+
+
+def test_what_a_model_sampled_is_as_likely_when_it_is_given() -> None:
+    """The bundled model's template writes a space before a reply, and its first token holds it."""
+    messages = ask(f"<para 0> {DOCUMENT}</para 0>\n\nWho built the mill at Dunmore?")
+    engine = HFEngine(BUNDLED_MODEL)
+
+    async def both() -> tuple[Any, Any]:
+        drawn = await engine.generate(messages, Sampling(max_tokens=8), top_logprobs=1)
+        return drawn, await engine.score_reply(messages, drawn.completions[0].text)
+
+    ((drawn, given),) = run(engine, both())
+    assert drawn.raw_texts[0] != drawn.completions[0].text, "the case must hold a space"
+    assert given.num_tokens == len(drawn.logprobs[0])
+    expected = sum(one.logprob for one in drawn.logprobs[0])
+    assert given.logprob == pytest.approx(expected, abs=1e-3)

@@ -204,13 +204,13 @@ class HFEngine:
         Raises:
             DocumentTooLongError: Prompt and reply exceed the model's window.
         """
-        ids = self.chat.encode_text(self.chat.disarm(reply))
-        if not ids:
+        if not reply.strip():
             return Likelihood(0.0, 0, Usage())
-        sampling = Sampling(max_tokens=len(ids))
-        found: Generated = await self._submit(messages, sampling, (), top_logprobs=0, forced=ids)
+        found: Generated = await self._submit(
+            messages, Sampling(), (), top_logprobs=0, given=reply.strip()
+        )
         (tokens,) = found.logprobs
-        return Likelihood(math.fsum(one.logprob for one in tokens), len(ids), found.usage)
+        return Likelihood(math.fsum(one.logprob for one in tokens), len(tokens), found.usage)
 
     async def capabilities(self, *wanted: Feature) -> Capabilities:
         """Returns the capabilities of this engine: all of them."""

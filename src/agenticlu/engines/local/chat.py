@@ -241,6 +241,18 @@ class ChatFormat:
             return ids
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def encode_reply(self, messages: Sequence[Message], reply: str) -> list[int]:
+        """Returns the ids of a reply to a conversation as the template shows it, without its end.
+
+        Raises:
+            EngineError: See `render_reply`.
+        """
+        rows = [{"role": one.role, "content": one.content} for one in messages]
+        _, shown = self.render_reply([*rows, {"role": "assistant", "content": reply}])
+        before, found, _ = shown.rpartition(self.disarm(reply))
+        # White space that a template writes before a reply belongs to the reply's first token.
+        return self.encode_text(before + found if found else shown)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of sampled ids, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)

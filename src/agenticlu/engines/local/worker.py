@@ -13,8 +13,8 @@ import queue
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,9 +70,10 @@ class WorkerJob:
     future: asyncio.Future[Any]
     top_logprobs: int | None = None
     on_token: OnToken | None = None
-    forced: Sequence[int] = ()
-    """Tokens that the reply is to have, whatever the model would draw: to learn how likely they
-    are."""
+    given: str | None = None
+    """The reply, whatever the model would draw: asked for is how likely its tokens are."""
+    forced: list[int] = field(default_factory=list)
+    """Tokens of the given reply."""
     ids: list[int] = field(default_factory=list)
     """Of the prompt; encoded by the worker where the request brings none."""
     num_cached: int = 0
@@ -285,6 +286,11 @@ class Worker:
             job.ids = self.chat.encode_to_score(job.asked, job.choices)
         else:
             job.ids = self.chat.encode(job.asked)
+        if job.given is not None and not job.forced:
+            assert job.sampling is not None
+            assert not isinstance(job.asked, str)
+            job.forced = self.chat.encode_reply(job.asked, job.given)
+            job.sampling = replace(job.sampling, max_tokens=len(job.forced))
         reply = 1 if job.sampling is None else job.sampling.max_tokens
         limit = self.context_tokens
         if limit is not None and len(job.ids) + reply > limit:
