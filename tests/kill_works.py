@@ -284,7 +284,8 @@ class Train(Work):
         ]
         losses = [(row["event"], row.get("step"), row.get("loss")) for row in events]
         summary = json.loads((out / "summary.json").read_text("utf-8"))
-        return {**hashes, "losses": losses, "steps": summary["steps"]}
+        told = {name: summary[name] for name in ("steps", "final_loss", "trace_tokens")}
+        return {**hashes, "losses": losses, **told}
 
     def check_start(self, kept: Found, said: str) -> None:
         resumed = re.search(r"resumed after step (\d+)/", said)

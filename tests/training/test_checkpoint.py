@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from made_config import resolve_config
+from made_interruption import interrupt_after
 from safetensors.torch import load_file
 
+from agenticlu.cli.train import command
 from agenticlu.core.errors import StoreError, TrainingError
 from agenticlu.core.files import DirectoryLock
 from agenticlu.training import train
@@ -109,6 +112,25 @@ def test_a_run_goes_on_from_the_one_before_with_the_same_weights(
     assert all(torch.equal(before[name], after[name]) for name in before)
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [one["step"] for one in steps if one["event"] == "step"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_a_run_that_ended_after_its_last_step_is_told_like_a_whole_one(
+    has_log: bool, whole: Path, rows: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    interrupt_after(3, whole, out)
+    if not has_log:
+        (out / "metrics.jsonl").unlink()
+    same = ("precision", "lr", "batch", "epochs", "max_steps", "save_every", "validation_rows")
+    made = json.loads((out / "config.json").read_text())
+    options = [one for name in same for one in ("--set", f"{name}={made[name]}")]
+    arguments = ["sft", rows, "--model", model_folder, "--out", out, "--threads", 1, *options]
+    done = CliRunner().invoke(command, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    before, after = (json.loads((one / "summary.json").read_text()) for one in (whole, out))
+    assert after["final_loss"] == (before["final_loss"] if has_log else None)
+    assert ("loss not recorded" in done.output) == (not has_log)
 
 
 def test_a_checkpoint_of_before_there_were_checksums_is_read(whole: Path, tmp_path: Path) -> None:

@@ -156,8 +156,10 @@ def _run(stage: str, settings: TrainSettings, dataset: str, model: str) -> None:
     if settings.as_json:
         echo_json(summary, indent=None)
     else:
+        loss = summary["final_loss"]
         echo(
-            f"{stage}: {summary['steps']} steps, loss {summary['final_loss']:.4f}, "
+            f"{stage}: {summary['steps']} steps, "
+            f"loss {'not recorded' if loss is None else f'{loss:.4f}'}, "
             f"sharing {summary['sharing']:.1f}x, {summary['total_s']:.0f} s; "
             f"model in {summary['export']}"
         )

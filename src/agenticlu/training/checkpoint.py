@@ -331,6 +331,7 @@ def summarise_metrics(path: Path) -> dict[str, Any]:
         "stored_tokens": stored,
         "sharing": traces / max(stored, 1),
         "steps_s": sum(event["step_s"] for event in steps),
+        "final_loss": steps[-1]["loss"] if steps else None,
     }
     validation = [event for event in events if event["event"] == "validation"]
     if validation:

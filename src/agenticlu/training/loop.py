@@ -434,7 +434,7 @@ class Run:
         with self.open_metrics(done) as metrics:
             if not done:
                 self._validate(0, metrics, "before")
-            final_loss = self.run_steps(done, metrics)
+            self.run_steps(done, metrics)
             self.checkpoints.finish()
             self._validate(len(self.schedule), metrics, "after")
             self.export()
@@ -442,7 +442,6 @@ class Run:
                 "stage": config.stage,
                 "rows": len(self.units),
                 **(checkpoint.summarise_metrics(metrics.path) if self.ranks.first else {}),
-                "final_loss": final_loss,
                 "total_s": time.monotonic() - began,
                 "export": str(self.out / "export"),
             }
@@ -462,16 +461,14 @@ class Run:
             text += f", pair accuracy {values['pair_accuracy']:.0%}"
         self.say(f"validation {when}: {text} ({values['rows']} rows)")
 
-    def run_steps(self, done: int, metrics: MetricsWriter) -> float | None:
-        """Runs the remaining steps; returns the loss of the last one, None if there are none."""
+    def run_steps(self, done: int, metrics: MetricsWriter) -> None:
+        """Runs the remaining steps."""
         config, total = self.config, len(self.schedule)
-        loss = None
         with Progress(
             f"{config.stage} steps", total, done=done, quiet=not self.ranks.first
         ) as progress:
             for step in range(done + 1, total + 1):
                 values = self.run_step(step - 1)
-                loss = values["loss"]
                 metrics.write(event="step", **values)
                 progress.update(step, note=render_step(values))
                 if config.eval_every and self.validation and step % config.eval_every == 0:
@@ -480,7 +477,6 @@ class Run:
                     # What is learnt is not learnt again, so its figures must be there, too.
                     metrics.sync()
                     self.checkpoints.save(step, self.updates, self.facts())
-        return loss
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
