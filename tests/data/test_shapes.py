@@ -206,6 +206,15 @@ def test_supporting_parts_are_gold_spans(tmp_path: Path, name: str) -> None:
             {"paragraph": TEXT, "question": WHO, "answer": "Bo", "label": 0, "idx": {"p": 1}},
             "no accepted answer",
         ),
+        (
+            {"paragraphs": [{"title": "Vell", "paragraph_text": TEXT}], "question": WHO,
+             "answer": "Ada", "answer_aliases": ["A."], "answerable": False},
+            "no accepted answer",
+        ),
+        (
+            {"context": TEXT, "question": WHO, "answers": ["Ada"], "is_impossible": True},
+            "no accepted answer",
+        ),
         ({"question": WHO, "answer": "Ada"}, "has no 'context'; its columns: question, answer"),
         ({"input": TEXT, "outputs": ["1"]}, "no 'context'"),
     ],

@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 
 import pytest
 
+from agenticlu.core.errors import StoreError
+from agenticlu.demo import DemoSizes, write_corpus
 from agenticlu.demo.lexicon import FIRST_NAMES, SURNAMES
 from agenticlu.demo.world import (
     SPLITS,
@@ -153,3 +156,9 @@ def test_equal_in_every_process() -> None:
     assert len(texts) == 1
     other = World(8).document("train", 5, 600, lambda t: len(t.split()))
     assert other.id not in texts.pop()
+
+
+def test_a_demo_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file, no folder")
+    with pytest.raises(StoreError, match="Cannot write"):
+        write_corpus(tmp_path / "out" / "corpus.jsonl", DemoSizes(num_documents=1, num_items=1))

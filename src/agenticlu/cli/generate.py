@@ -210,7 +210,6 @@ def _generate_on_ray(
     import ray  # noqa: F401  # fails before anything is written
 
     num_questions = sum(1 for _ in items(corpus["left_out"]))
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "config.json", config.model_dump_json(indent=2) + "\n")
     job = RayJob(
         config=config,

@@ -50,7 +50,6 @@ def extract(resolved: Resolved[ExtractSettings], dataset: str) -> None:
     profile, found = extract_profile(
         rows, settings.name, least=settings.least, limit=settings.limit
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_profile(profile))
     counts = ", ".join(f"{number} {kind}" for kind, number in found.items())
     echo(f"{out}: {counts}. Use it with --profile {out}")

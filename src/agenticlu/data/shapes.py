@@ -140,6 +140,9 @@ def _flat(row: Row) -> Row:
         flat["options"], flat["answers"] = answers, label
     if {"paragraph", "idx"} <= row.keys() and label == 0:  # MultiRC: a wrong answer
         flat["answers"] = flat["answer"] = None
+    if row.get("answerable") is False or row.get("is_impossible") is True:
+        # MuSiQue and SQuAD name an answer for these, too, that the context does not support.
+        flat["answers"] = flat["answer"] = None
     return flat
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agenticlu.core.files import write_atomically
 from agenticlu.core.records import Prediction
 from agenticlu.demo.world import World
 from agenticlu.documents.tokens import load_tokenizer, read_model_hint
@@ -154,9 +154,7 @@ def write_corpus(path: Path, sizes: DemoSizes) -> None:
                 "hops": len(question.hops),
             }
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, "".join(lines))
 
 
 def run_demo(
@@ -173,7 +171,6 @@ def run_demo(
         invoke: Runs one `agenticlu` command, given its arguments.
         say: Prints one line, `bold` or `dim`.
     """
-    out.mkdir(parents=True, exist_ok=True)
     corpus = out / "corpus.jsonl"
     if not corpus.exists():
         write_corpus(corpus, sizes)

@@ -149,8 +149,8 @@ class TableRun:
                 with progress, Interrupt(progress.say, "finishing the cells begun") as interrupt:
                     await self._fill(table, engine, progress, interrupt)
             finally:
+                await engine.close()  # first: a full disk leaves no connection open
                 table.finish(names, keys)
-                await engine.close()
         self._tell(len(names) * len(keys))
         if interrupt.once:
             raise KeyboardInterrupt
