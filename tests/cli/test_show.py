@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import agenticlu.engines
-from agenticlu.cli import group
+from agenticlu.cli import group, main
 from agenticlu.cli.ask.operands import parse_operands
 from agenticlu.cli.reading import describe_reading
 from agenticlu.core.errors import AgenticluError, UsageError
@@ -231,3 +231,21 @@ def test_settings_of_ask_that_show_has_no_use_for_are_no_fault(
     assert json.loads(done.stdout)["num_pieces"] > 1, "those that decide what is shown hold"
     Path("agenticlu.toml").write_text("[show]\nrounds = 3\n")
     assert "Unknown key 'rounds'" in str(call("show", "docs/a.txt").exception)
+
+
+@pytest.mark.parametrize(("words", "resumes"), [((), False), (("--out", "t.csv"), True)])
+def test_only_what_can_be_gone_on_with_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    resumes: bool,
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["agenticlu", "ask", "docs", "Who?", *words])
+    monkeypatch.setattr(group, "main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert ("to resume" in capsys.readouterr().err) is resumes

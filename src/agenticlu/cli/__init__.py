@@ -98,6 +98,11 @@ def main() -> None:
         echo(shown.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        echo("agenticlu: interrupted; run the same command again to resume.", err=True)
+        # What has no file to go on from begins anew.
+        resumes = any(word.partition("=")[0] == "--out" for word in sys.argv[1:])
+        echo(
+            "agenticlu: interrupted" + ("; run the same command again to resume." * resumes or "."),
+            err=True,
+        )
         sys.exit(INTERRUPTED_EXIT_CODE)
     sys.exit(code if isinstance(code, int) else 0)

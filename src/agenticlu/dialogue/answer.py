@@ -74,7 +74,7 @@ def make_question(document: Document, text: str, options: Sequence[str] = ()) ->
     """
     text = text.strip()
     if not text:
-        raise UsageError("The question is empty.")
+        raise UsageError("The question is empty.", hint="Give it in quotes, behind the documents.")
     return Question(id=content_id(document.id, text, *options), text=text, options=tuple(options))
 
 

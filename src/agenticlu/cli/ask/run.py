@@ -253,6 +253,7 @@ class Interrupt:
     def _interrupted(self) -> None:
         if self.once and self._task is not None:
             self._task.cancel()
+            return
         self.once = True
         self._say(f"Interrupted: {self._doing}. Press Ctrl-C again to abort.")
 
