@@ -213,6 +213,25 @@ def test_cells_of_several_lines_are_read_whole() -> None:
     assert read(make_pdf([stream])) == " ".join(wanted)
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ("close descriptor", "fileclose(n)", "commit writes", "fileflush(n)"),
+        ("read a line", "fileread(n)", "write a line", "filewrite(n)"),
+        ("Soup of the day", "Leek", "Main dish", "Trout"),
+        ("Ada Orme", "Vell", "Bo Kest", "Dunmore"),
+    ],
+)
+def test_space_after_every_few_rows_does_not_join_them(cells: tuple[str, ...]) -> None:
+    rows = [(f"{left} {i}", right) for i in "abc" for left, right in (cells[:2], cells[2:])]
+    stream = ""
+    for i, (left, right) in enumerate(rows):
+        y = 700 - 14 * i - 9 * (i // 2)
+        stream += show(72, y, left) + show(300, y, right)
+    text = parse(make_pdf([stream]), "a.pdf").text
+    assert [line for line in text.split("\n") if line] == ["\t".join(row) for row in rows]
+
+
 def ruled(rows: list[tuple[list[str], ...]], xs: tuple[int, ...], right: int) -> str:
     """A table of sentences with a border round each cell, the lines of a cell in its middle."""
     stream, y = "", 720

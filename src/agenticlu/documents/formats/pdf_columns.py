@@ -236,14 +236,28 @@ def row_groups(rows: Sequence[Row], height: float) -> list[list[Row]]:
 
 
 def has_wrapped_cells(groups: Sequence[Sequence[Row]], gutters: Sequence[Interval]) -> bool:
-    """Whether groups of rows are the rows of a table, some cells of which have several lines."""
-    wrapped = 0
+    """Whether groups of rows are the rows of a table, some cells of which have several lines.
+
+    Space between rows alone does not tell: cards and menus have it after every few rows. Some cell
+    must have more lines than its neighbours, or all cells of a row go on in the next line.
+    """
+    wrapped = False
     for group in groups:
-        filled = [sum(bool(column) for column in split_columns(row, gutters)) for row in group]
-        if len(group) > 1 and (filled[0] < 2 or _has_numbers_below(group, gutters)):
+        lines = [split_columns(row, gutters) for row in group]
+        if len(group) > 1 and (sum(map(bool, lines[0])) < 2 or _has_numbers_below(group, gutters)):
             return False
-        wrapped += len(group) > 1
-    return len(groups) > 1 and wrapped > 0
+        for above, below in pairwise(lines):
+            filled = [(a, b) for a, b in zip(above, below, strict=True) if a and b]
+            wrapped |= not all(below) or all(continues(a[-1], b[0]) for a, b in filled)
+    return len(groups) > 1 and wrapped
+
+
+def has_rows(group: Sequence[Row], gutters: Sequence[Interval]) -> bool:
+    """Whether what stands between two rules of a table are rows, not lines of the same cells."""
+    filled = [sum(map(bool, split_columns(row, gutters))) for row in group]
+    if sum(number > len(gutters) for number in filled) > 1:
+        return True
+    return sum(number > 1 for number in filled) > 1 and _has_numbers_below(group, gutters)
 
 
 def _has_numbers_below(group: Sequence[Row], gutters: Sequence[Interval]) -> bool:

@@ -20,6 +20,7 @@ from agenticlu.documents.formats.pdf_columns import (
     find_columns,
     find_table,
     group_rows,
+    has_rows,
     has_wrapped_cells,
     is_written_by_columns,
     last_beside,
@@ -238,9 +239,10 @@ class _Region:
             groups[bisect(cuts, middle)].append(row)
         parted: list[list[Row]] = []
         for group in groups:
-            full = sum(all(split_columns(row, gutters)) for row in group)
-            # Between two rules may stand several rows, each with all its cells.
-            parted += [[row] for row in group] if full > 1 else [group] if group else []
+            # Between two rules may stand several rows, each with all its cells or with its number.
+            parted += (
+                [[row] for row in group] if has_rows(group, gutters) else [group] if group else []
+            )
         return parted
 
 
