@@ -108,6 +108,8 @@ def find_headings(rows: dict[int, dict[int, str]]) -> int | None:
         columns = set().union(*below) if below else set()
         if len(cells) * 2 < len(columns):
             continue  # wider below: another line above the table
+        if wider := _wider_headings(rows, order, place):
+            return wider
         texts = list(cells.values())
         if any(map(is_number, _without_years(texts))) or len(set(texts)) < len(texts) or not below:
             return None
@@ -117,6 +119,21 @@ def find_headings(rows: dict[int, dict[int, str]]) -> int | None:
             if not values or not all(map(is_number, values)):
                 return None
         return row
+    return None
+
+
+def _wider_headings(rows: dict[int, dict[int, str]], order: list[int], place: int) -> int | None:
+    """Returns the row of more texts that names columns of numbers; what is above it are notes."""
+    for at in range(place + 1, min(len(order) - 1, _MOST_ROWS_BEFORE_HEADINGS)):
+        cells = rows[order[at]]
+        texts = list(cells.values())
+        if any(map(is_number, texts)):
+            return None  # the first row of values
+        if len(cells) > len(rows[order[place]]) and len(set(texts)) == len(texts):
+            below = [rows[one] for one in order[at + 1 :]]
+            columns = ([one[column] for one in below if column in one] for column in cells)
+            if any(sum(map(is_number, values)) > max(1, len(values) / 2) for values in columns):
+                return order[at]
     return None
 
 
