@@ -261,6 +261,21 @@ def test_rules_tell_a_table_of_sentences_from_columns() -> None:
     assert text.strip().splitlines() == wanted
 
 
+def test_numbered_rows_between_rules_stay_rows() -> None:
+    long = "and all that the mill and its other houses have paid in kind"
+    blocks = [(f"Wages {long}", f"Rent {long}"), ("Oats", "Barley", "Hay"), (f"Sum {long}",)]
+    stream, wanted, y, number = "", [], 700, 18
+    for i, block in enumerate(blocks):
+        for label in block:
+            end = 330 if i == 1 else 480
+            stream += show(92, y, label) + show(72, y, str(number)) + show(end, y, str(number))
+            wanted.append(f"{number} {label} {number}")
+            number, y = number + 1, y - 16
+        stream += f"72 {y + 12} m 510 {y + 12} l S "
+    text = parse(make_pdf([stream]), "a.pdf").text
+    assert [" ".join(line.split()) for line in text.split("\n") if line] == wanted
+
+
 def test_bullets_stay_with_their_items() -> None:
     items = [
         "Open the gate of the mill",

@@ -257,7 +257,8 @@ def has_rows(group: Sequence[Row], gutters: Sequence[Interval]) -> bool:
     filled = [sum(map(bool, split_columns(row, gutters))) for row in group]
     if sum(number > len(gutters) for number in filled) > 1:
         return True
-    return sum(number > 1 for number in filled) > 1 and _has_numbers_below(group, gutters)
+    parted = sum(len(split_cells(row)) > 1 for row in group)
+    return parted > 1 and _has_numbers_below(group, gutters)
 
 
 def _has_numbers_below(group: Sequence[Row], gutters: Sequence[Interval]) -> bool:
