@@ -382,8 +382,9 @@ def test_glyphs_without_a_character_are_marked_and_counted() -> None:
     assert parsed.left_out == {"unknown glyph": 3}
 
 
+@pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("is_reversed", [False, True])
-def test_vertical_writing(is_reversed: bool) -> None:
+def test_vertical_writing(is_reversed: bool, size: int) -> None:
     lines = ["吾輩は猫である", "名前はまだ無い"]
     font = (
         "/F2 << /Type /Font /Subtype /Type0 /BaseFont /HeiseiMin-W3 /Encoding /UniJIS-UCS2-V "
@@ -393,7 +394,11 @@ def test_vertical_writing(is_reversed: bool) -> None:
         "/FontBBox [0 -200 1000 900] /ItalicAngle 0 /Ascent 900 /Descent -200 /StemV 80 >> >>] >>"
     )
     shown = [
-        f"BT /F2 14 Tf 1 0 0 1 {500 - 24 * i} 700 Tm <{line.encode('utf-16-be').hex()}> Tj ET\n"
+        "".join(
+            f"BT /F2 14 Tf 1 0 0 1 {500 - 24 * i} {700 - 14 * at} Tm "
+            f"<{line[at : at + size].encode('utf-16-be').hex()}> Tj ET\n"
+            for at in range(0, len(line), size)
+        )
         for i, line in enumerate(lines)
     ]
     stream = "".join(reversed(shown) if is_reversed else shown)

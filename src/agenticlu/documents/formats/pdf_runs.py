@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agenticlu.documents.formats.pdf_words import Box, Frame, Word, frame_of
+from agenticlu.documents.formats.pdf_words import Box, Frame, Word, frame_of, is_wide
 
 RUN_GAP = 0.65
 """A wider gap ends a run; in heights of a line. Spaces of justified text are narrower."""
@@ -119,6 +119,9 @@ def join_runs(words: Sequence[Word], frame: Frame) -> list[Run]:
                 -0.3 * size <= u0 - run.u1 <= RUN_GAP * size
                 or (word.line in backward and -0.3 * size <= run.u0 - u1 <= RUN_GAP * size)
             ):
+                if frame == "down" and is_wide(run.words[-1].text[-1:] + word.text[:1]):
+                    # pdfium ends a line after each character that is placed by itself.
+                    word = word._replace(spaced=False)
                 run.words.append(word)
                 run.u0, run.v0 = min(u0, run.u0), min(v0, run.v0)
                 run.u1, run.v1 = max(u1, run.u1), max(v1, run.v1)

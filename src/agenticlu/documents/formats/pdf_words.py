@@ -25,6 +25,7 @@ UNKNOWN = "\ufffd"
 """Stands for a glyph of which the file does not say what character it is."""
 RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+_WIDE_ONE = re.compile(f"[{_WIDE}]")
 _TOKEN = re.compile(f"[{_WIDE}]|[^\\s{HYPHEN_AT_LINE_END}{_WIDE}]{{1,24}}")
 """A character of a script without spaces, or a word; long ones in parts, to place them well."""
 _PRESENTATION = re.compile("[\ufb00-\ufb06\ufb1d-\ufdff\ufe70-\ufefc]")
@@ -56,6 +57,11 @@ Frame = Literal["right", "up", "down", "left"]
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
+
+
+def is_wide(text: str) -> bool:
+    """Whether all characters are of scripts that set no spaces between words."""
+    return all(_WIDE_ONE.match(char) for char in text)
 
 
 class Word(NamedTuple):
