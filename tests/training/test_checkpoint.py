@@ -26,7 +26,7 @@ from agenticlu.training.parallel import Ranks
 def config_of(rows: Path, model: Path, out: Path):
     changes = {
         "precision": "fp32", "lr": 1e-2, "batch": 4, "epochs": 1, "threads": 1, "save_every": 1,
-        "validation_rows": 0, "max_steps": 3, "keep_checkpoints": 3,
+        "validation_rows": 4, "max_steps": 3, "keep_checkpoints": 3,
         "dataset": str(rows), "model": str(model), "out": str(out),
     }  # fmt: skip
     return resolve_config("sft", changes=changes)
@@ -131,6 +131,9 @@ def test_a_run_that_ended_after_its_last_step_is_told_like_a_whole_one(
     before, after = (json.loads((one / "summary.json").read_text()) for one in (whole, out))
     assert after["final_loss"] == (before["final_loss"] if has_log else None)
     assert ("loss not recorded" in done.output) == (not has_log)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    told = [(one["event"], one.get("step")) for one in map(json.loads, lines)]
+    assert len(set(told)) == len(told), "what is measured again stands there once"
 
 
 def test_a_checkpoint_of_before_there_were_checksums_is_read(whole: Path, tmp_path: Path) -> None:

@@ -390,7 +390,16 @@ class Run:
         )
         write_atomically(self.out / "dropped.jsonl", dropped)
         path = self.out / "metrics.jsonl"
-        keep_metrics(path, lambda e: 0 < done >= e.get("step", 0) and e.get("event") != "end")
+        last = len(self.schedule)
+        # The validation after the last step is made again, as is the end.
+        is_between = bool(config.eval_every) and last % max(config.eval_every, 1) == 0
+        again = [("end", 0)] if is_between else [("end", 0), ("validation", last)]
+        keep_metrics(
+            path,
+            lambda e: (
+                0 < done >= e.get("step", 0) and (e.get("event"), e.get("step", 0)) not in again
+            ),
+        )
         mirrors = open_mirrors(config.log_to, self.out, config.model_dump())
         metrics = MetricsWriter(path, mirrors=mirrors)
         metrics.write(
