@@ -2,7 +2,6 @@
 
 One line holds a `context`, a `question` and its `answers`; in the place of a context,
 `context_file` names a document or several beside the corpus. Other names are mapped:
-
     load_corpus("qa.parquet", columns={"context": "text", "answers": "target"})
 """
 

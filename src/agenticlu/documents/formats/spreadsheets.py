@@ -30,7 +30,8 @@ _LOOKS = {
     "strike": {"": "s", "1": "s", "true": "s"},
 }
 """Elements of HTML by what a run of a cell's text may look like."""
-_SCRIPTS = re.compile(rb"<(?:\w+:)?rPr>[^\0]*?<(?:\w+:)?(?:vertAlign|strike)\b")
+_RUN_LOOKS = re.compile(rb"<(?:\w+:)?rPr>")
+_SCRIPTS = re.compile(rb"<(?:\w+:)?(?:vertAlign|strike)\b")
 _OF_THE_SYSTEM = {"mm-dd-yy": "yyyy-mm-dd", "m/d/yy h:mm": "yyyy-mm-dd hh:mm"}
 """Formats 14 and 22: Excel shows a date as the reader's system does, not as the format says."""
 _SHAPE = "{http://schemas.openxmlformats.org/drawingml/2006/spreadsheetDrawing}sp"
@@ -63,11 +64,17 @@ def parse_old(data: bytes) -> Parsed:
     return _parse_by_calamine(io.BytesIO(data), Counter())
 
 
+def _has_scripts(data: bytes) -> bool:
+    """Whether a run of text, and not only the style of a cell, looks otherwise."""
+    first = _RUN_LOOKS.search(data)
+    return first is not None and _SCRIPTS.search(data, first.end()) is not None
+
+
 def _with_scripts(_: str, data: bytes) -> bytes:
     """Writes into the texts of a part what is raised, lowered or struck: 10^6, ~~41~~."""
     from agenticlu.documents.formats import html
 
-    if len(data) > _MOST_BYTES_FORMATTED or not _SCRIPTS.search(data):
+    if len(data) > _MOST_BYTES_FORMATTED or not _has_scripts(data):
         return data
     root = ooxml.parse_xml(data)
     for text in {one.getparent() for one in root.iter("{*}r")}:
