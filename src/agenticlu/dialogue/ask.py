@@ -92,31 +92,26 @@ async def ask(
         profile: Wordings.
         rounds: Maximum rounds; a self-check of yes ends them.
         piece_tokens: Maximum tokens of a piece.
-        spans: Read a document that does not fit piecewise instead of refusing it. One that fits is
-            read whole all the same.
-        shortlist: Most pieces of several documents that the model scores for the question, and
-            for each clarification, when they are read piecewise; a search by words finds them.
+        spans: Read a document that does not fit piecewise instead of refusing it.
+        shortlist: Most pieces of several documents that are then scored, each time they are.
         temperature: 0 is greedy.
         pieces: The document's pieces, where the caller has split it already.
         index: Of these pieces, where the caller asks more than one question.
-        max_total_tokens: Maximum prompt and sampled tokens. On the limit the best answer so far
-            is returned, and marked in its notes.
+        max_total_tokens: Maximum prompt and sampled tokens; the best answer so far is returned.
         stop: Called before every turn; once it returns True, the latest answer is the answer.
         on_event: Called after every turn and while scanning.
 
     Raises:
         BudgetExceededError: The limit was reached before there was any answer.
-        DocumentTooLongError: It does not fit and `spans` is off, or one piece alone does not fit.
+        DocumentTooLongError: It does not fit and `spans` is off, or one piece alone does not.
         EngineError: The model could not be asked.
     """
-    if isinstance(question, str):
-        question = make_question(document, question)
-    if pieces is None:
-        pieces = split(document, tokenizer, piece_tokens)
-    shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
+    asked = make_question(document, question) if isinstance(question, str) else question
+    cut = split(document, tokenizer, piece_tokens) if pieces is None else pieces
+    shown = ShownDocument(document, tuple(cut), control_tokens(tokenizer))
     asking = _Asking(
         shown=shown,
-        question=question,
+        question=asked,
         tokenizer=tokenizer,
         scanner=PieceScanner(shown, profile, engine),
         index=index or PieceIndex(shown),

@@ -284,10 +284,13 @@ class Run:
         groups = [[[self.units[n] for n in group] for group in step] for step in self.schedule]
         groups += [[group] for group in self.validation_groups()]
         if self.config.stage == "distill":
+            self.say(f"student = teacher = {self.source}; the teacher reads the evidence alone")
             folder = self.out / "cache" / "teacher"
             name = f"{model_hash}-{self.config.teacher_tokens}"
             self.runner.load_teacher(TeacherStore(folder, name, rank=ranks.rank), groups)
         else:
+            base = " (a base model, not an SFT result)" if self.config.from_base else ""
+            self.say(f"policy = reference = {self.source}{base}")
             folder = self.out / "cache" / "reference"
             store = checkpoint.ReferenceStore(folder, model_hash, rank=ranks.rank)
             self.runner.load_reference(store, groups)
@@ -431,11 +434,6 @@ class Run:
         self.load_rows()
         self.check_plan()
         self.load_model()
-        if config.stage == "dpo":
-            base = " (a base model, not an SFT result)" if config.from_base else ""
-            self.say(f"policy = reference = {self.source}{base}")
-        if config.stage == "distill":
-            self.say(f"student = teacher = {self.source}; the teacher reads the evidence alone")
         if config.stage != "sft":
             self.load_reference()
         # After the reference, which is computed from the weights that training starts from.
@@ -473,13 +471,11 @@ class Run:
     def run_steps(self, done: int, metrics: MetricsWriter) -> None:
         """Runs the remaining steps."""
         config, total = self.config, len(self.schedule)
-        with Progress(
-            f"{config.stage} steps", total, done=done, quiet=not self.ranks.first
-        ) as progress:
+        with Progress(f"{config.stage} steps", total, done=done, quiet=not self.ranks.first) as bar:
             for step in range(done + 1, total + 1):
                 values = self.run_step(step - 1)
                 metrics.write(event="step", **values)
-                progress.update(step, note=render_step(values))
+                bar.update(step, note=render_step(values))
                 if config.eval_every and self.validation and step % config.eval_every == 0:
                     metrics.write(event="validation", **self.evaluate(step))
                 if config.save_every and step % config.save_every == 0:

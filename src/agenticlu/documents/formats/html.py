@@ -33,7 +33,7 @@ _PREFIX = re.compile(
     r"xmlns:([\w.-]+)\s*=\s*[\"']http://www\.w3\.org/(?:1998/Math/MathML|1999/xhtml|2000/svg)[\"']"
 )
 _OWN_HEAD = re.compile(r"((?:[^<]|<\?[^>]*>|<!--.*?-->)*<!DOCTYPE[^>\[]*)\[(.*?)\]\s*>", re.DOTALL)
-_ENTITY = re.compile(r"<!ENTITY\s+([\w.-]+)\s+([\"'])(.*?)\2\s*>", re.DOTALL)
+_ENTITY = re.compile(r"<!ENTITY\s++([\w.-]++)\s++(\"[^\"]*+\"|'[^']*+')\s*+>")
 _REFERENCE = re.compile(r"&(?!(?:amp|lt|gt|quot|apos);)([\w.-]+);")
 _MOST_ADDED = 1 << 20
 """Characters that entities of a page's own may become."""
@@ -136,7 +136,7 @@ def _with_own_entities(html: str) -> str:
     if head is None:
         return html
     # One that is made of others could grow without end.
-    values = {name: value for name, _, value in _ENTITY.findall(head[2])}
+    values = {name: value[1:-1] for name, value in _ENTITY.findall(head[2])}
     values = {name: value for name, value in values.items() if not _REFERENCE.search(value)}
     spare = _MOST_ADDED
 
