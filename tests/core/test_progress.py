@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import resource
 from pathlib import Path
 
@@ -160,3 +161,9 @@ def test_mirrors_receive_the_numbers_of_steps(tmp_path: Path) -> None:
     with pytest.raises(MissingDependencyError, match="no_such_tracker") as caught:
         open_mirrors(["no_such_tracker"], tmp_path, {})
     assert caught.value.hint == "pip install no_such_tracker"
+
+
+def test_a_log_that_is_no_file_has_no_disk_to_wait_for() -> None:
+    with MetricsWriter(os.devnull) as metrics:
+        metrics.write(step=1)
+        metrics.sync()

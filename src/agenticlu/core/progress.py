@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,9 +71,14 @@ class MetricsWriter(Closing):
     def sync(self) -> None:
         """Returns when the disk has all lines, so that a power failure keeps them.
 
+        A log that is no file on a disk, such as the null device of other ranks, has none to wait
+        for.
+
         Raises:
             StoreError: It cannot take them.
         """
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            return
         try:
             os.fsync(self._file)
         except OSError as error:
