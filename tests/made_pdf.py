@@ -43,6 +43,11 @@ def make_pdf(
         )
         stream = page.stream.encode("latin-1")
         bodies.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
+    return write_objects(bodies)
+
+
+def write_objects(bodies: Sequence[bytes], trailer: str = "") -> bytes:
+    """Writes a file of numbered objects, of which the first is the catalogue."""
     out = io.BytesIO()
     out.write(b"%PDF-1.7\n")
     offsets = []
@@ -52,9 +57,8 @@ def make_pdf(
     start = out.tell()
     out.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(bodies) + 1))
     out.write(b"".join(b"%010d 00000 n \n" % offset for offset in offsets))
-    out.write(
-        b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(bodies) + 1, start)
-    )
+    entries = f"/Size {len(bodies) + 1} /Root 1 0 R {trailer}"
+    out.write(f"trailer\n<< {entries} >>\nstartxref\n{start}\n%%EOF\n".encode())
     return out.getvalue()
 
 

@@ -356,3 +356,10 @@ def test_an_estimate_has_a_price(engine: Any, folder: Path) -> None:
     assert told["price"] == pytest.approx(
         (2 * told["prompt_tokens"] + 8 * told["completion_tokens"]) / 1e6
     )
+
+
+def test_asking_side_by_side_needs_a_table(folder: Path) -> None:
+    with pytest.raises(UsageError, match="--concurrency is for a table"):
+        CliRunner().invoke(
+            group, ("ask", "docs", "Where?", "--concurrency", "2"), catch_exceptions=False
+        )

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from made_pdf import write_objects
 
 from agenticlu.core.errors import DocumentError
 from agenticlu.documents import (
@@ -36,19 +37,7 @@ def pdf(pages: list[str], *, trailer: str = "", encrypt: bytes | None = None) ->
     if encrypt is not None:
         objects.append(encrypt)
         trailer += f" /Encrypt {len(objects)} 0 R /ID [<{'00' * 16}> <{'00' * 16}>]"
-    out = io.BytesIO()
-    out.write(b"%PDF-1.4\n")
-    offsets = []
-    for number, body in enumerate(objects, start=1):
-        offsets.append(out.tell())
-        out.write(b"%d 0 obj\n%s\nendobj\n" % (number, body))
-    start = out.tell()
-    out.write(b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1))
-    out.write(b"".join(b"%010d 00000 n \n" % offset for offset in offsets))
-    size = len(objects) + 1
-    out.write(f"trailer\n<< /Size {size} /Root 1 0 R {trailer} >>\nstartxref\n{start}\n".encode())
-    out.write(b"%%EOF\n")
-    return out.getvalue()
+    return write_objects(objects, trailer)
 
 
 def encryption(password: bytes) -> bytes:
@@ -86,16 +75,6 @@ def zipped(files: dict[str, str]) -> bytes:
 
 
 Write = Callable[[str, bytes | str], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def written(name: str, content: bytes | str) -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return written
 
 
 # --- Loading --------------------------------------------------------------------------------------

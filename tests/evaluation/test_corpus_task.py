@@ -145,6 +145,14 @@ def test_the_command(corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert planned[1]["prompt_tokens"] > planned[0]["prompt_tokens"]
 
 
+def test_lines_that_cannot_be_scored_are_told(corpus: str) -> None:
+    with Path(corpus).open("a") as file:
+        file.write(json.dumps({**rows()[0], "answers": []}) + "\n")
+    done = CliRunner().invoke(command, ["--corpus", corpus, "--methods", "direct", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "Line 13 has no accepted answer and is left out." in done.stderr
+
+
 def test_another_corpus_is_another_folder(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

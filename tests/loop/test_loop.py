@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agenticlu.cli import group
-from agenticlu.core.errors import StoreError, TrainingError, UsageError
+from agenticlu.core.errors import ModelNotFoundError, StoreError, TrainingError, UsageError
 from agenticlu.demo import MODEL, DemoSizes, write_corpus
 from agenticlu.loop import LoopPlan, build_stages
 from agenticlu.loop.stages import RECORD_NAME, Stage, run_stages
@@ -115,6 +115,8 @@ def test_what_is_missing_is_said(corpus: Path, tmp_path: Path) -> None:
         call("loop", corpus, "--out", tmp_path / "x")
     with pytest.raises(UsageError, match="--out"):
         call("loop", corpus, "--model", MODEL)
+    with pytest.raises(ModelNotFoundError):
+        call("loop", corpus, "--model", tmp_path / "nix", "--dry-run")
     planned = call("loop", corpus, "--model", MODEL, "--dry-run", "--rounds", "2", *SMALL).stdout
     assert "prefill tokens" in planned
     assert planned.rstrip().endswith("Evaluation: round 2\nReport")

@@ -82,10 +82,13 @@ def command(resolved: Resolved[LoopSettings], corpus: str) -> None:
 
 
 def _build_plan(settings: LoopSettings, corpus: str) -> LoopPlan:
+    from agenticlu.engines.models import find_model, is_hub_id
     from agenticlu.loop import LoopPlan
 
     example = "agenticlu loop CORPUS --model FOLDER --out DIR"
     model = require(settings.model, "--model", example)
+    if not is_hub_id(model):  # one of the hub is fetched by the first stage
+        find_model(model)
     out = require(
         settings.out or (Path("loop-run") if settings.dry_run else None), "--out", example
     )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -10,16 +9,6 @@ from agenticlu.core.records import Document
 from agenticlu.documents import load_document
 
 Write = Callable[[str, bytes | str], str]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def written(name: str, content: bytes | str) -> str:
-        path = tmp_path / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return str(path)
-
-    return written
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ def command(resolved: Resolved[AskSettings], operands: tuple[str, ...]) -> None:
         )
     if len(settings.option) > MAX_CHOICES:
         raise UsageError(f"At most {MAX_CHOICES} choices are allowed, not {len(settings.option)}.")
+    if settings.out is None and resolved.origins["concurrency"] == "flag":
+        raise UsageError(
+            "--concurrency is for a table, whose documents are asked side by side.",
+            hint="Add --out TABLE.csv, or leave --concurrency out.",
+        )
     if settings.out is not None:
         _fill_table(settings, files, rows, settings.out)
         return

@@ -134,7 +134,7 @@ def _with_corpus(
     }
     only, as_they_are = (origins[name] == "default" for name in ("task", "lengths"))
     only = only or set(config.tasks) == {"corpus"}
-    return choose_corpus(config, options, tokenizer, only=only, as_they_are=as_they_are)
+    return choose_corpus(config, options, tokenizer, only=only, as_they_are=as_they_are, say=say)
 
 
 async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:

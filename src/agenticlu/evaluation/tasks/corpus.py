@@ -7,7 +7,7 @@ text holds all that a shorter one does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -59,6 +59,7 @@ def choose_corpus(
     *,
     only: bool,
     as_they_are: bool,
+    say: Callable[[str], None],
 ) -> EvaluationConfig:
     """Returns a configuration that runs over a corpus.
 
@@ -68,29 +69,38 @@ def choose_corpus(
         tokenizer: Counts the documents.
         only: Whether no other task was asked for.
         as_they_are: Whether no lengths were asked for.
+        say: Called with a sentence about lines that cannot be scored.
 
     Raises:
         DocumentError: The corpus cannot be read.
     """
     tasks = ("corpus",) if only else tuple(dict.fromkeys((*config.tasks, "corpus")))
+    left_out = LeftOut()
+    lines = read_lines(options, left_out)
+    if left_out.num_lines:
+        say(left_out.render())
     lengths = config.lengths
     if only and as_they_are:
-        lengths = (_natural_length(options, tokenizer),)
+        lengths = (_natural_length(lines, tokenizer),)
     else:
         options = {**options, "corpus_fill": True}
     changes = {"tasks": tasks, "lengths": lengths, "options": {**config.options, **options}}
     return config.model_copy(update=changes)
 
 
-def _natural_length(options: Mapping[str, Any], tokenizer: Tokenizer) -> int:
+def _natural_length(lines: Sequence[Line], tokenizer: Tokenizer) -> int:
     """Returns the smallest power of two that holds the longest document."""
-    texts = {line.document.id: line.document.text for line in read_lines(options)}
+    texts = {line.document.id: line.document.text for line in lines}
     longest = max(tokenizer.count(text) for text in texts.values())
     return 1 << max(longest - 1, 1).bit_length()
 
 
-def read_lines(options: Mapping[str, Any]) -> list[Line]:
+def read_lines(options: Mapping[str, Any], left_out: LeftOut | None = None) -> list[Line]:
     """Returns the questions of the corpus that the options name.
+
+    Args:
+        options: Of the task.
+        left_out: Counts the lines without an accepted answer.
 
     Raises:
         UsageError: They name none.
@@ -103,7 +113,9 @@ def read_lines(options: Mapping[str, Any]) -> list[Line]:
         )
     columns = options.get("corpus_columns")
     split = str(options.get("corpus_split", "train"))
-    return list(load_corpus(str(source), columns=columns, split=split, left_out=LeftOut()))
+    return list(
+        load_corpus(str(source), columns=columns, split=split, left_out=left_out or LeftOut())
+    )
 
 
 def _require_fit(request: TaskRequest, sizes: Mapping[str, int]) -> None:
