@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "judges.controls"),
     ("loop",),
     ("demo",),
+    ("room",),
     ("cli", "__main__"),
 )
 """A module imports what stands in rows above its own, and from its own entry. The first rows have

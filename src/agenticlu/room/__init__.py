@@ -1,0 +1,1 @@
+"""The reading room: documents beside the answers about them; history; export."""
