@@ -30,6 +30,7 @@ from agenticlu.cli.plan import (
     search_config,
     show_plan,
 )
+from agenticlu.cli.pointing import command as pointing
 from agenticlu.cli.termination import run_until_terminated
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import IncompleteRunError, UsageError
@@ -60,6 +61,7 @@ def command() -> None:
 
 
 command.add_command(necessity)
+command.add_command(pointing)
 
 
 @settings_command(GenerateSettings, "generate", name="run", group=command, find_preset=find_preset)

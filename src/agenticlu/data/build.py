@@ -27,6 +27,7 @@ from agenticlu.core.records import Document, Piece, Tree
 from agenticlu.data.corpus import corpus_name, own_id
 from agenticlu.data.dataset import RowFiles, Split
 from agenticlu.data.lessons import build_lessons
+from agenticlu.data.mark_lists import ListPairs, ListSummary, read_asking
 from agenticlu.data.necessity import SETTING, read_measure, use_needed_pieces
 from agenticlu.data.overlap import (
     Contamination,
@@ -91,6 +92,10 @@ def build_dataset(
         if evaluation is not None:
             summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
         unwanted = (found, asked) if drop_contaminated else (set[str](), set[str]())
+        asking = read_asking(store)
+        lists = None
+        if asking is not None and policy.mark_pairs:
+            lists = ListPairs(store, asking, policy.margin, policy.mark_pairs, summary.lists)
         with RowFiles(folder) as files:
             for view, is_finished in load_tree_views(store, needed=policy.needed):
                 loss: TreeLoss | None = (
@@ -98,6 +103,8 @@ def build_dataset(
                 )
                 if loss is None:
                     _write_tree(view, policy, summary, files)
+                    if lists is not None:
+                        _write_list_pairs(view, policy, lists, summary, files)
                 else:
                     summary.funnel.traces[loss] += 1
                     summary.funnel.nodes[loss] += sum(
@@ -177,6 +184,21 @@ def _write_tree(
             files.write("preference", split, row)
             summary.lengths.add_row(row)
             summary.turn_kinds[row["turn_kind"]] += 1
+
+
+def _write_list_pairs(
+    view: TreeView,
+    policy: PairPolicy,
+    lists: ListPairs,
+    summary: DatasetSummary,
+    files: RowFiles,
+) -> None:
+    """Writes pairs on the turn that points; they stand beside the pairs of the tree's rounds."""
+    for row in lists.rows(view, drop_leaks=policy.drop_leaks):
+        files.write("preference", summary.splits.of[view.document.id], row)
+        summary.lengths.add_row(row)
+        summary.turn_kinds[row["turn_kind"]] += 1
+        summary.num_list_pairs += 1
 
 
 def _write_held_out(store: Store, splits: Splits, files: RowFiles) -> None:
@@ -310,6 +332,10 @@ class DatasetSummary:
     """Turn kind to preference rows."""
     pointing: Pointing = field(default_factory=Pointing)
     """The pieces that conversations teach to name."""
+    lists: ListSummary = field(default_factory=ListSummary)
+    """Lists of pieces that the model named by itself."""
+    num_list_pairs: int = 0
+    """Preference rows made of such lists."""
     num_not_better: int = 0
     """Imported preference rows whose chosen reply scores no higher than the rejected one."""
     num_not_asked_blindly: int = 0
@@ -326,6 +352,7 @@ class DatasetSummary:
             "characters": self.lengths.as_dict(),
             "turn_kinds": dict(sorted(self.turn_kinds.items())),
             "pointing": self.pointing.as_dict(),
+            "mark_lists": {**self.lists.as_dict(), "pairs": self.num_list_pairs},
             "contamination": None if self.contamination is None else self.contamination.as_dict(),
         }
 

@@ -29,6 +29,7 @@ from agenticlu.data.dataset import (
     describe_files,
 )
 from agenticlu.data.hub import Licence
+from agenticlu.data.mark_lists import render_lists
 from agenticlu.data.pointing import render_pointing
 
 NAME = "agenticlu-traces"
@@ -117,6 +118,7 @@ def render_card(data: Mapping[str, Any]) -> str:
             for depth, share in run.get("recall_by_depth", {}).items()
         ],
         pointing=render_pointing(build["pointing"]) if run else [],
+        lists=_render_lists(build),
         fates=[
             (name, why, number, meanings.get(name, {}).get(why, ""))
             for name, counts in build["funnel"].items()
@@ -131,6 +133,11 @@ def render_card(data: Mapping[str, Any]) -> str:
         ],
         costs=[*phases, ("total", *(sum(phase[i] for phase in phases) for i in range(1, 6)))],
     )
+
+
+def _render_lists(build: Mapping[str, Any]) -> str:
+    found = build.get("mark_lists") or {}
+    return render_lists(found) if found.get("lists") else ""
 
 
 def _render_header(data: Mapping[str, Any]) -> str:

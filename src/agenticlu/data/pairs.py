@@ -234,6 +234,9 @@ class PairPolicy(Settings):
     needed: Annotated[bool, Spelling(flags=("--needed/--all-kept",))] = True
     """Point at those pieces alone that agenticlu generate necessity found needed, where it was run;
     else at all that grounding kept."""
+    mark_pairs: int = Field(default=2, ge=0)
+    """Pairs of a round at most that teach pointing alone, of lists that agenticlu generate pointing
+    sampled."""
     self_checks: int = Field(default=1, ge=0)
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
     lessons: int = Field(default=2, ge=0)

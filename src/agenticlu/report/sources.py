@@ -261,6 +261,8 @@ def load_pairs(folders: Sequence[Path], trees: Sequence[Tree]) -> tuple[Pair, ..
                 hint="Give the folder that `agenticlu dataset build --out` wrote.",
             )
         for row in _read_pairs(files):
+            if row.get("pair_kind") == "marks":
+                continue  # both of its lists belong to one node
             if row["chosen_node"] not in known or row["rejected_node"] not in known:
                 continue
             key = f"{row['chosen_node']}-{row['rejected_node']}"
