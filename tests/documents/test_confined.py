@@ -23,7 +23,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.limits import VARIABLES, DocumentLimits
 from agenticlu.documents import confined, load_document
-from agenticlu.documents.confined import call
+from agenticlu.documents.confined import Held, call
 
 PARSERS = """
 import ctypes, os, resource, signal, socket, sys, time
@@ -304,3 +304,34 @@ def test_a_fork_does_not_talk_to_the_parents_process() -> None:
         os._exit(0 if confined._idle == [] and ask("pid") != first else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert ask("pid") == first
+
+
+# --- Bytes that a child keeps ---------------------------------------------------------------------
+
+
+def test_held_bytes_are_sent_once_and_outlive_a_child() -> None:
+    reads: list[int] = []
+
+    def read() -> bytes:
+        reads.append(1)
+        return b"abc"
+
+    held = Held(read, "The file")
+    try:
+        first = held.call("hurts:pid", into=int)
+        assert held.call("hurts:give", into=bytes) == b"cba"
+        assert held.call("hurts:echo", 7) == [3, 7]
+        assert held.call("hurts:pid", into=int) == first
+        assert len(reads) == 1
+        os.kill(first, signal.SIGKILL)
+        assert held.call("hurts:give", into=bytes) == b"cba"
+        assert held.call("hurts:pid", into=int) != first
+        assert len(reads) == 2
+        with pytest.raises(DocumentError, match="The file broke its reader"):
+            held.call("hurts:abort")
+        with pytest.raises(DocumentError, match="cannot be read"):
+            held.call("hurts:odd")
+        assert held.call("hurts:give", into=bytes) == b"cba"
+    finally:
+        held.close()
+    held.close()

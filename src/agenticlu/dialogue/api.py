@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import warnings
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypedDict, Unpack
 
 from agenticlu.core.config import resolve
 from agenticlu.core.files import Closing
+from agenticlu.core.loops import LoopThread
 from agenticlu.core.records import Document
 from agenticlu.core.settings import THINKING_TOKENS, Effort, Settings, TokenCount
 from agenticlu.dialogue.answer import Answer, Event, make_question
@@ -24,7 +24,6 @@ from agenticlu.engines import DEFAULT_TIMEOUT_S, ModelChoice
 from agenticlu.engines.base import Engine
 from agenticlu.engines.thinking import Thinking
 
-Result = TypeVar("Result")
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Document
 BUNDLED_NOTE = (
     "No model was named, so the bundled tiny model answers. It understands only its own invented "
@@ -123,7 +122,7 @@ class Reader(Closing):
             trust_remote_code=settings.trust_remote_code,
         )
         self._engine, self._owns_engine = engine, engine is None
-        self._loop: _Loop | None = None
+        self._loop: LoopThread | None = None
         self._temperature = settings.temperature
         self.profile = profile if isinstance(profile, Profile) else load_profile(settings.profile)
         self.document = document if isinstance(document, Document) else load_document(document)
@@ -147,7 +146,7 @@ class Reader(Closing):
     def ask(self, question: str, **options: Any) -> Answer:
         """Answers a question; see `ask_async` for the options and errors."""
         if self._loop is None:
-            self._loop = _Loop()
+            self._loop = LoopThread()
         engine = self.engine  # loaded here, so that a warning points to the caller
         assert engine is not None
         return self._loop.run(self.ask_async(question, **options))
@@ -324,31 +323,3 @@ async def ask_async(
             max_total_tokens=max_total_tokens,
             on_event=on_event,
         )
-
-
-class _Loop:
-    """An event loop in a thread of its own.
-
-    A notebook runs a loop already, in which `asyncio.run` refuses to start another; and an
-    engine's connections belong to the loop that opened them, so one loop serves all questions.
-    """
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Runs a coroutine to its end; an interrupt cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()

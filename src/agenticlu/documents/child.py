@@ -1,6 +1,7 @@
 """The process in which documents are parsed: answers one request of `confined` after another.
 
-A request is a line of JSON and the bytes of a document; a reply is a line of JSON and its payload.
+A request is a line of JSON and the bytes of a document, which may be kept for the requests that
+follow; a reply is a line of JSON and its payload.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no reply
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     deny()
+    kept = b""
     while _comes(requests):
         line = _read_line(requests)
         if not line:
@@ -34,14 +36,16 @@ def main() -> None:
         request = json.loads(line)
         os.environ.update(request["environ"])
         limit(request["memory_bytes"], request["cpu_s"])
-        data = _read_exactly(requests, request["size"])
+        data = kept if request.get("kept") else _read_exactly(requests, request["size"])
+        if request.get("keep"):
+            kept = data
         header, payload = answer(request, data)
         del data
         replies.write(json.dumps({**header, "size": len(payload)}).encode() + b"\n")
         replies.write(payload)
         replies.flush()
         del payload
-        if header.get("last") or _peak_bytes() > _MOST_KEPT_BYTES:
+        if header.get("last") or _peak_bytes() > _MOST_KEPT_BYTES + 2 * len(kept):
             return
 
 

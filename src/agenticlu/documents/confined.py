@@ -5,6 +5,8 @@ in words. Children are kept for the next call while they are healthy, one for ea
 What comes back is JSON or bytes, never a pickle; it is checked against the type that is expected.
 
     call("agenticlu.documents.formats.pdf:parse", data, "report.pdf", name="...", into=Parsed)
+
+`Held` keeps the bytes in a child of their own, for many calls.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import agenticlu.core.errors as our_errors
 from agenticlu.core.errors import AgenticluError, DocumentError
@@ -58,27 +61,123 @@ def call(
         DocumentError: It crashed, took too much memory or time, or returned something else.
         AgenticluError: What the function raised.
     """
+    request = _request(function, args, name, len(data), into)
+    header, payload = _exchange(_head(request), data, request)
+    result: ResultT = _result(header, payload, name, into)
+    return result
+
+
+class Held:
+    """Bytes from outside that a child of their own keeps, for many calls.
+
+    The child ends when it was not called for a while, or when a call breaks it; the next call
+    starts another. Calls of several threads wait for each other.
+
+    Args:
+        read: Returns the bytes, each time a child is started.
+        name: What the data are called in messages.
+    """
+
+    def __init__(self, read: Callable[[], bytes], name: str) -> None:
+        self._read, self._name = read, name
+        self._lock = threading.Lock()
+        self._child: _Child | None = None
+        self._size = 0
+
+    def call(self, function: str, *args: object, into: type[ResultT] | Any = object) -> ResultT:
+        """Calls a function on the bytes; see `call`.
+
+        Raises:
+            DocumentError: It crashed, took too much memory or time, or returned something else.
+            AgenticluError: What the function raised.
+        """
+        with self._lock:
+            header, payload = self._exchange(function, args, into)
+        result: ResultT = _result(header, payload, self._name, into)
+        return result
+
+    def _exchange(
+        self, function: str, args: tuple[object, ...], into: Any
+    ) -> tuple[dict[str, Any], bytes]:
+        if self._child is not None:
+            request = _request(function, args, self._name, self._size, into) | {"kept": True}
+            try:
+                return self._ask(self._child, request, b"")
+            except _GoneError:  # it has gone home, or broke: a new one shows which
+                self._end(5.0)
+        data = self._read()
+        self._size = len(data)
+        request = _request(function, args, self._name, self._size, into) | {"keep": True}
+        self._child = _Child()
+        try:
+            return self._ask(self._child, request, data)
+        except _GoneError:
+            code = self._end(5.0)
+            raise _crash_of(code, self._name, int(request["cpu_s"])) from None
+
+    def _ask(
+        self, child: _Child, request: dict[str, Any], data: bytes
+    ) -> tuple[dict[str, Any], bytes]:
+        cpu_s = int(request["cpu_s"])
+        try:
+            reply = child.exchange(
+                _head(request), data, int(request["most_bytes"]), _wall_of(cpu_s)
+            )
+        except TimeoutError:
+            self._end()
+            raise _TooSlowError(self._name, cpu_s) from None
+        except _GoneError:
+            raise
+        except BaseException:
+            self._end()
+            raise
+        if reply[0].get("last"):
+            self._end()
+        return reply
+
+    def _end(self, grace_s: float = 0.0) -> int | None:
+        child, self._child = self._child, None
+        if child is None:
+            return None
+        child.end(grace_s)
+        return child.process.returncode
+
+    def close(self) -> None:
+        """Ends the child."""
+        with self._lock:
+            self._end()
+
+
+def _request(
+    function: str, args: tuple[object, ...], name: str, size: int, into: Any
+) -> dict[str, Any]:
     limits = DocumentLimits.read()
-    request = {
+    return {
         "function": function,
         "args": args,
         "name": name,
-        "size": len(data),
-        "memory_bytes": limits.memory_bytes(len(data)),
-        "cpu_s": limits.cpu_seconds(len(data)),
+        "size": size,
+        "memory_bytes": limits.memory_bytes(size),
+        "cpu_s": limits.cpu_seconds(size),
         "most_bytes": 2 * limits.most_bytes,
         "raw": into is bytes,
         "environ": {one: os.environ.get(one, "") for one in VARIABLES.values()},
     }
-    header, payload = _exchange(json.dumps(request).encode() + b"\n", data, request)
+
+
+def _head(request: dict[str, Any]) -> bytes:
+    return json.dumps(request).encode() + b"\n"
+
+
+def _result(header: dict[str, Any], payload: bytes, name: str, into: Any) -> Any:
     if header.get("kind") == "error":
         raise _error_of(header)
     if into is bytes:
-        return cast(ResultT, payload)
+        return payload
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        return cast(ResultT, TypeAdapter(into).validate_json(payload))
+        return TypeAdapter(into).validate_json(payload)
     except ValidationError as error:
         raise DocumentError(
             f"{name} broke its reader: the result is damaged.", hint=_SAVE_ANEW

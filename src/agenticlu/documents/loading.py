@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from agenticlu.core.errors import DocumentError
@@ -92,14 +92,37 @@ def load_source(source: str, limits: ReadingLimits) -> Document:
         data, shown, source = fetched.data, fetched.file_name, fetched.address
     else:
         data, shown = _read_bytes(source), source
+    return read_document(data, shown, source, ocr=limits.ocr)
+
+
+def read_document(
+    data: bytes,
+    name: str,
+    source: str | None = None,
+    *,
+    ocr: str = "",
+    on_progress: Callable[[float], None] | None = None,
+) -> Document:
+    """Reads a document whose bytes are here already.
+
+    Args:
+        data: The file.
+        name: Its name; the ending helps to tell the format.
+        source: What it is called in the document; None: its name.
+        ocr: Languages in which pages are recognised that are pictures; empty: not at all.
+        on_progress: Called with the share that is read, where that takes a while.
+
+    Raises:
+        DocumentError: See `load_document`.
+    """
     if not data.strip(b" \t\r\n\f\v\x00"):
-        raise DocumentError(f"{name_of(shown)} is empty.", hint="Give a document with text in it.")
-    parsed = parse(data, shown, limits.ocr)
+        raise DocumentError(f"{name_of(name)} is empty.", hint="Give a document with text in it.")
+    parsed = parse(data, name, ocr, on_progress)
     if not parsed.text.strip():
-        raise DocumentError(f"{name_of(shown)} contains no text.")
+        raise DocumentError(f"{name_of(name)} contains no text.")
     return Document.of(
         parsed.text,
-        without_lone_surrogates(source),
+        without_lone_surrogates(source or name),
         title=parsed.title,
         pages=parsed.pages,
         left_out=dict(parsed.left_out),

@@ -97,14 +97,35 @@ async def run_server(
         MissingDependencyError: starlette or uvicorn is not installed.
     """
     try:
+        await run_app(
+            build_app(service), service.limits, listener, lambda url: on_ready(f"{url}/v1")
+        )
+    finally:
+        await service.engine.close()
+
+
+async def run_app(
+    app: Any, limits: Limits, listener: socket.socket, on_ready: Callable[[str], None]
+) -> None:
+    """Serves an ASGI application until interrupted.
+
+    Args:
+        app: The application.
+        limits: Of its connections.
+        listener: From `open_listener`; closed at the end.
+        on_ready: Called with the address once requests are accepted.
+
+    Raises:
+        MissingDependencyError: uvicorn is not installed.
+    """
+    try:
         import uvicorn
     except ImportError as error:
         raise missing_dependency("uvicorn", "serve") from error
     from agenticlu.server.connections import bound_connections, watch_connections
 
-    limits = service.limits
     config = uvicorn.Config(
-        build_app(service),
+        app,
         http=bound_connections(limits),
         ws="none",
         lifespan="off",
@@ -123,9 +144,8 @@ async def run_server(
         while not server.started and not work.done():
             await asyncio.sleep(0.01)
         if server.started:
-            on_ready(f"http://{shown}:{port}/v1")
+            on_ready(f"http://{shown}:{port}")
         await work
     finally:
         watch.cancel()
         listener.close()
-        await service.engine.close()

@@ -41,7 +41,7 @@ class Format:
     """Whether it is parsed in a process of its own, with limits. What is read as it stands, without
     a library, needs none; PDFs are read by several."""
     recognises: bool = False
-    """Whether `parse` also takes the languages of pages that are pictures."""
+    """Whether `parse` takes the languages of pages that are pictures, and tells its progress."""
 
 
 def _is_pdf(data: bytes, ending: str) -> bool:
@@ -106,13 +106,16 @@ FORMATS = (
 """The first format that matches reads a document."""
 
 
-def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
+def parse(
+    data: bytes, source: str, ocr: str = "", on_progress: Callable[[float], None] | None = None
+) -> Parsed:
     """Reads a document in the first format that matches.
 
     Args:
         data: The file.
         source: Its name.
         ocr: Languages in which pages are recognised that are pictures; empty: not at all.
+        on_progress: Called with the share that is read, where that takes a while.
 
     Raises:
         DocumentError: The file is binary, encrypted or broken, in no known encoding, or takes more
@@ -123,7 +126,7 @@ def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
         function = f"{__name__}:parse_as"
         return call(function, data, found.module, source, name=name_of(source), into=Parsed)
     if found.recognises:
-        parsed: Parsed = importlib.import_module(found.module).parse(data, source, ocr)
+        parsed: Parsed = importlib.import_module(found.module).parse(data, source, ocr, on_progress)
         return parsed
     return parse_as(data, found.module, source)
 

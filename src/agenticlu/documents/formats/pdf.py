@@ -31,7 +31,9 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
+def parse(
+    data: bytes, source: str, ocr: str = "", on_progress: Callable[[float], None] | None = None
+) -> Parsed:
     """Reads the text layer; the pages are spans that cover the text.
 
     Args:
@@ -39,6 +41,7 @@ def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
         source: Its name.
         ocr: Languages in which pages are recognised whose text cannot be read, such as 'deu+eng';
             empty: such pages are counted as left out.
+        on_progress: Called with the share that is read, in any thread.
 
     Raises:
         DocumentError: The file is encrypted or broken, or has no text layer; Tesseract is needed
@@ -46,9 +49,16 @@ def parse(data: bytes, source: str, ocr: str = "") -> Parsed:
     """
     name = name_of(source)
 
+    pages_read = 0
+
     def read(first: int, most: int) -> PagesRead:
+        nonlocal pages_read
         function = f"{_PAGES_MODULE}:read_pages"
-        return call(function, data, source, first, most, name=name, into=PagesRead)
+        part: PagesRead = call(function, data, source, first, most, name=name, into=PagesRead)
+        pages_read += most
+        if on_progress is not None and part.num_pages:
+            on_progress(min(1.0, pages_read / part.num_pages))
+        return part
 
     def recognise(index: int) -> tuple[str, Words]:
         function = f"{_PAGES_MODULE}:render_page"

@@ -98,29 +98,43 @@ def render_page(data: bytes, source: str, index: int, dots_per_point: float) -> 
 
 @contextmanager
 def _opened(data: bytes, source: str) -> Iterator[Any]:
-    """Opens a PDF, with its form.
+    """Opens a PDF, with its form, and closes it.
 
     Raises:
         DocumentError: It is encrypted or broken.
     """
     with _one_at_a_time:
+        pdf = open_pdf(data, source)
         try:
-            pdf = pypdfium2.PdfDocument(data)
-        except pypdfium2.PdfiumError as error:
-            if "password" in str(error).lower():
-                raise DocumentError(
-                    f"PDF {source!r} is encrypted.",
-                    hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
-                ) from error
-            raise DocumentError(
-                f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
-            ) from error
-        try:
-            if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
-                pdf.init_forms()
             yield pdf
         finally:
             pdf.close()
+
+
+def open_pdf(data: bytes, source: str) -> Any:
+    """Opens a PDF, with its form.
+
+    Raises:
+        DocumentError: It is encrypted or broken.
+    """
+    try:
+        pdf = pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise DocumentError(
+                f"PDF {source!r} is encrypted.",
+                hint="Remove the password first: qpdf --decrypt --password=... IN.pdf OUT.pdf",
+            ) from error
+        raise DocumentError(
+            f"PDF {source!r} is broken: {error}", hint="Try to repair it: qpdf IN.pdf OUT.pdf"
+        ) from error
+    if pdfium.FPDF_GetFormType(pdf.raw) != pdfium.FORMTYPE_NONE:
+        try:
+            pdf.init_forms()
+        except BaseException:
+            pdf.close()
+            raise
+    return pdf
 
 
 def _count_unread(pdf: Any) -> Counter[str]:
