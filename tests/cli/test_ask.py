@@ -188,7 +188,7 @@ def test_the_answer_comes_first_then_sources_then_cost(run: Run, town: str, engi
     code, out, err = run("ask", town, ASKED)
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == "Wexley"
+    assert lines[0] == "Wexley [1]"
     assert lines[2] == "Sources"
     assert lines[3].startswith("[1] paragraph 0, characters 0-")
     assert lines[4] == "    “The teacher of Bo Otis is Ada Yardley.”" or lines[4].startswith(
@@ -269,7 +269,7 @@ def test_questions_from_standard_input_and_document_too(run: Run, town: str, eng
     assert len(out.splitlines()) == 2
     code, out, _ = run("ask", "-", ASKED, stdin=TEXT.encode())
     assert code == 0
-    assert out.startswith("Wexley\n")
+    assert out.startswith("Wexley [1]\n")
     code, _, err = run("ask", "-", "--questions", "-", stdin=b"x")
     assert code == 2
     assert "cannot both" in err
@@ -280,7 +280,7 @@ def test_multiple_choice(run: Run, town: str, engine: Any) -> None:
     for choice in (["--options", "Vell | Wexley"], ["--option", "Vell", "--option", "Wexley"]):
         code, out, _ = run("ask", town, ASKED, *choice)
         assert code == 0
-        assert out.splitlines()[0] == "B. Wexley"
+        assert out.splitlines()[0] == "B. Wexley [2] (unverified)"
     code, _, err = run("ask", town, ASKED, "--option", "Vell")
     assert code == 2
     assert "at least two choices" in err
@@ -408,7 +408,7 @@ def test_one_interrupt_answers_and_two_abort(run: Run, town: str, engine: Any) -
     engine(interrupted(1), latency_s=0.01)
     code, out, err = run("ask", town, ASKED, "--rounds", "4")
     assert code == 0
-    assert out.startswith("Wexley\n")
+    assert out.startswith("Wexley [1]\n")
     assert "as requested" in out
     assert "Ctrl-C again" in err
 

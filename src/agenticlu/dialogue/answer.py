@@ -12,6 +12,23 @@ from agenticlu.core.errors import NoSupportedAnswerError, UsageError
 from agenticlu.core.records import Document, Question, Record, Turn, Usage, content_id
 from agenticlu.documents.citations import Citation
 
+Status = Literal["supported", "unsupported", "not_in_document"]
+
+
+class Claim(Record):
+    """One sentence of an answer, with the citations that carry it."""
+
+    text: str
+    """As it stands in the answer's statement."""
+    start: int
+    """First character in `Answer.statement`."""
+    end: int
+    """One past the last character."""
+    citations: tuple[int, ...] = ()
+    """Indices into `Answer.citations`, from 0, ascending; people are shown `[index + 1]`."""
+    verified: bool = False
+    """Whether a quote that the model stated itself, word for word as in the source, says it."""
+
 
 class Answer(Record):
     """The answer to a question, with the passages behind it."""
@@ -46,6 +63,17 @@ class Answer(Record):
     such are not named. Of a folder, by its own name, what was passed over."""
     unread: dict[str, str] = Field(default_factory=dict)
     """Files among several that could not be read, by name, and why."""
+    statement: str = Field(default_factory=lambda data: str(data.get("answer", "")))
+    """The answer as prose, which claims cut into sentences: of a multiple choice question the
+    option's text, else the final answer with all of its lines."""
+    claims: tuple[Claim, ...] = ()
+    """The sentences of the statement in order: every letter of it stands in one of them."""
+    status: Status = Field(
+        default_factory=lambda data: "supported" if data.get("supported") else "unsupported"
+    )
+    """`supported` for short, but for an answer that says the document does not tell."""
+    stopped: bool = False
+    """Whether it was stopped early, and so is the best answer until then."""
 
 
 EventKind = Literal["search", "scan", "turn"]

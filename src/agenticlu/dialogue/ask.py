@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from agenticlu.core.errors import BudgetExceededError, DocumentTooLongError
 from agenticlu.core.records import (
     Document,
-    Page,
     Piece,
     Question,
     Turn,
@@ -27,6 +26,8 @@ from agenticlu.core.records import (
     content_seed,
 )
 from agenticlu.dialogue.answer import Answer, Event, make_question
+from agenticlu.dialogue.caveats import page_notes, quote_notes
+from agenticlu.dialogue.claims import find_claims, find_findings, says_absent, state
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
@@ -39,8 +40,7 @@ from agenticlu.dialogue.run import (
 )
 from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request
 from agenticlu.documents import split
-from agenticlu.documents.citations import Citation, cite, statements
-from agenticlu.documents.quotes import find_quote, fold
+from agenticlu.documents.citations import cite, statements
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import (
     Engine,
@@ -151,6 +151,7 @@ class _Asking:
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
         self.latest: Dialogue | None = None
         self.longest_thought = 0
+        self.stopped = False
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
@@ -171,7 +172,7 @@ class _Asking:
 
     async def _converse(self, *, spans: bool) -> Dialogue:
         self.notes.clear()
-        self._note_pages()
+        self.notes += page_notes(self.document)
         num_tokens = sum(piece.num_tokens for piece in self.shown.pieces)
         # What is far too long need not be shown as a whole to be measured.
         if spans and self.window is not None and num_tokens > self.window:
@@ -248,6 +249,7 @@ class _Asking:
         answered = dialogue.last("answer") is not None
         cost = self._count(request) + MAX_TOKENS[request.kind]
         if answered and self.stop():
+            self.stopped = True
             self.notes.append(f"{where}, as requested.")
         elif self.window is not None and cost > self.window:
             self.notes.append(f"{where}: the conversation has filled the model's window.")
@@ -353,14 +355,25 @@ class _Asking:
         said = statements([t.reply for t in reversed(dialogue.turns) if t.kind in _STATING], LABEL)
         hints = (answer, reply, self.question.text)
         citations = cite(self.document, self.shown.pieces, cited, said, hints)
-        self._note_quotes(statements([reply], LABEL), citations)
+        stated = statements([reply], LABEL)
+        self.notes += quote_notes(self.document, self.shown.pieces, stated, citations)
+        statement = state(reply, answer, self.question)
+        claims, citations = find_claims(
+            statement,
+            self.document,
+            self.shown.pieces,
+            citations,
+            said,
+            find_findings(dialogue.turns, lambda reply: self.shown.named(reply, self.kept).valid),
+        )
+        supported = bool(answer) and (bool(cited) or verdict == "yes")
         return Answer(
             document_id=self.document.id,
             source=self.document.source,
             question=self.question.text,
             options=self.question.options,
             answer=answer,
-            supported=bool(answer) and (bool(cited) or verdict == "yes"),
+            supported=supported,
             checked=None if verdict is None else verdict == "yes",
             citations=citations,
             rounds=dialogue.rounds_begun,
@@ -376,6 +389,12 @@ class _Asking:
             notes=tuple(dict.fromkeys([*self.notes, *adaptations_of(self.engine)])),
             left_out=self.document.left_out_by_name,
             unread=self.document.unread,
+            statement=statement,
+            claims=claims,
+            status="not_in_document"
+            if says_absent(statement)
+            else ("supported" if supported else "unsupported"),
+            stopped=self.stopped,
         )
 
     def _cited(self, turns: Sequence[Turn]) -> tuple[int, ...]:
@@ -412,53 +431,6 @@ class _Asking:
         elif self.scanner.num_left_out:
             text += f" {self.scanner.num_left_out} more seemed relevant, but did not fit."
         self.notes.append(text)
-
-    def _note_pages(self) -> None:
-        document = self.document
-        for name, pages in document.pages_by_name.items():
-            # A sheet, slide or chapter without text is counted by its format as what it is.
-            blank = [page.number for page in pages if page.start == page.end and not page.name]
-            if blank:
-                listed = ", ".join(map(str, blank[:8])) + (", ..." if len(blank) > 8 else "")
-                of = f" of {name}" if document.parts else ""
-                self.notes.append(
-                    f"{len(blank)} of {len(pages)} pages{of} have no text layer and were not read: "
-                    f"{listed}. --ocr recognises pages that are pictures."
-                )
-            unknown = [page.number for page in pages if self._is_unknown(page)]
-            if unknown:
-                of = f" of {name}" if document.parts else ""
-                self.notes.append(
-                    f"The file does not say which characters most glyphs of {len(unknown)} pages"
-                    f"{of} are ({', '.join(map(str, unknown[:8]))}). --ocr recognises them."
-                )
-        if document.unread:
-            total = len(document.unread) + len(document.parts)
-            named = ", ".join(list(document.unread)[:8])
-            more = ", ..." if len(document.unread) > 8 else ""
-            self.notes.append(
-                f"{len(document.unread)} of {total} files were not read: {named}{more}."
-            )
-
-    def _is_unknown(self, page: Page) -> bool:
-        text = self.document.text[page.start : page.end]
-        return text.count("\ufffd") > 0.2 * len(text)
-
-    def _note_quotes(self, said: Sequence[str], citations: Sequence[Citation]) -> None:
-        """Notes when the statement is found in another paragraph, or nowhere."""
-        if not said or any(citation.verified for citation in citations):
-            return
-        text = self.document.text
-        folded = fold(text)
-        for statement in said:
-            if (span := find_quote(statement, folded, text)) is not None:
-                piece = next(p for p in self.shown.pieces if p.start <= span[0] < p.end)
-                self.notes.append(
-                    f"The model's statement is in paragraph {piece.index}, which it did not name."
-                )
-                return
-        if citations:
-            self.notes.append("The model's statement is not in the document word for word.")
 
 
 _STATING: tuple[TurnKind, ...] = ("answer", "sub_answer")

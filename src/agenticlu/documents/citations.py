@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from agenticlu.core.records import Document, Piece, Record
 from agenticlu.core.words import search_terms
 from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
 from agenticlu.documents.rectangles import Rectangle, rectangles_of
 from agenticlu.documents.sentences import sentences
+
+
+class Quote(NamedTuple):
+    """A sentence of a document that is shown for a passage."""
+
+    start: int
+    """First character in the document's text."""
+    end: int
+    """One past the last character."""
+    stated: bool
+    """Whether the model stated it, word for word."""
 
 
 class CitedFile(Record):
@@ -63,6 +75,8 @@ class Citation(Record):
     """Page of the quote, or of the piece where nothing is quoted; None without pages."""
     page_name: str | None = None
     """What the source calls that page, such as 'slide 3'; None where it has but a number."""
+    end_page: int | None = None
+    """Page of the last character of the same; later than `page` where it runs over a break."""
     rectangles: tuple[Rectangle, ...] | None = None
     """Where the quote, or the piece where nothing is quoted, stands on its pages, line by line;
     None where the source has no such places (only PDFs do)."""
@@ -131,34 +145,50 @@ def cite(
 def _cite_piece(
     document: Document, piece: Piece, said: Sequence[str], hints: Sequence[str]
 ) -> Citation:
+    quote = next(stated_quotes(document, piece, said), None)
+    return cite_quote(document, piece, quote or closest_quote(document, piece, hints))
+
+
+def stated_quotes(document: Document, piece: Piece, said: Sequence[str]) -> Iterator[Quote]:
+    """Yields where statements of the model stand in a piece word for word, in their order."""
     text = document.text[piece.start : piece.end]
     folded = fold(text)
-    span = None
     for statement in said:
         if (span := find_quote(statement, folded, text)) is not None:
-            break
-    verified = span is not None
-    span = span or _closest_sentence(text, hints)
-    start = None if span is None else piece.start + span[0]
-    end = None if span is None else piece.start + span[1]
-    page = document.page_at(piece.start if start is None else start)
+            yield Quote(piece.start + span[0], piece.start + span[1], stated=True)
+
+
+def closest_quote(document: Document, piece: Piece, hints: Sequence[str]) -> Quote | None:
+    """Returns the sentence of a piece that shares most words with the hints; None if none does."""
+    span = _closest_sentence(document.text[piece.start : piece.end], hints)
+    return None if span is None else Quote(piece.start + span[0], piece.start + span[1], False)
+
+
+def cite_quote(document: Document, piece: Piece, quote: Quote | None) -> Citation:
+    """Builds the citation of a piece, with the quote that is shown for it."""
+    start, end = (piece.start, piece.end) if quote is None else (quote.start, quote.end)
+    page = document.page_at(start)
+    last = _last_character(document.text, start, end)
     return Citation(
         piece=piece.index,
         start=piece.start,
         end=piece.end,
         page=None if page is None else page.number,
         page_name=None if page is None else page.name,
-        rectangles=rectangles_of(
-            document, piece.start if start is None else start, piece.end if end is None else end
-        )
-        or None,
-        text=text.strip(),
-        quote=None if start is None else document.text[start:end],
-        quote_start=start,
-        quote_end=end,
-        verified=verified,
-        file=CitedFile.of(document, piece, None if start is None or end is None else (start, end)),
+        end_page=document.page_of(last),
+        rectangles=rectangles_of(document, start, end) or None,
+        text=document.text[piece.start : piece.end].strip(),
+        quote=None if quote is None else document.text[start:end],
+        quote_start=None if quote is None else start,
+        quote_end=None if quote is None else end,
+        verified=quote is not None and quote.stated,
+        file=CitedFile.of(document, piece, None if quote is None else (start, end)),
     )
+
+
+def _last_character(text: str, start: int, end: int) -> int:
+    """Returns the last character of a span that is no white space."""
+    return start + max(0, len(text[start:end].rstrip()) - 1)
 
 
 def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None:
@@ -168,10 +198,10 @@ def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None
     """
     wanted: dict[str, int] = {}
     for weight, hint in enumerate(reversed(hints)):
-        wanted.update(dict.fromkeys(_words(hint), 2**weight))
+        wanted.update(dict.fromkeys(content_terms(hint), 2**weight))
     best: tuple[float, int, int] | None = None
     for start, end in _sentences_and_rows(text):
-        words = _words(text[start:end])
+        words = content_terms(text[start:end])
         shared = sum(wanted.get(word, 0) for word in words) / max(len(words), 1) ** 0.25
         if shared and (best is None or shared > best[0]):
             best = (shared, start, end)
@@ -188,7 +218,8 @@ def _sentences_and_rows(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-def _words(text: str) -> set[str]:
+def content_terms(text: str) -> set[str]:
+    """Returns the search terms of a text that may tell what it is about: no short words."""
     return {
         term for term in search_terms(text) if len(term) > 2 or term.isdigit() or not term.isascii()
     }

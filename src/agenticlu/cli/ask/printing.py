@@ -117,9 +117,13 @@ class AnswerLines(AnswerText):
 
 
 def _render_answer(answer: Answer) -> str:
-    stated = answer.answer or "(no answer)"
+    from agenticlu.dialogue.claims import number_claims
+
+    stated = answer.statement or "(no answer)"
+    if answer.status != "not_in_document":  # of what is not there, nothing could be quoted
+        stated = number_claims(answer.claims, answer.statement) or stated
     if answer.options and len(answer.answer) == 1:
-        stated = f"{answer.answer}. {answer.options[ord(answer.answer) - 65]}"
+        stated = f"{answer.answer}. {stated}"
     lines = [stated, ""]
     if answer.citations:
         lines.append("Sources")
