@@ -31,6 +31,7 @@ from agenticlu.cli.plan import (
     show_plan,
 )
 from agenticlu.cli.pointing import command as pointing
+from agenticlu.cli.stop_rule import command as stop_rule
 from agenticlu.cli.termination import run_until_terminated
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import IncompleteRunError, UsageError
@@ -62,6 +63,7 @@ def command() -> None:
 
 command.add_command(necessity)
 command.add_command(pointing)
+command.add_command(stop_rule)
 
 
 @settings_command(GenerateSettings, "generate", name="run", group=command, find_preset=find_preset)

@@ -56,7 +56,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "ask": (),
     "show": (),
     "plan": (),
-    "generate": ("merge", "replay", "controls", "necessity", "pointing"),
+    "generate": ("merge", "replay", "controls", "necessity", "pointing", "stop-rule"),
     "status": (),
     "dataset": ("build", "import", "push"),
     "train": ("sft", "dpo", "distill", "plan"),

@@ -49,6 +49,7 @@ GUARDED: dict[str, str] = {
     "eval": "which folder is read",
     "train": "which folder is read",
     "out": "where results are written",
+    "into": "where results are written",
     "host": "who can reach the server",
     "keys": "whether keys are sent to servers of a folder's file",
     "allow_private": "whether addresses may lead into private networks",

@@ -201,6 +201,8 @@ class Dialogue:
     turns: tuple[Turn, ...] = ()
     ends_on_repeat: bool = False
     controls: tuple[str, ...] = ()
+    over: bool | None = None
+    """Whether a stop rule ends the conversation after the last turn; None: the self-check does."""
 
     @property
     def opening(self) -> tuple[TurnKind, ...]:
@@ -233,7 +235,7 @@ class Dialogue:
 
     def next_request(self) -> Request | None:
         """Returns what to ask next, or None when the conversation is over."""
-        if self.round >= self.max_rounds or self.satisfied:
+        if self.round >= self.max_rounds or (self.satisfied if self.over is None else self.over):
             return None
         if self.ends_on_repeat and self.repeats:
             return None
@@ -255,7 +257,11 @@ class Dialogue:
         """Returns the state after a finished turn."""
         expected = self._next_kind()
         assert turn.kind == expected, f"expected a {expected} turn, got {turn.kind}"
-        return replace(self, turns=(*self.turns, turn))
+        return replace(self, turns=(*self.turns, turn), over=None)
+
+    def decided(self, over: bool) -> Dialogue:
+        """Returns the state in which a stop rule has decided whether the last turn is the last."""
+        return replace(self, over=over)
 
     def messages(self) -> tuple[Message, ...]:
         """Renders the finished turns as a conversation; roles alternate after the system turn."""
@@ -266,8 +272,16 @@ class Dialogue:
                 continue
             request = self._opened(turn.request, self.turns[:i])
             messages.append(Message(role="user", content=request))
-            messages.append(Message(role="assistant", content=turn.reply))
+            messages.append(Message(role="assistant", content=self._said(i)))
         return tuple(messages)
+
+    def _said(self, index: int) -> str:
+        """Returns a turn's reply as later turns see it: no round follows a self-check of yes."""
+        turn = self.turns[index]
+        goes_on = turn.kind == "check" and (index + 1 < len(self.turns) or self.over is False)
+        if goes_on and parse_verdict(turn.reply, ("yes", "no")) == "yes":
+            return NEXT_ROUND_CHECK
+        return turn.reply
 
     def _next_kind(self) -> TurnKind:
         number = len(self.turns) - len(self.opening)

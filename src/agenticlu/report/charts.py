@@ -109,6 +109,7 @@ def search_charts(overview: Overview) -> list[Chart]:
     return [
         *_recall_charts(overview),
         *_outcome_charts(overview),
+        *_stop_charts(overview),
         *_funnel_charts(overview.funnels),
         *_cost_charts(overview, "search", "judges"),
         *_cost_charts(overview, "evaluation"),
@@ -261,6 +262,47 @@ def _recall_charts(overview: Overview) -> list[Chart]:
         has_legend=False,
     )
     return [chart]
+
+
+STOP_SERIES = {
+    "right": "answered rightly",
+    "repaired": "repaired: wrong at first",
+    "spoiled": "spoiled: right at first",
+}
+
+
+def _stop_charts(overview: Overview) -> list[Chart]:
+    found = overview.stopping
+    if not found:
+        return []
+    now, series = found["self_check"], []
+    for number, (name, words) in enumerate(STOP_SERIES.items(), start=1):
+        points = tuple(
+            plots.Point(
+                one["rounds"],
+                one[name],
+                note=f"stops from p = {one['threshold']:.2f}: {one['rounds']:.2f} rounds, "
+                f"{figures.percent(one[name])} {words}",
+            )
+            for one in sorted(found["curve"], key=lambda one: float(one["rounds"]))
+        )
+        series.append(plots.Series(words, plots.Style(colour=number, marker=number - 1), points))
+    followed = (
+        ""
+        if found["followed_right"]
+        else " No right round was followed by another here, so nothing could be spoiled."
+    )
+    rule, check = (figures.percent(found["balanced_accuracy"][k]) for k in ("rule", "self_check"))
+    caption = (
+        "Share of questions by the mean number of rounds, for a rule that stops earlier or later; "
+        "each document is decided by a rule fitted on the others. The self-check alone takes "
+        f"{now['rounds']:.2f} rounds: {figures.percent(now['right'])} right, "
+        f"{figures.percent(now['repaired'])} repaired, {figures.percent(now['spoiled'])} spoiled. "
+        "Whether a round is right is told with a balanced accuracy of "
+        f"{rule} by the rule, {check} by the self-check.{followed}"
+    )
+    axes = plots.Axes("rounds, mean", "share of questions", y_share=True)
+    return [_line_chart("When to stop", caption, series, axes)]
 
 
 OUTCOME_NAMES = {

@@ -89,6 +89,8 @@ class ReportData(Record):
     stages: tuple[Stage, ...] = ()
     """Costs that the trees do not hold (training, evaluation); those of the trees are added."""
     curves: tuple[Curve, ...] = ()
+    stopping: dict[str, Any] | None = None
+    """A stop rule and what it was measured to do; see `agenticlu.data.stop_rule`."""
     config: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Resolved configurations by the folder they came from; secrets are blanked on the way out."""
     errors: tuple[str, ...] = ()
@@ -169,6 +171,7 @@ class Overview(Record):
     funnels: dict[str, dict[str, int]]
     stages: tuple[Stage, ...]
     curves: tuple[dict[str, object], ...]
+    stopping: dict[str, Any] | None
     trees: tuple[TreeEntry, ...]
     config: dict[str, dict[str, object]]
     errors: tuple[str, ...]

@@ -80,6 +80,7 @@ def build_overview(data: ReportData, max_trees: int = MAX_TREES) -> Overview:
             }
             for curve in data.curves
         ),
+        stopping=data.stopping,
         trees=tuple(
             entry.model_copy(update={"embedded": entry.id in embedded})
             for entry in figures.tree_entries(data.trees, data.pairs)

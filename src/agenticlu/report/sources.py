@@ -118,6 +118,7 @@ def _join(parts: Iterable[ReportData]) -> ReportData:
         **joined,
         pieces={name: pieces for part in parts for name, pieces in part.pieces.items()},
         config={name: values for part in parts for name, values in part.config.items()},
+        stopping=next((part.stopping for part in parts if part.stopping), None),
     )
 
 
@@ -134,6 +135,7 @@ def load_generation(run: Path) -> ReportData:
         spent = store.usage_by_phase()
         settings = store.get("config") or load_json_object(run / CONFIG_NAME) or None
         calls, counts = store.call_counts(), store.tree_counts()
+        stopping = store.get("stop_rule")
     order = ("direct", "closed_book", "clarify", "ground", "point", "sub_answer", "answer", "check")
     stages = [
         Stage(group="search", name=PHASE_NAMES.get(phase, phase), usage=spent[phase])
@@ -157,6 +159,7 @@ def load_generation(run: Path) -> ReportData:
         pieces=pieces,
         stages=tuple(stages),
         config={f"search ({run.name})": settings} if isinstance(settings, dict) else {},
+        stopping=stopping if isinstance(stopping, dict) else None,
         errors=tuple(errors),
     )
 
