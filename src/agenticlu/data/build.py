@@ -92,10 +92,7 @@ def build_dataset(
         if evaluation is not None:
             summary.contamination = evaluation.report(found, asked, dropped=drop_contaminated)
         unwanted = (found, asked) if drop_contaminated else (set[str](), set[str]())
-        asking = read_asking(store)
-        lists = None
-        if asking is not None and policy.mark_pairs:
-            lists = ListPairs(store, asking, policy.margin, policy.mark_pairs, summary.lists)
+        lists = _list_pairs(store, policy, summary)
         with RowFiles(folder) as files:
             for view, is_finished in load_tree_views(store, needed=policy.needed):
                 loss: TreeLoss | None = (
@@ -103,8 +100,7 @@ def build_dataset(
                 )
                 if loss is None:
                     _write_tree(view, policy, summary, files)
-                    if lists is not None:
-                        _write_list_pairs(view, policy, lists, summary, files)
+                    _write_list_pairs(view, policy, lists, summary, files)
                 else:
                     summary.funnel.traces[loss] += 1
                     summary.funnel.nodes[loss] += sum(
@@ -186,15 +182,22 @@ def _write_tree(
             summary.turn_kinds[row["turn_kind"]] += 1
 
 
+def _list_pairs(store: Store, policy: PairPolicy, summary: DatasetSummary) -> ListPairs | None:
+    asking = read_asking(store)
+    if asking is None or not policy.mark_pairs:
+        return None
+    return ListPairs(store, asking, policy.margin, policy.mark_pairs, summary.lists)
+
+
 def _write_list_pairs(
     view: TreeView,
     policy: PairPolicy,
-    lists: ListPairs,
+    lists: ListPairs | None,
     summary: DatasetSummary,
     files: RowFiles,
 ) -> None:
     """Writes pairs on the turn that points; they stand beside the pairs of the tree's rounds."""
-    for row in lists.rows(view, drop_leaks=policy.drop_leaks):
+    for row in [] if lists is None else lists.rows(view, drop_leaks=policy.drop_leaks):
         files.write("preference", summary.splits.of[view.document.id], row)
         summary.lengths.add_row(row)
         summary.turn_kinds[row["turn_kind"]] += 1
