@@ -1,17 +1,19 @@
 """Kills `generate`, `eval` and `train` at random moments and proves that nothing was lost.
 
-    python tests/kill_many.py [--kills 50] [--cuts 10] [--disks 6] [--pairs 6] [generate eval ...]
+    python tests/kill_many.py [--kills 50] [--runs 5] [--cuts 10] [--disks 6] [--pairs 6] [WORK ...]
 
 Four kinds of trouble, each against the same command undisturbed:
 
-- kills: kill -9 at random times, again and again, until the command ends.
+- kills: kill -9 at random times, again and again, until the command ends; of a work of several
+  ranks one is killed, and the others a moment later.
 - cuts: a kill, and what a power failure leaves of the file that was being written: a torn or blank
   piece behind its end, which must cost nothing, or its end gone or overwritten.
 - disks: the disk is full at several sizes (a small tmpfs of its own); then there is room.
 - pairs: two processes begin on one folder.
 
 In the end exports, tables and weights are those of the undisturbed run; questions that were
-finished are not asked again, by the log of the server; nothing prints a traceback. The models of
+finished are not asked again, by the log of the server; what is told of tokens holds what it served,
+and no less; nothing prints a traceback. The models of
 `generate` and `eval` are scripted, behind a real server; `train` trains the bundled one.
 
 Commands are forked from this process, which has loaded the package: kills meet the work, not the
@@ -29,6 +31,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,48 +53,73 @@ MOST_S = 120.0
 
 @dataclass
 class Process:
-    """A command of ours, forked."""
+    """A command of ours, forked; once for each rank."""
 
-    pid: int
+    pids: list[int]
+    """Of those that have not ended."""
     folder: Path
     """Holds its output."""
-    code: int | None = None
+    codes: list[int] = field(default_factory=list)
+    """Of those that have ended, in the order of their ends."""
 
     @property
     def errors(self) -> str:
         return (self.folder / "stderr").read_text("utf-8", "replace")
 
     def wait(self, kill_after_s: float | None = None) -> int:
-        """Waits for the end, or kills; returns the exit code, negative for a signal."""
+        """Waits for the end, or kills; returns the first exit code, negative for a signal."""
         began = time.monotonic()
-        while self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        while self.pids:
             passed = time.monotonic() - began
-            if pid:
-                self.code = os.waitstatus_to_exitcode(status)
-            elif kill_after_s is not None and passed >= kill_after_s:
-                os.kill(self.pid, signal.SIGKILL)
-                self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            else:
-                assert passed < MOST_S, f"it hangs: {self.errors[-2000:]}"
-                time.sleep(0.002)
+            if kill_after_s is not None and passed >= kill_after_s:
+                random.shuffle(self.pids)
+                for pid in self.pids:
+                    os.kill(pid, signal.SIGKILL)
+                    # The next one meets a rank that is gone, for a moment, before it follows.
+                    time.sleep(random.uniform(0, 0.05) * (len(self.pids) > 1))
+                kill_after_s = None
+            for pid in list(self.pids):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    self.pids.remove(pid)
+                    self.codes.append(os.waitstatus_to_exitcode(status))
+            assert passed < MOST_S, f"it hangs: {self.errors[-2000:]}"
+            time.sleep(0.002)
         assert "Traceback (most recent call last)" not in self.errors, self.errors[-4000:]
-        return self.code
+        return self.codes[0]
 
 
-def start(arguments: list[str], folder: Path) -> Process:
-    """Forks and runs a command line in the child."""
+def start(arguments: list[str], folder: Path, ranks: int = 1) -> Process:
+    """Forks and runs a command line in the children."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stdout", "stderr"):
+        (folder / name).write_bytes(b"")
     sys.stdout.flush()
     sys.stderr.flush()
+    port = free_port() if ranks > 1 else 0
+    return Process([_fork(arguments, folder, rank, ranks, port) for rank in range(ranks)], folder)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _fork(arguments: list[str], folder: Path, rank: int, ranks: int, port: int) -> int:
     pid = os.fork()
     if pid:
-        return Process(pid, folder)
+        return pid
     code = 1
     try:
         for number, name in ((0, os.devnull), (1, folder / "stdout"), (2, folder / "stderr")):
-            mode = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-            os.dup2(os.open(name, mode, 0o644), number)
+            mode = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND
+            os.dup2(os.open(name, mode), number)
+        if ranks > 1:  # as torchrun starts them
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": ranks}
+            for name, value in {**where, "RANK": rank, "LOCAL_RANK": rank}.items():
+                os.environ[name] = str(value)
         sys.argv = ["agenticlu", *arguments]
         agenticlu()
         code = 0
@@ -125,19 +153,28 @@ class Trial:
     lost: int = 0
     """Calls under way at the kills."""
     asked_from: int = 0
+    served_before: int = 0
 
     def __post_init__(self) -> None:
         self.asked_from = len(self.requests())
+        self.served_before = self.served()
 
     def requests(self) -> list[str | None]:
         """The question of each request so far."""
-        lines = self.log.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line)["question"] for line in lines]
+        return [line["question"] for line in self._logged() if "question" in line]
+
+    def served(self) -> int:
+        """The tokens that the server worked through for this trial."""
+        return sum(line["tokens"] for line in self._logged()) - self.served_before
+
+    def _logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text(encoding="utf-8").splitlines()]
 
     def start(self) -> Process:
         """Starts the command."""
         self.starts += 1
-        return start(self.work.arguments(self.out), self.root / f"process-{self.starts}")
+        folder = self.root / f"process-{self.starts}"
+        return start(self.work.arguments(self.out), folder, self.work.ranks)
 
     def run(
         self, kill_after_s: float | None = None, then: Callable[[], None] = lambda: None
@@ -194,6 +231,8 @@ class Bench:
     root: Path
     log: Path
     draw: random.Random
+    runs: int
+    """Folders among which the kills are shared out."""
     wanted: Any = None
     whole_s: float = 0.0
     requests: int = 0
@@ -221,20 +260,24 @@ class Bench:
     def close(self, trial: Trial) -> int:
         """Ends a trial; returns its requests beyond those of the undisturbed run."""
         trial.end()
+        if trial.lost < sys.maxsize:
+            self.work.check_spent(trial.out, trial.served)
         self.work.check_calls(trial.out, trial.lost)
         more = len(trial.requests()) - trial.asked_from - self.requests
         shutil.rmtree(trial.root)
         return more
 
     def kills(self, count: int) -> str:
-        """Kills at random times, in as many folders as it takes."""
+        """Kills at random times, in `runs` folders or as many as it takes."""
         landed = more = lost = folders = 0
         while landed < count:
             trial, folders = self.trial(), folders + 1
-            while landed < count:
+            most = min(count, landed + -(-count // self.runs))
+            while landed < most:
                 if trial.run(self.draw.uniform(0.02, 0.7) * self.whole_s) == 0:
                     break
                 landed += 1
+                self.work.check_spent(trial.out, trial.served)
                 trial.lost += self.work.in_flight(trial.out)
             lost += trial.lost
             more += self.close(trial)
@@ -331,8 +374,11 @@ def may_mount(folder: Path) -> bool:
 def main() -> None:
     """Parses arguments and runs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("works", nargs="*", metavar="WORK", help="generate, eval, train, dpo")
+    parser.add_argument(
+        "works", nargs="*", metavar="WORK", help="generate, eval, train, dpo, ranks; default: all"
+    )
     parser.add_argument("--kills", type=int, default=50, help="of each")
+    parser.add_argument("--runs", type=int, default=5, help="among which they are shared out")
     parser.add_argument("--cuts", type=int, default=10)
     parser.add_argument("--disks", type=int, default=6)
     parser.add_argument("--pairs", type=int, default=6)
@@ -348,7 +394,7 @@ def main() -> None:
             works = build_works(root, rows, url)
             for name in given.works or works:
                 (root / name).mkdir()
-                bench = Bench(works[name], root / name, log, random.Random(given.seed))
+                bench = Bench(works[name], root / name, log, random.Random(given.seed), given.runs)
                 bench.measure()
                 for trouble in ("kills", "cuts", "disks", "pairs"):
                     count = getattr(given, trouble)

@@ -85,6 +85,8 @@ class Work:
     module = ""
     """What the command imports, to be loaded before the forks."""
     probes = PROBES
+    ranks = 1
+    """Processes that do it together."""
     tears: dict[str, Tear]
 
     def __init__(self, *command: object) -> None:
@@ -112,6 +114,9 @@ class Work:
 
     def check_start(self, kept: Found, said: str) -> None:
         """Checks what a process said about where it goes on."""
+
+    def check_spent(self, out: Path, served: Callable[[], int]) -> None:
+        """Checks what is told of tokens against what the server worked through."""
 
     def check_calls(self, out: Path, lost: int) -> None:
         """Checks how many calls were repeated, of those lost."""
@@ -164,6 +169,17 @@ class Generate(Work):
             return 0
         with Store(out, writable=False) as store:
             return store.call_counts()["intent"]
+
+    def check_spent(self, out: Path, served: Callable[[], int]) -> None:
+        if not has_store(out):
+            assert not served()
+            return
+        with Store(out, writable=False) as store:
+            known, cut = (
+                sum(one.prompt_tokens + one.completion_tokens for one in usage.values())
+                for usage in (store.usage_by_phase(), store.cut_by_phase())
+            )
+        assert known <= served() <= known + cut, f"{known} to {known + cut} told, {served()} served"
 
     def check_calls(self, out: Path, lost: int) -> None:
         with Store(out, writable=False) as store:
@@ -241,8 +257,9 @@ class Train(Work):
     module = "agenticlu.training.loop"
     probes = 0
 
-    def __init__(self, *command: object) -> None:
+    def __init__(self, *command: object, ranks: int = 1) -> None:
         super().__init__("train", *command)
+        self.ranks = ranks
 
         def newest(name: str) -> Callable[[Path], Path | None]:
             def find(out: Path) -> Path | None:
@@ -343,4 +360,5 @@ def build_works(root: Path, corpus: Path, url: str) -> dict[str, Work]:
         "eval": Evaluate(2, "--corpus", corpus, *evaluation, *server),
         "train": Train("sft", *training, "--model", BUNDLED_MODEL),
         "dpo": Train("dpo", *training, "--from", BUNDLED_MODEL),
+        "ranks": Train("sft", *training, "--model", BUNDLED_MODEL, ranks=2),
     }

@@ -2,7 +2,8 @@
 
     python tests/scripted_server.py CORPUS LOG LATENCY
 
-Prints its address. The log has a line of JSON for each request, with the question that it is about.
+Prints its address. The log has a line of JSON for each request when it arrives, with the question
+that it is about and the tokens of its prompt, and one for each reply with its tokens.
 """
 
 from __future__ import annotations
@@ -27,16 +28,25 @@ ASKED = re.compile(r"What colour is item\d+ of book \d+\?")
 
 
 class Logged(ScriptedEngine):
-    """Writes down each request when it arrives."""
+    """Writes down each request when it arrives, and the tokens that it costs."""
 
     log: Path
 
     async def _begin(self, *arguments: Any, **options: Any) -> Any:
         text = " ".join(message.content for message in arguments[0])
         asked = ASKED.search(text)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"question": asked.group() if asked else None}) + "\n")
+        tokens = len(self._tokens(arguments[0])) + 1
+        self._write({"question": asked.group() if asked else None, "tokens": tokens})
         return await super()._begin(*arguments, **options)
+
+    def _count(self, *arguments: Any, **options: Any) -> Any:
+        usage = super()._count(*arguments, **options)
+        self._write({"tokens": usage.completion_tokens})
+        return usage
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def serve(corpus: Path, log: Path, latency_s: float) -> None:

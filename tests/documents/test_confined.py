@@ -278,6 +278,7 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
+            "AGENTICLU_MAX_DOCUMENT_SECONDS": "1000",  # its own limit must not be what ends it
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -286,15 +287,15 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.kill(child, 0)
-        except ProcessLookupError:
-            return
+        process.communicate()
+    while is_alive(child):  # until the test's time is over
         time.sleep(0.02)
-    pytest.fail("the child lives on")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has collected does not."""
+    told = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return told.stdout.strip()[:1] not in ("", "Z")
 
 
 def test_a_fork_does_not_talk_to_the_parents_process() -> None:

@@ -248,6 +248,8 @@ def _print_summary(summary: SearchSummary, out: Path, as_json: bool) -> None:
 
 def render(summary: SearchSummary, out: Path) -> str:
     """Returns the summary for people."""
+    from agenticlu.search.status import render_cut
+
     data = summary.as_dict()
     counts = {**data["outcomes"], "not grown": summary.questions - sum(summary.outcomes.values())}
     outcomes = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
@@ -280,6 +282,8 @@ def render(summary: SearchSummary, out: Path) -> str:
         spent = [usage.requests, computed, usage.cached_tokens, usage.completion_tokens]
         rows.append((name, spent + [usage.thinking_tokens] * thinks))
     lines += [f"{name:>12} {' '.join(f'{cell:>10}' for cell in cells)}" for name, cells in rows]
+    if more := render_cut(summary.cut, running=False):
+        lines.append(f"{'':>13}and {more}")
     if summary.setup.requests:
         lines.append(f"  {render_setup(summary.setup)}")
     lines.append(f"Kept in {out}. {_next_step(summary, shlex.quote(str(out)))}")

@@ -47,6 +47,7 @@ class Admission:
         self.most_requests = 0
         self.tokens = 0
         self.spent = Usage()
+        self._earlier_tokens = 0
         self._max_spent_tokens = max_spent_tokens
         self._reserved = 0
         """Expected cost of the requests that hold a reservation."""
@@ -111,6 +112,10 @@ class Admission:
         """Counts what a request cost."""
         self.spent = self.spent + usage
 
+    def count_earlier(self, tokens: int) -> None:
+        """Counts computed tokens of earlier processes towards the limit."""
+        self._earlier_tokens += tokens
+
     @asynccontextmanager
     async def reserved(self, most_tokens: int) -> AsyncIterator[None]:
         """Holds what a request is expected to cost, waiting while others hold what is left.
@@ -152,6 +157,7 @@ class Admission:
             if self._num_finished >= ENOUGH_FINISHED:
                 share = min(1.0, CAUTION * spent / max(1, self._bound_finished))
             expected = math.ceil(most_tokens * share)
+            spent += self._earlier_tokens
             # The first request goes in any case: a limit that allows none would be of no use.
             if spent + self._reserved + expected <= limit or (not spent and not self._num_reserved):
                 return expected

@@ -16,9 +16,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
+from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id
-from agenticlu.documents.tokens import CHARACTERS_PER_TOKEN
 from agenticlu.engines.base import (
     Capabilities,
     ChoiceProbs,
@@ -28,12 +27,14 @@ from agenticlu.engines.base import (
     Likelihood,
     Sampled,
     Sampling,
+    setup_of,
     spent_on,
 )
-from agenticlu.engines.retry import LimitedEngine, count_characters
+from agenticlu.engines.retry import LimitedEngine
+from agenticlu.search.bounds import SETUP_TOKENS, Bounds, Size
 from agenticlu.search.store import CallId, Store
 
-CHOICE_TOKENS = 8
+CHOICE_TOKENS = 16
 """Of a reply whose choices are scored."""
 Reply = TypeVar("Reply", Sampled, ChoiceProbs, Likelihood)
 Result = TypeVar("Result")
@@ -85,6 +86,11 @@ class Caller:
         self.retry_failed = retry_failed
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._before_first = before_first
+        self._is_open = False
+        self._opening: str | None = None
+        """Since the engine was met, until its first reply."""
+        self._bounds_name = "" if engine is None else f"bounds {engine.name}"
+        self._bounds = Bounds(store.get(self._bounds_name) or {})
 
     @property
     def num_in_flight(self) -> int:
@@ -97,7 +103,7 @@ class Caller:
         """Samples, or returns what was sampled before under this key."""
         return await self._answer(
             call,
-            most_tokens(count_characters(messages), sampling),
+            Size("sample", contents_of(messages), sampling.n, sampling.max_tokens),
             lambda engine: engine.sample(messages, sampling, session=call.document_id),
             encode_sampled,
             decode_sampled,
@@ -107,7 +113,7 @@ class Caller:
         """Continues a plain text, or returns what was sampled before under this key."""
         return await self._answer(
             call,
-            most_tokens(len(text), sampling),
+            Size("complete", (text,), sampling.n, sampling.max_tokens),
             lambda engine: engine.complete(text, sampling, session=call.document_id),
             encode_sampled,
             decode_sampled,
@@ -119,7 +125,7 @@ class Caller:
         """Scores choices, or returns what was found before under this key."""
         return await self._answer(
             call,
-            most_tokens(count_characters(messages)),
+            Size("choices", contents_of(messages), 1, CHOICE_TOKENS),
             lambda engine: engine.score_choices(messages, choices, session=call.document_id),
             encode_choice_probs,
             decode_choice_probs,
@@ -131,7 +137,7 @@ class Caller:
         """Scores a given reply, or returns what was found before under this key."""
         return await self._answer(
             call,
-            most_tokens(count_characters(messages) + len(reply)),
+            Size("reply", (*contents_of(messages), reply), 1, CHOICE_TOKENS),
             lambda engine: engine.score_reply(messages, reply, session=call.document_id),
             lambda found: [round(found.logprob, 4), found.num_tokens],
             lambda data, usage: Likelihood(data[0], data[1], usage),
@@ -165,7 +171,7 @@ class Caller:
     async def _answer(
         self,
         call: CallId,
-        tokens: int,
+        size: Size,
         send: Callable[[LimitedEngine], Awaitable[Reply]],
         encode: Callable[[Reply], Any],
         decode: Callable[[Any, Usage], Reply],
@@ -179,7 +185,7 @@ class Caller:
         engine = self.engine
         if engine is None:
             raise NotRecordedError(call.key)
-        reply = await self.once(call.key, lambda: self._send(engine, call, tokens, send, encode))
+        reply = await self.once(call.key, lambda: self._send(engine, call, size, send, encode))
         # Through the ledger's form, which rounds: a replay must see the very same numbers.
         return decode(encode(reply), reply.usage)
 
@@ -187,15 +193,15 @@ class Caller:
         self,
         engine: LimitedEngine,
         call: CallId,
-        tokens: int,
+        size: Size,
         send: Callable[[LimitedEngine], Awaitable[Reply]],
         encode: Callable[[Reply], Any],
     ) -> Reply:
-        if self._before_first is not None:
-            await self.once("before first", self._prepare)
+        if not self._is_open:
+            await self.once("open", self._open)
         # Before the intent, or the ledger would show calls as interrupted that no budget allowed.
-        async with engine.limiter.admission.reserved(tokens):
-            await self.store.intend(call)
+        async with engine.limiter.admission.reserved(size.expected_tokens):
+            await self.store.intend(call, self._bounds.most(size, engine.thinking_room))
             try:
                 reply = await send(engine)
             except (DocumentTooLongError, EngineReplyError) as error:
@@ -204,12 +210,26 @@ class Caller:
                 await self.store.fail(call.key, error.message, spent_on(error))
                 raise CallFailedError(error.message) from error
         await self.store.finish(call.key, encode(reply), reply.usage)
+        if self._bounds.learn(size, reply.usage):
+            await self.store.note(self._bounds_name, self._bounds.known)
+        if self._opening is not None:
+            # The reply was charged with what was found out about the engine before it.
+            opening, self._opening = self._opening, None
+            await self.store.end_opening(opening)
         return reply
 
-    async def _prepare(self) -> None:
-        if self._before_first is not None:
-            await self._before_first()
-        self._before_first = None
+    async def _open(self) -> None:
+        """Meets the engine; what that costs is not of a call until the first reply."""
+        assert self.engine is not None
+        self._opening = await self.store.begin_opening(Usage(prompt_tokens=SETUP_TOKENS))
+        try:
+            if self._before_first is not None:
+                await self._before_first()
+        except AgenticluError:
+            await self.store.end_opening(self._opening, setup_of(self.engine))
+            self._opening = None
+            raise
+        self._is_open = True
 
 
 class LedgeredEngine:
@@ -330,10 +350,9 @@ async def together(
     return [task.result() for task in tasks]
 
 
-def most_tokens(characters: int, sampling: Sampling | None = None) -> int:
-    """Returns the most tokens that a request may cost, its prompt's by estimate."""
-    replies = CHOICE_TOKENS if sampling is None else sampling.n * sampling.max_tokens
-    return characters // CHARACTERS_PER_TOKEN + replies
+def contents_of(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Returns the texts of a conversation."""
+    return tuple(message.content for message in messages)
 
 
 def prompt_hash(messages: Sequence[Message]) -> str:

@@ -84,6 +84,8 @@ class SearchSummary:
     """Of each setting that says `auto`: questions by what was chosen for them."""
     usage: dict[str, Usage] = field(default_factory=dict)
     """By phase."""
+    cut: dict[str, Usage] = field(default_factory=dict)
+    """By phase: the most that calls cost beside `usage` that were cut off."""
     calls: dict[str, int] = field(default_factory=dict)
     setup: Usage = field(default_factory=Usage)
     """The part of this process's cost that found out about the engine."""
@@ -110,6 +112,7 @@ class SearchSummary:
     def add_costs(self, store: Store) -> SearchSummary:
         """Takes over what the calls of a store cost, and returns the summary."""
         self.usage, self.calls = store.usage_by_phase(), store.call_counts()
+        self.cut = store.cut_by_phase()
         return self
 
     @property
@@ -151,6 +154,7 @@ class SearchSummary:
             "gold_recall": None if self.gold_recall is None else round(self.gold_recall, 4),
             "chosen": {name: dict(sorted(n.items())) for name, n in sorted(self.chosen.items())},
             "tokens": total.as_dict(),
+            "cut": sum(self.cut.values(), Usage()).as_dict(),
             "setup": self.setup.as_dict(),
             "tokens_by_phase": {name: usage.as_dict() for name, usage in self.usage.items()},
             "computed_tokens_per_solved": round(total.computed_tokens / solved) if solved else None,
@@ -185,7 +189,7 @@ class Limits:
     patience_s: float = 900.0
     """Seconds without any success until the run gives up."""
     max_tokens: int | None = None
-    """Maximum computed tokens of this process."""
+    """Maximum computed tokens of the run, those of earlier processes included."""
     retry_failed: bool = False
 
     def build_limiter(self, say: Callable[[str], None]) -> Limiter:
@@ -255,6 +259,8 @@ async def run_search(
     progress = progress or Listener()
     if not isinstance(engine, LimitedEngine):
         engine = LimitedEngine(engine, limits.build_limiter(progress.say))
+    if limits.max_tokens is not None:
+        engine.limiter.admission.count_earlier(store.engine_tokens())
     profile = load_profile(config.profile)
     judges = build_judges(config.judges) if judges is None else judges
     controls = list(control_tokens(tokenizer))  # prompts, and so the calls' keys, depend on them

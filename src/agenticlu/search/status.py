@@ -123,6 +123,9 @@ class Status:
     usage: dict[str, Usage]
     failures: dict[str, int]
     """Reason to number of calls."""
+    cut: dict[str, Usage] = field(default_factory=dict)
+    """By phase: the most tokens beside `usage` that were spent on calls without an outcome, and on
+    earlier tries of those that were sent again."""
     in_flight: int = 0
     """Calls that were sent and are not answered."""
     waiting: int = 0
@@ -146,6 +149,8 @@ class Status:
     """Seconds since the last segment; None for a run folder."""
     spent: float | None = None
     """Price of the engine's tokens, without those of judges; None without prices."""
+    cut_spent: float | None = None
+    """The same of `cut`: the most that may have been spent beside it."""
 
     adapted: tuple[str, ...] = ()
     """How the server had to be asked otherwise than the settings say."""
@@ -155,6 +160,7 @@ class Status:
         data = asdict(self)
         data["usage"] = {name: usage.as_dict() for name, usage in self.usage.items()}
         data["tokens"] = sum(self.usage.values(), Usage()).as_dict()
+        data["cut"] = sum(self.cut.values(), Usage()).as_dict()
         return data
 
     def line(self) -> str:
@@ -187,8 +193,11 @@ class Status:
             f"tokens: {total.prompt_tokens - total.cached_tokens} computed, "
             f"{total.cached_tokens} cached, {total.sampled}",
         ]
+        if more := render_cut(self.cut, running=bool(self.running)):
+            lines[-1] += f", and {more}"
         if self.spent is not None:
-            lines.append(f"spent: {self.spent:,.2f}, judges aside")
+            more = f", and at most {self.cut_spent:,.2f} more" if self.cut_spent else ""
+            lines.append(f"spent: {self.spent:,.2f}{more}, judges aside")
         if self.silent_s is not None and self.silent_s > SILENT_S:
             lines.append(f"no sign of life for {self.silent_s:.0f} s")
         lines += [render_health(one) for one in self.replicas if one["state"] != "well"]
@@ -197,6 +206,17 @@ class Status:
         lines += self.adapted
         lines += [f"failed {n} times: {reason}" for reason, n in self.failures.items()]
         return "\n".join(lines)
+
+
+def render_cut(cut: Mapping[str, Usage], *, running: bool) -> str:
+    """Returns what nobody could count, for people; nothing where there is none.
+
+    >>> render_cut({"answer": Usage(prompt_tokens=900, completion_tokens=300)}, running=False)
+    'at most 1,200 more in calls that were cut off'
+    """
+    most = sum(cut.values(), Usage()).computed_tokens
+    under_way = " or are under way" if running else ""
+    return f"at most {most:,} more in calls that were cut off{under_way}" if most else ""
 
 
 def render_health(health: Health) -> str:
@@ -239,8 +259,11 @@ def load_status(
             status = _read_status(store, now)
     if prices is None:
         return status
-    sampled = [usage for phase, usage in status.usage.items() if phase != "judge"]
-    return replace(status, spent=prices.price(sum(sampled, Usage())))
+    spent, cut_spent = (
+        prices.price(sum((one for phase, one in usage.items() if phase != "judge"), Usage()))
+        for usage in (status.usage, status.cut)
+    )
+    return replace(status, spent=spent, cut_spent=cut_spent)
 
 
 def watch_status(
@@ -297,6 +320,7 @@ def _read_status(store: Store, now: float) -> Status:
         calls=calls,
         usage=store.usage_by_phase(),
         failures=store.failures(),
+        cut=store.cut_by_phase(),
         adapted=tuple(store.get("adapted") or ()),
     )
     if not is_running:
@@ -345,13 +369,6 @@ def _sum_manifests(manifests: Sequence[Manifest], now: float) -> Status:
     """Returns the sum of the progress that each shard reported in its last segment."""
     latest = {one.label or one.sha256: one for one in sorted(manifests, key=lambda m: m.sealed_s)}
     reports = [one.progress for one in latest.values() if one.progress]
-    usage: dict[str, Usage] = {}
-    for report in reports:
-        for phase, data in report["usage"].items():
-            # Segments of older versions lack counts that are newer than they.
-            counts = {name: data[name] for name in Usage.model_fields if name in data}
-            spent = Usage.model_validate(counts)
-            usage[phase] = usage.get(phase, Usage()) + spent
     none = {"done": 0, "failed": 0, "intent": 0, "repeated": 0}
     return Status(
         running=None,
@@ -360,11 +377,23 @@ def _sum_manifests(manifests: Sequence[Manifest], now: float) -> Status:
         growing=sum(report["growing"] for report in reports),
         outcomes=_sum_counts(report["outcomes"] for report in reports),
         calls=none | _sum_counts(report["calls"] for report in reports),
-        usage=usage,
+        usage=_sum_usage(report["usage"] for report in reports),
         failures=_sum_counts(report["failures"] for report in reports),
+        cut=_sum_usage(report.get("cut", {}) for report in reports),
         parts=len(latest),
         sealed_s=round(now - max(one.sealed_s for one in manifests), 1),
     )
+
+
+def _sum_usage(reports: Iterable[Mapping[str, Any]]) -> dict[str, Usage]:
+    """Returns the sums by phase."""
+    total: dict[str, Usage] = {}
+    for report in reports:
+        for phase, data in report.items():
+            # Segments of older versions lack counts that are newer than they.
+            counts = {name: data[name] for name in Usage.model_fields if name in data}
+            total[phase] = total.get(phase, Usage()) + Usage.model_validate(counts)
+    return total
 
 
 def _sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_older import make_older
 from made_trees import load_trees
 from scripted_world import CONFIG, TOKENIZER, corpus, engine, export, plain
 
 from agenticlu.core.errors import BudgetExceededError, EngineAuthError, StoreError
+from agenticlu.core.records import Usage
 from agenticlu.data.corpus import build_item
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.judges import build_judges
@@ -20,7 +22,8 @@ from agenticlu.search.run import Limits, Shard, replay, run_search
 from agenticlu.search.setup import build_panel
 from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.shards.sealer import seal_run
-from agenticlu.search.store import Store
+from agenticlu.search.status import load_status
+from agenticlu.search.store import CallId, Store
 
 ITEMS = corpus(documents=5)
 
@@ -222,21 +225,60 @@ def test_half_a_grounding_is_kept_and_never_counted_twice(shards: Path, tmp_path
             assert many.call_counts()["done"] == one.call_counts()["done"]
 
 
+@pytest.mark.parametrize("version", [1, 2])
 def test_a_part_of_an_older_version_merges_without_what_it_did_not_count(
-    shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path, version: int
 ):
     older = tmp_path / "older"
     shutil.copytree(shards / "shard0", older)
-    connection = sqlite3.connect(older / "run.sqlite")
-    for table in ("call", "grounding"):
-        connection.execute(f"ALTER TABLE {table} DROP COLUMN thinking_tokens")
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    connection.close()
+    make_older(older, version)
     merge_runs(tmp_path / "merged", [str(older)])
     with (
         Store(tmp_path / "merged", writable=False) as merged,
         Store(shards / "shard0", writable=False) as whole,
     ):
-        assert list(merged.rows("call")) == list(whole.rows("call"))
+        for table in ("call", "grounding"):
+            known = [not name.startswith("most_") for name in whole.columns(table)]
+            found, wanted = (
+                [list(itertools.compress(row, known)) for row in rows]
+                for rows in (merged.rows(table), whole.rows(table))
+            )
+            assert found == wanted
         assert list(merged.rows("call")), "else nothing was merged"
+
+
+def test_what_cut_calls_cost_at_most_is_sealed_and_merged(shards: Path, tmp_path: Path):
+    cut, sealed = tmp_path / "cut", tmp_path / "sealed"
+    shutil.copytree(shards / "shard0", cut)
+
+    async def lose_calls(store: Store) -> None:
+        await store.intend(CallId("lost", "answer", "d"), Usage(prompt_tokens=70))
+        await store.intend(CallId("tried twice", "check", "d"), Usage(completion_tokens=8))
+        await store.intend(CallId("tried twice", "check", "d"), Usage(completion_tokens=9))
+        await store.finish("tried twice", [["yes", "stop", None]], Usage(requests=1))
+
+    with Store(cut) as store:
+        asyncio.run(lose_calls(store))
+    wanted = {"answer": Usage(prompt_tokens=70), "check": Usage(completion_tokens=8)}
+    seal_run(cut, str(sealed))
+    assert load_status(str(sealed)).cut == wanted
+    for name, sources in (("a", [str(sealed)]), ("b", [str(cut), str(sealed), str(cut)])):
+        merge_runs(tmp_path / name, sources)
+        with Store(tmp_path / name, writable=False) as merged:
+            assert merged.cut_by_phase() == wanted
+
+
+def test_a_call_that_another_part_finished_is_cut_no_more(shards: Path, tmp_path: Path):
+    cut = tmp_path / "cut"
+    shutil.copytree(shards / "shard0", cut)
+    connection = sqlite3.connect(cut / "run.sqlite")
+    changed = connection.execute("UPDATE call SET state = 'intent' WHERE phase != 'ground'")
+    assert changed.rowcount
+    connection.commit()
+    connection.close()
+    with Store(cut, writable=False) as store:
+        assert store.cut_by_phase()
+    merge_runs(tmp_path / "merged", [str(cut), str(shards / "shard0")])
+    with Store(tmp_path / "merged", writable=False) as merged:
+        assert not merged.cut_by_phase()
+        assert merged.call_counts()["intent"] == 0

@@ -60,7 +60,7 @@ def test_segments_hold_what_is_new_and_together_the_run(whole: Path, tmp_path: P
     sealed = str(tmp_path / "sealed")
     sealer = Sealer(tmp_path / "run", sealed)
     rows = []
-    for budget in (2500, 2500, 2500, None):
+    for budget in (2500, 5000, 7500, None):
         try:
             limits = Limits(parallel=1, max_tokens=budget)
             search(tmp_path / "run", sealer if not rows else None, limits=limits)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_older import make_older
 from made_trees import load_trees
 
 from agenticlu.core.errors import StoreError
@@ -216,16 +217,6 @@ def test_foreign_torn_and_newer_files_are_refused_in_words(tmp_path: Path):
     assert not (tmp_path / "nothing").exists()
 
 
-def make_older(folder: Path) -> None:
-    """Turns a run's file into one of version 1, which counted no tokens of thought."""
-    connection = sqlite3.connect(folder / "run.sqlite")
-    for table in ("call", "grounding"):
-        connection.execute(f"ALTER TABLE {table} DROP COLUMN thinking_tokens")
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    connection.close()
-
-
 def test_an_older_file_is_read_as_it_is_and_upgraded_once_it_is_written_to(tmp_path: Path):
     async def work(store: Store, key: str, usage: Usage) -> None:
         await store.intend(replace(CALL, key=key))
@@ -235,7 +226,7 @@ def test_an_older_file_is_read_as_it_is_and_upgraded_once_it_is_written_to(tmp_p
     after = before.model_copy(update={"thinking_tokens": 4})
     with Store(tmp_path) as store:
         run(work(store, "k1", before))
-    make_older(tmp_path)
+    make_older(tmp_path, 1)
     with Store(tmp_path, writable=False) as store:
         assert store.total_usage() == before
         assert "thinking_tokens" not in store.columns("call"), "else it is no older file"
@@ -246,6 +237,48 @@ def test_an_older_file_is_read_as_it_is_and_upgraded_once_it_is_written_to(tmp_p
     with Store(tmp_path, writable=False) as store:
         assert store.total_usage() == before + after
         assert store.total_usage().thinking_tokens == 4
+
+
+def test_what_nobody_counted_is_bounded_through_kills_failures_and_folding(tmp_path: Path):
+    most = Usage(prompt_tokens=100, completion_tokens=20)
+    known = Usage(requests=1, prompt_tokens=60, completion_tokens=7)
+
+    async def work(store: Store) -> None:
+        ground = CallId("k", "ground", "d")
+        await store.intend(ground, most)
+        assert store.cut_by_phase() == {"ground": most}
+        await store.intend(ground, most)  # after a kill
+        assert store.cut_by_phase() == {"ground": most + most}
+        await store.fail("k", "no", known)
+        assert store.cut_by_phase() == {"ground": most}
+        assert store.total_usage() == known
+        await store.intend(ground, most)  # --retry-failed: what is known must not be lost
+        told = known.model_copy(update={"requests": 0})
+        assert store.cut_by_phase() == {"ground": most + told + most}
+        await store.finish("k", "reply", known)
+        assert store.cut_by_phase() == {"ground": most + told}
+        assert store.total_usage() == known
+        await store.finish_groundings([Fold("g", "d", ["k"])])
+        assert store.cut_by_phase() == {"ground": most + told}
+        assert not list(store.rows("call"))
+
+    with Store(tmp_path) as store:
+        run(work(store))
+        assert store.engine_tokens() == (known + most + known).computed_tokens
+
+
+def test_an_engine_that_was_met_and_never_replied_is_bounded(tmp_path: Path):
+    most = Usage(prompt_tokens=50)
+
+    async def work(store: Store) -> None:
+        first, second = await store.begin_opening(most), await store.begin_opening(most)
+        assert store.cut_by_phase() == {"setup": most + most}
+        await store.end_opening(first)
+        await store.end_opening(second, Usage(prompt_tokens=3))
+
+    with Store(tmp_path) as store:
+        run(work(store))
+        assert store.cut_by_phase() == {"setup": Usage(prompt_tokens=3)}
 
 
 def test_an_empty_file_is_called_empty(tmp_path: Path):

@@ -34,8 +34,9 @@ from agenticlu.core.secrets import public_address, redact_text
 from agenticlu.search.store import Store
 
 SEGMENT_FORMAT = "agenticlu-segment"
-SEGMENT_VERSION = 2
-"""1: without judges in the settings, half groundings left out, no label in most manifests."""
+SEGMENT_VERSION = 3
+"""1: without judges in the settings, half groundings left out, no label in most manifests.
+2: without calls that have no outcome, and what earlier tries of others may have cost."""
 PREFIX = "segment-"
 SUFFIX = ".jsonl.zst"
 SETTINGS = ("bound", "config", "profile", "judges")
@@ -209,8 +210,8 @@ def run_lines(
 ) -> Iterator[Line]:
     """Yields the lines of a segment: the run's settings, then every finished row.
 
-    Calls under way are left out: another machine may make them too, and the first to end counts.
-    They are not lost, as this run still has them.
+    Calls without an outcome are among them, for what they may have cost: where another part has
+    their outcome, that stays.
 
     Args:
         store: A run, within `Store.snapshot`.
@@ -223,11 +224,12 @@ def run_lines(
     state, phase, node_id = (columns.index(name) for name in ("state", "phase", "node_id"))
     for table in _TABLES:
         for row in store.rows(table, None if table == "judgement" else documents):
-            if table == "call" and (
-                row[state] == "intent"
-                # In runs of older versions, calls of half a grounding do not name it: merged, they
-                # could not be dropped once the whole grounding arrives.
-                or (row[phase] == "ground" and row[state] == "done" and row[node_id] is None)
+            # In runs of older versions, calls of half a grounding do not name it: merged, they
+            # could not be dropped once the whole grounding arrives.
+            if (
+                table == "call"
+                and (row[phase], row[node_id]) == ("ground", None)
+                and row[state] != "failed"
             ):
                 continue
             if is_new(table, row):

@@ -33,8 +33,9 @@ from agenticlu.search.shards import (
     SharedFolder,
     run_lines,
 )
-from agenticlu.search.store import DELETE_NODES, REPLACE_NODE, REPLACE_TREE, Store
+from agenticlu.search.store import Store
 from agenticlu.search.store.file import FILE_NAME, Statement, unpack
+from agenticlu.search.store.trees import DELETE_NODES, REPLACE_NODE, REPLACE_TREE
 
 BATCH_ROWS = 500
 _TRIAL = ".merge-"

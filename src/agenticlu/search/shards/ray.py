@@ -243,10 +243,10 @@ def search_on_ray(
     except ImportError as error:
         raise missing_dependency("ray", "ray") from error
     SharedFolder(job.sealed).check()
-    if job.limits.max_tokens is not None:
-        share = max(1, job.limits.max_tokens // num_workers)
-        job = replace(job, limits=replace(job.limits, max_tokens=share))
     with Store(out) as store:
+        if job.limits.max_tokens is not None:
+            share = max(1, (job.limits.max_tokens - store.engine_tokens()) // num_workers)
+            job = replace(job, limits=replace(job.limits, max_tokens=share))
         profile = load_profile(job.config.profile)
         tokenizer = job.engine.tokenizer(job.tokenizer)
         job = replace(job, config=bind(store, job.config, profile, tokenizer=tokenizer.name))

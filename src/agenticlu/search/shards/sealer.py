@@ -129,6 +129,7 @@ def count_progress(store: Store) -> dict[str, Any]:
         "outcomes": store.outcomes(),
         "calls": store.call_counts(),
         "usage": {phase: usage.as_dict() for phase, usage in store.usage_by_phase().items()},
+        "cut": {phase: usage.as_dict() for phase, usage in store.cut_by_phase().items()},
         "failures": store.failures(),
     }
 

@@ -15,6 +15,10 @@ run         name → JSON                     settings, the profile's text, prog
 ```
 
 All keys are derived from content, so two files of one run are merged by union.
+
+What a call that was cut off had cost by then nobody can tell. The intent holds the most that it may
+cost; a call that is sent again keeps that of its earlier tries, apart from what it is known to cost
+(`Store.cut_by_phase`).
 """
 
 from __future__ import annotations
@@ -22,196 +26,22 @@ from __future__ import annotations
 import functools
 import json
 import time
-import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agenticlu.core.errors import StoreError
-from agenticlu.core.records import Document, Node, Piece, Question, Tree, Usage, Verdict
-from agenticlu.search.store.file import RunFile, Statement, pack, unpack
-
-
-class TreeTables(RunFile):
-    """Stores documents once, questions in corpus order, and each tree as a header and its nodes."""
-
-    def add_document(self, document: Document, pieces: Sequence[Piece]) -> None:
-        """Stores a document once, with its pieces."""
-        header = document.model_dump_json(exclude={"text"})
-        # A text cut out of UTF-16 may hold lone surrogates, and must come back as it was.
-        text = zlib.compress(document.text.encode("utf-8", "surrogatepass"), 6)
-        spans = pack([[p.index, p.start, p.end, p.num_tokens, p.page] for p in pieces])
-        sql = "INSERT OR IGNORE INTO document VALUES (?, ?, ?, ?)"
-        self.write([(sql, (document.id, header, text, spans))])
-
-    def has_document(self, document_id: str) -> bool:
-        """Whether the document is stored."""
-        return self._one("SELECT 1 FROM document WHERE id = ?", (document_id,)) is not None
-
-    def document(self, document_id: str) -> Document:
-        """Returns a stored document."""
-        header, text = self._document_columns("header, text", document_id)
-        with self.decoding(f"document {document_id}"):
-            text = zlib.decompress(text).decode("utf-8", "surrogatepass")
-            return Document.model_validate({**json.loads(header), "text": text})
-
-    def pieces(self, document_id: str) -> tuple[Piece, ...]:
-        """Returns the pieces a document was split into."""
-        (spans,) = self._document_columns("pieces", document_id)
-        with self.decoding(f"document {document_id}"):
-            return tuple(
-                Piece(index=i, start=start, end=end, num_tokens=tokens, page=page)
-                for i, start, end, tokens, page in unpack(spans)
-            )
-
-    def _document_columns(self, columns: str, document_id: str) -> tuple[Any, ...]:
-        row = self._one(f"SELECT {columns} FROM document WHERE id = ?", (document_id,))
-        if row is None:
-            raise StoreError(f"{self.path} has no document {document_id!r}.")
-        return row
-
-    def document_ids(self) -> tuple[str, ...]:
-        """Returns the ids of all documents, in the order of their first question."""
-        rows = self._all(
-            "SELECT d.id FROM document d LEFT JOIN question q ON q.document_id = d.id "
-            "GROUP BY d.id ORDER BY MIN(q.position), d.id"
-        )
-        return tuple(row[0] for row in rows)
-
-    def add_question(self, question: Question, document_id: str, position: int) -> None:
-        """Stores a question; the same id must mean the same question."""
-        record = question.model_dump_json()
-        row = self._one("SELECT document_id, record FROM question WHERE id = ?", (question.id,))
-        if row is not None and row != (document_id, record):
-            raise StoreError(
-                f"Question id {question.id!r} is already used in {self.path} for another question "
-                "or document.",
-                hint="Give every question its own id, or leave ids out.",
-            )
-        sql = "INSERT OR IGNORE INTO question VALUES (?, ?, ?, ?)"
-        self.write([(sql, (question.id, document_id, position, record))])
-
-    def questions(self) -> tuple[tuple[Question, str], ...]:
-        """Returns all questions with their document's id, in corpus order."""
-        rows = self._all("SELECT record, document_id FROM question ORDER BY position, id")
-        with self.decoding("a question"):
-            return tuple((Question.model_validate_json(row[0]), row[1]) for row in rows)
-
-    async def put_nodes(self, tree: Tree, nodes: Iterable[Node]) -> None:
-        """Commits finished nodes and the state of their growing tree."""
-        # In one transaction: a node without its tree's row would not be found again.
-        sql = (
-            "INSERT INTO tree VALUES (?, ?, 'growing', ?) ON CONFLICT (id) DO UPDATE SET "
-            "record = excluded.record"
-        )
-        header = (sql, (tree.id, tree.question.id, _render_header(tree)))
-        await self.append([header, *_node_statements(tree.id, nodes)])
-
-    async def finish_tree(self, tree: Tree, *, finished: bool = True) -> None:
-        """Commits that a tree will grow no further, replacing what was stored of it.
-
-        Args:
-            tree: The tree.
-            finished: False where it lacks nodes; the search continues with it.
-        """
-        state = "done" if finished else "growing"
-        # Replaced as a whole: nodes that an earlier growth under other settings left must not mix
-        # with these.
-        await self.append(
-            [
-                (REPLACE_TREE, (tree.id, tree.question.id, state, _render_header(tree))),
-                (DELETE_NODES, (tree.id,)),
-                *_node_statements(tree.id, tree.nodes),
-            ]
-        )
-
-    async def keep_trees(self, ids: Collection[str]) -> None:
-        """Drops all other trees, so that their questions count as not begun; no call is lost."""
-        kept = (json.dumps(sorted(ids)),)
-        others = "NOT IN (SELECT value FROM json_each(?))"
-        await self.append(
-            [
-                (f"DELETE FROM node WHERE tree_id {others}", kept),
-                (f"DELETE FROM tree WHERE id {others}", kept),
-            ]
-        )
-
-    def tree_state(self, tree_id: str) -> str | None:
-        """Returns 'growing', 'done', or None when there is no such tree."""
-        state: str | None = self._value("SELECT state FROM tree WHERE id = ?", (tree_id,))
-        return state
-
-    def read_chosen(self, tree_id: str) -> dict[str, str] | None:
-        """Returns what was chosen for a tree; None where there is no such tree."""
-        record = self._value("SELECT record FROM tree WHERE id = ?", (tree_id,))
-        if record is None:
-            return None
-        with self.decoding(f"tree {tree_id}"):
-            return Tree.model_validate_json(record).chosen
-
-    def trees(
-        self, *, only_finished: bool = False, document_id: str | None = None
-    ) -> Iterator[Tree]:
-        """Yields trees in corpus order, nodes sorted parents first.
-
-        Args:
-            only_finished: Leave out those that still grow.
-            document_id: Only those of this document.
-        """
-        rows = self._all(
-            "SELECT t.id, t.record FROM tree t JOIN question q ON q.id = t.question_id "
-            "WHERE (t.state = 'done' OR NOT ?) AND COALESCE(q.document_id = ?, TRUE) "
-            "ORDER BY q.position, q.id, t.id",
-            (only_finished, document_id),
-        )
-        for tree_id, record in rows:
-            blobs = self._all("SELECT record FROM node WHERE tree_id = ?", (tree_id,))
-            with self.decoding(f"tree {tree_id}"):
-                nodes = _sort_nodes(Node.model_validate(unpack(blob)) for (blob,) in blobs)
-                tree = Tree.model_validate_json(record).model_copy(update={"nodes": nodes})
-            yield tree
-
-    def node_rows(self, tree_id: str) -> list[tuple[Any, ...]]:
-        """Returns the rows of a tree's nodes as stored, ordered by key."""
-        return self._all("SELECT * FROM node WHERE tree_id = ? ORDER BY id", (tree_id,))
-
-    def tree_rows(self, tree_id: str) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]] | None:
-        """Returns a tree's row and its nodes' rows as stored, or None."""
-        row = self._one("SELECT * FROM tree WHERE id = ?", (tree_id,))
-        return None if row is None else (row, self.node_rows(tree_id))
-
-
-REPLACE_TREE = "INSERT OR REPLACE INTO tree VALUES (?, ?, ?, ?)"
-DELETE_NODES = "DELETE FROM node WHERE tree_id = ?"
-REPLACE_NODE = "INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?)"
-
-
-def _render_header(tree: Tree) -> str:
-    return tree.model_copy(update={"nodes": ()}).model_dump_json()
-
-
-def _node_statements(tree_id: str, nodes: Iterable[Node]) -> Iterator[Statement]:
-    for node in nodes:
-        record = pack(node.model_dump(mode="json"))
-        yield REPLACE_NODE, (node.id, tree_id, node.depth, record)
-
-
-def _sort_nodes(nodes: Iterable[Node]) -> tuple[Node, ...]:
-    """Returns nodes level by level, siblings in sample order."""
-    by_parent: dict[str | None, list[Node]] = {}
-    for node in sorted(nodes, key=lambda node: node.ordinal):
-        by_parent.setdefault(node.parent, []).append(node)
-    ordered: list[Node] = []
-    level = by_parent.get(None, [])
-    while level:
-        ordered += level
-        level = [child for parent in level for child in by_parent.get(parent.id, ())]
-    return tuple(ordered)
-
+from agenticlu.core.records import Usage, Verdict
+from agenticlu.search.store.file import PUT, RunFile, Statement, pack, unpack
+from agenticlu.search.store.trees import TreeTables
 
 NOTHING = Usage()
 USAGE_COLUMNS = tuple(Usage.model_fields)
 """The columns of a `Usage`."""
+_CUT = ("cut_prompt_tokens", "cut_completion_tokens")
+"""The most that tries cost whose outcome is unknown or was replaced."""
+_OPENING = "opening "
+"""Start of the name of a setting: an engine that was met and has not replied."""
 _HAS_VALUE = "json_extract(judgement.record, '$.value') IS NOT NULL"
 
 
@@ -295,17 +125,46 @@ class Ledger(RunFile):
             reply = None if reply is None else unpack(reply)
         return CallRecord(state, reply, failure, build_usage(usage))
 
-    async def intend(self, call: CallId) -> None:
-        """Commits that a call is about to be sent."""
+    async def intend(self, call: CallId, most: Usage = NOTHING) -> None:
+        """Commits that a call is about to be sent, and the most tokens that it may cost."""
+        # What an earlier try cost at most, or is known to have cost, stays; the known costs are of
+        # the last try alone, because a replay must see those of its reply.
+        kept = ", ".join(
+            f"cut_{name} = cut_{name} + CASE state WHEN 'intent' THEN most_{name} ELSE {name} END, "
+            f"most_{name} = excluded.most_{name}"
+            for name in ("prompt_tokens", "completion_tokens")
+        )
+        zeros = ", ".join(f"{name} = 0" for name in USAGE_COLUMNS)
         # A call that is done keeps its reply and cost, even if a second task intends it again.
         sql = (
-            "INSERT INTO call (key, phase, document_id, question_id, node_id, state, started) "
-            "VALUES (?, ?, ?, ?, ?, 'intent', ?) ON CONFLICT (key) DO UPDATE SET "
-            "attempts = attempts + 1, state = 'intent', failure = NULL, "
+            "INSERT INTO call (key, phase, document_id, question_id, node_id, state, started, "
+            "most_prompt_tokens, most_completion_tokens) "
+            "VALUES (?, ?, ?, ?, ?, 'intent', ?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+            f"attempts = attempts + 1, state = 'intent', failure = NULL, {kept}, {zeros}, "
             "started = excluded.started WHERE state != 'done'"
         )
         about = (call.key, call.phase, call.document_id, call.question_id, call.node_id)
-        await self.append([(sql, (*about, time.time()))])
+        bound = (most.prompt_tokens, most.completion_tokens)
+        await self.append([(sql, (*about, time.time(), *bound))])
+
+    async def note(self, name: str, value: Any) -> None:
+        """Commits a setting of the run while calls are under way."""
+        await self.append([(PUT, (name, json.dumps(value, sort_keys=True)))])
+
+    async def begin_opening(self, most: Usage) -> str:
+        """Commits that an engine is about to be met, and the most that it may cost; returns a name.
+
+        Until its first reply, what that costs is of no call.
+        """
+        name = f"{_OPENING}{uuid.uuid4().hex}"
+        await self.append([(PUT, (name, most.model_dump_json()))])
+        return name
+
+    async def end_opening(self, name: str, spent: Usage = NOTHING) -> None:
+        """Commits that calls hold what meeting an engine cost, but for what is given."""
+        drop: Statement = ("DELETE FROM run WHERE name = ?", (name,))
+        keep: Statement = (PUT, (name, spent.model_dump_json()))
+        await self.append([keep if spent.computed_tokens else drop])
 
     async def finish(self, key: str, reply: Any, usage: Usage) -> None:
         """Commits a call's reply and cost; the first reply stays."""
@@ -344,7 +203,8 @@ class Ledger(RunFile):
         The calls' usage is summed by the database from the very rows that are deleted: a crash
         between two transactions would count it twice or not at all.
         """
-        sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in USAGE_COLUMNS)
+        added = (*USAGE_COLUMNS, *_CUT)
+        sums = ", ".join(f"COALESCE(SUM({name}), 0)" for name in added)
         statements: list[Statement] = []
         for fold in folds:
             record = pack([fold.kept, fold.scores, fold.unparsed])
@@ -353,7 +213,7 @@ class Ledger(RunFile):
             # IGNORE: the same grounding may have come in by a merge.
             folded = (
                 "INSERT OR IGNORE INTO grounding (key, document_id, record, calls, repeats, "
-                f"{', '.join(USAGE_COLUMNS)}, finished) SELECT ?, ?, ?, COUNT(*), "
+                f"{', '.join(added)}, finished) SELECT ?, ?, ?, COUNT(*), "
                 f"COALESCE(SUM(attempts - 1), 0), {sums}, MAX(finished) FROM call WHERE {among}"
             )
             statements += [
@@ -426,6 +286,38 @@ class Store(Ledger, TreeTables):
             f"SELECT 'ground', {self.usage_columns} FROM grounding) GROUP BY phase ORDER BY phase"
         )
         return {phase: build_usage(usage) for phase, *usage in rows}
+
+    def cut_by_phase(self) -> dict[str, Usage]:
+        """Returns the most that calls cost beside `usage_by_phase`, by phase.
+
+        Of those without an outcome, and of earlier tries of those that were sent again.
+        """
+        if not {*_CUT} <= {*self.columns("call")}:
+            return {}  # a file of an older version, which nobody has gone on with
+        rows = self._all(
+            "SELECT phase, SUM(prompt), SUM(completion) FROM (SELECT phase, "
+            "cut_prompt_tokens + (state = 'intent') * most_prompt_tokens AS prompt, "
+            "cut_completion_tokens + (state = 'intent') * most_completion_tokens AS completion "
+            "FROM call UNION ALL SELECT 'ground', cut_prompt_tokens, cut_completion_tokens "
+            "FROM grounding) GROUP BY phase HAVING SUM(prompt) + SUM(completion) > 0 ORDER BY phase"
+        )
+        found = {
+            phase: Usage(prompt_tokens=prompt, completion_tokens=completion)
+            for phase, prompt, completion in rows
+        }
+        met = self._all("SELECT value FROM run WHERE name GLOB ?", (f"{_OPENING}*",))
+        with self.decoding("a setting"):
+            opened = sum((Usage.model_validate_json(value) for (value,) in met), Usage())
+        return found | ({"setup": opened} if met else {})
+
+    def engine_tokens(self) -> int:
+        """Returns the computed tokens of the engine that samples, those of `cut_by_phase`, too."""
+        return sum(
+            usage.computed_tokens
+            for found in (self.usage_by_phase(), self.cut_by_phase())
+            for phase, usage in found.items()
+            if phase != "judge"
+        )
 
     def total_usage(self) -> Usage:
         """Returns what all finished calls cost."""

@@ -24,7 +24,7 @@ FILE_NAME = "run.sqlite"
 LOCK_NAME = "run.lock"
 APPLICATION_ID = 0x41474C55
 """Marks our files among all SQLite files ("AGLU")."""
-STORE_VERSION = 2
+STORE_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -40,13 +40,17 @@ CREATE TABLE call (
     node_id TEXT, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 1, reply BLOB,
     failure TEXT, requests INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0,
     cached_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0,
-    started REAL, finished REAL, thinking_tokens INTEGER NOT NULL DEFAULT 0
+    started REAL, finished REAL, thinking_tokens INTEGER NOT NULL DEFAULT 0,
+    most_prompt_tokens INTEGER NOT NULL DEFAULT 0,
+    most_completion_tokens INTEGER NOT NULL DEFAULT 0,
+    cut_prompt_tokens INTEGER NOT NULL DEFAULT 0, cut_completion_tokens INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE grounding (
     key TEXT PRIMARY KEY, document_id TEXT NOT NULL, record BLOB NOT NULL,
     calls INTEGER NOT NULL, repeats INTEGER NOT NULL, requests INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, finished REAL, thinking_tokens INTEGER NOT NULL DEFAULT 0
+    completion_tokens INTEGER NOT NULL, finished REAL, thinking_tokens INTEGER NOT NULL DEFAULT 0,
+    cut_prompt_tokens INTEGER NOT NULL DEFAULT 0, cut_completion_tokens INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE judgement (key TEXT PRIMARY KEY, judge TEXT NOT NULL, record TEXT NOT NULL)
     WITHOUT ROWID;
@@ -58,9 +62,22 @@ CREATE TABLE node (
 ) WITHOUT ROWID;
 CREATE INDEX node_tree ON node (tree_id);
 """
+_COUNTED = ("prompt", "completion")
+ADDED = {
+    1: {"call": ["thinking_tokens"], "grounding": ["thinking_tokens"]},
+    2: {
+        "call": [f"{kind}_{what}_tokens" for kind in ("most", "cut") for what in _COUNTED],
+        "grounding": [f"cut_{what}_tokens" for what in _COUNTED],
+    },
+}
+"""Columns of counts that the version after each brought."""
 _UPGRADES = {
-    1: "ALTER TABLE call ADD COLUMN thinking_tokens INTEGER NOT NULL DEFAULT 0; "
-    "ALTER TABLE grounding ADD COLUMN thinking_tokens INTEGER NOT NULL DEFAULT 0;"
+    version: " ".join(
+        f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0;"
+        for table, names in tables.items()
+        for name in names
+    )
+    for version, tables in ADDED.items()
 }
 """What brings a file of an older version to the next. Columns are added behind the others, so that
 rows of older segments are those of today without their end."""
@@ -74,6 +91,8 @@ _ABOUT_DOCUMENTS = {
     "grounding": f"document_id {_LISTED}",
     "tree": f"question_id IN (SELECT id FROM question WHERE document_id {_LISTED})",
 }
+PUT = "INSERT OR REPLACE INTO run VALUES (?, ?)"
+"""Sets a setting of the run."""
 MAX_BATCH = 256
 """Maximum appends in one commit."""
 REMOTE_FILE_SYSTEMS = frozenset(
@@ -157,8 +176,7 @@ class RunFile(Closing):
 
     def put(self, **values: Any) -> None:
         """Sets settings of the run."""
-        sql = "INSERT OR REPLACE INTO run VALUES (?, ?)"
-        self.write([(sql, (name, json.dumps(v, sort_keys=True))) for name, v in values.items()])
+        self.write([(PUT, (name, json.dumps(v, sort_keys=True))) for name, v in values.items()])
 
     def write(self, statements: Sequence[Statement]) -> None:
         """Commits statements in one transaction and waits for the disk."""
