@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.errors", "core.secrets", "demo.lexicon"),
     ("core.printing", "core.compression", "core.tables"),
     ("__init__", "core.records", "core.files"),
-    ("core", "search.store"),
+    ("core", "search.store", "dialogue.thoughts"),
     ("dialogue.replies", "data.shapes"),
     (
         *("documents", "evaluation.scoring", "demo.world"),
@@ -28,7 +28,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("engines.base", "dialogue.gist", "data.context_files"),
     ("attention", "data.corpus"),
-    ("engines.admission", "engines.clock", "engines.folding", "engines.positions"),
+    (
+        "engines.admission",
+        "engines.clock",
+        "engines.folding",
+        "engines.positions",
+        "engines.streaming",
+    ),
     ("engines.retry", "engines.verdicts"),
     ("engines.thinking",),
     ("engines.http", "engines.local"),

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agenticlu.dialogue.replies import (
-    SplitReply,
-    is_refusal,
-    parse_judgement,
-    parse_verdict,
-    split_thinking,
-    strip_thinking,
-)
+from agenticlu.dialogue.replies import is_refusal, parse_judgement, parse_verdict
+from agenticlu.dialogue.thoughts import SplitReply, split_thinking, strip_thinking
 
 AWKWARD: list[tuple[str, str | None]] = [
     # plain

@@ -96,6 +96,8 @@ class EngineError(AgenticluError):
     """Whether no server has ever answered at the address."""
     no_connection = False
     """Whether there was no connection at all, rather than one that broke off."""
+    is_midway = False
+    """Whether a part of the reply had been told: asked again, it would be told twice."""
 
 
 class EngineUnreachableError(EngineError):

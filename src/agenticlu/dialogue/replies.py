@@ -1,4 +1,4 @@
-"""Parses replies: strips thinking, reads verdicts and judgements, recognises refusals.
+"""Parses replies: reads verdicts and judgements, recognises refusals.
 
 `parse_verdict` reads the one-word replies of the dialogue and of grounding, `parse_judgement` those
 of a judge, which are JSON where the judge follows its instructions. A judge's prose is read more
@@ -14,8 +14,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from agenticlu.dialogue.thoughts import strip_thinking
 
 _LABEL = re.compile(
     r"(?:\b(?:final\s+)?(?:answer|verdict)\b\s*(?:is\b)?|\\boxed\s*\{)\s*(?:[:：=–—]|-(?=\s))?\s*"
@@ -39,92 +40,6 @@ _FOREIGN = {
 """Everyday words of other languages; believed only as the whole reply or before a comma or stop,
 for some mean another thing inside a sentence (*si*, *ja*)."""
 _TRANSLATED = {word: choice for choice, words in _FOREIGN.items() for word in words.split()}
-
-
-_THOUGHT = re.compile(
-    r"<(?P<slash>/?)(?:think|thinking|thought|reasoning|seed:think)>"
-    r"|\[(?P<stroke>/?)THINK\]"
-    r"|<\|channel\|>"
-    r"(?:(?P<channel>\w{1,16})[^\n<]{0,64}(?:<\|constrain\|>\w{0,16})?<\|message\|>)?"
-    r"|(?P<border><\|(?:start|end|return)\|>)",
-    re.IGNORECASE,
-)
-"""Tags around what a model thinks aloud: XML-like ones, Mistral's, and the channels of the harmony
-format, where only the channel *final* is the reply."""
-
-
-@dataclass(frozen=True)
-class SplitReply:
-    """A sampled text, parted into what was thought and what was said."""
-
-    reply: str
-    """Unchanged where nothing was thought."""
-    thinking: str = ""
-    is_cut: bool = False
-    """Whether it ends inside a thought, so that the reply never came."""
-    opened: bool = False
-    """Whether the thought began before the text: a tag closes what was never opened."""
-
-
-def split_thinking(text: str, *, opened: bool = False) -> SplitReply:
-    """Parts a reasoning model's thinking from its reply.
-
-    Thinking that was never closed was cut off: nothing of the reply remains. A tag that closes
-    what was never opened ends thinking, too: some chat templates write the opening tag as the end
-    of the prompt.
-
-    Args:
-        text: As sampled.
-        opened: Whether the prompt itself ends in an opening tag.
-
-    >>> split_thinking("<think>Is it no? Hm.</think> yes")
-    SplitReply(reply='yes', thinking='Is it no? Hm.', is_cut=False, opened=False)
-    >>> split_thinking("It may be no", opened=True).is_cut
-    True
-    """
-    said: list[str] = []
-    thoughts: list[str] = []
-    roles: list[str] = []
-    """What stands between two messages of the harmony format, such as *assistant*."""
-    parts = thoughts if opened else said
-    start = 0
-    for tag in _THOUGHT.finditer(text):
-        if text.endswith("`", 0, tag.start()) and text.startswith("`", tag.end()):
-            continue  # spoken of, as code
-        parts.append(text[start : tag.start()])
-        start = tag.end()
-        channel = (tag["channel"] or "").lower()
-        closes = bool(tag["slash"] or tag["stroke"])
-        if (closes and parts is said) or channel == "final":
-            opened = opened or closes
-            thoughts += said
-            said.clear()
-        following = said if closes or channel == "final" else thoughts
-        parts = roles if tag["border"] else following
-    if start == 0 and not opened:
-        return SplitReply(text)
-    parts.append(text[start:])
-    return SplitReply(
-        reply=_join(said, " "),
-        thinking=_join(thoughts, "\n"),
-        is_cut=parts is thoughts,
-        opened=opened,
-    )
-
-
-def _join(parts: Sequence[str], between: str) -> str:
-    return between.join(part.strip() for part in parts if part.strip())
-
-
-def strip_thinking(text: str) -> str:
-    """Returns a reply without the thinking of a reasoning model; see `split_thinking`.
-
-    >>> strip_thinking("<think>Is it no? Hm.</think> yes")
-    'yes'
-    >>> strip_thinking("[THINK]It may be"), strip_thinking("It may be no.</think>yes")
-    ('', 'yes')
-    """
-    return split_thinking(text).reply
 
 
 def parse_verdict(text: str, choices: Sequence[str] = ("yes", "maybe", "no")) -> str | None:

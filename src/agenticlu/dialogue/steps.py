@@ -41,7 +41,8 @@ from agenticlu.core.records import (
 )
 from agenticlu.core.toml import parse_toml, read_toml
 from agenticlu.dialogue.gist import asks_same, find_gist
-from agenticlu.dialogue.replies import parse_verdict, strip_thinking
+from agenticlu.dialogue.replies import parse_verdict
+from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.documents import neutralise
 from agenticlu.engines.base import Completion
 

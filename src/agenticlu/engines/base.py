@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypedDict, runtime_checkable
 
 from agenticlu.core.errors import EngineReplyError
@@ -55,8 +55,17 @@ class ThoughtCutError(EngineReplyError):
 
 
 def spent_on(error: BaseException) -> Usage:
-    """Returns what was paid for a call that failed."""
-    return error.usage if isinstance(error, ThoughtCutError) else Usage()
+    """Returns what was paid for a call that failed or was cancelled, as far as it is known."""
+    found: Usage = getattr(error, "usage", Usage())
+    return found
+
+
+def note_spent(error: BaseException, usage: Usage) -> None:
+    """Notes on the cancellation of a call what it had cost, for `spent_on`.
+
+    Not by an error of our own: `asyncio.timeout` knows its cancellations by their exact class.
+    """
+    error.__dict__["usage"] = usage
 
 
 @dataclass(frozen=True)
@@ -189,6 +198,73 @@ class ReplyScorer(Protocol):
     ) -> Likelihood:
         """Returns the log-probability of a reply that is given, not sampled."""
         ...
+
+
+OnText = Callable[[str], None]
+"""Told more of a reply's text."""
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """An engine that tells a reply while it samples it."""
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """Samples one reply, whatever `sampling.n` says; cancelled, it ends within one token.
+
+        Args:
+            messages: The conversation; ends in a user message.
+            sampling: How.
+            session: As in `Engine.sample`.
+            on_text: Called in the event loop with each part of the reply that is certain, from its
+                first word to its last; what the model thinks is not told. The result counts: now
+                and then it is another text, where a thought showed itself as such only by its end.
+
+        Raises:
+            EngineError: As `Engine.sample`. Where a part was told before, `is_midway` says so.
+        """
+        ...
+
+
+class Stream(Protocol):
+    """The method of a streaming engine."""
+
+    async def __call__(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """See `StreamingEngine.stream`."""
+        ...
+
+
+def stream_of(engine: Engine) -> Stream:
+    """Returns how an engine streams; of one that cannot, `sample`, its reply told as a whole."""
+    if isinstance(engine, StreamingEngine):
+        return engine.stream
+
+    async def sample(
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        sampled = await engine.sample(messages, replace(sampling, n=1), session=session)
+        if text := sampled.completions[0].text:
+            on_text(text)
+        return sampled
+
+    return sample
 
 
 def setup_of(engine: Engine) -> Usage:

@@ -30,12 +30,14 @@ from agenticlu.engines.base import (
     Engine,
     Feature,
     Health,
+    OnText,
     Sampled,
     Sampling,
     Watched,
     adaptations_of,
     effort_of,
     setup_of,
+    stream_of,
     thinking_room_of,
 )
 from agenticlu.engines.clock import EndpointClock
@@ -125,6 +127,24 @@ class PoolEngine:
         """
         return await self._on_one(
             session, lambda engine: engine.sample(messages, sampling, session=session)
+        )
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """Streams from the session's replica.
+
+        Raises:
+            EngineError: As the replicas' engines do.
+        """
+        return await self._on_one(
+            session,
+            lambda engine: stream_of(engine)(messages, sampling, session=session, on_text=on_text),
         )
 
     async def complete(

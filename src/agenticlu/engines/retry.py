@@ -44,6 +44,7 @@ from agenticlu.engines.base import (
     Feature,
     Health,
     Likelihood,
+    OnText,
     ReplyScorer,
     Sampled,
     Sampling,
@@ -52,8 +53,11 @@ from agenticlu.engines.base import (
     adaptations_of,
     effort_of,
     setup_of,
+    spent_on,
+    stream_of,
     thinking_room_of,
 )
+from agenticlu.engines.streaming import Telling
 
 Reply = TypeVar("Reply")
 Answered = TypeVar("Answered", Sampled, ChoiceProbs, Likelihood)
@@ -173,16 +177,18 @@ class Limiter:
                         # Once there is room: time in the queue is not time at the server.
                         tries.began = monotonic()
                         reply = await ask()
+                except (EngineRefusedError, ThoughtCutError):
+                    raise
                 except TRANSIENT as error:
+                    if error.is_midway:
+                        raise
                     # Only a refusal for load says that too much was in flight.
                     if isinstance(error, EngineBusyError) and not error.is_fault:
                         self.admission.shrink(epoch)
                     await self._recover(tries, error, ask_shortly)
-                except (EngineRefusedError, ThoughtCutError):
-                    raise
-                except EngineReplyError:
+                except EngineReplyError as error:
                     tries.unreadable += 1
-                    if tries.unreadable >= self.policy.reply_tries:
+                    if error.is_midway or tries.unreadable >= self.policy.reply_tries:
                         raise
                     await sleep(self.policy.pause_s(tries.unreadable))
                 else:
@@ -325,6 +331,30 @@ class LimitedEngine:
 
         return await self._sample(ask, sampling, count_characters(messages))
 
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """Samples one reply and tells it as it comes; tried again before its first word alone."""
+        telling = Telling(on_text)
+        stream = stream_of(self.engine)
+
+        async def ask() -> Sampled:
+            try:
+                return await stream(messages, sampling, session=session, on_text=telling)
+            except EngineError as error:
+                error.is_midway = telling.told
+                raise
+
+        try:
+            return await self._ask(ask, count_characters(messages))
+        finally:
+            telling.ended = True
+
     async def complete(
         self, text: str, sampling: Sampling, *, session: str | None = None
     ) -> Sampled:
@@ -399,8 +429,8 @@ class LimitedEngine:
         admission = self.limiter.admission
         try:
             reply = await self.limiter.run(ask, tokens, self._ask_shortly)
-        except ThoughtCutError as error:
-            admission.spend(error.usage)
+        except (ThoughtCutError, asyncio.CancelledError) as error:
+            admission.spend(spent_on(error))
             raise
         admission.spend(reply.usage)
         return reply

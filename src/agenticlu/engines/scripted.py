@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from agenticlu.core.errors import DocumentTooLongError, EngineReplyError
 from agenticlu.core.records import Message, Usage, content_id, content_seed
-from agenticlu.dialogue.replies import split_thinking
+from agenticlu.dialogue.thoughts import split_thinking
 from agenticlu.engines.base import (
     Capabilities,
     ChoiceProbs,
     Completion,
     Feature,
     Likelihood,
+    OnText,
     Sampled,
     Sampling,
+    note_spent,
 )
 
 
@@ -111,6 +114,8 @@ class ScriptedEngine:
     """Errors to raise: by number of the call, or by a callable."""
     latency_s: float | Callable[[ScriptedRequest], float] = 0.0
     """Seconds each request takes, or a callable that says so."""
+    word_latency_s: float = 0.0
+    """Seconds each word of a stream takes."""
     logprobs: bool = True
     """False plays a server without log-probabilities: scores come from a reply."""
     completes: bool = True
@@ -148,6 +153,34 @@ class ScriptedEngine:
         messages = (Message(role="user", content=text),)
         request = await self._begin(messages, sampling, (), session, plain=True)
         return await self._play(request, sampling)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """Plays one reply, word by word."""
+        request = await self._begin(messages, sampling, (), session)
+        self._prompt(request)
+        whole = self._cut(self._reply(request, 0), sampling, plain=False)
+        said = _part_thought(whole)
+        thought_tokens = len(self._words(whole.text)) - len(self._words(said.text))
+        told: list[str] = []
+        try:
+            for word in re.findall(r"\S++\s*+", said.text):
+                await asyncio.sleep(self.word_latency_s)
+                told.append(word)
+                on_text(word)
+        except asyncio.CancelledError as error:
+            tokens = len(told) + thought_tokens
+            note_spent(error, self._count(request, ["".join(told)], tokens, thought_tokens))
+            raise
+        tokens = len(self._words(whole.text))
+        usage = self._count(request, [whole.text], tokens, thought_tokens)
+        return Sampled(completions=(said,), usage=usage)
 
     async def _play(self, request: ScriptedRequest, sampling: Sampling) -> Sampled:
         completions = tuple(
@@ -306,6 +339,21 @@ class ScriptedEngine:
             tokens.append("<end>")
         return tokens
 
+    def _prompt(self, request: ScriptedRequest) -> list[str]:
+        """Returns a prompt's tokens.
+
+        Raises:
+            DocumentTooLongError: They are too many.
+        """
+        prompt = [*self._tokens(request.messages), "<assistant>"]
+        if request.plain:
+            prompt = ["<start>", *prompt[1:-2]]
+        if self.context_tokens is not None and len(prompt) > self.context_tokens:
+            raise DocumentTooLongError(
+                f"The prompt has {len(prompt)} tokens; {self.name} takes {self.context_tokens}."
+            )
+        return prompt
+
     def _count(
         self,
         request: ScriptedRequest,
@@ -314,13 +362,7 @@ class ScriptedEngine:
         thinking_tokens: int = 0,
     ) -> Usage:
         """Counts a request; what was read and written is cached for the session's next one."""
-        prompt = [*self._tokens(request.messages), "<assistant>"]
-        if request.plain:
-            prompt = ["<start>", *prompt[1:-2]]
-        if self.context_tokens is not None and len(prompt) > self.context_tokens:
-            raise DocumentTooLongError(
-                f"The prompt has {len(prompt)} tokens; {self.name} takes {self.context_tokens}."
-            )
+        prompt = self._prompt(request)
         seen = self._prefixes.setdefault(request.session, set())
         cached, state = 0, 0
         for token in prompt[:-1]:

@@ -257,13 +257,14 @@ class ThinkingRoom:
 
     # --- Samples
 
-    async def sample(self, ask: Ask, sampling: Sampling) -> Sampled:
+    async def sample(self, ask: Ask, sampling: Sampling, check: Ask | None = None) -> Sampled:
         """Samples replies, each with room for the thought before it.
 
         Args:
             ask: Sends one request. Its completions have their thoughts apart, and its usage counts
                 them.
             sampling: How; `max_tokens` is meant for the reply alone.
+            check: Sends a request that only finds out whether the model thinks; `ask` by default.
 
         Raises:
             ThoughtCutError: No reply came before the most room there is was thought away.
@@ -273,7 +274,7 @@ class ThinkingRoom:
         if sampling.max_tokens == 1:  # to see whether the model answers at all
             return await ask(sampling)
         found, room = await self._fit(ask, sampling, self.tokens)
-        found = await self._see_through(ask, sampling, found)
+        found = await self._see_through(check or ask, sampling, found)
         replies, usage = self._read(found, sampling, room), found.usage
         while cut := self._find_cut(replies, usage):
             self.num_cut += len(cut)

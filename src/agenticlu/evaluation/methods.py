@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 
 from agenticlu.core.errors import DocumentTooLongError, UsageError, require_known
 from agenticlu.core.records import Message, Piece, Turn, TurnKind, Usage
-from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.dialogue.run import (
     RELEVANCE_CHOICES,
     PieceIndex,
@@ -27,6 +26,7 @@ from agenticlu.dialogue.run import (
     show_document,
 )
 from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Profile, Request, Wording
+from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.engines.base import Engine, Sampled
 from agenticlu.evaluation.config import ANSWERING, RunSettings
 from agenticlu.evaluation.records import Item, Prompt, gold_pieces

@@ -24,7 +24,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Prediction, Turn, Usage
 from agenticlu.core.words import whole_words
-from agenticlu.dialogue.replies import strip_thinking
+from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.engines.base import Engine, spent_on
 from agenticlu.engines.retry import TRANSIENT
 from agenticlu.evaluation.config import EvaluationConfig, RunSettings

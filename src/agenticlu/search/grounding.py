@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from agenticlu.core.records import Message, Question, content_id
-from agenticlu.dialogue.replies import parse_verdict, strip_thinking
+from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import (
     RELEVANCE_CHOICES,
     VERDICT_SCORES,
@@ -33,6 +33,7 @@ from agenticlu.dialogue.run import (
     render_relevance,
 )
 from agenticlu.dialogue.steps import Dialogue, Profile
+from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.engines.base import Sampling
 from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, NotRecordedError, choices_key, sample_key, together

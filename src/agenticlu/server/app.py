@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 from agenticlu.core.errors import AgenticluError
 from agenticlu.core.records import Usage, content_id
 from agenticlu.engines.base import Engine, OnToken, Sampled, TokenLogprob
+from agenticlu.engines.streaming import ReplyText
 from agenticlu.server.limits import MIB, Limits, RequestError, overloaded
 from agenticlu.server.prompts import DetailedEngine, Prepared, Preparer
-from agenticlu.server.replies import Rendering, ReplyText, details_of, render_error, text_of
+from agenticlu.server.replies import Rendering, details_of, render_error, text_of
 from agenticlu.server.requests import unknown_model
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +17,11 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.records import Usage
 from agenticlu.engines.base import Completion, Generated, Sampled, TokenLogprob
+from agenticlu.engines.streaming import HALF_CHARACTER
 from agenticlu.server.limits import RequestError
 from agenticlu.server.requests import CompletionRequest
 
 FINISH = {"stop": "stop", "length": "length", "refused": "content_filter", "unknown": "stop"}
-HALF_CHARACTER = "\ufffd"
-UNSETTLED_TOKENS = 8
-"""More tokens than a character can have: those that have formed none by then never will."""
 
 
 def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, Any]]:
@@ -239,86 +236,3 @@ class Rendering:
         if self.request.token_ids and one.token_ids is not None:
             ending["token_ids"] = list(one.token_ids)
         return ending
-
-
-@dataclass
-class ReplyText:
-    """The text of a reply whose tokens come one by one, as far as it can no longer change.
-
-    Held back are half a character, and what may turn into a stop. Each token costs the same,
-    however long the reply is.
-
-    >>> words = [" The", " mill", " EN", "D of"]
-    >>> text = ReplyText(lambda ids: "".join(words[i] for i in ids), ("END",))
-    >>> [text.feed(token)[0] for token in range(4)]
-    [' The', ' mill', ' ', '']
-    """
-
-    decode: Callable[[Sequence[int]], str]
-    stops: tuple[str, ...] = ()
-    sent_chars: int = 0
-    """Characters of text that `feed` has returned."""
-    sent_details: int = 0
-    """Log-probabilities that it has returned."""
-    _tokens: list[int] = field(default_factory=list)
-    """From the one before the first whose text is not settled."""
-    _num_settled: int = 0
-    """Of those, how many gave their text."""
-    _pending: str = ""
-    """Text that was not sent."""
-    _details: deque[tuple[int, TokenLogprob]] = field(default_factory=deque)
-    """Not yet sent, each with the number of characters sampled before it."""
-    _stopped: bool = False
-
-    def feed(
-        self, token: int, details: TokenLogprob | None = None
-    ) -> tuple[str, list[TokenLogprob]]:
-        """Takes a token; returns the text that is now certain, with its log-probabilities."""
-        if self._stopped:
-            return "", []
-        if details is not None:
-            self._details.append((self.sent_chars + len(self._pending), details))
-        self._pending += self._settle(token)
-        text = self._release()
-        if not text:
-            return "", []
-        self.sent_chars += len(text)
-        told = []
-        while self._details and self._details[0][0] < self.sent_chars:
-            told.append(self._details.popleft()[1])
-        self.sent_details += len(told)
-        return text, told
-
-    def _settle(self, token: int) -> str:
-        """Returns the text of the tokens that form whole characters."""
-        self._tokens.append(token)
-        before = self.decode(self._tokens[: self._num_settled])
-        after = self.decode(self._tokens)
-        waiting = len(self._tokens) - self._num_settled
-        if after.endswith(HALF_CHARACTER) and waiting <= UNSETTLED_TOKENS:
-            return ""
-        self._tokens = self._tokens[self._num_settled :]
-        self._num_settled = len(self._tokens)
-        return after[len(before) :]
-
-    def _release(self) -> str:
-        """Takes what is certain off the pending text."""
-        text = self._pending
-        ends = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        if ends:
-            self._stopped = True
-            text = text[: min(ends)]
-        else:
-            text = text[: len(text) - self._held(text)]
-        self._pending = self._pending[len(text) :]
-        return text
-
-    def _held(self, text: str) -> int:
-        """Returns how many characters at the end may be the beginning of a stop."""
-        longest = 0
-        for stop in self.stops:
-            for length in range(min(len(stop) - 1, len(text)), longest, -1):
-                if text.endswith(stop[:length]):
-                    longest = length
-                    break
-        return longest

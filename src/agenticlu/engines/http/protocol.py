@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from agenticlu.core.records import FinishReason, Usage, without_lone_surrogates
-from agenticlu.dialogue.replies import split_thinking, strip_thinking
+from agenticlu.dialogue.thoughts import split_thinking, strip_thinking
 from agenticlu.engines.base import Completion
 
 Json = dict[str, Any]

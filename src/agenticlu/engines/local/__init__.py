@@ -6,11 +6,13 @@ import asyncio
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agenticlu.core.errors import UsageError, missing_dependency
 from agenticlu.core.records import Message, Usage
+from agenticlu.dialogue.thoughts import SaidText
 from agenticlu.engines.base import (
     Asked,
     Capabilities,
@@ -18,10 +20,14 @@ from agenticlu.engines.base import (
     Feature,
     Generated,
     Likelihood,
+    OnText,
     OnToken,
     Sampled,
     Sampling,
+    TokenLogprob,
+    note_spent,
 )
+from agenticlu.engines.streaming import ReplyText, Telling
 from agenticlu.engines.thinking import Thinking, ThinkingRoom
 
 CACHE_BYTES = 1 << 30
@@ -133,6 +139,48 @@ class HFEngine:
             return self._read_thoughts(await self.generate(messages, wanted))
 
         return await self.room.sample(ask, sampling)
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """Samples one reply and tells it as it comes; cancelled, it ends within one token.
+
+        Raises:
+            EngineError: As `sample`.
+        """
+        telling = Telling(on_text)
+
+        async def ask(wanted: Sampling) -> Sampled:
+            if telling.told:  # again, with more room for its thought: another text than was told
+                return await check(wanted)
+            return await self._tell(messages, wanted, telling)
+
+        async def check(wanted: Sampling) -> Sampled:
+            return self._read_thoughts(await self.generate(messages, wanted))
+
+        try:
+            return await self.room.sample(ask, replace(sampling, n=1), check)
+        finally:
+            telling.ended = True
+
+    async def _tell(
+        self, messages: Sequence[Message], sampling: Sampling, telling: Telling
+    ) -> Sampled:
+        """Samples one reply and tells it as it comes."""
+        text = ReplyText(self.chat.decode_tags, sampling.stop)
+        said = SaidText(opened=self.chat.opens_thought)
+
+        def hear(ordinal: int, token: int, details: TokenLogprob | None) -> None:
+            telling(said.feed(text.feed(token)[0]))
+
+        found = self._read_thoughts(await self.generate(messages, sampling, on_token=hear))
+        telling(said.finish(found.completions[0].text))
+        return found
 
     def _read_thoughts(self, found: Generated) -> Sampled:
         """Returns replies apart from what was thought before them, which is counted."""
@@ -253,7 +301,13 @@ class HFEngine:
             **rest,
         )
         self._worker.submit(job)
-        result = await job.future
+        try:
+            result = await job.future
+        except asyncio.CancelledError as error:
+            spent = job.spent()
+            self._usage = self._usage + spent
+            note_spent(error, spent)
+            raise
         self._usage = self._usage + result.usage
         return result
 

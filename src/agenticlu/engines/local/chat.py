@@ -18,7 +18,7 @@ from typing import Any
 from agenticlu.core.errors import EngineError, UsageError
 from agenticlu.core.records import Message, content_id
 from agenticlu.core.settings import Effort
-from agenticlu.dialogue.replies import split_thinking
+from agenticlu.dialogue.thoughts import split_thinking
 from agenticlu.engines.base import Completion
 from agenticlu.engines.folding import fold_system
 
@@ -202,10 +202,7 @@ class ChatFormat:
     def part_thought(self, sampled: Completion) -> Completion:
         """Returns a sampled reply apart from the thought before it; itself if there is none."""
         ids = sampled.token_ids or ()
-        text = sampled.text
-        if self._tags.intersection(ids):
-            kept = [one for one in ids if one in self._tags or one not in self._special]
-            text = self.tokenizer.decode(kept, skip_special_tokens=False)
+        text = self.decode_tags(ids) if self._tags.intersection(ids) else sampled.text
         split = split_thinking(text, opened=self.opens_thought)
         if not (split.thinking or split.is_cut) and split.reply == text:
             return sampled
@@ -256,6 +253,14 @@ class ChatFormat:
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of sampled ids, without special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def decode_tags(self, ids: Sequence[int]) -> str:
+        """Returns the text of sampled ids, with those special tokens that mark thoughts."""
+        if not self._tags.intersection(ids):
+            return self.decode(ids)
+        kept = [one for one in ids if one in self._tags or one not in self._special]
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=False)
         return text
 
     def token_text(self, token: int) -> str:

@@ -92,6 +92,12 @@ class WorkerJob:
             completion_tokens=sampled,
         )
 
+    def spent(self) -> Usage:
+        """Returns what the request has cost so far, while it may still be under way."""
+        if not self.drafts:  # read in part, or not at all
+            return Usage(requests=1, prompt_tokens=self.num_ahead)
+        return self.usage(sum(len(draft.tokens) for draft in self.drafts))
+
     def settle(self, result: Any) -> None:
         """Hands the result, or the error, to whoever waits."""
 

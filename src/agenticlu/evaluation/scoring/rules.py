@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from agenticlu.core.errors import UsageError, require_known
 from agenticlu.core.options import option_letter, option_number
 from agenticlu.core.records import Question
-from agenticlu.dialogue.replies import strip_thinking
+from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.evaluation.scoring import answers, helmet, rouge
 from agenticlu.evaluation.scoring.answers import Golds
 from agenticlu.evaluation.scoring.final import after_label, parse_final_answer
