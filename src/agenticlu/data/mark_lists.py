@@ -21,8 +21,8 @@ from typing import Any
 from agenticlu.core.records import Node, Turn, content_id, content_seed
 from agenticlu.data.necessity import find_supporting_rounds
 from agenticlu.data.tree_view import TreeView
-from agenticlu.dialogue.replies import strip_thinking
 from agenticlu.dialogue.steps import MAX_TOKENS
+from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.documents import parse_marks, render_marks
 from agenticlu.engines.base import Sampling
 from agenticlu.search.caller import Caller, CallFailedError, decode_sampled, together
