@@ -247,7 +247,16 @@ def test_events_come_in_order() -> None:
         "check",
     ]
     assert {event.round for event in events} == {1}
-    assert events[1].pieces == (0, 1)
+    turns = [event for event in events if event.kind == "turn"]
+    assert turns[1].pieces == (0, 1)
+    for number, turn in enumerate(turns):  # each begins, is told word by word, and ends
+        assert turn.turn is not None
+        at = events.index(turn)
+        before = events[events.index(turns[number - 1]) + 1 : at] if number else events[:at]
+        assert [event.kind for event in before] == ["begin", *["text"] * (len(before) - 1)]
+        assert {event.turn_kind for event in before} == {turn.turn.kind}
+        assert "".join(event.text for event in before) == turn.turn.reply
+        assert len(before) > len(turn.turn.reply.split()), "as it comes"
 
 
 def test_blank_pages_are_told() -> None:
@@ -571,10 +580,18 @@ def test_the_limit_on_tokens_keeps_the_best_answer_or_says_that_there_is_none() 
 
 
 def test_a_stop_answers_with_what_there_is() -> None:
-    result, _ = answer(doubting(3), rounds=3, stop=lambda: True)
+    ended: list[str] = []
+    result, _ = answer(
+        doubting(3),
+        rounds=3,
+        stop=lambda: "answer" in ended,
+        on_event=lambda event: ended.append(event.turn.kind if event.turn else ""),
+    )
     assert result.answer == "Wexley"
     assert [turn.kind for turn in result.turns][-1] == "answer"
-    assert any("as requested" in note for note in result.notes)
+    assert "Stopped before the self-check of round 1, as requested." in result.notes
+    assert result.stopped
+    assert not answer()[0].stopped
 
 
 # --- Quotes ---------------------------------------------------------------------------------------

@@ -9,7 +9,15 @@ from typing import Literal
 from pydantic import Field
 
 from agenticlu.core.errors import NoSupportedAnswerError, UsageError
-from agenticlu.core.records import Document, Question, Record, Turn, Usage, content_id
+from agenticlu.core.records import (
+    Document,
+    Question,
+    Record,
+    Turn,
+    TurnKind,
+    Usage,
+    content_id,
+)
 from agenticlu.documents.citations import Citation
 
 Status = Literal["supported", "unsupported", "not_in_document"]
@@ -76,7 +84,10 @@ class Answer(Record):
     """Whether it was stopped early, and so is the best answer until then."""
 
 
-EventKind = Literal["search", "scan", "turn"]
+EventKind = Literal["search", "scan", "begin", "text", "turn"]
+"""search: pieces are looked for by words. scan: they are scored. begin: a turn is about to be
+sampled. text: more of its reply came. turn: it is finished; its reply counts, whatever was told of
+it before (a thought may have shown itself as such only at its end)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,10 @@ class Event:
     done: int = 0
     """Pieces scored so far."""
     total: int = 0
+    turn_kind: TurnKind | None = None
+    """Of a `begin` or `text`: which turn."""
+    text: str = ""
+    """Of a `text`: what came."""
 
 
 def make_question(document: Document, text: str, options: Sequence[str] = ()) -> Question:
@@ -108,6 +123,8 @@ def make_question(document: Document, text: str, options: Sequence[str] = ()) ->
 
 def check_supported(answer: Answer) -> None:
     """Raises NoSupportedAnswerError for an answer that nothing in the document supports."""
+    if answer.stopped and not answer.answer:
+        raise NoSupportedAnswerError("There is no answer: it was stopped before there was any.")
     if not answer.supported and not answer.answer:
         raise NoSupportedAnswerError(
             "There is no answer: the model replied with nothing.",

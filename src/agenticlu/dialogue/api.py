@@ -17,6 +17,7 @@ from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import SHORTLIST
 from agenticlu.dialogue.ask import ask as ask_engine
 from agenticlu.dialogue.estimate import AskEstimate, estimate
+from agenticlu.dialogue.halting import Stop
 from agenticlu.dialogue.run import PieceIndex, ShownDocument, control_tokens
 from agenticlu.dialogue.steps import Profile, load_profile
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
@@ -161,6 +162,8 @@ class Reader(Closing):
         shortlist: int = SHORTLIST,
         temperature: float | None = None,
         max_total_tokens: int | None = None,
+        earlier: Sequence[tuple[str, str]] = (),
+        stop: Stop | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> Answer:
         """Answers a question.
@@ -173,7 +176,11 @@ class Reader(Closing):
             shortlist: Most pieces of several documents that are scored then, found by words.
             temperature: 0 is greedy.
             max_total_tokens: Maximum prompt and sampled tokens.
-            on_event: Called after every turn, and while scanning by spans.
+            earlier: Questions asked before about the document and their answers, the latest last:
+                this one may refer to them ("And when was she born?").
+            stop: A function, or an event of the running loop. Once it is true, or set, the work
+                ends within one token with the best answer so far; `answer.stopped` says so.
+            on_event: Called with each step, and with the text of each turn as it comes.
 
         Returns:
             The answer. `answer.supported` says whether the document supports it.
@@ -196,10 +203,19 @@ class Reader(Closing):
             pieces=self.pieces,
             index=self._index,
             max_total_tokens=max_total_tokens,
+            earlier=earlier,
+            stop=stop,
             on_event=on_event,
         )
 
-    def estimate(self, question: str, *, rounds: int = 1, window: int | None = None) -> AskEstimate:
+    def estimate(
+        self,
+        question: str,
+        *,
+        rounds: int = 1,
+        window: int | None = None,
+        earlier: Sequence[tuple[str, str]] = (),
+    ) -> AskEstimate:
         """Counts what a question would cost at most; sends nothing."""
         return estimate(
             self.document,
@@ -209,6 +225,7 @@ class Reader(Closing):
             rounds=rounds,
             pieces=self.pieces,
             window=window,
+            earlier=earlier,
         )
 
     def close(self) -> None:
@@ -259,6 +276,8 @@ def ask(
     shortlist: int = SHORTLIST,
     temperature: float | None = None,
     max_total_tokens: int | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
+    stop: Stop | None = None,
     on_event: Callable[[Event], None] | None = None,
     **reader: Unpack[ReaderOptions],
 ) -> Answer:
@@ -279,7 +298,9 @@ def ask(
         shortlist: Most pieces of several documents that are scored then, found by words.
         temperature: 0 is greedy.
         max_total_tokens: Maximum prompt and sampled tokens.
-        on_event: Called after every turn.
+        earlier: Questions asked before about the document, and their answers.
+        stop: A function; once it is true, the best answer so far is the answer.
+        on_event: Called with each step, in the thread of an event loop.
         **reader: `model`, `base_url` and the other arguments of `Reader`.
 
     Raises:
@@ -294,6 +315,8 @@ def ask(
             shortlist=shortlist,
             temperature=temperature,
             max_total_tokens=max_total_tokens,
+            earlier=earlier,
+            stop=stop,
             on_event=on_event,
         )
 
@@ -308,6 +331,8 @@ async def ask_async(
     shortlist: int = SHORTLIST,
     temperature: float | None = None,
     max_total_tokens: int | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
+    stop: Stop | None = None,
     on_event: Callable[[Event], None] | None = None,
     **reader: Unpack[ReaderOptions],
 ) -> Answer:
@@ -321,5 +346,7 @@ async def ask_async(
             shortlist=shortlist,
             temperature=temperature,
             max_total_tokens=max_total_tokens,
+            earlier=earlier,
+            stop=stop,
             on_event=on_event,
         )

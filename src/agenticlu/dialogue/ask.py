@@ -11,11 +11,17 @@ and the dialogue runs over the pieces that bear on them. The answer then says so
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from agenticlu.core.errors import BudgetExceededError, DocumentTooLongError
+from agenticlu.core.errors import (
+    BudgetExceededError,
+    DocumentTooLongError,
+    EngineError,
+    EngineRefusedError,
+)
 from agenticlu.core.records import (
     Document,
     Piece,
@@ -26,9 +32,9 @@ from agenticlu.core.records import (
     content_seed,
 )
 from agenticlu.dialogue.answer import Answer, Event, make_question
-from agenticlu.dialogue.caveats import page_notes, quote_notes
-from agenticlu.dialogue.claims import find_claims, find_findings, says_absent, state
-from agenticlu.dialogue.replies import parse_verdict
+from agenticlu.dialogue.caveats import page_notes, span_note
+from agenticlu.dialogue.conclusion import conclude
+from agenticlu.dialogue.halting import Halt, PartialTurn, Stop, stop_early
 from agenticlu.dialogue.run import (
     ROUND_TOKENS,
     PieceIndex,
@@ -38,9 +44,8 @@ from agenticlu.dialogue.run import (
     count_messages,
     run_dialogue,
 )
-from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request
+from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request, render_earlier
 from agenticlu.documents import split
-from agenticlu.documents.citations import cite, statements
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import (
     Engine,
@@ -50,14 +55,14 @@ from agenticlu.engines.base import (
     adaptations_of,
     setup_of,
     spent_on,
+    stream_of,
     thinking_room_of,
 )
-from agenticlu.evaluation.scoring.answers import parse_choice
-from agenticlu.evaluation.scoring.final import LABEL, parse_final_answer
 
 THOUGHT_SHARE = 4
 """Part of a window that is kept free for a thought, at most, when a document is read by spans."""
-
+EARLIER_SHARE = 4
+"""The same for the earlier questions of a follow-up."""
 
 SHORTLIST = 128
 """Pieces of several documents that the model scores for a question, where nothing else is said."""
@@ -79,7 +84,8 @@ async def ask(
     pieces: Sequence[Piece] | None = None,
     index: PieceIndex | None = None,
     max_total_tokens: int | None = None,
-    stop: Callable[[], bool] | None = None,
+    earlier: Sequence[tuple[str, str]] = (),
+    stop: Stop | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Answer:
     """Answers a question over a document.
@@ -95,35 +101,34 @@ async def ask(
         spans: Read a document that does not fit piecewise instead of refusing it.
         shortlist: Most pieces of several documents that are then scored, each time they are.
         temperature: 0 is greedy.
-        pieces: The document's pieces, where the caller has split it already.
-        index: Of these pieces, where the caller asks more than one question.
+        pieces: The document's, where the caller has split it already.
+        index: Of them, where the caller asks more than one question.
         max_total_tokens: Maximum prompt and sampled tokens; the best answer so far is returned.
-        stop: Called before every turn; once it returns True, the latest answer is the answer.
-        on_event: Called after every turn and while scanning.
+        earlier: Earlier questions about the document, and their answers: this one may follow them.
+        stop: Once it is true, or set, the work ends within one token with the best answer so far.
+        on_event: Called with each step, and with the text of each turn as it comes.
 
     Raises:
         BudgetExceededError: The limit was reached before there was any answer.
         DocumentTooLongError: It does not fit and `spans` is off, or one piece alone does not.
         EngineError: The model could not be asked.
     """
-    asked = make_question(document, question) if isinstance(question, str) else question
-    cut = split(document, tokenizer, piece_tokens) if pieces is None else pieces
-    shown = ShownDocument(document, tuple(cut), control_tokens(tokenizer))
-    asking = _Asking(
+    cut = split(document, tokenizer, piece_tokens) if pieces is None else tuple(pieces)
+    shown = ShownDocument(document, cut, control_tokens(tokenizer))
+    return await _Asking(
         shown=shown,
-        question=asked,
+        question=make_question(document, question) if isinstance(question, str) else question,
         tokenizer=tokenizer,
         scanner=PieceScanner(shown, profile, engine),
         index=index or PieceIndex(shown),
         rounds=rounds,
         shortlist=shortlist,
         temperature=temperature,
-        window=(await engine.capabilities()).context_tokens,
         max_total_tokens=max_total_tokens,
-        stop=stop or (lambda: False),
-        on_event=on_event or (lambda event: None),
-    )
-    return await asking.run(spans=spans)
+        earlier=tuple(earlier),
+        stop=stop,
+        listener=on_event,
+    ).run(spans=spans)
 
 
 @dataclass
@@ -138,10 +143,10 @@ class _Asking:
     rounds: int
     shortlist: int
     temperature: float
-    window: int | None
     max_total_tokens: int | None
-    stop: Callable[[], bool]
-    on_event: Callable[[Event], None]
+    earlier: tuple[tuple[str, str], ...]
+    stop: Stop | None
+    listener: Callable[[Event], None] | None
 
     def __post_init__(self) -> None:
         self.document, self.engine = self.shown.document, self.scanner.engine
@@ -149,15 +154,27 @@ class _Asking:
         self.notes: list[str] = []
         self.counts: dict[str, int] = {}
         self.kept: tuple[int, ...] | None = None  # None: the whole document is shown
+        self.window: int | None = None
+        self.halt = Halt(self.stop)
+        self.on_event = self.listener or (lambda event: None)
         self.latest: Dialogue | None = None
+        self.part: PartialTurn | None = None
+        self.num_earlier = len(self.earlier)
         self.longest_thought = 0
         self.stopped = False
 
     async def run(self, *, spans: bool) -> Answer:
         began = time.perf_counter()
         self.setup_before = setup_of(self.engine)
+        self.window = (await self.engine.capabilities()).context_tokens
+        dialogue = await self.halt.run(self._find(spans=spans))
+        if dialogue is None:
+            dialogue = self._cut_short()
+        return self._answer(dialogue, time.perf_counter() - began)
+
+    async def _find(self, *, spans: bool) -> Dialogue:
         try:
-            dialogue = await self._converse(spans=spans)
+            return await self._converse(spans=spans)
         except DocumentTooLongError as error:
             # The engine may have read its window out of the refusal, or noticed that it cut.
             known, self.window = self.window, (await self.engine.capabilities()).context_tokens
@@ -167,27 +184,37 @@ class _Asking:
                 error.hint = "Name the model's window, such as --window 8192."
             if not spans or self.window in (None, known):
                 raise
-            dialogue = await self._converse(spans=spans)
-        return self._answer(dialogue, time.perf_counter() - began)
+            return await self._converse(spans=spans)
+
+    def _cut_short(self) -> Dialogue:
+        """Returns the dialogue that was stopped in the middle of a turn, or before any."""
+        self.stopped = True
+        before = self.latest or self._dialogue("")
+        dialogue = stop_early(before, self.part)
+        where = "while the document was searched"
+        if self.part is not None:
+            where = f"during the {_NAMES[self.part.request.kind]} of round {self.part.round}"
+        end = "; it may be incomplete." if dialogue is not before else "."
+        self.notes.append(f"Stopped {where}, as requested{end}")
+        return dialogue
 
     async def _converse(self, *, spans: bool) -> Dialogue:
-        self.notes.clear()
-        self.notes += page_notes(self.document)
+        self._begin_anew()
         num_tokens = sum(piece.num_tokens for piece in self.shown.pieces)
         # What is far too long need not be shown as a whole to be measured.
         if spans and self.window is not None and num_tokens > self.window:
             over = num_tokens
         else:
-            dialogue = self._dialogue(self.shown.view())
-            over = self._overflow(dialogue)
+            dialogue, over = self._fit(self.shown.view())
         if over > 0:
             if not spans:
                 raise self._too_long(over)
-            await self._scan(self.question.text, 1)
+            self._shorten_earlier()
+            await self._scan(self._searched(), 1)
             dialogue = self._dialogue(self.shown.view(self.kept))
         try:
             return await run_dialogue(
-                dialogue, self._sample, may_ask=self._may_ask, after_turn=self._after_turn
+                dialogue, self._sample, may_ask=self._begins, after_turn=self._after_turn
             )
         except (ThoughtCutError, DocumentTooLongError) as error:
             # A later round may exceed a window that nobody named: what was answered stays.
@@ -196,6 +223,10 @@ class _Asking:
                 raise
             self.notes.append(f"Stopped after the answer: {error.message}")
             return self.latest
+
+    def _begin_anew(self) -> None:
+        self.latest = self.part = None
+        self.notes = list(page_notes(self.document))
 
     def _dialogue(self, view: str) -> Dialogue:
         return Dialogue(
@@ -206,7 +237,16 @@ class _Asking:
             max_rounds=self.rounds,
             ends_on_repeat=True,
             controls=self.shown.controls,
+            earlier=self.earlier,
         )
+
+    def _begins(self, dialogue: Dialogue, request: Request) -> bool:
+        """Whether the dialogue continues; tells that its next turn begins."""
+        if not self._may_ask(dialogue, request):
+            return False
+        self.part = PartialTurn(request, dialogue.round + 1)
+        self.on_event(Event("begin", self.part.round, turn_kind=request.kind))
+        return True
 
     async def _sample(self, request: Request) -> Sampled:
         sampling = Sampling(
@@ -214,9 +254,35 @@ class _Asking:
             max_tokens=MAX_TOKENS[request.kind],
             seed=content_seed(self.question.id, request.wording, str(len(request.messages))),
         )
-        sampled = await self.engine.sample(request.messages, sampling, session=self.document.id)
+        try:
+            sampled = await self._listen(request, sampling)
+        except asyncio.CancelledError as error:
+            self.usage = self.usage + spent_on(error)
+            raise
         self.usage = self.usage + sampled.usage
         return sampled
+
+    async def _listen(self, request: Request, sampling: Sampling) -> Sampled:
+        """Samples a turn, and tells its text as it comes where that is wanted."""
+        messages, session = request.messages, self.document.id
+        if self.stop or self.listener:
+            stream = stream_of(self.engine)
+            try:
+                return await stream(messages, sampling, session=session, on_text=self._hear)
+            except (EngineRefusedError, ThoughtCutError):
+                raise
+            except EngineError as error:
+                if not error.is_midway:
+                    raise
+        # A stream that broke off is not told twice: the whole reply takes the place of its parts.
+        return await self.engine.sample(messages, sampling, session=session)
+
+    def _hear(self, text: str) -> None:
+        assert self.part is not None
+        self.part.text += text
+        kind = self.part.request.kind
+        self.on_event(Event("text", self.part.round, turn_kind=kind, text=text))
+        self.halt.look()
 
     async def _after_turn(self, dialogue: Dialogue, turn: Turn) -> Dialogue:
         if turn.finish_reason == "length" and turn.kind != "check":
@@ -226,7 +292,7 @@ class _Asking:
             self.notes.append("The model asked the same again, so its last answer was kept.")
         pointed = self.shown.named(turn.reply, self.kept).valid if turn.kind == "point" else ()
         self.on_event(Event("turn", max(1, dialogue.rounds_begun), turn, pointed))
-        self.latest = dialogue
+        self.latest, self.part = dialogue, None
         if turn.usage is not None:
             self.longest_thought = max(self.longest_thought, turn.usage.thinking_tokens)
         if turn.kind != "clarify" or self.kept is None or dialogue.repeats:
@@ -235,6 +301,43 @@ class _Asking:
         return replace(dialogue, view=self.shown.view(self.kept))
 
     # Window and budget
+
+    def _fit(self, view: str) -> tuple[Dialogue, int]:
+        """Returns the dialogue over a view and its tokens beyond the window.
+
+        The oldest of the earlier questions give way to the document, if that makes it fit.
+        """
+        whole = self.earlier
+        while (over := self._overflow(self._dialogue(view))) > 0 and self.earlier:
+            self.earlier = self.earlier[1:]
+        if over > 0:
+            self.earlier = whole
+        self._note_earlier()
+        return self._dialogue(view), over
+
+    def _shorten_earlier(self) -> None:
+        """Leaves out the oldest earlier questions that take too much of a window beside pieces."""
+        assert self.window is not None
+        room = self.window // EARLIER_SHARE
+        while self.tokenizer.count(render_earlier(self.earlier, self.shown.controls)) > room:
+            self.earlier = self.earlier[1:]
+        self._note_earlier()
+
+    def _note_earlier(self) -> None:
+        if num_out := self.num_earlier - len(self.earlier):
+            self.notes.append(
+                f"There was no room for {num_out} of {self.num_earlier} earlier questions."
+            )
+
+    def _searched(self) -> str:
+        """Returns the question as passages are searched for it: a follow-up with what it follows.
+
+        A passage is scored alone, and "And where was she born?" names nobody.
+        """
+        if not self.earlier:
+            return self.question.text
+        before, answer = self.earlier[-1]
+        return f"{self.question.text} (Asked before: {before} Answer: {answer})"
 
     def _overflow(self, dialogue: Dialogue) -> int:
         """Returns the tokens of the first round beyond the window; negative is room to spare."""
@@ -246,16 +349,15 @@ class _Asking:
     def _may_ask(self, dialogue: Dialogue, request: Request) -> bool:
         """Whether the dialogue may continue; notes the reason if not."""
         where = f"Stopped before the {_NAMES[request.kind]} of round {dialogue.round + 1}"
-        answered = dialogue.last("answer") is not None
         cost = self._count(request) + MAX_TOKENS[request.kind]
-        if answered and self.stop():
+        if self.halt.wanted:
             self.stopped = True
             self.notes.append(f"{where}, as requested.")
         elif self.window is not None and cost > self.window:
             self.notes.append(f"{where}: the conversation has filled the model's window.")
         elif not self._exceeds(cost + self.longest_thought):
             return True
-        elif not answered:
+        elif dialogue.last("answer") is None:
             raise self._over_budget(cost + self.longest_thought)
         else:
             limit = f"{self.max_total_tokens:,}"
@@ -334,106 +436,23 @@ class _Asking:
         self.on_event(Event("search", round_, total=total))
         return self.index.pick(question, self.shortlist)
 
-    # The answer
-
     def _answer(self, dialogue: Dialogue, seconds: float) -> Answer:
-        cited = self._cited(dialogue.turns)
-        final, check = dialogue.last("answer"), dialogue.last("check")
-        reply = final.reply if final else ""
-        verdict = parse_verdict(check.reply, ("yes", "no")) if check else None
-        if self.question.options:
-            answer = parse_choice(reply, self.question.options) or ""
-            if not answer:
-                self.notes.append("The reply names none of the options.")
-        else:
-            answer = parse_final_answer(reply)
-        if check is not None and verdict is None:
-            self.notes.append("The self-check gave no clear verdict.")
-        elif verdict == "no" and cited:
-            self.notes.append("The model's own check says that the answer is not settled.")
-        self._note_spans()
-        said = statements([t.reply for t in reversed(dialogue.turns) if t.kind in _STATING], LABEL)
-        hints = (answer, reply, self.question.text)
-        citations = cite(self.document, self.shown.pieces, cited, said, hints)
-        stated = statements([reply], LABEL)
-        self.notes += quote_notes(self.document, self.shown.pieces, stated, citations)
-        statement = state(reply, answer, self.question)
-        claims, citations = find_claims(
-            statement,
-            self.document,
-            self.shown.pieces,
-            citations,
-            said,
-            find_findings(dialogue.turns, lambda reply: self.shown.named(reply, self.kept).valid),
-        )
-        supported = bool(answer) and (bool(cited) or verdict == "yes")
-        return Answer(
-            document_id=self.document.id,
-            source=self.document.source,
-            question=self.question.text,
-            options=self.question.options,
-            answer=answer,
-            supported=supported,
-            checked=None if verdict is None else verdict == "yes",
-            citations=citations,
-            rounds=dialogue.rounds_begun,
-            turns=dialogue.turns,
-            num_pieces=len(self.shown.pieces),
-            shown_pieces=self.kept,
-            usage=self.usage,
-            setup=setup_of(self.engine) - self.setup_before,
-            seconds=seconds,
-            engine=self.engine.name,
-            profile=self.scanner.profile.label,
-            tokenizer=self.tokenizer.name,
-            notes=tuple(dict.fromkeys([*self.notes, *adaptations_of(self.engine)])),
-            left_out=self.document.left_out_by_name,
-            unread=self.document.unread,
-            statement=statement,
-            claims=claims,
-            status="not_in_document"
-            if says_absent(statement)
-            else ("supported" if supported else "unsupported"),
-            stopped=self.stopped,
+        found = conclude(dialogue, self.shown, self.kept)
+        spans = () if self.kept is None else [span_note(self.scanner, len(self.kept))]
+        notes = [*self.notes, *spans, *found.notes, *adaptations_of(self.engine)]
+        return found.model_copy(
+            update={
+                "usage": self.usage,
+                "setup": setup_of(self.engine) - self.setup_before,
+                "seconds": seconds,
+                "engine": self.engine.name,
+                "tokenizer": self.tokenizer.name,
+                "notes": tuple(dict.fromkeys(notes)),
+                "stopped": self.stopped,
+            }
         )
 
-    def _cited(self, turns: Sequence[Turn]) -> tuple[int, ...]:
-        cited: set[int] = set()
-        for turn in turns:
-            if turn.kind != "point":
-                continue
-            marks = self.shown.named(turn.reply, self.kept)
-            cited.update(marks.valid)
-            if marks.out_of_range:
-                wrong = ", ".join(map(str, marks.out_of_range[:5]))
-                self.notes.append(f"The model named paragraphs that it was not shown: {wrong}.")
-            elif not marks.valid:
-                self.notes.append("The model named no paragraph.")
-        return tuple(sorted(cited))
 
-    def _note_spans(self) -> None:
-        if self.kept is None:
-            return
-        total, seen, scored = len(self.shown.pieces), len(self.kept), len(self.scanner.scores)
-        if scored < total:
-            text = (
-                f"Read by spans: the documents do not fit the window, so a search by words chose "
-                f"{scored:,} of their {total:,} pieces, which were scored one by one; "
-                f"{total - scored:,} were not looked at. The dialogue saw {seen}."
-            )
-        else:
-            text = (
-                "Read by spans: the document does not fit the window, so each of its "
-                f"{total} pieces was scored alone; the dialogue saw {seen}."
-            )
-        if not self.scanner.num_relevant:
-            text += " None was found relevant; the likeliest were taken."
-        elif self.scanner.num_left_out:
-            text += f" {self.scanner.num_left_out} more seemed relevant, but did not fit."
-        self.notes.append(text)
-
-
-_STATING: tuple[TurnKind, ...] = ("answer", "sub_answer")
 _NAMES: dict[TurnKind, str] = {
     "direct": "answer",
     "clarify": "clarification",

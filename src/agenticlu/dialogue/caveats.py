@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from agenticlu.core.records import Document, Page, Piece
+from agenticlu.dialogue.run import PieceScanner
 from agenticlu.documents.citations import Citation
 from agenticlu.documents.quotes import find_quote, fold
 
@@ -62,3 +63,29 @@ def quote_notes(
             return
     if citations:
         yield "The model's statement is not in the document word for word."
+
+
+def span_note(scanner: PieceScanner, num_seen: int) -> str:
+    """Returns how a document that does not fit the window was read.
+
+    Args:
+        scanner: Scored its pieces.
+        num_seen: Pieces that the dialogue saw.
+    """
+    total, scored = len(scanner.shown.pieces), len(scanner.scores)
+    if scored < total:
+        text = (
+            f"Read by spans: the documents do not fit the window, so a search by words chose "
+            f"{scored:,} of their {total:,} pieces, which were scored one by one; "
+            f"{total - scored:,} were not looked at. The dialogue saw {num_seen}."
+        )
+    else:
+        text = (
+            "Read by spans: the document does not fit the window, so each of its "
+            f"{total} pieces was scored alone; the dialogue saw {num_seen}."
+        )
+    if not scanner.num_relevant:
+        text += " None was found relevant; the likeliest were taken."
+    elif scanner.num_left_out:
+        text += f" {scanner.num_left_out} more seemed relevant, but did not fit."
+    return text

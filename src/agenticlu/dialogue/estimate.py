@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from agenticlu.core.records import Document, Piece, Question
 from agenticlu.dialogue.run import ROUND_TOKENS, ShownDocument, control_tokens, count_messages
-from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile
+from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, opening_kinds
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 
 
@@ -48,6 +48,7 @@ def estimate(
     pieces: Sequence[Piece],
     window: int | None,
     thinking_tokens: int = 0,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> AskEstimate:
     """Counts what asking would cost at most; sends nothing.
 
@@ -60,15 +61,18 @@ def estimate(
         pieces: Of the document.
         window: Of the model; None where unknown.
         thinking_tokens: Most tokens of thought before a reply.
+        earlier: As in `agenticlu.dialogue.ask.ask`.
     """
     shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
-    dialogue = Dialogue(profile, document.id, shown.view(), question, controls=shown.controls)
-    first = dialogue.next_request()
+    view = shown.view()
+    first = Dialogue(
+        profile, document.id, view, question, controls=shown.controls, earlier=tuple(earlier)
+    ).next_request()
     assert first is not None
     length = count_messages(first.messages, tokenizer)
     needed = length + ROUND_TOKENS
     prompt = cached = completion = before = 0
-    kinds = (*dialogue.opening, *FULL_ROUND * rounds)
+    kinds = (*opening_kinds(profile), *FULL_ROUND * rounds)
     for turn, kind in enumerate(kinds):
         if turn:
             length += tokenizer.count(getattr(profile, kind)[0].text) + MAX_TEMPLATE_TOKENS
@@ -79,7 +83,7 @@ def estimate(
         completion += MAX_TOKENS[kind]
         length += MAX_TOKENS[kind] + MAX_TEMPLATE_TOKENS
     return AskEstimate(
-        document_tokens=tokenizer.count(shown.view()),
+        document_tokens=tokenizer.count(view),
         num_pieces=len(pieces),
         requests=len(kinds),
         prompt_tokens=prompt,

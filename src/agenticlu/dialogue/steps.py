@@ -142,6 +142,8 @@ MAX_TOKENS: dict[TurnKind, int] = {
     "check": 16,
 }
 """Default limit on the tokens of a reply, by kind."""
+EARLIER_HEAD = "Asked before about this document:"
+NO_ANSWER = "(none was found)"
 NEXT_ROUND_CHECK = "no"
 """What the self-check of a round reads when another round follows it."""
 
@@ -191,6 +193,8 @@ class Dialogue:
         ends_on_repeat: Whether a clarification that was asked before ends the conversation, with
             the answer it has. For inference; a search keeps its samples in any case.
         controls: The model's own control tokens; see `documents.neutralise`.
+        earlier: Questions asked before about the document, and their answers. They stand behind
+            the document, so that all questions about it share its tokens.
     """
 
     profile: Profile
@@ -202,6 +206,7 @@ class Dialogue:
     turns: tuple[Turn, ...] = ()
     ends_on_repeat: bool = False
     controls: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, str], ...] = ()
     over: bool | None = None
     """Whether a stop rule ends the conversation after the last turn; None: the self-check does."""
 
@@ -299,9 +304,12 @@ class Dialogue:
         """Puts document and question in front of the first request."""
         if before:
             return request
+        view = self.view
+        if self.earlier:
+            view = f"{view}\n\n{render_earlier(self.earlier, self.controls)}"
         if self.profile.layout == "published":
-            return "\n\n".join(part for part in (self.view, self._asked().strip(), request) if part)
-        return f"{self.view}\n\nQuestion: {self._asked()}\n\n{request}"
+            return "\n\n".join(part for part in (view, self._asked().strip(), request) if part)
+        return f"{view}\n\nQuestion: {self._asked()}\n\n{request}"
 
 
 def opening_kinds(profile: Profile) -> tuple[TurnKind, ...]:
@@ -335,6 +343,19 @@ def continue_round(turns: Sequence[Turn]) -> tuple[Turn, ...]:
         else turn
         for turn in turns
     )
+
+
+def render_earlier(earlier: Sequence[tuple[str, str]], controls: Sequence[str] = ()) -> str:
+    r"""Returns earlier questions with their answers, without markers and control tokens.
+
+    >>> render_earlier([("Who wrote it?", "Ada")])
+    'Asked before about this document:\nQuestion: Who wrote it?\nAnswer: Ada'
+    """
+    lines = [EARLIER_HEAD] if earlier else []
+    for question, answer in earlier:
+        for label, text in (("Question", question), ("Answer", answer or NO_ANSWER)):
+            lines.append(f"{label}: {' '.join(neutralise(text, controls).split())}")
+    return "\n".join(lines)
 
 
 def render_options(options: Sequence[str]) -> str:

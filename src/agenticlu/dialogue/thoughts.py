@@ -166,7 +166,7 @@ class SaidText:
 
         Nothing, where something else was told before.
         """
-        if self._is_wrong or not reply.startswith(self.told):
+        if not reply.startswith(self.told):
             return ""
         rest = reply[len(self.told) :]
         self.told = reply
