@@ -5,7 +5,6 @@ What the server does not support is refused by name; nothing is dropped silently
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from agenticlu.core.errors import did_you_mean
 from agenticlu.core.records import Message, Role
 from agenticlu.engines.base import Asked, Sampling
+from agenticlu.server.fields import NOUNS, flag, integer, noun, number, shown, wrong
 from agenticlu.server.limits import MOST_LOGPROBS, MOST_SAMPLES, RequestError
 
 DEFAULT_MAX_TOKENS = 1024
@@ -103,15 +103,6 @@ EMPTY_MESSAGE_FIELDS = frozenset(
 """Fields of a message that are allowed only if empty, as in a reply that is sent back."""
 IDLE_MESSAGE_FIELDS = frozenset({"reasoning_content", "reasoning"})
 """The thoughts behind an earlier reply are no part of the conversation."""
-NOUNS = {
-    bool: "a boolean",
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
 
 
 @dataclass(frozen=True)
@@ -149,30 +140,30 @@ def parse_request(body: Any, *, plain: bool = False) -> CompletionRequest:
         RequestError: It is malformed, or asks for what the server does not do.
     """
     if not isinstance(body, dict):
-        raise RequestError(f"The body must be a JSON object, not {_noun(body)}.")
+        raise RequestError(f"The body must be a JSON object, not {noun(body)}.")
     _refuse_unsupported(body, plain)
     max_tokens = _parse_max_tokens(body, plain)
-    stream = _flag(body, "stream")
+    stream = flag(body, "stream")
     asked: tuple[Asked, ...] = (
         _parse_prompts(body.get("prompt")) if plain else (parse_messages(body.get("messages")),)
     )
     request = CompletionRequest(
         asked=asked,
         sampling=Sampling(
-            temperature=_number(body, "temperature", 0.0, 2.0, 1.0),
-            top_p=_number(body, "top_p", 0.0, 1.0, 1.0),
+            temperature=number(body, "temperature", 0.0, 2.0, 1.0),
+            top_p=number(body, "top_p", 0.0, 1.0, 1.0),
             max_tokens=max_tokens or (DEFAULT_PLAIN_TOKENS if plain else DEFAULT_MAX_TOKENS),
-            n=_integer(body, "n", 1, MOST_SAMPLES) or 1,
+            n=integer(body, "n", 1, MOST_SAMPLES) or 1,
             stop=_parse_stop(body.get("stop")),
-            seed=_integer(body, "seed", *SEEDS),
+            seed=integer(body, "seed", *SEEDS),
         ),
         plain=plain,
         max_tokens_given=max_tokens is not None or plain,
         top_logprobs=_parse_logprobs(body, plain),
         stream=stream,
         include_usage=_parse_stream_options(body.get("stream_options"), stream),
-        token_ids=_flag(body, "return_token_ids"),
-        echo=_flag(body, "echo"),
+        token_ids=flag(body, "return_token_ids"),
+        echo=flag(body, "echo"),
     )
     _check_size(request)
     return request
@@ -186,11 +177,12 @@ def _refuse_unsupported(body: Mapping[str, Any], plain: bool) -> None:
             continue
         if field in IDLE_FIELDS:
             if value is not None and type(value) is not IDLE_FIELDS[field]:
-                raise _wrong(field, NOUNS[IDLE_FIELDS[field]], value)
+                raise wrong(field, NOUNS[IDLE_FIELDS[field]], value)
         elif field not in NEUTRAL_VALUES or field in foreign:
-            shown = _shown(field)
             known = sorted({*fields, *IDLE_FIELDS})
-            raise RequestError(f"Unknown field {shown}.", field, hint=did_you_mean(field, known))
+            raise RequestError(
+                f"Unknown field {shown(field)}.", field, hint=did_you_mean(field, known)
+            )
         elif value is not None and not any(_same(value, one) for one in NEUTRAL_VALUES[field]):
             raise RequestError(f"This server does not support {field!r}.", field)
 
@@ -237,10 +229,10 @@ def check_logprobs(request: CompletionRequest, max_tokens: int) -> None:
 
 
 def _parse_max_tokens(body: Mapping[str, Any], plain: bool) -> int | None:
-    older = _integer(body, "max_tokens", 1, MOST_TOKENS)
+    older = integer(body, "max_tokens", 1, MOST_TOKENS)
     if plain:
         return older
-    newer = _integer(body, "max_completion_tokens", 1, MOST_TOKENS)
+    newer = integer(body, "max_completion_tokens", 1, MOST_TOKENS)
     if older is not None and newer is not None:
         raise RequestError(
             "'max_tokens' is the older name of 'max_completion_tokens': give one of them.",
@@ -254,7 +246,7 @@ def _parse_stop(given: Any) -> tuple[str, ...]:
         return ()
     stops = [given] if isinstance(given, str) else given
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
-        raise _wrong("stop", f"a string or a list of up to {MOST_STOPS}, none empty", given)
+        raise wrong("stop", f"a string or a list of up to {MOST_STOPS}, none empty", given)
     if len(stops) > MOST_STOPS:
         raise RequestError(f"'stop' takes up to {MOST_STOPS} texts, not {len(stops)}.", "stop")
     return tuple(stops)
@@ -263,9 +255,9 @@ def _parse_stop(given: Any) -> tuple[str, ...]:
 def _parse_logprobs(body: Mapping[str, Any], plain: bool) -> int | None:
     """Returns how many rivals to report for each token; None for no log-probabilities."""
     if plain:
-        return _integer(body, "logprobs", 0, 5)
-    wanted = _flag(body, "logprobs")
-    rivals = _integer(body, "top_logprobs", 0, 20)
+        return integer(body, "logprobs", 0, 5)
+    wanted = flag(body, "logprobs")
+    rivals = integer(body, "top_logprobs", 0, 20)
     if rivals is not None and not wanted:
         raise RequestError("'top_logprobs' needs 'logprobs': true.", "top_logprobs")
     return (rivals or 0) if wanted else None
@@ -276,52 +268,24 @@ def _parse_stream_options(given: Any, stream: bool) -> bool:
     if given is None:
         return False
     if not isinstance(given, dict):
-        raise _wrong("stream_options", "an object", given)
+        raise wrong("stream_options", "an object", given)
     if not stream:
         raise RequestError("'stream_options' needs 'stream': true.", "stream_options")
     for name, value in given.items():
         if name not in ("include_usage", "include_obfuscation"):
             raise RequestError(
-                f"Unknown field {_shown(name)} in 'stream_options'.", "stream_options"
+                f"Unknown field {shown(name)} in 'stream_options'.", "stream_options"
             )
         if value is not None and not isinstance(value, bool):
-            raise _wrong(f"stream_options.{name}", "a boolean", value)
+            raise wrong(f"stream_options.{name}", "a boolean", value)
     return bool(given.get("include_usage"))
-
-
-def _flag(body: Mapping[str, Any], field: str) -> bool:
-    value = body.get(field)
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(field, "a boolean", value)
-    return bool(value)
-
-
-def _integer(body: Mapping[str, Any], field: str, least: int, most: int) -> int | None:
-    value = body.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise _wrong(field, f"an integer from {least} to {most}", value)
-    return value
-
-
-def _number(
-    body: Mapping[str, Any], field: str, least: float, most: float, default: float
-) -> float:
-    value = body.get(field)
-    if value is None:
-        return default
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not fits or not math.isfinite(value) or not least <= value <= most:
-        raise _wrong(field, f"a number from {least:g} to {most:g}", value)
-    return float(value)
 
 
 def _parse_prompts(given: Any) -> tuple[str, ...]:
     """Reads the text to continue, or several."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts:
-        raise _wrong("prompt", "a string or a list of strings", given)
+        raise wrong("prompt", "a string or a list of strings", given)
     if not all(isinstance(text, str) for text in texts):
         raise RequestError(
             "'prompt' must be a string or a list of strings; token ids are not supported.",
@@ -339,30 +303,30 @@ def parse_messages(given: Any) -> tuple[Message, ...]:
         RequestError: It is malformed, or holds more than text.
     """
     if not isinstance(given, list) or not given:
-        raise _wrong("messages", "a list of at least one message", given)
+        raise wrong("messages", "a list of at least one message", given)
     return tuple(_parse_message(one, f"messages[{i}]") for i, one in enumerate(given))
 
 
 def _parse_message(given: Any, where: str) -> Message:
     if not isinstance(given, dict):
-        raise _wrong(where, "an object", given)
+        raise wrong(where, "an object", given)
     given_role = given.get("role")
     role = ROLES.get(given_role) if isinstance(given_role, str) else None
     if role is None:
         raise RequestError(
-            f"{where}.role is {_shown(given_role)}; allowed are {', '.join(ROLES)}.",
+            f"{where}.role is {shown(given_role)}; allowed are {', '.join(ROLES)}.",
             f"{where}.role",
         )
     for field, value in given.items():
         if field in MESSAGE_FIELDS or field in IDLE_MESSAGE_FIELDS:
             continue
         if field not in EMPTY_MESSAGE_FIELDS:
-            raise RequestError(f"Unknown field {_shown(field)} in {where}.", f"{where}.{field}")
+            raise RequestError(f"Unknown field {shown(field)} in {where}.", f"{where}.{field}")
         if value not in (None, [], ""):
             raise RequestError(f"This server does not support {where}.{field}.", f"{where}.{field}")
     name = given.get("name")
     if name is not None and not isinstance(name, str):
-        raise _wrong(f"{where}.name", "a string", name)
+        raise wrong(f"{where}.name", "a string", name)
     return Message(role=role, content=_parse_content(given.get("content"), f"{where}.content"))
 
 
@@ -370,43 +334,23 @@ def _parse_content(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content:
-        raise _wrong(where, "a string or a list of parts", content)
+        raise wrong(where, "a string or a list of parts", content)
     return "".join(_parse_part(part, f"{where}[{i}]") for i, part in enumerate(content))
 
 
 def _parse_part(part: Any, where: str) -> str:
     if not isinstance(part, dict):
-        raise _wrong(where, "an object", part)
+        raise wrong(where, "an object", part)
     kind = part.get("type")
     field = {"text": "text", "refusal": "refusal"}.get(kind) if isinstance(kind, str) else None
     if field is None:
         raise RequestError(
-            f"{where}.type is {_shown(kind)}; this server takes text only.", f"{where}.type"
+            f"{where}.type is {shown(kind)}; this server takes text only.", f"{where}.type"
         )
     text = part.get(field)
     if not isinstance(text, str):
-        raise _wrong(f"{where}.{field}", "a string", text)
+        raise wrong(f"{where}.{field}", "a string", text)
     return text
-
-
-def _wrong(field: str, allowed: str, given: Any) -> RequestError:
-    """Builds the error for a value of the wrong type or out of range."""
-    shown = _noun(given) if isinstance(given, (str, list, dict)) else _shown(given)
-    return RequestError(f"{field!r} must be {allowed}, not {shown}.", field)
-
-
-def _noun(value: Any) -> str:
-    return NOUNS.get(type(value), "something else")
-
-
-def _shown(value: Any, limit: int = 60) -> str:
-    """Returns a value for a message, cut where it is long."""
-    if value is None:
-        return "null"
-    if isinstance(value, (list, dict)):
-        return _noun(value)
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def check_model(body: Mapping[str, Any], served: Sequence[str]) -> None:
@@ -419,14 +363,14 @@ def check_model(body: Mapping[str, Any], served: Sequence[str]) -> None:
     if given is None or given in served:
         return
     if not isinstance(given, str):
-        raise _wrong("model", "a string", given)
+        raise wrong("model", "a string", given)
     raise unknown_model(given, served)
 
 
 def unknown_model(given: str, served: Sequence[str]) -> RequestError:
     """Builds the error for a model that is not served."""
     return RequestError(
-        f"The model {_shown(given)} does not exist. This server serves {', '.join(served)}.",
+        f"The model {shown(given)} does not exist. This server serves {', '.join(served)}.",
         "model",
         status=404,
         code="model_not_found",
