@@ -44,9 +44,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "training"),
-        *("evaluation", "server"),
+        "evaluation",
     ),
-    ("report",),
+    ("report", "server"),
     ("data", "judges.controls"),
     ("loop",),
     ("demo",),

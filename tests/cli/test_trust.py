@@ -35,7 +35,8 @@ HARMLESS = frozenset(
     grounding growth items json judge judge_all judge_thinking judge_thinking_tokens
     keep_checkpoints label label_smoothing leaf_groups_tokens least lengths lessons license
     license_link license_name limit list lora_alpha lora_merge lora_rank lr lr_floor
-    margin mark_pairs max_batch max_body_mib max_connections max_files max_log_ratio max_mib
+    margin mark_pairs max_batch max_body_mib max_connections max_file_mib max_files max_files_mib
+    max_log_ratio max_mib
     max_new_tokens max_requests max_row_tokens max_steps max_total_tokens memory_gib merge methods
     metric
     min_shared name needed nll_weight node_budget ocr offload optimizer option overlong page

@@ -1,4 +1,4 @@
-"""`agenticlu serve`: an OpenAI-compatible server over a model in this process."""
+"""`agenticlu serve`: an OpenAI-compatible server over a model, which also reads documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ipaddress
 import os
 import signal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,10 @@ from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
 from agenticlu.core.printing import echo
 from agenticlu.core.settings import Positive, Seconds, Settings, Spelling
-from agenticlu.server.limits import MIB, Access, Limits, default_body_bytes
+from agenticlu.server.limits import DIALOGUE_MODEL, MIB, Access, Limits, default_body_bytes
+
+if TYPE_CHECKING:
+    from agenticlu.server.desk import Desk
 
 
 class ServeSettings(Settings):
@@ -46,8 +49,19 @@ class ServeSettings(Settings):
     """Longest prompt plus reply. Default: the model's own window."""
     cache_gib: float = Field(default=1.0, ge=0)
     """Memory of the prefix cache, which reads shared prefixes once; 0 caches nothing."""
+    profile: str = "default"
+    """Wordings of the dialogue about documents: 'default' or a TOML file."""
+    piece_tokens: Positive | None = None
+    """Most tokens of a paragraph that is pointed to. Default: what suits the model, else 512."""
+    files: Path | None = None
+    """Folder in which uploaded files stay. Default: a temporary one, deleted at the end."""
+    max_file_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 128.0
+    """Largest file that can be uploaded."""
+    max_files_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2048.0
+    """Room for all uploaded files."""
     max_body_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Largest body of a request. Default: what a prompt as long as the window may take."""
+    """Largest body of a request. Default: what a prompt as long as the window may take; 48 where it
+    may hold files."""
     max_requests: Positive = Limits.requests
     """Requests under way, those that wait included; more are answered with status 503."""
     max_connections: Positive = Limits.connections
@@ -86,6 +100,12 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     folder = Path(check_model_path(settings.model, say))
     # The name tells clients nothing about where the model lies.
     name = settings.name or _name_model(settings.model, folder)
+    if name == DIALOGUE_MODEL:
+        raise UsageError(
+            f"{name!r} is what the dialogue about documents is listed as.",
+            hint="Try another --name.",
+        )
+    desk = _open_desk(settings, folder)
     engine = load_engine(
         settings.model,
         on_event=say,
@@ -106,10 +126,11 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         _read_limits(settings, getattr(engine, "context_tokens", None)),
         access,
         hidden=(str(folder.resolve()), str(folder)),
+        desk=desk,
     )
 
     def ready(url: str) -> None:
-        echo(f"agenticlu: serving {name} at {url}")
+        echo(f"agenticlu: serving {name}, and {DIALOGUE_MODEL} for documents, at {url}")
 
     # uvicorn repeats a signal once it is done; SIGTERM would then cut off whoever is told to go.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -117,6 +138,28 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         asyncio.run(run_server(service, listener, ready))
     except KeyboardInterrupt:
         echo("agenticlu: stopped.", err=True)
+
+
+def _open_desk(settings: ServeSettings, folder: Path) -> Desk:
+    """Returns where documents are read: with the tokenizer of the served model."""
+    from agenticlu.dialogue.steps import load_profile
+    from agenticlu.documents import DEFAULT_PIECE_TOKENS
+    from agenticlu.documents.tokens import load_tokenizer, read_model_hint
+    from agenticlu.server.desk import Desk
+    from agenticlu.server.uploads import FileStore
+
+    profile = load_profile(settings.profile)
+    hint = read_model_hint(folder, "piece_tokens")
+    return Desk(
+        load_tokenizer(str(folder)),
+        profile,
+        settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS,
+        FileStore(
+            settings.files,
+            file_bytes=int(settings.max_file_mib * MIB),
+            total_bytes=int(settings.max_files_mib * MIB),
+        ),
+    )
 
 
 def _name_model(model: str | None, path: Path) -> str:
@@ -162,7 +205,8 @@ def _read_limits(settings: ServeSettings, window: int | None) -> Limits:
     body_bytes = default_body_bytes(window) if given is None else int(given * MIB)
     return Limits(
         body_bytes=body_bytes,
-        bodies_bytes=max(Limits.bodies_bytes, 4 * body_bytes),
+        inline_bytes=max(Limits.inline_bytes, body_bytes) if given is None else body_bytes,
+        bodies_bytes=max(Limits.bodies_bytes, 4 * body_bytes, 4 * Limits.inline_bytes),
         requests=settings.max_requests,
         connections=settings.max_connections,
         client_timeout_s=settings.client_timeout,

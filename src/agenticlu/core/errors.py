@@ -194,6 +194,7 @@ EXTRA_OF_PACKAGE = {
     "huggingface_hub": "data",
     "peft": "train",
     "pyarrow": "data",
+    "python_multipart": "serve",
     "ray": "ray",
     "rouge_score": "evaluate",
     "safetensors": "local",

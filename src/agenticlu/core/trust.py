@@ -51,6 +51,7 @@ GUARDED: dict[str, str] = {
     "out": "where results are written",
     "into": "where results are written",
     "host": "who can reach the server",
+    "files": "where uploaded files are kept",
     "keys": "whether keys are sent to servers of a folder's file",
     "allow_private": "whether addresses may lead into private networks",
     "allowed_host": "who can reach the server",

@@ -6,11 +6,14 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agenticlu.core.errors import UsageError, missing_dependency
 from agenticlu.engines.base import Engine
 from agenticlu.server.limits import Access, Limits
+
+if TYPE_CHECKING:
+    from agenticlu.server.desk import Desk
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Service:
     access: Access = field(default_factory=Access)
     hidden: tuple[str, ...] = ()
     """Texts, such as the model's folder, for which errors say the model's name."""
+    desk: Desk | None = None
+    """Where documents are read, which lists the model `agenticlu`; None where they are not."""
 
 
 def build_app(service: Service) -> Any:
@@ -43,14 +48,19 @@ def build_app(service: Service) -> Any:
     from agenticlu.server.guard import Guard
 
     server = ChatServer(
-        service.engine, service.model, service.details, service.limits, service.hidden
+        service.engine,
+        service.model,
+        service.details,
+        service.limits,
+        service.hidden,
+        service.desk,
     )
     app: Any = Guard(server.app(), service.access)
     if service.access.origins:
         app = CORSMiddleware(
             app,
             allow_origins=service.access.origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
     return app
@@ -101,6 +111,8 @@ async def run_server(
             build_app(service), service.limits, listener, lambda url: on_ready(f"{url}/v1")
         )
     finally:
+        if service.desk is not None:
+            service.desk.close()
         await service.engine.close()
 
 

@@ -22,6 +22,9 @@ from agenticlu.core.errors import AgenticluError
 from agenticlu.core.records import Usage, content_id
 from agenticlu.engines.base import Engine, OnToken, Sampled, TokenLogprob
 from agenticlu.engines.streaming import ReplyText
+from agenticlu.server.answering import Answering
+from agenticlu.server.desk import Desk
+from agenticlu.server.inquiry import Inquiry
 from agenticlu.server.limits import MIB, Limits, RequestError, overloaded
 from agenticlu.server.prompts import DetailedEngine, Prepared, Preparer
 from agenticlu.server.replies import Rendering, details_of, render_error, text_of
@@ -48,6 +51,7 @@ class ChatServer:
         details: Further fields of its entry in the list.
         limits: What clients may take.
         hidden: Texts, such as the model's folder, for which errors say the model's name.
+        desk: Where documents are read; None where they are not.
     """
 
     def __init__(
@@ -57,11 +61,16 @@ class ChatServer:
         details: Mapping[str, Any] | None = None,
         limits: Limits | None = None,
         hidden: tuple[str, ...] = (),
+        desk: Desk | None = None,
     ) -> None:
         self.engine = engine
         self.model = model
         self.limits = limits or Limits()
-        self.preparer = Preparer(engine, model)
+        self.preparer = Preparer(engine, model, desk is not None)
+        self._answering = None
+        if desk is not None:
+            patience_s = self.limits.client_timeout_s
+            self._answering = Answering(engine, desk, _unless_gone, self._render_error, patience_s)
         self._details = dict(details or {})
         self._hidden = hidden
         self._created = int(time.time())
@@ -85,6 +94,7 @@ class ChatServer:
                 Route("/v1/models", self.list_models),
                 Route("/v1/models/{model:path}", self.show_model),
                 Route("/health", self.health),
+                *self._document_routes(),
             ],
             exception_handlers={
                 HTTPException: self._explain_route,
@@ -95,19 +105,38 @@ class ChatServer:
         app.router.redirect_slashes = False
         return app
 
+    def _document_routes(self) -> list[Any]:
+        from starlette.routing import Route
+
+        routes = self._answering
+        if routes is None:
+            return []
+        return [
+            Route("/v1/responses", _Endpoint(self.respond), methods=["POST"]),
+            Route("/v1/responses/{response}", routes.show_response),
+            Route("/v1/responses/{response}", routes.delete_response, methods=["DELETE"]),
+            Route("/v1/files", routes.list_files),
+            Route("/v1/files", routes.upload, methods=["POST"]),
+            Route("/v1/files/{file}", routes.show_file),
+            Route("/v1/files/{file}", routes.delete_file, methods=["DELETE"]),
+            Route("/v1/files/{file}/content", routes.file_content),
+        ]
+
     async def health(self, request: Any) -> Any:
         """GET /health."""
         return _json({"status": "ok"})
 
     async def list_models(self, request: Any) -> Any:
         """GET /v1/models."""
-        return _json({"object": "list", "data": [await self._entry()]})
+        data = [await self._entry(name) for name in self.preparer.served]
+        return _json({"object": "list", "data": data})
 
     async def show_model(self, request: Any) -> Any:
         """GET /v1/models/NAME."""
-        if request.path_params["model"] != self.model:
-            raise unknown_model(request.path_params["model"], [self.model])
-        return _json(await self._entry())
+        name = request.path_params["model"]
+        if name not in self.preparer.served:
+            raise unknown_model(name, self.preparer.served)
+        return _json(await self._entry(name))
 
     async def tokenize(self, request: Any, send: Send) -> None:
         """POST /tokenize: ids of a `prompt` or of `messages`."""
@@ -126,26 +155,43 @@ class ChatServer:
         """POST /v1/completions."""
         await self._answer(request, send, plain=True)
 
-    async def _entry(self) -> dict[str, Any]:
-        """Returns the model's entry in the list."""
+    async def respond(self, request: Any, send: Send) -> None:
+        """POST /v1/responses."""
+        assert self._answering is not None
+        with ExitStack() as stack:
+            async with self._body(request, self.limits.inline_bytes) as content:
+                stack.enter_context(self._turn())
+                inquiry = await _unless_gone(request.receive, self.preparer.inquire(content))
+            del content
+            await self._answering.answer(inquiry, request, send)
+
+    async def _entry(self, name: str) -> dict[str, Any]:
+        """Returns a model's entry in the list."""
         found = await self.engine.capabilities()
+        own = self._details if name == self.model else {"dialogue_over": self.model}
         return {
-            "id": self.model,
+            "id": name,
             "object": "model",
             "created": self._created,
             "owned_by": "agenticlu",
             "max_model_len": found.context_tokens,
-            **self._details,
+            **own,
         }
 
     async def _answer(self, request: Any, send: Send, *, plain: bool) -> None:
+        may_hold_files = self._answering is not None and not plain
+        most = self.limits.inline_bytes if may_hold_files else self.limits.body_bytes
         with ExitStack() as stack:
-            async with self._body(request) as content:
+            async with self._body(request, most) as content:
                 stack.enter_context(self._turn())
                 prepared = await _unless_gone(
                     request.receive, self.preparer.prepare(content, plain=plain)
                 )
             del content
+            if isinstance(prepared, Inquiry):
+                assert self._answering is not None
+                await self._answering.answer(prepared, request, send)
+                return
             self._replies += 1
             number = content_id(self.model, str(self._created), str(self._replies))
             rendering = Rendering(
@@ -182,8 +228,12 @@ class ChatServer:
             self._usual_s += 0.2 * (time.monotonic() - began - self._usual_s)
 
     @asynccontextmanager
-    async def _body(self, request: Any) -> AsyncIterator[bytearray]:
+    async def _body(self, request: Any, most: int = 0) -> AsyncIterator[bytearray]:
         """Reads a request's body; its bytes count until the block ends.
+
+        Args:
+            request: That comes in.
+            most: Bytes that it may have; 0: as many as a prompt may take.
 
         Raises:
             RequestError: It is too large, or too slow, or there is no room for it.
@@ -192,14 +242,14 @@ class ChatServer:
         content = bytearray()
         patience_s = self.limits.client_timeout_s
         try:
-            self._check_length(int(request.headers.get("content-length") or 0))
+            self._check_length(int(request.headers.get("content-length") or 0), most)
             async with asyncio.timeout(patience_s):
                 while True:
                     message = await request.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientGoneError
                     part = message.get("body", b"")
-                    self._check_length(len(content) + len(part))
+                    self._check_length(len(content) + len(part), most)
                     if self._body_bytes + len(part) > self.limits.bodies_bytes:
                         raise overloaded("Too many large requests are under way.", 1)
                     self._body_bytes += len(part)
@@ -216,11 +266,13 @@ class ChatServer:
         finally:
             self._body_bytes -= len(content)
 
-    def _check_length(self, num_bytes: int) -> None:
-        limit = self.limits.body_bytes
+    def _check_length(self, num_bytes: int, most: int) -> None:
+        limit = most or self.limits.body_bytes
         if num_bytes > limit:
             window = getattr(self.engine, "context_tokens", None)
             told = f"; the model's context window is {window:,} tokens" if window else ""
+            if most and self._answering is not None:
+                told += "; upload larger files with POST /v1/files"
             raise RequestError(
                 f"The body has more than {limit / MIB:.3g} MiB, the most that this server takes"
                 f" (--max-body-mib){told}.",

@@ -8,6 +8,7 @@ import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from agenticlu.server.limits import Access, RequestError
@@ -16,6 +17,8 @@ from agenticlu.server.replies import render_error
 Scope = MutableMapping[str, Any]
 Asgi = Callable[[Scope, Callable[..., Any], Callable[..., Any]], Awaitable[None]]
 JSON_TYPE = "application/json"
+UPLOAD_ROUTE = "/v1/files"
+"""Takes a form, as every client sends files."""
 
 
 class Guard:
@@ -83,7 +86,10 @@ def check_access(scope: Scope, access: Access) -> None:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-    if scope["method"] == "POST":
+    if (scope["method"], scope["path"]) == ("POST", UPLOAD_ROUTE):
+        # Any web page may send a form; its browser says which page it is.
+        _check_origin(header(b"origin"), host, access)
+    elif scope["method"] == "POST":
         _check_type(header(b"content-type"), header(b"content-encoding"))
 
 
@@ -105,6 +111,17 @@ def _is_expected(host: str, allowed: frozenset[str]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _check_origin(origin: str, host: str, access: Access) -> None:
+    """Refuses a form that a web page sends which may not read replies."""
+    if origin and origin not in access.origins and urlsplit(origin).netloc != host:
+        raise RequestError(
+            f"Web pages of {origin[:100]!r} may not upload files: name it with --allowed-origin"
+            " if they are meant to.",
+            status=403,
+            code="origin_not_allowed",
+        )
 
 
 def _check_type(content_type: str, encoding: str) -> None:

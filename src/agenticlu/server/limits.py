@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from agenticlu.core.errors import UsageError
 
+DIALOGUE_MODEL = "agenticlu"
+"""Name under which the dialogue over the served model is listed."""
 MIB = 1 << 20
 BODY_BYTES_PER_TOKEN = 32
 """A token of text is four bytes on average; JSON escapes may take six for each character."""
@@ -31,6 +33,8 @@ class Limits:
 
     body_bytes: int = 8 * MIB
     """Of one request's body."""
+    inline_bytes: int = 48 * MIB
+    """Of one that may hold files, in base64; where documents are read."""
     bodies_bytes: int = 64 * MIB
     """Of all bodies that are being received or read."""
     requests: int = 256

@@ -13,7 +13,8 @@ from pydantic_core import from_json
 
 from agenticlu.core.errors import EngineError
 from agenticlu.engines.base import Asked, OnToken, Sampled, Sampling
-from agenticlu.server.limits import RequestError
+from agenticlu.server.inquiry import Inquiry, parse_inquiry
+from agenticlu.server.limits import DIALOGUE_MODEL, RequestError
 from agenticlu.server.requests import (
     DEFAULT_MAX_TOKENS,
     CompletionRequest,
@@ -75,10 +76,12 @@ class Preparer:
     Args:
         engine: Encodes, where it can.
         model: Name under which it is served.
+        reads: Whether the model that reads documents is served, too.
     """
 
     engine: Any
     model: str
+    reads: bool = False
     _small: ThreadPoolExecutor = field(init=False)
     _large: ThreadPoolExecutor = field(init=False)
 
@@ -91,13 +94,21 @@ class Preparer:
         for pool in (self._small, self._large):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def prepare(self, content: bytes | bytearray, *, plain: bool) -> Prepared:
-        """Reads a request's body.
+    async def prepare(self, content: bytes | bytearray, *, plain: bool) -> Prepared | Inquiry:
+        """Reads a request's body; one to the model that reads documents is an inquiry.
 
         Raises:
             RequestError: It is malformed, or the prompt exceeds the model's window.
         """
         return await self.run(lambda job: self._prepare(content, plain, job), len(content))
+
+    async def inquire(self, content: bytes | bytearray) -> Inquiry:
+        """Reads the body of a request for a response.
+
+        Raises:
+            RequestError: It is malformed, or asks another model.
+        """
+        return await self.run(lambda job: self._inquire(content, job), len(content))
 
     async def tokenize(self, content: bytes | bytearray) -> list[int]:
         """Reads the body of a request for token ids; returns them.
@@ -126,10 +137,17 @@ class Preparer:
 
     def _prepare(
         self, content: bytes | bytearray, plain: bool, abandoned: threading.Event
-    ) -> Prepared:
+    ) -> Prepared | Inquiry:
         body = _parse_json(content, abandoned)
+        if self.reads and isinstance(body, dict) and body.get("model") == DIALOGUE_MODEL:
+            if plain:
+                raise RequestError(
+                    f"The model {DIALOGUE_MODEL!r} answers questions: it continues no text.",
+                    "model",
+                )
+            return parse_inquiry(body, responses=False)
         request = parse_request(body, plain=plain)
-        check_model(body, [self.model])
+        check_model(body, self.served)
         del body
         if not isinstance(self.engine, DetailedEngine):
             if request.top_logprobs is not None:
@@ -147,6 +165,24 @@ class Preparer:
                 )
         check_logprobs(request, request.sampling.max_tokens)
         return Prepared(request, ids)
+
+    @property
+    def served(self) -> list[str]:
+        """Names of the models that may be asked."""
+        return [self.model, *([DIALOGUE_MODEL] if self.reads else [])]
+
+    def _inquire(self, content: bytes | bytearray, abandoned: threading.Event) -> Inquiry:
+        body = _parse_json(content, abandoned)
+        if not isinstance(body, dict):
+            raise RequestError("The body must be a JSON object.")
+        check_model(body, self.served)
+        if body.get("model") == self.model:
+            raise RequestError(
+                f"Responses are given by the model {DIALOGUE_MODEL!r}; {self.model!r} is asked at"
+                " /v1/chat/completions.",
+                "model",
+            )
+        return parse_inquiry(body, responses=True)
 
     def _with_limit(self, request: CompletionRequest, num_tokens: int) -> CompletionRequest:
         """Gives a conversation without a limit what is left of the window."""

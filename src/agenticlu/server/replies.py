@@ -11,6 +11,7 @@ from typing import Any
 from agenticlu.core.errors import (
     AgenticluError,
     DocumentError,
+    DocumentTooLongError,
     EngineBusyError,
     ModelNotFoundError,
     UsageError,
@@ -31,8 +32,10 @@ def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, 
         kind, code, status, headers = error.kind, error.code, error.status, error.headers
     elif isinstance(error, ModelNotFoundError):
         kind, code, status = "invalid_request_error", "model_not_found", 404
-    elif isinstance(error, DocumentError):
+    elif isinstance(error, DocumentTooLongError):
         kind, code, status = "invalid_request_error", "context_length_exceeded", 400
+    elif isinstance(error, DocumentError):
+        kind, code, status = "invalid_request_error", "unreadable_document", 400
     elif isinstance(error, UsageError):
         kind, status = "invalid_request_error", 400
     elif isinstance(error, EngineBusyError):

@@ -13,7 +13,7 @@ from agenticlu.core.errors import did_you_mean
 from agenticlu.core.records import Message, Role
 from agenticlu.engines.base import Asked, Sampling
 from agenticlu.server.fields import NOUNS, flag, integer, noun, number, shown, wrong
-from agenticlu.server.limits import MOST_LOGPROBS, MOST_SAMPLES, RequestError
+from agenticlu.server.limits import DIALOGUE_MODEL, MOST_LOGPROBS, MOST_SAMPLES, RequestError
 
 DEFAULT_MAX_TOKENS = 1024
 """Tokens of a reply whose request names no limit, if the window has that much left."""
@@ -161,7 +161,7 @@ def parse_request(body: Any, *, plain: bool = False) -> CompletionRequest:
         max_tokens_given=max_tokens is not None or plain,
         top_logprobs=_parse_logprobs(body, plain),
         stream=stream,
-        include_usage=_parse_stream_options(body.get("stream_options"), stream),
+        include_usage=parse_stream_options(body.get("stream_options"), stream),
         token_ids=flag(body, "return_token_ids"),
         echo=flag(body, "echo"),
     )
@@ -183,11 +183,11 @@ def _refuse_unsupported(body: Mapping[str, Any], plain: bool) -> None:
             raise RequestError(
                 f"Unknown field {shown(field)}.", field, hint=did_you_mean(field, known)
             )
-        elif value is not None and not any(_same(value, one) for one in NEUTRAL_VALUES[field]):
+        elif value is not None and not any(is_same(value, one) for one in NEUTRAL_VALUES[field]):
             raise RequestError(f"This server does not support {field!r}.", field)
 
 
-def _same(value: Any, other: Any) -> bool:
+def is_same(value: Any, other: Any) -> bool:
     """Whether two JSON values are the same; true is not 1."""
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
@@ -263,8 +263,12 @@ def _parse_logprobs(body: Mapping[str, Any], plain: bool) -> int | None:
     return (rivals or 0) if wanted else None
 
 
-def _parse_stream_options(given: Any, stream: bool) -> bool:
-    """Returns whether a stream ends with the usage."""
+def parse_stream_options(given: Any, stream: bool) -> bool:
+    """Returns whether a stream ends with the usage.
+
+    Raises:
+        RequestError: The options are malformed.
+    """
     if given is None:
         return False
     if not isinstance(given, dict):
@@ -344,8 +348,9 @@ def _parse_part(part: Any, where: str) -> str:
     kind = part.get("type")
     field = {"text": "text", "refusal": "refusal"}.get(kind) if isinstance(kind, str) else None
     if field is None:
+        reads = f" A file is read by the model {DIALOGUE_MODEL!r}." if kind == "file" else ""
         raise RequestError(
-            f"{where}.type is {shown(kind)}; this server takes text only.", f"{where}.type"
+            f"{where}.type is {shown(kind)}; this model takes text only.{reads}", f"{where}.type"
         )
     text = part.get(field)
     if not isinstance(text, str):

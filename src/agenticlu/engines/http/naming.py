@@ -62,6 +62,8 @@ async def find_model(transport: Transport, model: str | None, name: str) -> Mean
             f"{transport.base_url} lists no models: {error.message}", hint="Name one with --model."
         ) from error
     if model is None:
+        # What our own server lists beside a model only asks that model about documents.
+        served = {id_: one for id_, one in served.items() if "dialogue_over" not in one}
         if len(served) != 1:
             raise ModelNotFoundError(
                 f"{transport.base_url} serves {len(served)} models: {join_names(served)}.",
