@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("dialogue.steps", "judges"),
     ("dialogue.run",),
+    ("dialogue.stopping",),
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "training"),

@@ -49,6 +49,7 @@ def config(**changes: object) -> EvaluationConfig:
         "limit": 8,
         "piece_tokens": 64,
         "label": "scripted",
+        "stop_rule": {"weights": {"says_yes": 4}, "bias": -2, "threshold": 0.5},
     }
     return EvaluationConfig.model_validate(base | changes)
 
@@ -302,6 +303,45 @@ def test_rounds_stop_when_the_self_check_is_satisfied(tmp_path: Path) -> None:
     run(cfg, doubting, tmp_path / "a")
     run(cfg, sure, tmp_path / "b")
     assert (len(doubting.requests), len(sure.requests)) == (15, 5)
+
+
+def test_a_stop_rule_ends_the_dialogue_in_place_of_the_self_check(tmp_path: Path) -> None:
+    def rounds(name: str, bias: float) -> int:
+        rule = {"weights": {}, "bias": bias, "threshold": 0.5}
+        cfg = config(methods=("clarify-stop-rule",), limit=1, rounds=2, stop_rule=rule)
+        engine = ScriptedEngine(
+            lambda request: (
+                f"It is {len(request.messages)}? Answer: x"
+                if "Reply yes or no" not in request.last
+                else name
+            )
+        )
+        run(cfg, engine, tmp_path / f"{name}{bias}")
+        return len(engine.requests) // 5
+
+    assert (rounds("yes", -9), rounds("no", 9)) == (2, 1)
+
+
+def test_results_of_another_stop_rule_are_not_mixed_in(tmp_path: Path) -> None:
+    def ask(bias: float) -> int:
+        rule = {"weights": {}, "bias": bias, "threshold": 0.5}
+        engine = ScriptedEngine()
+        cfg = config(methods=("clarify-stop-rule",), limit=1, rounds=2, stop_rule=rule)
+        run(cfg, engine, tmp_path)
+        return len(engine.requests)
+
+    assert ask(9) > 0
+    assert ask(9) == 0
+    with pytest.raises(UsageError, match="stop"):
+        ask(-9)
+
+
+def test_a_missing_rule_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    cfg = config(methods=("direct", "clarify-stop-rule"), limit=1, stop_rule=None)
+    with pytest.raises(UsageError, match="needs a stop rule"):
+        run(cfg, engine, tmp_path)
+    assert not engine.requests
 
 
 def test_regrounding_shows_the_cited_pieces_alone(tmp_path: Path) -> None:

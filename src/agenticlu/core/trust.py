@@ -45,6 +45,7 @@ GUARDED: dict[str, str] = {
     "decontaminate": "which files are read",
     "like": "which folder is read",
     "run": "which folder is read",
+    "stop_rule": "which file is read",
     "data": "which folder is read",
     "eval": "which folder is read",
     "train": "which folder is read",

@@ -29,6 +29,7 @@ from agenticlu.core.settings import (
     select,
 )
 from agenticlu.dialogue.steps import MAX_TOKENS, Profile
+from agenticlu.dialogue.stopping import StopRule, find_rule, read_rule
 from agenticlu.documents import DEFAULT_PIECE_TOKENS
 from agenticlu.documents.tokens import (
     ApproximateTokenizer,
@@ -118,6 +119,8 @@ class EvaluationConfig(EvaluationChoices):
     """Effort that was asked for; None: the model's own."""
     piece_tokens: int = 512
     with_rouge: bool = False
+    stop_rule: StopRule | None = None
+    """Ends the dialogues of the method clarify-stop-rule."""
     tokenizer: str = ""
     """Name of the tokenizer that lengths are counted with."""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -146,6 +149,21 @@ class RunSettings:
     """The engine's window; None when unknown."""
     framing_tokens: int = CHAT_TOKENS
     """What a chat template or a start token adds to a prompt of the method `helmet`."""
+
+    @property
+    def required_rule(self) -> StopRule:
+        """The stop rule.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if self.config.stop_rule is None:
+            raise UsageError(
+                "Method 'clarify-stop-rule' needs a stop rule, and the model has none.",
+                hint="Fit one: agenticlu generate stop-rule RUN --out RULE.json; then --stop-rule "
+                "RULE.json.",
+            )
+        return self.config.stop_rule
 
     @functools.cached_property
     def profile_hash(self) -> str:
@@ -268,6 +286,9 @@ class EvalSettings(EvaluationChoices, HelmetSettings, ModelSettings, PriceSettin
     """Folder of results; run again to resume."""
     rounds: tuple[Round, ...] = (1,)
     """Maximum rounds of clarify; several numbers are shown side by side."""
+    stop_rule: Annotated[str | None, Spelling(metavar="FILE")] = None
+    """Rule of the method clarify-stop-rule, from agenticlu generate stop-rule. Default: the model's
+    own."""
     max_new_tokens: Annotated[Positive, Spelling(aliases=("max_tokens",))] = 256
     """Longest answering reply in tokens, for every method."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
@@ -301,6 +322,8 @@ class ModelFacts:
     """Size of a piece that suits it; None when unknown."""
     context_tokens: int | None = None
     """Its window; None when unknown."""
+    stop_rule: StopRule | None = None
+    """The rule that its folder holds."""
 
     @property
     def is_estimate(self) -> bool:
@@ -345,6 +368,7 @@ def find_model(
             weights=fingerprint(folder),
             piece_tokens=read_model_hint(folder, "piece_tokens"),
             context_tokens=read_window(Path(folder)) if may_be_away else None,
+            stop_rule=find_rule(Path(folder)),
         )
     served = None
     try:
@@ -395,11 +419,23 @@ def build_config(settings: EvalSettings, facts: ModelFacts) -> EvaluationConfig:
             "model_fingerprint": facts.weights or content_id("served as", facts.name),
             "weights_known": bool(facts.weights),
             "servers": facts.servers,
+            "stop_rule": choose_rule(settings, facts),
             "label": settings.label or (facts.name if facts.servers else ""),
             "as_published": False,  # until it is known that nothing contradicts it
             "options": settings.task_options(),
         }
     )
+
+
+def choose_rule(settings: EvalSettings, facts: ModelFacts) -> StopRule | None:
+    """Returns the stop rule of an evaluation, if any of its methods takes one.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    if settings.stop_rule is not None:
+        return read_rule(settings.stop_rule)
+    return facts.stop_rule if "clarify-stop-rule" in settings.methods else None
 
 
 def refuse_contradictions(resolved: Resolved[EvalSettings], config: EvaluationConfig) -> None:

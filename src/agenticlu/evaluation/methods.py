@@ -26,6 +26,7 @@ from agenticlu.dialogue.run import (
     show_document,
 )
 from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Profile, Request, Wording
+from agenticlu.dialogue.stopping import decide
 from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.engines.base import Engine, Sampled
 from agenticlu.evaluation.config import ANSWERING, RunSettings
@@ -51,6 +52,8 @@ class Method:
     """Show only the pieces that retrieval found."""
     regrounds: bool = False
     """After pointing, show only the pieces pointed to, until the round ends."""
+    ruled: bool = False
+    """Whether a stop rule ends the dialogue, in place of its self-checks."""
     layout: bool = False
     """Send the task's own prompt layout instead of the dialogue."""
     note: str = ""
@@ -73,6 +76,12 @@ METHODS: dict[str, Method] = {
         several_rounds=True,
         regrounds=True,
         note="the dialogue; cited text is shown again, alone, after pointing",
+    ),
+    "clarify-stop-rule": Method(
+        FULL_ROUND,
+        several_rounds=True,
+        ruled=True,
+        note="the dialogue; a fitted rule says when it ends (generate stop-rule)",
     ),
     "retrieve": Method(retrieves=True, note="the pieces that retrieval ranks first, one reply"),
     "step-by-step": Method(wording="step-by-step", note="numbered steps, then the answer"),
@@ -226,6 +235,8 @@ async def _run_method(
                 return replace(dialogue, view=shown.view(cited))
         elif turn.kind == "answer" and method.regrounds:
             return replace(dialogue, view=text)
+        elif turn.kind == "check" and method.ruled:
+            return decide(dialogue, shown, settings.required_rule)
         return dialogue
 
     dialogue = Dialogue(

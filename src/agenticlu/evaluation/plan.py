@@ -178,6 +178,8 @@ def _output_id(
     own: tuple[object, ...] = (settings.sampling("answer", item, method).temperature,)
     if output.rounds is not None:
         own = (*own, output.rounds)
+    if found.ruled:
+        own = (*own, settings.required_rule.model_dump_json(exclude={"fitted_on"}))
     if found.retrieves:
         own = (*own, config.top_k, config.retriever)
     if found.layout and item.prompt is not None:

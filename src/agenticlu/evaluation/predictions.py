@@ -31,7 +31,7 @@ OF_TASKS = (
     "helmet_tokenizer", "corpus", "corpus_split", "corpus_fill",
 )  # fmt: skip
 """Settings that all results of a task have in common."""
-OF_METHODS = ("rounds", "top_k", "retriever", "wording")
+OF_METHODS = ("rounds", "top_k", "retriever", "wording", "stop_rule")
 """Settings that all results of a method have in common."""
 MODEL = ("weights", "profile")
 """What identifies the model under a label: the results of a later model replace those of an earlier
@@ -209,6 +209,8 @@ def build_conditions(settings: RunSettings, method: str, rounds: int | None = No
     }
     if rounds is not None:
         found["rounds"] = rounds
+    if find_method(method).ruled:
+        found["stop_rule"] = content_id(settings.required_rule.model_dump_json())
     if find_method(method).retrieves:
         found |= {"top_k": config.top_k, "retriever": config.retriever}
     if texts := wordings_of(find_method(method)):
