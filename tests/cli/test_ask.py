@@ -412,6 +412,16 @@ def test_one_interrupt_answers_and_two_abort(run: Run, town: str, engine: Any) -
     assert "as requested" in out
     assert "Ctrl-C again" in err
 
+    def at_once(request: Any) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return ROUND[request.turn]
+
+    engine(at_once)
+    code, out, err = run("ask", town, ASKED)
+    assert (code, out.splitlines()[0]) == (130, "(no answer)")
+    assert "Stopped" in out
+    assert "interrupted" in err
+
     def twice(request: Any) -> float:
         return 0.05 if request.turn >= 4 else 0.0
 

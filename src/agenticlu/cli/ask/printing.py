@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,29 +17,60 @@ if TYPE_CHECKING:
     from agenticlu.documents.citations import Citation
 
 
+LABELS = {
+    "clarify": "  asks itself ",
+    "point": "  points to   ",
+    "sub_answer": "  finds       ",
+    "answer": "  answers     ",
+    "check": "  checks      ",
+}
+"""What is said of each kind of turn; of others nothing."""
+
+
 class Steps:
-    """Shows the inner steps on stderr as they happen."""
+    """Shows the inner steps on stderr as they happen; in a terminal their text as it comes.
+
+    Args:
+        progress: Has a bar on the screen, which lines go above of; None: there is none.
+        quiet: Show nothing.
+    """
 
     def __init__(self, progress: Progress | None, *, quiet: bool) -> None:
         self._progress = progress
         self._quiet = quiet
+        self._grows = progress is None and not quiet and sys.stderr.isatty()
         self._scan: Progress | None = None
         self._round = 0
+        self._line: str | None = None
+        """Text of the line that grows, without its label."""
+        self._told = ""
 
     def __call__(self, event: Event) -> None:
         """Shows one step."""
         if event.kind == "scan":
             self._show_scan(event)
-        elif event.kind == "search" and not self._quiet:
+        elif self._quiet:
+            pass
+        elif event.kind == "search":
             self._say(f"Searching {event.total:,} paragraphs by words")
-        elif event.turn is not None and not self._quiet:
+        elif event.kind in ("begin", "text"):
+            if self._grows:
+                self._grow(event)
+        elif event.turn is not None:
             self._show_turn(event)
 
     def close(self) -> None:
-        """Ends a bar that is still open."""
+        """Ends a bar or a line that is still open."""
+        self.end_line()
         if self._scan is not None:
             self._scan.__exit__(None, None, None)
             self._scan = None
+
+    def end_line(self) -> None:
+        """Ends a line that is still growing."""
+        if self._line is not None:
+            echo(err=True)
+        self._line = None
 
     def _show_scan(self, event: Event) -> None:
         from agenticlu.core.progress import Progress
@@ -52,22 +84,39 @@ class Steps:
             if not self._quiet:
                 self._say(f"  kept        {_list_pieces(event.pieces)}")
 
-    def _show_turn(self, event: Event) -> None:
-        assert event.turn is not None
+    def _grow(self, event: Event) -> None:
+        """Shows more of a turn's reply; not of marks, which are shown as numbers at its end."""
+        if event.turn_kind is None or event.turn_kind not in LABELS or event.turn_kind == "point":
+            return
+        if event.kind == "begin":
+            self._show_round(event)
+            self._line, self._told = "", ""
+            echo(LABELS[event.turn_kind], err=True, nl=False)
+        elif self._line is not None:
+            self._told += event.text
+            line = " ".join(self._told.split())
+            echo(line[len(self._line) :], err=True, nl=False)
+            self._line = line
+
+    def _show_round(self, event: Event) -> None:
         if event.round != self._round:
             self._round = event.round
             self._say(f"Round {event.round}")
-        reply = " ".join(event.turn.reply.split())
-        pieces = _list_pieces(event.pieces) if event.pieces else reply or "-"
-        text = {
-            "clarify": f"  asks itself {reply}",
-            "point": f"  points to   {pieces}",
-            "sub_answer": f"  finds       {reply}",
-            "answer": f"  answers     {reply}",
-            "check": f"  checks      {reply}",
-        }.get(event.turn.kind)
-        if text is not None:
-            self._say(text)
+
+    def _show_turn(self, event: Event) -> None:
+        assert event.turn is not None
+        self._show_round(event)
+        if event.turn.kind not in LABELS:
+            return
+        text = " ".join(event.turn.reply.split())
+        if event.turn.kind == "point":
+            text = _list_pieces(event.pieces) if event.pieces else text or "-"
+        if self._line is not None and text.startswith(self._line):
+            echo(text[len(self._line) :], err=True)
+            self._line = None
+            return
+        self.end_line()  # it turned out to be another text than was told
+        self._say(f"{LABELS[event.turn.kind]}{text}")
 
     def _say(self, text: str) -> None:
         if self._progress is not None:

@@ -131,6 +131,7 @@ class AskRun:
     index: PieceIndex = field(init=False)
     questions: list[Question | None] = field(init=False)
     interrupt: Interrupt = field(init=False)
+    steps: Steps | None = field(default=None, init=False)
 
     def prepare(self) -> None:
         """Reads document and questions; touches no model."""
@@ -157,6 +158,8 @@ class AskRun:
 
     def say(self, text: str) -> None:
         """Tells people, unless they want quiet."""
+        if self.steps is not None:
+            self.steps.end_line()
         if not self.settings.quiet:
             echo(text, err=True)
 
@@ -187,7 +190,7 @@ class AskRun:
                     progress.advance()
         finally:
             await engine.close()
-        if asked < len(self.rows):
+        if asked < len(self.rows) or (self.interrupt.once and not self.many and not answer.answer):
             raise KeyboardInterrupt
         if failed:
             raise IncompleteRunError(
@@ -205,7 +208,7 @@ class AskRun:
     ) -> Answer:
         if question is None:
             raise _BadRowError(str(row["error"]))
-        steps = Steps(progress if self.many else None, quiet=self.settings.quiet)
+        steps = self.steps = Steps(progress if self.many else None, quiet=self.settings.quiet)
         if self.many:
             progress.say(f"Question: {question.text}")
         try:
