@@ -47,6 +47,7 @@ def commands(folder: Path) -> list[list[str]]:
         "eval score C",
         "report --run F/run --out F/report.html",
         "serve --model F --port 0",
+        "mcp F",
         "demo --out F/demo",
     )
 

@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "judges.controls"),
     ("loop",),
     ("demo",),
-    ("room",),
+    ("room", "mcp"),
     ("cli", "__main__"),
 )
 """A module imports what stands in rows above its own, and from its own entry. The first rows have

@@ -63,6 +63,7 @@ NEEDS_A_PACKAGE = (
     "eval rows --task niah_single_1 --lengths 1k --out new.jsonl",
     "demo --out demo",
     "serve --port 0",
+    "mcp data",
     "prompts extract rows.parquet --out new.toml",
     "report --run RUN --data data --out new.html",
 )

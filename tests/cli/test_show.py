@@ -157,7 +157,7 @@ def test_a_folder_is_asked_as_one_document(engine: Any) -> None:
     done = call("ask", "docs", ASKED)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
-    assert lines[0] == "Wexley"
+    assert lines[0] == "Wexley [1]"
     assert "[1] a.txt, paragraph 0, characters 0-60" in lines
     assert f"[2] b.md, paragraph 1, characters 0-{len(TEXTS['b.md'])}" in lines
     assert "    “The teacher of Bo Otis is Ada Yardley.”" in lines

@@ -32,7 +32,7 @@ HARMLESS = frozenset(
     closed_book column compile concurrency context_mode context_parallel context_tokens
     corpus_split decontaminate_report deepen depth device documents dpo_loss drop_closed_book
     drop_leaks dry_run dtype edge_chunk epochs eval_every every extra fall forget from_base full
-    grounding growth items json judge judge_all judge_thinking judge_thinking_tokens
+    grounding growth http items json judge judge_all judge_thinking judge_thinking_tokens
     keep_checkpoints label label_smoothing leaf_groups_tokens least lengths lessons license
     license_link license_name limit list lora_alpha lora_merge lora_rank lr lr_floor
     margin mark_pairs max_batch max_body_mib max_connections max_file_mib max_files max_files_mib

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "report": "Show a run: results, costs, curves and every tree, in one HTML file.",
     "demo": "Run the whole loop, offline, on the bundled tiny model.",
     "serve": "Serve a model to any OpenAI-compatible client.",
+    "mcp": "Give an assistant tools to ask and read documents (Model Context Protocol).",
     "prompts": "Extract the wordings of requests from a data set; check a profile.",
     "doctor": "Report what is installed, which engines answer, and how to fix the rest.",
     "trust": "Allow a folder's agenticlu.toml to choose servers, models and files.",

@@ -65,6 +65,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "report": (),
     "demo": (),
     "serve": (),
+    "mcp": (),
     "prompts": ("extract", "check"),
     "doctor": (),
     "trust": (),

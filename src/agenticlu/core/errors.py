@@ -192,6 +192,8 @@ EXTRA_OF_PACKAGE = {
     "deepspeed": "deepspeed",
     "fsspec": "data",
     "huggingface_hub": "data",
+    "mcp": "mcp",
+    "mcp_types": "mcp",
     "peft": "train",
     "pyarrow": "data",
     "python_multipart": "serve",

@@ -55,6 +55,8 @@ GUARDED: dict[str, str] = {
     "files": "where uploaded files are kept",
     "keys": "whether keys are sent to servers of a folder's file",
     "allow_private": "whether addresses may lead into private networks",
+    "allow_urls": "whether assistants may have addresses fetched",
+    "token_env": "which variable holds the token that clients must send",
     "allowed_host": "who can reach the server",
     "allowed_origin": "which web pages read the server's replies",
 }

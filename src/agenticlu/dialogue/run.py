@@ -315,6 +315,11 @@ class PieceIndex:
         scores = self._bm25.score(search_words(question))
         return tuple(sorted(best_of(dict(enumerate(scores)), k)))
 
+    def find(self, words: str, k: int) -> tuple[int, ...]:
+        """Returns the pieces that hold any of the words, at most `k`, the best first."""
+        scores = dict(enumerate(self._bm25.score(search_words(words))))
+        return tuple(index for index in best_of(scores, k) if scores[index] > 0)
+
 
 def search_words(text: str) -> list[str]:
     """Returns the terms of a text for retrieval; pairs of letters where words have no spaces.

@@ -11,10 +11,8 @@ from agenticlu.core.printing import echo, echo_json
 
 if TYPE_CHECKING:
     from agenticlu.core.progress import Progress
-    from agenticlu.core.records import Usage
     from agenticlu.dialogue.answer import Answer, Event
     from agenticlu.dialogue.estimate import AskEstimate
-    from agenticlu.documents.citations import Citation
 
 
 LABELS = {
@@ -135,7 +133,9 @@ class AnswerText:
 
     def answer(self, row: Mapping[str, Any], answer: Answer) -> None:
         """Prints an answer."""
-        echo(_render_answer(answer))
+        from agenticlu.dialogue.rendering import render_answer
+
+        echo(render_answer(answer))
 
     def failure(self, row: Mapping[str, Any], error: Exception) -> None:
         """Tells of a question that failed."""
@@ -163,52 +163,6 @@ class AnswerLines(AnswerText):
 
     def _line(self, value: Mapping[str, Any]) -> None:
         echo_json(value, indent=None)
-
-
-def _render_answer(answer: Answer) -> str:
-    from agenticlu.dialogue.claims import number_claims
-
-    stated = answer.statement or "(no answer)"
-    if answer.status != "not_in_document":  # of what is not there, nothing could be quoted
-        stated = number_claims(answer.claims, answer.statement) or stated
-    if answer.options and len(answer.answer) == 1:
-        stated = f"{answer.answer}. {stated}"
-    lines = [stated, ""]
-    if answer.citations:
-        lines.append("Sources")
-        for number, citation in enumerate(answer.citations, start=1):
-            lines += _render_citation(number, citation)
-    else:
-        lines.append("No sources.")
-    if answer.notes:
-        lines += ["", *(f"Note: {note}" for note in answer.notes)]
-    usage = answer.usage
-    about = f"{answer.rounds} round{'s' if answer.rounds != 1 else ''}"
-    lines += [
-        "",
-        f"{about}, {usage.requests} requests{_render_setup(answer.setup)}; tokens: "
-        f"{usage.prompt_tokens - usage.cached_tokens:,} computed, {usage.cached_tokens:,} cached, "
-        f"{usage.sampled}; {answer.seconds:.1f} s; {answer.engine}",
-    ]
-    return "\n".join(lines)
-
-
-def _render_setup(setup: Usage) -> str:
-    return f" ({setup.requests} of setup)" if setup.requests else ""
-
-
-def _render_citation(number: int, citation: Citation) -> list[str]:
-    at = citation.file or citation
-    place = f"paragraph {citation.piece}, characters {at.start}-{at.end}"
-    if citation.page is not None:
-        place = f"{citation.page_name or f'page {citation.page}'}, {place}"
-    if citation.file is not None:
-        place = f"{citation.file.name}, {place}"
-    if citation.quote is None:
-        return [f"[{number}] {place}"]
-    quote = " ".join(citation.quote.split())
-    shown = f"“{quote}”" if citation.verified else f"closest sentence (not quoted): {quote}"
-    return [f"[{number}] {place}", f"    {shown}"]
 
 
 def show_estimate(question: str, cost: AskEstimate, *, as_json: bool) -> None:
