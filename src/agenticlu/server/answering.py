@@ -111,6 +111,7 @@ class Answering:
             rounds=inquiry.rounds,
             spans=inquiry.spans,
             temperature=inquiry.temperature,
+            earlier=earlier,
             on_event=on_event,
         )
 

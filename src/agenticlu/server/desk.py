@@ -174,6 +174,7 @@ class Desk:
         rounds: int = 1,
         spans: bool = True,
         temperature: float = 0.0,
+        earlier: Sequence[tuple[str, str]] = (),
         on_event: Callable[[Event], None] | None = None,
     ) -> Answer:
         """Asks a reading; see `agenticlu.dialogue.ask`."""
@@ -188,6 +189,7 @@ class Desk:
             temperature=temperature,
             pieces=reading.pieces,
             index=reading.index,
+            earlier=earlier,
             on_event=on_event,
         )
 

@@ -53,7 +53,7 @@ def _said(turn: Turn, num_pieces: int) -> str:
 
 
 class TrailParts:
-    """Turns events into parts that grow.
+    """Turns events into parts that grow while a turn is sampled.
 
     Args:
         num_pieces: Of the document.
@@ -66,12 +66,29 @@ class TrailParts:
 
     def feed(self, event: Event) -> Iterator[Step]:
         """Takes an event; yields what is new."""
-        if event.kind == "turn" and event.turn is not None:
-            whole = render_turn(event.turn, self._num_pieces)
+        if event.kind == "begin" and event.turn_kind is not None:
+            yield from self._open(event.turn_kind)
+        elif event.kind == "text" and event.turn_kind not in (None, "point"):
+            yield from self._tell(event.text)
+        elif event.kind == "turn" and event.turn is not None:
             if self._told is None:
-                yield Step("begin")
-            told, self._told = self._told or "", None
-            # Where the reply turned out otherwise than it was told, the part's end says it whole.
-            if whole.startswith(told) and len(whole) > len(told):
-                yield Step("text", whole[len(told) :])
+                yield from self._open(event.turn.kind)
+            whole = render_turn(event.turn, self._num_pieces)
+            told = self._told or ""
+            # A reply that was begun anew cannot take back what was told: the end says it whole.
+            if whole.startswith(told):
+                yield from self._tell(whole[len(told) :])
+            self._told = None
             yield Step("end", whole)
+
+    def _open(self, kind: TurnKind) -> Iterator[Step]:
+        if self._told is not None:
+            yield Step("end", self._told)
+        self._told = ""
+        yield Step("begin")
+        yield from self._tell(_head(kind))
+
+    def _tell(self, text: str) -> Iterator[Step]:
+        if text:
+            self._told = (self._told or "") + text
+            yield Step("text", text)
