@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from made_trees import asked, make_run, node, story, tree, tree_view
+from made_trees import DOCUMENT, asked, make_run, node, story, tree, tree_view
 
 from agenticlu.cli import group
 from agenticlu.core.errors import ConfigError, TrainingError, UsageError
 from agenticlu.core.records import Node, Question, Turn
 from agenticlu.data.build import load_tree_views
 from agenticlu.data.stop_rule import THRESHOLDS, Examples, fit_stop_rule, measure
+from agenticlu.demo import MODEL
+from agenticlu.dialogue.ask import ask
 from agenticlu.dialogue.run import ShownDocument
 from agenticlu.dialogue.steps import Dialogue, load_profile
 from agenticlu.dialogue.stopping import (
@@ -28,6 +32,8 @@ from agenticlu.dialogue.stopping import (
     observe,
     read_rule,
 )
+from agenticlu.documents.tokens import ApproximateTokenizer
+from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.report.page import build_overview
 from agenticlu.report.sources import load_report
 from agenticlu.search.store import Store
@@ -279,3 +285,43 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_is_done(tmp_path: 
     found = CliRunner().invoke(group, words)
     assert isinstance(found.exception, UsageError)
     assert "config.json" in found.exception.message
+
+
+@pytest.mark.parametrize(("bias", "checks", "rounds"), [(-9, "yes", 3), (9, "no", 1)])
+def test_asking_goes_on_as_the_rule_says(bias: float, checks: str, rounds: int) -> None:
+    def reply(request: ScriptedRequest) -> str:
+        number = len(request.messages)
+        return checks if "Reply yes or no" in request.last else f"What of thing{number}? Answer: x"
+
+    answer = asyncio.run(
+        ask(
+            DOCUMENT,
+            "Which thing?",
+            ScriptedEngine(reply),
+            tokenizer=ApproximateTokenizer(),
+            profile=load_profile(),
+            rounds=3,
+            rule=StopRule(weights={}, bias=bias, threshold=0.5),
+        )
+    )
+    assert answer.rounds == rounds
+
+
+@pytest.mark.parametrize("words", [(), ("--stop-rule",)])
+def test_ask_takes_the_models_own_rule_or_one_that_is_named(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    document = tmp_path / "d.txt"
+    document.write_text("Ada lives in Wexley. Ben lives in Orrin. " * 3)
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    broken = tmp_path / "rule.json"
+    broken.write_text("{}")
+    if words:
+        words = (*words, str(broken))
+    else:
+        (model / "agenticlu.json").write_text('{"stop_rule": {"weights": {}}}')
+    arguments = ["ask", str(document), "Who lives in Wexley?", "--model", str(model), *words]
+    found = CliRunner().invoke(group, arguments)
+    assert isinstance(found.exception, ConfigError)
+    assert "stop rule" in found.exception.message

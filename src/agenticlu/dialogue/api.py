@@ -20,6 +20,7 @@ from agenticlu.dialogue.estimate import AskEstimate, estimate
 from agenticlu.dialogue.halting import Stop
 from agenticlu.dialogue.run import PieceIndex, ShownDocument, control_tokens
 from agenticlu.dialogue.steps import Profile, load_profile
+from agenticlu.dialogue.stopping import find_rule
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, load_document, split
 from agenticlu.engines import DEFAULT_TIMEOUT_S, ModelChoice
 from agenticlu.engines.base import Engine
@@ -128,6 +129,7 @@ class Reader(Closing):
         self.profile = profile if isinstance(profile, Profile) else load_profile(settings.profile)
         self.document = document if isinstance(document, Document) else load_document(document)
         self.tokenizer = self._choice.tokenizer(settings.tokenizer)
+        self.rule = find_rule(self._choice.folder) if engine is None else None
         hint = self._choice.hint("piece_tokens")
         self.pieces = split(
             self.document, self.tokenizer, settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
@@ -205,6 +207,7 @@ class Reader(Closing):
             max_total_tokens=max_total_tokens,
             earlier=earlier,
             stop=stop,
+            rule=self.rule,
             on_event=on_event,
         )
 

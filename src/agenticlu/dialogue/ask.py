@@ -45,6 +45,7 @@ from agenticlu.dialogue.run import (
     run_dialogue,
 )
 from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request, render_earlier
+from agenticlu.dialogue.stopping import StopRule, decide
 from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import (
@@ -86,6 +87,7 @@ async def ask(
     max_total_tokens: int | None = None,
     earlier: Sequence[tuple[str, str]] = (),
     stop: Stop | None = None,
+    rule: StopRule | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Answer:
     """Answers a question over a document.
@@ -106,6 +108,7 @@ async def ask(
         max_total_tokens: Maximum prompt and sampled tokens; the best answer so far is returned.
         earlier: Earlier questions about the document, and their answers: this one may follow them.
         stop: Once it is true, or set, the work ends within one token with the best answer so far.
+        rule: Says when a further round is worth it, in place of the self-check.
         on_event: Called with each step, and with the text of each turn as it comes.
 
     Raises:
@@ -127,6 +130,7 @@ async def ask(
         max_total_tokens=max_total_tokens,
         earlier=tuple(earlier),
         stop=stop,
+        rule=rule,
         listener=on_event,
     ).run(spans=spans)
 
@@ -146,6 +150,7 @@ class _Asking:
     max_total_tokens: int | None
     earlier: tuple[tuple[str, str], ...]
     stop: Stop | None
+    rule: StopRule | None
     listener: Callable[[Event], None] | None
 
     def __post_init__(self) -> None:
@@ -295,6 +300,8 @@ class _Asking:
         self.latest, self.part = dialogue, None
         if turn.usage is not None:
             self.longest_thought = max(self.longest_thought, turn.usage.thinking_tokens)
+        if turn.kind == "check" and self.rule is not None:
+            return decide(dialogue, self.shown, self.rule)
         if turn.kind != "clarify" or self.kept is None or dialogue.repeats:
             return dialogue
         await self._scan(turn.reply, dialogue.round + 1)

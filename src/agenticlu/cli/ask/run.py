@@ -37,6 +37,7 @@ class AskSetup:
 
     def __init__(self, settings: AskSettings) -> None:
         from agenticlu.dialogue.steps import load_profile
+        from agenticlu.dialogue.stopping import find_rule, read_rule
         from agenticlu.documents import DEFAULT_PIECE_TOKENS
         from agenticlu.engines import ModelChoice
         from agenticlu.engines.thinking import Thinking
@@ -52,6 +53,8 @@ class AskSetup:
             thinking=Thinking(settings.thinking, settings.thinking_tokens),
             trust_remote_code=settings.trust_remote_code,
         )
+        given = settings.stop_rule
+        self.rule = find_rule(self.choice.folder) if given is None else read_rule(given)
         self.tokenizer = self.choice.tokenizer(settings.tokenizer)
         note_estimate(settings, self.tokenizer, quiet=settings.quiet)
         hint = self.choice.hint("piece_tokens")
@@ -92,6 +95,7 @@ class AskSetup:
             index=index,
             max_total_tokens=self.settings.max_total_tokens,
             stop=stop,
+            rule=self.rule,
             on_event=on_event,
         )
 

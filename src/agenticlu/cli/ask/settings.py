@@ -33,6 +33,9 @@ class AskSettings(ModelSettings, ReadingSettings, PriceSettings, JsonSettings):
     """Prompt profile: a bundled name or a TOML file."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Maximum rounds of clarification."""
+    stop_rule: Annotated[str | None, Spelling(metavar="FILE")] = None
+    """Rule that says when a further round is worth it, from agenticlu generate stop-rule. Default:
+    the model's own, if its folder holds one; else a self-check of yes ends the rounds."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
     """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
