@@ -193,3 +193,18 @@ def test_the_command_samples_with_the_bundled_model_and_tells(tmp_path: Path) ->
     assert built.exit_code == 0, built.output
     card = (tmp_path / "data" / "README.md").read_text()
     assert "2 lists of 1 rounds" in card
+
+
+def test_the_report_draws_how_right_the_targets_are(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", node("a", 1.0, kept=(1, 2)), question=asked(0, gold_pieces=(1, 3)))
+    data, page = tmp_path / "data", tmp_path / "report.html"
+    with Store(run, writable=False) as store:
+        summary = build_dataset(store, data, PairPolicy(validation=0))
+    (data / "summary.json").write_text(json.dumps({"build": summary.as_dict()}))
+    words = ["report", "--run", str(run), "--data", str(data), "--out", str(page)]
+    found = CliRunner().invoke(group, words)
+    assert found.exit_code == 0, found.output
+    text = page.read_text()
+    assert "What is taught to point at: data" in text
+    assert "depth 1, precision, as taught: 50% of 2" in text
+    assert "depth 1, recall, as taught: 50% of 2" in text

@@ -110,6 +110,7 @@ def search_charts(overview: Overview) -> list[Chart]:
         *_recall_charts(overview),
         *_outcome_charts(overview),
         *_stop_charts(overview),
+        *_pointing_charts(overview),
         *_funnel_charts(overview.funnels),
         *_cost_charts(overview, "search", "judges"),
         *_cost_charts(overview, "evaluation"),
@@ -303,6 +304,41 @@ def _stop_charts(overview: Overview) -> list[Chart]:
     )
     axes = plots.Axes("rounds, mean", "share of questions", y_share=True)
     return [_line_chart("When to stop", caption, series, axes)]
+
+
+TARGETS = (
+    ("taught", "right", "named", "precision, as taught"),
+    ("taught", "found", "gold", "recall, as taught"),
+    ("kept", "right", "named", "precision, all kept"),
+    ("kept", "found", "gold", "recall, all kept"),
+)
+"""Whose marks, what is counted, of what, and its name."""
+
+
+def _pointing_charts(overview: Overview) -> list[Chart]:
+    found = []
+    for name, pointing in overview.pointing.items():
+        depths = {int(depth): one for depth, one in pointing["by_depth"].items()}
+        series = []
+        for number, (marks, part, whole, words) in enumerate(TARGETS):
+            points = []
+            for depth, one in sorted(depths.items()):
+                total = one["gold"] if whole == "gold" else one[marks][whole]
+                share = one[marks][part] / total if total else 0.0
+                note = f"depth {depth}, {words}: {figures.percent(share)} of {total}"
+                points.append(plots.Point(float(depth), share, note=note))
+            style = plots.Style(colour=1 + number % 2, dashed=number > 1, marker=number)
+            series.append(plots.Series(words, style, tuple(points)))
+        caption = (
+            f"Pieces that the conversations of {name} name, against those that hold the facts: of "
+            "those named, the share that is right (precision); of the right ones, the share that a "
+            "round or one before it names (recall). All kept: before needless pieces were left out "
+            f"in {pointing['shortened']:,} of {pointing['rounds']:,} rounds."
+        )
+        ticks = [(float(depth), str(depth)) for depth in sorted(depths)]
+        axes = plots.Axes("depth", "share of pieces", ticks, y_share=True)
+        found.append(_line_chart(f"What is taught to point at: {name}", caption, series, axes))
+    return found
 
 
 OUTCOME_NAMES = {

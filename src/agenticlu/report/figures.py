@@ -86,6 +86,9 @@ class ReportData(Record):
     """Questions behind the gains; may be cut to some of each kind."""
     funnels: dict[str, dict[str, int]] = Field(default_factory=dict)
     """What became of the 'nodes', 'rows' and 'traces' of a data set: reason to number."""
+    pointing: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Of each data set, by name: how right the pieces are that it teaches to name; see
+    `agenticlu.data.pointing`."""
     stages: tuple[Stage, ...] = ()
     """Costs that the trees do not hold (training, evaluation); those of the trees are added."""
     curves: tuple[Curve, ...] = ()
@@ -169,6 +172,7 @@ class Overview(Record):
     changes: tuple[Change, ...]
     recall_by_depth: tuple[DepthRecall, ...]
     funnels: dict[str, dict[str, int]]
+    pointing: dict[str, dict[str, Any]]
     stages: tuple[Stage, ...]
     curves: tuple[dict[str, object], ...]
     stopping: dict[str, Any] | None

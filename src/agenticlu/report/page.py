@@ -70,6 +70,7 @@ def build_overview(data: ReportData, max_trees: int = MAX_TREES) -> Overview:
         changes=data.changes,
         recall_by_depth=depths,
         funnels=data.funnels,
+        pointing=data.pointing,
         stages=stages,
         curves=tuple(
             {

@@ -100,6 +100,7 @@ def load_report(
             "pairs": load_pairs(datasets, data.trees),
             "gains": gains,
             "funnels": load_funnels(datasets),
+            "pointing": load_pointing(datasets),
             "changes": changes,
             "stages": (*data.stages, *_evaluation_stages(data.results)),
             "errors": (*errors, f"and {more} more") if more > 0 else errors,
@@ -299,6 +300,17 @@ def load_funnels(folders: Iterable[Path]) -> dict[str, dict[str, int]]:
                 if reason != "total" and isinstance(number, int):
                     sums[reason] = sums.get(reason, 0) + number
     return funnels
+
+
+def load_pointing(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Reads how right the pieces are that data sets teach to name; those without gold have none."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        build = load_json_object(folder / "summary.json").get("build", {})
+        pointing = build.get("pointing")
+        if isinstance(pointing, dict) and pointing.get("by_depth"):
+            found[folder.name] = pointing
+    return found
 
 
 def _read_pairs(files: Iterable[Path]) -> Iterator[Row]:
