@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from streamed_events import Events
 
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|> '"
@@ -103,7 +104,7 @@ class Endpoint:
         import asyncio
 
         from starlette.applications import Starlette
-        from starlette.responses import JSONResponse, Response
+        from starlette.responses import JSONResponse, Response, StreamingResponse
         from starlette.routing import Route
 
         def route(function: Callable[[dict[str, Any], int], Answer]) -> Any:
@@ -122,6 +123,8 @@ class Endpoint:
             finally:
                 self.running -= 1
             headers = more[0] if more else {}
+            if isinstance(body, Events):
+                return StreamingResponse(body.body(), status, media_type="text/event-stream")
             if isinstance(body, str):
                 return Response(body, status, headers)
             return JSONResponse(body, status, headers)

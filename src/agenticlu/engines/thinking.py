@@ -34,6 +34,8 @@ LEAST_MASS = 0.1
 """Less probability on all choices together may mean that the first token is one of a thought."""
 CHECKED_ROOM = 8192
 """Tokens after which a reply that reads like a thought, and that no tag closes, is a reply."""
+LEAST_BEGINNING = 16
+"""Characters that tell how a reply begins."""
 Ask = Callable[[Sampling], Awaitable[Sampled]]
 _MUSING = re.compile(
     r"(?:okay|ok|alright|all right|hmm+|wait|got it|let me|let's|let us|first,|so,|so the"
@@ -446,6 +448,11 @@ def reads_like_thought(one: Completion) -> bool:
     """Whether a reply that was cut, and shows no thought, begins as many thoughts do."""
     cut = one.finish_reason == "length" and not one.thinking
     return cut and _MUSING.match(one.text.lstrip()) is not None
+
+
+def may_become_thought(text: str) -> bool:
+    """Whether a reply that begins so may turn out to be a thought without a tag at its head."""
+    return len(text) < LEAST_BEGINNING or _MUSING.match(text) is not None
 
 
 def is_cut_short(one: Completion) -> bool:

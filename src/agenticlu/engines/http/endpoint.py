@@ -34,7 +34,7 @@ from agenticlu.engines.http.naming import explain_not_found, find_model
 from agenticlu.engines.http.probe import PROBES, Findings, summarise
 from agenticlu.engines.http.protocol import MalformedReplyError, Reply, first_logprobs, read_reply
 from agenticlu.engines.http.refusals import StatusError
-from agenticlu.engines.http.transport import Transport, place, unreadable
+from agenticlu.engines.http.transport import Hear, Transport, place, unreadable
 from agenticlu.engines.http.window import CutWatch, read_window
 from agenticlu.engines.thinking import Thinking, ThinkingRoom
 
@@ -168,6 +168,7 @@ class Endpoint:
         *,
         session: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        hear: Hear | None = None,
     ) -> Reply:
         """Sends one request and returns what the server replied, having read the whole prompt.
 
@@ -176,12 +177,13 @@ class Endpoint:
             sampling: How.
             session: Of the request.
             extra: Further fields of the body.
+            hear: Called with the bytes of the reply as they arrive.
 
         Raises:
             EngineError: As `sample`.
             DocumentTooLongError: The server refused the prompt, or cut it.
         """
-        reply = await self._send(asked, sampling, session, extra)
+        reply = await self._send(asked, sampling, session, extra, hear)
         try:
             await self.cuts.check(self, self._where, self.findings.owner, asked, reply.usage)
         except DocumentTooLongError as error:
@@ -226,11 +228,12 @@ class Endpoint:
         sampling: Sampling,
         session: str | None,
         extra: Mapping[str, Any] | None,
+        hear: Hear | None = None,
     ) -> Reply:
         await self._connect()
         body = self._render(asked, sampling) | dict(extra or {})
         try:
-            data = await self._request(asked, body, session)
+            data = await self._request(asked, body, session, hear)
         except DocumentTooLongError as error:
             self.findings.context_tokens = error.window_tokens or self.findings.context_tokens
             raise
@@ -277,7 +280,9 @@ class Endpoint:
             body["seed"] = seed
         return body
 
-    async def _request(self, asked: Asked, body: dict[str, Any], session: str | None) -> Any:
+    async def _request(
+        self, asked: Asked, body: dict[str, Any], session: str | None, hear: Hear | None
+    ) -> Any:
         """Sends a request, again in another way where the server asks for one."""
         plain = isinstance(asked, str)
         is_bounded = False
@@ -290,6 +295,7 @@ class Endpoint:
                     sent,
                     name=self.name,
                     session=session,
+                    hear=hear,
                 )
             except StatusError as error:
                 refused = error

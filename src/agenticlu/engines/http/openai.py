@@ -8,18 +8,37 @@ setting would fix it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agenticlu.core.errors import ContentRefusedError, EngineRefusedError
+from agenticlu.core.errors import (
+    ContentRefusedError,
+    EngineBusyError,
+    EngineError,
+    EngineRefusedError,
+    EngineReplyError,
+)
 from agenticlu.core.records import Message, Usage
-from agenticlu.engines.base import Asked, ChoiceProbs, Completion, Sampled, Sampling
+from agenticlu.dialogue.thoughts import SaidText
+from agenticlu.engines.base import (
+    Asked,
+    ChoiceProbs,
+    Completion,
+    OnText,
+    Sampled,
+    Sampling,
+    note_spent,
+)
 from agenticlu.engines.http.endpoint import Endpoint
+from agenticlu.engines.http.events import STREAM_FIELDS, EventText
 from agenticlu.engines.http.protocol import Reply, label_masses
+from agenticlu.engines.http.transport import Hear
 from agenticlu.engines.retry import single_sampling
-from agenticlu.engines.thinking import LEAST_MASS, count_thinking
+from agenticlu.engines.streaming import StopText, Telling
+from agenticlu.engines.thinking import LEAST_MASS, count_thinking, may_become_thought
 from agenticlu.engines.verdicts import PARSE_TOKENS, read_verdict
 
 TOP_LOGPROBS = 20
@@ -51,6 +70,40 @@ class OpenAIEngine(Endpoint):
             return await self._sample(messages, wanted, session)
 
         return self._charge(await self.room.sample(ask, sampling))
+
+    async def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+        on_text: OnText,
+    ) -> Sampled:
+        """Samples one reply and tells it as its events arrive; see `StreamingEngine`.
+
+        Of a server that refuses to stream, or that sends no usage with a stream, replies are asked
+        for at once and told as a whole.
+
+        Raises:
+            EngineError: As `sample`.
+        """
+        telling = Telling(on_text)
+
+        async def ask(wanted: Sampling) -> Sampled:
+            if telling.told:  # again, with more room for its thought: another text than was told
+                return await check(wanted)
+            return await self._sample_aloud(messages, wanted, session, telling)
+
+        async def check(wanted: Sampling) -> Sampled:
+            return await self._sample(messages, wanted, session)
+
+        try:
+            return self._charge(await self.room.sample(ask, replace(sampling, n=1), check))
+        except EngineError as error:
+            error.is_midway = telling.told
+            raise
+        finally:
+            telling.ended = True
 
     async def complete(
         self, text: str, sampling: Sampling, *, session: str | None = None
@@ -126,8 +179,73 @@ class OpenAIEngine(Endpoint):
             return replace(reply, completions=reply.completions[:1])  # the others are copies
         return reply
 
-    async def _sample_once(self, asked: Asked, sampling: Sampling, session: str | None) -> Sampled:
+    async def _sample_aloud(
+        self, messages: Sequence[Message], sampling: Sampling, session: str | None, telling: Telling
+    ) -> Sampled:
+        """Sends one request, and tells the reply as it comes or as a whole."""
+        await self._connect()
+        reply: Sampled | None = None
+        doubts = None if self.findings.shows_thoughts else may_become_thought
+        stops = sampling.stop if "stop" in self.dialect.dropped else ()
+        text = EventText(telling, SaidText(self.room.opened, doubts), StopText(stops))
+        if self._may_stream:
+            reply = await self._stream(messages, sampling, session, text)
+        if reply is None:
+            reply = await self._sample_once(messages, sampling, session)
+            if not _counted(reply):  # a stream's would not be, either
+                self.findings.counts = False
+        one = reply.completions[0]
+        if one.thinking or one.finish_reason == "stop":
+            self.findings.shows_thoughts = True
+        text.finish(one.text)
+        return reply
+
+    @property
+    def _may_stream(self) -> bool:
+        known = self.findings
+        return known.streams is not False and (known.counts_streams or not known.counts)
+
+    async def _stream(
+        self, messages: Sequence[Message], sampling: Sampling, session: str | None, text: EventText
+    ) -> Sampled | None:
+        """Sends one request for a stream; None where the server sends none, and is asked again."""
+        findings = self.findings
+        try:
+            reply = await self._sample_once(messages, sampling, session, text.feed)
+        except asyncio.CancelledError as error:
+            spent = Usage(requests=1, completion_tokens=text.num_parts)
+            self._usage = self._usage + spent
+            note_spent(error, spent)
+            raise
+        except (EngineReplyError, EngineBusyError) as error:
+            is_load = isinstance(error, EngineBusyError) and not error.is_fault
+            refuses_content = isinstance(error, ContentRefusedError)
+            if findings.streams or text.num_parts or is_load or refuses_content:
+                raise
+            found = await self._sample_once(messages, sampling, session)  # or it was not the stream
+            findings.stream_faults += 1
+            if isinstance(error, EngineRefusedError) or findings.stream_faults > 1:
+                findings.streams = False
+                self._tell("does not stream; each reply is shown once it is whole.")
+            return found
+        findings.streams = True
+        if not _counted(reply):
+            findings.counts_streams = False
+            self._tell(
+                "sends no usage with a stream, which tells whether it cuts prompts; so each reply"
+                " is shown once it is whole."
+            )
+        return reply
+
+    async def _sample_once(
+        self,
+        asked: Asked,
+        sampling: Sampling,
+        session: str | None,
+        hear: Hear | None = None,
+    ) -> Sampled:
         extra: dict[str, Any] = {"return_token_ids": True} if self.findings.token_ids else {}
+        extra |= STREAM_FIELDS if hear else {}
         if isinstance(asked, str):
             reply = await self.ask(asked, sampling, session=session, extra=extra)
             continued = tuple(self._cut(one.as_continuation(), sampling) for one in reply.choices)
@@ -136,7 +254,8 @@ class OpenAIEngine(Endpoint):
         while True:
             fields = self.room.switch.fields
             try:
-                reply = await self._ask_as_wished(asked, sampling, session, extra | dict(fields))
+                extra_fields = extra | dict(fields)
+                reply = await self._ask_as_wished(asked, sampling, session, extra_fields, hear)
             except ContentRefusedError:
                 raise
             except EngineRefusedError:
@@ -170,10 +289,11 @@ class OpenAIEngine(Endpoint):
         sampling: Sampling,
         session: str | None,
         extra: dict[str, Any],
+        hear: Hear | None,
     ) -> Reply:
         if sampling.schema is not None and self.findings.takes_schema:
-            return await self._ask_with_schema(messages, sampling, session, extra)
-        return await self.ask(messages, sampling, session=session, extra=extra)
+            return await self._ask_with_schema(messages, sampling, session, extra, hear)
+        return await self.ask(messages, sampling, session=session, extra=extra, hear=hear)
 
     async def _score_first_token(
         self, messages: Sequence[Message], choices: Sequence[str], session: str | None
@@ -229,17 +349,19 @@ class OpenAIEngine(Endpoint):
         sampling: Sampling,
         session: str | None,
         extra: dict[str, Any],
+        hear: Hear | None,
     ) -> Reply:
         assert sampling.schema is not None
         wanted = {"name": "reply", "strict": True, "schema": json.loads(sampling.schema)}
         form = {"response_format": {"type": "json_schema", "json_schema": wanted}}
         try:
-            return await self.ask(messages, sampling, session=session, extra=extra | form)
+            extended = extra | form
+            return await self.ask(messages, sampling, session=session, extra=extended, hear=hear)
         except ContentRefusedError:
             raise
         except EngineRefusedError:
             # It may have refused the field; if it refuses the bare request too, this raises.
-            reply = await self.ask(messages, sampling, session=session, extra=extra)
+            reply = await self.ask(messages, sampling, session=session, extra=extra, hear=hear)
         self.findings.takes_schema = False
         self._tell("does not support reply schemas; the prompt alone asks for the format.")
         return reply
@@ -268,3 +390,8 @@ class OpenAIEngine(Endpoint):
                 f"{self.name} returned {sampling.n} equal samples at temperature"
                 f" {sampling.temperature}; samples are asked for one by one with different seeds."
             )
+
+
+def _counted(reply: Sampled) -> bool:
+    """Whether the server said what a reply cost."""
+    return bool(reply.usage.prompt_tokens or reply.usage.completion_tokens)

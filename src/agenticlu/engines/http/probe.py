@@ -60,6 +60,16 @@ class Findings:
     owner: str = ""
     """The model's owner, as the server lists it; each kind of server writes its own."""
     takes_schema: bool = True
+    streams: bool | None = None
+    """Whether replies come as events; None while not known."""
+    counts_streams: bool = True
+    """Whether their last event has their usage."""
+    stream_faults: int = 0
+    """Failures of streams before one came."""
+    counts: bool = True
+    """Whether it reports the tokens of replies that come at once."""
+    shows_thoughts: bool | None = None
+    """Whether a thought is told from the reply from its first word on; None while not known."""
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:

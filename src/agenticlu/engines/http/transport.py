@@ -14,7 +14,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 
+Hear = Callable[[bytes], None]
+"""Takes bytes as they arrive."""
 MOST_REPLY_BYTES = 16 << 20
 """Longest body that is read, unpacked. A hundred long samples take a tenth of it."""
 
@@ -80,6 +82,7 @@ class Transport:
         name: str,
         session: str | None = None,
         timeout_s: float | None = None,
+        hear: Hear | None = None,
     ) -> Any:
         """Returns the reply's JSON, a stream's chunks put together.
 
@@ -90,6 +93,7 @@ class Transport:
             name: Of the model, for messages.
             session: Sent as X-Session-ID, by which routers keep a session on one replica.
             timeout_s: Limit of this request; None takes the usual one.
+            hear: Called with the bytes of a reply, errors aside, as they arrive.
 
         Raises:
             EngineUnreachableError: There is no connection, or it broke off.
@@ -108,7 +112,7 @@ class Transport:
             sent = json.dumps(body, separators=(",", ":")).encode()
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         response, content = await self._exchange(
-            where, method, route, data=sent, headers=headers, limit_s=limit_s
+            where, method, route, data=sent, headers=headers, limit_s=limit_s, hear=hear
         )
         if response.status >= 400:
             refused = read_refusal(content, response.status, prompts_of(body))
@@ -123,7 +127,14 @@ class Transport:
         return data
 
     async def _exchange(
-        self, where: str, method: str, route: str, *, limit_s: float, **sent: Any
+        self,
+        where: str,
+        method: str,
+        route: str,
+        *,
+        limit_s: float,
+        hear: Hear | None = None,
+        **sent: Any,
     ) -> tuple[aiohttp.ClientResponse, bytes]:
         """Sends a request, and returns the response with its body, whatever its status."""
         import aiohttp
@@ -136,7 +147,7 @@ class Transport:
                     timeout=aiohttp.ClientTimeout(total=limit_s),
                     **sent,
                 ) as response:
-                    content = await self._read(where, response)
+                    content = await self._read(where, response, hear)
                 self.clock.note_answer()
         except TimeoutError as error:
             late = EngineBusyError(
@@ -153,7 +164,7 @@ class Transport:
             raise self._unreachable(where, error) from error
         return response, content
 
-    async def _read(self, where: str, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, where: str, response: aiohttp.ClientResponse, hear: Hear | None) -> bytes:
         """Returns a reply's body, unpacked step by step so that none can fill the memory."""
         parts, size = [], 0
         async for part in response.content.iter_any():
@@ -164,6 +175,8 @@ class Transport:
                     f"{where} sent a reply of more than {MOST_REPLY_BYTES >> 20} MiB."
                 )
             parts.append(part)
+            if hear is not None and response.status < 400:
+                hear(part)
         return b"".join(parts)
 
     async def close(self) -> None:
