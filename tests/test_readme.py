@@ -13,6 +13,7 @@ from agenticlu.cli import group
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "skills").glob("*/SKILL.md"))
 
 
 def render_map() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from markupsafe import Markup
 from pydantic import Field
 
 from agenticlu.core.errors import NoSupportedAnswerError, UsageError
@@ -82,6 +83,28 @@ class Answer(Record):
     """`supported` for short, but for an answer that says the document does not tell."""
     stopped: bool = False
     """Whether it was stopped early, and so is the best answer until then."""
+
+    def _repr_html_(self) -> str:
+        """Shows the answer in a notebook: its sentences with their numbers, then the sources."""
+        said, at = Markup(), 0
+        for claim in self.claims:
+            marks = Markup().join(Markup("<sup>[{}]</sup>").format(i + 1) for i in claim.citations)
+            said += self.statement[at : claim.end] + marks
+            if not claim.verified and self.status != "not_in_document":
+                said += Markup(" <small>(unverified)</small>")
+            at = claim.end
+        parts = [Markup("<p>{}</p>").format(said + self.statement[at:] or "(no answer)")]
+        if self.status != "supported":
+            parts.append(Markup("<p><em>{}</em></p>").format(self.status.replace("_", " ")))
+        for number, citation in enumerate(self.citations, start=1):
+            file = "" if citation.file is None else citation.file.name
+            page = citation.page_name or ("" if citation.page is None else f"page {citation.page}")
+            where = ", ".join(filter(None, (file, page, f"paragraph {citation.piece}")))
+            quote = citation.quote if citation.verified else None
+            shown = Markup("<br>“{}”").format(quote) if quote else Markup()
+            parts.append(Markup("<p><small>[{}] {}{}</small></p>").format(number, where, shown))
+        parts += [Markup("<p><small>{}</small></p>").format(note) for note in self.notes]
+        return Markup("\n").join(parts)
 
 
 EventKind = Literal["search", "scan", "begin", "text", "turn"]
