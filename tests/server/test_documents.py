@@ -465,3 +465,48 @@ def test_a_client_that_goes_away_ends_the_work(client: openai.OpenAI, case: Case
     began = time.monotonic()
     assert client.models.list().data
     assert time.monotonic() - began < 10
+
+
+def test_documents_are_asked_over_the_model_of_another_server(
+    client: openai.OpenAI, url: str, case: Case
+) -> None:
+    started = subprocess.Popen(
+        [
+            *(sys.executable, "-c", MAIN, "serve", "--port", "0", "--upstream", url),
+            *("--tokenizer", str(BUNDLED_MODEL), "--piece-tokens", "64", "--name", "over"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert started.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/v1", started.stdout.readline())
+        assert found
+        asked = [user(inline(case.pdf), text(case.question))]
+        with openai.OpenAI(base_url=found.group(), api_key="none", max_retries=0) as over:
+            assert [one.id for one in over.models.list()] == ["over", MODEL]
+            there = over.responses.create(model=MODEL, input=asked)
+            plain = over.chat.completions.create(
+                model="over", messages=[{"role": "user", "content": "Who?"}], max_tokens=4
+            )
+        assert plain.usage is not None
+        here = client.responses.create(model=MODEL, input=asked)
+        assert there.output_text == here.output_text
+        assert told(there.output[1].content[0].annotations) == told(
+            here.output[1].content[0].annotations
+        )
+    finally:
+        started.send_signal(signal.SIGINT)
+        assert started.wait(30) == 0
+        assert started.stdout is not None
+        started.stdout.close()
+
+
+def test_settings_of_models_in_process_do_not_go_with_another_server(url: str) -> None:
+    command = ["serve", "--upstream", url, "--max-batch", "3", "--port", "0"]
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *command], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "--max-batch is about a model in this process" in done.stderr

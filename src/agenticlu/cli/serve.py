@@ -7,8 +7,10 @@ import functools
 import ipaddress
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -20,7 +22,14 @@ from agenticlu.core.settings import Positive, Seconds, Settings, Spelling
 from agenticlu.server.limits import DIALOGUE_MODEL, MIB, Access, Limits, default_body_bytes
 
 if TYPE_CHECKING:
+    from agenticlu.documents.tokens import Tokenizer
+    from agenticlu.engines import Engine
     from agenticlu.server.desk import Desk
+
+OF_THIS_PROCESS = (
+    *("device", "dtype", "max_batch", "prefill_tokens", "cache_gib", "trust_remote_code"),
+)
+"""Settings of models that another server has to decide."""
 
 
 class ServeSettings(Settings):
@@ -35,6 +44,13 @@ class ServeSettings(Settings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    upstream: Annotated[tuple[str, ...], Spelling(metavar="URL")] = ()
+    """Address of an OpenAI-compatible server whose model (--model NAME) is asked instead of one in
+    this process; several make a pool."""
+    upstream_key_env: Annotated[str, Spelling(metavar="NAME")] = "OPENAI_API_KEY"
+    """Environment variable with the key of that server."""
+    tokenizer: str | None = None
+    """Folder or hub id of that model's tokenizer. Default: tokens are estimated."""
     name: str | None = None
     """Name to list the model under. Default: the folder's, without the path to it."""
     device: str | None = None
@@ -86,47 +102,22 @@ def command(resolved: Resolved[ServeSettings]) -> None:
     Prints the address when requests are accepted; pass it to other commands with --base-url. Stop
     the server with Ctrl-C.
     """
-    from agenticlu.documents.tokens import read_model_hint
-    from agenticlu.engines import check_model_path, load_engine
-    from agenticlu.evaluation.config import fingerprint
     from agenticlu.server import Service, open_listener, run_server
 
     settings = resolved.values
-    if settings.model is None:
-        echo(BUNDLED_MODEL_NOTE, err=True)
     access = _read_access(settings)
     listener = open_listener(settings.host, settings.port)
     say = functools.partial(echo, err=True)
-    folder = Path(check_model_path(settings.model, say))
-    # The name tells clients nothing about where the model lies.
-    name = settings.name or _name_model(settings.model, folder)
-    if name == DIALOGUE_MODEL:
-        raise UsageError(
-            f"{name!r} is what the dialogue about documents is listed as.",
-            hint="Try another --name.",
-        )
-    desk = _open_desk(settings, folder)
-    engine = load_engine(
-        settings.model,
-        on_event=say,
-        trust_remote_code=settings.trust_remote_code,
-        device=settings.device,
-        dtype=settings.dtype,
-        max_batch=settings.max_batch,
-        prefill_tokens=settings.prefill_tokens,
-        cache=settings.cache_gib > 0,
-        cache_bytes=int(settings.cache_gib * (1 << 30)),
-        context_tokens=settings.context_tokens,
-        name=name,
-    )
+    asked = _load_upstream(settings, say) if settings.upstream else _load_model(settings, say)
+    name = asked.name
     service = Service(
-        engine,
+        asked.engine,
         name,
-        {"weights": fingerprint(folder), "piece_tokens": read_model_hint(folder, "piece_tokens")},
-        _read_limits(settings, getattr(engine, "context_tokens", None)),
+        asked.details,
+        _read_limits(settings, getattr(asked.engine, "context_tokens", None)),
         access,
-        hidden=(str(folder.resolve()), str(folder)),
-        desk=desk,
+        hidden=asked.hidden,
+        desk=_open_desk(settings, asked),
     )
 
     def ready(url: str) -> None:
@@ -140,20 +131,107 @@ def command(resolved: Resolved[ServeSettings]) -> None:
         echo("agenticlu: stopped.", err=True)
 
 
-def _open_desk(settings: ServeSettings, folder: Path) -> Desk:
-    """Returns where documents are read: with the tokenizer of the served model."""
+@dataclass(frozen=True)
+class _Asked:
+    """The model that is asked."""
+
+    engine: Engine
+    name: str
+    tokenizer: Tokenizer
+    piece_tokens: int | None
+    """That suit it."""
+    details: dict[str, Any]
+    hidden: tuple[str, ...] = ()
+
+
+def _load_model(settings: ServeSettings, say: Callable[[str], None]) -> _Asked:
+    """Loads the model of this process."""
+    from agenticlu.documents.tokens import load_tokenizer, read_model_hint
+    from agenticlu.engines import check_model_path, load_engine
+    from agenticlu.evaluation.config import fingerprint
+
+    if settings.model is None:
+        echo(BUNDLED_MODEL_NOTE, err=True)
+    folder = Path(check_model_path(settings.model, say))
+    # The name tells clients nothing about where the model lies.
+    name = _check_name(settings.name or _name_model(settings.model, folder))
+    engine = load_engine(
+        settings.model,
+        on_event=say,
+        trust_remote_code=settings.trust_remote_code,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_batch=settings.max_batch,
+        prefill_tokens=settings.prefill_tokens,
+        cache=settings.cache_gib > 0,
+        cache_bytes=int(settings.cache_gib * (1 << 30)),
+        context_tokens=settings.context_tokens,
+        name=name,
+    )
+    hint = read_model_hint(folder, "piece_tokens")
+    return _Asked(
+        engine,
+        name,
+        load_tokenizer(str(folder)),
+        hint,
+        {"weights": fingerprint(folder), "piece_tokens": hint},
+        (str(folder.resolve()), str(folder)),
+    )
+
+
+def _load_upstream(settings: ServeSettings, say: Callable[[str], None]) -> _Asked:
+    """Returns the model of another server.
+
+    Raises:
+        UsageError: A setting is of models in this process.
+    """
+    from agenticlu.engines import ModelChoice
+
+    fields = type(settings).model_fields
+    for key in OF_THIS_PROCESS:
+        if getattr(settings, key) != fields[key].default:
+            shown = key.replace("_", "-")
+            raise UsageError(
+                f"--{shown} is about a model in this process; --upstream asks a server's.",
+                hint=f"Leave out --{shown} or --upstream.",
+            )
+    choice = ModelChoice(
+        settings.model,
+        settings.upstream,
+        settings.upstream_key_env,
+        window_tokens=settings.context_tokens,
+    )
+    choice.check()
+    name = _check_name(settings.name or settings.model or "upstream")
+    return _Asked(
+        choice.load(say),
+        name,
+        choice.tokenizer(settings.tokenizer),
+        choice.hint("piece_tokens"),
+        {"piece_tokens": choice.hint("piece_tokens")},
+    )
+
+
+def _check_name(name: str) -> str:
+    if name == DIALOGUE_MODEL:
+        raise UsageError(
+            f"{name!r} is what the dialogue about documents is listed as.",
+            hint="Try another --name.",
+        )
+    return name
+
+
+def _open_desk(settings: ServeSettings, asked: _Asked) -> Desk:
+    """Returns where documents are read: with the tokenizer of the model that is asked."""
     from agenticlu.dialogue.steps import load_profile
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
-    from agenticlu.documents.tokens import load_tokenizer, read_model_hint
     from agenticlu.server.desk import Desk
     from agenticlu.server.uploads import FileStore
 
-    profile = load_profile(settings.profile)
-    hint = read_model_hint(folder, "piece_tokens")
     return Desk(
-        load_tokenizer(str(folder)),
-        profile,
-        settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS,
+        asked.tokenizer,
+        load_profile(settings.profile),
+        settings.piece_tokens or asked.piece_tokens or DEFAULT_PIECE_TOKENS,
         FileStore(
             settings.files,
             file_bytes=int(settings.max_file_mib * MIB),

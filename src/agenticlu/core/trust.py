@@ -20,6 +20,8 @@ from agenticlu.core.files import load_json_object, write_atomically
 
 GUARDED: dict[str, str] = {
     "base_url": "where documents and questions are sent",
+    "upstream": "where documents and questions are sent",
+    "upstream_key_env": "which variable holds the key",
     "judge_base_url": "where questions and answers are sent",
     "api_key_env": "which variable holds the key",
     "judge_api_key_env": "which variable holds the judges' key",
@@ -62,7 +64,11 @@ GUARDED: dict[str, str] = {
 }
 """Settings that a folder's file may decide only with the user's consent, and what they decide. A
 test walks all settings, so that each new one is either here or found harmless there."""
-SERVERS = {"base_url": "api_key_env", "judge_base_url": "judge_api_key_env"}
+SERVERS = {
+    "base_url": "api_key_env",
+    "judge_base_url": "judge_api_key_env",
+    "upstream": "upstream_key_env",
+}
 """Addresses that keys are sent to, and which setting names the key's variable."""
 NAMES = {"model": "base_url", "judge_model": "judge_base_url"}
 """Settings that name what a server has, and load nothing, where it is given."""

@@ -13,7 +13,7 @@ from agenticlu.core.errors import AgenticluError
 from agenticlu.dialogue.answer import Answer, Event
 from agenticlu.engines.base import Engine
 from agenticlu.server.chat_answers import ChatRendering
-from agenticlu.server.desk import Desk, Reading
+from agenticlu.server.desk import KEPT_CHARACTERS, Desk, Reading
 from agenticlu.server.inquiry import Inquiry
 from agenticlu.server.limits import RequestError
 from agenticlu.server.responses import ResponseRendering
@@ -176,16 +176,24 @@ class Answering:
             body = rendering.whole(answer)
         told = (*earlier, (inquiry.question, answer.statement))
         self._responses[str(body["id"])] = _Stored(body, reading, told)
-        while len(self._responses) > KEPT_RESPONSES:
+        while len(self._responses) > KEPT_RESPONSES or (
+            self._held_characters > 2 * KEPT_CHARACTERS and len(self._responses) > 1
+        ):
             self._responses.popitem(last=False)
+
+    @property
+    def _held_characters(self) -> int:
+        """Of the documents that the responses are about, each counted once."""
+        held = {id(one.reading.document): one.reading.document for one in self._responses.values()}
+        return sum(len(document.text) for document in held.values())
 
     def _stored(self, number: str | None, param: str | None = None) -> _Stored | None:
         if number is None:
             return None
         if number not in self._responses:
             raise RequestError(
-                f"There is no response {number[:60]!r}: this server keeps its last"
-                f" {KEPT_RESPONSES} in memory.",
+                f"There is no response {number[:60]!r}: this server keeps its last {KEPT_RESPONSES}"
+                " in memory, fewer of long documents.",
                 param,
                 status=404,
                 code="response_not_found",
