@@ -278,7 +278,7 @@ def test_an_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)]),
-            "AGENTICLU_MAX_DOCUMENT_SECONDS": "1000",  # its own limit must not be what ends it
+            "AGENTICLU_DOCUMENT_SECONDS": "1000",  # its own limit must not be what ends it
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
