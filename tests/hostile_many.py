@@ -3,8 +3,8 @@
     python tests/hostile_many.py [--documents 200] [--replies 500]
 
 Every document is asked about by a command of its own, in a folder of its own, within 4 GB of
-address space. Right: it is read, or refused in words (exit 4); no traceback, within 10 s, under
-1 GB, and no file appears. Every reply is what a server says to all requests of one question: right
+address space. Right: it is read, or refused in words (exit 4); no traceback, within 10 s of
+processor time, under 1 GB, and no file appears. Every reply is what a server says to all requests of one question: right
 is an answer, or an error of ours, within 10 s. Takes some minutes; pytest does not run it.
 """
 
@@ -124,12 +124,11 @@ def hostile_documents(count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def ask_about(name: str, data: bytes) -> tuple[str | None, float, int]:
-    """Returns what is wrong (None: nothing), the seconds and the MiB."""
+    """Returns what is wrong (None: nothing), the seconds of processor time and the MiB."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as err:
         path = Path(folder) / name
         path.write_bytes(data)
         before = sorted(os.listdir(folder))
-        began = time.monotonic()
         pid = os.posix_spawn(
             "/bin/sh",
             [
@@ -147,7 +146,8 @@ def ask_about(name: str, data: bytes) -> tuple[str | None, float, int]:
         timer.start()
         _, status, used = os.wait4(pid, 0)
         timer.cancel()
-        seconds, mib = time.monotonic() - began, used.ru_maxrss >> 10
+        # Of the parser's process, too; not by the clock, which runs on where cores are busy.
+        seconds, mib = used.ru_utime + used.ru_stime, used.ru_maxrss >> 10
         err.seek(0)
         said = err.read(1 << 20).decode("utf-8", "replace")
         code = os.waitstatus_to_exitcode(status)
@@ -287,7 +287,7 @@ def main() -> None:
             print(f"WRONG {name}: {wrong}")
     if found:
         print(
-            f"{len(found)} documents: slowest {max(s for _, s, _ in found):.1f} s, "
+            f"{len(found)} documents: most {max(s for _, s, _ in found):.1f} s of processor time, "
             f"most memory {max(m for _, _, m in found)} MiB"
         )
     Handler.replies = tuple(hostile_replies(given.replies))

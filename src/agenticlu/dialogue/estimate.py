@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,11 @@ from agenticlu.core.records import Document, Piece, Question
 from agenticlu.dialogue.run import ROUND_TOKENS, ShownDocument, control_tokens, count_messages
 from agenticlu.dialogue.steps import FULL_ROUND, MAX_TOKENS, Dialogue, Profile, opening_kinds
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
+
+COUNTED_TOKENS = 100_000
+"""A longer view is counted by a sample of its pieces of about this length: the text was tokenised
+when it was split, and only marks and borders are not known."""
+SAMPLE_MARGIN = 1.005
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class AskEstimate:
     needed_tokens: int
     """Tokens that the first round needs in the window."""
     approximate: bool
-    """Whether tokens were estimated, without the model's tokenizer."""
+    """Whether tokens were estimated: without the model's tokenizer, or of a very long document."""
 
 
 def estimate(
@@ -49,6 +55,7 @@ def estimate(
     window: int | None,
     thinking_tokens: int = 0,
     earlier: Sequence[tuple[str, str]] = (),
+    view_tokens: int | None = None,
 ) -> AskEstimate:
     """Counts what asking would cost at most; sends nothing.
 
@@ -62,14 +69,16 @@ def estimate(
         window: Of the model; None where unknown.
         thinking_tokens: Most tokens of thought before a reply.
         earlier: As in `agenticlu.dialogue.ask.ask`.
+        view_tokens: See `count_view`, where another question about the document had it counted.
     """
     shown = ShownDocument(document, tuple(pieces), control_tokens(tokenizer))
-    view = shown.view()
+    if view_tokens is None:
+        view_tokens = count_view(shown, tokenizer)
     first = Dialogue(
-        profile, document.id, view, question, controls=shown.controls, earlier=tuple(earlier)
+        profile, document.id, "", question, controls=shown.controls, earlier=tuple(earlier)
     ).next_request()
     assert first is not None
-    length = count_messages(first.messages, tokenizer)
+    length = view_tokens + count_messages(first.messages, tokenizer)
     needed = length + ROUND_TOKENS
     prompt = cached = completion = before = 0
     kinds = (*opening_kinds(profile), *FULL_ROUND * rounds)
@@ -83,7 +92,7 @@ def estimate(
         completion += MAX_TOKENS[kind]
         length += MAX_TOKENS[kind] + MAX_TEMPLATE_TOKENS
     return AskEstimate(
-        document_tokens=tokenizer.count(view),
+        document_tokens=view_tokens,
         num_pieces=len(pieces),
         requests=len(kinds),
         prompt_tokens=prompt,
@@ -93,5 +102,24 @@ def estimate(
         window_tokens=window,
         fits=None if window is None else needed <= window,
         needed_tokens=needed,
-        approximate=tokenizer.name.startswith("approximate"),
+        approximate=tokenizer.name.startswith("approximate") or view_tokens > COUNTED_TOKENS,
     )
+
+
+def count_view(shown: ShownDocument, tokenizer: Tokenizer) -> int:
+    """Returns the tokens of a whole document as shown, markers included.
+
+    Those of more than `COUNTED_TOKENS` are an upper estimate.
+
+    Args:
+        shown: Split by the same tokenizer.
+        tokenizer: Counts.
+    """
+    split = sum(piece.num_tokens for piece in shown.pieces)
+    if split <= COUNTED_TOKENS:
+        return tokenizer.count(shown.view())
+    every = math.ceil(split / COUNTED_TOKENS)
+    sample = range(0, len(shown.pieces), every)
+    counted = tokenizer.count(shown.view(sample))
+    more = counted - sum(shown.pieces[index].num_tokens for index in sample)
+    return math.ceil((split + max(0, more) * len(shown.pieces) / len(sample)) * SAMPLE_MARGIN)

@@ -59,6 +59,8 @@ class AskSetup:
         note_estimate(settings, self.tokenizer, quiet=settings.quiet)
         hint = self.choice.hint("piece_tokens")
         self.piece_tokens = settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
+        self._counted: dict[str, int] = {}
+        """Tokens of the document that was last estimated, by its id."""
 
     def make_question(self, document: Document, row: Mapping[str, Any]) -> Question:
         """Builds the question of a row about a document."""
@@ -109,7 +111,7 @@ class AskSetup:
         window = self.settings.window
         if window is None and self.choice.folder is not None:
             window = read_window(self.choice.folder)
-        return estimate(
+        found = estimate(
             document,
             question,
             tokenizer=self.tokenizer,
@@ -118,7 +120,10 @@ class AskSetup:
             pieces=pieces,
             window=window,
             thinking_tokens=self.settings.most_thinking_tokens,
+            view_tokens=self._counted.get(document.id),
         )
+        self._counted = {document.id: found.document_tokens}
+        return found
 
 
 @dataclass(eq=False)
