@@ -4,8 +4,9 @@
 
 Every document is asked about by a command of its own, in a folder of its own, within 4 GB of
 address space. Right: it is read, or refused in words (exit 4); no traceback, within 10 s of
-processor time, under 1 GB, and no file appears. Every reply is what a server says to all requests of one question: right
-is an answer, or an error of ours, within 10 s. Takes some minutes; pytest does not run it.
+processor time, under 1 GB, and no file appears. Every reply is what a server says to all requests
+of one question: right is an answer, or an error of ours, within 10 s. Takes some minutes; pytest
+does not run it.
 """
 
 from __future__ import annotations
