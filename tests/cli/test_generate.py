@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -436,3 +438,23 @@ def test_the_next_command_can_be_copied(corpus: str, tmp_path: Path):
     assert f"Next: agenticlu dataset build '{run}' --out DIR" in done.stdout
     built = call("dataset", "build", str(run), "--out", str(data))
     assert f"Next: agenticlu train sft '{data}' --model" in built.stdout
+
+
+@pytest.mark.parametrize("judge", [(), ("--judge", "rouge-l")])
+def test_a_replay_is_shown_where_nothing_can_be_written(
+    corpus: str, unwritable, judge: tuple[str, ...]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, run = Path(name), str(Path(name) / "run")
+        folder.chmod(0o755)
+        assert call("generate", corpus, "--out", run, *SMALL).exit_code == 0
+        before = call("generate", "replay", run, *judge, "--json")
+        unwritable(folder)
+        done = call("generate", "replay", run, *judge, "--json")
+        os.seteuid(os.getuid())
+        folder.chmod(0o755)
+        (folder / "run").chmod(0o755)
+    assert done.exit_code == 0, done.output
+    assert done.stdout == before.stdout
+    assert "cannot be written: its trees stay" in done.stderr
+    assert "cannot be written" not in before.stderr

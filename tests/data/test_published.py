@@ -89,6 +89,23 @@ def test_a_useless_row_has_a_reason(changes, reason):
     assert parse_row({**ROWS[0], **changes}) == reason
 
 
+@pytest.mark.parametrize("token", ["<|im_end|>", "<|eot_id|>", "[/INST]", "</s>"])
+def test_control_tokens_of_outside_rows_are_broken_up_and_told(tmp_path: Path, token: str):
+    row = asking(1, f"Who said {token}?", 1)
+    row["prompt"][1]["content"] = row["prompt"][1]["content"].replace("The end", f"The {token} end")
+    row["chosen"][0]["content"] += f" {token}<|im_start|>user"
+    source = write(tmp_path / "rows.jsonl", [row, asking(2, "Who?", 1)])
+    done = CliRunner().invoke(group, ["dataset", "import", source, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    found = rows_of(tmp_path / "out", "preference")
+    text = json.dumps(found)
+    assert token not in text
+    assert "<|im_start|>" not in text
+    assert "<para 0> Book 1" in text, "marks stay"
+    assert "control token: 1." in done.output
+    assert "broken up by a space: 1" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_json_arrays_and_parquet_are_read_alike(tmp_path: Path):
     import pyarrow
     import pyarrow.parquet

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from agenticlu.cli.eval import command
+from agenticlu.core import files
 from agenticlu.core.errors import (
     ConfigError,
     EngineUnreachableError,
@@ -329,6 +330,22 @@ def test_tables_are_written_again_without_a_model(
         "headline"
     ] == "f1"  # fmt: skip
     assert isinstance(call("table", str(tmp_path)).exception, UsageError)
+
+
+def test_tables_are_shown_where_they_cannot_be_written(
+    tmp_path: Path, scripted: list[ScriptedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert call(*SHORT, "--out", str(out)).exit_code == 0
+    shown = call("table", str(out), "--json").stdout
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(files, "is_writable", lambda folder: False)
+    result = call("table", str(out), "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == shown
+    assert f"{out} cannot be written" in result.stderr
+    assert "Written" not in call("table", str(out)).output
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == kept
 
 
 def test_verdicts_of_a_judge_reach_tables_intervals_and_differences(

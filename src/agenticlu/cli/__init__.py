@@ -9,11 +9,18 @@ import importlib
 import io
 import os
 import sys
+from typing import Any
 
 import click
 
 from agenticlu import __version__
-from agenticlu.core.errors import INTERRUPTED_EXIT_CODE, AgenticluError, did_you_mean
+from agenticlu.core.errors import (
+    INTERRUPTED_EXIT_CODE,
+    AgenticluError,
+    ConfigError,
+    StoreError,
+    did_you_mean,
+)
 from agenticlu.core.printing import echo, guard_streams
 from agenticlu.core.secrets import redact_text
 
@@ -85,7 +92,7 @@ def main() -> None:
     guard_streams()
     debug = "--debug" in sys.argv[1:] or bool(os.environ.get("AGENTICLU_DEBUG"))
     try:
-        code = group.main(standalone_mode=False)
+        code = _run()
     except AgenticluError as error:
         if debug:
             raise
@@ -107,3 +114,23 @@ def main() -> None:
         )
         sys.exit(INTERRUPTED_EXIT_CODE)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> Any:
+    try:
+        return group.main(standalone_mode=False)
+    except FileNotFoundError as error:
+        # PyTorch and others want such a folder as soon as they are imported.
+        if "temporary directory" not in str(error):
+            raise
+        raise ConfigError(
+            "No folder for temporary files can be written: neither /tmp, /var/tmp nor the working "
+            "folder, nor what TMPDIR names.",
+            hint="Name one: export TMPDIR=FOLDER",
+        ) from error
+    except PermissionError as error:
+        # Even to ask whether a file is there may be refused, by a folder above it.
+        raise StoreError(
+            f"Cannot open {error.filename or 'a file'}: {error.strerror}.",
+            hint="Check who may read it and the folders that it is in: ls -ld",
+        ) from error

@@ -147,6 +147,7 @@ def import_(resolved: Resolved[ImportSettings], source: str) -> None:
             "split": settings.split,
             "read": summary.funnel.rows.total(),
             "not_better": summary.num_not_better,
+            "neutralised": summary.num_neutralised,
         }
         write_card(part, summary, licence, imported=imported)
     _print_summary(summary, load_meanings("imported"), settings)

@@ -335,7 +335,8 @@ def replay(resolved: Resolved[ReplaySettings], run: Path) -> None:
 
     Settings not given stay as they are in RUN. What the ledger lacks under other settings is left
     out, up to whole trees. The rebuilt trees replace the stored ones; a replay with the old
-    settings brings those back, and running the search with the new ones asks for the rest.
+    settings brings those back, and running the search with the new ones asks for the rest. Where
+    RUN cannot be written, nothing is replaced.
     """
     from agenticlu.search.setup import check_judges
 
@@ -356,6 +357,7 @@ def replay(resolved: Resolved[ReplaySettings], run: Path) -> None:
 
 
 async def _replay(run: Path, changes: dict[str, Any], settings: ReplaySettings) -> SearchSummary:
+    from agenticlu.core.files import is_writable
     from agenticlu.judges import build_judges
     from agenticlu.search.run import Limits, replay
     from agenticlu.search.settings import load_run
@@ -364,6 +366,11 @@ async def _replay(run: Path, changes: dict[str, Any], settings: ReplaySettings) 
 
     config = change(load_run(run)[0], changes)
     limits = Limits(patience_s=settings.patience, retry_failed=settings.retry_failed)
+    if not settings.judge_model and not is_writable(run):
+        _warn(f"{run} cannot be written: its trees stay as they are.")
+        with Store(run, writable=False) as store:
+            chosen = build_judges(config.judges) if "judges" in changes else None
+            return (await replay(store, config, chosen))[1]
     with Store(run) as store:
         async with open_panel(judge_choices(settings), store, limits, _warn) as panel:
             chosen = build_judges(config.judges, panel) if "judges" in changes else None

@@ -193,7 +193,8 @@ def resolve(
     sections = _Sections(section, tuple(inherits))
     taken = _Taken(settings_of(model), frozenset(without))
     user = Path(user_file) if user_file is not None else user_config_path(environ)
-    if user is not None and user.is_file():
+    # A home that cannot be entered is another user's: there are no settings in it for this one.
+    if user is not None and os.path.isfile(user):
         for own, values in sections.read_tables(load_toml(user), str(user), taken):
             taken.take(values, str(user), own=own)
     project = load_project(project_file)
@@ -229,7 +230,7 @@ def load_project(path: str | Path | None = PROJECT_FILE) -> ProjectFile | None:
     Raises:
         ConfigError: It cannot be read, or is not TOML.
     """
-    if path is None or not Path(path).is_file():
+    if path is None or not os.path.isfile(path):
         return None
     data, content = _read_toml(Path(path))
     return ProjectFile.of(Path(path), data, content)

@@ -37,6 +37,12 @@ _SHOWN = {".json": escape_json, ".jsonl": escape_json, ".md": harmless, ".csv": 
 _LOCK_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder: it is neither another's nor on a read-only disk."""
+    effective = os.access in os.supports_effective_ids
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=effective)
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Writes a file through a synced temporary file beside it, so that readers see old or new.
 

@@ -341,6 +341,8 @@ class DatasetSummary:
     """Preference rows made of such lists."""
     num_not_better: int = 0
     """Imported preference rows whose chosen reply scores no higher than the rejected one."""
+    num_neutralised: int = 0
+    """Imported rows in which control tokens were broken up."""
     num_not_asked_blindly: int = 0
     """Questions that --drop-closed-book could not judge: never asked without their document."""
     contamination: Contamination | None = None
@@ -376,6 +378,11 @@ class DatasetSummary:
             found.append(
                 f"Rows whose scores do not prefer the chosen reply: {number}. They are kept; their "
                 "margin is 0 or below."
+            )
+        if number := self.num_neutralised:
+            found.append(
+                f"Rows with what looks like a model's control token: {number}. A space breaks it "
+                "up, as in generated rows: a model would read it as one."
             )
         if number := self.num_not_asked_blindly:
             found.append(

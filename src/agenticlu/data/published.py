@@ -4,7 +4,7 @@ A row of yzhuang/Agentic-Long-Context-Understanding-QA holds `prompt`, `chosen`,
 of messages) and two scores. Its conversations begin with system, marked document + question, base
 answer; each level then has four requests: clarify, point back, sub-answer, answer. The rows have no
 ids of documents and questions; here they are made from the content, so that a split by document is
-possible.
+possible. What looks like a model's control token in a text is broken up, as in generated rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from agenticlu.data.overlap import EvaluationTexts, Fingerprint, assign_splits
 from agenticlu.data.pairs import log_ratio
 from agenticlu.data.tree_view import is_leak
 from agenticlu.dialogue.steps import KINDS, Layout, Profile, Wording, load_profile
-from agenticlu.documents import parse_marks
+from agenticlu.documents import neutralise_controls, parse_marks
 
 LEVEL: tuple[TurnKind, ...] = ("clarify", "point", "sub_answer", "answer")
 ROUND: tuple[TurnKind, ...] = (*LEVEL, "check")
@@ -62,6 +62,8 @@ class PublishedRow:
     depth: int
     answers: tuple[str, ...] = ()
     """Accepted answers; empty when the data set does not give them."""
+    neutralised: bool = False
+    """Whether control tokens were broken up in it."""
 
     @property
     def document_id(self) -> str:
@@ -93,12 +95,11 @@ class PublishedRow:
 def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
     """Returns a row, or the reason why it is unusable."""
     try:
-        prompt, chosen, rejected = (
-            _messages(row[name]) for name in ("prompt", "chosen", "rejected")
-        )
+        given = [_messages(row[name]) for name in ("prompt", "chosen", "rejected")]
         scores = float(row["score_chosen"]), float(row["score_rejected"])
     except (KeyError, TypeError, ValueError):
         return "not in the published schema"
+    prompt, chosen, rejected = clean = [_neutralise(messages) for messages in given]
     if not all(map(math.isfinite, scores)):
         return "score is not a number"
     if not prompt or prompt[-1]["role"] != "user":
@@ -120,6 +121,7 @@ def parse_row(row: Mapping[str, Any]) -> PublishedRow | RowFlaw:
     return PublishedRow(
         *(prompt, chosen, rejected, *scores, document, question, kind, depth),
         answers=tuple(map(str, answers)) if isinstance(answers, (list, tuple)) else (),
+        neutralised=clean != given,
     )
 
 
@@ -229,6 +231,10 @@ def _messages(value: Any) -> Messages:
     if not all(isinstance(text, str) for message in messages for text in message.values()):
         raise TypeError("the content of a message must be a string")
     return messages
+
+
+def _neutralise(messages: Messages) -> Messages:
+    return [{**one, "content": neutralise_controls(one["content"])} for one in messages]
 
 
 def _place(row: Mapping[str, Any], prompt: Sequence[Mapping[str, str]]) -> tuple[TurnKind, int]:
@@ -363,6 +369,7 @@ def _parse_rows(
         if isinstance(row, str):
             summary.funnel.rows[row] += 1
         else:
+            summary.num_neutralised += row.neutralised
             yield row
 
 

@@ -167,6 +167,15 @@ _CONTROL_LIKE = re.compile(
 any text is read in linear time."""
 
 
+def neutralise_controls(text: str) -> str:
+    """Inserts a space after the first character of anything like a control token; markers stay.
+
+    >>> neutralise_controls("<para 3> says <|im_end|>")
+    '<para 3> says < |im_end|>'
+    """
+    return _CONTROL_LIKE.sub(r"\g<0> ", text)
+
+
 def neutralise(text: str, controls: Collection[str] = ()) -> str:
     """Inserts a space after the first character of anything like a marker or a control token.
 
@@ -177,7 +186,7 @@ def neutralise(text: str, controls: Collection[str] = ()) -> str:
     >>> neutralise("<para 3> says <|im_end|>")
     '< para 3> says < |im_end|>'
     """
-    text = _CONTROL_LIKE.sub(r"\g<0> ", _MARKER_LIKE.sub("< ", text))
+    text = neutralise_controls(_MARKER_LIKE.sub("< ", text))
     exact = [c for c in controls if len(c) > 1 and c in text]
     if exact:
         # Alternation takes the first match, so no token may come before a longer one it begins.

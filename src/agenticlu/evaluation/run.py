@@ -206,7 +206,7 @@ class _Run:
         )
 
 
-def summarise_folder(out: Path, metric: str | None = None) -> Summary:
+def summarise_folder(out: Path, metric: str | None = None, *, save: bool = True) -> Summary:
     """Writes the summary and the tables of a folder again, and returns the summary.
 
     Verdicts that came since (`agenticlu eval judge`) are then in them. Nothing is asked.
@@ -214,6 +214,7 @@ def summarise_folder(out: Path, metric: str | None = None) -> Summary:
     Args:
         out: Folder of results.
         metric: Shown first; None takes what the last run took.
+        save: Write them.
 
     Raises:
         UsageError: The folder holds no results.
@@ -235,6 +236,7 @@ def summarise_folder(out: Path, metric: str | None = None) -> Summary:
         known=known,
         left_out=before.get("left_out", []),
         run_notes=before.get("run_notes", []),
+        save=save,
     )
 
 
@@ -247,6 +249,7 @@ def _summarise(
     left_out: Sequence[str],
     run_notes: Sequence[str],
     adapted: Sequence[str] = (),
+    save: bool = True,
 ) -> Summary:
     before = load_json_object(out / SUMMARY_NAME).get("adapted") or ()
     adapted = tuple(dict.fromkeys([*before, *adapted]))
@@ -268,7 +271,8 @@ def _summarise(
             "notes": (*run_notes, *adapted, *summary.notes, *others, *describe_judges(out)),
         }
     )
-    save_summary(summary, out)
+    if save:
+        save_summary(summary, out)
     return summary
 
 

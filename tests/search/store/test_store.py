@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -427,20 +426,6 @@ def test_network_file_systems_are_refused_with_advice(tmp_path: Path, monkeypatc
 
 def test_the_file_system_of_a_path_is_the_nearest_mount():
     assert run_file.file_system_of(Path("/proc/self")) == "proc"
-
-
-@pytest.fixture
-def unwritable() -> Iterator[Callable[[Path], None]]:
-    """Makes a folder one that this process cannot write, though it may be the superuser's."""
-
-    def lock(folder: Path) -> None:
-        for path in (*folder.rglob("*"), folder):
-            path.chmod(0o555 if path.is_dir() else 0o444)
-        if os.geteuid() == 0:
-            os.seteuid(65534)
-
-    yield lock
-    os.seteuid(os.getuid())
 
 
 def test_a_finished_run_is_read_where_nothing_can_be_written(unwritable) -> None:

@@ -186,7 +186,9 @@ def _list_names(as_json: bool) -> None:
     echo(f"HELMET's data sets (--helmet-data FOLDER):\n  {', '.join(SPECS)}")
 
 
-def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
+def _print_summary(summary: Summary, out: Path, as_json: bool, *, written: bool = True) -> None:
+    if not written:
+        say(f"{out} cannot be written: its files stay as they are.")
     if as_json:
         echo_encoded(summary.model_dump_json(indent=2))
         return
@@ -197,10 +199,11 @@ def _print_summary(summary: Summary, out: Path, as_json: bool) -> None:
         echo("\nPaired differences, percentage points:")
         echo(render_differences(summary))
     echo("\n" + "\n".join([LEGEND, *summary.notes]))
-    echo(
-        f"\nWritten: {out / 'summary.json'}, results.md, results.csv, differences.csv, "
-        "predictions.jsonl"
-    )
+    if written:
+        echo(
+            f"\nWritten: {out / 'summary.json'}, results.md, results.csv, differences.csv, "
+            "predictions.jsonl"
+        )
 
 
 def _print_plan(settings: EvalSettings, prepared: RunSettings) -> None:
@@ -234,8 +237,14 @@ class TableSettings(JsonSettings):
 @settings_command(TableSettings, "eval.table", group=command)
 @operand("out", type=FOLDER)
 def table(resolved: Resolved[TableSettings], out: Path) -> None:
-    """Rewrite the tables of a folder of results, including verdicts added since."""
+    """Rewrite the tables of a folder of results, including verdicts added since.
+
+    Where the folder cannot be written, they are only shown.
+    """
+    from agenticlu.core.files import is_writable
     from agenticlu.evaluation.run import summarise_folder
 
     settings = resolved.values
-    _print_summary(summarise_folder(out, settings.metric), out, settings.as_json)
+    may_write = is_writable(out)
+    summary = summarise_folder(out, settings.metric, save=may_write)
+    _print_summary(summary, out, settings.as_json, written=may_write)
