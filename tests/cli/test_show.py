@@ -16,10 +16,10 @@ from click.testing import CliRunner, Result
 import agenticlu.engines
 from agenticlu.cli import group, main
 from agenticlu.cli.ask.operands import parse_operands
-from agenticlu.cli.reading import describe_reading
 from agenticlu.core.errors import AgenticluError, UsageError
 from agenticlu.core.records import Document, Page, Part
 from agenticlu.documents import load_document, mark, split
+from agenticlu.documents.described import describe_reading
 from agenticlu.documents.tokens import load_tokenizer
 from agenticlu.engines.scripted import ScriptedEngine
 

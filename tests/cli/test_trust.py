@@ -27,6 +27,7 @@ from agenticlu.core.trust import GUARDED, NAMES, Consent, TrustStore
 
 HARMLESS = frozenset(
     """
+    browser history max_upload_mib
     adam_eps answer_temperature as_published attention_kernel bad_rows batch beta beta1 beta2
     branching cache_gib chat check checkpointing clarify_temperature client_timeout clip
     closed_book column compile concurrency context_mode context_parallel context_tokens

@@ -336,3 +336,26 @@ def test_held_bytes_are_sent_once_and_outlive_a_child() -> None:
     finally:
         held.close()
     held.close()
+
+
+def test_a_child_that_was_prepared_takes_what_becomes_known_later() -> None:
+    held = Held()
+    held.prepare("hurts")
+    try:
+        first = held._child
+        held.take(lambda: b"abc", "The file")
+        assert held.call("hurts:give", into=bytes) == b"cba"
+        assert held._child is first
+        assert held.call("hurts:echo") == [3]
+    finally:
+        held.close()
+    held = Held()
+    held.prepare("hurts")
+    try:
+        assert held._child is not None
+        held._child.process.kill()
+        held._child.process.wait()
+        held.take(lambda: b"abc", "The file")
+        assert held.call("hurts:give", into=bytes) == b"cba"
+    finally:
+        held.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,24 @@ def test_model_hint(tmp_path: Path) -> None:
         (tmp_path / "agenticlu.json").write_text(bad)
         with pytest.raises(ConfigError):
             read_model_hint(tmp_path, "piece_tokens")
+
+
+def test_other_threads_run_while_a_long_text_is_tokenised(tiny_model_path: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny_model_path))
+    text = "Each cask that is rolled over the planks is counted by two clerks. " * 3000
+    ticks, done = [0], threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.001):
+            ticks[0] += 1
+
+    other = threading.Thread(target=tick)
+    other.start()
+    assert isinstance(tokenizer, FileTokenizer)
+    before = ticks[0]
+    long = tokenizer._encode(text)
+    meanwhile = ticks[0] - before
+    done.set()
+    other.join()
+    assert meanwhile > 2
+    assert long.ids == tokenizer._tokenizer.encode(text, add_special_tokens=False).ids

@@ -26,6 +26,7 @@ from agenticlu.core.secrets import redact_text
 
 COMMANDS: dict[str, str] = {
     "ask": "Ask a question of a document; get the answer and the passages behind it.",
+    "read": "Read documents in the browser, with the passages behind each answer in sight.",
     "show": "Print documents as a model is shown them, and say what was left out.",
     "plan": "Estimate the cost of a search before it runs.",
     "generate": "Grow trees of clarifications over a corpus, into a crash-safe store.",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from agenticlu.cli.ask.settings import AskSettings
 from agenticlu.cli.options import note_estimate, operand, settings_command
-from agenticlu.cli.reading import describe_reading
 from agenticlu.core.config import Resolved
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import Positive, ReadingSettings, settings_of
+from agenticlu.documents.described import describe_reading
 
 USED = ("piece_tokens", "model", "base_url", "tokenizer", "json")
 """Settings of `ask`, besides those of reading, that decide what is shown."""

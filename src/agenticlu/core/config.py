@@ -64,6 +64,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "loop": (),
     "report": (),
     "demo": (),
+    "read": (),
     "serve": (),
     "mcp": (),
     "prompts": ("extract", "check"),

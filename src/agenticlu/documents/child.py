@@ -17,7 +17,7 @@ import time
 from typing import Any, BinaryIO
 
 IDLE_S = 30.0
-"""Seconds without a request after which the process ends."""
+"""Seconds without a request after which the process ends, unless the last request said others."""
 _MOST_KEPT_BYTES = 256 << 20
 """A process that has held more makes place for a new one."""
 
@@ -28,8 +28,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no reply
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     deny()
-    kept = b""
-    while _comes(requests):
+    kept, idle_s = b"", None
+    while _comes(requests, IDLE_S if idle_s is None else idle_s):
         line = _read_line(requests)
         if not line:
             return
@@ -39,6 +39,7 @@ def main() -> None:
         data = kept if request.get("kept") else _read_exactly(requests, request["size"])
         if request.get("keep"):
             kept = data
+        idle_s = request.get("idle_s")
         header, payload = answer(request, data)
         del data
         replies.write(json.dumps({**header, "size": len(payload)}).encode() + b"\n")
@@ -86,6 +87,11 @@ def answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]
             f"Take a part of it, or allow more: export {VARIABLES['mib']}={most}",
         )
     return {"kind": "result"}, payload
+
+
+def load(data: bytes, module: str) -> None:
+    """Imports a module, so that the first call of its functions need not wait for it."""
+    importlib.import_module(module)
 
 
 def _call(request: dict[str, Any], data: bytes) -> bytes:
@@ -187,10 +193,10 @@ def _peak_bytes() -> int:
 # --- Input ----------------------------------------------------------------------------------------
 
 
-def _comes(requests: BinaryIO) -> bool:
+def _comes(requests: BinaryIO, idle_s: float) -> bool:
     """Waits for a request; whether there is one, or the end of input."""
     try:
-        return bool(select.select([requests], [], [], IDLE_S)[0])
+        return bool(select.select([requests], [], [], idle_s)[0])
     except (OSError, ValueError):  # Windows selects no pipes: wait for ever
         return True
 

@@ -40,6 +40,9 @@ _SAVE_ANEW = "Save it anew in the program that made it."
 _MOST_IDLE = 2
 """Children that wait for a next document; each holds some 60 MB until it has waited long enough."""
 _MOST_HEADER_BYTES = 64 * 1024
+_HELD_IDLE_S = 600.0
+"""Seconds for which a child that keeps bytes, or is ready for them, waits for a call."""
+_CHILD = "agenticlu.documents.child"
 _WALL_PER_CPU = 4
 _WALL_EXTRA_S = 20.0
 """A busy machine gives a child only part of the time; beyond this it is given up all the same."""
@@ -74,15 +77,30 @@ class Held:
     starts another. Calls of several threads wait for each other.
 
     Args:
-        read: Returns the bytes, each time a child is started.
+        read: Returns the bytes, each time a child is given them.
         name: What the data are called in messages.
     """
 
-    def __init__(self, read: Callable[[], bytes], name: str) -> None:
+    def __init__(self, read: Callable[[], bytes] = bytes, name: str = "") -> None:
         self._read, self._name = read, name
         self._lock = threading.Lock()
         self._child: _Child | None = None
-        self._size = 0
+        self._size: int | None = None
+
+    def prepare(self, module: str) -> None:
+        """Starts a child that has a module loaded, before it is known what it will keep.
+
+        Raises:
+            DocumentError: It cannot be started.
+        """
+        with self._lock:
+            self._child = _Child()
+            loading = f"{_CHILD}:load"
+            self._ask(self._child, _request(loading, (module,), "The reader", 0, object), b"")
+
+    def take(self, read: Callable[[], bytes], name: str) -> None:
+        """Says what is kept, where a child was started before that was known."""
+        self._read, self._name = read, name
 
     def call(self, function: str, *args: object, into: type[ResultT] | Any = object) -> ResultT:
         """Calls a function on the bytes; see `call`.
@@ -99,30 +117,32 @@ class Held:
     def _exchange(
         self, function: str, args: tuple[object, ...], into: Any
     ) -> tuple[dict[str, Any], bytes]:
-        if self._child is not None:
+        if self._child is not None and self._size is not None:
             request = _request(function, args, self._name, self._size, into) | {"kept": True}
             try:
                 return self._ask(self._child, request, b"")
             except _GoneError:  # it has gone home, or broke: a new one shows which
                 self._end(5.0)
         data = self._read()
-        self._size = len(data)
-        request = _request(function, args, self._name, self._size, into) | {"keep": True}
-        self._child = _Child()
-        try:
-            return self._ask(self._child, request, data)
-        except _GoneError:
-            code = self._end(5.0)
-            raise _crash_of(code, self._name, int(request["cpu_s"])) from None
+        request = _request(function, args, self._name, len(data), into) | {"keep": True}
+        while True:
+            is_new = self._child is None
+            self._child = self._child or _Child()
+            try:
+                self._size = len(data)
+                return self._ask(self._child, request, data)
+            except _GoneError:
+                code = self._end(5.0)
+                if is_new:
+                    raise _crash_of(code, self._name, int(request["cpu_s"])) from None
 
     def _ask(
         self, child: _Child, request: dict[str, Any], data: bytes
     ) -> tuple[dict[str, Any], bytes]:
-        cpu_s = int(request["cpu_s"])
+        cpu_s, most_bytes = int(request["cpu_s"]), int(request["most_bytes"])
+        head = _head(request | {"idle_s": _HELD_IDLE_S})
         try:
-            reply = child.exchange(
-                _head(request), data, int(request["most_bytes"]), _wall_of(cpu_s)
-            )
+            reply = child.exchange(head, data, most_bytes, _wall_of(cpu_s))
         except TimeoutError:
             self._end()
             raise _TooSlowError(self._name, cpu_s) from None
@@ -136,7 +156,7 @@ class Held:
         return reply
 
     def _end(self, grace_s: float = 0.0) -> int | None:
-        child, self._child = self._child, None
+        child, self._child, self._size = self._child, None, None
         if child is None:
             return None
         child.end(grace_s)

@@ -49,6 +49,10 @@ class Tokenizer(Protocol):
         ...
 
 
+LONG = 1 << 14
+"""Characters of a text that takes so long that other threads would feel it."""
+
+
 class ApproximateTokenizer:
     """Estimates tokens by a pattern, for endpoints whose tokenizer is unknown.
 
@@ -128,7 +132,10 @@ class FileTokenizer:
     def _encode(self, text: str) -> tokenizers.Encoding:
         # Half a surrogate pair cannot be UTF-8; one character for one keeps the offsets exact.
         whole = without_lone_surrogates(text)
-        return self._tokenizer.encode(whole, add_special_tokens=False)
+        if len(whole) < LONG:
+            return self._tokenizer.encode(whole, add_special_tokens=False)
+        # Only a batch lets other threads run meanwhile.
+        return self._tokenizer.encode_batch([whole], add_special_tokens=False)[0]
 
 
 def load_tokenizer(name_or_path: str | None = None, *, online: bool = True) -> Tokenizer:

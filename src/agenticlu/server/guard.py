@@ -69,7 +69,7 @@ def check_access(scope: Scope, access: Access) -> None:
         return headers.get(name, b"").decode("latin-1")
 
     host = header(b"host")
-    if access.hosts is not None and not _is_expected(host, access.hosts):
+    if access.hosts is not None and not is_expected(host, access.hosts):
         raise RequestError(
             f"This server does not answer to the host {host[:100]!r}: name it with"
             " --allowed-host if it is meant to.",
@@ -93,10 +93,10 @@ def check_access(scope: Scope, access: Access) -> None:
         _check_type(header(b"content-type"), header(b"content-encoding"))
 
 
-def _is_expected(host: str, allowed: frozenset[str]) -> bool:
+def is_expected(host: str, allowed: frozenset[str]) -> bool:
     """Whether a Host header holds an address, localhost or an allowed name.
 
-    >>> [_is_expected(host, frozenset()) for host in ("127.0.0.1:8000", "[::1]", "evil.example")]
+    >>> [is_expected(host, frozenset()) for host in ("127.0.0.1:8000", "[::1]", "evil.example")]
     [True, True, False]
     """
     if not host:

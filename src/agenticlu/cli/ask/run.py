@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from agenticlu.cli.ask.printing import AnswerText, Steps
 from agenticlu.cli.options import note_estimate
-from agenticlu.cli.reading import describe_reading
 from agenticlu.core.errors import AgenticluError, IncompleteRunError, NoSupportedAnswerError
 from agenticlu.core.printing import echo
+from agenticlu.documents.described import describe_reading
 
 if TYPE_CHECKING:
     from agenticlu.cli.ask.settings import AskSettings

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from agenticlu.cli.ask.run import AskSetup, Interrupt
 from agenticlu.cli.ask.table import AnswerTable, Key, as_failure, as_row, cell_id, record_of
-from agenticlu.cli.reading import describe_sources
 from agenticlu.core.errors import (
     AgenticluError,
     DocumentError,
@@ -20,6 +19,7 @@ from agenticlu.core.errors import (
 )
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.records import Usage
+from agenticlu.documents.described import describe_sources
 
 if TYPE_CHECKING:
     from agenticlu.cli.ask.settings import AskSettings

@@ -1,4 +1,4 @@
-"""What commands say about the documents that they read."""
+"""What people are told of the documents that were read: what their text does not hold."""
 
 from __future__ import annotations
 

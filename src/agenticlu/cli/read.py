@@ -1,0 +1,146 @@
+"""`agenticlu read`: documents beside the answers about them, in the browser."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import webbrowser
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from agenticlu.cli.options import operand, settings_command
+from agenticlu.cli.serve import is_loopback
+from agenticlu.core.config import Resolved
+from agenticlu.core.limits import MEBIBYTE
+from agenticlu.core.printing import echo
+from agenticlu.core.settings import ModelSettings, Positive, ReadingSettings, Spelling
+
+if TYPE_CHECKING:
+    import socket
+
+    from agenticlu.room.room import RoomSettings
+
+
+class ReadSettings(ModelSettings, ReadingSettings):
+    """Settings of `agenticlu read`."""
+
+    profile: str = "default"
+    """Prompt profile: a bundled name or a TOML file."""
+    rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    """Maximum rounds of clarification."""
+    piece_tokens: Annotated[int, Field(ge=8)] | None = None
+    """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """Sampling temperature; 0 is greedy."""
+    shortlist: Positive = 128
+    """Of documents that do not fit the window: most pieces that the model scores for a question."""
+    max_total_tokens: Positive | None = None
+    """Maximum prompt and sampled tokens of one question. Default: no limit."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    allowed_host: Annotated[tuple[str, ...], Spelling(metavar="NAME")] = ()
+    """Host name that the browser uses for this machine, beside localhost and addresses."""
+    browser: bool = True
+    """Open the browser."""
+    history: bool = True
+    """Keep questions and answers in a file of your own; they can be searched and deleted."""
+    max_upload_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
+    """Largest upload, in MiB. Files that are named here are not uploaded."""
+
+
+@settings_command(ReadSettings, "read", inherits=("ask",), extra="read")
+@operand("files", nargs=-1, metavar="[FILE]...")
+def command(resolved: Resolved[ReadSettings], files: tuple[str, ...]) -> None:
+    """Read FILE in the browser, ask about it, and see the passages behind each answer.
+
+    A FILE is a document of any format, a folder or a pattern (read as one), an http(s) address, or
+    '-' for standard input; each opens by itself. More can be opened in the page. The page is shown
+    to this machine alone, and to whoever has the address that is printed: it holds a key. Stop the
+    room with Ctrl-C.
+    """
+    settings = resolved.values
+    # What is missing is told before anything is opened.
+    import python_multipart  # noqa: F401
+    import starlette  # noqa: F401
+    import uvicorn  # noqa: F401
+
+    from agenticlu.documents.sources import STANDARD_INPUT, is_address, names_one, require_file
+    from agenticlu.server import open_listener
+
+    for file in files:
+        if names_one(file) and not is_address(file) and file != STANDARD_INPUT:
+            require_file(file)
+    listener = open_listener(settings.host, settings.port)
+    if not is_loopback(settings.host):
+        echo(
+            f"Anyone who reaches {settings.host} and has the address may read these documents; it "
+            "is not encrypted on its way.",
+            err=True,
+        )
+    # uvicorn repeats a signal once it is done; SIGTERM would then cut off whoever is told to go.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        asyncio.run(_serve(settings, files, listener))
+    except KeyboardInterrupt:
+        echo("agenticlu: closed.", err=True)
+
+
+async def _serve(settings: ReadSettings, files: tuple[str, ...], listener: socket.socket) -> None:
+    from agenticlu.room import open_room
+
+    def ready(address: str) -> None:
+        echo(f"agenticlu: reading at {address}")
+        if settings.browser and not webbrowser.open(address):
+            echo("No browser could be opened: open the address above.", err=True)
+
+    await open_room(
+        room_settings(settings),
+        files,
+        listener,
+        token=secrets.token_urlsafe(24),
+        hosts=(settings.host, *settings.allowed_host),
+        on_ready=ready,
+        say=lambda text: echo(text, err=True),
+    )
+
+
+def room_settings(settings: ReadSettings) -> RoomSettings:
+    """Returns the same for the library.
+
+    Raises:
+        AgenticluError: The model, the profile or the place of the history is no good.
+    """
+    from agenticlu.dialogue.steps import load_profile
+    from agenticlu.engines import ModelChoice
+    from agenticlu.engines.thinking import Thinking
+    from agenticlu.room.asking import AskedWith
+    from agenticlu.room.history import history_path
+    from agenticlu.room.room import RoomSettings
+
+    return RoomSettings(
+        asked=AskedWith(
+            profile=load_profile(settings.profile),
+            rounds=settings.rounds,
+            shortlist=settings.shortlist,
+            temperature=settings.temperature,
+            max_total_tokens=settings.max_total_tokens,
+        ),
+        choice=ModelChoice(
+            settings.model,
+            settings.base_url,
+            settings.api_key_env,
+            settings.timeout,
+            settings.window,
+            thinking=Thinking(settings.thinking, settings.thinking_tokens),
+            trust_remote_code=settings.trust_remote_code,
+        ),
+        tokenizer=settings.tokenizer,
+        piece_tokens=settings.piece_tokens,
+        reading=settings.limits,
+        upload_bytes=int(settings.max_upload_mib * MEBIBYTE),
+        history=history_path() if settings.history else None,
+    )
