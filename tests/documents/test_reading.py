@@ -99,6 +99,46 @@ def test_what_was_passed_over_and_what_was_not_read_is_said(folder: Path) -> Non
     )
 
 
+def test_links_lead_neither_out_of_a_folder_nor_to_what_is_hidden_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever made the folder made its links; what they lead to is the reader's own."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (
+        ("docs/a.txt", "Plain."),
+        ("docs/.env", "SECRET"),
+        ("docs/.git/config.txt", "SECRET"),
+        ("docs/.git/annex/objects/x/b.txt", "Annexed."),
+        ("docs/sub/.keys/k.txt", "SECRET"),
+        ("outside/s.txt", "SECRET"),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    docs = tmp_path / "docs"
+    for name, target in (
+        ("env.txt", ".env"),
+        ("config.txt", ".git/config.txt"),
+        ("git", ".git"),
+        ("out", "../outside"),
+        ("out.txt", "../outside/s.txt"),
+        ("sub/keys", ".keys"),
+        ("sub/out", "../../outside"),
+        ("b.txt", ".git/annex/objects/x/b.txt"),
+    ):
+        (docs / name).symlink_to(target)
+    for named in ("docs", "docs/*", "docs/**/*", "docs/*.txt"):
+        text = load_document(named).text
+        assert "SECRET" not in text, named
+        assert "Plain." in text
+        assert "Annexed." in text
+    for named in ("docs/*/*.txt", "docs/o*/s.txt", "docs/?it/c*", "docs/sub/*", "docs/sub/*/*"):
+        with pytest.raises(DocumentError, match="link"):
+            load_document(named)
+    assert "SECRET" in load_document("docs/.git/*.txt").text, "spelt out, it may be read"
+    assert "SECRET" in load_document("docs/out/s.txt").text
+
+
 def test_a_list_a_pattern_and_a_file_named_twice(folder: Path) -> None:
     every = load_document(["docs/chapter 9.md", "docs/chapter*", "outside.txt", "docs/sub"])
     assert [part.name for part in every.parts] == [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agenticlu.core.errors import DocumentError, UsageError
+from agenticlu.documents import load_document
 from agenticlu.mcp.folders import Folders, default_folder
 
 
@@ -123,3 +124,13 @@ def test_a_working_folder_that_holds_everything_is_none(
         assert default_folder() is None
     monkeypatch.chdir(home / "work")
     assert default_folder() == home / "work"
+
+
+def test_patterns_lead_through_no_linked_folder(folders: Folders) -> None:
+    """The pattern is below the folder; what a link in its midst leads to is not."""
+    for named in ("*/s.txt", "outs*/*", "?utside/s.txt", "*/*"):
+        try:
+            text = load_document(folders.resolve([named])).text
+        except DocumentError as error:
+            text = error.message
+        assert "This is secret" not in text, named

@@ -176,7 +176,9 @@ def _match(pattern: str, sources: Sources) -> Iterator[tuple[str, str]]:
         if not spells_dot and any(name.startswith(".") for name in folders if name != "."):
             continue
         if _is_dir(path):
-            if not os.path.islink(path) or _is_inside(os.path.realpath(path), root):
+            if kind := _kind_of_link(path, root):
+                sources.passed_over[kind] += 1
+            else:
                 yield from _walk(path, sources)
         elif (kind := _kind_of_file(path, root)) and not (spells_dot and kind == "hidden file"):
             sources.passed_over[kind] += 1
@@ -299,8 +301,8 @@ def _kind_of_file(path: str, root: str) -> str | None:
     if name.startswith("~$") or name in {"thumbs.db", "desktop.ini"}:
         return "system file"
     real = os.path.realpath(path)
-    if os.path.islink(path) and not _is_inside(real, root):
-        return "link elsewhere"
+    if kind := _kind_of_link(path, root):
+        return kind
     try:
         status = os.stat(real)
     except OSError:
@@ -316,6 +318,17 @@ def _kind_of_file(path: str, root: str) -> str | None:
     if name.endswith(RECORD_ENDING) or (ending == ".csv" and os.path.exists(stem + RECORD_ENDING)):
         return "table of answers"
     return _KIND_OF_ENDING.get(PurePath(name).suffix)
+
+
+def _kind_of_link(path: str, root: str) -> str | None:
+    """Returns where a path leads that is not to be read, as a noun: by itself or by its folders."""
+    real = os.path.realpath(path)
+    if not _is_inside(real, root):
+        return "link elsewhere"
+    inside, spelt = PurePath(os.path.relpath(real, root)).parts, PurePath(path).parts
+    is_kept_by_annex = inside[:2] == (".git", "annex")  # its files are all links there
+    hidden = [one for one in inside if one.startswith(".") and one not in (".", *spelt)]
+    return "link to what is hidden" if hidden and not is_kept_by_annex else None
 
 
 def _is_met(path: str, root: str) -> bool:
