@@ -206,6 +206,21 @@ def test_the_answer_comes_first_then_sources_then_cost(run: Run, town: str, engi
     assert "asks itself" not in out
 
 
+def test_a_price_makes_a_cost(run: Run, town: str, engine: Any) -> None:
+    engine()
+    prices = ("--price-in", "1000", "--price-out", "2000")
+    code, out, _ = run("ask", town, ASKED, "--quiet", "--json", *prices)
+    assert code == 0
+    found = json.loads(out)
+    usage = found["usage"]
+    expected = (usage["prompt_tokens"] + 2 * usage["completion_tokens"]) / 1000
+    assert found["cost"] == pytest.approx(expected)
+    _, out, _ = run("ask", town, ASKED, "--quiet", *prices)
+    assert "; price 0." in out.splitlines()[-1]
+    _, out, _ = run("ask", town, ASKED, "--quiet", "--json")
+    assert json.loads(out)["cost"] is None
+
+
 def test_quiet_and_json(run: Run, town: str, engine: Any) -> None:
     engine()
     code, out, err = run("ask", town, ASKED, "--quiet", "--json")

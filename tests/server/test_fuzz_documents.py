@@ -24,6 +24,7 @@ from agenticlu.server.uploads import FileStore
 TOKENIZER = ApproximateTokenizer()
 ROUND = ("Who?", "<para 0>", "Ada lives there.", "Ada lives in Vell.", "yes")
 TEXT = "Ada lives in Vell.\n\nBo keeps a duck."
+GOOD = f"{TEXT}\n\nWho?"
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -55,12 +56,13 @@ PART = st.one_of(
 MESSAGE = st.fixed_dictionaries(
     {"role": st.sampled_from(["user", "user", "assistant", "system", "tool"])},
     optional={
-        "content": st.lists(PART, max_size=3) | st.just(f"{TEXT}\n\nWho?") | ANY,
+        "content": st.lists(PART, max_size=3) | st.just(GOOD) | ANY,
         "type": st.just("message") | ANY,
         "annotations": ANY,
     },
 )
-INPUT = st.lists(MESSAGE, max_size=3) | st.just(f"{TEXT}\n\nWho?") | ANY
+CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": GOOD}]})
+INPUT = st.lists(MESSAGE, max_size=3) | st.just(GOOD) | ANY
 OWN = st.fixed_dictionaries({}, optional={"rounds": ANY, "spans": ANY, "options": ANY}) | ANY
 NAMES = sorted({*CHAT_FIELDS, *RESPONSES_FIELDS, "n", "text", "tools"} - {"input", "messages"})
 seen: set[tuple[str, int]] = set()
@@ -98,6 +100,7 @@ def check(url: str, route: str, content: bytes, kind: str = "application/json") 
 @settings(max_examples=300, deadline=None)
 @given(
     given=st.one_of(
+        st.sampled_from([("/v1/responses", {"input": GOOD}), CHAT]),
         st.tuples(st.just("/v1/responses"), st.fixed_dictionaries({"input": INPUT})),
         st.tuples(st.just("/v1/chat/completions"), st.fixed_dictionaries({"messages": INPUT})),
     ),
@@ -116,7 +119,11 @@ def test_requests_of_any_shape(
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.binary(max_size=200), name=st.text(max_size=12), field=st.text(max_size=6))
+@given(
+    data=st.binary(max_size=200),
+    name=st.text(max_size=12),
+    field=st.just("purpose") | st.text(max_size=6),
+)
 def test_forms_of_any_shape(url: str, data: bytes, name: str, field: str) -> None:
     head = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
     more = f'\r\n--x\r\nContent-Disposition: form-data; name="{field}"\r\n\r\nuser_data'.encode()

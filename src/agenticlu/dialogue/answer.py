@@ -83,6 +83,8 @@ class Answer(Record):
     """`supported` for short, but for an answer that says the document does not tell."""
     stopped: bool = False
     """Whether it was stopped early, and so is the best answer until then."""
+    cost: float | None = None
+    """What its tokens cost, in the currency of the prices that were given; None without prices."""
 
     def _repr_html_(self) -> str:
         """Shows the answer in a notebook: its sentences with their numbers, then the sources."""

@@ -25,12 +25,13 @@ def render_answer(answer: Answer) -> str:
     if answer.notes:
         lines += ["", *(f"Note: {note}" for note in answer.notes)]
     usage = answer.usage
+    cost = "" if answer.cost is None else f"price {answer.cost:,.4g}; "
     about = f"{answer.rounds} round{'s' if answer.rounds != 1 else ''}"
     lines += [
         "",
         f"{about}, {usage.requests} requests{_render_setup(answer.setup)}; tokens: "
         f"{usage.prompt_tokens - usage.cached_tokens:,} computed, {usage.cached_tokens:,} cached, "
-        f"{usage.sampled}; {answer.seconds:.1f} s; {answer.engine}",
+        f"{usage.sampled}; {answer.seconds:.1f} s; {cost}{answer.engine}",
     ]
     return "\n".join(lines)
 

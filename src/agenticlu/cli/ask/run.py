@@ -83,7 +83,7 @@ class AskSetup:
         """Asks a question as the settings say."""
         from agenticlu.dialogue.ask import ask
 
-        return await ask(
+        answer = await ask(
             document,
             question,
             engine,
@@ -100,6 +100,8 @@ class AskSetup:
             rule=self.rule,
             on_event=on_event,
         )
+        cost = self.settings.prices().price(answer.usage)
+        return answer if cost is None else answer.model_copy(update={"cost": cost})
 
     def estimate(
         self, document: Document, pieces: Sequence[Piece], question: Question
