@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -318,6 +319,43 @@ def test_the_bundled_model_is_never_taken_for_a_real_one(docs: Path) -> None:
     assert not is_error
     assert text.startswith("No model was named")
     assert record["answer"] == "Wexley"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_at_once_whatever_is_under_way(
+    number: signal.Signals, docs: Path, served: Any
+) -> None:
+    engine, url = served
+    engine.latency_s = 60.0
+    server = parameters(str(docs), "--base-url", url)
+    with subprocess.Popen(
+        [server.command, *server.args],
+        env=server.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        about = {"protocolVersion": "2025-06-18", "capabilities": {}}
+        asked = {"documents": "town.txt", "question": "Where does Ada Yardley live?"}
+        for message in (
+            {"id": 1, "method": "initialize",
+             "params": {**about, "clientInfo": {"name": "t", "version": "0"}}},
+            {"method": "notifications/initialized"},
+            {"id": 2, "method": "tools/call",
+             "params": {"name": "ask_document", "arguments": asked}},
+        ):  # fmt: skip
+            process.stdin.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+        process.stdin.flush()
+        deadline = time.monotonic() + 60
+        while not engine.under_way:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 0
+        assert process.stderr is not None
+        assert "agenticlu: stopped." in process.stderr.read()
+        while engine.under_way:
+            assert time.monotonic() < deadline, "the server must be told"
+            time.sleep(0.02)
 
 
 def test_standard_output_holds_the_protocol_alone(docs: Path) -> None:

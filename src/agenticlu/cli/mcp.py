@@ -7,6 +7,7 @@ import functools
 import os
 import secrets
 import signal
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -75,6 +76,8 @@ def command(resolved: Resolved[McpSettings], folders: tuple[str, ...]) -> None:
         say(note)
     server = build_server(desk, permission, note=note)
     listener = open_listener("127.0.0.1", settings.port) if settings.http else None
+    if listener is None and sys.stdin.isatty():
+        say("Waiting for an assistant on standard input (docs/mcp.md sets one up); Ctrl-C ends.")
 
     def ready(url: str) -> None:
         roots = ", ".join(map(str, permission.fallback().roots))
@@ -84,10 +87,13 @@ def command(resolved: Resolved[McpSettings], folders: tuple[str, ...]) -> None:
 
     async def serve() -> None:
         try:
-            if listener is None:
-                await serve_stdio(server)
-            else:
+            if listener is not None:
                 await serve_http(server, listener, token, ready)
+            elif not await serve_stdio(server):
+                await desk.close()
+                say("agenticlu: stopped.")
+                # A thread of the library waits for a line of standard input, and nothing wakes it.
+                os._exit(0)
         finally:
             await desk.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,9 +83,23 @@ def route_logs(say: Callable[[str], None]) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[Handler()])
 
 
-async def serve_stdio(server: MCPServer[Any]) -> None:
-    """Serves one client over standard input and output, until it closes them."""
-    await server.run_stdio_async()
+async def serve_stdio(server: MCPServer[Any]) -> bool:
+    """Serves one client over standard input and output.
+
+    Returns:
+        Whether the client closed them; else a signal (Ctrl-C) ended it.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    work = asyncio.ensure_future(server.run_stdio_async())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not work.done():
+        return False
+    await work
+    return True
 
 
 async def serve_http(
@@ -104,4 +120,4 @@ async def serve_http(
     app = server.streamable_http_app(host="127.0.0.1")
     guarded = Guard(app, Access(hosts=frozenset(), key=token))
     async with server.session_manager.run():
-        await run_app(guarded, Limits(), listener, lambda url: on_ready(f"{url}/mcp"))
+        await run_app(guarded, Limits(shutdown_s=2.0), listener, lambda url: on_ready(f"{url}/mcp"))
