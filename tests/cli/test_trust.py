@@ -31,24 +31,23 @@ HARMLESS = frozenset(
     adam_eps answer_temperature as_published attention_kernel bad_rows batch beta beta1 beta2
     branching cache_gib chat check checkpointing clarify_temperature client_timeout clip
     closed_book column compile concurrency context_mode context_parallel context_tokens
-    corpus_split decontaminate_report deepen depth device documents dpo_loss drop_closed_book
-    drop_leaks dry_run dtype edge_chunk epochs eval_every every extra fall forget from_base full
-    grounding growth http items json judge judge_all judge_thinking judge_thinking_tokens
-    keep_checkpoints label label_smoothing leaf_groups_tokens least lengths lessons license
-    license_link license_name limit list lora_alpha lora_merge lora_rank lr lr_floor
-    margin mark_pairs max_batch max_body_mib max_connections max_file_mib max_files max_files_mib
-    max_log_ratio max_mib
-    max_new_tokens max_requests max_row_tokens max_steps max_total_tokens memory_gib merge methods
-    metric
-    min_shared name needed nll_weight node_budget ocr offload optimizer option overlong page
-    pairs pairs_per_node patience piece_tokens port precision prefill_tokens preset price_cached
-    price_in price_out profile question questions_per_document quiet ranks ray rejected
-    reply_tokens resamples retriever retry_failed reuse_from root_check rouge rounds rule
-    samples save_every seal_every seed self_checks sft_loss shard shortlist shortlist_k shots
-    shutdown_timeout spans split stage task teacher_tokens temperature templates then thinking
-    thinking_tokens threads threshold timeout timeout_s title token_budget tokens_in_flight
-    tokens_per_s top_k top_p traces_per_trie trees trees_at_once turns validation
-    validation_rows view warmup watch weight_decay window window_check words
+    corpus_split decontaminate_report deepen depth device direct documents dpo_loss
+    drop_closed_book drop_leaks dry_run dtype edge_chunk epochs eval_every every extra fall forget
+    from_base full grounding growth guide hint http items json judge judge_all judge_thinking
+    judge_thinking_tokens keep_checkpoints label label_smoothing leaf_groups_tokens least lengths
+    lessons license license_link license_name limit list lora_alpha lora_merge lora_rank lr
+    lr_floor margin mark_pairs max_batch max_body_mib max_connections max_file_mib max_files
+    max_files_mib max_log_ratio max_mib max_new_tokens max_requests max_row_tokens max_steps
+    max_total_tokens memory_gib merge methods metric min_shared name necessity needed nll_weight
+    node_budget ocr offload optimizer option overlong page pairs pairs_per_node patience
+    piece_tokens port precision prefill_tokens preset price_cached price_in price_out profile
+    question questions_per_document quiet ranks ray rejected reply_tokens resamples retriever
+    retry_failed reuse_from root_check rouge rounds rule samples save_every seal_every seed
+    self_checks sft_loss shard shortlist shortlist_k shots shutdown_timeout spans split stage task
+    teacher_tokens temperature templates then thinking thinking_tokens threads threshold timeout
+    timeout_s title token_budget tokens_in_flight tokens_per_s top_k top_p traces_per_trie trees
+    trees_at_once turns validation validation_rows view warmup watch weight_decay window
+    window_check words
     """.split()  # noqa: SIM905
 )
 """Numbers, choices and texts. A prompt profile and other wordings are files of the folder's own

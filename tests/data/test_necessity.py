@@ -18,10 +18,15 @@ from made_trees import asked, make_run, node, story, tree
 from agenticlu.cli import group
 from agenticlu.core.errors import EngineReplyError, UsageError
 from agenticlu.data.build import build_dataset, load_tree_views
-from agenticlu.data.necessity import NecessitySummary, find_needed_pieces
+from agenticlu.data.necessity import (
+    NecessitySummary,
+    find_needed_pieces,
+    use_quoted_pieces,
+)
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
 from agenticlu.search.caller import Caller
+from agenticlu.search.shards.merge import merge_runs
 from agenticlu.search.store import Store
 
 DOCUMENT = story(0)
@@ -227,3 +232,28 @@ def test_the_tiny_model_tells_and_its_command_resumes(tmp_path: Path):
         assert store.call_counts()["done"] > 6
         assert store.call_counts()["repeated"] == 0
         build_dataset(store, tmp_path / "data", PairPolicy(validation=0))
+
+
+def test_needed_pieces_survive_a_merge(tmp_path: Path):
+    run = make(tmp_path / "run", node("a", 1.0, kept=KEPT))
+    measure(run, ScriptedEngine(likelihood=reads(lambda shown: {1, 3} <= shown)))
+    merge_runs(tmp_path / "merged", [str(run)])
+    assert kept_in(tmp_path / "merged")["a"] == kept_in(run)["a"] == (1, 3)
+
+
+def test_a_round_that_quotes_a_piece_needs_that_piece(tmp_path: Path):
+    quote = DOCUMENT.text.partition(".")[0] + "."
+    quoting = node("a", 1.0, kept=KEPT)
+    turns = tuple(
+        turn.model_copy(update={"reply": quote}) if turn.kind == "sub_answer" else turn
+        for turn in quoting.turns
+    )
+    run = make(tmp_path, quoting.model_copy(update={"turns": turns}), node("b", 1.0, kept=KEPT))
+    with Store(run, writable=False) as store:
+        ((view, _),) = load_tree_views(store, needed=False)
+    quoted = use_quoted_pieces(view)
+    first, other = (quoted.find(one.id) for one in view.tree.nodes[1:])
+    assert first.kept == (0,)
+    assert "<para 0>" in next(turn.reply for turn in first.turns if turn.kind == "point")
+    assert quoted.read == {first.id: KEPT}
+    assert other.kept == KEPT, "it quotes nothing"

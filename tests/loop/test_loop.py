@@ -168,3 +168,19 @@ def test_a_kill_in_any_stage_changes_nothing(corpus: Path, tmp_path: Path) -> No
         run(corpus, tmp_path / "killed", stop_in=number, pause=0.4 * (number < total))
     assert run(corpus, tmp_path / "killed") == whole
     assert stages.keys() == json.loads((tmp_path / "killed" / RECORD_NAME).read_text()).keys()
+
+
+def test_only_the_first_search_is_guided_and_needed_pieces_are_measured_elsewhere(
+    tmp_path: Path,
+) -> None:
+    plan = LoopPlan("c.jsonl", "base", tmp_path, rounds=2, guide=True)
+    words = {one.title: one.argv() for one in build_stages(plan)}
+    assert "--guide" in words["Round 1: search"]
+    assert "--guide" not in words["Round 2: search"]
+    assert "Round 1: needed pieces" not in words, "guided rounds quote what they need"
+    assert words["Round 2: needed pieces"][:2] == ("generate", "necessity")
+    assert all("--direct" in words[f"Round {number}: data"] for number in (1, 2))
+    titles = [one.title for one in build_stages(LoopPlan("c.jsonl", "base", tmp_path))]
+    assert titles[1] == "Round 1: needed pieces"
+    plain = build_stages(LoopPlan("c.jsonl", "base", tmp_path, necessity=False))
+    assert not any("needed" in one.title for one in plain)

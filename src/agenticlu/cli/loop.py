@@ -41,6 +41,11 @@ class LoopSettings(Settings):
     """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
     then: Literal["dpo", "distill", "none"] = "dpo"
     """Stage after fine-tuning: preferences, distillation from evidence, or none."""
+    guide: bool = False
+    """Guide the first search (agenticlu generate --guide), for a model that cannot hold the
+    dialogue yet, and teach direct answers beside dialogues."""
+    necessity: bool = True
+    """Find the pieces that right rounds need (agenticlu generate necessity)."""
     preset: str | None = None
     """Preset of agenticlu train, such as lora."""
     dry_run: bool = False
@@ -102,6 +107,8 @@ def _build_plan(settings: LoopSettings, corpus: str) -> LoopPlan:
         held_out=settings.held_out,
         lengths=settings.lengths,
         then=settings.then,
+        guide=settings.guide,
+        necessity=settings.necessity,
         search=_flags(
             limit=settings.limit,
             branching=settings.branching,

@@ -93,7 +93,11 @@ class GenerateSettings(
         thinking = Thinking(self.thinking, self.thinking_tokens)
         served = self.base_url, self.api_key_env, self.timeout, self.window
         return EngineChoice(
-            self.model, *served, thinking=thinking, trust_remote_code=self.trust_remote_code
+            self.model,
+            *served,
+            thinking=thinking,
+            trust_remote_code=self.trust_remote_code,
+            dtype=self.dtype,
         )
 
 

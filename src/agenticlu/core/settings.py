@@ -325,6 +325,10 @@ class ModelSettings(TimeoutSettings, ThinkingSettings, TrustSettings):
     """Longest prompt plus reply that the model takes, such as 8192 or 8k. Default: what the server
     or the model says."""
 
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format of a model in this process. Default: float32 on a CPU, else the checkpoint's
+    own. bfloat16 is about twice as fast on CPUs that have it (avx512_bf16, amx)."""
+
     @property
     def bundled(self) -> bool:
         """Whether neither a model nor a server was named."""

@@ -26,9 +26,9 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import Document, Piece, Tree
 from agenticlu.data.corpus import corpus_name, own_id
 from agenticlu.data.dataset import RowFiles, Split
-from agenticlu.data.lessons import build_lessons
+from agenticlu.data.lessons import build_direct, build_lessons
 from agenticlu.data.mark_lists import ListPairs, ListSummary, read_asking
-from agenticlu.data.necessity import SETTING, read_measure, use_needed_pieces
+from agenticlu.data.necessity import SETTING, read_measure, use_needed_pieces, use_quoted_pieces
 from agenticlu.data.overlap import (
     Contamination,
     EvaluationTexts,
@@ -125,7 +125,7 @@ def load_tree_views(store: Store, *, needed: bool = False) -> Iterator[tuple[Tre
         store: The run.
         needed: Leave out the pieces that `agenticlu generate necessity` found needless.
     """
-    _, profile = read_settings(store)
+    config, profile = read_settings(store)
     measure = read_measure(store) if needed else None
     bound = store.get("bound") or {}
     last: tuple[Document, tuple[Piece, ...]] | None = None
@@ -143,6 +143,8 @@ def load_tree_views(store: Store, *, needed: bool = False) -> Iterator[tuple[Tre
         )
         if measure is not None:
             view = use_needed_pieces(view, store, measure)
+        if needed and config.guide:
+            view = use_quoted_pieces(view)
         yield view, store.tree_state(tree.id) == "done"
 
 
@@ -173,6 +175,9 @@ def _write_tree(
             summary.pointing.add(view, step.id)
     for row in build_self_checks(view, policy.self_checks, drop_leaks=policy.drop_leaks):
         files.write("self_check", split, row)
+    direct = build_direct(view, drop_leaks=policy.drop_leaks) if policy.direct else None
+    if direct is not None:
+        files.write("direct", split, direct)
     for row in build_lessons(view, policy.lessons, drop_leaks=policy.drop_leaks):
         files.write("distill", split, row)
     for pair in build_pairs(view, policy, summary.funnel):

@@ -1,11 +1,13 @@
-"""Builds rows for distillation: replies over whole documents, and the evidence to grade them by."""
+"""Builds rows for distillation, and direct answers: other lessons of a tree than its best path."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from agenticlu.data.pairs import find_best_node, trace_row
-from agenticlu.data.tree_view import TreeView, find_path_flaw
+from agenticlu.data.tree_view import TreeView, find_flaw, find_path_flaw
+from agenticlu.dialogue.guiding import ANSWER_LABEL
+from agenticlu.judges import is_correct
 
 
 def build_lessons(view: TreeView, most: int, *, drop_leaks: bool = True) -> list[dict[str, Any]]:
@@ -40,3 +42,33 @@ def build_lessons(view: TreeView, most: int, *, drop_leaks: bool = True) -> list
         opening = next(m for m in view.render(turns, only=evidence) if m.role == "user")
         rows.append({**trace_row(view, node, messages, targets), "evidence": opening.content})
     return rows
+
+
+def build_direct(view: TreeView, *, drop_leaks: bool = True) -> dict[str, Any] | None:
+    """Returns the direct question with a right answer, as a row; None when the tree has none.
+
+    The answer is the root's own where it is right, else what the best path found and answered.
+    A model that learns dialogues alone comes to answer a direct question as if it were asked to
+    clarify, and the comparison with it flatters the dialogue.
+
+    Args:
+        view: The tree.
+        drop_leaks: See `build_lessons`.
+    """
+    root = view.tree.nodes[0] if view.tree.nodes else None
+    if root is None or not root.turns or root.turns[0].kind != "direct":
+        return None
+    turn = root.turns[0]
+    states_fact = not turn.reply.startswith(ANSWER_LABEL)
+    if not is_correct(root.verdicts) or find_flaw(root) is not None or not states_fact:
+        best, _ = find_best_node(view, drop_leaks=drop_leaks)
+        if best is None:
+            return None
+        said = {one.kind: one.reply.strip() for one in best.turns}
+        reply = said["answer"]
+        if reply.startswith(ANSWER_LABEL) and said.get("sub_answer"):
+            reply = f"{said['sub_answer']} {reply}"  # an answer alone states no fact
+        turn = turn.model_copy(update={"reply": reply, "token_ids": None})
+        root = best
+    messages = view.render((turn,))
+    return trace_row(view, root, messages, targets=[len(messages) - 1])

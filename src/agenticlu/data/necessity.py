@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -228,20 +228,51 @@ def use_needed_pieces(view: TreeView, store: Store, measure: Measure) -> TreeVie
 
     Rounds that were not measured stay as they are.
     """
-    read: dict[str, tuple[int, ...]] = {}
-    nodes = []
+    found = {}
     for node in view.tree.nodes:
-        found = store.find_grounding(measure.key(view, node)) if len(node.kept) > 1 else None
-        if found is not None and found.kept and found.kept != node.kept:
-            read[node.id] = node.kept
-            turns = tuple(
-                point_at(turn, found.kept) if turn.kind == "point" else turn for turn in node.turns
-            )
-            node = node.model_copy(update={"kept": found.kept, "turns": turns})
-        nodes.append(node)
-    if not read:
+        record = store.find_grounding(measure.key(view, node)) if len(node.kept) > 1 else None
+        if record is not None and record.kept and record.kept != node.kept:
+            found[node.id] = record.kept
+    return _point_anew(view, found)
+
+
+def use_quoted_pieces(view: TreeView) -> TreeView:
+    """Returns a tree whose rounds keep, and point at, the piece that their finding is quoted from.
+
+    For guided searches, whose findings are sentences of the pieces: which one a round needs need
+    not be measured. A round that quotes none stays as it is.
+    """
+    found = {}
+    for node in view.tree.nodes:
+        said = next((turn.reply for turn in node.turns if turn.kind == "sub_answer"), "")
+        quoting = [index for index in node.kept if said and said in view.text(index)]
+        if quoting and len(node.kept) > 1:
+            found[node.id] = tuple(quoting[:1])
+    return _point_anew(view, found)
+
+
+def _point_anew(view: TreeView, found: Mapping[str, tuple[int, ...]]) -> TreeView:
+    """Returns a tree of which some rounds, by id, keep and name other pieces."""
+    if not found:
         return view
-    return replace(view, tree=view.tree.model_copy(update={"nodes": tuple(nodes)}), read=read)
+    nodes = [
+        node.model_copy(
+            update={
+                "kept": found[node.id],
+                "turns": tuple(
+                    point_at(turn, found[node.id]) if turn.kind == "point" else turn
+                    for turn in node.turns
+                ),
+            }
+        )
+        if node.id in found
+        else node
+        for node in view.tree.nodes
+    ]
+    read = {node.id: view.read.get(node.id, node.kept) for node in view.tree.nodes
+            if node.id in found}  # fmt: skip
+    tree = view.tree.model_copy(update={"nodes": tuple(nodes)})
+    return replace(view, tree=tree, read={**view.read, **read})
 
 
 def point_at(turn: Turn, pieces: Sequence[int]) -> Turn:

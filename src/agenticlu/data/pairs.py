@@ -239,6 +239,9 @@ class PairPolicy(Settings):
     sampled."""
     self_checks: int = Field(default=1, ge=0)
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
+    direct: bool = False
+    """Also write each solved question as a direct one, with its right answer: what is taught
+    dialogues alone forgets how to answer at once."""
     lessons: int = Field(default=2, ge=0)
     """Rows of a question at most for distillation: replies, and the evidence to grade them by."""
     validation: float = Field(default=0.1, ge=0, lt=1)

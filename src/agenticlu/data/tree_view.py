@@ -116,6 +116,11 @@ class TreeView:
         """Returns the node of an id."""
         return self._by_id[node_id]
 
+    def text(self, index: int) -> str:
+        """Returns a piece's text in one line, as findings quote it."""
+        piece = self.pieces[index]
+        return " ".join(self.document.text[piece.start : piece.end].split())
+
     def repeats(self, node: Node) -> bool:
         """Whether a clarification on the way to `node` was asked before: inference ends there."""
         turns = [turn for step in self.tree.path(node.id)[1:] for turn in step.turns]

@@ -203,6 +203,8 @@ class ModelChoice:
 
     trust_remote_code: bool = False
     """Whether code that the model's folder brings may run, in process."""
+    dtype: str | None = None
+    """Number format in process; see `HFEngine`."""
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
@@ -261,6 +263,7 @@ class ModelChoice:
         options: dict[str, Any] = {
             "context_tokens": self.window_tokens,
             "thinking": self.thinking,
+            "dtype": self.dtype if not self.base_url else None,
             "trust_remote_code": self.trust_remote_code or None if not self.base_url else None,
         }
         return {name: value for name, value in options.items() if value is not None}

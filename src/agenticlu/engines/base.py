@@ -26,6 +26,10 @@ class Sampling:
     schema: str | None = None
     """JSON schema, as JSON, that replies should follow. A wish: engines and servers that cannot
     hold a model to it answer as without it."""
+    among: tuple[str, ...] = field(default=(), repr=False)
+    """Texts of which the reply must be one; none: any reply. For engines that guide replies."""
+    begins: tuple[str, ...] = field(default=(), repr=False)
+    """Texts with one of which the reply must begin. Likewise."""
 
 
 Asked = Sequence[Message] | str

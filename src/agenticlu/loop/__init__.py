@@ -36,6 +36,10 @@ class LoopPlan:
     """Tokens of a document in the evaluation; none: as they are."""
     then: Then = "dpo"
     """Stage after fine-tuning."""
+    guide: bool = False
+    """Guide the replies of the first search, and teach direct answers, too."""
+    necessity: bool = True
+    """Find the pieces that right rounds need before data is built."""
     search: tuple[str, ...] = ()
     """Further arguments of `agenticlu generate`."""
     train: tuple[str, ...] = ()
@@ -81,21 +85,42 @@ def find_model(plan: LoopPlan, number: int) -> str:
 
 def _build_data_stages(plan: LoopPlan, number: int) -> list[Stage]:
     folder = plan.folder(number)
-    return [
+    search, data = str(folder / "search"), str(folder / "data")
+    # What is taught can hold the dialogue: only the first search needs a guide. Its findings are
+    # quotes, which tell what they need.
+    guided = plan.guide and number == 1
+    stages = [
         Stage(
             f"Round {number}: search",
             lambda: (
                 *("generate", "run", plan.corpus, "--model", find_model(plan, number - 1)),
-                *(*plan.search, "--seed", str(number - 1), "--out", str(folder / "search")),
+                *plan.search,
+                *(("--guide",) if guided else ()),
+                *("--seed", str(number - 1), "--out", search),
             ),
             f"{folder.name}/search/run.sqlite",
-        ),
+        )
+    ]
+    if plan.necessity and not guided:
+        stages.append(
+            Stage(
+                f"Round {number}: needed pieces",
+                lambda: (
+                    *("generate", "necessity", search),
+                    *("--model", find_model(plan, number - 1)),
+                ),
+                f"{folder.name}/search/run.sqlite",
+            )
+        )
+    direct = ("--direct",) if plan.guide else ()
+    stages.append(
         Stage(
             f"Round {number}: data",
-            lambda: ("dataset", "build", str(folder / "search"), "--out", str(folder / "data")),
+            lambda: ("dataset", "build", search, *direct, "--out", data),
             f"{folder.name}/data/README.md",
-        ),
-    ]
+        )
+    )
+    return stages
 
 
 def _build_training_stages(plan: LoopPlan, number: int) -> list[Stage]:

@@ -86,6 +86,12 @@ class ReplayConfig(Settings):
     """Longest reply in tokens, by kind of turn."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     """Nucleus sampling: probability mass sampled from."""
+    guide: bool = False
+    """Guide replies, for a model that cannot hold the dialogue yet: clarifications are questions,
+    findings are sentences and answers spans of the pieces kept. Models in this process only."""
+    hint: bool = False
+    """With guide: give rounds the known answer, as STaR's rationalisation does. Findings are
+    sentences of the pieces kept that hold it, where there are any; direct answers get no hint."""
     check: bool = True
     """Sample the self-check."""
     root_check: bool = False
@@ -103,6 +109,8 @@ class ReplayConfig(Settings):
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:
+        if self.hint and not self.guide:
+            raise ValueError("hint needs guide: only guided replies can be given the answer")
         budget = self.node_budget
         if self.growth == "best-first" and budget is not None and budget < self.branching:
             raise ValueError(
@@ -110,6 +118,11 @@ class ReplayConfig(Settings):
                 "raise it, or lower branching"
             )
         return self
+
+    @property
+    def keeps_shortlist(self) -> bool:
+        """Whether all of a shortlist is kept, whatever the model says of it: nobody is asked."""
+        return self.threshold == 0 and (self.top_k is None or self.shortlist_k <= self.top_k)
 
     def most_tokens(self, kind: TurnKind) -> int:
         """Returns how long a reply may become."""

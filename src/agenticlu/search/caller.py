@@ -364,7 +364,7 @@ def sample_key(
     scope: Sequence[str], messages: Sequence[Message], sampling: Sampling, first_ordinal: int
 ) -> str:
     """Returns the content key of a sampled call, the first sample's ordinal included."""
-    fields = asdict(sampling)
+    fields = _describe(sampling)
     if fields["schema"] is None:
         del fields["schema"]  # calls without one keep the keys that they had before there was any
     how = json.dumps(fields, sort_keys=True)
@@ -373,8 +373,17 @@ def sample_key(
 
 def complete_key(scope: Sequence[str], text: str, sampling: Sampling) -> str:
     """Returns the content key of a continued text."""
-    how = json.dumps(asdict(sampling), sort_keys=True)
+    how = json.dumps(_describe(sampling), sort_keys=True)
     return content_id("complete", *scope, text, how, length=32)
+
+
+def _describe(sampling: Sampling) -> dict[str, Any]:
+    """Returns the settings of a key; unguided calls keep the keys from before there were guides."""
+    return {
+        name: value
+        for name, value in asdict(sampling).items()
+        if value or name not in ("among", "begins")
+    }
 
 
 def choices_key(scope: Sequence[str], messages: Sequence[Message], choices: Sequence[str]) -> str:

@@ -137,6 +137,8 @@ class Grounder:
         indices: Sequence[int] = range(len(self.shown.pieces))
         if self.config.grounding == "shortlist":
             indices = self._index.pick(text, self.config.shortlist_k)
+            if self.config.keeps_shortlist:
+                return await self._finish(Fold(key, self.shown.document.id, [], kept=indices))
         return await self._scan(key, text, indices)
 
     async def _scan(self, key: str, text: str, indices: Sequence[int]) -> GroundingRecord:
@@ -292,7 +294,7 @@ class Grounder:
     def _key(self, text: str, owner: str = "") -> str:
         mode = self.config.grounding
         extra = {
-            "shortlist": str(self.config.shortlist_k),
+            "shortlist": f"{self.config.shortlist_k}{' kept' * self.config.keeps_shortlist}",
             "point": str(self.config.top_k),
         }.get(mode, "")
         return content_id("grounding", *self._scope, mode, extra, owner, text, length=32)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,6 +109,42 @@ async def open_panel(
             await judge.close()
 
 
+EARLY_TREES = 20
+"""Finished questions after which a search says what share of them is usable."""
+
+
+def render_early(outcomes: Mapping[str, int]) -> str:
+    """Returns what the first finished questions tell, and what to try where that is little.
+
+    >>> print(render_early({"solved": 9, "unsolved": 11}))
+    Of the first 20 questions 9 were answered right: 45% give conversations to learn from.
+
+    Args:
+        outcomes: Outcome of a tree to number; see `records.Tree.outcome`.
+    """
+    total = sum(outcomes.values())
+    easy = outcomes.get("too-easy", 0)
+    usable = outcomes.get("solved", 0) + easy
+    said = (
+        f"Of the first {total} questions {usable} were answered right: {usable / total:.0%} give "
+        "conversations to learn from."
+    )
+    if outcomes.get("failed", 0) * 2 > total:
+        return f"{said} Most failed: see agenticlu status RUN."
+    if usable * 5 < total:
+        said += (
+            " A model that cannot hold the dialogue yet needs help at first: --guide, with --hint "
+            "where that is not enough (models in this process); easier questions; shorter "
+            "--piece-tokens."
+        )
+    elif easy * 5 > 4 * total:
+        said += (
+            " Nearly all are right however they are asked: there is nothing to choose between. "
+            "Longer documents or harder questions teach more."
+        )
+    return said
+
+
 @dataclass(eq=False)
 class ProgressListener(Listener):
     """Shows a bar to people and writes a line per finished tree for machines."""
@@ -118,6 +155,7 @@ class ProgressListener(Listener):
     _began: float = field(default_factory=time.monotonic, init=False)
     _nodes: int = field(default=0, init=False)
     _solved: int = field(default=0, init=False)
+    _outcomes: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def _note(self) -> str:
@@ -148,6 +186,9 @@ class ProgressListener(Listener):
             computed_tokens=tree.usage.computed_tokens,
         )
         self.progress.advance(note=self._note)
+        self._outcomes[tree.outcome] += 1
+        if self._outcomes.total() == EARLY_TREES:
+            self.say(render_early(self._outcomes))
 
     def say(self, text: str) -> None:
         """Passes on a message of the run."""

@@ -19,6 +19,7 @@ from agenticlu.core.records import (
     content_id,
     content_seed,
 )
+from agenticlu.dialogue.guiding import close_questions, guide, is_about
 from agenticlu.dialogue.run import run_dialogue
 from agenticlu.dialogue.steps import (
     FULL_ROUND,
@@ -241,6 +242,8 @@ class TreeSearch:
             sampled = await self._sample(parent, request, sampling, first)
             turns += [request.turn(one, sampled.usage) for one in sampled.completions]
             texts = [turn.reply for turn in turns]
+            if self._config.guide:
+                texts = [one if is_about(one, self.question.text) else "" for one in texts]
             if self._config.merge:
                 distinct = merge_near_duplicates(texts)[:wanted]
             else:
@@ -402,6 +405,10 @@ class TreeSearch:
         phase: str | None = None,
     ) -> Sampled:
         """Samples a turn; the call's key names the node, the turn and the samples."""
+        if self._config.guide:
+            pieces = [self._grounder.shown.text(index) for index in node.kept]
+            hint = self.question.answers if self._config.hint else ()
+            sampling = guide(sampling, request, pieces, self.question.text, hint)
         scope = (str(self._config.seed), self._document_id, self.question.id, node.id, request.kind)
         call = CallId(
             key=sample_key(scope, request.messages, sampling, first_ordinal),
@@ -412,6 +419,8 @@ class TreeSearch:
         )
         sampled = await self._caller.sample(call, request.messages, sampling)
         self._usage = self._usage + sampled.usage
+        if self._config.guide and request.kind == "clarify":
+            sampled = close_questions(sampled)
         return sampled
 
     def _failed_child(self, parent: Node, error: CallFailedError) -> Node:

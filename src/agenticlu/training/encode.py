@@ -29,8 +29,8 @@ from agenticlu.training.rows import (
     FOLDERS,
     Messages,
     Stage,
+    find_extra,
     find_rows,
-    find_self_checks,
     parse_conversations,
     parse_targets,
 )
@@ -455,7 +455,8 @@ def load_units(
 ) -> tuple[list[Unit], EncodeReport]:
     """Loads and encodes a split, or its first `limit` usable rows.
 
-    With `self_checks` an SFT split includes the rows that teach the self-check.
+    An SFT split includes the direct answers, where there are any, and with `self_checks` the rows
+    that teach the self-check.
 
     Raises:
         TrainingError: The split does not exist, or none of its rows is usable.
@@ -467,8 +468,9 @@ def load_units(
             hint=f"Expected {dataset}/{FOLDERS[stage]}/{split}.parquet (or .jsonl); "
             "agenticlu dataset build RUN writes it.",
         )
-    if stage == "sft" and self_checks:
-        files = [*files, *find_self_checks(dataset, split)]
+    if stage == "sft":
+        kinds = ("direct", "self_check") if self_checks else ("direct",)
+        files = [*files, *(path for kind in kinds for path in find_extra(dataset, kind, split))]
     report = EncodeReport()
     rows = (row for path in files for row in load_rows(path, error=TrainingError))
     encoded = encode_rows(

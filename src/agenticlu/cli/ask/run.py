@@ -52,6 +52,7 @@ class AskSetup:
             settings.window,
             thinking=Thinking(settings.thinking, settings.thinking_tokens),
             trust_remote_code=settings.trust_remote_code,
+            dtype=settings.dtype,
         )
         given = settings.stop_rule
         self.rule = find_rule(self.choice.folder) if given is None else read_rule(given)

@@ -146,7 +146,11 @@ async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summ
     served = settings.base_url, settings.api_key_env, settings.timeout, settings.window
     thinking = Thinking(settings.thinking, settings.thinking_tokens)
     engine = ModelChoice(
-        settings.model, *served, thinking=thinking, trust_remote_code=settings.trust_remote_code
+        settings.model,
+        *served,
+        thinking=thinking,
+        trust_remote_code=settings.trust_remote_code,
+        dtype=settings.dtype,
     ).load(say)
     try:
         summary = await run_evaluation(

@@ -380,6 +380,8 @@ class DecodePlan:
         self.positions = torch.tensor(lengths, device=device)
         self.rows = torch.arange(len(lengths), device=device)
         hidden = torch.arange(self.num_keys, device=device) > self.positions[:, None]
+        if device.type == "cpu" and dtype != torch.float64:
+            dtype = torch.float32  # see `_attention`
         mask = torch.zeros(hidden.shape, device=device, dtype=dtype)
         self.mask = mask.masked_fill_(hidden, float("-inf"))[:, None, None, :]
 
@@ -444,5 +446,9 @@ def _attention(
     assert agenticlu_plan is not None, "the model dropped the plan between layer and attention"
     assert kwargs.get("softcap") is None, "soft-capped scores are not supported"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dtype = query.dtype
+    if query.device.type == "cpu" and dtype != torch.float64:
+        # Products in half precision are fast on a CPU, its attention over few rows is not.
+        query, key, value = query.float(), key.float(), value.float()
     out = agenticlu_plan.attend(module.layer_idx, query[0], key[0], value[0], scale)
-    return out[None], None
+    return out[None].to(dtype), None

@@ -32,6 +32,7 @@ from agenticlu.engines.base import (
 )
 from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.decoder import AnyDecoder, AnyReading, choose, draw_uniforms
+from agenticlu.engines.local.guide import Guide, build_guide, choose_guided
 from agenticlu.engines.local.kvcache import num_common
 
 LOOK_AHEAD = 512
@@ -54,6 +55,8 @@ class Draft:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     reason: FinishReason | None = None
     branch: Any = None
+    guide: Guide | None = None
+    """What may follow; None: anything."""
 
 
 @dataclass(eq=False)
@@ -74,6 +77,8 @@ class WorkerJob:
     """The reply, whatever the model would draw: asked for is how likely its tokens are."""
     forced: list[int] = field(default_factory=list)
     """Tokens of the given reply."""
+    guide: Guide | None = None
+    """Where its replies must be guided: what they may begin with."""
     ids: list[int] = field(default_factory=list)
     """Of the prompt; encoded by the worker where the request brings none."""
     num_cached: int = 0
@@ -297,6 +302,8 @@ class Worker:
             assert not isinstance(job.asked, str)
             job.forced = self.chat.encode_reply(job.asked, job.given)
             job.sampling = replace(job.sampling, max_tokens=len(job.forced))
+        if job.sampling is not None and job.guide is None:
+            job.guide = build_guide(job.sampling, self.chat.encode_text)
         reply = 1 if job.sampling is None else job.sampling.max_tokens
         limit = self.context_tokens
         if limit is not None and len(job.ids) + reply > limit:
@@ -344,12 +351,12 @@ class Worker:
         Without a seed the number of the call takes its place: a repeated request differs.
         """
         if sampling.temperature == 0:
-            return [Draft(job, ordinal, []) for ordinal in range(sampling.n)]
+            return [Draft(job, ordinal, [], guide=job.guide) for ordinal in range(sampling.n)]
         prompt = content_id(array("q", job.ids).tobytes().hex())
         source = f"call {job.call}" if sampling.seed is None else f"seed {sampling.seed}"
         seeds = [content_seed(prompt, source, str(ordinal)) for ordinal in range(sampling.n)]
         return [
-            Draft(job, ordinal, draw_uniforms(seed, sampling.max_tokens))
+            Draft(job, ordinal, draw_uniforms(seed, sampling.max_tokens), guide=job.guide)
             for ordinal, seed in enumerate(seeds)
         ]
 
@@ -367,13 +374,7 @@ class Worker:
 
     def _draw(self, drafts: list[Draft], logits_BV: Tensor) -> None:
         """Draws the next token of every draft and notes which are finished."""
-        settings = [draft.job.sampling for draft in drafts]
-        tokens = choose(
-            logits_BV,
-            [one.temperature for one in settings if one],
-            [one.top_p for one in settings if one],
-            [draft.uniforms[len(draft.tokens)] if draft.uniforms else 0.0 for draft in drafts],
-        )
+        tokens = self._choose(drafts, logits_BV)
         for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
             sampling, job = draft.job.sampling, draft.job
             assert sampling is not None
@@ -381,15 +382,39 @@ class Worker:
                 token = job.forced[len(draft.tokens)]
             draft.tokens.append(token)
             ended = token in self.end_ids and not job.forced
+            complete = False
+            if draft.guide is not None and not ended:
+                draft.guide, rest = draft.guide.follow(token)
+                # One text is left: its tokens need not be drawn.
+                complete = rest is not None
+                draft.tokens += rest or ()
             if job.top_logprobs is not None:
                 draft.logprobs.append(self._token_logprob(logits_BV[row], token, job.top_logprobs))
-            if ended or (sampling.stop and self._stopped(draft, sampling.stop)):
+            if ended or complete or (sampling.stop and self._stopped(draft, sampling.stop)):
                 draft.reason = "stop"
             elif len(draft.tokens) >= sampling.max_tokens:
                 draft.reason = "length"
             if job.on_token is not None and not ended:
                 details = draft.logprobs[-1] if draft.logprobs else None
                 job.notify(job.on_token, draft.ordinal, token, details)
+
+    def _choose(self, drafts: list[Draft], logits_BV: Tensor) -> list[int]:
+        """Returns the next token of every draft."""
+        uniforms = [one.uniforms[len(one.tokens)] if one.uniforms else 0.0 for one in drafts]
+        settings = [draft.job.sampling or Sampling() for draft in drafts]
+        heat = [one.temperature for one in settings]
+        guides = [draft.guide for draft in drafts]
+        tokens = choose_guided(guides, logits_BV, self.end_ids, heat, uniforms)
+        if free := [row for row, guide in enumerate(guides) if guide is None]:
+            chosen = choose(
+                logits_BV if len(free) == len(drafts) else logits_BV[free],
+                [heat[row] for row in free],
+                [settings[row].top_p for row in free],
+                [uniforms[row] for row in free],
+            )
+            for row, token in zip(free, chosen, strict=True):
+                tokens[row] = token
+        return tokens
 
     def _stopped(self, draft: Draft, stops: tuple[str, ...]) -> bool:
         # A stop may span tokens, and one token may hold part of a character. A character has at

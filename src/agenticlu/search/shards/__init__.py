@@ -42,6 +42,8 @@ SUFFIX = ".jsonl.zst"
 SETTINGS = ("bound", "config", "profile", "judges")
 ADAPTED = "adapted"
 """How servers had to be asked otherwise than the settings say; parts may differ in it."""
+CARRIED = (*SETTINGS, ADAPTED, "necessity")
+"""What parts say beside their rows; also by which measure needed pieces were found."""
 _TABLES = ("document", "question", "call", "grounding", "judgement")
 
 Line = dict[str, Any]
@@ -218,7 +220,7 @@ def run_lines(
         documents: Only rows about these; None for all.
         is_new: Which of those rows.
     """
-    settings = {name: store.get(name) for name in (*SETTINGS, ADAPTED)}
+    settings = {name: store.get(name) for name in CARRIED}
     yield {"t": SEGMENT_FORMAT, "version": SEGMENT_VERSION, "settings": settings}
     columns = store.columns("call")
     state, phase, node_id = (columns.index(name) for name in ("state", "phase", "node_id"))

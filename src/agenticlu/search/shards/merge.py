@@ -26,7 +26,7 @@ from agenticlu.search.caller import decode_choice_probs, decode_sampled
 from agenticlu.search.settings import read_settings
 from agenticlu.search.shards import (
     ADAPTED,
-    SETTINGS,
+    CARRIED,
     SUFFIX,
     Line,
     Manifest,
@@ -230,7 +230,7 @@ class Merger:
         ):
             trial = Merger(store, self._holds, into_running=self._into_running)
             trial._questions = dict(self._questions)
-            known = {name: self._store.get(name) for name in (*SETTINGS, ADAPTED)}
+            known = {name: self._store.get(name) for name in CARRIED}
             store.put(**{name: value for name, value in known.items() if value is not None})
             for is_outdated, part in ordered:
                 with _blaming(part.name, store):
