@@ -8,8 +8,7 @@ is, message for message, what inference sends; the search only showed the model 
 | step | siblings: the same history, one decision apart |
 | path | the best and the worst node of the tree, compared where their paths part |
 
-Every node that gives no pair and every turn that gives no row is counted under a reason; the counts
-sum to the totals.
+Every node that gives no pair, every turn that gives no row is counted under a reason.
 """
 
 from __future__ import annotations
@@ -232,16 +231,14 @@ class PairPolicy(Settings):
     drop_closed_book: float | None = Field(default=None, ge=0, le=1)
     """Drop trees whose question was answered right without the document at least this often."""
     needed: Annotated[bool, Spelling(flags=("--needed/--all-kept",))] = True
-    """Point at those pieces alone that agenticlu generate necessity found needed, where it was run;
-    else at all that grounding kept."""
+    """Point only at pieces that rounds were found to need, where known; else at all kept."""
     mark_pairs: int = Field(default=2, ge=0)
     """Pairs of a round at most that teach pointing alone, of lists that agenticlu generate pointing
     sampled."""
     self_checks: int = Field(default=1, ge=0)
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
     direct: bool = False
-    """Also write each solved question as a direct one, with its right answer: what is taught
-    dialogues alone forgets how to answer at once."""
+    """Also write solved questions as direct ones, with their right answers."""
     lessons: int = Field(default=2, ge=0)
     """Rows of a question at most for distillation: replies, and the evidence to grade them by."""
     validation: float = Field(default=0.1, ge=0, lt=1)

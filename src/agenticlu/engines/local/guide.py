@@ -7,7 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from agenticlu.engines.base import Sampling
+from agenticlu.engines.local.decoder import choose
 
 END = -1
 """Key of a trie's node at which a text ends."""
@@ -47,20 +50,37 @@ class Guide:
         return Guide(here, self.whole), None
 
 
-def choose_guided(
+def choose_next(
     guides: Sequence[Guide | None],
-    logits_BV: Any,
+    logits_BV: Tensor,
     end_ids: Collection[int],
-    temperatures: Sequence[float],
+    settings: Sequence[Sampling],
     uniforms: Sequence[float],
 ) -> list[int]:
-    """Returns the next token of every guided branch, 0 for the others; see `draw_among`."""
+    """Returns the next token of every branch: of what its guide allows, or of all.
+
+    Args:
+        guides: Per branch; None where all is free.
+        logits_BV: Branches by vocabulary.
+        end_ids: Tokens that end a reply.
+        settings: Per branch.
+        uniforms: Per branch a number in [0, 1) that selects the token; see `choose`.
+    """
     tokens = [0] * len(guides)
     for row, guide in enumerate(guides):
         if guide is not None:
             allowed = guide.allowed(end_ids)
             logits = logits_BV[row, allowed].tolist()
-            tokens[row] = draw_among(allowed, logits, temperatures[row], uniforms[row])
+            tokens[row] = draw_among(allowed, logits, settings[row].temperature, uniforms[row])
+    if free := [row for row, guide in enumerate(guides) if guide is None]:
+        chosen = choose(
+            logits_BV if len(free) == len(guides) else logits_BV[free],
+            [settings[row].temperature for row in free],
+            [settings[row].top_p for row in free],
+            [uniforms[row] for row in free],
+        )
+        for row, token in zip(free, chosen, strict=True):
+            tokens[row] = token
     return tokens
 
 

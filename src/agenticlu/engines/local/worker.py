@@ -31,8 +31,8 @@ from agenticlu.engines.base import (
     TokenLogprob,
 )
 from agenticlu.engines.local.chat import ChatFormat
-from agenticlu.engines.local.decoder import AnyDecoder, AnyReading, choose, draw_uniforms
-from agenticlu.engines.local.guide import Guide, build_guide, choose_guided
+from agenticlu.engines.local.decoder import AnyDecoder, AnyReading, draw_uniforms
+from agenticlu.engines.local.guide import Guide, build_guide, choose_next
 from agenticlu.engines.local.kvcache import num_common
 
 LOOK_AHEAD = 512
@@ -374,7 +374,13 @@ class Worker:
 
     def _draw(self, drafts: list[Draft], logits_BV: Tensor) -> None:
         """Draws the next token of every draft and notes which are finished."""
-        tokens = self._choose(drafts, logits_BV)
+        tokens = choose_next(
+            [one.guide for one in drafts],
+            logits_BV,
+            self.end_ids,
+            [one.job.sampling or Sampling() for one in drafts],
+            [one.uniforms[len(one.tokens)] if one.uniforms else 0.0 for one in drafts],
+        )
         for row, (draft, token) in enumerate(zip(drafts, tokens, strict=True)):
             sampling, job = draft.job.sampling, draft.job
             assert sampling is not None
@@ -397,24 +403,6 @@ class Worker:
             if job.on_token is not None and not ended:
                 details = draft.logprobs[-1] if draft.logprobs else None
                 job.notify(job.on_token, draft.ordinal, token, details)
-
-    def _choose(self, drafts: list[Draft], logits_BV: Tensor) -> list[int]:
-        """Returns the next token of every draft."""
-        uniforms = [one.uniforms[len(one.tokens)] if one.uniforms else 0.0 for one in drafts]
-        settings = [draft.job.sampling or Sampling() for draft in drafts]
-        heat = [one.temperature for one in settings]
-        guides = [draft.guide for draft in drafts]
-        tokens = choose_guided(guides, logits_BV, self.end_ids, heat, uniforms)
-        if free := [row for row, guide in enumerate(guides) if guide is None]:
-            chosen = choose(
-                logits_BV if len(free) == len(drafts) else logits_BV[free],
-                [heat[row] for row in free],
-                [settings[row].top_p for row in free],
-                [uniforms[row] for row in free],
-            )
-            for row, token in zip(free, chosen, strict=True):
-                tokens[row] = token
-        return tokens
 
     def _stopped(self, draft: Draft, stops: tuple[str, ...]) -> bool:
         # A stop may span tokens, and one token may hold part of a character. A character has at
