@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("dialogue.steps", "judges"),
     ("dialogue.run",),
-    ("dialogue.stopping",),
+    ("dialogue.guiding", "dialogue.stopping"),
     ("data.tree_view",),
     (
         *("search", "dialogue", "data.pairs", "data.traces", "training"),
