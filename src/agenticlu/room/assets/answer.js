@@ -70,7 +70,7 @@ function renderSources(entry, marks) {
       h("span", { class: "source-text" },
         h("span", { class: "where" }, marks[i] ? nameOfPlace(marks[i]) : "passage", " · ",
           one.verified ? "quoted word for word" : one.quote ? "closest sentence" : "passage"),
-        h("span", { class: "quote" }, one.quote ? `“${one.quote}”` : clip(one.text.trim(), 240)))))));
+        h("span", { class: "said" }, one.quote ? `“${one.quote}”` : clip(one.text.trim(), 240)))))));
 }
 function renderCost({ usage, seconds: spent, engine, rounds, cost, currency }) {
   const read = usage.prompt_tokens - usage.cached_tokens;
@@ -102,13 +102,13 @@ function withMarkers(answer) {
   const sources = answer.citations.map((one, i) => `[${i + 1}] ${one.file ? `${one.file.name}, ` : ""}${one.page_name || (one.page ? `page ${one.page}` : "passage")}: “${one.quote || clip(one.text, 200)}”`);
   return [text, ...sources].join("\n");
 }
-function renderTools(entry, saved) {
+function renderTools(entry) {
   return h("div", { class: "entry-tools" },
     h("button", { type: "button", class: "small-button", onclick: trying(async () => {
       await navigator.clipboard.writeText(withMarkers(entry.answer));
       news("Copied, with its sources.");
     }) }, icon("copy"), "Copy"),
-    saved ? exportMenu({ entry: entry.id }, "Export") : null,
+    exportMenu({ entry: entry.id }, "Export"),
     iconButton("trash", "Delete this answer", () => tell("delete", entry)));
 }
 
@@ -122,8 +122,8 @@ export function renderStatus(answer) {
   return h("p", { class: `status ${css}` }, icon(picture), text,
     answer.stopped ? h("span", { class: "stopped" }, " · stopped early: the best answer so far") : null);
 }
-// The whole of an entry. `saved`: whether it is kept, so that it can be exported.
-export function renderEntry(entry, { saved = true, tools = true } = {}) {
+// The whole of an entry.
+export function renderEntry(entry) {
   const marks = marksOf(entry);
   const { answer, trail } = entry;
   const empty = !(answer.statement ?? answer.answer).trim();
@@ -136,6 +136,6 @@ export function renderEntry(entry, { saved = true, tools = true } = {}) {
       renderSources(entry, marks),
       answer.notes.length ? h("ul", { class: "notes", "aria-label": "Notes" }, answer.notes.map((note) => h("li", {}, note))) : null,
       trail.length ? h("details", { class: "trail" }, h("summary", {}, `How it got there: ${plural(trail.length, "step")}`), renderRounds(trail)) : null,
-      h("div", { class: "entry-foot" }, renderCost(answer), tools ? renderTools(entry, saved) : null)));
+      h("div", { class: "entry-foot" }, renderCost(answer), renderTools(entry))));
 }
 export { marksOf };

@@ -132,6 +132,7 @@ const start = trying(async () => {
   refreshModel();
   renderWelcome();
   setDocuments(state.documents);
+  for (const { name, error } of state.unopened || []) wrong(`${name} was not opened. ${error.message}`, error.hint);
   refreshWelcome();
   let last = null;
   try { last = sessionStorage.getItem("document"); } catch { /* no storage: the first is opened */ }

@@ -4,7 +4,7 @@ import { bytes, find, h, icon, menu, plural } from "./elements.js";
 import { room, tell } from "./events.js";
 import { failed, trying, wrong } from "./notices.js";
 
-const MOST_FILES = 5000;
+const MOST_FILES = 2000;
 const isHidden = (path) => path.split("/").some((name) => name.startsWith("."));
 
 function choose(props) {
@@ -98,6 +98,8 @@ export const take = trying(async (given, name = null) => {
       return;
     }
     if (how !== "together") return;
+    await send(files, `${files[0][1]} and ${plural(files.length - 1, "more file")}`);
+    return;
   }
   await send(files, name);
 });

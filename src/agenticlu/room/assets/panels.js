@@ -28,11 +28,7 @@ export const openHistory = trying(async () => {
   const search = h("input", { type: "search", placeholder: "Search questions, answers and documents", "aria-label": "Search what was asked", autofocus: true });
   const element = dialog("history", "History", search, count, list);
   element.classList.add("drawer");
-  if (!room.history) {
-    search.remove();
-    list.append(h("p", {}, "Nothing is kept: the reading room was started with --no-history."));
-    return;
-  }
+  if (!room.history) count.before(h("p", { class: "quiet" }, "Started with --no-history: what is asked is forgotten when the room is closed."));
   let asked = 0;
   const refresh = async () => {
     asked += 1;
@@ -91,7 +87,7 @@ async function reopen(entry, element) {
   const back = h("button", { type: "button", class: "small-button", onclick: () => { element.close(); openHistory(); } }, "Back to all");
   element.replaceChildren(element.firstChild, back,
     h("p", { class: "notice plain" }, `${entry.document_name} is not open. Open the file again to see the passages on its pages.`),
-    renderEntry(kept, { tools: true }));
+    renderEntry(kept));
   element.classList.add("without-source");
   back.focus();
 }
@@ -149,7 +145,7 @@ export function refreshModel() {
 const KEYS = [
   ["/", "Go to the question"], ["Enter", "Ask; on a marker, show its words in the source"], ["Shift + Enter", "New line in the question"],
   ["Esc", "Stop, and take the best answer so far"], ["[ and ]", "Previous and next marker of the answers"], ["← →", "Between documents, on their tabs"],
-  ["Delete", "Close the document, on its tab"], ["Alt + Page Up, Page Down", "Previous and next page, in the source"], ["\\", "Between answers and source"], ["h", "History"], ["?", "This list"],
+  ["Delete", "Close the document, on its tab"], ["Alt + PageUp and PageDown", "Previous and next page, in the source"], ["\\", "Between answers and source"], ["h", "History"], ["?", "This list"],
 ];
 export function openHelp() {
   dialog("help", "Keys", h("dl", { class: "keys" }, KEYS.map(([keys, text]) => [h("dt", {}, keys.split(" ").map((one) => (/^(and|\+|,)$/.test(one) ? ` ${one} ` : h("kbd", {}, one)))), h("dd", {}, text)])),

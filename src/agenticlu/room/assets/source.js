@@ -128,7 +128,7 @@ export async function jump(all, active) {
 }
 export function nameOfPlace(place) {
   const page = place.page_name || (place.page ? `page ${place.page}` : null);
-  return [place.file || null, page].filter(Boolean).join(", ") || "the text";
+  return [place.file || null, page || (place.piece === null || place.piece === undefined ? "the text" : `passage ${place.piece}`)].filter(Boolean).join(", ");
 }
 function renderTold(target, located) {
   told.hidden = located;

@@ -21,11 +21,11 @@ class Thread {
   }
   refresh() {
     const num = this.entries.length;
-    this.head.replaceChildren(...(num && room.history ? [
+    this.head.replaceChildren(...(num ? [
       h("span", { class: "quiet" }, plural(num, "question")),
       h("button", { type: "button", class: "small-button", onclick: () => this.restart(), disabled: Boolean(this.run) }, icon("plus"), "New conversation"),
       exportMenu({ conversation: this.conversation }, "Export all"),
-    ] : num ? [h("button", { type: "button", class: "small-button", onclick: () => this.restart() }, icon("plus"), "New conversation")] : []));
+    ] : []));
     if (!num && !this.run) this.list.replaceChildren(hint(room.documents.get(this.id)));
   }
   restart() {
@@ -38,7 +38,7 @@ class Thread {
   add(entry, element = null) {
     this.entries.push(entry);
     this.list.querySelector(".hint-card")?.remove();
-    const made = renderEntry(entry, { saved: room.history });
+    const made = renderEntry(entry);
     if (element) element.replaceWith(made); else this.list.append(made);
     this.refresh();
     return made;
@@ -51,7 +51,7 @@ class Thread {
   // Shows the conversation that was last held about the document, or a given one.
   async load(conversation = null) {
     this.loaded = true;
-    if (!room.history || this.run) return;
+    if (this.run) return;
     const { entries } = await api.listHistory({ document: this.id });
     const wanted = conversation || entries[0]?.conversation;
     if (!wanted || (this.entries.length && !conversation)) return;
@@ -260,7 +260,7 @@ export function startThreads() {
   });
   on("gone", (entry) => threads.get(entry.document)?.remove(entry.id));
   on("delete", trying(async (entry) => {
-    if (room.history) await api.deleteEntry(entry.id);
+    await api.deleteEntry(entry.id);
     threads.get(entry.document)?.remove(entry.id);
   }));
 }

@@ -12,8 +12,8 @@ const asMarks = (places) => places.map((place) => ({ ...place, kind: "passage" }
 function placeButtons(places) {
   const marks = asMarks(places);
   const buttons = marks.slice(0, MOST_PLACES).map((place, i) => h("button", {
-    type: "button", class: "place", onclick: () => jump(marks, i), "aria-label": `Show passage ${place.piece}, ${nameOfPlace(place)}`,
-  }, place.page || place.page_name ? nameOfPlace(place) : `passage ${place.piece}`));
+    type: "button", class: "place", onclick: () => jump(marks, i), "aria-label": `Show ${nameOfPlace(place)}`,
+  }, nameOfPlace(place)));
   const rest = marks.length - buttons.length;
   return h("span", { class: "place-list" }, buttons, rest > 0 ? h("span", { class: "quiet" }, `and ${plural(rest, "more passage", "more passages")}`) : null);
 }
