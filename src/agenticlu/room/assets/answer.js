@@ -84,7 +84,14 @@ function renderCost({ usage, seconds: spent, engine, rounds, cost, currency }) {
 // Names of the ways out of the page, for an answer or for a whole conversation.
 export function exportMenu(values, label) {
   const button = h("button", { type: "button", class: "small-button" }, icon("download"), label);
-  const item = (format, text) => h("a", { role: "menuitem", tabindex: 0, href: api.exportPath({ ...values, format }), download: "" }, text);
+  const item = (format, text) => h("button", {
+    type: "button", role: "menuitem", onclick: trying(async () => {
+      const { content, name } = await api.getExport({ ...values, format });
+      const address = URL.createObjectURL(content);
+      h("a", { href: address, download: name }).click();
+      setTimeout(() => URL.revokeObjectURL(address), 60_000);
+    }),
+  }, text);
   return menu("Export", button, () => [
     item("html", "Web page, works offline (HTML)"), item("md", "Markdown with footnotes"), item("json", "Data (JSON)"),
   ]);

@@ -49,7 +49,12 @@ export const listHistory = (values) => call(`/api/history?${query(values)}`);
 export const getEntry = (id) => call(`/api/history/${encodeURIComponent(id)}`);
 export const deleteEntry = (id) => call(`/api/history/${encodeURIComponent(id)}`, { method: "DELETE" });
 export const deleteHistory = (id) => call(`/api/history?${query({ document: id })}`, { method: "DELETE" });
-export const exportPath = (values) => `/api/export?${query(values)}`;
+// What is exported: its content, and the name to save it under.
+export async function getExport(values) {
+  const reply = await send(`/api/export?${query(values)}`);
+  const name = /filename="?([^";]+)/.exec(reply.headers.get("Content-Disposition") || "");
+  return { content: await reply.blob(), name: name ? name[1] : `answer.${values.format}` };
+}
 export const getModels = () => call("/api/models");
 export const lookForModels = () => post("/api/models/look");
 export const chooseModel = (body) => post("/api/model", body);

@@ -134,24 +134,19 @@ export class PagesView {
   spans({ words, text, start = null }, page) {
     const letters = Array.from(text);
     const from = start ?? page.start ?? words[0]?.[0] ?? 0;
-    let last = null;
-    const spans = [];
-    for (const [begin, end, left, top, right, bottom] of words) {
+    return words.map(([begin, end, left, top, right, bottom], i) => {
       const word = letters.slice(begin - from, end - from).join("");
+      // What stands between two words in the text stands behind the first: so it is when it is copied.
+      const gap = i + 1 < words.length ? letters.slice(end - from, words[i + 1][0] - from).join("") : "";
       const size = Math.max(bottom - top, 1);
-      // Between two words stands what stands there in the text: so it is when it is copied.
-      if (last !== null) spans.push(letters.slice(last - from, begin - from).join("") || "");
-      last = end;
-      const span = h("span", { "data-start": begin }, word);
+      const span = h("span", { "data-start": begin }, word + gap);
       measure.font = `${size}px ${FONT}`;
-      const natural = measure.measureText(word).width || 1;
       span.style.left = `${left}px`;
       span.style.top = `${top}px`;
       span.style.fontSize = `${size}px`;
-      span.style.transform = `scaleX(${(right - left) / natural})`;
-      spans.push(span);
-    }
-    return spans;
+      span.style.transform = `scaleX(${(right - left) / (measure.measureText(word).width || 1)})`;
+      return span;
+    });
   }
   setMarks(marks, active) {
     Object.assign(this, { marks, active });

@@ -9,6 +9,7 @@ import { LiveTrail, VERBS } from "./trail.js";
 
 const threads = new Map(); // by document
 let form = null;
+const LABEL = /\b(final )?answer ?[:：] ?/i; // what models put before the answer itself
 
 class Thread {
   constructor(id) {
@@ -26,7 +27,8 @@ class Thread {
       h("button", { type: "button", class: "small-button", onclick: () => this.restart(), disabled: Boolean(this.run) }, icon("plus"), "New conversation"),
       exportMenu({ conversation: this.conversation }, "Export all"),
     ] : []));
-    if (!num && !this.run) this.list.replaceChildren(hint(room.documents.get(this.id)));
+    const card = this.list.querySelector(".hint-card");
+    if (card || !this.list.childElementCount) this.list.replaceChildren(hint(room.documents.get(this.id)));
   }
   restart() {
     Object.assign(this, { conversation: null, entries: [] });
@@ -126,11 +128,12 @@ class Run {
       const verb = VERBS[data.turn_kind];
       this.tellState(`${verb}…`);
       if (room.current === this.thread.id) say(verb);
-      if (["answer", "direct"].includes(data.turn_kind)) this.text.textContent = "";
+      this.said = "";
     }
     if (data.kind === "text" && ["answer", "direct"].includes(data.turn_kind)) {
-      this.text.hidden = false;
-      this.text.append(data.text);
+      this.said += data.text;
+      this.text.textContent = this.said.replace(LABEL, "");
+      this.text.hidden = !this.text.textContent.trim();
     }
     if (near) this.thread.toEnd();
   }
@@ -245,6 +248,7 @@ export function startThreads() {
     thread.element.hidden = false;
     refreshForm();
     if (!thread.loaded) await thread.load();
+    thread.element.dataset.loaded = "yes";
     thread.toEnd();
   }));
   on("document", (info) => {
