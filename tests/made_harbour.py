@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -34,18 +34,20 @@ _TURNS = {
 }
 
 
-def page_lines(page: int) -> list[str]:
+def page_lines(page: int, on_page: Mapping[str, int] = ON_PAGE) -> list[str]:
     """The lines of a page, from 1."""
     lines = [f"Rules of the harbour, sheet {page}"]
     for number in range(24):
         lines.append(FILLER[(page + number) % len(FILLER)])
-        lines += [RULES[word] for word, on in ON_PAGE.items() if on == page and number == 11]
+        lines += [RULES[word] for word, on in on_page.items() if on == page and number == 11]
     return lines
 
 
-def make_harbour_pdf(pages: int = 12) -> bytes:
-    """A PDF whose rules stand on the pages of `ON_PAGE`, in the middle."""
-    return make_pdf(["".join(column(72, 720, page_lines(page + 1))) for page in range(pages)])
+def make_harbour_pdf(pages: int = 12, on_page: Mapping[str, int] = ON_PAGE) -> bytes:
+    """A PDF whose rules stand on the pages of `on_page`, in the middle."""
+    return make_pdf(
+        ["".join(column(72, 720, page_lines(page + 1, on_page))) for page in range(pages)]
+    )
 
 
 def harbour_text(rule: str = "fee", paragraphs: int = 400) -> str:

@@ -30,6 +30,10 @@ from agenticlu.room.models import RoomModel
 from agenticlu.server import open_listener
 
 
+WINDOW = 2_000_000
+"""Of the scripted model, in tokens."""
+
+
 def fault(request: ScriptedRequest) -> Exception | None:
     """Plays a server that dies while it answers."""
     if "vanish" not in request.messages[-1].content + request.messages[1].content:
@@ -45,7 +49,7 @@ def load(word_s: float) -> Any:
     """Builds the engine."""
     return ScriptedEngine(
         reply_from, {}, faults=fault, word_latency_s=word_s, name="scripted-model",
-        context_tokens=200_000,
+        context_tokens=WINDOW,
     )  # fmt: skip
 
 
@@ -57,7 +61,7 @@ async def serve(history: str, upload_bytes: int, word_s: float, files: Sequence[
         load=lambda: load(word_s),
         load_tokenizer=ApproximateTokenizer,
         piece_tokens=64,
-        window=200_000,
+        window=WINDOW,
     )
     settings = RoomSettings(
         asked=AskedWith(profile=load_profile()),

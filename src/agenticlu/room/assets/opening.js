@@ -5,6 +5,7 @@ import { room, tell } from "./events.js";
 import { failed, trying, wrong } from "./notices.js";
 
 const MOST_FILES = 2000;
+const AT_ONCE = 3; // uploads
 const isHidden = (path) => path.split("/").some((name) => name.startsWith("."));
 
 function choose(props) {
@@ -85,27 +86,31 @@ export const take = trying(async (given, name = null) => {
     wrong(`More than ${plural(MOST_FILES, "file")} cannot be opened here.`, "Open a smaller folder, or: agenticlu read FOLDER");
     return;
   }
-  const size = files.reduce((sum, [file]) => sum + file.size, 0);
-  if (size > room.uploadBytes) {
-    wrong(`${name || files[0][1]} has ${bytes(size)}; at most ${bytes(room.uploadBytes)} can be opened here.`,
-      "From the command line there is no such limit: agenticlu read FILE; or start it with a larger --max-upload-mib.");
-    return;
-  }
   if (name === null && files.length > 1) {
     const how = await askHow(files);
-    if (how === "each") {
-      for (const one of files) await send([one], null);
-      return;
-    }
-    if (how !== "together") return;
-    await send(files, `${files[0][1]} and ${plural(files.length - 1, "more file")}`);
+    if (how === "each") await sendEach(files);
+    else if (how === "together") await send(files, `${files[0][1]} and ${plural(files.length - 1, "more file")}`);
     return;
   }
   await send(files, name);
 });
 
-async function send(files, name) {
-  const label = name || (files.length === 1 ? files[0][1] : plural(files.length, "file"));
+// A few at a time; the first is looked at, the others open beside it.
+async function sendEach(files) {
+  const waiting = files.map((one, i) => [one, i]);
+  const work = async () => {
+    for (let next = waiting.shift(); next; next = waiting.shift()) await send([next[0]], null, next[1] === 0);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+}
+async function send(files, name, look = true) {
+  const label = name || files[0][1];
+  const size = files.reduce((sum, [file]) => sum + file.size, 0);
+  if (size > room.uploadBytes) {
+    wrong(`${label} has ${bytes(size)}; at most ${bytes(room.uploadBytes)} can be opened here.`,
+      "From the command line there is no such limit: agenticlu read FILE; or start it with a larger --max-upload-mib.");
+    return;
+  }
   const bar = h("progress", { max: 1, value: 0, "aria-label": `Sending ${label}` });
   const { done, cancel } = api.upload(files, name, (share) => { bar.value = share; });
   const line = h("div", { class: "notice sending" }, h("div", {}, h("p", {}, `Opening ${label}`), bar),
@@ -114,7 +119,7 @@ async function send(files, name) {
   const later = setTimeout(() => find("notices").append(line), 250);
   try {
     const info = await done;
-    tell("opened", info);
+    tell("opened", { info, look });
   } catch (error) {
     failed(error);
   } finally {

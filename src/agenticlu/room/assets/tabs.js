@@ -112,9 +112,9 @@ export function startTabs() {
       tabOf.get(room.current).firstChild.focus();
     }
   });
-  on("opened", (info) => {
+  on("opened", ({ info, look }) => {
     learn(info);
-    choose(info.id);
+    if (look || !room.current) choose(info.id);
     follow();
     if (info.status === "failed" && info.error) wrong(info.error.message, info.error.hint);
   });

@@ -38,7 +38,7 @@ export function listenForTour() {
   on("tour", trying(async () => {
     const { document: info, questions } = await api.startTour();
     tour = { document: info.id, questions, step: 0 };
-    tell("opened", info);
+    tell("opened", { info, look: true });
     render();
   }));
   on("current", () => render());
