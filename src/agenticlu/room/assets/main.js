@@ -122,6 +122,7 @@ const start = trying(async () => {
   listenForTour();
   document.addEventListener("keydown", onKey);
   on("model", refreshModel);
+  on("choose-model", openModel);
   on("document", refreshWelcome);
   on("closed", refreshWelcome);
   const state = await api.getState();

@@ -1,10 +1,11 @@
 // The open documents: a tab for each, their reading followed until it is done.
 import * as api from "./api.js";
-import { find, h, icon, iconButton } from "./elements.js";
+import { clip, find, h, icon, iconButton, menu } from "./elements.js";
 import { currentDocument, on, room, say, tell } from "./events.js";
 import { failed, trying, wrong } from "./notices.js";
 
 const POLL_MS = 300;
+const FEW = 5; // documents whose tabs are overlooked at once
 const tabOf = new Map();
 let polling = null;
 
@@ -100,7 +101,23 @@ function follow() {
   }
 }
 
+// Of many documents, all by their names.
+function listButton() {
+  const button = iconButton("down", "All documents", () => {});
+  const box = menu("All documents", button, () => [...room.documents.values()].map((info) => h("button", {
+    type: "button", role: "menuitem", onclick: () => choose(info.id),
+  }, icon(info.kind === "folder" ? "folder" : "file"), clip(info.name, 60))));
+  const refresh = () => { box.hidden = room.documents.size <= FEW; };
+  on("document", refresh);
+  on("closed", refresh);
+  refresh();
+  return box;
+}
 export function startTabs() {
+  find("tabs").after(listButton());
+  find("tabs").addEventListener("wheel", (event) => {
+    if (!event.deltaX) find("tabs").scrollLeft += event.deltaY;
+  }, { passive: true });
   find("tabs").addEventListener("keydown", (event) => {
     const order = [...room.documents.keys()];
     const at = order.indexOf(room.current);

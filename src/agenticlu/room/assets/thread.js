@@ -75,7 +75,10 @@ function hint(info) {
   if (!info) return "";
   if (info.status === "failed") return h("div", { class: "hint-card wrong" }, h("p", {}, info.error?.message), h("p", { class: "quiet" }, info.error?.hint));
   return h("div", { class: "hint-card" }, h("h2", {}, "Ask anything about it"),
-    h("p", {}, "Each sentence of the answer leads to the words it rests on. Questions that follow may refer to what was said before."));
+    h("p", {}, "Each sentence of the answer leads to the words it rests on. Questions that follow may refer to what was said before."),
+    room.model && !room.model.bundled ? null : h("p", { class: "no-model" },
+      room.model ? "No model was named, so the small bundled one answers. It knows only the invented world of the guided tour, not your documents. " : "No model was named yet. ",
+      h("button", { type: "button", class: "link", onclick: () => tell("choose-model") }, "Choose a model")));
 }
 const threadOf = (id) => {
   if (!threads.has(id)) threads.set(id, new Thread(id));
@@ -177,13 +180,14 @@ function startAsking(thread, body) {
   thread.run.go();
 }
 
-export function askNow(question) {
+// `most`: rounds, where they are not the ones chosen below the box.
+export function askNow(question, most = null) {
   const info = currentDocument();
   const text = question.trim();
   const thread = info && threadOf(info.id);
   if (!info || info.status !== "ready" || thread.run || !text) return;
   const options = find("choices").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  const rounds = Number(find("rounds").value) || undefined;
+  const rounds = most || Number(find("rounds").value) || undefined;
   find("question").value = "";
   grow();
   startAsking(thread, { document: info.id, question: text, ...(options.length ? { options } : {}), ...(rounds ? { rounds } : {}) });
@@ -262,6 +266,7 @@ export function startThreads() {
     threads.get(id)?.element.remove();
     threads.delete(id);
   });
+  on("model", () => threads.get(room.current)?.refresh());
   on("gone", (entry) => threads.get(entry.document)?.remove(entry.id));
   on("delete", trying(async (entry) => {
     await api.deleteEntry(entry.id);

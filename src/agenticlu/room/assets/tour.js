@@ -5,10 +5,11 @@ import { on, room, tell } from "./events.js";
 import { trying } from "./notices.js";
 import { askNow } from "./thread.js";
 
+const ROUNDS = 3; // questions of the tour follow up to three facts
 let tour = null;
 
 const entryBox = () => [...document.querySelectorAll(`.thread[data-document="${CSS.escape(tour.document)}"] .entry`)].at(-1);
-const ask = (index) => h("button", { type: "button", class: "button main", "data-tour": index, disabled: room.documents.get(tour.document)?.status !== "ready", onclick: () => askNow(tour.questions[index]) }, tour.questions[index]);
+const ask = (index) => h("button", { type: "button", class: "button main", "data-tour": index, disabled: room.documents.get(tour.document)?.status !== "ready", onclick: () => askNow(tour.questions[index], ROUNDS) }, tour.questions[index]);
 const STEPS = [
   () => ["Ask something", "This is a bundled document about invented people. A small bundled model answers; it knows only this kind of text. Click to ask:", [ask(0)]],
   () => ["Watch it think", "It asks itself what it needs to know, points to the passages that say so, and answers from them.", []],
