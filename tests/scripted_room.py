@@ -29,7 +29,6 @@ from agenticlu.room.asking import AskedWith
 from agenticlu.room.models import RoomModel
 from agenticlu.server import open_listener
 
-
 WINDOW = 2_000_000
 """Of the scripted model, in tokens."""
 
