@@ -240,7 +240,7 @@ def test_the_keyboard_alone_is_enough(enter: Enter, empty_room: str) -> None:
     reader.wait("dialog#history")
     assert page.evaluate("document.activeElement.type") == "search"
     page.keyboard.press("Escape")
-    assert page.locator("dialog").count() == 0
+    reader.wait("dialog", state="detached")
     page.keyboard.press("?")
     reader.wait("dialog#help")
     page.keyboard.press("Escape")
@@ -397,7 +397,7 @@ def test_what_was_asked_is_there_again_after_a_reload_and_can_be_deleted(
         reader.wait("dialog .quiet:has-text('1 question')")
         reader.page.click(".history-line")
         reader.wait(f"{ANSWERS} >> nth=1")
-        assert reader.page.locator("dialog").count() == 0
+        reader.wait("dialog", state="detached")
         reader.page.click(f"{ANSWERS} >> nth=1 >> [aria-label='Delete this answer']")
         reader.page.click("#open-history")
         reader.wait("dialog .quiet:has-text('1 question')")
