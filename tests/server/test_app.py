@@ -270,6 +270,30 @@ def test_a_scripted_engine_is_served_without_what_it_lacks() -> None:
     assert '"content": "Ada"' in streamed.text
 
 
+def test_the_words_of_an_engine_without_tokens_go_out_as_they_come() -> None:
+    from starlette.testclient import TestClient
+
+    body = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+
+    def deltas(engine: Any, **more: Any) -> list[str]:
+        client = TestClient(build_app(Service(engine, "m")), base_url="http://127.0.0.1")
+        text = client.post("/v1/chat/completions", json=body | more).text
+        events = [json.loads(line[6:]) for line in text.split("\n\n") if line.startswith("data: {")]
+        found = [one["choices"][0]["delta"].get("content") for one in events]
+        return [one for one in found if one]
+
+    engine = ScriptedEngine(lambda request: "<think>Hm.</think>Ada Larkin built it.")
+    assert deltas(engine) == ["Ada ", "Larkin ", "built ", "it."]
+    assert deltas(engine, n=2) == ["Ada Larkin built it."] * 2
+
+    class Musing(ScriptedEngine):
+        async def stream(self, *given: Any, on_text: Any, **named: Any) -> Any:
+            on_text("So it is Ada.")
+            return await self.sample(*given, **named)
+
+    assert "".join(deltas(Musing(lambda request: "Ada"))) == "So it is Ada.\n\nAda"
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [

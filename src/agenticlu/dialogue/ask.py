@@ -40,13 +40,12 @@ from agenticlu.dialogue.run import (
     PieceIndex,
     PieceScanner,
     ShownDocument,
-    control_tokens,
     count_messages,
     run_dialogue,
+    show_document,
 )
 from agenticlu.dialogue.steps import MAX_TOKENS, Dialogue, Profile, Request, render_earlier
 from agenticlu.dialogue.stopping import StopRule, decide
-from agenticlu.documents import split
 from agenticlu.documents.tokens import Tokenizer
 from agenticlu.engines.base import (
     Engine,
@@ -116,8 +115,7 @@ async def ask(
         DocumentTooLongError: It does not fit and `spans` is off, or one piece alone does not.
         EngineError: The model could not be asked.
     """
-    cut = split(document, tokenizer, piece_tokens) if pieces is None else tuple(pieces)
-    shown = ShownDocument(document, cut, control_tokens(tokenizer))
+    shown = show_document(document, tokenizer, piece_tokens, pieces)
     return await _Asking(
         shown=shown,
         question=make_question(document, question) if isinstance(question, str) else question,

@@ -90,10 +90,15 @@ class ShownDocument:
         )
 
 
-def show_document(document: Document, tokenizer: Tokenizer, piece_tokens: int) -> ShownDocument:
-    """Splits a document for a model with this tokenizer."""
-    pieces = split(document, tokenizer, piece_tokens)
-    return ShownDocument(document, pieces, control_tokens(tokenizer))
+def show_document(
+    document: Document,
+    tokenizer: Tokenizer,
+    piece_tokens: int,
+    pieces: Sequence[Piece] | None = None,
+) -> ShownDocument:
+    """Splits a document for a model with this tokenizer, unless its pieces are given."""
+    cut = split(document, tokenizer, piece_tokens) if pieces is None else tuple(pieces)
+    return ShownDocument(document, cut, control_tokens(tokenizer))
 
 
 def control_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:

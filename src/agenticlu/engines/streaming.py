@@ -99,9 +99,15 @@ class ReplyText:
         self._text = StopText(self.stops)
 
     def feed(
-        self, token: int, details: TokenLogprob | None = None
+        self, token: int | str, details: TokenLogprob | None = None
     ) -> tuple[str, list[TokenLogprob]]:
-        """Takes a token; returns the text that is now certain, with its log-probabilities."""
+        """Takes a token; returns the text that is now certain, with its log-probabilities.
+
+        A text in place of a token is certain already.
+        """
+        if isinstance(token, str):
+            self.sent_chars += len(token)
+            return token, []
         if self._text.stopped:
             return "", []
         if details is not None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from agenticlu.core.errors import AgenticluError
 from agenticlu.core.records import Usage, content_id
-from agenticlu.engines.base import Engine, OnToken, Sampled, TokenLogprob
+from agenticlu.engines.base import Engine, Sampled, TokenLogprob, stream_of
 from agenticlu.engines.streaming import ReplyText
 from agenticlu.server.answering import Answering
 from agenticlu.server.desk import Desk
@@ -32,8 +32,9 @@ from agenticlu.server.requests import unknown_model
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-News = tuple[int, int, TokenLogprob | None]
-"""A token: index of its choice, id, log-probability."""
+News = tuple[int, int | str, TokenLogprob | None]
+"""More of a choice, by its index: a token's id, or a text; its log-probability."""
+Hear = Callable[[int, int | str, TokenLogprob | None], None]
 Result = TypeVar("Result")
 LONGEST_RETRY_S = 60
 
@@ -284,14 +285,14 @@ class ChatServer:
         self,
         prepared: Prepared,
         session: str | None,
-        hear: Callable[[int, int, TokenLogprob | None], None] | None = None,
+        hear: Hear | None = None,
     ) -> list[Sampled]:
         """Samples every prompt of a request.
 
         Args:
             prepared: The request.
             session: Of the client.
-            hear: Called with every token: index of its choice, id, log-probability.
+            hear: Called with every token, or with texts where the engine tells no tokens.
         """
         work = [
             asyncio.ensure_future(self._sample(prepared, i, session, hear))
@@ -304,7 +305,7 @@ class ChatServer:
                 one.cancel()
 
     async def _sample(
-        self, prepared: Prepared, prompt: int, session: str | None, hear: OnToken | None
+        self, prepared: Prepared, prompt: int, session: str | None, hear: Hear | None
     ) -> Sampled:
         request = prepared.request
         asked, first = request.asked[prompt], prompt * request.sampling.n
@@ -318,7 +319,20 @@ class ChatServer:
             )
         if isinstance(asked, str):
             return await self.engine.complete(asked, request.sampling, session=session)
-        return await self.engine.sample(asked, request.sampling, session=session)
+        if hear is None or request.sampling.n > 1:
+            return await self.engine.sample(asked, request.sampling, session=session)
+        told: list[str] = []
+
+        def tell(text: str) -> None:
+            told.append(text)
+            hear(first, text, None)
+
+        stream = stream_of(self.engine)
+        reply = await stream(asked, request.sampling, session=session, on_text=tell)
+        if not reply.completions[0].text.startswith("".join(told)):
+            # What was told turned out to be a thought.
+            hear(first, f"\n\n{reply.completions[0].text}", None)
+        return reply
 
     async def _stream(
         self, prepared: Prepared, rendering: Rendering, session: str | None, send: Send
@@ -326,8 +340,8 @@ class ChatServer:
         """Sends a reply as it comes: an error before its first token has a status of its own."""
         arrived: asyncio.Queue[News | None] = asyncio.Queue()
 
-        def hear(choice: int, token: int, details: TokenLogprob | None) -> None:
-            arrived.put_nowait((choice, token, details))
+        def hear(choice: int, more: int | str, details: TokenLogprob | None) -> None:
+            arrived.put_nowait((choice, more, details))
 
         work = asyncio.ensure_future(self._sample_all(prepared, session, hear))
         work.add_done_callback(lambda _: arrived.put_nowait(None))
@@ -355,16 +369,14 @@ class ChatServer:
     ) -> AsyncGenerator[str, None]:
         """Yields server-sent events: text as it comes, then reasons, usage and the end."""
         request = rendering.request
-        texts: list[ReplyText] = []
-        if isinstance(self.engine, DetailedEngine):
-            decode, stops = self.engine.chat.decode, request.sampling.stop
-            texts = [ReplyText(decode, stops) for _ in range(request.num_choices)]
+        decode = self.engine.chat.decode if isinstance(self.engine, DetailedEngine) else str
+        texts = [ReplyText(decode, request.sampling.stop) for _ in range(request.num_choices)]
         for event in rendering.opening():
             yield event
         while news is not None:
-            index, token, details = news
+            index, more, details = news
             offset = texts[index].sent_chars
-            text, told = texts[index].feed(token, details)
+            text, told = texts[index].feed(more, details)
             if text:
                 yield rendering.delta(index, text, told, offset)
             news = await arrived.get()
@@ -378,7 +390,7 @@ class ChatServer:
         index = 0
         for reply in replies:
             for i, one in enumerate(reply.completions):
-                sent = texts[index] if texts else ReplyText(str)
+                sent = texts[index]
                 text = text_of(reply, i)[sent.sent_chars :]
                 details_left = details_of(reply, i)[sent.sent_details :]
                 if text or details_left:
