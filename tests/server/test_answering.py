@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import threading
 import time
@@ -19,7 +20,7 @@ from agenticlu.core.errors import EngineUnreachableError
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents.tokens import ApproximateTokenizer
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
-from agenticlu.server import Service
+from agenticlu.server import Service, uploads
 from agenticlu.server.desk import Desk, Shelf
 from agenticlu.server.uploads import FileStore
 
@@ -193,8 +194,6 @@ def test_files_stay_in_a_folder_that_was_named(tmp_path: Path) -> None:
 
 def test_all_files_together_are_bounded(tmp_path: Path) -> None:
     store = FileStore(tmp_path, file_bytes=100, total_bytes=150)
-    import io
-
     kept = store.add(io.BytesIO(b"x" * 100), "a.txt", "user_data")
     with pytest.raises(Exception, match="delete some"):
         store.add(io.BytesIO(b"x" * 60), "b.txt", "user_data")
@@ -202,6 +201,27 @@ def test_all_files_together_are_bounded(tmp_path: Path) -> None:
     store.delete(kept.id)
     assert list(tmp_path.iterdir()) == []
     store.add(io.BytesIO(b"x" * 60), "b.txt", "user_data")
+
+
+def test_uploads_under_way_take_room_too(tmp_path: Path) -> None:
+    """Else many at once would fill the disk, each below the limit of one."""
+    store = FileStore(tmp_path, file_bytes=100, total_bytes=150)
+    with store.arriving() as first:
+        first(90)
+        with store.arriving() as second, pytest.raises(Exception, match="delete some"):
+            second(70)
+        first(50)
+    store.add(io.BytesIO(b"x" * 100), "a.txt", "user_data")
+
+
+def test_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MOST_FILES", 2)
+    store = FileStore(tmp_path)
+    for number in range(2):
+        store.add(io.BytesIO(b""), f"{number}.txt", "user_data")
+    with pytest.raises(Exception, match="2 files are kept"):
+        store.add(io.BytesIO(b""), "more.txt", "user_data")
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_shelf_keeps_the_latest() -> None:

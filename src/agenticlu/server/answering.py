@@ -300,32 +300,37 @@ class Answering:
         async def counted() -> dict[str, Any]:
             nonlocal num_bytes
             message: dict[str, Any] = await request.receive()
-            num_bytes += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            num_bytes += size
             if num_bytes > most:
                 files.check_size(num_bytes)
+            take(size)
             return message
 
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length[:18]) > most:
             files.check_size(int(length[:18]))
         bounded = Request(request.scope, counted)
-        try:
-            async with asyncio.timeout(self._patience_s):
-                form = await bounded.form(max_files=1, max_fields=8, max_part_size=MOST_FIELD_BYTES)
-        except TimeoutError as error:
-            raise RequestError(
-                f"The file did not arrive within {self._patience_s:g} s (--client-timeout).",
-                status=408,
-                headers={"Connection": "close"},
-            ) from error
-        except ClientDisconnect as error:
-            raise RequestError("The client went away.", status=400) from error
-        except HTTPException as error:
-            raise RequestError(f"The form cannot be read: {error.detail}") from error
-        try:
-            yield form
-        finally:
-            await form.close()
+        with files.arriving() as take:
+            try:
+                async with asyncio.timeout(self._patience_s):
+                    form = await bounded.form(
+                        max_files=1, max_fields=8, max_part_size=MOST_FIELD_BYTES
+                    )
+            except TimeoutError as error:
+                raise RequestError(
+                    f"The file did not arrive within {self._patience_s:g} s (--client-timeout).",
+                    status=408,
+                    headers={"Connection": "close"},
+                ) from error
+            except ClientDisconnect as error:
+                raise RequestError("The client went away.", status=400) from error
+            except HTTPException as error:
+                raise RequestError(f"The form cannot be read: {error.detail}") from error
+            try:
+                yield form
+            finally:
+                await form.close()
 
 
 def _json(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Any:

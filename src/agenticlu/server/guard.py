@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from agenticlu.server.replies import render_error
 Scope = MutableMapping[str, Any]
 Asgi = Callable[[Scope, Callable[..., Any], Callable[..., Any]], Awaitable[None]]
 JSON_TYPE = "application/json"
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]++)\]|([^\[\]:@/\\?#\s]++))(?::\d{0,5})?")
 UPLOAD_ROUTE = "/v1/files"
 """Takes a form, as every client sends files."""
 
@@ -98,12 +100,15 @@ def is_expected(host: str, allowed: frozenset[str]) -> bool:
 
     >>> [is_expected(host, frozenset()) for host in ("127.0.0.1:8000", "[::1]", "evil.example")]
     [True, True, False]
+    >>> [is_expected(host, frozenset()) for host in ("[::1].evil.example", "localhost:1@evil")]
+    [False, False]
     """
     if not host:
         return True  # HTTP/1.0: no browser sends it
-    bracketed = host.startswith("[")
-    name = host[1:].partition("]")[0] if bracketed else host.partition(":")[0]
-    name = name.rstrip(".").lower()
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = (found[1] or found[2]).rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost") or name in allowed:
         return True
     try:

@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +23,7 @@ from agenticlu.core.records import Record, without_lone_surrogates
 from agenticlu.server.limits import MIB, RequestError
 
 MOST_NAME_CHARACTERS = 200
+MOST_FILES = 10_000
 PURPOSES = ("user_data", "assistants", "vision", "batch", "fine-tune", "evals")
 """What clients may say that a file is for; here all are read alike."""
 _ID = re.compile(r"file-[0-9a-f]{32}")
@@ -69,6 +72,8 @@ class FileStore:
         total_bytes: int = 2048 * MIB,
     ) -> None:
         self.file_bytes, self.total_bytes = file_bytes, total_bytes
+        self._arriving = 0
+        """Bytes of uploads that are not kept yet."""
         self._is_own = folder is None
         self._lock = threading.Lock()
         try:
@@ -77,6 +82,7 @@ class FileStore:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder = folder
             self._files = {one.id: one for one in self._read_all()}
+            self._held = sum(one.bytes for one in self._files.values())
         except OSError as error:
             raise ConfigError(
                 f"Files cannot be kept in {str(folder)!r}: {error.strerror or error}.",
@@ -106,17 +112,17 @@ class FileStore:
                 created_at=int(time.time()),
             )
             with self._lock:
-                held = sum(one.bytes for one in self._files.values())
-                if held + size > self.total_bytes:
+                self._check_room(size)
+                if len(self._files) >= MOST_FILES:
                     raise RequestError(
-                        f"Uploaded files may take {self.total_bytes / MIB:,.4g} MiB together"
-                        f" (--max-files-mib), and {held / MIB:,.4g} MiB are taken: delete some.",
+                        f"{MOST_FILES:,} files are kept, the most that there may be: delete some.",
                         "file",
                         status=413,
                         code="storage_limit_exceeded",
                     )
                 write_atomically(self._about(number), json.dumps(file.model_dump()))
                 self._files[number] = file
+                self._held += size
         except BaseException as error:
             path.unlink(missing_ok=True)
             if isinstance(error, OSError):
@@ -127,6 +133,38 @@ class FileStore:
                 ) from error
             raise
         return file
+
+    @contextmanager
+    def arriving(self) -> Iterator[Callable[[int], None]]:
+        """Yields what is told of the bytes of an upload as they come; they take room until it ends.
+
+        Raises:
+            RequestError: There is no room for all that is coming in.
+        """
+        taken = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal taken
+            with self._lock:
+                taken += num_bytes
+                self._arriving += num_bytes
+                self._check_room(self._arriving)
+
+        try:
+            yield take
+        finally:
+            with self._lock:
+                self._arriving -= taken
+
+    def _check_room(self, num_bytes: int) -> None:
+        if self._held + num_bytes > self.total_bytes:
+            raise RequestError(
+                f"Uploaded files may take {self.total_bytes / MIB:,.4g} MiB together"
+                f" (--max-files-mib), and {self._held / MIB:,.4g} MiB are taken: delete some.",
+                "file",
+                status=413,
+                code="storage_limit_exceeded",
+            )
 
     def check_size(self, num_bytes: int) -> None:
         """Raises RequestError for a file that is too large."""
@@ -190,7 +228,8 @@ class FileStore:
         """
         self.get(number)
         with self._lock:
-            self._files.pop(number, None)
+            gone = self._files.pop(number, None)
+            self._held -= 0 if gone is None else gone.bytes
             self._about(number).unlink(missing_ok=True)
             self.path(number).unlink(missing_ok=True)
 
