@@ -92,8 +92,7 @@ def command(resolved: Resolved[ReadSettings], files: tuple[str, ...]) -> None:
 async def _serve(settings: ReadSettings, files: tuple[str, ...], listener: socket.socket) -> None:
     from agenticlu.room import open_room
 
-    def ready(address: str) -> None:
-        echo(f"agenticlu: reading at {address}")
+    def open_browser(address: str) -> None:
         if settings.browser and not webbrowser.open(address):
             echo("No browser could be opened: open the address above.", err=True)
 
@@ -103,7 +102,8 @@ async def _serve(settings: ReadSettings, files: tuple[str, ...], listener: socke
         listener,
         token=secrets.token_urlsafe(24),
         hosts=(settings.host, *settings.allowed_host),
-        on_ready=ready,
+        on_ready=lambda address: echo(f"agenticlu: reading at {address}"),
+        on_open=open_browser,
         say=lambda text: echo(text, err=True),
     )
 

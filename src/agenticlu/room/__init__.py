@@ -22,6 +22,7 @@ async def open_room(
     token: str,
     hosts: Sequence[str] = (),
     on_ready: Callable[[str], None] = print,
+    on_open: Callable[[str], None] = lambda address: None,
     say: Callable[[str], None] = lambda text: None,
     model: RoomModel | None = None,
 ) -> None:
@@ -34,6 +35,7 @@ async def open_room(
         token: That lets in.
         hosts: Names that the Host header may hold, beside addresses and localhost.
         on_ready: Called with the address, which holds the token, once requests are accepted.
+        on_open: Called then with an address that lets in once, for a browser to be started with.
         say: Told what people at the terminal should know.
         model: Answers, instead of the settings' choice.
 
@@ -51,6 +53,11 @@ async def open_room(
         guarded = RoomGuard(app, token, port, frozenset(host.lower() for host in hosts))
         room.open(named)
         limits = Limits(shutdown_s=SHUTDOWN_S)
-        await run_app(guarded, limits, listener, lambda url: on_ready(f"{url}/?token={token}"))
+
+        def ready(url: str) -> None:
+            on_ready(f"{url}/?token={token}")
+            on_open(f"{url}/?token={guarded.token_for_once()}")
+
+        await run_app(guarded, limits, listener, ready)
     finally:
         await room.close()

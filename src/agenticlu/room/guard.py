@@ -1,6 +1,6 @@
 """Stands before the room's routes: only the person who started it comes in.
 
-The address holds a token once; a cookie holds it from then on, for this port alone. Requests that
+The address holds a token; a cookie holds it from then on, for this port alone. Requests that
 another page makes the browser send are refused, by their Host, their Origin, and what the browser
 says of where they are from.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hmac
 import json
+import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -40,6 +42,16 @@ LOCKED = """<!doctype html>
 <p>Open the address that <code>agenticlu read</code> printed in its terminal: it holds the key.</p>
 </html>
 """
+ENTERED = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url=/">
+<title>agenticlu</title>
+<p><a href="/">Enter the reading room</a></p>
+</html>
+"""
+ONCE_S = 120.0
+"""Seconds that a browser may take to start."""
 
 
 class RoomGuard:
@@ -55,6 +67,18 @@ class RoomGuard:
     def __init__(self, app: Asgi, token: str, port: int, hosts: frozenset[str]) -> None:
         self._app, self._token, self._hosts = app, token, hosts
         self._cookie = f"agenticlu-{port}"
+        self._once: dict[str, float] = {}
+        """Tokens that let in once, and until when."""
+
+    def token_for_once(self) -> str:
+        """Makes a token that lets in once, soon.
+
+        A browser is started with its address, and whoever has an account on this machine can read
+        with what a program was started.
+        """
+        token = secrets.token_urlsafe(24)
+        self._once[token] = time.monotonic() + ONCE_S
+        return token
 
     async def __call__(
         self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]
@@ -75,8 +99,8 @@ class RoomGuard:
             self._check_origin(headers)
             is_root = scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[-1]
-            if is_root and self._is_token(given):
-                await self._let_in(guarded)
+            if is_root and (self._is_token(given) or self._once.pop(given, 0) > time.monotonic()):
+                await self._let_in(guarded, headers.get(b"sec-fetch-site", "none"))
             elif self._is_known(headers):
                 await self._app(scope, receive, guarded)
             elif is_root:
@@ -117,11 +141,19 @@ class RoomGuard:
         cookies = (part.strip().partition("=") for part in headers.get(b"cookie", "").split(";"))
         return any(name == self._cookie and self._is_token(value) for name, _, value in cookies)
 
-    async def _let_in(self, send: Callable[..., Any]) -> None:
+    async def _let_in(self, send: Callable[..., Any], site: str) -> None:
         cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
-        headers = [(b"location", b"/"), (b"set-cookie", cookie.encode()), _NEVER_KEPT]
-        await send({"type": "http.response.start", "status": 303, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
+        headers = [(b"set-cookie", cookie.encode()), _NEVER_KEPT]
+        if site in ("none", "same-origin"):
+            headers.append((b"location", b"/"))
+            await send({"type": "http.response.start", "status": 303, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        # From a link in another page a redirect would still count as that page's doing, and the
+        # cookie would not be sent.
+        headers.append((b"content-type", b"text/html; charset=utf-8"))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": ENTERED.encode()})
 
 
 _NEVER_KEPT = (b"cache-control", b"no-store")
