@@ -43,8 +43,9 @@ HARMLESS = frozenset(
     piece_tokens port precision prefill_tokens preset price_cached price_in price_out profile
     question questions_per_document quiet ranks ray rejected reply_tokens resamples retriever
     retry_failed reuse_from root_check rouge rounds rule samples save_every seal_every seed
-    self_checks sft_loss shard shortlist shortlist_k shots shutdown_timeout spans split stage task
-    teacher_tokens temperature templates then thinking thinking_tokens threads threshold timeout
+    self_checks sft_loss shard shortlist shortlist_k shots shutdown_timeout sources spans split
+    stage task teacher_tokens temperature templates then thinking thinking_tokens threads
+    threshold timeout
     timeout_s title token_budget tokens_in_flight tokens_per_s top_k top_p traces_per_trie trees
     trees_at_once turns validation validation_rows view warmup watch weight_decay window
     window_check words

@@ -241,3 +241,28 @@ def test_a_shelf_keeps_the_latest() -> None:
 
     asyncio.run(use())
     assert made == ["a", "b", "c", "b"]
+
+
+def test_sources_can_stand_in_the_text(tmp_path: Path) -> None:
+    said = "The mill of Vell was built by Mara Otis. The king was pleased by this."
+    replies = by_turn([*ROUND[:3], said, "yes"])
+    body = {"model": "agenticlu", "messages": [{"role": "user", "content": ASKED["input"]}]}
+    with scripted(tmp_path, replies) as (url, _):
+        plain = send(url, "/v1/chat/completions", body)[2]["choices"][0]["message"]
+        body["agenticlu"] = {"sources": True}
+        named = send(url, "/v1/chat/completions", body)[2]["choices"][0]["message"]
+        response = send(url, ROUTE, {**ASKED, "agenticlu": {"sources": True}})[2]
+    assert plain["content"] == said
+    assert named["content"] == (
+        "The mill of Vell was built by Mara Otis. [1] The king was pleased by this."
+        "\n\nSources:\n[1] message.txt: “The mill of Vell was built by Mara Otis.”"
+    )
+    assert response["output"][1]["content"][0]["text"] == named["content"]
+    for message in (plain, named):
+        (found,) = message["annotations"]
+        assert message["content"][: found["index"]] == "The mill of Vell was built by Mara Otis."
+    desk = Desk(TOKENIZER, load_profile(), 64, FileStore(tmp_path), sources=True)
+    with serving(Service(ScriptedEngine(replies), "script", desk=desk)) as url:
+        del body["agenticlu"]
+        message = send(url, "/v1/chat/completions", body)[2]["choices"][0]["message"]
+        assert message["content"] == named["content"]

@@ -69,6 +69,9 @@ class ServeSettings(Settings):
     """Wordings of the dialogue about documents: 'default' or a TOML file."""
     piece_tokens: Positive | None = None
     """Most tokens of a paragraph that is pointed to. Default: what suits the model, else 512."""
+    sources: bool = False
+    """Put the numbers of sources into the text of answers, and the sources below, for clients that
+    show no annotations."""
     files: Path | None = None
     """Folder in which uploaded files stay. Default: a temporary one, deleted at the end."""
     max_file_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 128.0
@@ -237,6 +240,7 @@ def _open_desk(settings: ServeSettings, asked: _Asked) -> Desk:
             file_bytes=int(settings.max_file_mib * MIB),
             total_bytes=int(settings.max_files_mib * MIB),
         ),
+        sources=settings.sources,
     )
 
 

@@ -67,7 +67,7 @@ class ChatServer:
         self.engine = engine
         self.model = model
         self.limits = limits or Limits()
-        self.preparer = Preparer(engine, model, desk is not None)
+        self.preparer = Preparer(engine, model, desk is not None, desk is not None and desk.sources)
         self._answering = None
         if desk is not None:
             patience_s = self.limits.client_timeout_s

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from agenticlu.dialogue import claims
 from agenticlu.dialogue.answer import Answer, Event
 from agenticlu.server.desk import Reading
 from agenticlu.server.inquiry import Inquiry
 from agenticlu.server.limits import DIALOGUE_MODEL
 from agenticlu.server.replies import render_usage
-from agenticlu.server.responses import deltas
+from agenticlu.server.shown import Shown, show
 from agenticlu.server.trail import TrailParts, render_trail
 
 
@@ -38,11 +37,12 @@ class ChatRendering:
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         """Returns the body of a completion; the answer's record stands beside."""
+        shown = self._show(answer)
         message = {
             "role": "assistant",
-            "content": answer.statement,
+            "content": shown.text,
             "refusal": None,
-            "annotations": claims.annotations(answer, self.reading.file_ids),
+            "annotations": list(shown.annotations),
             "reasoning_content": "\n\n".join(render_trail(answer)),
         }
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
@@ -67,14 +67,17 @@ class ChatRendering:
 
     def closing(self, answer: Answer) -> Iterator[str]:
         """Yields the chunks of the answer: its text claim by claim, then its annotations."""
-        for text in deltas(answer):
+        shown = self._show(answer)
+        for text in shown.parts:
             yield self._chunk({"content": text})
-        found = claims.annotations(answer, self.reading.file_ids)
         record = {DIALOGUE_MODEL: answer.model_dump(mode="json")}
-        yield self._chunk({"annotations": found}, "stop", record)
+        yield self._chunk({"annotations": list(shown.annotations)}, "stop", record)
         if self.inquiry.include_usage:
             yield self._event({"choices": [], "usage": render_usage(answer.usage)})
         yield "data: [DONE]\n\n"
+
+    def _show(self, answer: Answer) -> Shown:
+        return show(answer, self.reading.file_ids, sources=self.inquiry.sources)
 
     def failure(self, body: Mapping[str, Any]) -> Iterator[str]:
         """Yields what ends a stream in which the work failed."""

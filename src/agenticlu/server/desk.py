@@ -109,6 +109,7 @@ class Desk:
         piece_tokens: Most tokens of a piece.
         files: Uploaded by clients.
         limits: Of readings of several.
+        sources: Whether the texts of answers name their sources, where requests do not say.
     """
 
     def __init__(
@@ -118,8 +119,11 @@ class Desk:
         piece_tokens: int,
         files: FileStore,
         limits: ReadingLimits | None = None,
+        *,
+        sources: bool = False,
     ) -> None:
         self.files = files
+        self.sources = sources
         self.profile = profile
         self._tokenizer, self._piece_tokens = tokenizer, piece_tokens
         self._limits = limits or ReadingLimits()
@@ -201,17 +205,23 @@ class Desk:
     async def _parse(self, given: GivenFile) -> tuple[str, Document]:
         """Returns a file's name and text."""
         loop = asyncio.get_running_loop()
-        name, data = clean_name(given.name), given.data
-        if data is None:
+        if given.data is not None:
+            name, data = clean_name(given.name), given.data
+            found = await loop.run_in_executor(self._threads, hashlib.sha256, data)
+            digest = found.hexdigest()
+        else:
             assert given.file_id is not None
-            name = self.files.get(given.file_id, given.param).filename
-            read = self.files.read
-            data = await loop.run_in_executor(self._threads, read, given.file_id, given.param)
-        content = data
-        digest = await loop.run_in_executor(self._threads, hashlib.sha256, content)
+            file = self.files.get(given.file_id, given.param)
+            name, digest = file.filename, file.sha256
+
+        def read() -> Document:
+            content = given.data
+            if content is None:
+                content = self.files.read(str(given.file_id), given.param)
+            return read_document(content, name)
+
         document = await self._documents.get(
-            (digest.digest(), name),
-            lambda: loop.run_in_executor(self._threads, read_document, content, name),
+            (digest, name), lambda: loop.run_in_executor(self._threads, read)
         )
         return name, document
 

@@ -36,7 +36,7 @@ TEXT_NAME = "message.txt"
 """Name of a document that is a message's own text."""
 MOST_ROUNDS = 8
 ROUNDS_OF_EFFORT = {"none": 1, "minimal": 1, "low": 1, "medium": 2, "high": 3, "xhigh": 3}
-OWN_FIELDS = ("rounds", "spans", "options")
+OWN_FIELDS = ("rounds", "spans", "options", "sources")
 """Of the object `agenticlu` in a request."""
 SHARED = frozenset({"model", "stream", "stream_options", "temperature", DIALOGUE_MODEL})
 CHAT_FIELDS = SHARED | {"messages", "max_tokens", "max_completion_tokens", "reasoning_effort"}
@@ -92,6 +92,8 @@ class Inquiry:
     options: tuple[str, ...] = ()
     rounds: int = 1
     spans: bool = True
+    sources: bool = False
+    """Whether the text names its sources in words."""
     temperature: float = 0.0
     stream: bool = False
     include_usage: bool = False
@@ -109,12 +111,13 @@ class Inquiry:
         return "\n\n".join(filter(None, (self.instructions, self.question)))
 
 
-def parse_inquiry(body: Mapping[str, Any], *, responses: bool) -> Inquiry:
+def parse_inquiry(body: Mapping[str, Any], *, responses: bool, sources: bool = False) -> Inquiry:
     """Reads a request to the model `agenticlu`.
 
     Args:
         body: From the client.
         responses: Whether it came to /v1/responses.
+        sources: Whether texts name their sources where the request does not say.
 
     Raises:
         RequestError: It is malformed, or asks for what the dialogue does not do.
@@ -144,6 +147,7 @@ def parse_inquiry(body: Mapping[str, Any], *, responses: bool) -> Inquiry:
         options=own.get("options", ()),
         rounds=own.get("rounds") or _rounds(body),
         spans=own.get("spans", True),
+        sources=own.get("sources", sources),
         temperature=number(body, "temperature", 0.0, 2.0, 0.0),
         stream=stream,
         include_usage=parse_stream_options(body.get("stream_options"), stream),
@@ -214,8 +218,9 @@ def _parse_own(given: Any) -> dict[str, Any]:
                 hint=did_you_mean(name, OWN_FIELDS),
             )
     found: dict[str, Any] = {"rounds": integer(given, "rounds", 1, MOST_ROUNDS)}
-    if given.get("spans") is not None:
-        found["spans"] = flag(given, "spans")
+    for name in ("spans", "sources"):
+        if given.get(name) is not None:
+            found[name] = flag(given, name)
     options = given.get("options")
     if options is not None:
         is_list = isinstance(options, list) and 2 <= len(options) <= 26

@@ -77,11 +77,13 @@ class Preparer:
         engine: Encodes, where it can.
         model: Name under which it is served.
         reads: Whether the model that reads documents is served, too.
+        sources: Whether its texts name their sources in words.
     """
 
     engine: Any
     model: str
     reads: bool = False
+    sources: bool = False
     _small: ThreadPoolExecutor = field(init=False)
     _large: ThreadPoolExecutor = field(init=False)
 
@@ -145,7 +147,7 @@ class Preparer:
                     f"The model {DIALOGUE_MODEL!r} answers questions: it continues no text.",
                     "model",
                 )
-            return parse_inquiry(body, responses=False)
+            return parse_inquiry(body, responses=False, sources=self.sources)
         request = parse_request(body, plain=plain)
         check_model(body, self.served)
         del body
@@ -182,7 +184,7 @@ class Preparer:
                 " /v1/chat/completions.",
                 "model",
             )
-        return parse_inquiry(body, responses=True)
+        return parse_inquiry(body, responses=True, sources=self.sources)
 
     def _with_limit(self, request: CompletionRequest, num_tokens: int) -> CompletionRequest:
         """Gives a conversation without a limit what is left of the window."""

@@ -10,11 +10,11 @@ from typing import Any
 from uuid import uuid4
 
 from agenticlu.core.records import Usage
-from agenticlu.dialogue import claims
 from agenticlu.dialogue.answer import Answer, Event
 from agenticlu.server.desk import Reading
 from agenticlu.server.inquiry import Inquiry
 from agenticlu.server.limits import DIALOGUE_MODEL
+from agenticlu.server.shown import Shown, show
 from agenticlu.server.trail import TrailParts, render_trail
 
 _ECHOED: dict[str, Any] = {
@@ -127,13 +127,16 @@ class ResponseRendering:
         }
 
     def _content(self, answer: Answer) -> dict[str, Any]:
-        found = claims.annotations(answer, self.reading.file_ids)
+        shown = self._show(answer)
         return {
             "type": "output_text",
-            "text": answer.statement,
-            "annotations": found,
+            "text": shown.text,
+            "annotations": list(shown.annotations),
             "logprobs": [],
         }
+
+    def _show(self, answer: Answer) -> Shown:
+        return show(answer, self.reading.file_ids, sources=self.inquiry.sources)
 
     # The stream
 
@@ -172,7 +175,7 @@ class ResponseRendering:
         content = said["content"][0]
         empty = content | {"text": "", "annotations": []}
         yield self._event("response.content_part.added", **at, part=empty)
-        for text in deltas(answer):
+        for text in self._show(answer).parts:
             yield self._event("response.output_text.delta", **at, delta=text, logprobs=[])
         for i, found in enumerate(content["annotations"]):
             kind = "response.output_text.annotation.added"
@@ -200,13 +203,3 @@ class ResponseRendering:
 
 def _summary(text: str) -> dict[str, str]:
     return {"type": "summary_text", "text": text}
-
-
-def deltas(answer: Answer) -> Iterator[str]:
-    """Yields the parts of a statement, a claim each; together they are all of it."""
-    at = 0
-    for claim in answer.claims:
-        yield answer.statement[at : claim.end]
-        at = claim.end
-    if at < len(answer.statement):
-        yield answer.statement[at:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -39,12 +40,14 @@ class UploadedFile(Record):
     bytes: int
     created_at: int
     """Seconds since 1970."""
+    sha256: str
+    """Of its bytes."""
 
     @property
     def entry(self) -> dict[str, object]:
         """The file in OpenAI's form."""
         return {
-            **self.model_dump(),
+            **self.model_dump(exclude={"sha256"}),
             "object": "file",
             "status": "processed",
             "expires_at": None,
@@ -97,12 +100,14 @@ class FileStore:
         """
         number = f"file-{secrets.token_hex(16)}"
         path = self.folder / f"{number}.bin"
+        digest = hashlib.sha256()
         try:
             with path.open("xb") as target:
                 path.chmod(0o600)
                 while part := data.read(MIB):
                     self.check_size(target.tell() + len(part))
                     target.write(part)
+                    digest.update(part)
                 size = target.tell()
             file = UploadedFile(
                 id=number,
@@ -110,6 +115,7 @@ class FileStore:
                 purpose=purpose,
                 bytes=size,
                 created_at=int(time.time()),
+                sha256=digest.hexdigest(),
             )
             with self._lock:
                 self._check_room(size)

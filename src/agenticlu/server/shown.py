@@ -1,0 +1,69 @@
+"""The text of a reply and the annotations on it: with or without the sources in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from agenticlu.dialogue import claims
+from agenticlu.dialogue.answer import Answer
+
+
+class Shown(NamedTuple):
+    """What a client is shown."""
+
+    parts: tuple[str, ...]
+    """Of the text, a claim each; together they are all of it."""
+    annotations: tuple[dict[str, Any], ...]
+    """On the whole text."""
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.parts)
+
+
+def show(answer: Answer, file_ids: Sequence[str], *, sources: bool = False) -> Shown:
+    """Returns the text of an answer with its annotations.
+
+    Args:
+        answer: The answer.
+        file_ids: Of the documents, in their order.
+        sources: Put the numbers of citations behind each claim, and a list of them at the end, for
+            clients that show no annotations.
+    """
+    statement = answer.statement
+    parts: list[str] = []
+    places = {}  # of a claim's end in the text
+    at = length = 0
+    for claim in answer.claims:
+        said = statement[at : claim.end]
+        numbers = "".join(f"[{index + 1}]" for index in claim.citations) if sources else ""
+        parts.append(f"{said} {numbers}" if numbers else said)
+        places[claim.end] = length + len(said)
+        length += len(parts[-1])
+        at = claim.end
+    if statement[at:]:
+        parts.append(statement[at:])
+    end = sum(map(len, parts))
+    if sources and answer.citations:
+        parts.append(_render_sources(answer))
+    found = claims.annotations(answer, file_ids)
+    return Shown(
+        tuple(parts), tuple({**one, "index": places.get(one["index"], end)} for one in found)
+    )
+
+
+def _render_sources(answer: Answer) -> str:
+    lines = ["\n\nSources:"]
+    for number, citation in enumerate(answer.citations, start=1):
+        place = claims.name_of(answer, citation)
+        if citation.page is not None:
+            place = f"{place}, {citation.page_name or f'page {citation.page}'}"
+        quote = " ".join((citation.quote or "").split())
+        if citation.verified:
+            place = f"{place}: “{quote}”"
+        elif quote:
+            place = f"{place}, closest sentence: {quote}"
+        lines.append(f"\n[{number}] {place}")
+    return "".join(lines)
