@@ -84,12 +84,21 @@ def test_what_a_pattern_or_folder_reads_stays_inside(folders: Folders, tmp_path:
     from agenticlu.core.limits import ReadingLimits
     from agenticlu.documents.sources import find_sources
 
-    for given in ("**/*", ".", "*.txt"):
+    for given in ("**/*", ".", "*.txt", "**/*.txt"):
         found = find_sources(folders.resolve([given]), ReadingLimits()).found
         names = {Path(one.address).resolve().relative_to(tmp_path).parts[0] for one in found}
         assert found
         assert names == {"a"}
         assert not any("/." in one.address for one in found)
+
+
+@pytest.mark.parametrize("given", ["*/s.txt", "out*/s.txt", "[o]utside/*", "**/s.txt"])
+def test_a_pattern_leads_through_no_link_out(given: str, folders: Folders) -> None:
+    from agenticlu.core.limits import ReadingLimits
+    from agenticlu.documents.sources import find_sources
+
+    with pytest.raises(DocumentError):
+        find_sources(folders.resolve([given]), ReadingLimits())
 
 
 def test_addresses_are_read_where_they_are_allowed(tmp_path: Path) -> None:
