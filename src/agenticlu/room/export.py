@@ -122,7 +122,7 @@ class ShownPage:
     width: float
     height: float
     marks: list[tuple[Source, list[Mapping[str, Any]], float]] = field(default_factory=list)
-    """What is cited, its rectangles, and where its number stands, left of the first."""
+    """What is cited, its rectangles, and where its number stands, from the left."""
 
 
 def cited_pages(entries: Iterable[Mapping[str, Any]]) -> list[PageKey]:
@@ -309,10 +309,9 @@ def _show_pages(asked: Iterable[Asked], images: Mapping[PageKey, PageImage]) -> 
                     pages[key] = ShownPage(key, anchor, label, url, image.width, image.height)
                 marked = [box for box in source.rectangles if box["page"] == key.page]
                 marks = pages[key].marks
-                # Numbers of the same place stand side by side.
+                # In the page's margin, for left of a quote stands text; several side by side.
                 same = sum(boxes[:1] == marked[:1] for _, boxes, _ in marks)
-                left = float(marked[0]["left"]) - 3 - LABEL_POINTS * same
-                marks.append((source, marked, max(left, LABEL_POINTS)))
+                marks.append((source, marked, LABEL_POINTS * (2 + same)))
     yield from pages.values()
 
 
