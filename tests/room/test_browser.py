@@ -18,6 +18,8 @@ from made_harbour import (
 from room_reader import ANSWERS, Enter, Reader, look
 from scripted_room import room_process
 
+from agenticlu.room.tour import TOUR_QUESTIONS
+
 FEE, LAMP = RULES["fee"], RULES["lamp"]
 SAID_FEE, SAID_LAMP = FEE.rstrip("."), LAMP.rstrip(".")
 """As answers say it: without the full stop."""
@@ -439,6 +441,28 @@ def test_an_export_shows_the_same_offline(
         context.close()
     assert FEE in kept["md"].read_text(encoding="utf-8")
     assert FEE in json.dumps(json.loads(kept["json"].read_text(encoding="utf-8")))
+
+
+def test_the_guided_tour_leads_to_the_words(enter: Enter, empty_room: str) -> None:
+    reader = enter(empty_room)
+    page = reader.page
+    page.click("text=Take the guided tour")
+    gold = {"What animal does Kaspar Oakes keep?": "goat", TOUR_QUESTIONS[2]: "cheese"}
+    for number, (question, answer) in enumerate(gold.items()):
+        page.wait_for_selector(f".tour button:has-text('{question}'):enabled", timeout=120_000)
+        page.click(f".tour button:has-text('{question}')")
+        page.wait_for_selector(f"{ANSWERS} >> nth={number}", timeout=120_000)
+        assert answer in reader.text(f"{ANSWERS} .statement")
+        if number == 0:
+            page.click(".tour button:has-text('Show me')")
+            reader.wait("mark.quote.on")
+            assert "Kaspar Oakes" in reader.text("mark.quote.on")
+            page.click(".tour button:has-text('Open the trail')")
+            reader.wait(f"{ANSWERS} .step.point .place")
+    page.click(".tour button:has-text('Done')")
+    assert page.locator(".tour").count() == 0
+    assert "bundled" in page.inner_text("#model")
+    assert reader.faults == []
 
 
 # --- What may go wrong ----------------------------------------------------------------------------

@@ -7,12 +7,12 @@ from agenticlu.engines import ModelChoice
 
 TOUR_NAME = "guided-tour.txt"
 TOUR_QUESTIONS = (
-    "Where does Jonas Sorrel live?",
-    "Who is the teacher of the teacher of Jonas Sorrel?",
-    "Who is the mayor of the town where the teacher of Leon Brand lives?",
+    "What animal does Kaspar Oakes keep?",
+    "Where does the friend of Greta Ingram live?",
+    "What is the town where the friend of Kaspar Oakes lives known for?",
 )
-"""One fact, two, and three."""
-_SEED, _INDEX, _TOKENS = 7, 2, 1000
+"""One fact, two, and three; the bundled model finds all of them, the latter two as follow-ups."""
+_SEED, _INDEX, _TOKENS = 7, 18, 400
 
 
 def write_tour() -> str:

@@ -38,6 +38,8 @@ function render() {
 export function listenForTour() {
   on("tour", trying(async () => {
     const { document: info, questions } = await api.startTour();
+    room.model = (await api.getModels()).current; // the bundled one answers now
+    tell("model");
     tour = { document: info.id, questions, step: 0 };
     tell("opened", { info, look: true });
     render();
