@@ -50,7 +50,10 @@ def note(figures: Figures, name: str, value: float, unit: str, target: float) ->
     figures.append(
         {"name": name, "value": round(value, 3), "unit": unit, "target": target, "met": met}
     )
-    print(f"{name:66} {value:9.3f} {unit:3} (at most {target:g}){'' if met else '  MISSED'}")
+    print(
+        f"{name:66} {value:9.3f} {unit:3} (at most {target:g}){'' if met else '  MISSED'}",
+        flush=True,
+    )
 
 
 def post(host: str, port: int, number: int, *, model: str | None, abort: bool) -> None:

@@ -108,6 +108,18 @@ def test_the_reply_is_apart_from_its_thought(
     assert second.usage.thinking_tokens == 2 * (20 + tags)
     assert second.usage.completion_tokens == 2 * (20 + tags + 3)
     assert first.usage.requests == (1 if end else 2), "the template already shows that it thinks"
+
+    async def listen() -> list[str]:
+        loud = HFEngine(tmp_path)
+        told: list[str] = []
+        try:
+            for _ in range(2):  # the first may be cut inside its thought, and be asked for again
+                await loud.stream(ASKED, Sampling(max_tokens=3), on_text=told.append)
+        finally:
+            await loud.close()
+        return told
+
+    assert asyncio.run(listen()) == ["Ada", " Larkin"] * 2, "no thought is told"
     assert engine.usage == first.usage + second.usage
     assert len(said) == 1
 
