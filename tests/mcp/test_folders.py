@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,17 @@ def test_a_pattern_leads_through_no_link_out(given: str, folders: Folders) -> No
 
     with pytest.raises(DocumentError):
         find_sources(folders.resolve([given]), ReadingLimits())
+
+
+def test_links_in_a_circle_are_walked_once(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "a" / name).mkdir(parents=True)
+        for up in range(8):
+            (tmp_path / "a" / name / f"up{up}").symlink_to(tmp_path / "a")
+    folders = Folders.of([tmp_path / "a"])
+    began = time.process_time()
+    assert folders.resolve(["**/absent.txt"]) == [f"{tmp_path}/a/**/absent.txt"]
+    assert time.process_time() - began < 5
 
 
 def test_addresses_are_read_where_they_are_allowed(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Folders:
         """Returns the absolute path of a name; that of the first folder which has it."""
         candidates = [os.path.join(root, given) for root in self.roots]
         for path in candidates:
-            if os.path.lexists(path) or (is_pattern(path) and glob.glob(path, recursive=True)):
+            if os.path.lexists(path) or (is_pattern(path) and _matches(path)):
                 return os.path.normpath(path) if ".." not in PurePath(path).parts else path
         return candidates[0] if candidates else os.path.abspath(given)
 
@@ -102,10 +102,9 @@ class Folders:
             # What a pattern matches stays below its beginning: links out are passed over.
             if ".." in PurePath(path).parts:
                 raise DocumentError(f"The pattern {_quote(given)} must not hold '..'.")
-            parts = PurePath(path).parts
-            first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-            base = str(Path(*parts[:first]))
-            hidden = any(part.startswith(".") for part in parts[first:])
+            beginning, rest = _split(path)
+            base = str(beginning)
+            hidden = any(part.startswith(".") for part in rest.parts)
         else:
             hidden = False
         real = os.path.realpath(base)
@@ -138,6 +137,19 @@ def default_folder() -> Path | None:
     here = Path.cwd().resolve()
     home = os.path.expanduser("~")
     return None if here == Path(here.anchor) or _is_below(os.path.realpath(home), here) else here
+
+
+def _split(pattern: str) -> tuple[Path, PurePath]:
+    """Returns the folder that a pattern begins with, and its rest."""
+    parts = PurePath(pattern).parts
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:first]), PurePath(*parts[first:])
+
+
+def _matches(pattern: str) -> bool:
+    # Other than glob.glob, this walks in no circles of links, and not to the end.
+    base, rest = _split(pattern)
+    return any(True for _ in base.glob(str(rest)))
 
 
 def _quote(given: str) -> str:
