@@ -68,6 +68,7 @@ def command(resolved: Resolved[ReadSettings], files: tuple[str, ...]) -> None:
     import starlette  # noqa: F401
     import uvicorn  # noqa: F401
 
+    from agenticlu.documents.confined import end_all
     from agenticlu.documents.sources import STANDARD_INPUT, is_address, names_one, require_file
     from agenticlu.server import open_listener
 
@@ -87,6 +88,8 @@ def command(resolved: Resolved[ReadSettings], files: tuple[str, ...]) -> None:
         asyncio.run(_serve(settings, files, listener))
     except KeyboardInterrupt:
         echo("agenticlu: closed.", err=True)
+    finally:
+        end_all()
 
 
 async def _serve(settings: ReadSettings, files: tuple[str, ...], listener: socket.socket) -> None:

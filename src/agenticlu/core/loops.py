@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+CANCEL_S = 5.0
+"""Seconds that cancelled work is given to end."""
 
 
 class LoopThread:
@@ -43,7 +45,16 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Cancels what is under way, and ends the thread."""
+        self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=CANCEL_S)

@@ -209,10 +209,13 @@ def _exchange(head: bytes, data: bytes, request: dict[str, Any]) -> tuple[dict[s
     name, cpu_s = str(request["name"]), int(request["cpu_s"])
     while True:
         child, is_new = _take()
+        _busy.add(child)
         try:
             reply = child.exchange(head, data, int(request["most_bytes"]), _wall_of(cpu_s))
         except _GoneError:
             child.end(grace_s=5.0)
+            if _is_ending.is_set():
+                raise DocumentError(f"{name} was not read: the program ends.") from None
             error = _crash_of(child.process.returncode, name, cpu_s)
             # One that had waited may have gone home, or been ended, just as it was called.
             if not is_new and not isinstance(error, _TooSlowError):
@@ -224,6 +227,8 @@ def _exchange(head: bytes, data: bytes, request: dict[str, Any]) -> tuple[dict[s
         except BaseException:
             child.end()
             raise
+        finally:
+            _busy.discard(child)
         if reply[0].get("last"):
             child.end()
         else:
@@ -373,6 +378,8 @@ def _crash_of(code: int | None, name: str, cpu_s: int) -> DocumentError:
 # --- Children that wait ---------------------------------------------------------------------------
 
 _idle: list[_Child] = []
+_busy: set[_Child] = set()
+_is_ending = threading.Event()
 _lock = threading.Lock()
 
 
@@ -403,6 +410,17 @@ def end_idle() -> None:
         _idle.clear()
     for child in children:
         child.end()
+
+
+def end_all() -> None:
+    """Ends all children, also those at work, whose callers get an error; for a program that ends.
+
+    What is being read in a thread would otherwise keep the program for as long as that takes.
+    """
+    _is_ending.set()
+    end_idle()
+    for child in list(_busy):
+        child.process.kill()
 
 
 def _forget() -> None:

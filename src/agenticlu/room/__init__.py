@@ -58,6 +58,6 @@ async def open_room(
             on_ready(f"{url}/?token={token}")
             on_open(f"{url}/?token={guarded.token_for_once()}")
 
-        await run_app(guarded, limits, listener, ready)
+        await run_app(guarded, limits, listener, ready, room.asker.close)
     finally:
         await room.close()

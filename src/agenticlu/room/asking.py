@@ -118,6 +118,13 @@ class Asker:
             raise RoomError("This question is not under way any more.", status=404)
         self._runs[id].stop.set()
 
+    def close(self) -> None:
+        """Ends all runs, whose readers are told."""
+        for run in self._runs.values():
+            run.told.put_nowait(
+                ("error", {"message": "The reading room was closed.", "hint": None})
+            )
+
     async def events(self, run: Run) -> AsyncGenerator[Told, None]:
         """Yields what happens, the answer or an error last; ending early stops the work."""
         work = asyncio.ensure_future(self._work(run))
@@ -126,6 +133,8 @@ class Asker:
             yield "open", {"run": run.id, "conversation": run.asked.conversation}
             while (told := await run.told.get()) is not None:
                 yield told
+                if told[0] == "error":
+                    return
             yield work.result()
         finally:
             self._runs.pop(run.id, None)

@@ -7,6 +7,7 @@ says of where they are from.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import secrets
@@ -112,6 +113,8 @@ class RoomGuard:
                     hint="Open the address that `agenticlu read` printed; programs send it as "
                     "Authorization: Bearer TOKEN.",
                 )
+        except asyncio.CancelledError:
+            return  # the room closes, and has waited long enough for this request
         except RoomError as error:
             await _send(guarded, error.status, json.dumps({"error": tell(error)}).encode())
 

@@ -117,7 +117,11 @@ async def run_server(
 
 
 async def run_app(
-    app: Any, limits: Limits, listener: socket.socket, on_ready: Callable[[str], None]
+    app: Any,
+    limits: Limits,
+    listener: socket.socket,
+    on_ready: Callable[[str], None],
+    on_stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves an ASGI application until interrupted.
 
@@ -126,6 +130,7 @@ async def run_app(
         limits: Of its connections.
         listener: From `open_listener`; closed at the end.
         on_ready: Called with the address once requests are accepted.
+        on_stop: Called when it begins to stop, while replies are still under way.
 
     Raises:
         MissingDependencyError: uvicorn is not installed.
@@ -151,7 +156,10 @@ async def run_app(
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     work = asyncio.ensure_future(server.serve(sockets=[listener]))
-    watch = asyncio.ensure_future(watch_connections(server.server_state.connections, limits))
+    watching = (
+        asyncio.ensure_future(watch_connections(server.server_state.connections, limits)),
+        asyncio.ensure_future(_tell_stop(server, on_stop)),
+    )
     try:
         while not server.started and not work.done():
             await asyncio.sleep(0.01)
@@ -159,5 +167,12 @@ async def run_app(
             on_ready(f"http://{shown}:{port}")
         await work
     finally:
-        watch.cancel()
+        for watch in watching:
+            watch.cancel()
         listener.close()
+
+
+async def _tell_stop(server: Any, on_stop: Callable[[], None]) -> None:
+    while not server.should_exit:
+        await asyncio.sleep(0.05)
+    on_stop()
