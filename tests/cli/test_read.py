@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -146,3 +147,37 @@ def test_a_server_needs_no_pytorch() -> None:
         state = get(parts.netloc, "/api/state", headers)
         assert state["model"] is None
         assert state["documents"][0]["name"] == "d.txt"
+
+
+def test_the_browser_is_opened_with_a_key_for_once(home: Path) -> None:
+    browser = home / "browser"
+    part = home / "part"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {part}\nmv {part} {home}/opened\n')
+    browser.chmod(0o755)
+    process = subprocess.Popen(
+        [*CLI, "read", "d.txt", "--no-history"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "BROWSER": str(browser)},
+    )
+    try:
+        assert process.stdout is not None
+        printed = urlsplit(process.stdout.readline().split()[-1])
+        deadline = time.monotonic() + 60
+        while not (home / "opened").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        opened = urlsplit((home / "opened").read_text().strip())
+        assert opened.netloc == printed.netloc
+        assert opened.query != printed.query
+
+        def visit(query: str) -> int:
+            connection = http.client.HTTPConnection(opened.netloc, timeout=60)
+            with contextlib.closing(connection):
+                connection.request("GET", f"/?{query}")
+                return connection.getresponse().status
+
+        assert [visit(opened.query), visit(opened.query)] == [303, 401]
+        assert [visit(printed.query), visit(printed.query)] == [303, 303]
+    finally:
+        process.kill()
+        process.communicate()

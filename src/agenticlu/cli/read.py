@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
+import threading
 import webbrowser
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,8 +97,13 @@ async def _serve(settings: ReadSettings, files: tuple[str, ...], listener: socke
     from agenticlu.room import open_room
 
     def open_browser(address: str) -> None:
-        if settings.browser and not webbrowser.open(address):
+        if not webbrowser.open(address):
             echo("No browser could be opened: open the address above.", err=True)
+
+    def launch(address: str) -> None:
+        # Some browsers keep whoever starts them waiting, and would wait for the room themselves.
+        if settings.browser:
+            threading.Thread(target=open_browser, args=(address,), daemon=True).start()
 
     await open_room(
         room_settings(settings),
@@ -106,7 +112,7 @@ async def _serve(settings: ReadSettings, files: tuple[str, ...], listener: socke
         token=secrets.token_urlsafe(24),
         hosts=(settings.host, *settings.allowed_host),
         on_ready=lambda address: echo(f"agenticlu: reading at {address}"),
-        on_open=open_browser,
+        on_open=launch,
         say=lambda text: echo(text, err=True),
     )
 

@@ -146,7 +146,7 @@ class Models:
         if can_run_here():
             listed.append(self._bundled_info())
         listed += self.found
-        unlike = {(one["where"], one["name"]): one for one in reversed(listed)}
+        unlike = {(_host(one["where"]), one["name"]): one for one in reversed(listed)}
         current = None if self.current is None else self.current.info()
         return {"current": current, "found": list(reversed(unlike.values()))}
 
@@ -298,9 +298,15 @@ async def _ask_port(client: Any, port: int) -> list[dict[str, Any]]:
                 "bundled": False,
             }
             for one in listed
+            # Our own server's dialogue: it would be a dialogue about a dialogue.
+            if (one["id"], one.get("owned_by")) != ("agenticlu", "agenticlu")
         ]
     except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # no server, or none of this kind
+
+
+def _host(address: str) -> str:
+    return address.replace("//127.0.0.1:", "//localhost:")
 
 
 def _is_count(entry: dict[str, Any]) -> bool:
