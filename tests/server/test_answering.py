@@ -221,7 +221,9 @@ def test_files_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         store.add(io.BytesIO(b""), f"{number}.txt", "user_data")
     with pytest.raises(Exception, match="2 files are kept"):
         store.add(io.BytesIO(b""), "more.txt", "user_data")
-    assert len(list(tmp_path.iterdir())) == 4
+    kept = list(tmp_path.iterdir())
+    assert len(kept) == 4
+    assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}, "for their owner alone"
 
 
 def test_a_shelf_keeps_the_latest() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from agenticlu.core.errors import (
     AgenticluError,
+    ConfigError,
     DocumentError,
     EngineError,
     MissingDependencyError,
@@ -41,7 +42,7 @@ class RoomError(UsageError):
 def status_of(error: AgenticluError) -> int:
     """Returns the HTTP status for an error.
 
-    >>> status_of(DocumentError("Broken.")), status_of(UsageError("No question."))
+    >>> status_of(DocumentError("Broken.")), status_of(ConfigError("No such address."))
     (422, 400)
     """
     if isinstance(error, RoomError):
@@ -50,7 +51,7 @@ def status_of(error: AgenticluError) -> int:
     for kind, status in kinds:
         if isinstance(error, kind):
             return status
-    return 400 if isinstance(error, UsageError) else 500
+    return 400 if isinstance(error, (UsageError, ConfigError)) else 500
 
 
 def tell(error: AgenticluError) -> dict[str, Any]:

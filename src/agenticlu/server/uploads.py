@@ -127,6 +127,7 @@ class FileStore:
                         code="storage_limit_exceeded",
                     )
                 write_atomically(self._about(number), json.dumps(file.model_dump()))
+                self._about(number).chmod(0o600)
                 self._files[number] = file
                 self._held += size
         except BaseException as error:
