@@ -71,6 +71,7 @@ def test_the_work_ends_at_the_next_word(as_event: bool) -> None:
     assert events[-1].text == "lives ", "nothing is told any more"
     assert result.stopped
     assert result.usage == engine.usage, "what the stopped turn cost is counted"
+    assert not any("not known in full" in note for note in result.notes)
     assert result.usage.completion_tokens < sum(len(reply.split()) for reply in ROUND[:4])
 
 
@@ -174,7 +175,9 @@ def test_a_stop_comes_between_the_words_of_a_slow_model() -> None:
             stop=wanted,
         )
 
-    assert asyncio.run(run()).stopped
+    result = asyncio.run(run())
+    assert result.stopped
+    assert "What the stopped turn cost is not known in full." in result.notes
     assert time.monotonic() - began < 10, "seconds, of thirty"
 
 

@@ -260,7 +260,10 @@ class _Asking:
         try:
             sampled = await self._listen(request, sampling)
         except asyncio.CancelledError as error:
-            self.usage = self.usage + spent_on(error)
+            spent = spent_on(error)
+            if not spent.prompt_tokens:  # a server says it with a reply's end
+                self.notes.append("What the stopped turn cost is not known in full.")
+            self.usage = self.usage + spent
             raise
         self.usage = self.usage + sampled.usage
         return sampled
