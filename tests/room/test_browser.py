@@ -167,6 +167,16 @@ def test_a_place_that_cannot_be_found_marks_nothing_and_says_so(reader: Reader) 
     assert "could not be located on page 7" in reader.text(".source-note")
     assert reader.page.locator(".page .mark").count() == 0
     reader.wait(".page[data-page='7']")
+    # Nor does it say more than it knows: of no sentence were words quoted.
+    assert reader.text(f"{ANSWERS} .status").startswith("Supported, says the model")
+
+
+def test_what_is_known_of_a_document_is_shown(reader: Reader) -> None:
+    reader.wait(".facts summary")
+    reader.page.click(".facts summary")
+    reader.wait(".facts li:has-text('tokens')")
+    assert "12 pages" in reader.text(".facts")
+    assert "The model reads all of it." in reader.text(".facts")
 
 
 def _without_rectangles(route: Any) -> None:
@@ -174,6 +184,8 @@ def _without_rectangles(route: Any) -> None:
     entry = reply.json()
     for place in entry["places"]:
         place["rectangles"] = None
+    for claim in entry["answer"]["claims"]:
+        claim["verified"] = False
     route.fulfill(response=reply, body=json.dumps(entry))
 
 

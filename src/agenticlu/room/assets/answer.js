@@ -8,6 +8,7 @@ import { renderRounds } from "./trail.js";
 
 const STATUS = {
   supported: ["check", "Supported by the document", "right"],
+  said: ["warn", "Supported, says the model; no quoted words confirm it", "doubt"],
   unsupported: ["warn", "Not supported: no passage carries this answer", "doubt"],
   not_in_document: ["none", "Not in the document", "absent"],
 };
@@ -125,7 +126,8 @@ export function renderQuestion(question, options = []) {
 }
 export function renderStatus(answer) {
   const status = answer.status || (answer.supported ? "supported" : "unsupported");
-  const [picture, text, css] = STATUS[status];
+  const isQuoted = !answer.claims || answer.claims.some((claim) => claim.verified);
+  const [picture, text, css] = STATUS[status === "supported" && !isQuoted ? "said" : status];
   return h("p", { class: `status ${css}` }, icon(picture), text,
     answer.stopped ? h("span", { class: "stopped" }, " · stopped early: the best answer so far") : null);
 }

@@ -158,8 +158,8 @@ export function startSource() {
     if (info.id !== room.current) return;
     if (view && shown.startsWith(`${info.id} `)) {
       if (info.status !== "reading") view.ready(info);
-      const state = bar.querySelector(".reading-state");
-      if (state) state.replaceWith(facts(info));
+      // Not while it is being looked at.
+      bar.querySelector(".reading-state, .facts:not([open])")?.replaceWith(facts(info));
       if (info.status === "failed") news(info.error?.message || "It cannot be read.", info.error?.hint);
     } else {
       await show(info, Math.max(0, opensAt(info)));

@@ -5,6 +5,7 @@ import { currentDocument, on, room, say, tell } from "./events.js";
 import { failed, trying, wrong } from "./notices.js";
 
 const POLL_MS = 300;
+const MOST_COUNTS = 25; // a model without a tokenizer counts nothing
 const FEW = 5; // documents whose tabs are overlooked at once
 const tabOf = new Map();
 let polling = null;
@@ -78,16 +79,23 @@ const closeTab = trying(async (id) => {
   tabOf.get(room.current)?.firstChild.focus();
 });
 
+// Documents of which something is still to come: their text, then how many tokens the model counts.
+const uncounted = new Map(); // how often a document was asked for its tokens
+function pending() {
+  return [...room.documents.values()].filter((info) => info.status === "reading"
+    || (info.status === "ready" && info.tokens === null && room.model && (uncounted.get(info.id) || 0) < MOST_COUNTS));
+}
 // Asks how far the reading is, all documents in one request where there are several.
 async function poll() {
   polling = null;
-  const reading = [...room.documents.values()].filter((info) => info.status === "reading");
-  if (!reading.length) return;
+  const waiting = pending();
+  if (!waiting.length) return;
+  for (const info of waiting) if (info.status === "ready") uncounted.set(info.id, (uncounted.get(info.id) || 0) + 1);
   try {
-    if (reading.length === 1) learn(await api.getDocument(reading[0].id));
+    if (waiting.length === 1) learn(await api.getDocument(waiting[0].id));
     else setDocuments((await api.getState()).documents);
   } catch (error) {
-    if (error.status === 404) forget(reading[0].id);
+    if (error.status === 404) forget(waiting[0].id);
     else {
       failed(error);
       return;
@@ -96,9 +104,9 @@ async function poll() {
   follow();
 }
 function follow() {
-  if (polling === null && [...room.documents.values()].some((info) => info.status === "reading")) {
-    polling = setTimeout(poll, POLL_MS);
-  }
+  if (polling !== null) return;
+  const waiting = pending();
+  if (waiting.length) polling = setTimeout(poll, waiting.some((info) => info.status === "reading") ? POLL_MS : 4 * POLL_MS);
 }
 
 // Of many documents, all by their names.
