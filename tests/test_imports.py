@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "engines.folding",
         "engines.positions",
         "engines.streaming",
+        "engines.prefixes",
     ),
     ("engines.retry", "engines.verdicts"),
     ("engines.thinking",),

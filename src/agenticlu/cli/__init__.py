@@ -41,6 +41,7 @@ COMMANDS: dict[str, str] = {
     "mcp": "Give an assistant tools to ask and read documents (Model Context Protocol).",
     "prompts": "Extract the wordings of requests from a data set; check a profile.",
     "doctor": "Report what is installed, which engines answer, and how to fix the rest.",
+    "cache": "List and clear what models of this process have kept of documents.",
     "trust": "Allow a folder's agenticlu.toml to choose servers, models and files.",
 }
 """Subcommand to its one-line help, so that --help imports none of them."""

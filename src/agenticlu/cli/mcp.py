@@ -119,6 +119,7 @@ def _make_desk(settings: McpSettings) -> Desk:
         settings.window,
         thinking=Thinking(settings.thinking, settings.thinking_tokens),
         trust_remote_code=settings.trust_remote_code,
+        prefixes=settings.prefixes,
     )
     choice.check()
     tokenizer = choice.tokenizer(settings.tokenizer)

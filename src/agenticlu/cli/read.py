@@ -7,6 +7,7 @@ import secrets
 import signal
 import threading
 import webbrowser
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -16,7 +17,13 @@ from agenticlu.cli.serve import is_loopback
 from agenticlu.core.config import Resolved
 from agenticlu.core.limits import MEBIBYTE
 from agenticlu.core.printing import echo
-from agenticlu.core.settings import ModelSettings, Positive, ReadingSettings, Spelling
+from agenticlu.core.settings import (
+    ModelSettings,
+    Positive,
+    PrefixSettings,
+    ReadingSettings,
+    Spelling,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from agenticlu.room.room import RoomSettings
 
 
-class ReadSettings(ModelSettings, ReadingSettings):
+class ReadSettings(ModelSettings, ReadingSettings, PrefixSettings):
     """Settings of `agenticlu read`."""
 
     profile: str = "default"
@@ -48,7 +55,8 @@ class ReadSettings(ModelSettings, ReadingSettings):
     browser: bool = True
     """Open the browser."""
     history: bool = True
-    """Keep questions and answers in a file of your own; they can be searched and deleted."""
+    """Keep questions and answers in a file of your own; they can be searched and deleted. Without
+    it nothing of what a model of this process has read stays on disk either."""
     max_upload_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
     """Largest upload, in MiB. Files that are named here are not uploaded."""
 
@@ -146,6 +154,7 @@ def room_settings(settings: ReadSettings) -> RoomSettings:
             settings.window,
             thinking=Thinking(settings.thinking, settings.thinking_tokens),
             trust_remote_code=settings.trust_remote_code,
+            prefixes=settings.prefixes if settings.history else replace(settings.prefixes, gib=0.0),
         ),
         tokenizer=settings.tokenizer,
         piece_tokens=settings.piece_tokens,

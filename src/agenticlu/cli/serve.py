@@ -17,6 +17,7 @@ from pydantic import Field
 from agenticlu.cli.options import BUNDLED_MODEL_NOTE, settings_command
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
+from agenticlu.core.limits import PrefixLimits
 from agenticlu.core.printing import echo
 from agenticlu.core.settings import Positive, Seconds, Settings, Spelling
 from agenticlu.server.limits import DIALOGUE_MODEL, MIB, Access, Limits, default_body_bytes
@@ -24,10 +25,12 @@ from agenticlu.server.limits import DIALOGUE_MODEL, MIB, Access, Limits, default
 if TYPE_CHECKING:
     from agenticlu.documents.tokens import Tokenizer
     from agenticlu.engines import Engine
+    from agenticlu.engines.prefixes import PrefixFolder
     from agenticlu.server.desk import Desk
 
 OF_THIS_PROCESS = (
     *("device", "dtype", "max_batch", "prefill_tokens", "cache_gib", "trust_remote_code"),
+    "keep_prefixes",
 )
 """Settings of models that another server has to decide."""
 
@@ -64,7 +67,8 @@ class ServeSettings(Settings):
     context_tokens: Positive | None = None
     """Longest prompt plus reply. Default: the model's own window."""
     cache_gib: float = Field(default=1.0, ge=0)
-    """Memory of the prefix cache, which reads shared prefixes once; 0 caches nothing."""
+    """Memory of the prefix cache, which reads shared prefixes once; 0 caches nothing. The prompts
+    being answered stay in it, whatever they take."""
     profile: str = "default"
     """Wordings of the dialogue about documents: 'default' or a TOML file."""
     piece_tokens: Positive | None = None
@@ -78,6 +82,13 @@ class ServeSettings(Settings):
     """Largest file that can be uploaded."""
     max_files_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2048.0
     """Room for all uploaded files."""
+    keep_prefixes: bool = False
+    """Keep the documents that the model `agenticlu` has read on disk, so that they need not be read
+    again after a restart. Default: nothing is kept of what clients send."""
+    prefix_cache: Annotated[Path | None, Spelling(metavar="FOLDER")] = None
+    """Folder for that. Default: the user's own, ~/.cache/agenticlu/prefixes."""
+    prefix_cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 8.0
+    """GiB that it may hold, the least recently used going first."""
     max_body_mib: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Largest body of a request. Default: what a prompt as long as the window may take; 48 where it
     may hold files."""
@@ -169,6 +180,7 @@ def _load_model(settings: ServeSettings, say: Callable[[str], None]) -> _Asked:
         cache=settings.cache_gib > 0,
         cache_bytes=int(settings.cache_gib * (1 << 30)),
         context_tokens=settings.context_tokens,
+        prefixes=_open_prefixes(settings),
         name=name,
     )
     hint = read_model_hint(folder, "piece_tokens")
@@ -242,6 +254,15 @@ def _open_desk(settings: ServeSettings, asked: _Asked) -> Desk:
         ),
         sources=settings.sources,
     )
+
+
+def _open_prefixes(settings: ServeSettings) -> PrefixFolder | None:
+    from agenticlu.engines.prefixes import open_prefix_folder
+
+    if not settings.keep_prefixes:
+        return None
+    folder = None if settings.prefix_cache is None else str(settings.prefix_cache)
+    return open_prefix_folder(PrefixLimits(folder, settings.prefix_cache_gib, settings.cache_gib))
 
 
 def _name_model(model: str | None, path: Path) -> str:

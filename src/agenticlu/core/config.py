@@ -69,6 +69,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "mcp": (),
     "prompts": ("extract", "check"),
     "doctor": (),
+    "cache": ("clear",),
     "trust": (),
 }
 """Tables of a project or user file, and the tables inside each: commands and subcommands."""
@@ -76,7 +77,7 @@ GROUPS = ("dataset", "prompts")
 """Tables that hold nothing but tables."""
 SHARED = (
     "model", "base_url", "api_key_env", "profile", "piece_tokens", "tokenizer", "temperature",
-    "thinking", "thinking_tokens",
+    "thinking", "thinking_tokens", "prefix_cache", "prefix_cache_gib",
 )  # fmt: skip
 """Keys allowed at the top of a file, or bare in the environment; they apply to every command that
 has a setting of that name."""

@@ -115,3 +115,15 @@ class ReadingLimits:
                 f"These files take more than {self.max_mib:,} MiB, the most that is read as one.",
                 hint=f"Name fewer of them, or raise the limit: --max-mib {4 * self.max_mib}",
             )
+
+
+@dataclass(frozen=True)
+class PrefixLimits:
+    """Where a model of this process keeps what it has read for later ones, and how much of it."""
+
+    folder: str | None = None
+    """None: the user's own (`$XDG_CACHE_HOME/agenticlu/prefixes`)."""
+    gib: float = 8.0
+    """GiB of all files together; 0 keeps nothing on disk."""
+    memory_gib: float = 1.0
+    """GiB of memory; 0 keeps nothing at all."""

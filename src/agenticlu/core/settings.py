@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import (
@@ -21,7 +22,7 @@ from pydantic import (
 )
 
 from agenticlu.core.errors import AgenticluError, ConfigError, UsageError, did_you_mean
-from agenticlu.core.limits import ReadingLimits
+from agenticlu.core.limits import PrefixLimits, ReadingLimits
 from agenticlu.core.records import Prices
 from agenticlu.core.secrets import BLANK, is_secret_name, redact_text
 
@@ -396,6 +397,30 @@ class ReadingSettings(Settings):
         """The same for the library."""
         ocr = self.ocr_languages if self.ocr else ""
         return ReadingLimits(self.max_files, self.max_mib, self.allow_private, ocr)
+
+
+class PrefixSettings(Settings):
+    """What a model of this process has read: kept in memory, and on disk for later commands."""
+
+    cache_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """GiB of memory for what a model of this process has read, the least recently used going first;
+    the document being asked stays, whatever it takes. 0 keeps nothing."""
+
+    prefix_cache: Annotated[Path | None, Spelling(metavar="FOLDER")] = None
+    """Folder in which a model of this process keeps what it has read of documents, so that later
+    commands need not read it again. Default: the user's own, ~/.cache/agenticlu/prefixes."""
+    prefix_cache_gib: Annotated[
+        float,
+        Field(ge=0, allow_inf_nan=False),
+        Spelling(shortcuts=(("no_prefix_cache", "0"),)),
+    ] = 8.0
+    """GiB that it may hold, the least recently used going first; 0 keeps nothing."""
+
+    @property
+    def prefixes(self) -> PrefixLimits:
+        """The same for the library."""
+        folder = None if self.prefix_cache is None else str(self.prefix_cache)
+        return PrefixLimits(folder, self.prefix_cache_gib, self.cache_gib)
 
 
 class JsonSettings(Settings):

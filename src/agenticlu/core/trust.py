@@ -51,6 +51,7 @@ GUARDED: dict[str, str] = {
     "data": "which folder is read",
     "eval": "which folder is read",
     "train": "which folder is read",
+    "prefix_cache": "where what was read of documents is kept, and taken from",
     "out": "where results are written",
     "into": "where results are written",
     "host": "who can reach the server",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +82,12 @@ class LeanForward:
         self._rotate = rotate
         self._cos_PD = torch.empty(0)
         self._sin_PD = torch.empty(0)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights as they are kept, joined and turned."""
+        yield from (("embedding", self._embedding), ("norm", self._norm), ("head", self._head))
+        for index, layer in enumerate(self._layers):
+            yield from ((f"{index}.{part}", weight) for part, weight in enumerate(layer))
 
     def __call__(
         self, ids_T: Tensor, positions_T: Tensor, plan: AttentionPlan, last: Tensor
@@ -214,16 +220,19 @@ def load_small_llama(path: Path) -> Checkpoint | None:
     num_key_heads = config.get("num_key_value_heads") or num_heads
     head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
     theta = (config.get("rope_parameters") or config).get("rope_theta", 10000.0)
+    forward = LeanForward(
+        weights, num_heads, num_key_heads, config["rms_norm_eps"], _rotation(head_dim, theta)
+    )
     return Checkpoint(
-        forward=LeanForward(
-            weights, num_heads, num_key_heads, config["rms_norm_eps"], _rotation(head_dim, theta)
-        ),
+        forward=forward,
         chat=ChatFormat(FileTokenizer(backend, template, special), str(path)),
         device=torch.device("cpu"),
         dtype=torch.float32,
         end_ids=find_end_ids(SimpleNamespace(**generation), SimpleNamespace(**config), end),
         context_tokens=find_window(config),
         way=Way("shared", "llama", "", 0.0),
+        config=config,
+        weights=forward.weights,
     )
 
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from agenticlu.core.config import resolve
 from agenticlu.core.files import Closing
 from agenticlu.core.loops import LoopThread
 from agenticlu.core.records import Document
-from agenticlu.core.settings import THINKING_TOKENS, Effort, Settings, TokenCount
+from agenticlu.core.settings import THINKING_TOKENS, Effort, PrefixSettings, TokenCount
 from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import SHORTLIST
 from agenticlu.dialogue.ask import ask as ask_engine
@@ -33,7 +33,7 @@ BUNDLED_NOTE = (
 )
 
 
-class _Shared(Settings):
+class _Shared(PrefixSettings):
     """The settings that configuration files and variables share among all commands."""
 
     model: str | None = None
@@ -73,6 +73,8 @@ class Reader(Closing):
         thinking: Whether the model thinks before it replies ('on', 'off'), or the effort to ask
             for ('low', 'medium', 'high'); 'auto' as on the command line.
         thinking_tokens: Most tokens of thought before one reply.
+        prefix_cache: Folder in which a model of this process keeps what it has read of the
+            document, for later processes; None: the user's own; False: nowhere.
 
     Raises:
         DocumentError: The document cannot be read.
@@ -95,6 +97,7 @@ class Reader(Closing):
         window: int | None = None,
         thinking: Effort | None = None,
         thinking_tokens: int | None = None,
+        prefix_cache: str | os.PathLike[str] | Literal[False] | None = None,
     ) -> None:
         urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
         # A model folder named in the call is not looked for on a file's server.
@@ -110,6 +113,8 @@ class Reader(Closing):
                 "window": window,
                 "thinking": thinking,
                 "thinking_tokens": thinking_tokens,
+                "prefix_cache": os.fspath(prefix_cache) if prefix_cache else None,
+                "prefix_cache_gib": 0.0 if prefix_cache is False else None,
             },
         ).values
         # A server named in the call is not to be asked for a model that a file names for another.
@@ -122,6 +127,7 @@ class Reader(Closing):
             settings.window,
             thinking=Thinking(settings.thinking, settings.thinking_tokens),
             trust_remote_code=settings.trust_remote_code,
+            prefixes=settings.prefixes,
         )
         self._engine, self._owns_engine = engine, engine is None
         self._loop: LoopThread | None = None
@@ -267,6 +273,7 @@ class ReaderOptions(TypedDict, total=False):
     window: int | None
     thinking: Effort | None
     thinking_tokens: int | None
+    prefix_cache: str | os.PathLike[str] | Literal[False] | None
 
 
 def ask(

@@ -54,6 +54,7 @@ from agenticlu.engines.base import (
     ThoughtCutError,
     adaptations_of,
     setup_of,
+    share_prefix,
     spent_on,
     stream_of,
     thinking_room_of,
@@ -208,7 +209,9 @@ class _Asking:
         if spans and self.window is not None and num_tokens > self.window:
             over = num_tokens
         else:
-            dialogue, over = self._fit(self.shown.view())
+            view = self.shown.view()
+            dialogue, over = self._fit(view)
+            share_prefix(self.engine, view, self.document.source)
         if over > 0:
             if not spans:
                 raise self._too_long(over)

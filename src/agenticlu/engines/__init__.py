@@ -17,10 +17,12 @@ from agenticlu.core.errors import (
     Registry,
     UsageError,
 )
+from agenticlu.core.limits import PrefixLimits
 from agenticlu.core.secrets import BLANK, public_address
 from agenticlu.documents.tokens import Tokenizer, load_tokenizer, read_model_hint
 from agenticlu.engines.base import Engine
 from agenticlu.engines.models import find_cached, find_model, is_hub_id, is_offline, read_window
+from agenticlu.engines.prefixes import GIB, open_prefix_folder
 
 if TYPE_CHECKING:
     from agenticlu.engines.retry import LimitedEngine, Limiter
@@ -205,6 +207,9 @@ class ModelChoice:
     """Whether code that the model's folder brings may run, in process."""
     dtype: str | None = None
     """Number format in process; see `HFEngine`."""
+    prefixes: PrefixLimits | None = None
+    """Where a model in this process keeps what it has read; None keeps nothing on disk, and in
+    memory as much as suits most."""
 
     def __post_init__(self) -> None:
         check_timeout(self.timeout_s)
@@ -255,6 +260,10 @@ class ModelChoice:
         options = self.engine_options | {"on_event": on_event}
         if self.base_url:
             options["timeout_s"] = self.timeout_s
+        elif self.prefixes is not None:
+            options["prefixes"] = open_prefix_folder(self.prefixes)
+            options["cache"] = self.prefixes.memory_gib > 0
+            options["cache_bytes"] = int(self.prefixes.memory_gib * GIB)
         return load_engine(self.model, self.base_url, self.api_key_env, **options)
 
     @property

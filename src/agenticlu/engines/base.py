@@ -271,6 +271,27 @@ def stream_of(engine: Engine) -> Stream:
     return sample
 
 
+@runtime_checkable
+class PrefixKeeper(Protocol):
+    """An engine that may keep what it reads of a document for later processes."""
+
+    def share_prefix(self, text: str, name: str) -> None:
+        """Is told what the next prompts have in common."""
+        ...
+
+
+def share_prefix(engine: object, text: str, name: str) -> None:
+    """Tells an engine what the next prompts have in common, if it wants to know.
+
+    Args:
+        engine: Any.
+        text: A message of each begins with it; what follows differs.
+        name: Of the text, for people.
+    """
+    if isinstance(engine, PrefixKeeper):
+        engine.share_prefix(text, name)
+
+
 def setup_of(engine: Engine) -> Usage:
     """Returns what an engine has spent on finding out about its server; part of its usage."""
     found: Usage = getattr(engine, "setup", Usage())

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from agenticlu.engines.local.decoder import choose, draw_uniforms, keep_nucleus
+from agenticlu.engines.local.drawing import choose, draw_uniforms, keep_nucleus
 
 
 def test_frequencies_follow_the_probabilities() -> None:

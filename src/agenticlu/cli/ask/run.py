@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from agenticlu.cli.ask.printing import AnswerText, Steps
@@ -17,6 +17,7 @@ from agenticlu.documents.described import describe_reading
 
 if TYPE_CHECKING:
     from agenticlu.cli.ask.settings import AskSettings
+    from agenticlu.core.limits import PrefixLimits
     from agenticlu.core.progress import Progress
     from agenticlu.core.records import Document, Piece, Question
     from agenticlu.dialogue.answer import Answer, Event
@@ -53,6 +54,7 @@ class AskSetup:
             thinking=Thinking(settings.thinking, settings.thinking_tokens),
             trust_remote_code=settings.trust_remote_code,
             dtype=settings.dtype,
+            prefixes=self._prefixes(),
         )
         given = settings.stop_rule
         self.rule = find_rule(self.choice.folder) if given is None else read_rule(given)
@@ -62,6 +64,11 @@ class AskSetup:
         self.piece_tokens = settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
         self._counted: dict[str, int] = {}
         """Tokens of the document that was last estimated, by its id."""
+
+    def _prefixes(self) -> PrefixLimits:
+        """Returns what is kept of documents; a table's many would only push others out."""
+        limits = self.settings.prefixes
+        return limits if self.settings.out is None else replace(limits, gib=0.0)
 
     def make_question(self, document: Document, row: Mapping[str, Any]) -> Question:
         """Builds the question of a row about a document."""

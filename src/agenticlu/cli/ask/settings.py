@@ -11,13 +11,14 @@ from agenticlu.core.settings import (
     JsonSettings,
     ModelSettings,
     Positive,
+    PrefixSettings,
     PriceSettings,
     ReadingSettings,
     Spelling,
 )
 
 
-class AskSettings(ModelSettings, ReadingSettings, PriceSettings, JsonSettings):
+class AskSettings(ModelSettings, ReadingSettings, PrefixSettings, PriceSettings, JsonSettings):
     """Settings of `agenticlu ask`."""
 
     questions: Annotated[

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agenticlu.core.errors import UsageError, missing_dependency
 from agenticlu.core.records import Message, Usage
@@ -27,8 +27,14 @@ from agenticlu.engines.base import (
     TokenLogprob,
     note_spent,
 )
+from agenticlu.engines.prefixes import PrefixFolder
 from agenticlu.engines.streaming import ReplyText, Telling
 from agenticlu.engines.thinking import Thinking, ThinkingRoom
+
+if TYPE_CHECKING:
+    from agenticlu.engines.local.checkpoint import Checkpoint
+    from agenticlu.engines.local.decoder import AnyDecoder
+    from agenticlu.engines.local.keeping import Keeping
 
 CACHE_BYTES = 1 << 30
 """Default limit of the cache."""
@@ -53,6 +59,8 @@ class HFEngine:
         name: Shown and stored; the folder's last two names by default.
         thinking: How much it may think before it replies. None: not at all, where its template
             can turn that off.
+        prefixes: Folder in which texts that were read are kept for later processes, once
+            `share_prefix` has named them; None keeps nothing.
         on_event: Called with a line for people where the model is run in a slower way, or thinks.
 
     Raises:
@@ -75,6 +83,7 @@ class HFEngine:
         share_prefix: bool = True,
         name: str | None = None,
         thinking: Thinking | None = None,
+        prefixes: PrefixFolder | None = None,
         on_event: Callable[[str], None] | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -108,7 +117,33 @@ class HFEngine:
             max_batch=max_batch,
             prefill_tokens=prefill_tokens,
             name=self.name,
+            keeping=self._keep(prefixes, loaded, decoder, on_event) if self._reuses else None,
         )
+
+    def _keep(
+        self,
+        prefixes: PrefixFolder | None,
+        loaded: Checkpoint,
+        decoder: AnyDecoder,
+        say: Callable[[str], None] | None,
+    ) -> Keeping | None:
+        from agenticlu.engines.local.keeping import Keeping
+        from agenticlu.engines.local.shelf import PrefixShelf
+
+        if prefixes is None:
+            return None
+        shelf = PrefixShelf(prefixes, self.name, loaded.hash, say or (lambda line: None))
+        return Keeping(shelf, decoder, loaded.chat)
+
+    def share_prefix(self, text: str, name: str) -> None:
+        """Is told what the next prompts have in common, so that it may be kept on disk.
+
+        Args:
+            text: A message of each begins with it.
+            name: Of the text, for people.
+        """
+        if self._worker.keeping is not None:
+            self._worker.keeping.share(text, name)
 
     @property
     def usage(self) -> Usage:
@@ -290,7 +325,7 @@ class HFEngine:
     ) -> Any:
         from agenticlu.engines.local.worker import WorkerJob
 
-        loop = asyncio.get_running_loop()
+        loop, keeping = asyncio.get_running_loop(), self._worker.keeping
         job = WorkerJob(
             asked=asked if isinstance(asked, str) else tuple(asked),
             sampling=sampling,
@@ -298,6 +333,7 @@ class HFEngine:
             call=next(self._calls),
             loop=loop,
             future=loop.create_future(),
+            shared=None if keeping is None else keeping.find(asked),
             **rest,
         )
         self._worker.submit(job)

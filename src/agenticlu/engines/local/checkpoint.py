@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from agenticlu.core.errors import (
     EngineError,
@@ -26,6 +27,7 @@ from agenticlu.engines.local.chat import ChatFormat
 from agenticlu.engines.local.decoder import AnyDecoder, Decoder, Forward
 from agenticlu.engines.local.kvcache import PrefixCache
 from agenticlu.engines.local.ladder import Way, choose_way
+from agenticlu.engines.local.shelf import hash_model
 from agenticlu.engines.local.states import OwnForward, StateDecoder
 from agenticlu.engines.positions import find_window
 
@@ -52,6 +54,15 @@ class Checkpoint:
     context_tokens: int | None
     way: Way
     """How `forward` runs it."""
+    config: Mapping[str, Any]
+    """As in the model's config.json."""
+    weights: Callable[[], Iterable[tuple[str, Tensor]]]
+    """Returns the weights by name."""
+
+    def hash(self) -> str:
+        """Returns a hash of all that the keys and values of a text depend on."""
+        how = (self.way.rung, type(self.forward).__name__, str(self.dtype), self.device.type)
+        return hash_model(self.weights(), self.config, *how)
 
     def make_decoder(self, cache_bytes: int | None, *, share: bool = True) -> AnyDecoder:
         """Returns what reads prompts and decodes replies.
@@ -141,6 +152,8 @@ def _load_with_transformers(
         end_ids=find_end_ids(getattr(model, "generation_config", None), model.config, tokenizer),
         context_tokens=find_window(model.config.to_dict()),
         way=way,
+        config=model.config.to_dict(),
+        weights=lambda: model.state_dict().items(),
     )
 
 

@@ -27,6 +27,7 @@ from agenticlu.engines.local.kvcache import (
     Read,
     ReadPlan,
 )
+from agenticlu.engines.local.stored import Exported
 
 ALONE_TOKENS = 256
 """Up to this length a part of a prompt is copied into the block of its only branch: one batched
@@ -35,8 +36,6 @@ SHARE_TOKENS = 128
 """Likewise for a part that several branches share."""
 SHARE_MULTIPLE = 64
 """Lengths of shared parts are rounded down to this, so that later prompts fall in with them."""
-NUCLEUS_GUESS = 256
-"""Tokens that mostly hold the nucleus: to find them is far cheaper than to sort a vocabulary."""
 SHARE_SPREAD = 128
 """Prompts that leave a segment within this many tokens share the shortest's part of it."""
 
@@ -125,6 +124,22 @@ class AnyDecoder(Protocol):
         """Drops all branches and what is kept, after a pass that failed half-way."""
         ...
 
+    def expect(self, ids: list[int]) -> None:
+        """Is told that more prompts will begin with these tokens."""
+        ...
+
+    def export(self, ids: Sequence[int]) -> Exported | None:
+        """Returns what is kept of exactly these tokens, or None where they are not kept."""
+        ...
+
+    def restore(self, ids: Sequence[int], exported: Exported) -> None:
+        """Keeps what another process has exported of these tokens.
+
+        Raises:
+            ValueError, KeyError: It does not fit this model.
+        """
+        ...
+
 
 @dataclass
 class Reading:
@@ -200,6 +215,8 @@ class Decoder:
         last: list[int] = []
         readings: list[Reading] = []
         nothing = torch.empty(0)
+        if self.cache is not None:  # what an earlier prompt held beyond the limit goes first
+            self.cache.shrink([self.cache.match(ids).anchor for ids in prompts])
         for ids in prompts:
             assert ids, "an empty prompt"
             # Without a cache every prompt gets a tree of its own, which is then forgotten.
@@ -236,7 +253,7 @@ class Decoder:
             for read in plan.reads:
                 if read.segment.parent is not None:
                     self.cache.account(read.segment)
-            self.cache.shrink()
+            self.cache.shrink(reading.anchor for reading in readings)
         return readings
 
     @torch.inference_mode()
@@ -338,6 +355,62 @@ class Decoder:
         if self.cache is not None:
             self.cache.clear()
 
+    def expect(self, ids: list[int]) -> None:
+        """Does nothing: prompts share what they have in common wherever they part."""
+
+    def export(self, ids: Sequence[int]) -> Exported | None:
+        """Returns the keys and values of these tokens, or None where they are not all kept."""
+        if self.cache is None or (match := self.cache.match(ids)).num_tokens < len(ids):
+            return None
+        tensors: dict[str, tuple[Tensor, ...]] = {}
+        for layer in range(len(match.chain[0][0].keys)):
+            parts = [segment.read(layer, length) for segment, length in match.chain]
+            tensors[f"keys.{layer}"] = tuple(keys for keys, _ in parts)
+            tensors[f"values.{layer}"] = tuple(values for _, values in parts)
+        return Exported(tensors)
+
+    @torch.inference_mode()
+    def restore(self, ids: Sequence[int], exported: Exported) -> None:
+        """Keeps keys and values that another process has exported.
+
+        Raises:
+            ValueError, KeyError: They do not fit this model.
+        """
+        assert self.cache is not None
+        layers = self._like()
+        given = [
+            (f"{kind}.{i}", one) for i, pair in enumerate(layers) for kind, one in pair.items()
+        ]
+        if {name for name, _ in given} != set(exported.tensors):
+            raise ValueError("it has other layers than the model")
+        for name, like in given:
+            (found,) = exported.tensors[name]
+            if found.dtype != like.dtype or found.shape != (like.shape[0], len(ids), like.shape[2]):
+                raise ValueError(f"{found.dtype} {tuple(found.shape)} does not fit the model")
+        match = self.cache.match(ids)
+        if match.num_tokens == len(ids):
+            return
+        segment, start = self.cache.extend(match.anchor, ids[match.num_tokens :])
+        for layer in range(len(layers)):
+            keys, values = (
+                exported.tensors[f"{kind}.{layer}"][0][:, match.num_tokens :].to(self.device)
+                for kind in ("keys", "values")
+            )
+            if start:
+                segment.write(layer, start, keys, values)
+            else:
+                segment.keys.append(keys)
+                segment.values.append(values)
+        self.cache.account(segment)
+        self.cache.shrink([(segment, len(segment.ids))])
+
+    def _like(self) -> list[dict[str, Tensor]]:
+        """Returns the keys and values of one token, layer by layer."""
+        alone = Decoder(self.forward, PrefixCache(0), self.device, self.dtype)
+        segment = alone.read([[0]])[0].chain[0][0]
+        pairs = zip(segment.keys, segment.values, strict=True)
+        return [{"keys": keys, "values": values} for keys, values in pairs]
+
     def _keep(self, branch: Branch, cache: PrefixCache) -> None:
         # A sibling that decoded the same tokens may have kept them already.
         match = cache.follow(branch.anchor, [], branch.fed)
@@ -353,7 +426,7 @@ class Decoder:
             row = branch.row
             segment.write(layer, start, keys[row, :, begin:end], values[row, :, begin:end])
         cache.account(segment)
-        cache.shrink()
+        cache.shrink([(segment, len(segment.ids))])
 
     def _group_shared(self) -> list[tuple[CacheSegment, int, Tensor | None]]:
         groups: dict[tuple[CacheSegment, int], list[int]] = {}
@@ -381,60 +454,3 @@ class Decoder:
         ids = torch.tensor(tokens, device=self.device)
         at = torch.tensor(positions, device=self.device)
         return self.forward(ids, at, plan, torch.tensor(last, device=self.device))
-
-
-def draw_uniforms(seed: int, count: int) -> list[float]:
-    """Returns `count` numbers in [0, 1) that depend on the seed alone."""
-    generator = torch.Generator().manual_seed(seed)
-    numbers: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
-    return numbers
-
-
-def choose(
-    logits_BV: Tensor,
-    temperatures: list[float],
-    top_ps: list[float],
-    uniforms: list[float],
-) -> list[int]:
-    """Returns one token per row.
-
-    Args:
-        logits_BV: Branches by vocabulary.
-        temperatures: Per branch; 0 takes the likeliest token.
-        top_ps: Per branch; the smallest set of likeliest tokens with this much probability.
-        uniforms: Per branch a number in [0, 1) that selects the token (inverse distribution
-            function over the vocabulary in its order), so that a branch draws the same token
-            whatever it is batched with.
-    """
-    tokens: list[int] = logits_BV.argmax(dim=-1).tolist()
-    rows = [b for b, temperature in enumerate(temperatures) if temperature > 0]
-    if not rows:
-        return tokens
-    picked = logits_BV if len(rows) == len(tokens) else logits_BV[rows]
-    # Double precision: the sum over a whole vocabulary must not lose its small terms.
-    heat = picked.new_tensor([temperatures[b] for b in rows], dtype=torch.float64)
-    probabilities = torch.softmax(picked.double() / heat[:, None], dim=-1)
-    top_p = [top_ps[b] for b in rows]
-    if min(top_p) < 1.0:
-        probabilities = keep_nucleus(probabilities, probabilities.new_tensor(top_p))
-    cumulative = probabilities.cumsum(dim=-1)
-    # Scaled by the total, because the nucleus is not renormalised.
-    target = cumulative.new_tensor([uniforms[b] for b in rows])[:, None] * cumulative[:, -1:]
-    # `right` skips tokens of probability 0 even when the number drawn is 0; the clamp catches a
-    # target that rounding puts at the total.
-    drawn = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    for b, token in zip(rows, drawn.clamp_(max=cumulative.shape[-1] - 1).tolist(), strict=True):
-        tokens[b] = token
-    return tokens
-
-
-def keep_nucleus(probabilities_BV: Tensor, top_p_B: Tensor) -> Tensor:
-    """Sets to zero all but the likeliest tokens that together reach `top_p`; not renormalised."""
-    count = probabilities_BV.shape[-1]
-    ordered, order = probabilities_BV.topk(min(NUCLEUS_GUESS, count), dim=-1)
-    if bool((ordered.sum(dim=-1) < top_p_B).any()):
-        ordered, order = probabilities_BV.sort(dim=-1, descending=True)
-    before = ordered.cumsum(dim=-1) - ordered
-    # A token stays if those likelier than it do not reach top_p yet, and the first always does.
-    ordered = ordered.masked_fill((before >= top_p_B[:, None]) & (before > 0), 0.0)
-    return torch.zeros_like(probabilities_BV).scatter_(-1, order, ordered)

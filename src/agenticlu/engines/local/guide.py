@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from agenticlu.engines.base import Sampling
-from agenticlu.engines.local.decoder import choose
+from agenticlu.engines.local.drawing import choose
 
 END = -1
 """Key of a trie's node at which a text ends."""

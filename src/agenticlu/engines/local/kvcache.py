@@ -9,7 +9,7 @@ extends it in place, unless it is long.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -166,16 +166,22 @@ class PrefixCache:
             self.num_bytes += size - segment.counted_bytes
             segment.counted_bytes = size
 
-    def shrink(self) -> None:
-        """Drops least recently used leaves until a fifth of the limit is free, if it is passed."""
+    def shrink(self, used: Iterable[tuple[CacheSegment, int]] = ()) -> None:
+        """Drops least recently used leaves until a fifth of the limit is free, if it is passed.
+
+        Args:
+            used: Points up to which the tree stays, whatever the limit: the prompts that are being
+                answered are in memory anyway, and would be computed anew for every turn.
+        """
         if self.num_bytes <= self.limit_bytes:
             return
+        held = {id(segment) for segment in self._cut_unused(used)}
         # From the leaves up, for a segment is useless without its parents. A fifth is freed at
         # once, so that the tree is not walked again for every prompt.
         leaves = [
             (segment.last_used, id(segment), segment)
             for segment in self._segments()
-            if not segment.children
+            if not segment.children and id(segment) not in held
         ]
         heapq.heapify(leaves)
         while leaves and self.num_bytes > self.limit_bytes * 4 // 5:
@@ -185,8 +191,47 @@ class PrefixCache:
             del parent.children[(segment.offset, segment.ids[0])]
             segment.dropped = True
             self.num_bytes -= segment.counted_bytes
-            if parent.parent is not None and not parent.children:
+            if parent.parent is not None and not parent.children and id(parent) not in held:
                 heapq.heappush(leaves, (parent.last_used, id(parent), parent))
+
+    def _cut_unused(self, used: Iterable[tuple[CacheSegment, int]]) -> list[CacheSegment]:
+        """Returns the segments up to some points, without long ends that are beyond all of them."""
+        needed: dict[CacheSegment, int] = {}
+        for point in used:
+            segment: CacheSegment | None
+            segment, length = point
+            while segment is not None and segment.parent is not None:
+                needed[segment] = max(needed.get(segment, 0), length)
+                segment, length = segment.parent, segment.offset
+        return [
+            self._split(one, length) if 0 < length <= len(one.ids) // 2 else one
+            for one, length in needed.items()
+        ]
+
+    def _split(self, segment: CacheSegment, length: int) -> CacheSegment:
+        """Parts a segment in two, so that its end can be dropped; returns its beginning.
+
+        Whoever reads the whole of it goes on doing so, outside the tree.
+        """
+        assert segment.parent is not None
+        head = CacheSegment(segment.parent, segment.offset, segment.ids[:length])
+        tail = CacheSegment(head, length, segment.ids[length:])
+        head.last_used = tail.last_used = segment.last_used
+        for name in ("keys", "values"):
+            buffers: list[Tensor] = getattr(segment, name)
+            setattr(head, name, [one[:, :length].clone() for one in buffers])
+            setattr(tail, name, [one[:, length:] for one in buffers])
+        head.children[(length, tail.ids[0])] = tail
+        for (offset, token), child in segment.children.items():
+            child.parent = head if offset <= length else tail
+            child.offset = offset if offset <= length else offset - length
+            child.parent.children[(child.offset, token)] = child
+        segment.parent.children[(segment.offset, segment.ids[0])] = head
+        segment.dropped = True
+        self.num_bytes -= segment.counted_bytes
+        self.account(head)
+        self.account(tail)
+        return head
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from agenticlu.engines.local.kvcache import num_common
+from agenticlu.engines.local.snapshots import flatten, lay_over
+from agenticlu.engines.local.stored import Exported
 
 CHUNK_TOKENS = 2048
 """A prompt is read in chunks, which bounds the masks of its attention."""
@@ -322,7 +324,8 @@ class StateDecoder:
         state.last_used = self._clock
         self.states.append(state)
         total = sum(one.num_bytes for one in self.states)
-        while total > self.limit_bytes:
+        # The state in use stays, whatever the limit: it would be computed for every turn.
+        while total > self.limit_bytes and len(self.states) > 1:
             oldest = min(self.states, key=lambda one: one.last_used)
             self.states.remove(oldest)
             total -= oldest.num_bytes
@@ -381,6 +384,37 @@ class StateDecoder:
         self._groups.clear()
         self.states.clear()
         self._prompts.clear()
+
+    def expect(self, ids: list[int]) -> None:
+        """Has a state kept where a prompt that begins with these tokens parts from them."""
+        if ids not in self._prompts:
+            self._prompts.append(ids)
+
+    def export(self, ids: Sequence[int]) -> Exported | None:
+        """Returns the state after exactly these tokens, if there is one that can be described."""
+        kept = next((state for state in self.states if state.ids == list(ids)), None)
+        if kept is None:
+            return None
+        try:
+            tensors, layout = flatten(kept.cache)
+        except ValueError:
+            return None
+        tensors["logits"] = kept.logits_V
+        return Exported({name: (tensor,) for name, tensor in tensors.items()}, layout)
+
+    @torch.inference_mode()
+    def restore(self, ids: Sequence[int], exported: Exported) -> None:
+        """Keeps a state that another process has exported.
+
+        Raises:
+            ValueError, KeyError: It does not fit this model.
+        """
+        logits, cache = self.forward.feed(self._row(ids[:1]), None)
+        tensors = {name: one.to(self.device) for name, (one,) in exported.tensors.items()}
+        found = tensors.pop("logits")
+        if found.shape != logits[0].shape or found.dtype != logits.dtype:
+            raise ValueError(f"its vocabulary has {found.shape[-1]} tokens")
+        self._keep(State(list(ids), lay_over(cache, tensors, exported.layout), found))
 
     def _row(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([list(ids)], device=self.device)

@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agenticlu.core.errors import AgenticluError, DocumentTooLongError, EngineError
+from agenticlu.core.errors import DocumentTooLongError, EngineError
 from agenticlu.core.records import FinishReason, Message, Usage, content_id, content_seed
 from agenticlu.engines.base import (
-    ChoiceProbs,
     Completion,
     Generated,
     OnToken,
@@ -31,14 +30,20 @@ from agenticlu.engines.base import (
     TokenLogprob,
 )
 from agenticlu.engines.local.chat import ChatFormat
-from agenticlu.engines.local.decoder import AnyDecoder, AnyReading, draw_uniforms
+from agenticlu.engines.local.decoder import AnyDecoder, AnyReading
+from agenticlu.engines.local.drawing import describe_draw, draw_uniforms, weigh_choices
+from agenticlu.engines.local.failures import explain
 from agenticlu.engines.local.guide import Guide, build_guide, choose_next
+from agenticlu.engines.local.keeping import Keeping
 from agenticlu.engines.local.kvcache import num_common
+from agenticlu.engines.local.shelf import SharedText
 
 LOOK_AHEAD = 512
 """Waiting requests that are considered for the next pass."""
 STOP_MARGIN = 16
 """Tokens before the longest stop that are decoded with it."""
+IDLE_S = 0.5
+"""Pause after the last reply, after which what was read is written to disk."""
 GATHER_S = 0.001
 """Pause after the first request of an idle engine, in which its companions arrive."""
 
@@ -86,6 +91,8 @@ class WorkerJob:
     """Tokens of a long prompt that were read for it in parts."""
     whole: bool = False
     """Whether a long prompt is read at once: its parts cannot be kept."""
+    shared: SharedText | None = None
+    """The text that its prompt begins with, as others do; None where nobody said so."""
     drafts: list[Draft] = field(default_factory=list)
 
     def usage(self, sampled: int) -> Usage:
@@ -143,6 +150,8 @@ class Worker:
     read in each turn, so that nobody waits for all of it."""
     name: str
     """Named in errors."""
+    keeping: Keeping | None = None
+    """Keeps what was read on disk; None keeps nothing."""
     _inbox: queue.SimpleQueue[WorkerJob | None] = field(
         default_factory=queue.SimpleQueue, init=False
     )
@@ -178,6 +187,8 @@ class Worker:
         if thread is not None:
             self._inbox.put(None)
             thread.join()
+        if self.keeping is not None:
+            self.keeping.close()
 
     def _work(self) -> None:
         waiting: list[WorkerJob] = []
@@ -189,12 +200,14 @@ class Worker:
                 except Exception as error:  # handed to those who wait; the worker lives on
                     self._fail(error, waiting, drafts)
         closed = EngineError(f"The engine {self.name} was closed.")
+        if self.keeping is not None:
+            self.keeping.store()
         self._fail(closed, waiting, drafts)
 
     def _receive(self, waiting: list[WorkerJob], *, idle: bool) -> bool:
         """Takes what has arrived; waits if there is nothing to do. False ends the worker."""
         if idle:
-            job = self._inbox.get()
+            job = self._wait()
             if job is None:
                 return False
             waiting.append(job)
@@ -207,6 +220,14 @@ class Worker:
             if job is None:
                 return False
             waiting.append(job)
+
+    def _wait(self) -> WorkerJob | None:
+        """Waits for the next job; what was read is written only once nobody asks."""
+        if self.keeping is not None and self.keeping.unstored:
+            with contextlib.suppress(queue.Empty):
+                return self._inbox.get(timeout=IDLE_S)
+            self.keeping.store()
+        return self._inbox.get()
 
     def _advance(self, waiting: list[WorkerJob], drafts: list[Draft]) -> None:
         """Reads the next prompts, then decodes one token of every draft."""
@@ -253,7 +274,10 @@ class Worker:
             try:
                 self._encode(job)
             except Exception as error:  # a template may refuse a conversation in its own way
-                job.settle(self._explain(error))
+                job.settle(explain(error, self.name))
+                done.add(i)
+                continue
+            if self.keeping is not None and self.keeping.fetch(job, self.submit):
                 done.add(i)
                 continue
             new = self.decoder.num_uncached(job.ids)
@@ -281,7 +305,10 @@ class Worker:
         waiting.remove(job)
         self._reading = [job]
         before = self.decoder.num_uncached(job.ids)
+        began = time.perf_counter()
         going = self.decoder.read_ahead(job.ids, self.prefill_tokens)
+        if job.shared is not None:
+            job.shared.read_s += time.perf_counter() - began
         job.num_ahead += max(0, before - self.decoder.num_uncached(job.ids))
         # Others may push its parts out of a narrow cache as fast as they are read.
         job.whole = not going or job.num_ahead > 2 * len(job.ids)
@@ -317,13 +344,17 @@ class Worker:
         """Reads the jobs' prompts in one pass; answers `score_choices`, draws the first tokens."""
         # For `_fail`: until their drafts are in the batch, no other list holds these jobs.
         self._reading = jobs
+        began = time.perf_counter()
         readings = self.decoder.read([job.ids for job in jobs])
+        if self.keeping is not None:
+            self.keeping.note(jobs, readings, time.perf_counter() - began)
         first: list[Draft] = []
         rows: list[Tensor] = []
         for job, reading in zip(jobs, readings, strict=True):
             job.num_cached = max(0, reading.num_cached - job.num_ahead)
             if job.sampling is None:
-                job.settle(self._choice_probs(job, reading.logits_V))
+                tokens = self.chat.first_tokens(job.choices)
+                job.settle(weigh_choices(reading.logits_V, tokens, job.usage(1)))
                 continue
             job.drafts = self._open_drafts(job, job.sampling)
             first.extend(job.drafts)
@@ -360,18 +391,6 @@ class Worker:
             for ordinal, seed in enumerate(seeds)
         ]
 
-    def _choice_probs(self, job: WorkerJob, logits_V: Tensor) -> ChoiceProbs:
-        tokens = self.chat.first_tokens(job.choices)
-        probabilities = torch.softmax(logits_V.double(), dim=-1)
-        mass = {choice: float(probabilities[list(ids)].sum()) for choice, ids in tokens.items()}
-        total = sum(mass.values())
-        usage = job.usage(1)
-        return ChoiceProbs(
-            probabilities={choice: one / total for choice, one in mass.items()},
-            label_mass=min(1.0, total),
-            usage=usage,
-        )
-
     def _draw(self, drafts: list[Draft], logits_BV: Tensor) -> None:
         """Draws the next token of every draft and notes which are finished."""
         tokens = choose_next(
@@ -395,7 +414,9 @@ class Worker:
                 complete = rest is not None
                 draft.tokens += rest or ()
             if job.top_logprobs is not None:
-                draft.logprobs.append(self._token_logprob(logits_BV[row], token, job.top_logprobs))
+                draft.logprobs.append(
+                    describe_draw(logits_BV[row], token, job.top_logprobs, self.chat.token_text)
+                )
             if ended or complete or (sampling.stop and self._stopped(draft, sampling.stop)):
                 draft.reason = "stop"
             elif len(draft.tokens) >= sampling.max_tokens:
@@ -410,19 +431,6 @@ class Worker:
         tail = 4 * max(map(len, stops)) + STOP_MARGIN
         text = self.chat.decode(draft.tokens[-tail:])
         return any(stop in text for stop in stops)
-
-    def _token_logprob(self, logits_V: Tensor, token: int, count: int) -> TokenLogprob:
-        logprobs = torch.log_softmax(logits_V.double(), dim=-1)
-        values, ids = logprobs.topk(min(count, len(logprobs)))
-        return TokenLogprob(
-            token_id=token,
-            text=self.chat.token_text(token),
-            logprob=float(logprobs[token]),
-            top=tuple(
-                (one, self.chat.token_text(one), value)
-                for one, value in zip(ids.tolist(), values.tolist(), strict=True)
-            ),
-        )
 
     def _leave(self, draft: Draft, drafts: list[Draft]) -> None:
         assert draft.branch is not None
@@ -471,7 +479,7 @@ class Worker:
         if isinstance(error, EngineError):
             jobs.update({id(job): job for job in waiting})
             waiting.clear()
-        explained = self._explain(error)
+        explained = explain(error, self.name)
         for job in jobs.values():
             job.settle(explained)
         drafts.clear()
@@ -479,16 +487,3 @@ class Worker:
         self._by_branch.clear()
         # A pass that failed half-way has added segments whose keys were never written.
         self.decoder.reset()
-
-    def _explain(self, error: BaseException) -> AgenticluError:
-        """Returns an error of ours for any."""
-        if isinstance(error, AgenticluError):
-            return error
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        out_of_memory = isinstance(error, MemoryError) or "memory" in text.lower()
-        failure = EngineError(
-            f"{self.name} failed: {text}",
-            hint="Lower max_batch, prefill_tokens or cache_bytes." if out_of_memory else None,
-        )
-        failure.__cause__ = error
-        return failure
