@@ -18,9 +18,8 @@ from agenticlu.dialogue.claims import (
     annotations,
     citation_locations,
     number_claims,
-    says_absent,
-    split_claims,
 )
+from agenticlu.dialogue.statement import says_absent, split_claims
 from agenticlu.dialogue.steps import load_profile
 from agenticlu.documents import load_document, split
 from agenticlu.documents.loading import join_documents
@@ -207,12 +206,55 @@ def test_other_words_are_carried_by_the_round_that_found_them() -> None:
     assert not claim.verified
 
 
+def test_a_sentence_is_carried_by_the_paragraphs_that_it_names() -> None:
+    answer = asked(
+        "Grinding had its price then <para 1>. A woman had it put up <para 0>, long ago. "
+        "Nobody was glad of it."
+    )
+    check_record(answer)
+    assert "<para" not in answer.statement
+    cited = [[answer.citations[i].piece for i in claim.citations] for claim in answer.claims]
+    assert cited == [[1], [0], []]
+    assert not any(claim.verified for claim in answer.claims)
+    hidden = asked("Grinding had its price then <para 2>.", points="<para 1>")
+    assert hidden.claims[0].citations == (), "what the model did not point to is not cited"
+
+
+def test_what_leads_to_a_list_is_not_called_unverified() -> None:
+    answer = asked("They say:\n- It burned down in May 1871.\n- It was pretty all the same.")
+    shown = number_claims(answer.claims, answer.statement)
+    assert shown.splitlines() == [
+        "They say:",
+        "- It burned down in May 1871. [1]",
+        "- It was pretty all the same. (unverified)",
+    ]
+
+
+def test_a_number_before_a_heading_is_no_closest_sentence() -> None:
+    document = Document.of("3. Fees. The monthly fee is 3,250 euros. It is due in May.", "a.txt")
+    answer = asked("Answer: EUR 3", document=document, points="<para 0>", piece_tokens=64)
+    assert answer.citations[0].quote != "3."
+
+
 def test_a_shared_figure_is_needed() -> None:
     same = "The mill of Vell was built in 1834 by one Mara Otis, it says."
     other = "The mill of Vell was built in 1843 by one Mara Otis, it says."
     fact = "The mill of Vell was built in 1834 by Mara Otis."
     assert asked(same, finding=fact).claims[0].verified
-    assert asked(other, finding=fact).claims[0].citations == ()
+    assert not asked(other, finding=fact).claims[0].verified
+    short = asked("Answer: 1843", finding=fact)
+    assert (short.claims[0].citations, short.claims[0].verified) == ((), False)
+
+
+def test_words_and_figures_are_the_same_number() -> None:
+    document = Document.of("A breach must be cured within thirty days after notice.", "a.txt")
+    for said in ("It must be cured within 30 days after a notice of the breach.", "30 days"):
+        answer = asked(f"Answer: {said}", document=document, points="<para 0>", piece_tokens=64)
+        (claim,) = answer.claims
+        assert claim.citations == (0,), said
+    other = "It must be cured within 31 days after a notice of the breach."
+    answer = asked(f"{other} Answer: {other}", document=document, points="<para 0>")
+    assert (answer.claims[0].citations, answer.claims[0].verified) == ((0,), False)
 
 
 def test_an_option_is_the_claim() -> None:

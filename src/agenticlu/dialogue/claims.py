@@ -2,35 +2,37 @@
 
 What carries a claim is looked for in this order: a quote that the model stated and that says the
 same, another sentence of a cited passage that it stated, a quote that it did not state or a passage
-with the claim's words, and last the passages that a round pointed to whose finding says it. Only
-the first two make a claim verified. A claim that nothing carries has no citations.
+with the claim's words, the paragraphs that it named in the sentence, a sentence with most of its
+words, and last the passages that a round pointed to whose finding says it. Only the first two make
+a claim verified. A claim that nothing carries has no citations.
 
 "Says the same" is decided by words alone: the claim stands there word for word, or most of its
 telling words do (of a short one all, and all its figures).
 """
 
+import functools
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Self
 
-from agenticlu.core.records import Document, Piece, Question, Turn
-from agenticlu.core.words import find_words
+from agenticlu.core.records import Document, Piece, Turn
+from agenticlu.core.words import find_words, search_terms
 from agenticlu.dialogue.answer import Answer, Claim
 from agenticlu.dialogue.replies import parse_verdict
+from agenticlu.dialogue.statement import split_claims
 from agenticlu.documents.citations import (
     Citation,
     Quote,
     cite_quote,
     closest_quote,
-    content_terms,
+    fold_once,
     stated_quotes,
 )
-from agenticlu.documents.quotes import find_quote, fold, is_long_enough
-from agenticlu.documents.sentences import sentences
-from agenticlu.evaluation.scoring.final import after_label, without_marks
+from agenticlu.documents.quotes import find_quote, is_long_enough
+from agenticlu.evaluation.scoring.canonical import canonical_tokens
+from agenticlu.evaluation.scoring.final import after_label
 
 SAME_SHARE = 0.6
 """Part of a claim's telling words that a text which says the same has at least."""
@@ -56,102 +58,8 @@ _UNTELLING = frozenset(
 )
 """English words that are in every text."""
 
-# --- The statement --------------------------------------------------------------------------------
-
-_TAGGED = re.compile(r"\\f?boxed\s*\{|<(?:(?:final_?|short_?)?answer|final|response)>|^\s*\{")
-
-
-def state(reply: str, answer: str, question: Question) -> str:
-    """Returns the prose of an answer: the option chosen, or the final answer with all its lines.
-
-    Args:
-        reply: The answer turn's.
-        answer: As parsed from it.
-        question: With its options.
-    """
-    if question.options:
-        return question.options[ord(answer) - ord("A")] if answer else ""
-    rest = without_marks(after_label(reply) or "").strip()
-    if answer and len(rest.splitlines()) > 1 and not _TAGGED.search(rest):
-        return rest
-    # A final answer has no full stop; prose of several sentences keeps its own.
-    whole = without_marks(reply).strip()
-    if whole == f"{answer}." and len(list(sentences(answer))) > 1:
-        return whole
-    return answer
-
-
-# --- Sentences ------------------------------------------------------------------------------------
-
-_FENCE = re.compile(r"[ \t]*(?:```|~~~)")
-_ROW = re.compile(r"[ \t]*\|")
-_BREAK = re.compile(r"\n(?=[ \t]*+(?:\n|[-*+•‣#>]|\(?(?:\d{1,3}|[A-Za-z])[.)][ \t]))")
-"""Where an item of a list, a heading or a paragraph begins: no sentence runs over it."""
 _LEAD = re.compile(r"(?:[ \t]*+(?:[-*+•‣>]|#{1,6}|\(?(?:\d{1,3}|[A-Za-z])[.)])[ \t]++){1,3}")
-_LEAD_ALONE = re.compile(r"(?:[-*+•‣>]|\(?(?:\d{1,3}|[A-Za-z])[.)]|#{1,6}\s[^\n]*)")
-
-
-def split_claims(statement: str) -> Iterator[tuple[int, int]]:
-    """Yields the (start, end) of each sentence of a statement, without white space around it.
-
-    All that is no white space stands in one. An item of a list and a row of a table are one or
-    more of their own, a block of code is one; numbers of items, headings and rules of tables belong
-    to what follows or precedes them.
-
-    >>> text = "It rose to 3.5. 1. Ada paid."
-    >>> [text[start:end] for start, end in split_claims(text)]
-    ['It rose to 3.5.', '1. Ada paid.']
-    """
-    spans = [span for block in _blocks(statement) for span in _sentences_of(statement, *block)]
-    merged: list[tuple[int, int]] = []
-    leads = False  # whether the last one is but the beginning of the next
-    for start, end in spans:
-        text = statement[start:end]
-        wordless = not any(map(str.isalnum, text))
-        if merged and (leads or wordless):
-            merged[-1] = (merged[-1][0], end)
-            leads = leads and (wordless or _LEAD_ALONE.fullmatch(text) is not None)
-        else:
-            merged.append((start, end))
-            leads = wordless or _LEAD_ALONE.fullmatch(text) is not None
-    yield from merged
-
-
-def _blocks(statement: str) -> Iterator[tuple[int, int, bool]]:
-    """Yields spans of a statement, together all of it, and whether each is one claim."""
-    start = at = 0
-    fenced = False
-    for line in statement.splitlines(keepends=True):
-        begin, at = at, at + len(line)
-        if _FENCE.match(line):
-            if not fenced:
-                yield start, begin, False
-                start = begin
-            else:
-                yield start, at, True
-                start = at
-            fenced = not fenced
-        elif not fenced and _ROW.match(line):
-            yield start, begin, False
-            yield begin, at, True
-            start = at
-    yield start, len(statement), fenced
-
-
-def _sentences_of(text: str, start: int, end: int, whole: bool) -> Iterator[tuple[int, int]]:
-    if whole:
-        cuts = [end]
-    else:
-        cuts = [*(match.start() for match in _BREAK.finditer(text, start, end)), end]
-    for cut in cuts:
-        part = text[start:cut]
-        if whole and part.strip():
-            first = start + len(part) - len(part.lstrip())
-            yield first, first + len(part.strip())
-        elif not whole:
-            yield from ((start + a, start + b) for a, b in sentences(part))
-        start = cut
-
+"""What stands before the words of an item or a heading."""
 
 # --- What carries a claim -------------------------------------------------------------------------
 
@@ -185,6 +93,30 @@ def find_findings(
     return tuple(findings)
 
 
+_NAMING = re.compile(r"[<\[]\s?|\b(?:para|passage|piece)", re.IGNORECASE)
+
+
+def find_marked(
+    reply: str, statement: str, named: Callable[[str], tuple[int, ...]]
+) -> tuple[tuple[int, ...], ...]:
+    """Returns the pieces that the model named within each sentence of its final answer.
+
+    Empty where its sentences, with their marks, are not those of the statement.
+
+    Args:
+        reply: The answer turn's, with its marks.
+        statement: Without them.
+        named: Reads the pieces that a text names.
+    """
+    if not _NAMING.search(reply):
+        return ()
+    raw = after_label(reply) or reply
+    marked = [raw[start:end] for start, end in split_claims(raw)]
+    if len(marked) != len(list(split_claims(statement))):
+        return ()
+    return tuple(named(one) if _NAMING.search(one) else () for one in marked)
+
+
 def find_claims(
     statement: str,
     document: Document,
@@ -192,6 +124,7 @@ def find_claims(
     citations: Sequence[Citation],
     said: Sequence[str],
     findings: Sequence[Finding],
+    marked: Sequence[tuple[int, ...]] = (),
 ) -> tuple[tuple[Claim, ...], tuple[Citation, ...]]:
     """Cuts a statement into claims and finds what carries each.
 
@@ -202,6 +135,7 @@ def find_claims(
         citations: One for each piece that the model named, ascending.
         said: The model's statements, the most relevant first.
         findings: Of each round, in order.
+        marked: Pieces that the model named in each sentence; see `find_marked`.
 
     Returns:
         The claims, and the citations with those that claims need beside: of a passage that carries
@@ -209,8 +143,10 @@ def find_claims(
     """
     search = _Search(document, pieces, list(citations), said, findings)
     found = []
-    for start, end in split_claims(statement):
-        cited, verified = search.carriers(statement[start:end])
+    spans = list(split_claims(statement))
+    named = marked if len(marked) == len(spans) else ((),) * len(spans)
+    for (start, end), pointed in zip(spans, named, strict=True):
+        cited, verified = search.carriers(statement[start:end], pointed)
         found.append((start, end, cited, verified))
     # What was added stands behind the first citation of its piece.
     order = sorted(range(len(search.citations)), key=lambda i: search.citations[i].piece)
@@ -239,15 +175,24 @@ class _Wanted:
     def of(cls, claim: str) -> Self:
         lead = _LEAD.match(claim)
         text = claim[lead.end() :] if lead else claim
-        return cls(text.strip(), frozenset(content_terms(text) - _UNTELLING))
+        # The word "one" is seldom a figure.
+        untelling = _UNTELLING if "1" in find_words(text) else _UNTELLING | {"1"}
+        return cls(text.strip(), _terms_of(text) - untelling)
 
     def is_in(self, text: str) -> bool:
         """Whether it stands in a text word for word."""
-        return find_quote(self.text, fold(text), text) is not None
+        return self.missing_in(text) <= 0.5 and self._stands_in(text)
+
+    def missing_in(self, text: str) -> float:
+        """Returns the part of its telling words that a text does not have."""
+        return len(self.terms - _terms_of(text)) / max(1, len(self.terms))
+
+    def _stands_in(self, text: str) -> bool:
+        return find_quote(self.text, fold_once(text), text) is not None
 
     def share_in(self, text: str) -> float:
         """Returns the part of its telling words that a text has; 0 where a figure is missing."""
-        missing = self.terms - content_terms(text)
+        missing = self.terms - _terms_of(text)
         if not self.terms or any(any(map(str.isdigit, term)) for term in missing):
             return 0.0
         share = 1 - len(missing) / len(self.terms)
@@ -257,6 +202,16 @@ class _Wanted:
     def is_said_by(self, text: str | None) -> bool:
         """Whether a text says the same."""
         return text is not None and (self.is_in(text) or self.share_in(text) > 0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _terms_of(text: str) -> frozenset[str]:
+    """Returns the words of a text that may tell something; thirty is 30, days are a day."""
+    return frozenset(
+        term
+        for term in search_terms(text, canonical_tokens)
+        if len(term) > 2 or term.isdigit() or not term.isascii()
+    )
 
 
 @dataclass
@@ -273,14 +228,15 @@ class _Search:
     def __post_init__(self) -> None:
         self.named = tuple(citation.piece for citation in self.citations)
 
-    def carriers(self, claim: str) -> tuple[list[int], bool]:
+    def carriers(self, claim: str, pointed: tuple[int, ...]) -> tuple[list[int], bool]:
         """Returns the citations that carry a claim, and whether that verifies it."""
         wanted = _Wanted.of(claim)
         quoting = [i for i, one in enumerate(self.citations) if wanted.is_said_by(one.quote)]
         verified = [i for i in quoting if self.citations[i].verified] or self._quote(wanted)
         if verified:
             return verified, True
-        found = quoting or self._passages(wanted) or self._round(wanted)
+        found = quoting or self._passages(wanted) or self._of(pointed)
+        found = found or self._closest(wanted) or self._round(wanted)
         by_verdict = bool(found) and _is_verdict(claim)
         return found, by_verdict and any(self.citations[i].verified for i in found)
 
@@ -288,12 +244,10 @@ class _Search:
         """Cites a further sentence of each named piece that the model stated and that says it."""
         found = []
         for piece in self.named:
-            own = [wanted.text] if is_long_enough(wanted.text) else []
-            stated = [
-                *stated_quotes(self.document, self.pieces[piece], own),
-                *self._stated_in(piece),
-            ]
-            for quote in stated:
+            is_quote = is_long_enough(wanted.text) and wanted.missing_in(self._text(piece)) <= 0.5
+            own = [wanted.text] if is_quote else []
+            stated = stated_quotes(self.document, self.pieces[piece], own)
+            for quote in (*stated, *self._stated_in(piece)):
                 if wanted.is_said_by(self.document.text[quote.start : quote.end]):
                     found.append(self._cite(piece, quote))
                     break
@@ -303,13 +257,29 @@ class _Search:
         """Cites the sentence of each named piece that holds the claim's words."""
         found = []
         for piece in self.named:
-            span = self.pieces[piece]
-            if not wanted.is_in(self.document.text[span.start : span.end]):
-                continue
-            quote = closest_quote(self.document, span, [wanted.text])
+            quote = None
+            if wanted.is_in(self._text(piece)):
+                quote = closest_quote(self.document, self.pieces[piece], [wanted.text])
             if quote is not None:
                 found.append(self._cite(piece, quote))
         return found
+
+    def _closest(self, wanted: _Wanted) -> list[int]:
+        """Cites sentences of named pieces that are about the same, be it with other figures."""
+        found = []
+        for piece in self.named:
+            if len(wanted.terms) <= SHORT_TERMS or wanted.missing_in(self._text(piece)) > 0.4:
+                continue
+            quote = closest_quote(self.document, self.pieces[piece], [wanted.text])
+            if quote is None:
+                continue
+            if wanted.missing_in(self.document.text[quote.start : quote.end]) <= 1 - SAME_SHARE:
+                found.append(self._cite(piece, quote))
+        return found
+
+    def _text(self, piece: int) -> str:
+        span = self.pieces[piece]
+        return self.document.text[span.start : span.end]
 
     def _round(self, wanted: _Wanted) -> list[int]:
         """Returns the citations of the round whose finding says it; of several, the last best one.
@@ -322,10 +292,12 @@ class _Search:
             shares = [wanted.share_in(one.text) or wanted.is_in(one.text) for one in self.findings]
             top = max(shares, default=0)
             best = self.findings[len(shares) - 1 - shares[::-1].index(top)] if top else None
-        if best is None:
-            return []
+        return [] if best is None else self._of(best.pieces)
+
+    def _of(self, pieces: tuple[int, ...]) -> list[int]:
+        """Returns the first citation of each piece that has one."""
         first = {citation.piece: i for i, citation in reversed([*enumerate(self.citations)])}
-        return [first[piece] for piece in best.pieces if piece in first]
+        return [first[piece] for piece in pieces if piece in first]
 
     def _stated_in(self, piece: int) -> list[Quote]:
         if piece not in self._stated:
@@ -345,49 +317,6 @@ class _Search:
 def _is_verdict(text: str) -> bool:
     """Whether a text is a bare yes or no."""
     return len(find_words(text)) <= 2 and parse_verdict(text, ("yes", "no")) is not None
-
-
-# --- Not in the document --------------------------------------------------------------------------
-
-_TEXT = r"(?:documents?|texts?|passages?|paragraphs?|context|sources?|files?|excerpts?|article)"
-_TOLD = (
-    r"(?:state[ds]?|mention(?:ed|s)?|sa(?:y|ys|id)|give[ns]?|specif(?:y|ies|ied)|provide[ds]?"
-    r"|disclose[ds]?|tells?|told|contain(?:s|ed)?|indicate[ds]?|include[ds]?|addresse[ds]|stipulated"
-    r"|found|known|available|determined|answer(?:ed)?)"
-)
-_ABSENT = re.compile(
-    rf"(?:the |this |these |that )?{_TEXT} (?:do(?:es)? not|do(?:es)?n't|did not)"
-    rf" (?:\w+ )?{_TOLD}\b"
-    rf"|(?:(?:it|this|that|the answer|the information) (?:is|was) )?not (?:\w+ )?{_TOLD}"
-    rf"(?: (?:anywhere|at all))?(?: (?:in|by|from) (?:the |this )?{_TEXT})?[.!]?$"
-    rf"|(?:it|this|that|the answer|the information)? ?(?:cannot|can not|can't|could not) be"
-    rf" (?:\w+ )?{_TOLD}\b"
-    rf"|(?:it |this |that |the answer )?(?:is )?not (?:to be found )?in (?:the |this ){_TEXT}"
-    r"|(?:there is |there's )?no (?:mention|information|answer|such information|data)\b"
-    rf"|none of the {_TEXT} |unknown[.!]?$|unanswerable\b|n/a[.!]?$|not enough information"
-    r"|(?:das |der |im )?(?:dokument|text) (?:wird|sagt|nennt|enthält)"
-    r".{0,60}\b(?:nicht|keine?)\b"
-    r"|(?:wird )?(?:im (?:dokument|text) )?nicht (?:angegeben|erwähnt|genannt)"
-    r"|le (?:document|texte) ne .{1,40} pas\b|(?:ce )?n'est pas (?:mentionné|indiqué|précisé)"
-    r"|el (?:documento|texto) no (?:lo )?(?:menciona|dice|indica|especifica)"
-    r"|no se (?:menciona|indica)"
-    r"|(?:文[档件本中]|文章|原文)?.{0,4}(?:没有提到|未提及|没有说明|未说明|没有提及|未提到)"
-    r"|.{0,20}(?:記載されていません|書かれていません|言及されていません)"
-    r"|.{0,20}(?:언급되지 않|나와 있지 않|명시되지 않)"
-)
-
-
-def says_absent(statement: str) -> bool:
-    """Whether an answer says that the document does not tell.
-
-    >>> says_absent("The document does not say."), says_absent("Not mentioned")
-    (True, True)
-    >>> says_absent("The contract does not mention a fee."), says_absent("Not Ada")
-    (False, False)
-    """
-    text = unicodedata.normalize("NFKC", statement).replace("’", "'").lower()
-    first = next((text[start:end] for start, end in sentences(text)), "")
-    return _ABSENT.match(first.lstrip("*_\"' ")) is not None
 
 
 # --- What clients parse ---------------------------------------------------------------------------
@@ -482,6 +411,8 @@ def _place(citation: Citation) -> tuple[int, int]:
 def number_claims(claims: Iterable[Claim], statement: str) -> str:
     """Returns a statement with the numbers of its claims' citations behind them.
 
+    A claim that no quote says is marked so, but for what only leads to a list.
+
     >>> claim = Claim(text="Nine.", start=0, end=5, citations=(0, 2), verified=True)
     >>> number_claims([claim], "Nine. Ten.")
     'Nine. [1][3] Ten.'
@@ -489,7 +420,8 @@ def number_claims(claims: Iterable[Claim], statement: str) -> str:
     parts, at = [], 0
     for claim in claims:
         marks = "".join(f"[{index + 1}]" for index in claim.citations)
-        shown = (marks, "" if claim.verified else "(unverified)")
+        is_doubtful = not claim.verified and (marks or not claim.text.endswith((":", "：")))
+        shown = (marks, "(unverified)" if is_doubtful else "")
         parts += [statement[at : claim.end], *(f" {one}" for one in shown if one)]
         at = claim.end
     return "".join([*parts, statement[at:]])

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from agenticlu.core.records import Turn, TurnKind
 from agenticlu.dialogue.answer import Answer
 from agenticlu.dialogue.caveats import quote_notes
-from agenticlu.dialogue.claims import find_claims, find_findings, says_absent, state
+from agenticlu.dialogue.claims import find_claims, find_findings, find_marked
 from agenticlu.dialogue.replies import parse_verdict
 from agenticlu.dialogue.run import ShownDocument
+from agenticlu.dialogue.statement import says_absent, state
 from agenticlu.dialogue.steps import Dialogue
 from agenticlu.documents import Marks
 from agenticlu.documents.citations import cite, statements
@@ -48,8 +49,19 @@ def conclude(dialogue: Dialogue, shown: ShownDocument, kept: tuple[int, ...] | N
     citations = cite(document, shown.pieces, cited, said, (answer, reply, question.text))
     notes += quote_notes(document, shown.pieces, statements([reply], LABEL), citations)
     statement = state(reply, answer, question)
-    findings = find_findings(dialogue.turns, lambda reply: shown.named(reply, kept).valid)
-    claims, citations = find_claims(statement, document, shown.pieces, citations, said, findings)
+
+    def named(text: str) -> tuple[int, ...]:
+        return shown.named(text, kept).valid
+
+    claims, citations = find_claims(
+        statement,
+        document,
+        shown.pieces,
+        citations,
+        said,
+        find_findings(dialogue.turns, named),
+        find_marked(reply, statement, named),
+    )
     supported = bool(answer) and (bool(cited) or verdict == "yes")
     return Answer(
         document_id=document.id,

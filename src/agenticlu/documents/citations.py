@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from agenticlu.core.records import Document, Piece, Record
 from agenticlu.core.words import search_terms
-from agenticlu.documents.quotes import find_quote, fold, is_long_enough, quoted
+from agenticlu.documents.quotes import Folded, find_quote, fold, is_long_enough, quoted
 from agenticlu.documents.rectangles import Rectangle, rectangles_of
 from agenticlu.documents.sentences import sentences
 
@@ -98,6 +99,8 @@ _LONGEST_SENTENCE = 500
 """In characters; what is longer is hardly one."""
 _ROW = re.compile(r"\t| \| ")
 """Between the cells of a row of a table."""
+_ITEM_NUMBER = re.compile(r"\(?\w{1,3}[.)]")
+"""What stands before an item or a heading: '4.' is no sentence."""
 _LINE = re.compile(r"\S[^\n]*+")
 ANSWER_LABEL = r"\b(?:final\s+)?answer\s*[:：]"
 
@@ -152,10 +155,16 @@ def _cite_piece(
 def stated_quotes(document: Document, piece: Piece, said: Sequence[str]) -> Iterator[Quote]:
     """Yields where statements of the model stand in a piece word for word, in their order."""
     text = document.text[piece.start : piece.end]
-    folded = fold(text)
+    folded = fold_once(text)
     for statement in said:
         if (span := find_quote(statement, folded, text)) is not None:
             yield Quote(piece.start + span[0], piece.start + span[1], stated=True)
+
+
+@functools.lru_cache(maxsize=256)
+def fold_once(text: str) -> Folded:
+    """Returns `fold(text)`, kept for the next statement that is looked for in it."""
+    return fold(text)
 
 
 def closest_quote(document: Document, piece: Piece, hints: Sequence[str]) -> Quote | None:
@@ -201,6 +210,8 @@ def _closest_sentence(text: str, hints: Sequence[str]) -> tuple[int, int] | None
         wanted.update(dict.fromkeys(content_terms(hint), 2**weight))
     best: tuple[float, int, int] | None = None
     for start, end in _sentences_and_rows(text):
+        if _ITEM_NUMBER.fullmatch(text, start, end):
+            continue
         words = content_terms(text[start:end])
         shared = sum(wanted.get(word, 0) for word in words) / max(len(words), 1) ** 0.25
         if shared and (best is None or shared > best[0]):
