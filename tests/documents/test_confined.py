@@ -359,3 +359,17 @@ def test_a_child_that_was_prepared_takes_what_becomes_known_later() -> None:
         assert held.call("hurts:give", into=bytes) == b"cba"
     finally:
         held.close()
+
+
+def test_a_program_that_ends_waits_for_no_reader() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(ask, "sleep")
+        while not confined._busy:
+            time.sleep(0.01)
+        confined.end_all()
+        try:
+            with pytest.raises(DocumentError, match="the program ends"):
+                reading.result(60)
+        finally:
+            confined._is_ending.clear()
+    assert not confined._busy

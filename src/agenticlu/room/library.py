@@ -56,6 +56,8 @@ class Library:
         self._documents: dict[str, OpenDocument] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
         self._threads = ThreadPoolExecutor(READERS, "read")
+        self._openers = ThreadPoolExecutor(READERS, "open")
+        """What comes in does not wait for what is being read."""
         self._count: Count | None = None
         self.drawer = Drawer()
         _sweep()
@@ -94,7 +96,7 @@ class Library:
         Raises:
             DocumentError: There is no such file, or nothing in it to read.
         """
-        return self._add(await self._run(functools.partial(self._find, given)))
+        return self._add(await self._run(functools.partial(self._find, given), self._openers))
 
     def _find(self, given: str) -> OpenDocument:
         if is_address(given):
@@ -128,7 +130,8 @@ class Library:
             DocumentError: There is nothing to read.
         """
         try:
-            return self._add(await self._run(functools.partial(self._take, upload, folder, name)))
+            take = functools.partial(self._take, upload, folder, name)
+            return self._add(await self._run(take, self._openers))
         except BaseException:
             self._delete(folder)
             raise
@@ -273,16 +276,20 @@ class Library:
         """Closes everything, and deletes the folder of uploads."""
         for task in (*self._work.values(), *self.opening):
             task.cancel()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._openers):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.drawer.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _delete(self, folder: Path) -> None:
         with contextlib.suppress(RuntimeError):  # the threads have ended: so will the whole folder
-            self._threads.submit(shutil.rmtree, folder, ignore_errors=True)
+            self._openers.submit(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _run(self, work: Callable[[], Made]) -> Made:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _run(
+        self, work: Callable[[], Made], threads: ThreadPoolExecutor | None = None
+    ) -> Made:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(threads or self._threads, work)
 
 
 def identify(files: Sequence[RoomFile]) -> str:
