@@ -125,6 +125,25 @@ def test_the_model_comes_from_the_same_places_as_on_the_command_line(
         agenticlu.ask(notes, QUESTION)
 
 
+def test_a_later_reader_computes_nothing_of_the_document(
+    tmp_path: Path, tiny_model_path: Path
+) -> None:
+    (tmp_path / "long.txt").write_text("Ada Yardley lives in Wexley, by the river. " * 90)
+    kept = tmp_path / "kept"
+
+    def computed(prefix_cache: Path | typing.Literal[False]) -> int:
+        answer = agenticlu.ask(
+            tmp_path / "long.txt", "Where?", model=tiny_model_path, prefix_cache=prefix_cache
+        )
+        return answer.usage.prompt_tokens - answer.usage.cached_tokens
+
+    first = computed(kept)
+    assert first > 900
+    assert len(list(kept.glob("*.safetensors"))) == 1
+    assert computed(False) == first
+    assert computed(kept) < first / 2
+
+
 def test_what_the_call_names_wins(notes: Path, tiny_model_path: Path, tmp_path: Path) -> None:
     (tmp_path / "agenticlu.toml").write_text(
         'model = "played"\nbase_url = ["http://127.0.0.1:9/v1"]\n'

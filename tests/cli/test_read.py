@@ -179,3 +179,27 @@ def test_the_browser_is_opened_with_a_key_for_once(home: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("history", [True, False], ids=["history", "no history"])
+def test_what_was_read_stays_on_disk_unless_history_is_off(
+    history: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "caches"))
+    (home / "d.txt").write_text(TEXT * 5)
+    kept = home / "caches" / "agenticlu" / "prefixes"
+    with reading("d.txt", *([] if history else ["--no-history"])) as (process, host, headers):
+        deadline = time.monotonic() + 120
+        document = get(host, "/api/state", headers)["documents"][0]
+        while document["status"] != "ready" and time.monotonic() < deadline:
+            time.sleep(0.1)
+            document = get(host, "/api/state", headers)["documents"][0]
+        asked = json.dumps({"document": document["id"], "question": "Where?"})
+        connection = http.client.HTTPConnection(host, timeout=240)
+        with contextlib.closing(connection):
+            sent = {**headers, "Content-Type": "application/json", "Origin": f"http://{host}"}
+            connection.request("POST", "/api/ask", asked, sent)
+            assert "event: answer" in connection.getresponse().read().decode()
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert len(list(kept.glob("*.safetensors"))) == history
