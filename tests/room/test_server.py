@@ -504,6 +504,15 @@ def test_a_server_that_dies_is_told(client: Client, rules: Any) -> None:
     assert client.ask(rules["id"])[-1][0] == "answer"
 
 
+def test_a_document_that_is_closed_while_it_is_read_ends_its_questions(client: Client) -> None:
+    info = client.upload(("closed.pdf", make_harbour_pdf(300)))
+    events = client.events({"document": info["id"], "question": QUESTION})
+    assert next(events)[0] == "open"
+    assert client.send("DELETE", f"/api/documents/{info['id']}")[0] == 204
+    name, told = list(events)[-1]
+    assert (name, "not open" in told["message"]) == ("error", True)
+
+
 def test_two_tabs_share_a_document(client: Client, rules: Any) -> None:
     first = client.events({"document": rules["id"], "question": QUESTION})
     second = client.events({"document": rules["id"], "question": "When is the lamp lit?"})

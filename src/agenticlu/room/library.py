@@ -19,6 +19,7 @@ from typing import TypeVar
 from agenticlu.core.errors import AgenticluError, DocumentError
 from agenticlu.core.limits import ReadingLimits
 from agenticlu.core.records import content_id
+from agenticlu.core.secrets import public_address
 from agenticlu.documents.addresses import fetch
 from agenticlu.documents.sources import (
     STANDARD_INPUT,
@@ -100,7 +101,7 @@ class Library:
 
     def _find(self, given: str) -> OpenDocument:
         if is_address(given):
-            return OpenDocument(content_id(given), given, False, [], address=given)
+            return OpenDocument(content_id(given), public_address(given), False, [], address=given)
         if given == STANDARD_INPUT:
             folder = self.new_folder()
             path = folder / "0"
@@ -266,9 +267,10 @@ class Library:
         """Waits until a document is read.
 
         Raises:
-            AgenticluError: It cannot be read.
+            AgenticluError: It cannot be read, or is closed meanwhile.
         """
         while document.status == "reading":
+            self.get(document.id)
             await asyncio.wait([self._work[document.id]], timeout=0.05)
         document.require_text()
 
