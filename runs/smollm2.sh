@@ -7,7 +7,7 @@
 #
 # MODEL: HuggingFaceTB/SmolLM2-135M-Instruct, or a folder of it in Hugging Face layout.
 # XQUAD: data/xquad/xquad.en.json of github.com/google-deepmind/xquad (CC BY-SA 4.0).
-# SIZE=tiny runs every stage in a few minutes, on the bundled model and made-up articles, to see that
+# SIZE=tiny runs every stage in a few minutes, on the bundled model and articles of its world, to see that
 # the script works; its figures mean nothing.
 #
 # Run it again after an interruption: each stage goes on where it stopped, and a finished one is
@@ -19,7 +19,7 @@ SIZE=${SIZE:-full}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 if [ "$SIZE" = tiny ]; then
     MODEL=${MODEL:-src/agenticlu/demo/model}
-    articles=4 train_questions=8 test_questions=4 dtype=float32 precision=fp32
+    articles=4 train_questions=16 test_questions=4 dtype=float32 precision=fp32
     training=(--set lr=1e-4 --batch 8 --set max_steps=2) branching=2 pieces=32 answer_tokens=24
 else
     : "${MODEL:?folder or hub id of SmolLM2-135M-Instruct}" "${XQUAD:?path of xquad.en.json}"

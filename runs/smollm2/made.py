@@ -1,6 +1,8 @@
 """Writes made-up articles in XQuAD's form, so that runs/smollm2.sh can be tried without XQuAD.
 
-python runs/smollm2/made.py made.json
+    python runs/smollm2/made.py made.json
+
+They are of the demo's world, which the bundled model knows.
 """
 
 from __future__ import annotations
@@ -10,35 +12,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TOWNS = ("Brellin", "Orsk", "Tavern Hill", "Quill", "Mossend", "Arden")
-TRADES = ("baker", "smith", "weaver", "miller", "tanner")
+from agenticlu.demo import DemoSizes, write_corpus
+
+SIZES = DemoSizes(num_documents=6, questions_per_document=4, lengths=(256,))
 
 
-def build_article(number: int) -> dict[str, Any]:
-    """Returns an article about one town: a paragraph, and two questions, for each of its trades."""
-    town = TOWNS[number]
-    paragraphs = []
-    for i, trade in enumerate(TRADES):
-        name, year = f"Ada {town.split()[0]}{trade}", str(1800 + 10 * number + i)
-        text = f"The {trade} of {town} was {name}. The shop of the {trade} opened in {year}."
-        asked = ((f"Who was the {trade} of {town}?", name),
-                 (f"When did the shop of the {trade} of {town} open?", year))  # fmt: skip
-        paragraphs.append(
-            {
-                "context": text,
-                "qas": [
-                    {
-                        "id": f"{number}-{trade}-{j}",
-                        "question": question,
-                        "answers": [{"text": answer, "answer_start": text.index(answer)}],
-                    }
-                    for j, (question, answer) in enumerate(asked)
-                ],
-            }
-        )
-    return {"title": town, "paragraphs": paragraphs}
+def build_articles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns an article of one paragraph for each document, its answers placed where they occur.
+
+    Questions whose answer does not occur in the document are left out.
+    """
+    asked: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        answer = row["answers"][0]
+        at = row["context"].find(answer)
+        found = asked.setdefault(row["context"], [])
+        if at >= 0:
+            number = f"{len(asked)}-{len(found)}"
+            answers = [{"text": answer, "answer_start": at}]
+            found.append({"id": number, "question": row["question"], "answers": answers})
+    return [{"paragraphs": [{"context": text, "qas": qas}]} for text, qas in asked.items()]
 
 
 if __name__ == "__main__":
-    data = [build_article(number) for number in range(len(TOWNS))]
-    Path(sys.argv[1]).write_text(json.dumps({"data": data}), encoding="utf-8")
+    out = Path(sys.argv[1])
+    corpus = out.with_suffix(".jsonl")
+    write_corpus(corpus, SIZES)
+    lines = corpus.read_text(encoding="utf-8").splitlines()
+    data = build_articles([json.loads(line) for line in lines])
+    out.write_text(json.dumps({"data": data}), encoding="utf-8")
