@@ -3,7 +3,7 @@
 # Instruct teaches itself over XQuAD. No gold traces, no larger model; the known answers are all the
 # supervision. On a CPU with native bf16; what it took is in docs/results.md.
 #
-#   MODEL=FOLDER XQUAD=xquad.en.json OUT=smollm2-run runs/smollm2.sh
+#   MODEL=FOLDER XQUAD=xquad.en.json OUT=smollm2-run runs/smollm2.sh   # from the repository's root
 #
 # MODEL: HuggingFaceTB/SmolLM2-135M-Instruct, or a folder of it in Hugging Face layout.
 # XQUAD: data/xquad/xquad.en.json of github.com/google-deepmind/xquad (CC BY-SA 4.0).
@@ -25,7 +25,7 @@ else
     : "${MODEL:?folder or hub id of SmolLM2-135M-Instruct}" "${XQUAD:?path of xquad.en.json}"
     articles=28 train_questions=${TRAIN_QUESTIONS:-224} test_questions=${TEST_QUESTIONS:-100}
     dtype=bfloat16 precision=bf16 branching=2 pieces=96 answer_tokens=96
-    training=(--set lr=1e-4 --batch 16 --set "epochs=${EPOCHS:-2}")
+    training=(--set lr=3e-4 --batch 8 --set traces_per_trie=8 --set "epochs=${EPOCHS:-1}" --set save_every=5)
 fi
 mkdir -p "$OUT"
 if [ "$SIZE" = tiny ] && [ -z "${XQUAD:-}" ]; then
@@ -69,7 +69,7 @@ evaluate sft "$OUT/sft/export"
 # the right pieces alone.
 if [ "${DISTILL:-1}" = 1 ]; then
     agenticlu train distill "$OUT/data" --model "$OUT/sft" --preset tiny --precision "$precision" \
-        --set lr=2e-5 --batch 16 --set "max_steps=${DISTILL_STEPS:-4}" --out "$OUT/distill"
+        --set lr=2e-5 --batch 8 --set "max_steps=${DISTILL_STEPS:-4}" --out "$OUT/distill"
     evaluate distill "$OUT/distill/export"
 fi
 
