@@ -458,3 +458,17 @@ def test_a_replay_is_shown_where_nothing_can_be_written(
     assert done.stdout == before.stdout
     assert "cannot be written: its trees stay" in done.stderr
     assert "cannot be written" not in before.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_guiding_is_refused_where_a_server_answers(tmp_path: Path, more: tuple[str, ...]) -> None:
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text(
+        '{"context": "Ada lives in Wexley.", "question": "Who?", "answers": ["Ada"]}\n'
+    )
+    out = tmp_path / "run"
+    words = ["generate", str(corpus), "--guide", "--base-url", "http://127.0.0.1:9/v1", *more]
+    found = CliRunner().invoke(group, [*words, "--out", str(out)])
+    assert isinstance(found.exception, UsageError)
+    assert "--guide" in found.exception.message
+    assert not out.exists()

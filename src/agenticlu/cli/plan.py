@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agenticlu.cli.options import note_bundled, note_estimate, operand, settings_command
 from agenticlu.core.config import Preset, Resolved
+from agenticlu.core.errors import UsageError
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import (
     JsonSettings,
@@ -112,6 +113,11 @@ def search_config(resolved: Resolved[GenerateSettings]) -> SearchConfig:
     """Returns the search's settings; a model's folder may say how long its pieces should be."""
     settings = resolved.values
     config = select(settings, SearchConfig)
+    if config.guide and settings.base_url:
+        raise UsageError(
+            "--guide restricts which tokens may be sampled, which servers cannot be asked for.",
+            hint="Run the model in this process: --model FOLDER, without --base-url.",
+        )
     hint = settings.engine_choice().hint("piece_tokens")
     if hint is not None and resolved.origins["piece_tokens"] == "default":
         return config.model_copy(update={"piece_tokens": hint})

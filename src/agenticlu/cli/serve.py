@@ -165,7 +165,7 @@ def _load_model(settings: ServeSettings, say: Callable[[str], None]) -> _Asked:
     from agenticlu.evaluation.config import fingerprint
 
     if settings.model is None:
-        echo(BUNDLED_MODEL_NOTE, err=True)
+        echo(BUNDLED_MODEL_NOTE.replace("--base-url", "--upstream"), err=True)
     folder = Path(check_model_path(settings.model, say))
     # The name tells clients nothing about where the model lies.
     name = _check_name(settings.name or _name_model(settings.model, folder))

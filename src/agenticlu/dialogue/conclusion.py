@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from agenticlu.core.records import Turn, TurnKind
 from agenticlu.dialogue.answer import Answer
@@ -42,10 +43,7 @@ def conclude(dialogue: Dialogue, shown: ShownDocument, kept: tuple[int, ...] | N
     else:
         answer = parse_final_answer(reply)
     verdict, said = _checked(dialogue), _statements(dialogue.turns)
-    if dialogue.last("check") is not None and verdict is None:
-        notes.append("The self-check gave no clear verdict.")
-    elif verdict == "no" and cited:
-        notes.append("The model's own check says that the answer is not settled.")
+    notes += _check_notes(dialogue, verdict, cited)
     citations = cite(document, shown.pieces, cited, said, (answer, reply, question.text))
     notes += quote_notes(document, shown.pieces, statements([reply], LABEL), citations)
     statement = state(reply, answer, question)
@@ -53,14 +51,9 @@ def conclude(dialogue: Dialogue, shown: ShownDocument, kept: tuple[int, ...] | N
     def named(text: str) -> tuple[int, ...]:
         return shown.named(text, kept).valid
 
+    findings, marked = find_findings(dialogue.turns, named), find_marked(reply, statement, named)
     claims, citations = find_claims(
-        statement,
-        document,
-        shown.pieces,
-        citations,
-        said,
-        find_findings(dialogue.turns, named),
-        find_marked(reply, statement, named),
+        statement, document, shown.pieces, citations, said, findings, marked
     )
     supported = bool(answer) and (bool(cited) or verdict == "yes")
     return Answer(
@@ -82,9 +75,7 @@ def conclude(dialogue: Dialogue, shown: ShownDocument, kept: tuple[int, ...] | N
         unread=document.unread,
         statement=statement,
         claims=claims,
-        status="not_in_document"
-        if says_absent(statement)
-        else ("supported" if supported else "unsupported"),
+        status=_status(statement, supported),
     )
 
 
@@ -94,6 +85,21 @@ def _mark_notes(marks: Marks) -> Iterator[str]:
         yield f"The model named paragraphs that it was not shown: {wrong}."
     elif not marks.valid:
         yield "The model named no paragraph."
+
+
+def _status(
+    statement: str, supported: bool
+) -> Literal["supported", "unsupported", "not_in_document"]:
+    if says_absent(statement):
+        return "not_in_document"
+    return "supported" if supported else "unsupported"
+
+
+def _check_notes(dialogue: Dialogue, verdict: str | None, cited: Sequence[int]) -> Iterator[str]:
+    if dialogue.last("check") is not None and verdict is None:
+        yield "The self-check gave no clear verdict."
+    elif verdict == "no" and cited:
+        yield "The model's own check says that the answer is not settled."
 
 
 def _checked(dialogue: Dialogue) -> str | None:
