@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
+from made_documents import SAID
 from made_pdf import column, make_pdf
 
 from agenticlu.dialogue.steps import load_profile
@@ -17,6 +18,7 @@ RULES = {
     "fee": "The fee of the northern quay is nine crowns a day.",
     "exempt": "Vessels with a letter of the guild pay no fee at all.",
     "lamp": "The keeper lights the lamp at the hour of dusk.",
+    "mill": SAID,
 }
 """By a word of the question: the sentence that answers it."""
 ON_PAGE = {"fee": 7, "exempt": 9, "lamp": 2}

@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from agenticlu.core.errors import AgenticluError
-    from agenticlu.core.records import Document, Question
+    from agenticlu.core.records import Document, Prices, Question
     from agenticlu.data.corpus import load_corpus
     from agenticlu.dialogue.answer import Answer
     from agenticlu.dialogue.api import Reader, ask, ask_async
@@ -34,6 +34,7 @@ _HOMES = {
     "Answer": "dialogue.answer",
     "Citation": "documents.citations",
     "Document": "core.records",
+    "Prices": "core.records",
     "Question": "core.records",
     "Reader": "dialogue.api",
     "Rectangle": "documents.rectangles",
@@ -54,6 +55,7 @@ __all__ = [
     "Answer",
     "Citation",
     "Document",
+    "Prices",
     "Question",
     "Reader",
     "Rectangle",

@@ -437,7 +437,7 @@ def test_a_reply_can_be_sent_back_as_it_came(client: openai.OpenAI, case: Case) 
         (
             {"input": [user({"type": "input_file", "file_data": "AAAA"}), user(text(" "))]},
             "input",
-            "does not end in a user's question",
+            "question is empty",
         ),
     ],
 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 UNUSED = (
     *("questions", "option", "rounds", "out", "concurrency", "dry_run", "quiet", "json"),
-    *("price_in", "price_cached", "price_out", "question"),
+    "question",
 )
 """Settings of `ask` that a tool's arguments give, or that concern a terminal."""
 
@@ -106,6 +106,7 @@ def command(resolved: Resolved[McpSettings], folders: tuple[str, ...]) -> None:
 
 def _make_desk(settings: McpSettings) -> Desk:
     from agenticlu.dialogue.steps import load_profile
+    from agenticlu.dialogue.stopping import choose_rule
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
     from agenticlu.engines import ModelChoice
     from agenticlu.engines.thinking import Thinking
@@ -133,6 +134,8 @@ def _make_desk(settings: McpSettings) -> Desk:
         settings.spans,
         settings.shortlist,
         settings.max_total_tokens,
+        choose_rule(settings.stop_rule, choice.folder),
+        settings.prices(),
     )
     return Desk(model, settings.limits, functools.partial(echo, err=True))
 

@@ -22,6 +22,7 @@ from agenticlu.core.settings import (
     ModelSettings,
     Positive,
     PrefixSettings,
+    PriceSettings,
     ReadingSettings,
     Spelling,
 )
@@ -35,13 +36,16 @@ SWITCH_S = 0.001
 """Seconds for which a thread may run Python while others wait; usually five times as long."""
 
 
-class ReadSettings(ModelSettings, ReadingSettings, PrefixSettings):
+class ReadSettings(ModelSettings, ReadingSettings, PrefixSettings, PriceSettings):
     """Settings of `agenticlu read`."""
 
     profile: str = "default"
     """Prompt profile: a bundled name or a TOML file."""
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Maximum rounds of clarification."""
+    stop_rule: Annotated[str | None, Spelling(metavar="FILE")] = None
+    """Rule that says when a further round is worth it, from agenticlu generate stop-rule. Default:
+    the model's own, if its folder holds one; else a self-check of yes ends the rounds."""
     piece_tokens: Annotated[int, Field(ge=8)] | None = None
     """Maximum tokens of a paragraph. Default: what suits the model, else 512."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
@@ -151,6 +155,7 @@ def room_settings(settings: ReadSettings) -> RoomSettings:
             shortlist=settings.shortlist,
             temperature=settings.temperature,
             max_total_tokens=settings.max_total_tokens,
+            prices=settings.prices(),
         ),
         choice=ModelChoice(
             settings.model,
@@ -164,6 +169,7 @@ def room_settings(settings: ReadSettings) -> RoomSettings:
         ),
         tokenizer=settings.tokenizer,
         piece_tokens=settings.piece_tokens,
+        stop_rule=settings.stop_rule,
         reading=settings.limits,
         upload_bytes=int(settings.max_upload_mib * MEBIBYTE),
         history=history_path() if settings.history else None,

@@ -19,7 +19,7 @@ from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError
 from agenticlu.core.limits import PrefixLimits
 from agenticlu.core.printing import echo
-from agenticlu.core.settings import Positive, Seconds, Settings, Spelling
+from agenticlu.core.settings import Positive, PriceSettings, Seconds, Spelling
 from agenticlu.server.limits import DIALOGUE_MODEL, MIB, Access, Limits, default_body_bytes
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ OF_THIS_PROCESS = (
 """Settings of models that another server has to decide."""
 
 
-class ServeSettings(Settings):
+class ServeSettings(PriceSettings):
     """Settings of `agenticlu serve`."""
 
     model: str | None = None
@@ -155,6 +155,8 @@ class _Asked:
     piece_tokens: int | None
     """That suit it."""
     details: dict[str, Any]
+    folder: Path | None = None
+    """Of the model, where it is of this process."""
     hidden: tuple[str, ...] = ()
 
 
@@ -190,6 +192,7 @@ def _load_model(settings: ServeSettings, say: Callable[[str], None]) -> _Asked:
         load_tokenizer(str(folder)),
         hint,
         {"weights": fingerprint(folder), "piece_tokens": hint},
+        folder,
         (str(folder.resolve()), str(folder)),
     )
 
@@ -239,6 +242,7 @@ def _check_name(name: str) -> str:
 def _open_desk(settings: ServeSettings, asked: _Asked) -> Desk:
     """Returns where documents are read: with the tokenizer of the model that is asked."""
     from agenticlu.dialogue.steps import load_profile
+    from agenticlu.dialogue.stopping import find_rule
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
     from agenticlu.server.desk import Desk
     from agenticlu.server.uploads import FileStore
@@ -253,6 +257,8 @@ def _open_desk(settings: ServeSettings, asked: _Asked) -> Desk:
             total_bytes=int(settings.max_files_mib * MIB),
         ),
         sources=settings.sources,
+        rule=find_rule(asked.folder),
+        prices=settings.prices(),
     )
 
 

@@ -161,6 +161,9 @@ class Prices:
         return usage.computed_tokens / self.tokens_per_s
 
 
+NO_PRICES = Prices()
+
+
 class Page(Record):
     """The span of a source page in the document's text."""
 

@@ -142,7 +142,7 @@ def make_question(document: Document, text: str, options: Sequence[str] = ()) ->
     """
     text = text.strip()
     if not text:
-        raise UsageError("The question is empty.", hint="Give it in quotes, behind the documents.")
+        raise UsageError("The question is empty.", hint="Write what you want to know.")
     return Question(id=content_id(document.id, text, *options), text=text, options=tuple(options))
 
 

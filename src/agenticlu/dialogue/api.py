@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 from agenticlu.core.config import resolve
 from agenticlu.core.files import Closing
 from agenticlu.core.loops import LoopThread
-from agenticlu.core.records import Document
+from agenticlu.core.records import NO_PRICES, Document, Prices
 from agenticlu.core.settings import THINKING_TOKENS, Effort, PrefixSettings, TokenCount
 from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import SHORTLIST
@@ -75,6 +75,7 @@ class Reader(Closing):
         thinking_tokens: Most tokens of thought before one reply.
         prefix_cache: Folder in which a model of this process keeps what it has read of the
             document, for later processes; None: the user's own; False: nowhere.
+        prices: Of a million tokens, such as `Prices(0.2, 0.6)`; answers then say what they cost.
 
     Raises:
         DocumentError: The document cannot be read.
@@ -98,6 +99,7 @@ class Reader(Closing):
         thinking: Effort | None = None,
         thinking_tokens: int | None = None,
         prefix_cache: str | os.PathLike[str] | Literal[False] | None = None,
+        prices: Prices | None = None,
     ) -> None:
         urls = (base_url,) if isinstance(base_url, str) else tuple(base_url)
         # A model folder named in the call is not looked for on a file's server.
@@ -131,15 +133,13 @@ class Reader(Closing):
         )
         self._engine, self._owns_engine = engine, engine is None
         self._loop: LoopThread | None = None
-        self._temperature = settings.temperature
+        self._temperature, self._prices = settings.temperature, prices or NO_PRICES
         self.profile = profile if isinstance(profile, Profile) else load_profile(settings.profile)
         self.document = document if isinstance(document, Document) else load_document(document)
         self.tokenizer = self._choice.tokenizer(settings.tokenizer)
         self.rule = find_rule(self._choice.folder) if engine is None else None
-        hint = self._choice.hint("piece_tokens")
-        self.pieces = split(
-            self.document, self.tokenizer, settings.piece_tokens or hint or DEFAULT_PIECE_TOKENS
-        )
+        most = settings.piece_tokens or self._choice.hint("piece_tokens") or DEFAULT_PIECE_TOKENS
+        self.pieces = split(self.document, self.tokenizer, most)
         shown = ShownDocument(self.document, self.pieces, control_tokens(self.tokenizer))
         self._index = PieceIndex(shown)
 
@@ -214,6 +214,7 @@ class Reader(Closing):
             earlier=earlier,
             stop=stop,
             rule=self.rule,
+            prices=self._prices,
             on_event=on_event,
         )
 
@@ -274,6 +275,7 @@ class ReaderOptions(TypedDict, total=False):
     thinking: Effort | None
     thinking_tokens: int | None
     prefix_cache: str | os.PathLike[str] | Literal[False] | None
+    prices: Prices | None
 
 
 def ask(

@@ -23,8 +23,10 @@ from agenticlu.core.errors import (
     EngineRefusedError,
 )
 from agenticlu.core.records import (
+    NO_PRICES,
     Document,
     Piece,
+    Prices,
     Question,
     Turn,
     TurnKind,
@@ -88,6 +90,7 @@ async def ask(
     earlier: Sequence[tuple[str, str]] = (),
     stop: Stop | None = None,
     rule: StopRule | None = None,
+    prices: Prices = NO_PRICES,
     on_event: Callable[[Event], None] | None = None,
 ) -> Answer:
     """Answers a question over a document.
@@ -109,6 +112,7 @@ async def ask(
         earlier: Earlier questions about the document, and their answers: this one may follow them.
         stop: Once it is true, or set, the work ends within one token with the best answer so far.
         rule: Says when a further round is worth it, in place of the self-check.
+        prices: Of tokens; with them the answer says what it cost.
         on_event: Called with each step, and with the text of each turn as it comes.
 
     Raises:
@@ -123,15 +127,10 @@ async def ask(
         tokenizer=tokenizer,
         scanner=PieceScanner(shown, profile, engine),
         index=index or PieceIndex(shown),
-        rounds=rounds,
-        shortlist=shortlist,
-        temperature=temperature,
-        max_total_tokens=max_total_tokens,
-        earlier=tuple(earlier),
-        stop=stop,
-        rule=rule,
-        listener=on_event,
-    ).run(spans=spans)
+        rounds=rounds, shortlist=shortlist, temperature=temperature,
+        max_total_tokens=max_total_tokens, earlier=tuple(earlier), stop=stop, rule=rule,
+        prices=prices, listener=on_event,
+    ).run(spans=spans)  # fmt: skip
 
 
 @dataclass
@@ -150,6 +149,7 @@ class _Asking:
     earlier: tuple[tuple[str, str], ...]
     stop: Stop | None
     rule: StopRule | None
+    prices: Prices
     listener: Callable[[Event], None] | None
 
     def __post_init__(self) -> None:
@@ -460,6 +460,7 @@ class _Asking:
                 "tokenizer": self.tokenizer.name,
                 "notes": tuple(dict.fromkeys(notes)),
                 "stopped": self.stopped,
+                "cost": self.prices.price(self.usage),
             }
         )
 

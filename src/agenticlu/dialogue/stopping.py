@@ -152,6 +152,15 @@ def read_rule(path: str | Path) -> StopRule:
         ) from error
 
 
+def choose_rule(given: str | None, model: Path | None) -> StopRule | None:
+    """Returns the rule of a file that was named, else a model's own, if it has one.
+
+    Raises:
+        ConfigError: See `read_rule` and `find_rule`.
+    """
+    return find_rule(model) if given is None else read_rule(given)
+
+
 def find_rule(model: Path | None) -> StopRule | None:
     """Returns the rule in a model folder's `agenticlu.json`; None where it names none.
 

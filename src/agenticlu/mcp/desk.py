@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agenticlu.core.limits import ReadingLimits
-from agenticlu.core.records import Document
+from agenticlu.core.records import NO_PRICES, Document, Prices
 from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import SHORTLIST, ask
 from agenticlu.dialogue.run import PieceIndex, ShownDocument, show_document
 from agenticlu.dialogue.steps import Profile
+from agenticlu.dialogue.stopping import StopRule
 from agenticlu.documents import load_document
 from agenticlu.documents.sources import find_sources, is_address
 from agenticlu.documents.tokens import Tokenizer
@@ -38,6 +39,8 @@ class Model:
     spans: bool = True
     shortlist: int = SHORTLIST
     max_total_tokens: int | None = None
+    rule: StopRule | None = None
+    prices: Prices = NO_PRICES
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,8 @@ class Desk:
             pieces=reading.shown.pieces,
             index=reading.index,
             max_total_tokens=model.max_total_tokens,
+            rule=model.rule,
+            prices=model.prices,
             on_event=on_event,
         )
 

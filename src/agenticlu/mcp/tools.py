@@ -115,7 +115,8 @@ class Tools:
                 answer = await self._desk.ask(
                     reading, question, options, rounds=rounds, on_event=lambda one: tell(one)
                 )
-            text = "\n\n".join(filter(None, (self._note, _verdict(answer), render_answer(answer))))
+            said = (self._note, _verdict(answer), render_answer(answer))
+            text = "\n\n".join(filter(None, (*said, "\n".join(_caveats(reading)))))
             return _result(text, describe_answer(answer))
 
         return await _guarded(work)

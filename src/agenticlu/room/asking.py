@@ -13,6 +13,7 @@ from typing import Any
 
 from agenticlu.core.errors import AgenticluError
 from agenticlu.core.loops import LoopThread
+from agenticlu.core.records import NO_PRICES, Prices
 from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import ask
 from agenticlu.dialogue.steps import Profile
@@ -39,6 +40,7 @@ class AskedWith:
     shortlist: int = 128
     temperature: float = 0.0
     max_total_tokens: int | None = None
+    prices: Prices = NO_PRICES
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,8 @@ class Asker:
             pieces=shown.pieces,
             index=counted.index,
             max_total_tokens=self._settings.max_total_tokens,
+            rule=model.rule,
+            prices=self._settings.prices,
             earlier=earlier,
             stop=run.stop.is_set,
             on_event=hear,

@@ -16,6 +16,7 @@ from agenticlu.core.errors import missing_dependency
 from agenticlu.core.loops import LoopThread
 from agenticlu.core.secrets import public_address
 from agenticlu.dialogue.run import ROUND_TOKENS, PieceIndex, ShownDocument, control_tokens
+from agenticlu.dialogue.stopping import StopRule, choose_rule
 from agenticlu.documents import DEFAULT_PIECE_TOKENS, split
 from agenticlu.documents.tokens import MAX_TEMPLATE_TOKENS, Tokenizer
 from agenticlu.engines import BUNDLED_NAME, Engine, ModelChoice, check_base_url, read_window
@@ -45,6 +46,8 @@ class RoomModel:
     window: int | None = None
     """None where it is not known yet."""
     bundled: bool = False
+    rule: StopRule | None = None
+    """Says when a further round is worth it."""
     engine: Engine | None = None
     tokenizer: Tokenizer | None = None
     users: int = 0
@@ -81,13 +84,18 @@ class RoomModel:
 
 
 def model_of(
-    choice: ModelChoice, *, tokenizer: str | None = None, piece_tokens: int | None = None
+    choice: ModelChoice,
+    *,
+    tokenizer: str | None = None,
+    piece_tokens: int | None = None,
+    stop_rule: str | None = None,
 ) -> RoomModel:
     """Makes a model of a choice; loads nothing.
 
     Raises:
         ModelNotFoundError: There is no such model.
         UsageError: The server's address is malformed.
+        ConfigError: The stop rule cannot be read.
     """
     choice.check()
     hint = choice.hint("piece_tokens")
@@ -103,6 +111,7 @@ def model_of(
         piece_tokens=piece_tokens or hint or DEFAULT_PIECE_TOKENS,
         window=window,
         bundled=choice.bundled,
+        rule=choose_rule(stop_rule, choice.folder),
     )
 
 
@@ -120,6 +129,7 @@ class Models:
         piece_tokens: Most tokens of a piece; None for what suits the model.
         loop: In which engines live.
         given: Instead of a choice: a model that is loaded otherwise.
+        stop_rule: File of a rule, instead of a model's own.
     """
 
     def __init__(
@@ -129,11 +139,15 @@ class Models:
         piece_tokens: int | None,
         loop: LoopThread,
         given: RoomModel | None = None,
+        stop_rule: str | None = None,
     ) -> None:
+        self._stop_rule = stop_rule
         self._choice, self._piece_tokens, self._loop = choice, piece_tokens, loop
         first = given
         if first is None and (not choice.bundled or can_run_here()):
-            first = model_of(choice, tokenizer=tokenizer, piece_tokens=piece_tokens)
+            first = model_of(
+                choice, tokenizer=tokenizer, piece_tokens=piece_tokens, stop_rule=stop_rule
+            )
         self._first = first
         self.current = first
         self.found: list[dict[str, Any]] = []
@@ -234,7 +248,7 @@ class Models:
         choice = replace(self._choice, model=model, base_url=urls, window_tokens=None)
         if not set(urls) <= named:
             choice = replace(choice, api_key_env=NO_KEY)
-        return model_of(choice, piece_tokens=self._piece_tokens)
+        return model_of(choice, piece_tokens=self._piece_tokens, stop_rule=self._stop_rule)
 
     def begin(self) -> RoomModel:
         """Returns the model in use for one answer; `end` must follow.

@@ -51,6 +51,7 @@ class RoomSettings:
     choice: ModelChoice = field(default_factory=ModelChoice)
     tokenizer: str | None = None
     piece_tokens: int | None = None
+    stop_rule: str | None = None
     reading: ReadingLimits = field(default_factory=ReadingLimits)
     upload_bytes: int = 200 * MEBIBYTE
     history: Path | None = None
@@ -79,7 +80,12 @@ class Room:
         self.history = History(settings.history, say=say)
         self.library = Library(settings.reading)
         self.models = Models(
-            settings.choice, settings.tokenizer, settings.piece_tokens, self.loop, model
+            settings.choice,
+            settings.tokenizer,
+            settings.piece_tokens,
+            self.loop,
+            model,
+            settings.stop_rule,
         )
         self.asker = Asker(self.library, self.models, self.loop, self.history, settings.asked)
         self.unopened: list[dict[str, Any]] = []

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from agenticlu.core.limits import ReadingLimits
-from agenticlu.core.records import Document, Piece
+from agenticlu.core.records import NO_PRICES, Document, Piece, Prices
 from agenticlu.dialogue.answer import Answer, Event, make_question
 from agenticlu.dialogue.ask import ask
 from agenticlu.dialogue.run import PieceIndex, ShownDocument, control_tokens
 from agenticlu.dialogue.steps import Profile
+from agenticlu.dialogue.stopping import StopRule
 from agenticlu.documents import split
 from agenticlu.documents.loading import join_documents, name_several, read_document
 from agenticlu.documents.sources import Source
@@ -110,6 +111,8 @@ class Desk:
         files: Uploaded by clients.
         limits: Of readings of several.
         sources: Whether the texts of answers name their sources, where requests do not say.
+        rule: Says when a further round is worth it.
+        prices: Of tokens.
     """
 
     def __init__(
@@ -121,10 +124,13 @@ class Desk:
         limits: ReadingLimits | None = None,
         *,
         sources: bool = False,
+        rule: StopRule | None = None,
+        prices: Prices = NO_PRICES,
     ) -> None:
         self.files = files
         self.sources = sources
         self.profile = profile
+        self._rule, self._prices = rule, prices
         self._tokenizer, self._piece_tokens = tokenizer, piece_tokens
         self._limits = limits or ReadingLimits()
         self._documents: Shelf[Document] = Shelf(
@@ -194,6 +200,8 @@ class Desk:
             pieces=reading.pieces,
             index=reading.index,
             earlier=earlier,
+            rule=self._rule,
+            prices=self._prices,
             on_event=on_event,
         )
 

@@ -267,6 +267,8 @@ def _part(told: list[Told], where: str) -> tuple[str, tuple[tuple[str, str], ...
             earlier.append(("\n\n".join(asked), one.text))
             asked = []
     if not asked:
+        if told[-1].role == "user":
+            raise RequestError("The question is empty. Write what you want to know.", where)
         raise RequestError("The conversation does not end in a user's question.", where)
     return "\n\n".join(asked), tuple(earlier)
 

@@ -12,7 +12,9 @@ from agenticlu.core.errors import (
     AgenticluError,
     DocumentError,
     DocumentTooLongError,
+    EngineAuthError,
     EngineBusyError,
+    EngineUnreachableError,
     ModelNotFoundError,
     UsageError,
 )
@@ -28,6 +30,7 @@ FINISH = {"stop": "stop", "length": "length", "refused": "content_filter", "unkn
 def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Returns status, headers and body of an error, in OpenAI's form."""
     kind, code, status, headers = "server_error", None, 500, {}
+    message = error.message
     if isinstance(error, RequestError):
         kind, code, status, headers = error.kind, error.code, error.status, error.headers
     elif isinstance(error, ModelNotFoundError):
@@ -36,8 +39,11 @@ def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, 
         kind, code, status = "invalid_request_error", "context_length_exceeded", 400
     elif isinstance(error, DocumentError):
         kind, code, status = "invalid_request_error", "unreadable_document", 400
+        message = error.advice  # it is for the client to mend the file
     elif isinstance(error, UsageError):
         kind, status = "invalid_request_error", 400
+    elif isinstance(error, EngineUnreachableError | EngineAuthError):
+        code, status = "upstream_failed", 502
     elif isinstance(error, EngineBusyError):
         kind, code, status = "rate_limit_error", "rate_limit_exceeded", 429
         headers = {"Retry-After": "1"}
@@ -45,7 +51,7 @@ def render_error(error: AgenticluError) -> tuple[int, dict[str, str], dict[str, 
     return (
         status,
         headers,
-        {"error": {"message": error.message, "type": kind, "param": param, "code": code}},
+        {"error": {"message": message, "type": kind, "param": param, "code": code}},
     )
 
 

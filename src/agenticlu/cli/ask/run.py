@@ -38,7 +38,7 @@ class AskSetup:
 
     def __init__(self, settings: AskSettings) -> None:
         from agenticlu.dialogue.steps import load_profile
-        from agenticlu.dialogue.stopping import find_rule, read_rule
+        from agenticlu.dialogue.stopping import choose_rule
         from agenticlu.documents import DEFAULT_PIECE_TOKENS
         from agenticlu.engines import ModelChoice
         from agenticlu.engines.thinking import Thinking
@@ -56,8 +56,7 @@ class AskSetup:
             dtype=settings.dtype,
             prefixes=self._prefixes(),
         )
-        given = settings.stop_rule
-        self.rule = find_rule(self.choice.folder) if given is None else read_rule(given)
+        self.rule = choose_rule(settings.stop_rule, self.choice.folder)
         self.tokenizer = self.choice.tokenizer(settings.tokenizer)
         note_estimate(settings, self.tokenizer, quiet=settings.quiet)
         hint = self.choice.hint("piece_tokens")
@@ -91,7 +90,7 @@ class AskSetup:
         """Asks a question as the settings say."""
         from agenticlu.dialogue.ask import ask
 
-        answer = await ask(
+        return await ask(
             document,
             question,
             engine,
@@ -106,10 +105,9 @@ class AskSetup:
             max_total_tokens=self.settings.max_total_tokens,
             stop=stop,
             rule=self.rule,
+            prices=self.settings.prices(),
             on_event=on_event,
         )
-        cost = self.settings.prices().price(answer.usage)
-        return answer if cost is None else answer.model_copy(update={"cost": cost})
 
     def estimate(
         self, document: Document, pieces: Sequence[Piece], question: Question
