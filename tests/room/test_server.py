@@ -602,6 +602,6 @@ def test_a_tour_is_at_hand(slow: Client) -> None:
     assert len(tour["questions"]) == 3
     slow.read(tour["document"])
     events = slow.ask(tour["document"]["id"], tour["questions"][0])
-    assert events[-1][1]["answer"]["answer"] == "Corley"
+    assert events[-1][1]["answer"]["answer"] == "goat"
     assert slow.send("POST", "/api/model", {"model": "scripted-model",
                                             "base_url": "in this process"})[0] == 200  # fmt: skip
