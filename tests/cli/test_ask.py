@@ -264,14 +264,16 @@ def test_a_bad_row_does_not_stop_the_file(run: Run, town: str, engine: Any, tmp_
         "",
         "A plain line?",
         '{"id": 10, "question": "Who?", "options": "A|B"}',
+        '{"id": 11, "question": "Who?", "options": ["one"]}',
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(rows))
     code, out, err = run("ask", town, "--questions", "q.jsonl")
     found = [json.loads(line) for line in out.splitlines()]
-    assert len(found) == 5
+    assert len(found) == 6
     assert code == 9
-    assert "3 of 5 questions failed" in err
-    assert [bool(row["error"]) for row in found] == [False, True, True, False, True]
+    assert "4 of 6 questions failed" in err
+    assert [bool(row["error"]) for row in found] == [False, True, True, False, True, True]
+    assert "two choices or more" in found[5]["error"]
     assert found[0]["id"] == 7
     assert found[0]["options"] == ["Vell", "Wexley"]
     assert "line 2 is not JSON" in found[1]["error"]

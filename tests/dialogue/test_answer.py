@@ -1,10 +1,14 @@
-"""An answer as a notebook shows it."""
+"""An answer as a notebook shows it, and what cannot be asked."""
 
 from __future__ import annotations
 
 import re
 
-from agenticlu.dialogue.answer import Answer, Claim
+import pytest
+
+from agenticlu.core.errors import UsageError
+from agenticlu.core.records import Document
+from agenticlu.dialogue.answer import Answer, Claim, make_question
 from agenticlu.documents.citations import Citation
 
 HOSTILE = "<script>alert(1)</script>"
@@ -42,3 +46,18 @@ def test_what_the_document_does_not_carry_says_so() -> None:
     assert "<em>not in document</em>" in make(status="not_in_document")._repr_html_()
     assert "(unverified)" not in make(status="not_in_document")._repr_html_()
     assert "(no answer)" in make(answer="", statement="", claims=(), citations=())._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "told"),
+    [
+        (" \n", (), "question is empty"),
+        ("Who?", ("Ada",), "at least two choices"),
+        ("Who?", ("Ada", " "), "choice is empty"),
+        ("Who?", tuple("abcdefghijklmnopqrstuvwxyz0"), "At most 26 choices"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(text: str, options: tuple[str, ...], told: str) -> None:
+    document = Document(id="d", text="Ada signed.", source="a.txt")
+    with pytest.raises(UsageError, match=told):
+        make_question(document, text, options)

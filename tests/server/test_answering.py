@@ -128,7 +128,7 @@ def test_a_model_that_fails_is_told_as_it_happens(tmp_path: Path) -> None:
     fault = EngineUnreachableError("No server answers.")
     with scripted(tmp_path, by_turn(ROUND), faults={2: fault, 7: fault}) as (url, _):
         status, _, body = send(url, ROUTE, ASKED)
-        assert (status, body["error"]["message"]) == (500, "No server answers.")
+        assert (status, body["error"]["message"]) == (502, "No server answers.")
         connection = http.client.HTTPConnection(*address(url))
         connection.request("POST", ROUTE, json.dumps({**ASKED, "stream": True}), JSON)
         told = connection.getresponse().read().decode()
@@ -260,6 +260,13 @@ def test_sources_can_stand_in_the_text(tmp_path: Path) -> None:
         "\n\nSources:\n[1] message.txt: “The mill of Vell was built by Mara Otis.”"
     )
     assert response["output"][1]["content"][0]["text"] == named["content"]
+    lost = by_turn([ROUND[0], "none", *ROUND[2:3], said, "no"])
+    with scripted(tmp_path, lost) as (url, _):
+        noted = send(url, "/v1/chat/completions", body)[2]
+    text = noted["choices"][0]["message"]["content"]
+    notes = noted["agenticlu"]["notes"]
+    assert notes
+    assert text.endswith("".join(f"\nNote: {note}" for note in notes))
     for message in (plain, named):
         (found,) = message["annotations"]
         assert message["content"][: found["index"]] == "The mill of Vell was built by Mara Otis."

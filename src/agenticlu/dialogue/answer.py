@@ -21,6 +21,8 @@ from agenticlu.core.records import (
 )
 from agenticlu.documents.citations import Citation
 
+MOST_CHOICES = 26
+"""Of a multiple-choice question: each has a letter."""
 Status = Literal["supported", "unsupported", "not_in_document"]
 
 
@@ -138,11 +140,17 @@ def make_question(document: Document, text: str, options: Sequence[str] = ()) ->
     """Builds a question with an id made of document, text and options.
 
     Raises:
-        UsageError: It has no text.
+        UsageError: It has no text, or has one option, too many or an empty one.
     """
     text = text.strip()
     if not text:
         raise UsageError("The question is empty.", hint="Write what you want to know.")
+    if len(options) == 1:
+        raise UsageError("A multiple-choice question needs at least two choices.")
+    if len(options) > MOST_CHOICES:
+        raise UsageError(f"At most {MOST_CHOICES} choices are allowed, not {len(options)}.")
+    if not all(option.strip() for option in options):
+        raise UsageError("A choice is empty.")
     return Question(id=content_id(document.id, text, *options), text=text, options=tuple(options))
 
 

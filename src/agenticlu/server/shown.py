@@ -13,7 +13,7 @@ class Shown(NamedTuple):
     """What a client is shown."""
 
     parts: tuple[str, ...]
-    """Of the text, a claim each; together they are all of it."""
+    """Of the text, a claim each, then sources and notes; together they are all of it."""
     annotations: tuple[dict[str, Any], ...]
     """On the whole text."""
 
@@ -46,16 +46,17 @@ def show(answer: Answer, file_ids: Sequence[str], *, sources: bool = False) -> S
     if statement[at:]:
         parts.append(statement[at:])
     end = sum(map(len, parts))
-    if sources and answer.citations:
-        parts.append(_render_sources(answer))
+    if sources:
+        parts += _render_sources(answer)
     found = claims.annotations(answer, file_ids)
     return Shown(
         tuple(parts), tuple({**one, "index": places.get(one["index"], end)} for one in found)
     )
 
 
-def _render_sources(answer: Answer) -> str:
-    lines = ["\n\nSources:"]
+def _render_sources(answer: Answer) -> list[str]:
+    """Returns the list of sources, and the notes; each where there are such."""
+    lines = ["\n\nSources:"] if answer.citations else []
     for number, citation in enumerate(answer.citations, start=1):
         place = claims.name_of(answer, citation)
         if citation.page is not None:
@@ -66,4 +67,7 @@ def _render_sources(answer: Answer) -> str:
         elif quote:
             place = f"{place}, closest sentence: {quote}"
         lines.append(f"\n[{number}] {place}")
-    return "".join(lines)
+    found = ["".join(lines)] if lines else []
+    if answer.notes:
+        found.append("\n" + "".join(f"\nNote: {note}" for note in answer.notes))
+    return found

@@ -101,4 +101,6 @@ def _check(row: Mapping[str, Any], number: int) -> Mapping[str, Any]:
         return {**row, "error": f"line {number} has no 'question'"}
     if not isinstance(options, list) or not all(isinstance(o, str) for o in options):
         return {**row, "error": f"line {number}: 'options' must be a list of strings"}
+    if len(options) == 1 or not all(option.strip() for option in options):
+        return {**row, "error": f"line {number}: 'options' needs two choices or more, none empty"}
     return {**row, "question": asked.strip()}
