@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from agenticlu.core.records import Message, Usage
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.engines.base import Sampling, TokenLogprob
 from agenticlu.engines.local import HFEngine
+from agenticlu.engines.local.kvcache import CacheSegment
 
 DOCUMENT = "The mill at Dunmore was built by Ada Larkin in the spring of 1911. " * 12
 
@@ -279,6 +282,35 @@ def test_cache_keeps_within_its_limit(random_model: Path) -> None:
     # Too small for all eight: the second round found at least one of them gone.
     assert min(reply.usage.cached_tokens for reply in replies[8:]) < 100
     assert [r.completions for r in replies] == [r.completions for r in run(alone, read(alone))[0]]
+
+
+def test_what_the_cache_drops_is_freed_at_once(random_model: Path) -> None:
+    """Not only when cycles are looked for, which may take hundreds of requests."""
+
+    async def work() -> list[int]:
+        engine = HFEngine(random_model, cache_bytes=1 << 16)
+        counts = []
+        for number in range(30):
+            asked = ask(f"{number} of " + f"stone {number} by the river. " * 20)
+            request = asyncio.ensure_future(engine.sample(asked, Sampling(max_tokens=8)))
+            if number % 5 == 4:
+                await asyncio.sleep(0.01)
+                request.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await request
+            else:
+                await request
+            counts.append(sum(type(one) is CacheSegment for one in gc.get_objects()))
+        await engine.close()
+        return counts
+
+    gc.collect()
+    gc.disable()
+    try:
+        counts = asyncio.run(work())
+    finally:
+        gc.enable()
+    assert max(counts[15:]) <= max(counts[:15]) + 3, counts
 
 
 def test_cancelled_request_frees_its_place(random_model: Path) -> None:

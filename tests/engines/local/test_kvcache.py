@@ -63,6 +63,30 @@ def test_following_an_anchor_is_matching_from_the_start(known: list[list[int]]) 
         assert match.chain == whole.chain
 
 
+@settings(max_examples=200, deadline=None)
+@given(sequences, st.lists(st.integers(0, 2), min_size=1, max_size=8), st.integers(0, 400))
+def test_what_is_used_stays_and_what_is_left_is_right(
+    known: list[list[int]], used: list[int], limit: int
+) -> None:
+    cache = PrefixCache(1 << 30)
+    for ids in [*known, used]:
+        remember(cache, ids)
+    before = list(cache._segments())
+    cache.limit_bytes = limit
+    cache.shrink([cache.match(used).anchor])
+    assert cache.match(used).num_tokens == len(used)
+    for ids in [*known, used]:
+        kept = cache.match(ids).num_tokens
+        expected = [float(hash(tuple(ids[: i + 1])) % 9973) for i in range(kept)]
+        assert recall(cache, ids) == expected
+    after = list(cache._segments())
+    assert cache.num_bytes == sum(segment.num_bytes for segment in after)
+    gone = [one for one in before if not any(one is other for other in after)]
+    assert all(one.dropped for one in gone)
+    held = [child for one in gone for child in one.children.values()]
+    assert not any(child is other for child in held for other in after), "it would be held for ever"
+
+
 def test_least_recently_used_goes_first() -> None:
     cache = PrefixCache(1 << 30)
     remember(cache, [0] * 50 + [1])

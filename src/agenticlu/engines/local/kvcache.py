@@ -226,6 +226,8 @@ class PrefixCache:
             child.parent = head if offset <= length else tail
             child.offset = offset if offset <= length else offset - length
             child.parent.children[(child.offset, token)] = child
+        # Whoever still reads the old one must not hold all that once hung on it.
+        segment.children = {}
         segment.parent.children[(segment.offset, segment.ids[0])] = head
         segment.dropped = True
         self.num_bytes -= segment.counted_bytes

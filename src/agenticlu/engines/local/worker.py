@@ -436,6 +436,9 @@ class Worker:
         assert draft.branch is not None
         self.decoder.leave(draft.branch)
         del self._by_branch[draft.branch]
+        # A draft and its job name each other, so they stay until cycles are looked for, which may
+        # take hundreds of requests: they must not hold keys and values.
+        draft.branch = None
         drafts.remove(draft)
 
     def _finish_if_done(self, job: WorkerJob) -> None:
@@ -482,6 +485,8 @@ class Worker:
         explained = explain(error, self.name)
         for job in jobs.values():
             job.settle(explained)
+        for draft in drafts:
+            draft.branch = None
         drafts.clear()
         self._reading = []
         self._by_branch.clear()
