@@ -131,6 +131,25 @@ def test_text_of_a_book_and_of_a_folder_is_marked_where_it_is_quoted(
             assert reader.under_marks() == LAMP
 
 
+def test_a_file_that_cannot_be_read_hides_none_of_its_folder(
+    reader: Reader, tmp_path: Path
+) -> None:
+    folder = make_harbour_folder(tmp_path / "quay")
+    (folder / "a-broken.pdf").write_bytes(b"%PDF-1.7 and no more")
+    reader.page.click("[aria-label='Open documents']")
+    with reader.page.expect_file_chooser() as chooser:
+        reader.page.click("[role=menuitem]:has-text('Open a folder')")
+    chooser.value.set_files(folder)
+    reader.opened("quay")
+    reader.wait(".page[data-page='1'] img")
+    assert reader.page.locator("select.part option:checked").inner_text() == "rules.pdf"
+    reader.page.select_option("select.part", label="a-broken.pdf")
+    reader.wait(".source-empty")
+    assert "a-broken.pdf" in reader.text(".source-empty")
+    reader.page.select_option("select.part", label="rules.pdf")
+    reader.wait(".page[data-page='1'] img")
+
+
 def test_a_long_text_is_fetched_where_it_is_looked_at(enter: Enter, room: str) -> None:
     reader = enter(room)
     reader.choose(as_file("long.txt", harbour_text("fee", 5000)))

@@ -289,7 +289,7 @@ def _facts(answer: Mapping[str, Any]) -> Iterator[str]:
     if answer.get("seconds"):
         yield f"{answer['seconds']:.1f} s"
     if answer.get("cost") is not None:
-        yield f"{answer['cost']:.4f} {answer.get('currency') or ''}".strip()
+        yield f"price {answer['cost']:,.4g} {answer.get('currency') or ''}".strip()
 
 
 def _show_pages(asked: Iterable[Asked], images: Mapping[PageKey, PageImage]) -> Iterator[ShownPage]:

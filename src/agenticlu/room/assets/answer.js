@@ -78,7 +78,7 @@ function renderCost({ usage, seconds: spent, engine, rounds, cost, currency }) {
   const parts = [
     engine, plural(rounds, "round"), seconds(spent), `${short(read)} tokens computed`,
     usage.cached_tokens ? `${short(usage.cached_tokens)} cached` : null, `${short(usage.completion_tokens)} sampled`,
-    cost !== null && cost !== undefined ? `${cost.toFixed(4)} ${currency || ""}`.trim() : null,
+    cost !== null && cost !== undefined ? `price ${Number(cost.toPrecision(4))} ${currency || ""}`.trim() : null,
   ].filter(Boolean);
   return h("p", { class: "cost" }, parts.flatMap((part, i) => [i ? " · " : "", h("span", {}, part)]));
 }

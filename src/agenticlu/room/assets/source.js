@@ -20,7 +20,12 @@ const box = h("div", { class: "source-box", id: "source-box", tabindex: 0, role:
 const told = h("p", { class: "source-note", role: "status", hidden: true });
 
 const partOf = (info, index) => info.parts[index] || info.parts[0];
-const opensAt = (info) => info.parts.findIndex((part) => part.kind === "pdf");
+// Of several files, one that could not be read has no text once the others have theirs.
+const isRead = (info, part) => info.status !== "ready" || info.parts.length === 1 || part.end > part.start;
+function opensAt(info) {
+  const read = info.parts.filter((part) => isRead(info, part));
+  return (read.find((part) => part.kind === "pdf") || read[0] || { index: 0 }).index;
+}
 
 function message(title, text, extra = null) {
   view?.close();
@@ -33,7 +38,7 @@ function renderBar(info, part) {
   const select = info.parts.length > 1 ? h("select", { "aria-label": "File", class: "part", onchange: () => show(info, Number(select.value)) },
     info.parts.map((one) => h("option", { value: one.index }, one.name))) : null;
   if (select) select.value = part.index;
-  const numbers = view.pages.length > 1 ? h("label", { class: "page-of" }, part.kind === "pdf" ? "Page" : "Part",
+  const numbers = view?.pages.length > 1 ? h("label", { class: "page-of" }, part.kind === "pdf" ? "Page" : "Part",
     h("input", {
       type: "text", inputmode: "numeric", size: 4, id: "page-number", "aria-label": `Page, of ${view.pages.length}`,
       onchange: (event) => { const n = Number(event.target.value); if (n >= 1 && n <= view.pages.length) view.goToPage(view.pages[n - 1].number); refreshNumber(); },
@@ -41,14 +46,14 @@ function renderBar(info, part) {
   const step = (by) => () => {
     const at = ZOOMS.findIndex((one) => one >= zoom - 0.01);
     zoom = ZOOMS[Math.max(0, Math.min(ZOOMS.length - 1, at + by))];
-    view.setZoom(zoom);
+    view?.setZoom(zoom);
   };
   bar.replaceChildren(...[
     select || h("span", { class: "source-name", title: info.name }, part.name || info.name),
     numbers, h("span", { class: "space" }), facts(info),
     h("span", { class: "zoom" }, iconButton("minus", "Smaller", step(-1)), iconButton("plus", "Larger", step(1))),
   ].filter(Boolean));
-  view.onmove = refreshNumber;
+  if (view) view.onmove = refreshNumber;
   refreshNumber();
 }
 // What is known of the document: its size, whether the model reads it whole, what was left out.
@@ -94,7 +99,10 @@ async function show(info, index) {
   try {
     await next.open();
   } catch (error) {
-    if (view === next) message("This cannot be shown", error.message, error.hint ? h("p", { class: "quiet" }, error.hint) : null);
+    if (view === next) {
+      message("This cannot be shown", error.message, error.hint ? h("p", { class: "quiet" }, error.hint) : null);
+      if (info.parts.length > 1) renderBar(info, part); // its other files can be chosen
+    }
     return null;
   }
   if (view !== next) return null;
@@ -152,7 +160,7 @@ export function startSource() {
     told.hidden = true;
     if (!info) return;
     const last = marks.all[marks.active];
-    await show(info, last ? last.part : Math.max(0, opensAt(info)));
+    await show(info, last ? last.part : opensAt(info));
   }));
   on("document", trying(async (info) => {
     if (info.id !== room.current) return;
@@ -162,7 +170,7 @@ export function startSource() {
       bar.querySelector(".reading-state, .facts:not([open])")?.replaceWith(facts(info));
       if (info.status === "failed") news(info.error?.message || "It cannot be read.", info.error?.hint);
     } else {
-      await show(info, Math.max(0, opensAt(info)));
+      await show(info, opensAt(info));
     }
   }));
   box.addEventListener("keydown", (event) => {
