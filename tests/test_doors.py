@@ -26,6 +26,7 @@ from mcp import Client as McpClient
 from mcp import StdioServerParameters
 
 import agenticlu
+from agenticlu.dialogue.stopping import StopRule
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.server import Service
 
@@ -157,10 +158,10 @@ def by_command(folder: Path, names: list[str], url: str) -> Door:
     return answers, [one.stderr for one in refused]
 
 
-def by_room(folder: Path, names: list[str], url: str) -> Door:
+def by_room(folder: Path, names: list[str], url: str, *more: str) -> Door:
     """The reading room's HTTP API, with the key of its address."""
     paths = [str(folder / name) for name in (*names, "broken.pdf")]
-    words = ["read", *paths, "--no-browser", "--no-history", "--base-url", url]
+    words = ["read", *paths, "--no-browser", "--no-history", "--base-url", url, *more]
     with process(*words) as address:
         parts = urlsplit(address)
         key = {"Authorization": f"Bearer {parse_qs(parts.query)['token'][0]}"}
@@ -243,11 +244,11 @@ def check_places(record: dict[str, Any], annotations: list[Any]) -> None:
             assert own[name] == citation[name]
 
 
-def by_tool(folder: Path, names: list[str], url: str) -> Door:
+def by_tool(folder: Path, names: list[str], url: str, *more: str, rounds: int = 1) -> Door:
     """`agenticlu mcp` by the protocol's own client, over standard input and output."""
     server = StdioServerParameters(
         command=sys.executable,
-        args=["-c", MAIN, "mcp", str(folder), "--base-url", url, *PRICES],
+        args=["-c", MAIN, "mcp", str(folder), "--base-url", url, *more, *PRICES],
         env=environment(),
     )
 
@@ -255,7 +256,7 @@ def by_tool(folder: Path, names: list[str], url: str) -> Door:
         answers, refused = {}, []
         async with McpClient(server) as client:
             for name in names:
-                arguments = {"documents": [name], "question": QUESTION}
+                arguments = {"documents": [name], "question": QUESTION, "rounds": rounds}
                 result: Any = await client.call_tool("ask_document", arguments)
                 assert not result.is_error, result.content[0].text
                 answers[name] = result.structured_content
@@ -299,3 +300,15 @@ def test_every_door_gives_the_same_answer_with_the_same_places(
         for known, said in zip(refused, told, strict=True):
             plain = known.replace(f"{tmp_path}/", "")
             assert plain in " ".join(said.replace(f"{tmp_path}/", "").split()), door
+
+
+def test_a_stop_rule_decides_over_rounds_behind_every_door(tmp_path: Path, upstream: str) -> None:
+    names = write_all(tmp_path)[:1]
+    rule = tmp_path / "never.json"
+    rule.write_text(StopRule(weights={}, bias=-9.0, threshold=0.5).model_dump_json())
+    further = ("--stop-rule", str(rule))
+    room, _ = by_room(tmp_path, [*names, "a.md"], upstream, "--rounds", "2", *further)
+    tool, _ = by_tool(tmp_path, names, upstream, *further, rounds=2)
+    for answers in (room, tool):
+        assert answers[names[0]]["checked"], "the self-check alone would end it"
+        assert answers[names[0]]["rounds"] == 2

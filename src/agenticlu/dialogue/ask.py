@@ -69,7 +69,7 @@ EARLIER_SHARE = 4
 
 SHORTLIST = 128
 """Pieces of several documents that the model scores for a question, where nothing else is said."""
-SPANS_HINT = "--spans reads the document piecewise and says so."
+SPANS_HINT = "--spans (in Python spans=True) reads the document piecewise and says so."
 
 
 async def ask(
