@@ -209,10 +209,7 @@ class PrefixCache:
         ]
 
     def _split(self, segment: CacheSegment, length: int) -> CacheSegment:
-        """Parts a segment in two, so that its end can be dropped; returns its beginning.
-
-        Whoever reads the whole of it goes on doing so, outside the tree.
-        """
+        """Parts a segment in two, so that its end can be dropped; returns its beginning."""
         assert segment.parent is not None
         head = CacheSegment(segment.parent, segment.offset, segment.ids[:length])
         tail = CacheSegment(head, length, segment.ids[length:])
@@ -226,7 +223,7 @@ class PrefixCache:
             child.parent = head if offset <= length else tail
             child.offset = offset if offset <= length else offset - length
             child.parent.children[(child.offset, token)] = child
-        # Whoever still reads the old one must not hold all that once hung on it.
+        # Whoever reads the old one goes on, outside the tree, and must not hold what hung on it.
         segment.children = {}
         segment.parent.children[(segment.offset, segment.ids[0])] = head
         segment.dropped = True
