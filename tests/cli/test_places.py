@@ -39,7 +39,7 @@ def test_places_that_may_not_be_entered_are_told_in_words(tmp_path: Path) -> Non
     (locked / "a.html").write_text("<p>Ada built the mill.")
     imported = (
         "import agenticlu.cli.show, agenticlu.cli.status, agenticlu.documents.loading, "
-        "agenticlu.search.status, agenticlu.cli.reading"
+        "agenticlu.search.status, agenticlu.documents.described"
     )
     another = f"{imported}, os; os.chdir('/'); os.seteuid({NOBODY})"
     home = {"HOME": str(locked), "XDG_CONFIG_HOME": ""}

@@ -146,12 +146,15 @@ def test_nothing_of_our_own_prose_and_code_looks_like_a_secret() -> None:
     files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     files += [*(ROOT / "src").rglob("*.py"), *(ROOT / "configs").rglob("*.toml")]
     assert len(files) > 150
+    # These make keys of their own, or say where a key goes.
+    names = ("core/secrets.py", "room/__init__.py", "room/guard.py", "cli/mcp.py", "cli/read.py")
+    with_keys = {ROOT / "src" / "agenticlu" / name for name in names}
     found = {}
     for path in files:
         # Addresses with a user or a key are shown as examples.
         lines = [line for line in path.read_text().splitlines() if "://" not in line]
         changed = [line for line in lines if redact_text(line) != line]
-        if changed and path.name != "secrets.py":
+        if changed and path not in with_keys:
             found[path.name] = changed
     assert found == {}
 

@@ -61,6 +61,11 @@ def parse_model_list(data: object) -> dict[str, Json] | None:
     return found
 
 
+def plain_models(served: Mapping[str, Json]) -> dict[str, Json]:
+    """Returns the listed models without the name under which our own server reads files."""
+    return {name: entry for name, entry in served.items() if "dialogue_over" not in entry}
+
+
 def parse_served_model(name: str, entry: Json) -> ServedModel:
     """Reads one entry of a model list."""
 

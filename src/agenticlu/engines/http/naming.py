@@ -14,7 +14,7 @@ from agenticlu.core.errors import (
     ModelNotFoundError,
     did_you_mean,
 )
-from agenticlu.engines.http.listing import find_listed, parse_model_list, window_of
+from agenticlu.engines.http.listing import find_listed, parse_model_list, plain_models, window_of
 from agenticlu.engines.http.refusals import StatusError
 from agenticlu.engines.http.transport import Transport
 
@@ -62,8 +62,7 @@ async def find_model(transport: Transport, model: str | None, name: str) -> Mean
             f"{transport.base_url} lists no models: {error.message}", hint="Name one with --model."
         ) from error
     if model is None:
-        # What our own server lists beside a model only asks that model about documents.
-        served = {id_: one for id_, one in served.items() if "dialogue_over" not in one}
+        served = plain_models(served)
         if len(served) != 1:
             raise ModelNotFoundError(
                 f"{transport.base_url} serves {len(served)} models: {join_names(served)}.",

@@ -23,7 +23,12 @@ from agenticlu.core.errors import (
 from agenticlu.core.records import Message
 from agenticlu.core.secrets import public_address
 from agenticlu.engines.base import Asked, Capabilities, Feature, Sampling
-from agenticlu.engines.http.listing import ServedModel, find_listed, parse_served_model
+from agenticlu.engines.http.listing import (
+    ServedModel,
+    find_listed,
+    parse_served_model,
+    plain_models,
+)
 from agenticlu.engines.http.naming import list_models
 from agenticlu.engines.http.protocol import Choice, Reply
 from agenticlu.engines.http.reuse import measure_reuse
@@ -299,6 +304,7 @@ def read_served_model(
         if model is not None:
             meant = find_listed(model, listed)
         else:
+            listed = plain_models(listed)
             meant = find_listed(next(iter(listed)), listed) if len(listed) == 1 else None
         if meant is not None:
             found[public_address(url)] = parse_served_model(meant[1], listed[meant[1]])
