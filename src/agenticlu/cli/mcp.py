@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from agenticlu.cli.ask.settings import AskSettings
-from agenticlu.cli.options import BUNDLED_MODEL_NOTE, note_estimate, operand, settings_command
+from agenticlu.cli.options import (
+    BUNDLED_MODEL_NOTE,
+    model_choice,
+    note_estimate,
+    operand,
+    settings_command,
+)
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import UsageError, raise_missing
 from agenticlu.core.printing import echo
@@ -108,18 +114,10 @@ def _make_desk(settings: McpSettings) -> Desk:
     from agenticlu.dialogue.steps import load_profile
     from agenticlu.dialogue.stopping import choose_rule
     from agenticlu.documents import DEFAULT_PIECE_TOKENS
-    from agenticlu.engines import ModelChoice
-    from agenticlu.engines.thinking import Thinking
     from agenticlu.mcp.desk import Desk, Model
 
-    choice = ModelChoice(
-        settings.model,
-        settings.base_url,
-        settings.api_key_env,
-        settings.timeout,
-        settings.window,
-        thinking=Thinking(settings.thinking, settings.thinking_tokens),
-        trust_remote_code=settings.trust_remote_code,
+    choice = model_choice(
+        settings,
         prefixes=settings.prefixes,
     )
     choice.check()

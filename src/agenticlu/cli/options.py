@@ -25,6 +25,7 @@ from agenticlu.core.settings import (
 if TYPE_CHECKING:
     from agenticlu.core.records import Usage
     from agenticlu.documents.tokens import Tokenizer
+    from agenticlu.engines import ModelChoice
 
 Value = TypeVar("Value")
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -328,6 +329,28 @@ class DefaultGroup(click.Group):
         with click.Context(run, info_name=self.name, parent=ctx.parent) as inner:
             run.format_options(inner, formatter)
         self.format_commands(ctx, formatter)
+
+
+def model_choice(settings: ModelSettings, **more: Any) -> ModelChoice:
+    """Returns the model that settings name, not loaded yet.
+
+    Args:
+        settings: Of a command that asks a model.
+        **more: Further arguments of `ModelChoice`.
+    """
+    from agenticlu.engines import ModelChoice
+    from agenticlu.engines.thinking import Thinking
+
+    return ModelChoice(
+        settings.model,
+        settings.base_url,
+        settings.api_key_env,
+        settings.timeout,
+        settings.window,
+        thinking=Thinking(settings.thinking, settings.thinking_tokens),
+        trust_remote_code=settings.trust_remote_code,
+        **more,
+    )
 
 
 def note_bundled(settings: ModelSettings, *, quiet: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 from pydantic import Field
 
-from agenticlu.cli.options import note_bundled, operand, settings_command
+from agenticlu.cli.options import model_choice, note_bundled, operand, settings_command
 from agenticlu.cli.termination import run_until_terminated
 from agenticlu.core.config import Resolved
 from agenticlu.core.printing import echo, echo_json
@@ -53,22 +53,12 @@ async def _sample_lists(run: Path, settings: PointingSettings) -> ListSummary:
     from agenticlu.core.progress import Progress
     from agenticlu.data.build import load_tree_views
     from agenticlu.data.mark_lists import sample_mark_lists
-    from agenticlu.engines import ModelChoice
-    from agenticlu.engines.thinking import Thinking
     from agenticlu.search.caller import Caller
     from agenticlu.search.settings import load_run
     from agenticlu.search.store import Store
 
     load_run(run)  # a folder without a run is an error before it is opened for writing
-    choice = ModelChoice(
-        settings.model,
-        settings.base_url,
-        settings.api_key_env,
-        settings.timeout,
-        settings.window,
-        thinking=Thinking(settings.thinking, settings.thinking_tokens),
-        trust_remote_code=settings.trust_remote_code,
-    )
+    choice = model_choice(settings)
     note_bundled(settings, quiet=settings.quiet)
     engine = choice.load(lambda text: echo(text, err=True))
     try:

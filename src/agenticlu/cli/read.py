@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from agenticlu.cli.options import operand, settings_command
+from agenticlu.cli.options import model_choice, operand, settings_command
 from agenticlu.cli.serve import is_loopback
 from agenticlu.core.config import Resolved
 from agenticlu.core.limits import MEBIBYTE
@@ -142,8 +142,6 @@ def room_settings(settings: ReadSettings) -> RoomSettings:
         AgenticluError: The model, the profile or the place of the history is no good.
     """
     from agenticlu.dialogue.steps import load_profile
-    from agenticlu.engines import ModelChoice
-    from agenticlu.engines.thinking import Thinking
     from agenticlu.room.asking import AskedWith
     from agenticlu.room.history import history_path
     from agenticlu.room.room import RoomSettings
@@ -157,14 +155,8 @@ def room_settings(settings: ReadSettings) -> RoomSettings:
             max_total_tokens=settings.max_total_tokens,
             prices=settings.prices(),
         ),
-        choice=ModelChoice(
-            settings.model,
-            settings.base_url,
-            settings.api_key_env,
-            settings.timeout,
-            settings.window,
-            thinking=Thinking(settings.thinking, settings.thinking_tokens),
-            trust_remote_code=settings.trust_remote_code,
+        choice=model_choice(
+            settings,
             prefixes=settings.prefixes if settings.history else replace(settings.prefixes, gib=0.0),
         ),
         tokenizer=settings.tokenizer,

@@ -142,7 +142,7 @@ def check_base_url(url: str) -> str:
     if "://" not in given:
         hint = shown if re.search(r"/v\d+$", shown) else f"{shown}/v1"
         given = shown.removeprefix("http://")
-        raise UsageError(f"{given!r} is not an address.", hint=f"Try --base-url {hint} instead.")
+        raise UsageError(f"{given!r} is not an address.", hint=f"Write {hint} instead.")
     try:
         parts = urlsplit(given)
         _ = parts.port

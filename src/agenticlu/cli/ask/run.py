@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from agenticlu.cli.ask.printing import AnswerText, Steps
-from agenticlu.cli.options import note_estimate
+from agenticlu.cli.options import model_choice, note_estimate
 from agenticlu.core.errors import AgenticluError, IncompleteRunError, NoSupportedAnswerError
 from agenticlu.core.printing import echo
 from agenticlu.documents.described import describe_reading
@@ -40,19 +40,11 @@ class AskSetup:
         from agenticlu.dialogue.steps import load_profile
         from agenticlu.dialogue.stopping import choose_rule
         from agenticlu.documents import DEFAULT_PIECE_TOKENS
-        from agenticlu.engines import ModelChoice
-        from agenticlu.engines.thinking import Thinking
 
         self.settings = settings
         self.profile = load_profile(settings.profile)
-        self.choice = ModelChoice(
-            settings.model,
-            settings.base_url,
-            settings.api_key_env,
-            settings.timeout,
-            settings.window,
-            thinking=Thinking(settings.thinking, settings.thinking_tokens),
-            trust_remote_code=settings.trust_remote_code,
+        self.choice = model_choice(
+            settings,
             dtype=settings.dtype,
             prefixes=self._prefixes(),
         )

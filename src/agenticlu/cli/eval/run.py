@@ -13,6 +13,7 @@ import click
 from agenticlu.cli.options import (
     CONTEXT,
     DefaultGroup,
+    model_choice,
     note_bundled,
     operand,
     render_setup,
@@ -138,20 +139,10 @@ def _with_corpus(
 
 
 async def _run(settings: EvalSettings, prepared: RunSettings, out: Path) -> Summary:
-    from agenticlu.engines import ModelChoice
     from agenticlu.engines.base import setup_of
-    from agenticlu.engines.thinking import Thinking
     from agenticlu.evaluation.run import run_evaluation
 
-    served = settings.base_url, settings.api_key_env, settings.timeout, settings.window
-    thinking = Thinking(settings.thinking, settings.thinking_tokens)
-    engine = ModelChoice(
-        settings.model,
-        *served,
-        thinking=thinking,
-        trust_remote_code=settings.trust_remote_code,
-        dtype=settings.dtype,
-    ).load(say)
+    engine = model_choice(settings, dtype=settings.dtype).load(say)
     try:
         summary = await run_evaluation(
             prepared,
