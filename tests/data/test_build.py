@@ -58,7 +58,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_document_is_in_two_splits(many: Path, tmp_path: Path):
     build(many, tmp_path, validation=0.3)
-    for kind in set(COLUMNS) - {"questions", "direct"}:
+    for kind in set(COLUMNS) - {"questions", "direct", "point"}:
         rows = rows_of(tmp_path, kind)
         assert set(rows) == {"train", "validation"}
         texts = {split: {text_of(row) for row in found} for split, found in rows.items()}
@@ -69,6 +69,17 @@ def test_no_document_is_in_two_splits(many: Path, tmp_path: Path):
         for row in (row for found in rows.values() for row in found):
             trees_of.setdefault(text_of(row), set()).add(row["tree_id"])
         assert {len(trees) for trees in trees_of.values()} == {3}
+
+
+def test_rows_that_point_are_beginnings_of_conversations(many: Path, tmp_path: Path):
+    summary = build(many, tmp_path, pointing=True)
+    assert summary.rows["point"]["train"] >= summary.rows["sft"]["train"] > 0
+    whole = {row["question_id"]: row for row in rows_of(tmp_path, "sft")["train"]}
+    for row in rows_of(tmp_path, "point")["train"]:
+        (target,) = row["targets"]
+        assert target == len(row["messages"]) - 1
+        assert re.fullmatch(r"(<para \d+>\s*)+", row["messages"][-1]["content"])
+        assert row["messages"] == whole[row["question_id"]]["messages"][: target + 1]
 
 
 def test_self_checks_stand_apart_from_conversations(many: Path, tmp_path: Path):

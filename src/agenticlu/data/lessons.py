@@ -1,4 +1,4 @@
-"""Builds rows for distillation, and direct answers: other lessons of a tree than its best path."""
+"""Builds rows for distillation, for pointing alone and of direct answers: what else trees teach."""
 
 from __future__ import annotations
 
@@ -72,3 +72,28 @@ def build_direct(view: TreeView, *, drop_leaks: bool = True) -> dict[str, Any] |
         root = best
     messages = view.render((turn,))
     return trace_row(view, root, messages, targets=[len(messages) - 1])
+
+
+def build_point_rows(view: TreeView, *, drop_leaks: bool = True) -> list[dict[str, Any]]:
+    """Returns the rounds of the best path, each up to its mark list, which alone is a target.
+
+    In a whole conversation the number of a paragraph is one target among fifty or a hundred, most
+    of them copied from the document, so pointing is learned last. In a row of its own it is one of
+    half a dozen. Such a row costs a trie next to nothing: it is the beginning of the conversation.
+
+    Args:
+        view: The tree.
+        drop_leaks: See `build_lessons`.
+    """
+    best, _ = find_best_node(view, drop_leaks=drop_leaks)
+    if best is None:
+        return []
+    rows = []
+    for node in view.tree.path(best.id)[1:]:
+        turns = view.history(node)
+        last = max((i for i, turn in enumerate(turns) if turn.kind == "point"), default=None)
+        if last is None:
+            continue
+        messages = view.render(turns[: last + 1])
+        rows.append(trace_row(view, node, messages, targets=[len(messages) - 1]))
+    return rows

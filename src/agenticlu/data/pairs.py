@@ -239,6 +239,8 @@ class PairPolicy(Settings):
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
     direct: bool = False
     """Also write solved questions as direct ones, with their right answers."""
+    pointing: bool = False
+    """Also write the rounds of the best path up to their mark lists, which alone are targets."""
     lessons: int = Field(default=2, ge=0)
     """Rows of a question at most for distillation: replies, and the evidence to grade them by."""
     validation: float = Field(default=0.1, ge=0, lt=1)

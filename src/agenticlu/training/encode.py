@@ -455,8 +455,8 @@ def load_units(
 ) -> tuple[list[Unit], EncodeReport]:
     """Loads and encodes a split, or its first `limit` usable rows.
 
-    An SFT split includes the direct answers, where there are any, and with `self_checks` the rows
-    that teach the self-check.
+    An SFT split includes the direct answers and the rows that teach pointing alone, where there are
+    any, and with `self_checks` the rows that teach the self-check.
 
     Raises:
         TrainingError: The split does not exist, or none of its rows is usable.
@@ -469,7 +469,7 @@ def load_units(
             "agenticlu dataset build RUN writes it.",
         )
     if stage == "sft":
-        kinds = ("direct", "self_check") if self_checks else ("direct",)
+        kinds = ("direct", "point", *(("self_check",) if self_checks else ()))
         files = [*files, *(path for kind in kinds for path in find_extra(dataset, kind, split))]
     report = EncodeReport()
     rows = (row for path in files for row in load_rows(path, error=TrainingError))

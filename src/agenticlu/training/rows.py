@@ -49,7 +49,7 @@ def find_rows(dataset: str | Path, stage: Stage, split: str) -> list[Path]:
 def find_extra(dataset: str | Path, kind: str, split: str) -> list[Path]:
     """Returns the files of rows beside the conversations, DATASET/KIND/SPLIT.*, if any.
 
-    `self_check` teaches the self-check alone, `direct` to answer at once.
+    `self_check` teaches the self-check alone, `point` pointing alone, `direct` to answer at once.
     """
     paths = [Path(dataset) / kind / f"{split}{end}" for end in (".parquet", ".jsonl")]
     return [path for path in paths if path.is_file()][:1]
