@@ -94,6 +94,20 @@ def test_everything_appears_once_per_epoch(batch: int, per_trie: int) -> None:
         assert any(set(trie) <= set(document) for document in DOCUMENTS)
 
 
+def test_units_of_one_question_enter_a_step_together() -> None:
+    questions = [f"q{n // 3}" for n in range(30)]
+    documents = [list(range(0, 12)), list(range(12, 30))]
+    shuffled = [sorted(document, key=lambda n: n % 3) for document in documents]
+    settings = {"batch": 6, "per_trie": 6, "seed": 1, "epoch": 0}
+    steps = build_epoch(shuffled, questions=questions, **settings)
+    assert Counter(n for step in steps for trie in step for n in trie) == Counter(range(30))
+    for trie in (trie for step in steps for trie in step):
+        assert set(Counter(questions[n] for n in trie).values()) == {3}
+    # Where each question has one unit, the order is what it is without questions.
+    alone = [str(n) for n in range(30)]
+    assert build_epoch(documents, questions=alone, **settings) == build_epoch(documents, **settings)
+
+
 def test_the_schedule_depends_on_seed_and_epoch_alone() -> None:
     settings = {"batch": 6, "per_trie": 4, "epochs": 2}
     a, b = (build_schedule(DOCUMENTS, seed=5, **settings) for _ in range(2))

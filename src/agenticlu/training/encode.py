@@ -85,6 +85,7 @@ class Unit:
     traces: tuple[Trace, ...]
     evidence: Trace | None = None
     """Distillation: the same replies after the evidence alone, as the teacher reads them."""
+    question_id: str | None = None
 
     def shown_evidence(self) -> Unit:
         """Returns the unit as the teacher reads it."""
@@ -404,15 +405,16 @@ def encode_rows(
         else:
             traces = tuple(encoder.encode(*one) for one in conversations)
         problem = _find_problem(traces, stage, max_tokens)
+        document_id, question_id = _find_id(row, "document_id"), _find_id(row, "question_id")
         if problem is None and stage == "distill":
-            yield Unit(row_id, _find_document_id(row), traces[:1], traces[1])
+            yield Unit(row_id, document_id, traces[:1], traces[1], question_id)
         elif problem is None:
-            document_id = _find_document_id(row)
             # The replies of a template that rewrites earlier turns are units of their own.
             units = [(one,) for one in traces] if stage == "sft" else [traces]
             report.split += len(units) > 1
             for number, unit in enumerate(units):
-                yield Unit(f"{row_id}/{number}" if number else row_id, document_id, unit)
+                name = f"{row_id}/{number}" if number else row_id
+                yield Unit(name, document_id, unit, question_id=question_id)
         elif refuse_bad_rows:
             raise TrainingError(
                 f"Row {row_id} would be dropped: {problem}.",
@@ -422,9 +424,9 @@ def encode_rows(
             report.dropped.append((row_id, problem))
 
 
-def _find_document_id(row: Mapping[str, Any]) -> str | None:
-    document = row.get("document_id")
-    return None if document is None else str(document)
+def _find_id(row: Mapping[str, Any], column: str) -> str | None:
+    value = row.get(column)
+    return None if value is None else str(value)
 
 
 def _find_problem(traces: Sequence[Trace], stage: Stage, max_tokens: int) -> str | None:

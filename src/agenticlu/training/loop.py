@@ -124,6 +124,7 @@ class Run:
             seed=config.seed,
             epochs=config.epochs,
             max_steps=config.max_steps,
+            questions=[unit.question_id for unit in self.units],
         )
 
     def build_trie(self, numbers: Sequence[int]) -> Trie:

@@ -332,17 +332,38 @@ def _find_document(unit: Unit, known: Mapping[object, object]) -> object:
 
 
 def build_epoch(
-    documents: Sequence[Sequence[int]], *, batch: int, per_trie: int, seed: int, epoch: int
+    documents: Sequence[Sequence[int]],
+    *,
+    batch: int,
+    per_trie: int,
+    seed: int,
+    epoch: int,
+    questions: Sequence[str | None] = (),
 ) -> list[Step]:
     """Returns the steps of one epoch; every unit appears once, and the last step may be short.
 
     A group that crosses the end of a step is cut there: both parts stay tries, and every step
-    but the last holds exactly `batch` units.
+    but the last holds exactly `batch` units. Within a document the units of one question stay
+    together, since one is often the beginning of another and then costs a trie nothing.
+
+    Args:
+        documents: Numbers of the units of each document.
+        batch: Units of a step.
+        per_trie: Units of a document at most that enter a step together.
+        seed: Seed of the order.
+        epoch: Number of the epoch; each has another order.
+        questions: Id of each unit's question; left out, units are dealt one by one.
     """
     generator = np.random.default_rng([seed, epoch])
     groups: list[list[int]] = []
     for document in documents:
-        shuffled = generator.permutation(np.asarray(document, dtype=np.int64)).tolist()
+        families: dict[object, list[int]] = {}
+        for number in document:
+            question = questions[number] if questions else None
+            families.setdefault(number if question is None else question, []).append(number)
+        order = generator.permutation(len(families))
+        together = list(families.values())
+        shuffled = [number for index in order for number in together[index]]
         groups += [shuffled[i : i + per_trie] for i in range(0, len(shuffled), per_trie)]
     steps: list[Step] = [[]]
     room = batch
@@ -366,11 +387,19 @@ def build_schedule(
     seed: int,
     epochs: int,
     max_steps: int | None = None,
+    questions: Sequence[str | None] = (),
 ) -> list[Step]:
-    """Returns the steps of a whole run, at most `max_steps`."""
+    """Returns the steps of a whole run, at most `max_steps`; see `build_epoch`."""
     steps: list[Step] = []
     for epoch in range(epochs):
-        steps += build_epoch(documents, batch=batch, per_trie=per_trie, seed=seed, epoch=epoch)
+        steps += build_epoch(
+            documents,
+            batch=batch,
+            per_trie=per_trie,
+            seed=seed,
+            epoch=epoch,
+            questions=questions,
+        )
         if max_steps is not None and len(steps) >= max_steps:
             return steps[:max_steps]
     return steps
