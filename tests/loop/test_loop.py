@@ -19,6 +19,7 @@ from agenticlu.core.errors import ModelNotFoundError, StoreError, TrainingError,
 from agenticlu.demo import MODEL, DemoSizes, write_corpus
 from agenticlu.loop import LoopPlan, build_stages
 from agenticlu.loop.stages import RECORD_NAME, Stage, run_stages
+from agenticlu.search.store import Store
 
 SMALL = ("--preset", "tiny", "--branching", "2", "--depth", "1", "--items", "4")
 
@@ -63,21 +64,36 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
     assert len(ran) == 3
 
 
-def test_a_stage_without_work_is_told_and_tried_again(tmp_path: Path) -> None:
-    said: list[str] = []
-    ran: list[Sequence[str]] = []
-    idle = Stage("none", lambda: ("never",), "x", lambda: "there are no pairs")
-    run_stages(tmp_path, [idle], ran.append, lambda line, **_: said.append(line))
-    assert ran == []
-    assert any("skipped: there are no pairs" in line for line in said)
+def test_a_stage_that_finds_nothing_to_learn_from_reopens_what_it_rests_on(tmp_path: Path) -> None:
+    is_useless = True
+
+    def check() -> None:
+        if is_useless:
+            raise TrainingError("no rows", hint="Ask more.")
+
+    def stages(searched: str) -> list[Stage]:
+        data = Stage(
+            "data", lambda: ("b",), "x", check, reopens=("search",), advice="Run it again."
+        )
+        return [stage("before", "0"), stage("search", searched), data, stage("train", "c")]
+
+    ran: list[str] = []
+    with pytest.raises(TrainingError, match="no rows") as caught:
+        run_stages(tmp_path, stages("a"), lambda argv: ran.append(*argv), say)
+    assert caught.value.hint == "Ask more. Run it again."
+    assert ran == ["0", "a", "b"], "and nothing was trained"
+    is_useless = False
+    run_stages(tmp_path, stages("other"), lambda argv: ran.append(*argv), say)
+    assert ran[3:] == ["other", "b", "c"]
+    with pytest.raises(UsageError, match="other settings"):
+        run_stages(tmp_path, stages("a"), lambda argv: ran.append(*argv), say)
 
 
 def test_each_round_begins_from_what_the_last_one_taught(tmp_path: Path) -> None:
-    plan = LoopPlan("c.jsonl", "base", tmp_path, rounds=2)
-    for stage_of in ("sft", "dpo"):
-        (tmp_path / "round-1" / stage_of / "export").mkdir(parents=True)
+    for then, last in (("none", "sft"), ("distill", "distill"), ("dpo", "dpo")):
+        plan = LoopPlan("c.jsonl", "base", tmp_path, rounds=2, then=then)
         words = {one.title: one.argv() for one in build_stages(plan)}
-        taught = str(tmp_path / "round-1" / stage_of / "export")
+        taught = str(tmp_path / "round-1" / last / "export")
         for title in ("Round 2: search", "Round 2: fine-tuning", "Evaluation: round 1"):
             argv = words[title]
             assert argv[argv.index("--model") + 1] == taught
@@ -104,7 +120,6 @@ def test_the_stage_after_fine_tuning(
     stages = build_stages(plan)
     trained = [one for one in stages if one.argv()[0] == "train"]
     assert len(trained) == (1 if argv is None else 2)
-    assert all((one.skip() is None) == (one.argv()[1] == "sft") for one in trained)
     if argv is not None:
         folder = str(tmp_path / "round-1")
         assert trained[1].argv() == tuple(word.replace("D/", f"{folder}/") for word in argv)
@@ -122,14 +137,79 @@ def test_what_is_missing_is_said(corpus: Path, tmp_path: Path) -> None:
     assert planned.rstrip().endswith("Evaluation: round 2\nReport")
 
 
-def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
-    """Questions that all fail."""
+def test_a_search_without_a_right_answer_ends_before_training_and_may_go_on(
+    corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
     path = tmp_path / "hopeless.jsonl"
     row = {"context": "Mira lives in Vell. " * 9, "question": "Who?", "answers": ["Qzx"]}
     path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(TrainingError, match="1 no right answer"):
-        call("loop", path, "--model", MODEL, "--out", tmp_path / "out", *SMALL)
-    assert not (tmp_path / "out" / "round-1" / "sft").exists()
+    words = ("loop", path, "--model", MODEL, "--out", out, *SMALL)
+    with pytest.raises(
+        TrainingError, match="1 question: 0 solved, 0 too easy, 1 unsolved"
+    ) as caught:
+        call(*words)
+    assert "--guide" in (caught.value.hint or "")
+    assert caught.value.exit_code == 8
+    assert names_in(out / "round-1") == {"search"}
+    calls = count_calls(out)
+    with pytest.raises(TrainingError, match="1 unsolved"):
+        call(*words, "--branching", "3")
+    assert count_calls(out) > calls, "the other settings were searched with"
+    path.write_text(corpus.read_text())
+    assert call(*words).exit_code == 0, "questions that can be answered"
+
+
+def test_without_pairs_the_loop_ends_before_fine_tuning_and_may_do_without(
+    corpus: Path, tmp_path: Path
+) -> None:
+    """Questions that the search answers right whatever it asks."""
+    call("generate", "run", corpus, "--model", MODEL, *SMALL[2:6], "--out", tmp_path / "all")
+    with Store(tmp_path / "all", writable=False) as store:
+        easy = {tree.question.id for tree in store.trees() if tree.outcome == "too-easy"}
+    lines = corpus.read_text().splitlines(keepends=True)
+    path, out = tmp_path / "easy.jsonl", tmp_path / "out"
+    path.write_text("".join(line for line in lines if json.loads(line)["id"] in easy))
+    assert len(easy) > 1
+    words = ("loop", path, "--model", MODEL, "--out", out, *SMALL)
+    with pytest.raises(
+        TrainingError, match=f"no preference pairs.* {len(easy)} too easy"
+    ) as caught:
+        call(*words)
+    assert "--then none" in (caught.value.hint or "")
+    assert names_in(out) == {"round-1", RECORD_NAME}, "neither trained nor evaluated"
+    assert names_in(out / "round-1") == {"search", "data"}
+    assert call(*words, "--then", "none").exit_code == 0
+    assert (out / "round-1" / "sft" / "export").is_dir()
+
+
+def test_one_document_is_not_held_out_and_that_is_said_before_training(
+    corpus: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()]
+    first = [row for row in rows if row["document_id"] == rows[0]["document_id"]]
+    copies = [
+        {**row, "document_id": f"{row['document_id']}-{n}", "id": f"{row['id']}-{n}"}
+        | {"context": f"{row['context']} Copy {n}."}
+        for n in range(3)
+        for row in first
+    ]
+    path, out = tmp_path / "copies.jsonl", tmp_path / "out"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in copies))
+    words = ("loop", path, "--model", MODEL, "--out", out, *SMALL, "--then", "none")
+    with pytest.raises(TrainingError, match="near-copies of each other"):
+        call(*words)
+    assert names_in(out / "round-1") == {"search", "data"}
+    assert call(*words, "--held-out", corpus).exit_code == 0
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def count_calls(out: Path) -> int:
+    with Store(out / "round-1" / "search", writable=False) as store:
+        return store.call_counts()["done"]
 
 
 def run(corpus: Path, out: Path, *, stop_in: int | None = None, pause: float = 0) -> str | None:

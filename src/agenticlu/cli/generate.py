@@ -291,10 +291,12 @@ def render(summary: SearchSummary, out: Path) -> str:
 
 
 def _next_step(summary: SearchSummary, run: str) -> str:
+    from agenticlu.data.teaching import advise
+
     if summary.outcomes and not summary.solved_by_depth:
         return (
-            "No question was solved, so there is nothing to learn from yet: search deeper"
-            f" (--depth), or with another model. What became of them: agenticlu status {run}"
+            "No question was solved, so there is nothing to learn from yet. "
+            f"{advise(summary.outcomes)} What became of them: agenticlu status {run}"
         )
     return f"Next: agenticlu dataset build {run} --out DIR"
 

@@ -17,7 +17,9 @@ from agenticlu.core.config import Resolved
 from agenticlu.core.errors import TrainingError, UsageError
 from agenticlu.core.printing import echo, echo_json
 from agenticlu.core.settings import JsonSettings, Positive, Spelling, select
+from agenticlu.data.teaching import require_rows
 from agenticlu.training.config import TrainConfig, TrainRecipe, find_preset
+from agenticlu.training.rows import Stage
 
 
 class TrainSettings(TrainRecipe, JsonSettings):
@@ -128,7 +130,7 @@ def plan(resolved: Resolved[TrainSettings], dataset: str) -> None:
     show_plan(result, as_json=settings.as_json)
 
 
-def _build_config(stage: str, settings: TrainSettings, dataset: str, model: str) -> TrainConfig:
+def _build_config(stage: Stage, settings: TrainSettings, dataset: str, model: str) -> TrainConfig:
     if not Path(dataset).exists():
         raise UsageError(
             f"Data set {dataset} was not found.",
@@ -136,11 +138,12 @@ def _build_config(stage: str, settings: TrainSettings, dataset: str, model: str)
         )
     if not model:
         raise UsageError("No model to start from.", hint="Give --model FOLDER_OR_NAME.")
+    require_rows(dataset, stage)
     changes = {"stage": stage, "dataset": dataset, "model": model}
     return select(settings, TrainConfig).model_copy(update=changes)
 
 
-def _run(stage: str, settings: TrainSettings, dataset: str, model: str) -> None:
+def _run(stage: Stage, settings: TrainSettings, dataset: str, model: str) -> None:
     config = _build_config(stage, settings, dataset, model)
     from agenticlu.core.files import check_owner
     from agenticlu.training import plan_run, train

@@ -45,11 +45,13 @@ from agenticlu.data.pairs import (
     cut_to_targets,
 )
 from agenticlu.data.pointing import Pointing
+from agenticlu.data.teaching import STAGES, advise, describe_lack, render_outcomes
 from agenticlu.data.tree_view import Funnel, TreeView
 from agenticlu.judges import disagrees
 from agenticlu.search.run import SearchSummary
 from agenticlu.search.settings import read_settings
 from agenticlu.search.store import Store
+from agenticlu.training.rows import FOLDERS
 
 Contaminated = Literal["document in evaluation", "question in evaluation"]
 TreeLoss = Literal["unfinished", "answerable without document", Contaminated]
@@ -98,6 +100,7 @@ def build_dataset(
                 loss: TreeLoss | None = (
                     _loss(view.tree, policy, *unwanted) if is_finished else "unfinished"
                 )
+                summary.outcomes[view.tree.outcome if is_finished else "unfinished"] += 1
                 if loss is None:
                     _write_tree(view, policy, summary, files)
                     _write_list_pairs(view, policy, lists, summary, files)
@@ -112,8 +115,10 @@ def build_dataset(
             # Self-checks are all of wrong answers: alone they would teach nothing but doubt.
             if not any(sum(summary.rows[kind].values()) for kind in ("sft", "preference")):
                 raise TrainingError(
-                    f"The trees yield no rows. Questions: {_render_fates(summary)}.",
-                    hint=_advice(summary, store.folder),
+                    f"Nothing to learn from: the trees yield no rows ({_render_fates(summary)}). "
+                    f"{render_outcomes(summary.outcomes)}".strip(),
+                    hint=f"Look at them: agenticlu status {store.folder}. "
+                    + advise(summary.outcomes, summary.funnel.traces),
                 )
     return summary
 
@@ -253,6 +258,7 @@ def _count_unstarted(store: Store, summary: DatasetSummary) -> None:
     unstarted = counts["questions"] - counts["growing"] - counts["done"]
     if unstarted:
         funnel.traces["unfinished"] += unstarted
+        summary.outcomes["unfinished"] += unstarted
     assert funnel.traces.total() == counts["questions"], "a question was lost"
     assert funnel.nodes.total() == store.num_rounds(), "a node was lost"
 
@@ -269,19 +275,6 @@ def _loss(
     if limit is not None and share is not None and share >= limit:
         return "answerable without document"
     return None
-
-
-def _advice(summary: DatasetSummary, run: Path) -> str:
-    """Returns what to try when nothing is left, by the commonest reason."""
-    lost = summary.funnel.traces.most_common(1)
-    advice = {
-        "document in evaluation": "Search other documents; --decontaminate-report only counts.",
-        "question in evaluation": "Ask other questions; --decontaminate-report only counts.",
-        "answerable without document": "Raise --drop-closed-book, or leave it out.",
-        "leak": "Look at the trees (agenticlu report), or add --keep-leaks.",
-    }
-    search = f"See agenticlu status {run}; continue the search, or search deeper: --depth."
-    return advice.get(lost[0][0], search) if lost else search
 
 
 def _render_fates(summary: DatasetSummary) -> str:
@@ -337,6 +330,8 @@ class DatasetSummary:
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
     """Kind of data to split to the number of rows."""
     funnel: Funnel = field(default_factory=Funnel)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """How the questions of the search ended; none where rows were imported."""
     lengths: Lengths = field(default_factory=Lengths)
     turn_kinds: Counter[str] = field(default_factory=Counter)
     """Turn kind to preference rows."""
@@ -361,6 +356,7 @@ class DatasetSummary:
             "rows": self.rows,
             "documents": self.splits.as_dict(),
             "funnel": self.funnel.as_dict(),
+            "outcomes": dict(sorted(self.outcomes.items())),
             "characters": self.lengths.as_dict(),
             "turn_kinds": dict(sorted(self.turn_kinds.items())),
             "pointing": self.pointing.as_dict(),
@@ -399,6 +395,10 @@ class DatasetSummary:
         if validation and not self.splits.documents("validation"):
             why = "there is one document" if len(self.splits.of) == 1 else "all belong together"
             found.append(f"No document is held out: {why}.")
+        for stage in STAGES if self.outcomes else ():
+            if not self.rows[FOLDERS[stage]]["train"]:
+                lack, advice = describe_lack(self.rows, self.outcomes, stage)
+                found.append(f"The data set has {lack} {advice}")
         return found
 
 

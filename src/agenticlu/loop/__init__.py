@@ -8,7 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import Prediction
+from agenticlu.data.teaching import require_rows
 from agenticlu.evaluation.predictions import FILE_NAME, read_predictions
 from agenticlu.evaluation.records import load_summary
 from agenticlu.evaluation.summary import compare
@@ -75,12 +77,12 @@ def build_stages(plan: LoopPlan) -> list[Stage]:
 def find_model(plan: LoopPlan, number: int) -> str:
     """Returns the model that a round has taught, the base for round 0.
 
-    It is the result of the stage after fine-tuning, or of that where there was nothing to learn.
+    It is the result of the stage after fine-tuning, or of that where none follows.
     """
     if number == 0:
         return plan.model
-    taught = plan.folder(number) / plan.then / "export"
-    return str(taught if taught.is_dir() else plan.folder(number) / "sft" / "export")
+    last = "sft" if plan.then == "none" else plan.then
+    return str(plan.folder(number) / last / "export")
 
 
 def _build_data_stages(plan: LoopPlan, number: int) -> list[Stage]:
@@ -118,23 +120,44 @@ def _build_data_stages(plan: LoopPlan, number: int) -> list[Stage]:
             f"Round {number}: data",
             lambda: ("dataset", "build", search, *direct, "--out", data),
             f"{folder.name}/data/README.md",
+            check=lambda: _require_lessons(plan, folder / "data"),
+            reopens=tuple(stage.title for stage in stages),
+            advice=_advise_again(plan, number),
         )
     )
     return stages
 
 
+def _require_lessons(plan: LoopPlan, data: Path) -> None:
+    """Refuses a data set that the rest of the loop could not use, before a model is trained.
+
+    Raises:
+        TrainingError: A stage of training has no rows, or no document is held out to evaluate on.
+    """
+    require_rows(data, "sft")
+    if plan.then != "none":
+        require_rows(data, plan.then)
+    if plan.held_out is None and not (data / "questions" / "validation.parquet").is_file():
+        raise TrainingError(
+            f"{data} holds out no document, so there is nothing to evaluate on: there is one "
+            "document, or all are near-copies of each other.",
+            hint="Give a corpus to evaluate on (--held-out FILE), or search more documents.",
+        )
+
+
+def _advise_again(plan: LoopPlan, number: int) -> str:
+    if number == 1:
+        return "Run the loop again with such settings: --out may stay, what was searched is kept."
+    return (
+        f"Round {number - 1}'s model is in {find_model(plan, number - 1)}: the same command with "
+        f"--rounds {number - 1} reports on it; for other settings, begin a loop with it as --model "
+        "and another --out."
+    )
+
+
 def _build_training_stages(plan: LoopPlan, number: int) -> list[Stage]:
     folder = plan.folder(number)
     data, sft, out = (str(folder / name) for name in ("data", "sft", plan.then))
-
-    def nothing_there() -> str | None:
-        kind = {"dpo": "preference", "distill": "distill"}[plan.then]
-        if (folder / "data" / kind / "train.parquet").is_file():
-            return None
-        return {
-            "dpo": "no question was answered both right and wrong, so there are no pairs",
-            "distill": "the data set has no rows with evidence (--lessons)",
-        }[plan.then]
 
     first = Stage(
         f"Round {number}: fine-tuning",
@@ -152,7 +175,6 @@ def _build_training_stages(plan: LoopPlan, number: int) -> list[Stage]:
         f"Round {number}: {title}",
         lambda: ("train", plan.then, data, *start, *plan.train, "--out", out),
         f"{folder.name}/{plan.then}/export",
-        nothing_there,
     )
     return [first, second]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agenticlu.core.errors import StoreError, UsageError
+from agenticlu.core.errors import StoreError, TrainingError, UsageError
 from agenticlu.core.files import write_atomically
 
 RECORD_NAME = "stages.json"
@@ -25,8 +25,12 @@ class Stage:
     """Returns the arguments of `agenticlu`, once the stages before have finished."""
     produces: str
     """The file, under the loop's folder, that people will want to open."""
-    skip: Callable[[], str | None] = lambda: None
-    """Returns why there is nothing to do; None where there is."""
+    check: Callable[[], None] = lambda: None
+    """Raises TrainingError where what the stage made is of no use to those after it."""
+    reopens: tuple[str, ...] = ()
+    """Titles of stages before it that may have other settings once it raised TrainingError."""
+    advice: str = ""
+    """Added to the hint of such an error."""
 
 
 def run_stages(
@@ -38,7 +42,8 @@ def run_stages(
     """Runs stages in order and returns the seconds that each has taken, by title.
 
     Each command can be killed and goes on when it is run again; what has finished is noted in
-    `stages.json` and not run again.
+    `stages.json` and not run again. A stage that finds nothing to learn from does not count as
+    finished, nor do those that it reopens: they go on from what they have kept.
 
     Args:
         out: Folder of the loop.
@@ -49,6 +54,7 @@ def run_stages(
     Raises:
         UsageError: The folder holds stages of other settings.
         StoreError: The record of finished stages is damaged.
+        TrainingError: A stage found nothing to learn from.
     """
     done = _read_record(out)
     for number, stage in enumerate(stages, 1):
@@ -57,16 +63,19 @@ def run_stages(
             _check_same(out, stage, done[stage.title]["argv"])
             say(f"  {out / stage.produces}  (finished before)")
             continue
-        if (reason := stage.skip()) is not None:
-            say(f"  skipped: {reason}")
-            continue
         argv = stage.argv()
         say(f"  $ agenticlu {shlex.join(argv)}", dim=True)
         began = time.monotonic()
-        invoke(argv)
+        try:
+            invoke(argv)
+            stage.check()
+        except TrainingError as error:
+            _save_record(out, {t: one for t, one in done.items() if t not in stage.reopens})
+            hint = f"{error.hint or ''} {stage.advice}".strip()
+            raise TrainingError(error.message, hint=hint or None) from error
         seconds = round(time.monotonic() - began, 1)
         done[stage.title] = {"argv": list(argv), "seconds": seconds}
-        write_atomically(out / RECORD_NAME, json.dumps(done, indent=2) + "\n")
+        _save_record(out, done)
         say(f"  {out / stage.produces}  ({seconds:.0f} s)")
     return {title: float(one["seconds"]) for title, one in done.items()}
 
@@ -84,6 +93,10 @@ def _read_record(out: Path) -> dict[str, Any]:
             f"{path} is damaged: {error}",
             hint="Remove it: every stage is looked at again, and finished work is kept.",
         ) from error
+
+
+def _save_record(out: Path, record: dict[str, Any]) -> None:
+    write_atomically(out / RECORD_NAME, json.dumps(record, indent=2) + "\n")
 
 
 def _check_same(out: Path, stage: Stage, before: Sequence[str]) -> None:
