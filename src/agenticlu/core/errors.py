@@ -22,8 +22,9 @@ AgenticluError                 exit 1   anything below, or unclassified
 └── BudgetExceededError        exit 11  a limit on tokens, money or time was reached
 ```
 
-An interrupt (Ctrl-C) exits with 130, a search that SIGTERM ended with 143. Messages have up to
-three parts: what was given, what is allowed, and, in ``hint``, what to type next.
+An interrupt (Ctrl-C) exits with 130, a search or an evaluation that SIGTERM ended with 143.
+Messages have up to three parts: what was given, what is allowed, and, in ``hint``, what to type
+next.
 """
 
 from __future__ import annotations

@@ -281,6 +281,11 @@ class Summary(Record):
     num_failed: int
     left_out: tuple[str, ...] = ()
     """Sentences about tasks at lengths that their shortest item exceeds."""
+    num_wanted: int | None = None
+    """Items wanted of the tasks and lengths that a run had begun when it ended early; None where it
+    ran to its end."""
+    not_begun: tuple[str, ...] = ()
+    """Tasks at lengths that it had not begun by then, such as 'world at 4096'."""
     run_notes: tuple[str, ...] = ()
     """Those of the notes that only the run itself knows, such as a fall-back."""
     adapted: tuple[str, ...] = ()
@@ -312,7 +317,9 @@ def load_summary(path: str | Path) -> Summary:
     if not path.is_file():
         raise StoreError(
             f"No evaluation summary found: {path} does not exist.",
-            hint="Run agenticlu eval first, or let it finish.",
+            hint=f"To write it from the items that are finished: agenticlu eval table {path.parent}"
+            if (path.parent / "predictions.jsonl").is_file()
+            else "Run agenticlu eval first, or let it finish.",
         )
     try:
         return Summary.model_validate_json(path.read_bytes())

@@ -73,6 +73,10 @@ from agenticlu.evaluation.tasks import require_task
 
 PATIENCE_S = 300.0
 """Seconds without any answer after which a run gives up an unreachable or overloaded server."""
+KILLED = (
+    "No run into this folder has ended by itself: there may be items that it never came to. The "
+    "same agenticlu eval command again runs what is missing."
+)
 
 
 async def run_evaluation(
@@ -127,9 +131,11 @@ async def run_evaluation(
             try:
                 await run.ask(writer, retry_failed)
             except BaseException as error:
+                run.ended_early = True
                 if done:
                     with contextlib.suppress(StoreError):  # the disk may be what ended the run
-                        run.summarise(f"The run ended early: {_describe(error)}")
+                        run.summarise(f"The run ended early: {_describe(error)} {run.progress}")
+                        report(f"{run.progress} Summarised in {out / SUMMARY_NAME}.")
                 raise
         return run.summarise()
 
@@ -146,6 +152,17 @@ class _Run:
     engine: Engine
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    wanted: set[str] = field(default_factory=set)
+    """Ids of the predictions wanted of the tasks and lengths begun so far."""
+    not_begun: list[str] = field(default_factory=list)
+    ended_early: bool = False
+
+    @property
+    def progress(self) -> str:
+        """What of the run is finished, for people."""
+        finished = len(self.wanted & self.done.keys())
+        rest = f"; not begun: {', '.join(self.not_begun)}" if self.not_begun else ""
+        return f"Incomplete: {finished} of {len(self.wanted)} items are finished{rest}."
 
     @property
     def config(self) -> EvaluationConfig:
@@ -156,6 +173,7 @@ class _Run:
         """Asks what is missing, task by task and length by length."""
         config, engine, num_jobs = self.config, self.engine, 0
         layouts = Layouts(self.settings, engine, self._note)
+        self.not_begun = [f"{task} at {n}" for task in config.tasks for n in config.lengths]
         for task in config.tasks:
             for length in config.lengths:
                 try:
@@ -163,9 +181,12 @@ class _Run:
                 except DoesNotFitError as error:
                     self.report(f"{error.message} Left out.")
                     self.left_out.append(error.message)
+                    self.not_begun.remove(f"{task} at {length}")
                     continue
                 items = await layouts.adapt(items)
                 jobs = build_jobs(items, self.settings)
+                self.not_begun.remove(f"{task} at {length}")
+                self.wanted |= {output.id for job in jobs for output in job.outputs}
                 if not jobs:
                     self.report(f"{task} has no prompt layout: the method 'helmet' is left out")
                 num_jobs += len(jobs)
@@ -203,6 +224,8 @@ class _Run:
             left_out=self.left_out,
             run_notes=(*notes, *self.notes),
             adapted=adaptations_of(self.engine),
+            num_wanted=len(self.wanted) if self.ended_early else None,
+            not_begun=self.not_begun if self.ended_early else (),
         )
 
 
@@ -226,6 +249,8 @@ def summarise_folder(out: Path, metric: str | None = None, *, save: bool = True)
         check_config(EvaluationConfig(metric=metric))
         settings["metric"] = metric
     before = load_json_object(out / SUMMARY_NAME)
+    if not before:  # the process was killed: nobody knows what was wanted
+        before = {"run_notes": [KILLED]}
     label, weights = settings.get("label"), settings.get("model_fingerprint")
     latest = [p for p in done.values() if p.engine == label]
     known = {p.engine: p.conditions for p in latest if p.conditions.get("weights") == weights}
@@ -236,6 +261,8 @@ def summarise_folder(out: Path, metric: str | None = None, *, save: bool = True)
         known=known,
         left_out=before.get("left_out", []),
         run_notes=before.get("run_notes", []),
+        num_wanted=before.get("num_wanted"),
+        not_begun=before.get("not_begun", []),
         save=save,
     )
 
@@ -248,6 +275,8 @@ def _summarise(
     known: Mapping[str, Conditions],
     left_out: Sequence[str],
     run_notes: Sequence[str],
+    num_wanted: int | None,
+    not_begun: Sequence[str],
     adapted: Sequence[str] = (),
     save: bool = True,
 ) -> Summary:
@@ -267,6 +296,8 @@ def _summarise(
         update={
             "left_out": tuple(left_out),
             "run_notes": tuple(run_notes),
+            "num_wanted": num_wanted,
+            "not_begun": tuple(not_begun),
             "adapted": adapted,
             "notes": (*run_notes, *adapted, *summary.notes, *others, *describe_judges(out)),
         }

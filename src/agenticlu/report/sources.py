@@ -202,6 +202,11 @@ def load_evaluation(label: str | None, folder: Path) -> Evaluation:
         predictions=predictions,
         settings=summary.settings or load_json_object(folder / CONFIG_NAME),
         errors=tuple(
+            f"{', '.join(dict.fromkeys(names.values()))}: {note}"
+            for note in summary.run_notes
+            if summary.num_wanted is not None
+        )
+        + tuple(
             f"{names.get(f.engine, f.engine)}, {f.method}, {f.task} at {f.length:,} tokens, "
             f"question {f.question_id}: {f.error}"
             for f in summary.failures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from agenticlu.cli.options import (
     require,
     settings_command,
 )
+from agenticlu.cli.termination import run_until_terminated
 from agenticlu.core.config import Resolved
 from agenticlu.core.errors import IncompleteRunError
 from agenticlu.core.printing import echo, echo_encoded, echo_json
@@ -48,7 +48,8 @@ def command() -> None:
 
     Results go to EVAL/predictions.jsonl (one line per finished item), EVAL/summary.json,
     EVAL/results.md, EVAL/results.csv, EVAL/differences.csv and, for HELMET's tasks, EVAL/helmet/.
-    Running the same command again resumes it. The exit code is 9 when items failed.
+    Running the same command again resumes it. The exit code is 9 when items failed, 130 or 143 when
+    Ctrl-C or SIGTERM ended it: what is finished is summarised, and marked as incomplete.
     """
 
 
@@ -64,7 +65,7 @@ def run(resolved: Resolved[EvalSettings]) -> None:
         _print_plan(settings, prepared)
         return
     out = require(settings.out, "--out", "agenticlu eval --task world --out EVAL")
-    summary = asyncio.run(_run(settings, prepared, out))
+    summary = run_until_terminated(_run(settings, prepared, out))
     _print_summary(summary, out, settings.as_json)
     if summary.num_failed:
         raise IncompleteRunError(
