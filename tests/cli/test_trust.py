@@ -40,9 +40,10 @@ HARMLESS = frozenset(
     max_files_mib max_log_ratio max_mib max_new_tokens max_requests max_row_tokens max_steps
     max_total_tokens memory_gib merge methods metric min_shared name necessity needed nll_weight
     node_budget ocr offload optimizer option overlong page pairs pairs_per_node patience
-    piece_tokens port precision prefill_tokens preset price_cached price_in price_out profile
-    question questions_per_document quiet ranks ray rejected reply_tokens resamples retriever
-    retry_failed reuse_from root_check rouge rounds rule samples save_every seal_every seed
+    piece_tokens pointing_weight port precision prefill_tokens preset price_cached price_in
+    price_out profile question questions_per_document quiet ranks ray rejected reply_tokens
+    resamples retriever retry_failed reuse_from root_check rouge rounds rule samples save_every
+    seal_every seed
     self_checks sft_loss shard shortlist shortlist_k shots shutdown_timeout sources spans split
     stage task teacher_tokens temperature templates then thinking thinking_tokens threads
     threshold timeout

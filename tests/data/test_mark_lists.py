@@ -18,10 +18,11 @@ from made_trees import asked, load_trees, make_run, node, story, tree
 from agenticlu.cli import group
 from agenticlu.core.errors import EngineReplyError
 from agenticlu.data.build import build_dataset, load_tree_views
-from agenticlu.data.mark_lists import ListSummary, f1, read_asking, read_lists, sample_mark_lists
+from agenticlu.data.mark_lists import ListSummary, read_asking, read_lists, sample_mark_lists
 from agenticlu.data.pairs import PairPolicy
 from agenticlu.documents import render_marks
 from agenticlu.engines.scripted import ScriptedEngine, ScriptedRequest
+from agenticlu.evaluation.scoring.answers import piece_f1
 from agenticlu.report.sources import load_pairs
 from agenticlu.search.caller import Caller
 from agenticlu.search.store import Store
@@ -62,7 +63,7 @@ def rows_of(run: Path, folder: Path, **policy: Any) -> list[dict[str, Any]]:
 
 @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
 def test_f1_is_the_harmonic_mean_of_precision_and_recall(named: set[int], needed: set[int]) -> None:
-    found = f1(named, needed)
+    found = piece_f1(named, needed)
     right = len(named & needed)
     if not right:
         assert found == 0

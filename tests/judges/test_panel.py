@@ -19,6 +19,7 @@ from agenticlu.judges import (
     combine,
     disagrees,
     is_correct,
+    judge_pointing,
     judgement_key,
 )
 
@@ -188,3 +189,18 @@ def test_the_cache_key_is_made_of_judge_question_gold_and_answer():
     assert len(keys) == 5
     same = QUESTION.model_copy(update={"id": "other", "hops": 2})
     assert judgement_key("a", same, "x") in keys
+
+
+def test_pointing_has_a_share_of_the_score_and_decides_nothing() -> None:
+    for right in (0.0, 1.0):
+        for pieces, f1 in (({1, 2}, 2 / 3), ({1}, 1.0), ({3}, 0.0), ((), 0.0)):
+            judged = Verdict(judge="exact", value=right)
+            verdicts = (judged, judge_pointing(pieces, {1}))
+            assert verdicts[1].value == pytest.approx(f1, abs=1e-6)
+            assert combine(verdicts, 0.25) == pytest.approx(0.75 * right + 0.25 * f1, abs=1e-6)
+            assert combine(verdicts) == combine((judged,), 0.25) == right
+            assert is_correct(verdicts) is bool(right)
+            assert not disagrees(verdicts)
+    unscored = (Verdict(judge="exact", value=None), judge_pointing({1}, {1}))
+    assert combine(unscored, 0.25) is None
+    assert is_correct(unscored) is None

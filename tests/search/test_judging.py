@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from scripted_world import CONFIG, TOKENIZER, corpus, engine
 
 from agenticlu.cli.plan import judge_choices
 from agenticlu.core.errors import EngineBusyError, EngineReplyError, UsageError
-from agenticlu.core.records import Node
+from agenticlu.core.records import Node, Tree
 from agenticlu.core.settings import JudgeSettings
 from agenticlu.engines import retry as engine_limits
 from agenticlu.engines.base import Completion
@@ -203,3 +204,48 @@ def test_a_judge_that_nobody_asks_is_an_error() -> None:
         check_judges(("m",), ("exact",))
     check_judges(("m",), ("exact", "llm"))
     check_judges((), ("exact",))
+
+
+def test_pointing_is_scored_where_it_has_weight_and_needs_no_call(tmp_path: Path) -> None:
+    full = CONFIG.model_copy(update={"growth": "full"})
+    weighed = full.model_copy(update={"pointing_weight": 0.4})
+
+    def grow(config: SearchConfig, sampler: ScriptedEngine) -> list[Tree]:
+        with Store(tmp_path) as store:
+            asyncio.run(run_search(ITEMS, sampler, store, config, tokenizer=TOKENIZER))
+        return load_trees(tmp_path)
+
+    plain = grow(full, engine(ITEMS, right_share=0.3))
+    again = ScriptedEngine()
+    trees = grow(weighed, again)
+    assert again.requests == [], "another weight scores what was recorded"
+    seen: set[object] = set()
+    for before, after in zip(plain, trees, strict=True):
+        gold = set(after.question.gold_pieces or ())
+        assert gold
+        assert before.outcome == after.outcome
+        assert after.nodes[0] == before.nodes[0], "a direct answer points at nothing"
+        for old, new in zip(before.nodes[1:], after.nodes[1:], strict=True):
+            kept = {piece for step in after.path(new.id)[1:] for piece in step.kept}
+            value = 2 * len(kept & gold) / (len(kept) + len(gold))
+            assert new.verdicts[:-1] == old.verdicts
+            assert (new.verdicts[-1].judge, new.verdicts[-1].value) == (
+                "pointing",
+                pytest.approx(value, abs=1e-6),
+            )
+            assert new.score == pytest.approx(0.6 * (old.score or 0) + 0.4 * value, abs=1e-5)
+            seen |= {(old.score, value > 0), ("in part", 0 < value < 1), new.depth}
+    assert {(0.0, True), (0.0, False), (1.0, True), ("in part", True), 1, 2} <= seen
+    with Store(tmp_path) as store:
+        assert store.get("config")["pointing_weight"] == 0.4
+        assert asyncio.run(replay(store, full))[0] == plain, "without it all is as before"
+
+
+def test_a_question_without_gold_pieces_is_scored_by_its_judges_alone(tmp_path: Path) -> None:
+    weighed = CONFIG.model_copy(update={"pointing_weight": 0.4})
+    items = [replace(item, gold_spans=None) for item in ITEMS]
+    with Store(tmp_path) as store:
+        asyncio.run(run_search(items, engine(items), store, weighed, tokenizer=TOKENIZER))
+    nodes = [node for tree in load_trees(tmp_path) for node in tree.nodes]
+    assert {verdict.judge for node in nodes for verdict in node.verdicts} == {"exact"}
+    assert {node.score for node in nodes} <= {0.0, 1.0}

@@ -25,6 +25,7 @@ from agenticlu.dialogue.steps import MAX_TOKENS
 from agenticlu.dialogue.thoughts import strip_thinking
 from agenticlu.documents import parse_marks, render_marks
 from agenticlu.engines.base import Sampling
+from agenticlu.evaluation.scoring.answers import piece_f1
 from agenticlu.search.caller import Caller, CallFailedError, decode_sampled, together
 from agenticlu.search.store import CallId, Store
 
@@ -57,18 +58,6 @@ def turns_to_point(node: Node) -> tuple[Turn, ...]:
         if turn.kind == "point":
             return node.turns[: index + 1]
     return ()
-
-
-def f1(named: Collection[int], needed: Collection[int]) -> float:
-    """Returns the harmonic mean of precision and recall of a list of pieces.
-
-    >>> f1({1, 2}, {2})
-    0.6666666666666666
-    >>> f1((), {2})
-    0.0
-    """
-    right = len(set(named) & set(needed))
-    return 2 * right / (len(set(named)) + len(set(needed))) if right else 0.0
 
 
 @dataclass(frozen=True)
@@ -206,7 +195,7 @@ def read_lists(store: Store, view: TreeView, node: Node, asking: Asking) -> list
     lists = []
     for reply, times in counts.most_common():
         pieces = parse_marks(reply, len(view.pieces)).valid
-        lists.append(MarkList(reply, pieces, f1(pieces, node.kept), times))
+        lists.append(MarkList(reply, pieces, piece_f1(pieces, node.kept), times))
     return lists
 
 

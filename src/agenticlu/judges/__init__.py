@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from agenticlu.core.errors import (
@@ -24,7 +24,7 @@ from agenticlu.core.records import (
 )
 from agenticlu.dialogue.replies import parse_judgement
 from agenticlu.engines.base import Engine, Sampling, spent_on
-from agenticlu.evaluation.scoring.answers import matches, parse_choice
+from agenticlu.evaluation.scoring.answers import matches, parse_choice, piece_f1
 from agenticlu.evaluation.scoring.canonical import canonical_tokens
 from agenticlu.evaluation.scoring.rouge import unicode_rouge
 
@@ -32,6 +32,8 @@ LLM_PREFIX = "llm:"
 """With ROUGE-L as the only judge, an answer at least this close counts as right."""
 SPARED = "not asked: an exact match is right"
 """Reason of a verdict without a value that was not needed."""
+POINTING = "pointing"
+"""Stands among the verdicts of an answer for the pieces that it rests on; see `judge_pointing`."""
 JUDGE_ATTEMPTS = 3
 JUDGE_TOKENS = 256
 LONG_JUDGE_TOKENS = 2048
@@ -261,12 +263,36 @@ def is_correct(verdicts: Sequence[Verdict]) -> bool | None:
     return None
 
 
-def combine(verdicts: Sequence[Verdict]) -> float | None:
+def judge_pointing(kept: Collection[int], gold: Collection[int]) -> Verdict:
+    """Returns the F1 of the pieces that an answer rests on against those that hold the facts.
+
+    It says nothing about the answer, so no verdict on right and wrong counts it. The F-score of the
+    chosen evidence is a reward of its own in LongRLVR (arXiv 2603.02146).
+    """
+    right = len(set(kept) & set(gold))
+    reason = f"{right} of {len(set(gold))} gold pieces kept, and {len(set(kept)) - right} others"
+    value = round(piece_f1(kept, gold), 6)
+    return Verdict(judge=POINTING, value=value, reason=reason)
+
+
+def combine(verdicts: Sequence[Verdict], pointing_weight: float = 0.0) -> float | None:
     """Returns the score of an answer in [0, 1]; None when no judge scored it.
 
     1 for an exact match; else the mean over the judges that scored, the panel's votes averaged
     first. The score orders answers; `is_correct` decides.
+
+    Args:
+        verdicts: Of the answer.
+        pointing_weight: Share of the score that the F1 of the pieces has, where it is known.
     """
+    judged = _combine_judges(verdicts)
+    found = [verdict.value for verdict in verdicts if verdict.judge == POINTING]
+    if judged is None or not found or found[0] is None:
+        return judged
+    return round((1 - pointing_weight) * judged + pointing_weight * found[0], 6)
+
+
+def _combine_judges(verdicts: Sequence[Verdict]) -> float | None:
     if is_correct(verdicts) is None:
         return None
     values = {verdict.judge: verdict.value for verdict in verdicts}
@@ -279,10 +305,14 @@ def combine(verdicts: Sequence[Verdict]) -> float | None:
     return round(sum(parts) / len(parts), 6)
 
 
+def scores_of_judges(verdicts: Sequence[Verdict]) -> list[float]:
+    """Returns what the judges that scored an answer made of it."""
+    return [one.value for one in verdicts if one.value is not None and one.judge != POINTING]
+
+
 def disagrees(verdicts: Sequence[Verdict]) -> bool:
     """Whether scored judges differ on right and wrong."""
-    values = {verdict.value >= 0.5 for verdict in verdicts if verdict.value is not None}
-    return len(values) > 1
+    return len({value >= 0.5 for value in scores_of_judges(verdicts)}) > 1
 
 
 def solved_depth(tree: Tree) -> int | None:

@@ -106,6 +106,9 @@ class ReplayConfig(Settings):
     """Judges of answers: exact, rouge-l, llm."""
     judge_all: bool = False
     """Also ask model judges about exact matches, which count as right without them."""
+    pointing_weight: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a round's score that the F1 of the pieces on its path has, where gold pieces are
+    known; the judges have the rest. It orders rounds and decides no answer."""
 
     @model_validator(mode="after")
     def _check_budget(self) -> Self:

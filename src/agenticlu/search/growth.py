@@ -13,8 +13,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
+from agenticlu.core.records import Node
+from agenticlu.judges import is_correct
 from agenticlu.search import SearchConfig
+
+Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,22 @@ def build_growth(config: SearchConfig) -> Growth:
         "best-first": BestFirstGrowth,
     }
     return kinds[config.growth](config)
+
+
+def outcome_of(nodes: Sequence[Node], growth: Growth | None = None) -> Outcome:
+    """Returns how a tree ended; see `records.Tree.outcome`."""
+    root, rounds = nodes[0], nodes[1:]
+    if root.status == "failed" or (rounds and all(node.status == "failed" for node in rounds)):
+        return "failed"
+    right = [is_correct(node.verdicts) for node in rounds]
+    # A node without a verdict (None) keeps its tree from counting as too easy.
+    if is_correct(root.verdicts) and right and all(right):
+        return "too-easy"
+    if any(right) or is_correct(root.verdicts):
+        return "solved"
+    if isinstance(growth, BestFirstGrowth) and growth.over_budget:
+        return "budget"
+    return "unsolved"
 
 
 class Slots:

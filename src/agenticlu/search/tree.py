@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from agenticlu.core.records import (
     Node,
@@ -32,15 +31,22 @@ from agenticlu.dialogue.steps import (
 from agenticlu.documents import render_marks
 from agenticlu.engines.base import Completion, Sampled, Sampling
 from agenticlu.evaluation.scoring.final import parse_final_answer
-from agenticlu.judges import SPARED, Judge, combine, is_correct, is_settled, judgement_key
+from agenticlu.judges import (
+    SPARED,
+    Judge,
+    combine,
+    is_correct,
+    is_settled,
+    judge_pointing,
+    judgement_key,
+)
 from agenticlu.search import SearchConfig
 from agenticlu.search.caller import Caller, CallFailedError, NotRecordedError, sample_key, together
 from agenticlu.search.grounding import Grounded, Grounder, mean_relevance
-from agenticlu.search.growth import Activity, BestFirstGrowth, Grown, Growth, Slots, build_growth
+from agenticlu.search.growth import Activity, Grown, Growth, Slots, build_growth, outcome_of
 from agenticlu.search.store import CallId
 
 WITHHELD = "(The document is withheld.)"
-Outcome = Literal["solved", "unsolved", "too-easy", "failed", "budget"]
 
 
 class TreeSearch:
@@ -327,14 +333,32 @@ class TreeSearch:
                 task.cancel()
             await asyncio.gather(*judging, return_exceptions=True)
             raise
+        verdicts = (*judged, *self._judge_pointing(node))
         return node.model_copy(
             update={
                 "turns": dialogue.turns[before:],
                 "answer": answer,
-                "verdicts": tuple(judged),
-                "score": combine(judged),
+                "verdicts": verdicts,
+                "score": combine(verdicts, self._config.pointing_weight),
             }
         )
+
+    def _judge_pointing(self, node: Node) -> list[Verdict]:
+        """Returns how well the rounds up to a node point; none where that has no weight."""
+        gold = self.question.gold_pieces
+        if not self._config.pointing_weight or not gold or node.parent is None:
+            return []
+        # A fact of several parts is gathered over the rounds: a round alone cannot hold them all.
+        path = [node, *self._above(node)]
+        return [judge_pointing({i for step in path if step.parent for i in step.kept}, gold)]
+
+    def _above(self, node: Node) -> list[Node]:
+        """Returns the nodes above a node, from its parent to the root."""
+        path = []
+        while node.parent is not None:
+            node = self._nodes[node.parent]
+            path.append(node)
+        return path
 
     async def _judge(self, judge: Judge, answer: str) -> Verdict:
         if judge.is_free:
@@ -391,10 +415,7 @@ class TreeSearch:
 
     def _history(self, node: Node) -> tuple[Turn, ...]:
         """Returns the rounds that lead to a node, as its children see them."""
-        path = [node]
-        while (parent := path[-1].parent) is not None:
-            path.append(self._nodes[parent])
-        return build_history(path[::-1], self._profile)
+        return build_history([node, *self._above(node)][::-1], self._profile)
 
     async def _sample(
         self,
@@ -463,22 +484,6 @@ class TreeSearch:
 def name_tree(document_id: str, question_id: str, config: SearchConfig) -> str:
     """Returns the id of a question's tree."""
     return content_id("tree", document_id, question_id, str(config.seed))
-
-
-def outcome_of(nodes: Sequence[Node], growth: Growth | None = None) -> Outcome:
-    """Returns how a tree ended; see `records.Tree.outcome`."""
-    root, rounds = nodes[0], nodes[1:]
-    if root.status == "failed" or (rounds and all(node.status == "failed" for node in rounds)):
-        return "failed"
-    right = [is_correct(node.verdicts) for node in rounds]
-    # A node without a verdict (None) keeps its tree from counting as too easy.
-    if is_correct(root.verdicts) and right and all(right):
-        return "too-easy"
-    if any(right) or is_correct(root.verdicts):
-        return "solved"
-    if isinstance(growth, BestFirstGrowth) and growth.over_budget:
-        return "budget"
-    return "unsolved"
 
 
 def _failed(node: Node, error: CallFailedError) -> Node:

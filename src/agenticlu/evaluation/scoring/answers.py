@@ -156,6 +156,18 @@ def choice_match(
     return parse_choice(text, options, labels) == letter.upper()
 
 
+def piece_f1(named: Collection[int], needed: Collection[int]) -> float:
+    """Returns the harmonic mean of precision and recall of a list of pieces.
+
+    >>> piece_f1({1, 2}, {2})
+    0.6666666666666666
+    >>> piece_f1((), {2})
+    0.0
+    """
+    right = len(set(named) & set(needed))
+    return 2 * right / (len(set(named)) + len(set(needed))) if right else 0.0
+
+
 def piece_scores(cited: Collection[int], gold: Collection[int]) -> dict[str, float]:
     """Returns precision, recall and full recall of cited pieces against gold ones.
 
