@@ -200,7 +200,22 @@ def test_one_document_is_not_held_out_and_that_is_said_before_training(
     with pytest.raises(TrainingError, match="near-copies of each other"):
         call(*words)
     assert names_in(out / "round-1") == {"search", "data"}
-    assert call(*words, "--held-out", corpus).exit_code == 0
+    with pytest.raises(TrainingError, match="6 document in evaluation"):
+        call(*words, "--held-out", corpus)  # which has the document that was copied
+    other = tmp_path / "other.jsonl"
+    sizes = DemoSizes(num_documents=2, questions_per_document=1, lengths=(256,), seed=7)
+    write_corpus(other, sizes)
+    assert call(*words, "--held-out", other).exit_code == 0
+
+
+def test_a_corpus_that_cannot_be_compared_is_evaluated_on_all_the_same(
+    corpus: Path, tmp_path: Path
+) -> None:
+    words = ("loop", corpus, "--model", MODEL, "--out", tmp_path / "x", *SMALL, "--dry-run")
+    odd = tmp_path / "odd.csv"
+    odd.write_text("a,b\n1,2\n")
+    assert "is not compared with --held-out" in call(*words, "--held-out", odd).stderr
+    assert "is not compared" not in call(*words, "--held-out", corpus).stderr
 
 
 def names_in(folder: Path) -> set[str]:

@@ -191,7 +191,8 @@ def _print_summary(
     documents = data["documents"]
     echo(
         f"documents: {documents['train']} train, {documents['validation']} validation "
-        f"({documents['repeated']} repeated, {documents['near_duplicates']} near-duplicates)"
+        f"({documents['repeated']} repeated, {documents['near_duplicates']} near-duplicates; "
+        f"{documents['moved']} moved to the side of their copies)"
     )
     for name, counter in data["funnel"].items():
         if isinstance(counter, dict) and counter["total"]:

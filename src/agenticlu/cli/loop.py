@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from agenticlu.cli.options import operand, require, settings_command
 from agenticlu.core.config import Resolved
-from agenticlu.core.errors import UsageError
+from agenticlu.core.errors import DocumentError, UsageError
 from agenticlu.core.printing import echo
 from agenticlu.core.settings import Positive, Settings, Spelling, TokenCount
 
@@ -26,7 +26,8 @@ class LoopSettings(Settings):
     rounds: Positive = 1
     """Times that the model is taught; each searches with what the last one taught."""
     held_out: Annotated[str | None, Spelling(metavar="FILE")] = None
-    """Corpus to evaluate on. Default: a tenth of the documents, which no training sees."""
+    """Corpus to evaluate on; its documents and questions, near-copies too, are left out of the
+    training data. Default: a tenth of the documents, which no training sees."""
     lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = ()
     """Tokens of a document in the evaluation, others of the corpus around it. Default: as is."""
     limit: Positive | None = None
@@ -105,6 +106,7 @@ def _build_plan(settings: LoopSettings, corpus: str) -> LoopPlan:
         out=out,
         rounds=settings.rounds,
         held_out=settings.held_out,
+        keep_apart=settings.held_out is not None and _can_compare(settings.held_out),
         lengths=settings.lengths,
         then=settings.then,
         guide=settings.guide,
@@ -120,6 +122,18 @@ def _build_plan(settings: LoopSettings, corpus: str) -> LoopPlan:
             limit=settings.items, rounds=settings.depth, piece_tokens=settings.piece_tokens
         ),
     )
+
+
+def _can_compare(held_out: str) -> bool:
+    """Whether the documents of a corpus to evaluate on can be told from those to train on."""
+    from agenticlu.data.overlap import load_evaluation
+
+    try:
+        load_evaluation([held_out])
+    except DocumentError as error:
+        echo(f"What is trained on is not compared with --held-out: {error.message}", err=True)
+        return False
+    return True
 
 
 def _flags(**values: object) -> tuple[str, ...]:

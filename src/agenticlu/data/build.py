@@ -29,13 +29,7 @@ from agenticlu.data.dataset import RowFiles, Split
 from agenticlu.data.lessons import build_direct, build_lessons, build_point_rows
 from agenticlu.data.mark_lists import ListPairs, ListSummary, read_asking
 from agenticlu.data.necessity import SETTING, read_measure, use_needed_pieces, use_quoted_pieces
-from agenticlu.data.overlap import (
-    Contamination,
-    EvaluationTexts,
-    Fingerprint,
-    Splits,
-    assign_splits,
-)
+from agenticlu.data.overlap import Contamination, EvaluationTexts
 from agenticlu.data.pairs import (
     PairPolicy,
     build_pairs,
@@ -45,9 +39,10 @@ from agenticlu.data.pairs import (
     cut_to_targets,
 )
 from agenticlu.data.pointing import Pointing
+from agenticlu.data.splits import Fingerprint, Splits, assign_splits
 from agenticlu.data.teaching import STAGES, advise, describe_lack, render_outcomes
 from agenticlu.data.tree_view import Funnel, TreeView
-from agenticlu.judges import disagrees
+from agenticlu.judges import disagrees, scores_of_judges
 from agenticlu.search.run import SearchSummary
 from agenticlu.search.settings import read_settings
 from agenticlu.search.store import Store
@@ -393,7 +388,13 @@ class DatasetSummary:
                 "document, so --drop-closed-book kept them; agenticlu generate --closed-book asks."
             )
         if validation and not self.splits.documents("validation"):
-            why = "there is one document" if len(self.splits.of) == 1 else "all belong together"
+            number = len(self.splits.of)
+            why = (
+                "there is one document"
+                if number == 1
+                else f"all {number} are near-copies of each other, or share an id, so they stay "
+                "together; add other documents to have some to evaluate on"
+            )
             found.append(f"No document is held out: {why}.")
         for stage in STAGES if self.outcomes else ():
             if not self.rows[FOLDERS[stage]]["train"]:
@@ -428,7 +429,7 @@ def collect_facts(store: Store) -> dict[str, Any]:
         for tree in store.trees(only_finished=True):
             summary.add(tree)
             for node in tree.nodes:
-                if sum(verdict.value is not None for verdict in node.verdicts) > 1:
+                if len(scores_of_judges(node.verdicts)) > 1:
                     judged += 1
                     disagreeing += disagrees(node.verdicts)
         nodes = store.num_rounds()

@@ -24,8 +24,9 @@ from agenticlu.core.records import TurnKind, content_id
 from agenticlu.data.build import Contaminated, DatasetSummary, write_trace
 from agenticlu.data.corpus import load_source_rows
 from agenticlu.data.dataset import RowFiles, RowSorter
-from agenticlu.data.overlap import EvaluationTexts, Fingerprint, assign_splits
+from agenticlu.data.overlap import EvaluationTexts
 from agenticlu.data.pairs import log_ratio
+from agenticlu.data.splits import Fingerprint, assign_splits
 from agenticlu.data.tree_view import is_leak
 from agenticlu.dialogue.steps import KINDS, Layout, Profile, Wording, load_profile
 from agenticlu.documents import neutralise_controls, parse_marks

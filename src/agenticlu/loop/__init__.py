@@ -34,6 +34,8 @@ class LoopPlan:
     """Times that the model is taught; each time it searches with what it has learnt."""
     held_out: str | None = None
     """Corpus to evaluate on; None: the documents that the data sets hold out."""
+    keep_apart: bool = False
+    """Leave what `held_out` has of documents and questions, near-copies too, out of the data."""
     lengths: tuple[int, ...] = ()
     """Tokens of a document in the evaluation; none: as they are."""
     then: Then = "dpo"
@@ -115,10 +117,11 @@ def _build_data_stages(plan: LoopPlan, number: int) -> list[Stage]:
             )
         )
     direct = ("--direct",) if plan.guide else ()
+    apart = ("--decontaminate", str(plan.held_out)) if plan.keep_apart else ()
     stages.append(
         Stage(
             f"Round {number}: data",
-            lambda: ("dataset", "build", search, *direct, "--out", data),
+            lambda: ("dataset", "build", search, *direct, *apart, "--out", data),
             f"{folder.name}/data/README.md",
             check=lambda: _require_lessons(plan, folder / "data"),
             reopens=tuple(stage.title for stage in stages),
