@@ -79,10 +79,11 @@ def test_no_token_is_cut_and_pieces_are_full(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_pieces_end_with_sentences(name: str) -> None:
+@pytest.mark.parametrize("piece_tokens", [20, 24, 31, 64])  # of a sentence, of two, of many
+def test_pieces_end_with_sentences(name: str, piece_tokens: int) -> None:
     text = "Ada lives in Vell. Bo keeps 3.5 ducks!\nDoris works as a painter.\n\n" * 30
-    document = Document.of(text, "test")
-    ends = [text[p.start : p.end].rstrip()[-1] for p in split(document, tokenizer_of(name), 64)]
+    pieces = split(Document.of(text, "test"), tokenizer_of(name), piece_tokens)
+    ends = [text[p.start : p.end].rstrip()[-1] for p in pieces]
     assert set(ends) <= {".", "!"}
     assert len(ends) > 5
 

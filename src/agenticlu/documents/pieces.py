@@ -20,6 +20,8 @@ from agenticlu.documents.sentences import PHRASE_END, SENTENCE_END
 from agenticlu.documents.tokens import Tokenizer
 
 DEFAULT_PIECE_TOKENS = 512
+LAST_TOKENS = 16
+"""Tokens at the end of a window, at least, in which a piece may end early."""
 NO_MARKS = "No paragraph helps."
 """Stands for an empty list of marks."""
 
@@ -34,8 +36,9 @@ def split(
     """Cuts a document into pieces of at most `piece_tokens` tokens; joined, they give it back.
 
     Tokens are counted when the whole document is tokenised at once, each where it starts. A piece
-    ends between two tokens and, where the last quarter of the window has one, at the end of a
-    sentence, else of a line, else (in scripts without spaces) of a phrase. No character is split,
+    ends between two tokens and, where the last quarter of the window (its last 16 tokens, if those
+    are more, so that pieces of a sentence or two hold whole ones) has one, at the end of a sentence,
+    else of a line, else (in scripts without spaces) of a phrase. No character is split,
     even one that is made of more tokens than fit: such a character is a piece of its own. Each part
     of a reading of several sources is cut as a document of its own, so no piece crosses their
     borders.
@@ -118,10 +121,11 @@ def _choose_end(
 ) -> int:
     """Returns the end of a piece that cannot hold the rest of the text."""
     over = first + piece_tokens  # the first token that does not fit
-    quarter = starts[first + piece_tokens - piece_tokens // 4]
+    last = min(piece_tokens, max(piece_tokens // 4, LAST_TOKENS))
+    earliest = starts[first + piece_tokens - last]
     for kind in ends:
         best = bisect.bisect_right(kind, starts[over]) - 1
-        while best >= 0 and kind[best] > max(quarter, start):
+        while best >= 0 and kind[best] > max(earliest, start):
             token = bisect.bisect_left(starts, kind[best], lo=first)
             # A sentence may end inside a token, or where no clean cut is: then the one before is
             # tried.
