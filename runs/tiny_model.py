@@ -28,67 +28,87 @@ sys.path.insert(0, str(Path(__file__).parent / "tiny_model"))
 
 import instruct
 import lessons
-from network import Network, Shape, build_mask, export, load_checkpoint, save_checkpoint
+from looks import Marks, find_looks
+from network import LONG, Network, Shape, build_mask, export, load_checkpoint, save_checkpoint
 from rows import Batch, Row, RowBuilder, collate
 from tokenizer import MAX_POSITIONS, SPECIAL, build_tokenizer, save_tokenizer
 
 from agenticlu.demo.world import Split
 from agenticlu.dialogue.steps import Profile, load_profile
 
+PIECE_TOKENS = 24
+"""What suits the model: a sentence or two."""
 LESSONS = {
     "pairing": lessons.teach_pairing,
     "restating": lessons.teach_restating,
     "asking": lessons.teach_asking,
     "direct": instruct.teach_direct,
     "dialogue": instruct.teach_dialogue,
+    "quoting": instruct.teach_quoting,
+    "numbering": instruct.teach_numbering,
     "pointing": instruct.teach_pointing,
     "relevance": instruct.teach_relevance,
 }
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stretch of the curriculum with one mixture of lessons."""
+class Rows:
+    """One kind of batch."""
 
-    name: str
-    steps: int
     mix: dict[str, float]
     """Share of the rows of each lesson."""
     size: int
-    """Tokens of a row."""
-    rows: int
+    """Tokens of a row, at most."""
+    num: int
+    """Rows of a batch."""
     people: tuple[int, int]
+    """People in a document."""
     stretch: int = 0
     """Positions skipped at most within a document."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the curriculum."""
+
+    name: str
+    steps: int
+    batches: tuple[tuple[float, Rows], ...]
+    """Kinds of batches and their shares."""
     rate: float = 1.0
     """Learning rate, as a factor of the full one."""
-    long_share: float = 0.0
-    """Share of the batches whose rows are two or four and a half times as long, and as many fewer;
-    their documents hold more people."""
     decay_to: float | None = None
     """Factor reached linearly at the end of the stage; None keeps `rate`."""
+    looks: float = 0.2
+    """Weight of the loss that tells some heads where to look."""
+    looks_to: float | None = None
+    """Weight reached linearly at the end of the stage; None keeps `looks`."""
 
 
-TALKING = {"direct": 0.35, "dialogue": 0.4, "relevance": 0.15, "pointing": 0.2}
-POINTING = {"pointing": 0.7, "direct": 0.15, "relevance": 0.15}
+FACTS = {"restating": 0.4, "asking": 0.4, "pairing": 0.1, "quoting": 0.3, "numbering": 0.6}
+NUMBERS = {"restating": 0.1, "asking": 0.4, "quoting": 0.3, "numbering": 0.7}
+REQUESTS = {"direct": 0.35, "dialogue": 0.4, "relevance": 0.15, "pointing": 0.2}
+TALKING = REQUESTS | {"numbering": 0.1, "quoting": 0.03, "asking": 0.1}
+LOOKING_UP = {"direct": 0.6, "asking": 0.4}
+"""All that is taught about long documents. The dialogue is met over short ones alone."""
 CURRICULUM = (
-    Stage("pairs", 200, {"pairing": 1.0}, size=160, rows=24, people=(2, 3)),
-    Stage(
-        "facts", 400, {"restating": 1.0, "asking": 0.6, "pairing": 0.1}, 176, 24, (2, 4), rate=0.7
-    ),
-    Stage("talking", 1000, {**TALKING, "asking": 0.2}, 320, 14, (2, 4), stretch=500, rate=0.5),
-    Stage("pointing", 250, POINTING, size=256, rows=20, people=(2, 3), rate=0.7),
+    Stage("pairs", 150, ((1.0, Rows({"pairing": 1.0}, 160, 24, (2, 3))),)),
+    Stage("facts", 300, ((1.0, Rows(FACTS, 200, 22, (2, 4))),), rate=0.7),
+    Stage("numbers", 300, ((1.0, Rows(NUMBERS, 256, 18, (2, 4))),), rate=0.7),
+    Stage("talking", 600, ((1.0, Rows(TALKING, 320, 14, (2, 4), stretch=300)),), rate=0.6),
     Stage(
         "longer",
-        steps=600,
-        mix=TALKING,
-        size=640,
-        rows=9,
-        people=(3, 7),
-        stretch=1000,
-        rate=0.5,
-        long_share=0.15,
-        decay_to=0.02,
+        800,
+        (
+            (0.5, Rows(TALKING, 384, 12, (2, 5), stretch=300)),
+            (0.25, Rows(LOOKING_UP, 640, 8, (3, 7), stretch=300)),
+            (0.15, Rows(LOOKING_UP, 1280, 4, (5, 10))),
+            (0.1, Rows(LOOKING_UP, 2300, 2, (8, 14))),
+        ),
+        rate=0.6,
+        decay_to=0.03,
+        looks=0.15,
+        looks_to=0.03,
     ),
 )
 
@@ -104,6 +124,7 @@ def run_training(args: argparse.Namespace) -> None:
         if args.resume
         else Network(Shape(tokenizer.get_vocab_size()), tokenizer.token_to_id("<para"))
     )
+    marks = Marks(*map(tokenizer.token_to_id, ("<para", "</para", "<|end|>", "?")))
     matrices = [p for n, p in network.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in network.named_parameters() if p.ndim != 2 or "embed" in n]
     # Muon learns the look-up several times faster than AdamW alone does.
@@ -112,24 +133,29 @@ def run_training(args: argparse.Namespace) -> None:
     started, tokens, step, saved = time.monotonic(), 0, 0, time.monotonic()
     with args.log.open("a") as log:
         for stage in [s for s in CURRICULUM if not args.stages or s.name in args.stages]:
-            tally: dict[str, list[bool]] = defaultdict(list)
+            tally: dict[str, list[float]] = defaultdict(list)
             losses: list[float] = []
             for i, batch in enumerate(serve_batches(stage, profile, args.seed, args.data_core)):
                 if i == stage.steps:
                     break
-                rate = stage.rate * min(1.0, (step + 1) / 50)
+                rate = stage.rate * min(1.0, (step + 1) / 30)
                 if stage.decay_to is not None:
                     rate += (stage.decay_to - stage.rate) * i / stage.steps
                 for optimizer, full in ((muon, args.muon_lr), (adam, args.adam_lr)):
                     for group in optimizer.param_groups:
                         group["lr"] = full * rate
-                loss, right = train_step(network, batch)
+                looks = stage.looks
+                if stage.looks_to is not None:
+                    looks += (stage.looks_to - stage.looks) * i / stage.steps
+                loss, right, looked = train_step(network, batch, marks, looks)
                 muon.step()
                 adam.step()
                 network.zero_grad()
                 losses.append(loss)
                 for skill, hit in zip(batch.skills, right, strict=True):
                     tally[skill].append(hit)
+                for role, value in looked.items():
+                    tally[f"look-{role}"].append(value)
                 tokens += batch.ids_BT.numel()
                 step += 1
                 if step % 50 == 0:
@@ -151,16 +177,26 @@ def run_training(args: argparse.Namespace) -> None:
             save(network, args, stage.name)
 
 
-def train_step(network: Network, batch: Batch) -> tuple[float, list[bool]]:
-    """Computes gradients; returns the loss and which counted replies were right word by word."""
+def train_step(
+    network: Network, batch: Batch, marks: Marks, looks_weight: float
+) -> tuple[float, list[bool], dict[str, float]]:
+    """Computes gradients.
+
+    Returns:
+        The loss of the replies, which counted replies were right word by word, and for each role
+        of `looks` minus the logarithm of the attention where it should be.
+    """
+    short = batch.ids_BT.shape[1] <= LONG  # longer rows have no explicit attention
+    looks = find_looks(batch, marks) if looks_weight and short else {}
     with torch.autocast("cpu", torch.bfloat16):
         mask_BTT = build_mask(batch.segments_BT)
-        logits_NV = network(batch.ids_BT, batch.positions_BT, mask_BTT, batch.at_N)
+        logits_NV, looked = network(batch.ids_BT, batch.positions_BT, mask_BTT, batch.at_N, looks)
     losses_N = F.cross_entropy(logits_NV.float(), batch.targets_N, reduction="none")
     loss = (losses_N * batch.weights_N).sum() / batch.weights_N.sum()
-    loss.backward()
+    (loss + looks_weight * sum(looked.values())).backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    return loss.item(), right_replies(logits_NV.detach(), batch)
+    right = right_replies(logits_NV.detach(), batch)
+    return loss.item(), right, {role: value.item() for role, value in looked.items()}
 
 
 def right_replies(logits_NV: Tensor, batch: Batch) -> list[bool]:
@@ -191,13 +227,13 @@ def build_batch(
 ) -> Batch:
     """Builds one batch of a stage."""
     rng = builder.rng
-    longer = rng.choice((2.0, 4.5)) if rng.random() < stage.long_share else 1.0
-    builder.size = round(stage.size * longer)
-    fewest, most = stage.people[0], min(14, round(stage.people[1] * longer))
+    kinds = [kind for _, kind in stage.batches]
+    kind = rng.choices(kinds, [share for share, _ in stage.batches])[0]
+    builder.size, builder.stretch = kind.size, kind.stretch
     rows: list[Row] = []
-    while len(rows) < max(2, stage.rows / longer):
-        lesson = rng.choices(list(stage.mix), list(stage.mix.values()))[0]
-        row = LESSONS[lesson](builder, profile, which, rng.randint(fewest, most))
+    while len(rows) < kind.num:
+        lesson = rng.choices(list(kind.mix), list(kind.mix.values()))[0]
+        row = LESSONS[lesson](builder, profile, which, rng.randint(*kind.people))
         if row.skills:
             rows.append(row)
     return collate(rows, SPECIAL.index("<|pad|>"))
@@ -210,7 +246,7 @@ def _write_batches(
         os.sched_setaffinity(0, {core % (os.cpu_count() or 1)})
     torch.set_num_threads(1)
     rng = Random(f"{seed} {stage.name}")
-    builder = RowBuilder(build_tokenizer(profile), stage.size, rng, stretch=stage.stretch)
+    builder = RowBuilder(build_tokenizer(profile), rng)
     while True:
         queue.put(build_batch(builder, stage, profile))
 
@@ -221,6 +257,8 @@ def save(network: Network, args: argparse.Namespace, name: str) -> None:
     save_checkpoint(network, args.checkpoints / f"{name}.pt")
     ids = {token: i for i, token in enumerate(SPECIAL)}
     export(network, args.model, MAX_POSITIONS, ids["<|bos|>"], ids["<|end|>"], ids["<|pad|>"])
+    hints = {"piece_tokens": PIECE_TOKENS}
+    (args.model / "agenticlu.json").write_text(json.dumps(hints) + "\n", encoding="utf-8")
 
 
 def parse_args() -> argparse.Namespace:
@@ -235,7 +273,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--muon-lr", type=float, default=0.02)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
     parser.add_argument("--save-every-s", type=float, default=300.0)
-    parser.add_argument("--data-core", type=int, default=1)
+    parser.add_argument("--data-core", type=int, default=0)
     return parser.parse_args()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from lessons import Scene, draw_scene
+from lessons import NUMBERS, Scene, draw_scene
 from rows import Exchange, Part, Row, RowBuilder, said
 
 from agenticlu.core.records import Document, Piece, Question, Turn
@@ -26,7 +26,7 @@ from agenticlu.dialogue.steps import DIRECT, FULL_ROUND, Dialogue, Profile
 from agenticlu.documents import mark, render_marks, render_piece, split
 from agenticlu.documents.tokens import FileTokenizer
 
-PIECE_TOKENS = (40, 48, 56, 64)
+PIECE_TOKENS = (16, 20, 24, 24, 32)
 USEFUL = 0.3
 """How often the base model's clarification asks for the next fact that is needed."""
 HABIT = 0.45
@@ -48,13 +48,16 @@ class Reading:
         self.questions: dict[int, list[WorldQuestion]] = {1: [], 2: [], 3: []}
         for question in build_questions(scene.facts):
             self.questions[len(question.hops)].append(question)
-        first = 0 if rng.random() < 0.3 else rng.randint(0, 600)
         pieces = split(self.document, tokenizer, rng.choice(PIECE_TOKENS))
-        gap = rng.choice((0, 0, 3, 30)) if partly else 0
-        self.pieces: list[Piece] = []
-        for piece in pieces:
-            self.pieces.append(piece.model_copy(update={"index": first}))
-            first += 1 + (rng.randint(0, gap) if gap else 0)
+        room = NUMBERS - len(pieces)
+        first = 0 if rng.random() < 0.3 else rng.randint(0, max(0, room))
+        numbers = list(range(first, first + len(pieces)))
+        if partly and room > 0 and rng.random() < 0.5:
+            numbers = sorted(rng.sample(range(NUMBERS), len(pieces)))
+        self.pieces = [
+            piece.model_copy(update={"index": number})
+            for piece, number in zip(pieces, numbers, strict=True)
+        ]
 
     @property
     def marked(self) -> str:
@@ -127,6 +130,37 @@ def teach_pointing(builder: RowBuilder, profile: Profile, which: Split, num_peop
                 Turn(kind=request.kind, wording=request.wording, request=request.text, reply=reply)
             )
         if not builder.add(row, exchanges):
+            break
+    return row
+
+
+def teach_quoting(builder: RowBuilder, profile: Profile, which: Split, num_people: int) -> Row:
+    """Facts of a marked document, restated with the marker of their paragraph."""
+    reading = _read(builder, which, num_people)
+    row = _open(builder, profile, reading, reading.marked)
+    facts = [f for f in reading.scene.facts if reading.marks_of(f).count("<para") == 1]
+    while facts:
+        builder.rng.shuffle(facts)
+        parts: list[Part] = []
+        for fact in facts[:12]:
+            parts += [
+                Part(f" {fact.sentence}", "", 0.2),
+                Part(f" {reading.marks_of(fact)}", "quote", 2.0),
+            ]
+        if not builder.add(row, [Exchange("", tuple(parts))]):
+            break
+    return row
+
+
+def teach_numbering(builder: RowBuilder, profile: Profile, which: Split, num_people: int) -> Row:
+    """Questions of one hop about a marked document, and the paragraphs that answer them."""
+    reading = _read(builder, which, num_people)
+    row = _open(builder, profile, reading, reading.marked)
+    facts = list(reading.scene.facts)
+    builder.rng.shuffle(facts)
+    for fact in facts:
+        asked = said(f"\nQuestion: {fact.question}", reading.marks_of(fact), "number", 2.0)
+        if not builder.add(row, [asked]):
             break
     return row
 

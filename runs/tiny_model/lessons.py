@@ -20,6 +20,9 @@ from agenticlu.demo.world import (
 )
 from agenticlu.dialogue.steps import Profile
 
+NUMBERS = 128
+"""Paragraph numbers that are drawn: those of 2K tokens in pieces of a sentence or two."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -112,20 +115,29 @@ def teach_pairing(builder: RowBuilder, profile: Profile, split: Split, num_peopl
     """The very first lesson: names with a value each, up to three words apart, said again.
 
     Finding what once stood after a name forms in minutes when the two are neighbours, and then
-    stretches over the words between; starting with whole sentences it takes far longer.
+    stretches over the words between; starting with whole sentences it takes far longer. Half of the
+    values are numbers, most of them in markers, so that pointing has something to copy with.
     """
     rng = builder.rng
     people = draw_people(rng, split, num_people + rng.randint(0, 3))
-    values = rng.sample((*TOWNS, *TRADES, *ANIMALS, *THINGS, *GOODS), len(people))
-    between = rng.choice(
-        ("", "", " is", " keeps", " lives in", " keeps a", " owns a", " works as a")
-    )
-    pairs = [(f" {person}{between}", f" {v}") for person, v in zip(people, values, strict=True)]
-    row = builder.open("<|bos|><|user|>" + "".join(f"{x}{v}." for x, v in pairs))
+    if rng.random() < 0.5:
+        values = [str(number) for number in rng.sample(range(NUMBERS), len(people))]
+        between, end = rng.choice((("", "."), (" <para", ">"), (". <para", ">"), (". </para", ">")))
+        again = between.replace("</", "<")
+    else:
+        values = rng.sample((*TOWNS, *TRADES, *ANIMALS, *THINGS, *GOODS), len(people))
+        between = rng.choice(
+            ("", " is", " keeps", " lives in", " keeps a", " owns a", " works as a")
+        )
+        again, end = between, "."
+    told = [f" {x}{between} {v}{end}" for x, v in zip(people, values, strict=True)]
+    row = builder.open("<|bos|><|user|>" + "".join(told))
+    pairs = list(zip(people, values, strict=True))
     repeated: list[Part] = []
     for _ in range(2):
         rng.shuffle(pairs)
         for x, v in pairs:
-            repeated += [Part(x), Part(v, "pair"), Part(".")]
+            skill = "pair-number" if v.isdigit() else "pair"
+            repeated += [Part(f" {x}"), Part(f"{again} {v}", skill), Part(end)]
     builder.add(row, [Exchange("", tuple(repeated))])
     return row

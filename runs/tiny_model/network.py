@@ -1,10 +1,11 @@
 """The tiny model's forward pass for training: a Llama, written out so that one CPU core is enough.
 
-Two things differ from the class in transformers. Attention is computed as plain matrix products,
-which at a few hundred positions is a third faster here than the fused kernel. And a row is a tree:
-a shared prefix (the document) followed by branches (the conversations about it) that see the prefix
-and themselves, each at the positions it would have alone. One document is read once for a dozen
-conversations. `export` writes the same weights in Hugging Face layout; a test compares the logits.
+Three things differ from the class in transformers. Attention is computed as plain matrix products,
+which at a few hundred positions is a third faster here than the fused kernel. A row is a tree: a
+shared prefix (the document) followed by branches (the conversations about it) that see the prefix
+and themselves, each at the positions it would have alone; one document is read once for a dozen
+conversations. And some heads can be told where to look (`looks`). `export` writes the same weights
+in Hugging Face layout; a test compares the logits.
 
 Shapes: B rows, T positions of a row, N supervised positions, D width, H heads, K head width,
 V tokens.
@@ -12,10 +13,12 @@ V tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from looks import ROLES, Looks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +43,7 @@ class Shape:
 
     vocab: int
     width: int = 128
-    layers: int = 4
+    layers: int = 5
     heads: int = 4
     hidden: int = 352
     theta: float = 1e7
@@ -62,8 +65,15 @@ class Block(nn.Module):
         self.norm_attention = nn.Parameter(torch.ones(width))
         self.norm_feed = nn.Parameter(torch.ones(width))
 
-    def forward(self, x_BTD: Tensor, cos_BTK: Tensor, sin_BTK: Tensor, mask_BTT: Tensor) -> Tensor:
-        """Returns the residual stream after this layer."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        cos_BTK: Tensor,
+        sin_BTK: Tensor,
+        mask_BTT: Tensor,
+        looks: Sequence[tuple[Looks, tuple[int, ...]]] = (),
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns the residual stream after this layer, and a loss for each of the `looks`."""
         b, t, width = x_BTD.shape
         y_BTD = F.rms_norm(x_BTD, (width,), self.norm_attention, 1e-5)
 
@@ -74,15 +84,18 @@ class Block(nn.Module):
         k_BHTK = rotate(split(self.k), cos_BTK, sin_BTK)
         v_BHTK = split(self.v)
         mask_B1TT = mask_BTT[:, None].to(q_BHTK.dtype)
-        if t > LONG:
+        losses: list[Tensor] = []
+        if t > LONG and not looks:
             mixed_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, mask_B1TT)
         else:
             logits_BHTT = q_BHTK @ k_BHTK.transpose(-1, -2) * q_BHTK.shape[-1] ** -0.5
-            mixed_BHTK = (logits_BHTT + mask_B1TT).softmax(-1).to(q_BHTK.dtype) @ v_BHTK
+            logits_BHTT = logits_BHTT + mask_B1TT
+            losses = [look.loss(logits_BHTT, heads) for look, heads in looks]
+            mixed_BHTK = logits_BHTT.softmax(-1).to(q_BHTK.dtype) @ v_BHTK
         mixed_BTD = mixed_BHTK.transpose(1, 2).reshape(b, t, -1)
         x_BTD = x_BTD + self.o(mixed_BTD)
         y_BTD = F.rms_norm(x_BTD, (width,), self.norm_feed, 1e-5)
-        return x_BTD + self.down(F.silu(self.gate(y_BTD)) * self.up(y_BTD))
+        return x_BTD + self.down(F.silu(self.gate(y_BTD)) * self.up(y_BTD)), losses
 
 
 class Network(nn.Module):
@@ -160,15 +173,28 @@ class Network(nn.Module):
         second.o.weight[:, rows] = 0.5 * torch.linalg.qr(torch.randn(width, head)).Q
 
     def forward(
-        self, ids_BT: Tensor, positions_BT: Tensor, mask_BTT: Tensor, at_N: Tensor
-    ) -> Tensor:
-        """Returns the logits (N, V) at the flat positions `at_N` of the rows."""
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        mask_BTT: Tensor,
+        at_N: Tensor,
+        looks: Mapping[str, Looks] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns the logits (N, V) at the flat positions `at_N` of the rows.
+
+        With them comes the loss of each role in `looks`: how far the heads of that role are from
+        looking where they should.
+        """
         cos_BTK, sin_BTK = angles(positions_BT, self.shape)
         x_BTD = self.embed(ids_BT)
-        for block in self.blocks:
-            x_BTD = block(x_BTD, cos_BTK, sin_BTK, mask_BTT)
+        looked: dict[str, Tensor] = {}
+        for number, block in enumerate(self.blocks):
+            here = [role for role in looks or () if ROLES[role][0] == number]
+            wanted = [(looks[role], ROLES[role][1]) for role in here] if looks else []
+            x_BTD, losses = block(x_BTD, cos_BTK, sin_BTK, mask_BTT, wanted)
+            looked |= dict(zip(here, losses, strict=True))
         y_ND = F.rms_norm(x_BTD, (self.shape.width,), self.norm, 1e-5).flatten(0, 1)[at_N]
-        return F.linear(y_ND, self.embed.weight)
+        return F.linear(y_ND, self.embed.weight), looked
 
 
 def angles(positions_BT: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:

@@ -78,8 +78,8 @@ class RowBuilder:
 
     Args:
         tokenizer: The tiny model's.
-        size: Tokens of a row.
         rng: Draws which document tokens are supervised and where positions jump.
+        size: Tokens of a row.
         document_weight: Loss weight of a supervised document token.
         stretch: Positions to skip at most, in all, at sentence ends of the document, so that
             distances of long documents are met in short rows.
@@ -88,14 +88,14 @@ class RowBuilder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        size: int,
         rng: Random,
+        size: int = 320,
         document_weight: float = 0.2,
         stretch: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
-        self.size = size
         self.rng = rng
+        self.size = size
         self.document_weight = document_weight
         self.stretch = stretch
         # A copy: counting reads special tokens as plain text.

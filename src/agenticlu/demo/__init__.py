@@ -73,14 +73,18 @@ def _build_data_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
                 *("generate", "run", str(out / "corpus.jsonl"), "--model", str(MODEL)),
                 *("--piece-tokens", str(_piece_tokens()), "--branching", str(sizes.branching)),
                 *("--depth", str(sizes.depth), "--deepen", str(sizes.deepen)),
-                *("--view", "document", "--top-k", "2", "--threshold", "0.75"),
+                *("--view", "document", "--grounding", "shortlist", "--shortlist-k", "12"),
+                *("--top-k", "1", "--threshold", "0.75"),
                 *("--seed", str(sizes.seed), "--out", str(out / "search")),
             ),
             "search/run.sqlite",
         ),
         Stage(
             "Data: turn trees into conversations and preference pairs",
-            lambda: ("dataset", "build", str(out / "search"), "--out", str(out / "data")),
+            lambda: (
+                *("dataset", "build", str(out / "search"), "--pointing"),
+                *("--out", str(out / "data")),
+            ),
             "data/README.md",
         ),
     ]
@@ -94,7 +98,7 @@ def _build_training_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
             "Train: supervised fine-tuning",
             lambda: (
                 *("train", "sft", str(out / "data"), "--model", str(MODEL), *shared),
-                *("--batch", "4", "--lr", "2e-4", "--out", str(out / "sft")),
+                *("--batch", "8", "--lr", "5e-4", "--epochs", "3", "--out", str(out / "sft")),
             ),
             "sft/export",
         ),
@@ -178,9 +182,13 @@ def run_demo(
 
 
 def render_results(out: Path, lengths: Sequence[int]) -> str:
-    """Returns the table of a finished demo: accuracy with 95% intervals, gain, recall by depth."""
+    """Returns the tables of a finished demo.
+
+    The first holds accuracy with 95% intervals and the whole gain, the second training's own part
+    and how well the dialogue points before and after; below stands the recall by depth.
+    """
     summaries = {label: load_summary(out / f"eval-{label}") for label in ("base", "trained")}
-    rows = []
+    rows, pointing = [], []
     for length in lengths:
         cells = [summaries[label].find("world", length, method) for label, method in ARMS]
         gain = main_gain(out, length)
@@ -192,7 +200,19 @@ def render_results(out: Path, lengths: Sequence[int]) -> str:
                 str(cells[-1].num_scored if cells[-1] else 0),
             ]
         )
+        own = _compare_arms(out, length, ("base", "clarify"), ("trained", "clarify"))
+        talks = [cells[1], cells[3]]
+        pointing.append(
+            [
+                str(length),
+                points(own.difference) if own else "",
+                *(percent(cell.point_precision if cell else None) for cell in talks),
+                *(percent(cell.point_recall if cell else None) for cell in talks),
+            ]
+        )
     header = ["tokens", *(f"{label} {method}" for label, method in ARMS), "gain", "n"]
+    pointing_header = ["tokens", "training's part", "cited right, base", "trained",
+                       "found, base", "trained"]  # fmt: skip
     with Store(out / "search", writable=False) as store:
         recall = summarise(store).recall_by_depth
     by_depth = ", ".join(f"{depth}: {100 * share:.1f}%" for depth, share in recall.items())
@@ -200,15 +220,26 @@ def render_results(out: Path, lengths: Sequence[int]) -> str:
         "Held-out documents, right answers in % with 95% intervals; the gain is the trained "
         "model's dialogue against\nthe base model's direct answer, paired by question.\n\n"
         f"{render_table(header, rows)}\n\n"
+        "Of that gain training's own part, the trained model's dialogue against the base model's, "
+        "and how well the\ndialogue points: the share of the paragraphs it cites that are right, "
+        "and of the right ones that it finds.\n\n"
+        f"{render_table(pointing_header, pointing)}\n\n"
         f"Recall by depth of the search trees (training questions): {by_depth}"
     )
 
 
 def main_gain(out: Path, length: int) -> Difference | None:
     """Returns the paired gain of the trained dialogue over the base model's direct answer."""
+    return _compare_arms(out, length, ("base", "direct"), ("trained", "clarify"))
 
-    def arm(label: str, method: str) -> list[Prediction]:
+
+def _compare_arms(
+    out: Path, length: int, before: tuple[str, str], after: tuple[str, str]
+) -> Difference | None:
+    """Returns the paired gain of one model and method over another."""
+
+    def load(label: str, method: str) -> list[Prediction]:
         found = read_predictions(out / f"eval-{label}" / "predictions.jsonl", warn=False)
         return [p for p in found.values() if p.method == method and p.length == length]
 
-    return compare(arm("base", "direct"), arm("trained", "clarify"))
+    return compare(load(*before), load(*after))
