@@ -17,9 +17,9 @@ class DemoSettings(Settings):
 
     out: Annotated[Path, Spelling(metavar="FOLDER")] = Path("demo-run")
     """Folder of the demo; run again to resume."""
-    documents: Positive = 40
+    documents: Positive = 48
     """Training documents."""
-    items: Positive = 60
+    items: Positive = 80
     """Held-out items per length."""
     lengths: Annotated[tuple[TokenCount, ...], Spelling(metavar="TOKENS")] = (256, 512, 768, 1024)
     """Tokens of a document, shortest first."""

@@ -29,12 +29,13 @@ ARMS = (("base", "direct"), ("base", "clarify"), ("trained", "direct"), ("traine
 class DemoSizes:
     """Sizes of the demo; the defaults fill a few minutes on two cores."""
 
-    num_documents: int = 40
-    """Training documents to search, their lengths in turn those of `lengths`."""
-    questions_per_document: int = 4
+    num_documents: int = 48
+    """Training documents to search, their lengths in turn those of `lengths` without the shortest,
+    which the model knows."""
+    questions_per_document: int = 6
     lengths: tuple[int, ...] = LENGTHS
-    """Document tokens, for training and evaluation."""
-    num_items: int = 60
+    """Document tokens, for evaluation and, but for the shortest, for training."""
+    num_items: int = 80
     """Held-out questions per length."""
     branching: int = 4
     depth: int = 2
@@ -74,7 +75,9 @@ def _build_data_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
                 *("--piece-tokens", str(_piece_tokens()), "--branching", str(sizes.branching)),
                 *("--depth", str(sizes.depth), "--deepen", str(sizes.deepen)),
                 *("--view", "document", "--grounding", "shortlist", "--shortlist-k", "12"),
-                *("--top-k", "1", "--threshold", "0.75"),
+                # A piece is a sentence or two, so one tells what a clarification asks; rounds whose
+                # piece is a needed one are learned from before others.
+                *("--top-k", "1", "--threshold", "0.75", "--pointing-weight", "0.5"),
                 *("--seed", str(sizes.seed), "--out", str(out / "search")),
             ),
             "search/run.sqlite",
@@ -107,7 +110,7 @@ def _build_training_stages(out: Path, sizes: DemoSizes) -> list[Stage]:
             lambda: (
                 *("train", "dpo", str(out / "data"), "--sft", str(out / "sft"), *shared),
                 # A higher rate lowers the validation loss further and ruins the dialogue (LOG.md).
-                *("--batch", "8", "--lr", "2e-5", "--out", str(out / "dpo")),
+                *("--batch", "8", "--lr", "5e-5", "--out", str(out / "dpo")),
             ),
             "dpo/export",
         ),
@@ -139,11 +142,12 @@ def write_corpus(path: Path, sizes: DemoSizes) -> None:
     count = load_tokenizer(str(MODEL)).count
     world = World(sizes.seed)
     lines = []
+    lengths = sizes.lengths[1:] or sizes.lengths
     for index in range(sizes.num_documents):
         document = world.document(
             "train",
             index,
-            sizes.lengths[index % len(sizes.lengths)],
+            lengths[index % len(lengths)],
             count,
             num_questions=sizes.questions_per_document,
         )

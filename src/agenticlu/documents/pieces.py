@@ -37,8 +37,8 @@ def split(
 
     Tokens are counted when the whole document is tokenised at once, each where it starts. A piece
     ends between two tokens and, where the last quarter of the window (its last 16 tokens, if those
-    are more, so that pieces of a sentence or two hold whole ones) has one, at the end of a sentence,
-    else of a line, else (in scripts without spaces) of a phrase. No character is split,
+    are more, so that pieces of a sentence or two hold whole ones) has one, at the end of a
+    sentence, else of a line, else (in scripts without spaces) of a phrase. No character is split,
     even one that is made of more tokens than fit: such a character is a piece of its own. Each part
     of a reading of several sources is cut as a document of its own, so no piece crosses their
     borders.
