@@ -1,6 +1,6 @@
-"""Gathers the figures of runs/smollm2.sh: prints the table of docs/results.md, writes them as JSON.
+"""Gathers the figures of runs/smollm2.sh: prints the table of docs/results.md, writes JSON, draws.
 
-    python runs/smollm2/results.py RUN [--json FILE]
+    python runs/smollm2/results.py RUN [--json FILE] [--plot FILE.svg]
 
 Counts, means and intervals only; no text of the corpus.
 """
@@ -19,7 +19,12 @@ from agenticlu.evaluation.summary import compare
 from agenticlu.evaluation.tables import percent, points, render_table
 from agenticlu.search.store import Store
 
-MODELS = ("base", "sft", "distill")
+MODELS = ("base", "sft", "reading", "distill")
+LABELS = {
+    "direct": "answered directly",
+    "clarify": "by the dialogue",
+    "clarify-reground": "by the dialogue, reading what it points to",
+}
 
 
 def find_cells(run: Path) -> dict[str, list[Cell]]:
@@ -125,15 +130,50 @@ def render(run: Path) -> str:
     return render_table(header, rows)
 
 
+def plot(run: Path, out: Path) -> None:
+    """Draws each model's right answers by method, and its pointing, with 95% intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    found = find_cells(run)
+    figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+    series = {**LABELS, "point": "paragraphs cited that are right"}
+    width = 0.8 / len(series)
+    for number, (method, label) in enumerate(series.items()):
+        places, means, below, above = [], [], [], []
+        for place, cells in enumerate(found.values()):
+            by_method = {cell.method: cell.score for cell in cells}
+            pointing = next((c.point_precision for c in cells if c.method == "clarify"), None)
+            value = pointing if method == "point" else by_method.get(method)
+            if value is None:
+                continue
+            places.append(place + width * (number - (len(series) - 1) / 2))
+            means.append(100 * value.mean)
+            below.append(100 * (value.mean - value.low))
+            above.append(100 * (value.high - value.mean))
+        axes.bar(places, means, width * 0.9, yerr=[below, above], capsize=2, label=label,
+                 error_kw={"linewidth": 0.8})  # fmt: skip
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set(ylabel="% of test questions", ylim=(0, 100))
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(fontsize=8, loc="upper left")
+    figure.savefig(out, metadata={"Date": None})
+
+
 def main() -> None:
-    """Prints the table and writes the JSON."""
+    """Prints the table, writes the JSON and draws the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     print(render(given.run))
     if given.json:
         given.json.write_text(json.dumps(gather(given.run), indent=1) + "\n", encoding="utf-8")
+    if given.plot:
+        plot(given.run, given.plot)
 
 
 if __name__ == "__main__":

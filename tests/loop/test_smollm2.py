@@ -20,6 +20,7 @@ def test_the_script_runs_through_and_resumes(tmp_path: Path) -> None:
         **os.environ,
         "SIZE": "tiny",
         "OUT": str(tmp_path / "run"),
+        "STAGES": "distill",
         "DISTILL_STEPS": "1",
         "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "src"),
@@ -28,9 +29,11 @@ def test_the_script_runs_through_and_resumes(tmp_path: Path) -> None:
     first = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stdout + first.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert set(results["evaluation"]) == {"base", "sft", "distill"}
+    assert set(results["evaluation"]) == {"base", "sft", "reading", "distill"}
     assert results["data"]["rows"]["direct"]["train"] > 0
-    assert results["training"]["sft"]["steps"] == 2
+    assert results["data"]["rows"]["point"]["train"] > 0
+    assert results["training"]["sft"]["steps"] == results["training"]["reading"]["steps"] == 2
+    assert (tmp_path / "run" / "results.svg").stat().st_size > 1000
     again = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
