@@ -13,12 +13,13 @@ from matplotlib import pyplot as plt
 
 SKILLS = {
     "pair": "a value after a name",
+    "number": "number a question's paragraph",
     "restate": "restate a fact",
     "direct-1": "answer, 1 hop",
     "direct-2": "answer, 2 hops",
     "direct-3": "answer, 3 hops",
     "sub_answer": "sub-answer",
-    "point": "point to paragraphs",
+    "point": "point, in a dialogue",
     "relevance": "relevance",
 }
 
