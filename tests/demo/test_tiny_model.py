@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -125,13 +126,17 @@ def chat() -> Chat:
     return Chat()
 
 
-def test_training_forward_gives_the_logits_of_transformers(
-    chat: Chat, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the modules of the training script be imported."""
     folder = Path(__file__).parents[2] / "runs" / "tiny_model"
     if not folder.is_dir():
         pytest.skip("the training script is not part of an installed package")
     monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.usefixtures("training")
+def test_training_forward_gives_the_logits_of_transformers(chat: Chat) -> None:
     network = pytest.importorskip("network")
     torch = chat.torch
     shape = network.Shape(vocab=TOKENIZER.get_vocab_size())
@@ -150,7 +155,7 @@ def test_training_forward_gives_the_logits_of_transformers(
     positions = [*range(n), *range(n, n + a), *range(n, n + b)]
     segments = [0] * n + [1] * a + [2] * b
     with torch.no_grad():
-        tree = ours(
+        tree, _ = ours(
             torch.tensor([ids]),
             torch.tensor([positions]),
             network.build_mask(torch.tensor([segments])),
@@ -176,6 +181,61 @@ def load_from_llama(ours: Any, theirs: dict[str, Any], torch: Any) -> None:
                 getattr(block, place).weight.copy_(theirs[f"{layer}{name}.weight"])
             block.norm_attention.copy_(theirs[f"{layer}input_layernorm.weight"])
             block.norm_feed.copy_(theirs[f"{layer}post_attention_layernorm.weight"])
+
+
+@pytest.mark.usefixtures("training")
+def test_heads_are_told_to_look_at_the_right_paragraph_and_question() -> None:
+    pytest.importorskip("torch")
+    looks, rows = pytest.importorskip("looks"), pytest.importorskip("rows")
+    builder = rows.RowBuilder(tokenizer_copy(), Random(0))
+    other = builder.open("<|bos|><|user|> <para 5> Mira has a cat.</para 5>" + " so" * 200)
+    row = builder.open(
+        "<|bos|><|user|> <para 3> Mira lives in Brellin.</para 3><para 7> Tomas has a dog.</para 7>"
+    )
+    first = rows.said("Who has a dog?", "Tomas", "answer")
+    for exchanges in (
+        [first, rows.said("Where does Mira live?", "<para 3>", "point")],
+        [first, rows.said("Name the paragraph.", "<para 7>", "point")],
+        [rows.said("Who has a dog?", "<para 7>", "quote")],  # to quote is not to be asked
+        [rows.said("Who has a cat?", "<para 9>", "point")],  # no such paragraph
+        [rows.said("Name one.", "<para 3>", "point")],  # nothing asked in this branch
+    ):
+        assert builder.add(row, exchanges)
+    batch = rows.collate([other, row], TOKENIZER.token_to_id("<|pad|>"))
+    marks = looks.Marks(*map(TOKENIZER.token_to_id, ("<para", "</para", "<|end|>", "?")))
+    found = looks.find_looks(batch, marks)
+
+    def text(at: int, tokens: Sequence[int]) -> str:
+        ids = [int(batch.ids_BT[at, token]) for token in tokens]
+        return TOKENIZER.decode(ids, skip_special_tokens=False)
+
+    def keyed(role: str) -> list[tuple[int, int, list[int]]]:
+        role_looks = found[role]
+        return list(zip(role_looks.rows, role_looks.queries, role_looks.keys, strict=True))
+
+    words = {(0, " 5"): "", (1, " 3"): "", (1, " 7"): ""}
+    for at, query, keys in keyed("number"):
+        assert text(at, [keys[0] - 1]) == "<para"  # the number that opens, not the one that closes
+        words[at, text(at, keys)] += text(at, [query])
+    assert words == {
+        (0, " 5"): " Mira has a cat.",
+        (1, " 3"): " Mira lives in Brellin.",
+        (1, " 7"): " Tomas has a dog.",
+    }
+    branch = batch.segments_BT.tolist()
+    assert [
+        (at, branch[at][query], text(at, [query, query + 1]), text(at, keys))
+        for at, query, keys in keyed("paragraph")
+    ] == [
+        (1, 1, "<para 3", " Mira lives in Brellin."),
+        (1, 2, "<para 7", " Tomas has a dog."),
+        (1, 3, "<para 7", " Tomas has a dog."),
+        (1, 5, "<para 3", " Mira lives in Brellin."),
+    ]
+    assert [
+        (at, branch[at][query], [branch[at][key] for key in keys], text(at, [keys[0] - 1, *keys]))
+        for at, query, keys in keyed("question")
+    ] == [(1, 1, [1, 1], " live?<|end|>"), (1, 2, [2, 2], " dog?<|end|>")]
 
 
 def test_template_is_prefix_stable_and_keeps_sampled_ids(chat: Chat) -> None:
