@@ -295,7 +295,7 @@ def test_questions_from_standard_input_and_document_too(run: Run, town: str, eng
 def test_multiple_choice(run: Run, town: str, engine: Any) -> None:
     engine([*ROUND[:3], "It is Wexley. Answer: B", "yes"])
     for choice in (["--options", "Vell | Wexley"], ["--option", "Vell", "--option", "Wexley"]):
-        code, out, _ = run("ask", town, ASKED, *choice)
+        code, out, _ = run("ask", town, ASKED, *choice, "--piece-tokens", "64")
         assert code == 0
         assert out.splitlines()[0] == "B. Wexley [2] (unverified)"
     code, _, err = run("ask", town, ASKED, "--option", "Vell")

@@ -28,6 +28,8 @@ TEXTS = {
     "b.md": "# Ducks\n\nBo Otis keeps a duck. The teacher of Bo Otis is Ada Yardley.\n",
 }
 ASKED = "Where does the teacher of Bo Otis live?"
+WHOLE = ("--piece-tokens", "64")
+"""Each file is one paragraph, whatever the bundled model prefers."""
 ROUND = [
     "Who is the teacher of Bo Otis?",
     "<para 1> <para 0>",
@@ -88,7 +90,7 @@ def test_show_prints_what_the_model_is_shown(tiny_model_path: Path) -> None:
 
 
 def test_show_as_json_has_texts_and_places() -> None:
-    found = json.loads(call("show", "docs/b.md", "docs/a.txt", "--json").stdout)
+    found = json.loads(call("show", "docs/b.md", "docs/a.txt", "--json", *WHOLE).stdout)
     assert [one["name"] for one in found["files"]] == ["b.md", "a.txt"]
     assert [one["file"] for one in found["pieces"]] == ["b.md", "a.txt"]
     assert "".join(one["text"] for one in found["pieces"]).startswith(TEXTS["b.md"])
@@ -154,7 +156,7 @@ def test_what_was_left_out_is_told_in_a_few_lines() -> None:
 
 def test_a_folder_is_asked_as_one_document(engine: Any) -> None:
     made = engine()
-    done = call("ask", "docs", ASKED)
+    done = call("ask", "docs", ASKED, *WHOLE)
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert lines[0] == "Wexley [1]"
@@ -171,7 +173,7 @@ def test_a_folder_is_asked_as_one_document(engine: Any) -> None:
 
 def test_json_names_the_file_and_what_is_missing(engine: Any) -> None:
     engine()
-    done = call("ask", "docs/*.md", "docs/a.txt", ASKED, "--json", "--quiet")
+    done = call("ask", "docs/*.md", "docs/a.txt", ASKED, "--json", "--quiet", *WHOLE)
     assert done.stderr.count("\n") == 1, "the bundled model is named"
     found = json.loads(done.stdout)
     second = found["citations"][1]["file"]
