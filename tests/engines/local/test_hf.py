@@ -753,11 +753,12 @@ def test_what_a_model_sampled_is_as_likely_when_it_is_given() -> None:
     engine = HFEngine(BUNDLED_MODEL)
 
     async def both() -> tuple[Any, Any]:
-        drawn = await engine.generate(messages, Sampling(max_tokens=8), top_logprobs=1)
+        drawn = await engine.generate(messages, Sampling(max_tokens=6), top_logprobs=1)
         return drawn, await engine.score_reply(messages, drawn.completions[0].text)
 
     ((drawn, given),) = run(engine, both())
-    assert drawn.raw_texts[0] != drawn.completions[0].text, "the case must hold a space"
+    text = drawn.completions[0].text
+    assert drawn.raw_texts[0] == f" {text}", "the case must hold a space, in front alone"
     assert given.num_tokens == len(drawn.logprobs[0])
     expected = sum(one.logprob for one in drawn.logprobs[0])
     assert given.logprob == pytest.approx(expected, abs=1e-3)
