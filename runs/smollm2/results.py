@@ -153,8 +153,8 @@ def plot(run: Path, out: Path) -> None:
             means.append(100 * value.mean)
             below.append(100 * (value.mean - value.low))
             above.append(100 * (value.high - value.mean))
-        axes.bar(places, means, width * 0.9, color=f"C{number}", yerr=[below, above], capsize=2, label=label,
-                 error_kw={"linewidth": 0.8})  # fmt: skip
+        errors = {"yerr": [below, above], "capsize": 2, "error_kw": {"linewidth": 0.8}}
+        axes.bar(places, means, width * 0.9, color=f"C{number}", label=label, **errors)
     axes.set_xticks(range(len(found)), list(found))
     axes.set(ylabel="% of test questions", ylim=(0, 100))
     axes.grid(axis="y", alpha=0.25)

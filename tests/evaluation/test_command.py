@@ -24,6 +24,7 @@ from agenticlu.core.errors import (
     ModelNotFoundError,
     UsageError,
 )
+from agenticlu.documents.tokens import read_model_hint
 from agenticlu.engines import BUNDLED_MODEL
 from agenticlu.engines.scripted import ScriptedEngine
 from agenticlu.evaluation.config import fingerprint
@@ -247,7 +248,9 @@ def test_our_server_tells_weights_and_pieces_but_no_folder(server_url: str) -> N
     assert found is not None
     assert found.weights == fingerprint(BUNDLED_MODEL)
     assert (found.id, found.root) == ("model", "")
-    assert (found.piece_tokens, found.context_tokens) == (64, 32768)
+    hint = read_model_hint(BUNDLED_MODEL, "piece_tokens")
+    assert hint is not None
+    assert (found.piece_tokens, found.context_tokens) == (hint, 32768)
 
 
 # --- the dry run ------------------------------------------------------------------------------

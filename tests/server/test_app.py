@@ -170,10 +170,17 @@ def test_unsupported_requests_are_refused_in_openais_form(url: str) -> None:
     assert (status, "temperature" in body["error"]["message"]) == (400, True)
 
 
+SENTENCE = (
+    "Question: Where does Mira Dallow live?\n\nAnswer the question. State the fact, then end with "
+    "Answer: and the answer alone."
+)
+"""Without a document the model replies to it with a sentence of its world."""
+
+
 def test_stream_adds_up_to_the_reply(url: str) -> None:
     chat = f"{url}/chat/completions"
     asked = {
-        "messages": [{"role": "user", "content": "Who built the mill?"}],
+        "messages": [{"role": "user", "content": SENTENCE}],
         "n": 2,
         "seed": 6,
         "max_tokens": 12,

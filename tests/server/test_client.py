@@ -28,6 +28,14 @@ from agenticlu.server.requests import (
 MODEL = "mill-8b"
 WINDOW = 1200
 ASKED = [{"role": "user", "content": "Who built the mill?"}]
+UNSURE = [
+    {
+        "role": "user",
+        "content": "Question: Where does Mira Dallow live?\n\nAnswer the question. State the fact, "
+        "then end with Answer: and the answer alone.",
+    }
+]
+"""Without a document: the model says a sentence of its world, another one each time."""
 pytestmark = [
     pytest.mark.skipif(
         not (BUNDLED_MODEL / "model.safetensors").is_file(), reason="the bundled model is absent"
@@ -180,15 +188,15 @@ def test_every_field_of_the_reference_is_known_by_name() -> None:
 
 
 def test_sampling_follows_its_parameters(client: openai.OpenAI) -> None:
-    drawn = {"temperature": 1.5, "max_tokens": 12, "n": 4}
+    drawn = {"messages": UNSURE, "temperature": 1.5, "max_tokens": 12, "n": 4}
     first, again, other = (text_of(chat(client, **drawn, seed=seed)) for seed in (7, 7, 8))
     assert first == again != other
     many = chat(client, **drawn, seed=7)
     assert [choice.index for choice in many.choices] == [0, 1, 2, 3]
     assert len({choice.message.content for choice in many.choices}) > 1
-    greedy = text_of(chat(client, temperature=0))
-    assert text_of(chat(client, temperature=1.5, top_p=0)) == greedy
-    short = chat(client, temperature=0, max_tokens=2)
+    greedy = text_of(chat(client, messages=UNSURE, temperature=0))
+    assert text_of(chat(client, messages=UNSURE, temperature=1.5, top_p=0)) == greedy
+    short = chat(client, messages=UNSURE, temperature=0, max_tokens=2)
     assert short.choices[0].finish_reason == "length"
     assert short.usage is not None
     assert short.usage.completion_tokens == 2
@@ -196,13 +204,13 @@ def test_sampling_follows_its_parameters(client: openai.OpenAI) -> None:
 
 
 def test_a_stop_ends_the_reply_before_it(client: openai.OpenAI) -> None:
-    whole = text_of(chat(client, temperature=0, max_tokens=20))
+    whole = text_of(chat(client, messages=UNSURE, temperature=0, max_tokens=20))
     words = whole.split()
     stops = ["no such text", words[3], words[2]]
-    cut = chat(client, temperature=0, max_tokens=20, stop=stops)
+    cut = chat(client, messages=UNSURE, temperature=0, max_tokens=20, stop=stops)
     assert text_of(cut) == whole[: min(whole.index(word) for word in words[2:4])]
     assert cut.choices[0].finish_reason == "stop"
-    pieces = stream(client, temperature=0, max_tokens=20, stop=stops)
+    pieces = stream(client, messages=UNSURE, temperature=0, max_tokens=20, stop=stops)
     assert "".join(c.choices[0].delta.content or "" for c in pieces) == text_of(cut)
 
 

@@ -20,7 +20,7 @@ from live_server import address, send
 from made_pdf import make_pdf
 
 from agenticlu.demo.world import World
-from agenticlu.documents.tokens import load_tokenizer
+from agenticlu.documents.tokens import load_tokenizer, read_model_hint
 from agenticlu.engines import BUNDLED_MODEL
 
 MAIN = "from agenticlu.cli import main; main()"
@@ -473,7 +473,8 @@ def test_documents_are_asked_over_the_model_of_another_server(
     started = subprocess.Popen(
         [
             *(sys.executable, "-c", MAIN, "serve", "--port", "0", "--upstream", url),
-            *("--tokenizer", str(BUNDLED_MODEL), "--piece-tokens", "64", "--name", "over"),
+            *("--tokenizer", str(BUNDLED_MODEL), "--name", "over"),
+            *("--piece-tokens", str(read_model_hint(BUNDLED_MODEL, "piece_tokens"))),
         ],
         stdout=subprocess.PIPE,
         text=True,

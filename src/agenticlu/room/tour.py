@@ -8,10 +8,10 @@ from agenticlu.engines import ModelChoice
 TOUR_NAME = "guided-tour.txt"
 TOUR_QUESTIONS = (
     "What animal does Kaspar Oakes keep?",
-    "Where does the friend of Greta Ingram live?",
-    "What is the town where the friend of Kaspar Oakes lives known for?",
+    "Where does Greta Ingram live?",
+    "Who is the friend of Kaspar Oakes?",
 )
-"""One fact, two, and three; the bundled model finds all of them, the latter two as follow-ups."""
+"""A fact each, from different ends of the document; the bundled model finds all of them in turn."""
 _SEED, _INDEX, _TOKENS = 7, 18, 400
 
 

@@ -143,7 +143,7 @@ async def _probe_samples(engine: Probed) -> None:
             f"{engine.name} ignores n: samples are asked for one by one, and each reads the"
             " prompt again unless the server caches prefixes. vLLM and SGLang take n."
         )
-    elif texts[0] == texts[1] and texts[0]:
+    elif texts[0] == texts[1] and texts[0] and await _are_equal_when_hot(engine, prompt):
         engine.findings.samples_differ = False
         engine.findings.note(
             f"{engine.name} returns equal samples at temperature 1: samples are asked for one by"
@@ -163,6 +163,17 @@ async def _probe_samples(engine: Probed) -> None:
             " not sample at all, and a search over it cannot branch. transformers serve samples if"
             " the model's generation_config.json has do_sample: true."
         )
+
+
+async def _are_equal_when_hot(engine: Probed, prompt: tuple[Message, ...]) -> bool:
+    """Whether four samples at temperature 2 are equal, too; a model may just be sure of itself."""
+    try:
+        reply = await engine.ask_setup(
+            prompt, Sampling(temperature=2.0, n=4, max_tokens=24, seed=2)
+        )
+    except EngineRefusedError:  # some servers stop at 1
+        return True
+    return len({_written(choice) for choice in reply.choices}) < 2
 
 
 async def _probe_logprobs(engine: Probed) -> None:
