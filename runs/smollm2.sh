@@ -22,14 +22,12 @@ if [ "$SIZE" = tiny ]; then
     MODEL=${MODEL:-src/agenticlu/demo/model}
     articles=4 train_questions=16 test_questions=4 dtype=float32 precision=fp32
     training=(--set lr=1e-4 --batch 8 --set max_steps=2) branching=2 pieces=32 answer_tokens=24
-    reading=("${training[@]}")
 else
     : "${MODEL:?folder or hub id of SmolLM2-135M-Instruct}" "${XQUAD:?path of xquad.en.json}"
     articles=28 train_questions=${TRAIN_QUESTIONS:-725} test_questions=${TEST_QUESTIONS:-200}
     dtype=bfloat16 precision=bf16 branching=2 pieces=96 answer_tokens=96
-    shared=(--batch 12 --set traces_per_trie=12 --set save_every=5)
-    training=("${shared[@]}" --set lr=3e-4 --set epochs=2 --set "max_steps=${STEPS:-160}")
-    reading=("${shared[@]}" --set lr=1.5e-4 --set "max_steps=${READING_STEPS:-38}")
+    training=(--set lr=3e-4 --batch 12 --set traces_per_trie=12 --set epochs=2)
+    training+=(--set "max_steps=${STEPS:-160}" --set save_every=5)
 fi
 mkdir -p "$OUT"
 if [ "$SIZE" = tiny ] && [ -z "${XQUAD:-}" ]; then
@@ -41,12 +39,10 @@ fi
 [ -f "$OUT/corpora/test.jsonl" ] || python runs/smollm2/corpora.py "$XQUAD" "$OUT/corpora" \
     --articles "$articles" --train-questions "$train_questions" --test-questions "$test_questions"
 
-# 2. What the untrained model does. It repeats itself and names no paragraph. The dialogue is measured
-# twice: over the whole article throughout, and with findings and answers read from the paragraphs
-# that the model has pointed to (clarify-reground).
+# 2. What the untrained model does. It repeats itself and names no paragraph.
 evaluate() { # LABEL MODEL
-    agenticlu eval run --corpus "$OUT/corpora/test.jsonl" --methods direct,clarify,clarify-reground \
-        --rounds 1 --model "$2" --label "$1" --dtype "$dtype" --piece-tokens "$pieces" \
+    agenticlu eval run --corpus "$OUT/corpora/test.jsonl" --methods direct,clarify --rounds 1 \
+        --model "$2" --label "$1" --dtype "$dtype" --piece-tokens "$pieces" \
         --max-new-tokens "$answer_tokens" --concurrency 20 --out "$OUT/eval-$1"
 }
 evaluate base "$MODEL"
@@ -64,7 +60,7 @@ agenticlu generate run "$OUT/corpora/train.jsonl" --model "$MODEL" --dtype "$dty
 # 4. Rounds point at the piece that they quote. Direct answers are taught as well: taught dialogues
 # alone, the model would answer a direct question as if it were asked to clarify. So is pointing alone:
 # in a whole conversation the number of a paragraph is one target among sixty, and learned last.
-[ -f "$OUT/data/README.md" ] || agenticlu dataset build "$OUT/search" --direct --pointing --reading \
+[ -f "$OUT/data/README.md" ] || agenticlu dataset build "$OUT/search" --direct --pointing \
     --validation 0 --out "$OUT/data"
 
 # 5. Fine-tuning, all weights. All traces of an article share one pass over it.
@@ -72,12 +68,7 @@ agenticlu train sft "$OUT/data" --model "$MODEL" --preset tiny --precision "$pre
     --set self_checks=false "${training[@]}" --out "$OUT/sft"
 evaluate sft "$OUT/sft/export"
 
-# 6. Reading: findings and answers from the kept paragraphs alone, short rows that cost little.
-agenticlu train sft "$OUT/data/reading" --model "$OUT/sft/export" --preset tiny \
-    --precision "$precision" "${reading[@]}" --out "$OUT/reading"
-evaluate reading "$OUT/reading/export"
-
-# 7. Distillation from evidence: the taught model over whole articles learns what it says itself over
+# 6. Distillation from evidence: the taught model over whole articles learns what it says itself over
 # the right pieces alone.
 if [[ ${STAGES:-} = *distill* ]]; then
     agenticlu train distill "$OUT/data" --model "$OUT/sft" --preset tiny --precision "$precision" \
@@ -85,5 +76,5 @@ if [[ ${STAGES:-} = *distill* ]]; then
     evaluate distill "$OUT/distill/export"
 fi
 
-# 8. One file of figures, without any text of XQuAD, and a picture of them.
+# 7. One file of figures, without any text of XQuAD, and a picture of them.
 python runs/smollm2/results.py "$OUT" --json "$OUT/results.json" --plot "$OUT/results.svg"

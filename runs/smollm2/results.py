@@ -19,11 +19,10 @@ from agenticlu.evaluation.summary import compare
 from agenticlu.evaluation.tables import percent, points, render_table
 from agenticlu.search.store import Store
 
-MODELS = ("base", "sft", "reading", "distill")
+MODELS = ("base", "sft", "distill")
 LABELS = {
     "direct": "answered directly",
     "clarify": "by the dialogue",
-    "clarify-reground": "by the dialogue, reading what it points to",
 }
 
 

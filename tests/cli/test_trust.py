@@ -50,7 +50,7 @@ HARMLESS = frozenset(
     timeout_s title token_budget tokens_in_flight tokens_per_s top_k top_p traces_per_trie trees
     trees_at_once turns validation validation_rows view warmup watch weight_decay window
     window_check words
-    keep_prefixes older_than only_model pointing reading prefix_cache_gib
+    keep_prefixes older_than only_model pointing prefix_cache_gib
     """.split()  # noqa: SIM905
 )
 """Numbers, choices and texts. A prompt profile and other wordings are files of the folder's own

@@ -58,7 +58,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_document_is_in_two_splits(many: Path, tmp_path: Path):
     build(many, tmp_path, validation=0.3)
-    for kind in set(COLUMNS) - {"questions", "direct", "point", "reading"}:
+    for kind in set(COLUMNS) - {"questions", "direct", "point"}:
         rows = rows_of(tmp_path, kind)
         assert set(rows) == {"train", "validation"}
         texts = {split: {text_of(row) for row in found} for split, found in rows.items()}
@@ -80,20 +80,6 @@ def test_rows_that_point_are_beginnings_of_conversations(many: Path, tmp_path: P
         assert target == len(row["messages"]) - 1
         assert re.fullmatch(r"(<para \d+>\s*)+", row["messages"][-1]["content"])
         assert row["messages"] == whole[row["question_id"]]["messages"][: target + 1]
-
-
-def test_rows_for_reading_hold_the_evidence_alone(many: Path, tmp_path: Path):
-    summary = build(many, tmp_path, reading=True)
-    assert summary.rows["reading"]["train"] == summary.rows["sft"]["train"] > 0
-    whole = {row["question_id"]: row for row in rows_of(tmp_path, "sft")["train"]}
-    for row in rows_of(tmp_path, "reading")["train"]:
-        long = whole[row["question_id"]]["messages"]
-        shown = re.findall(r"<para (\d+)>", row["messages"][1]["content"])
-        assert 0 < len(shown) < long[1]["content"].count("<para ")
-        assert all(row["messages"][target] == long[target] for target in row["targets"])
-        asked = [row["messages"][target - 1]["content"] for target in row["targets"]]
-        assert len(asked) == 2
-        assert row["targets"][-1] in whole[row["question_id"]]["targets"]
 
 
 def test_self_checks_stand_apart_from_conversations(many: Path, tmp_path: Path):

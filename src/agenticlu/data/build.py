@@ -26,7 +26,7 @@ from agenticlu.core.errors import TrainingError
 from agenticlu.core.records import Document, Piece, Tree
 from agenticlu.data.corpus import corpus_name, own_id
 from agenticlu.data.dataset import RowFiles, Split
-from agenticlu.data.lessons import build_direct, build_lessons, build_point_rows, build_reading_row
+from agenticlu.data.lessons import build_direct, build_lessons, build_point_rows
 from agenticlu.data.mark_lists import ListPairs, ListSummary, read_asking
 from agenticlu.data.necessity import SETTING, read_measure, use_needed_pieces, use_quoted_pieces
 from agenticlu.data.overlap import Contamination, EvaluationTexts
@@ -180,9 +180,6 @@ def _write_tree(
         files.write("direct", split, direct)
     for row in build_point_rows(view, drop_leaks=policy.drop_leaks) if policy.pointing else ():
         files.write("point", split, row)
-    reading = build_reading_row(view, drop_leaks=policy.drop_leaks) if policy.reading else None
-    if reading is not None:
-        files.write("reading", split, reading)
     for row in build_lessons(view, policy.lessons, drop_leaks=policy.drop_leaks):
         files.write("distill", split, row)
     for pair in build_pairs(view, policy, summary.funnel):

@@ -45,7 +45,6 @@ COLUMNS: dict[str, dict[str, ColumnType]] = {
     "self_check": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"},
     "direct": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"},
     "point": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"},
-    "reading": {name: kind for name, kind in _CONVERSATION.items() if name != "has_check"},
     "preference": {
         "prompt": "messages",
         "chosen": "messages",

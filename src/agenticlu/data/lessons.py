@@ -97,32 +97,3 @@ def build_point_rows(view: TreeView, *, drop_leaks: bool = True) -> list[dict[st
         messages = view.render(turns[: last + 1])
         rows.append(trace_row(view, node, messages, targets=[len(messages) - 1]))
     return rows
-
-
-def build_reading_row(view: TreeView, *, drop_leaks: bool = True) -> dict[str, Any] | None:
-    """Returns the best path over the pieces that it kept, alone; None when no path is right.
-
-    Its findings and its answer are targets. Such a row is short, so reading is learned from it at
-    a fraction of the price; it is also what a model reads that is shown again what it points to
-    (`eval --methods clarify-reground`).
-
-    Args:
-        view: The tree.
-        drop_leaks: See `build_lessons`.
-    """
-    best, _ = find_best_node(view, drop_leaks=drop_leaks)
-    if best is None or best.parent is None:
-        return None
-    path = view.tree.path(best.id)[1:]
-    evidence = {index for step in path for index in step.kept}
-    messages = view.render(view.history(best), only=evidence)
-    turns = [turn for step in path for turn in step.turns]
-    final = max((i for i, turn in enumerate(turns) if turn.kind == "answer"), default=None)
-    first = len(messages) - 2 * len(turns) + 1
-    targets = [
-        first + 2 * number
-        for number, turn in enumerate(turns)
-        if turn.kind == "sub_answer" or number == final
-    ]
-    targets = [target for target in targets if target < len(messages)]
-    return trace_row(view, best, messages, targets) if targets else None

@@ -241,9 +241,6 @@ class PairPolicy(Settings):
     """Also write solved questions as direct ones, with their right answers."""
     pointing: bool = False
     """Also write the rounds of the best path up to their mark lists, which alone are targets."""
-    reading: bool = False
-    """Also write the best paths over the pieces they kept, alone, of which findings and answers are
-    targets; train sft DATA/reading learns from them."""
     lessons: int = Field(default=2, ge=0)
     """Rows of a question at most for distillation: replies, and the evidence to grade them by."""
     validation: float = Field(default=0.1, ge=0, lt=1)
