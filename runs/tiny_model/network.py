@@ -230,7 +230,7 @@ def export(
     """Writes config.json, generation_config.json and model.safetensors in fp32.
 
     transformers 5 computes in the stored type unless told otherwise, and half precision is slow on
-    most CPUs, so 4 MB of fp32 are the safe choice.
+    most CPUs, so 5 MB of fp32 are the safe choice.
     """
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
