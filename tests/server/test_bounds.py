@@ -21,6 +21,8 @@ from agenticlu.server.limits import Access, Limits
 
 CHAT = "/v1/chat/completions"
 ASKED = {"messages": [{"role": "user", "content": "Who built the mill?"}], "max_tokens": 4}
+RAMBLING = {"messages": [{"role": "user", "content": "Mira Dallow lives in"}], "temperature": 1}
+"""What the bundled model goes on about for hundreds of tokens."""
 SHORT = Limits(client_timeout_s=0.5, keep_alive_s=0.5, connections=12, requests=4)
 HEAD = (
     b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -214,7 +216,7 @@ def _pour(one: socket.socket, parts: list[bytes], pause_s: float) -> int:
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_abandoned_request_stops_decoding(url: str, engine: HFEngine, stream: bool) -> None:
     branches = engine._worker.decoder.branches
-    body = json.dumps(ASKED | {"max_tokens": 30_000, "temperature": 1, "n": 2, "stream": stream})
+    body = json.dumps(RAMBLING | {"max_tokens": 30_000, "n": 4, "stream": stream})
     content = HEAD + f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
     with opened(url, content) as one:
         until(lambda: len(branches) > 0, "it must begin to decode")

@@ -24,6 +24,8 @@ CHAT = "/v1/chat/completions"
 MIB = 1 << 20
 MAIN = "from agenticlu.cli import main; main()"
 QUESTION = [{"role": "user", "content": "Who built the mill?"}]
+RAMBLING = [{"role": "user", "content": "Mira Dallow lives in"}]
+"""What the bundled model goes on about for hundreds of tokens at temperature 1."""
 pytestmark = pytest.mark.skipif(
     not (BUNDLED_MODEL / "model.safetensors").is_file(), reason="the bundled model is absent"
 )
@@ -77,7 +79,7 @@ def test_a_large_body_takes_little_memory_and_a_stop_lets_requests_end() -> None
         assert send(url, CHAT, b"x" * 41 * MIB)[0] == 413
 
         streaming = http.client.HTTPConnection(*address(url), timeout=60)
-        asked = {"messages": QUESTION, "max_tokens": 300, "stream": True, "temperature": 1}
+        asked = {"messages": RAMBLING, "max_tokens": 300, "stream": True, "temperature": 1}
         streaming.request("POST", CHAT, json.dumps(asked), JSON)
         response = streaming.getresponse()
         server.send_signal(signal.SIGINT)
@@ -91,7 +93,7 @@ def test_a_large_body_takes_little_memory_and_a_stop_lets_requests_end() -> None
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_does_not_wait_forever(stop: signal.Signals) -> None:
     with process("--shutdown-timeout", "1", "--context-tokens", "32000") as (url, server):
-        asked = json.dumps({"messages": QUESTION, "max_tokens": 30_000, "n": 8, "temperature": 1})
+        asked = json.dumps({"messages": RAMBLING, "max_tokens": 30_000, "n": 8, "temperature": 1})
         waiting = http.client.HTTPConnection(*address(url), timeout=60)
         waiting.request("POST", CHAT, asked, JSON)
         half = socket.create_connection(address(url), timeout=60)
