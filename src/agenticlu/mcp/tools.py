@@ -35,7 +35,7 @@ from agenticlu.mcp.folders import Folders
 
 NAME = "agenticlu"
 SHOWN_CHARACTERS = 24_000
-"""Text of one reply of `read_document`; what follows is asked for by its number."""
+"""Text of one reply of `read_document`, marks included; what follows is asked for by its number."""
 FOUND_PIECES = 8
 """Paragraphs of one search."""
 LISTED_AT_MOST = 500
@@ -259,7 +259,9 @@ def _choose(
     kept: list[Piece] = []
     size = 0
     for piece in pieces:
-        size += piece.end - piece.start
+        size += len(
+            shown.view((piece.index,))
+        )  # with its marks, which weigh where pieces are short
         if kept and size > SHOWN_CHARACTERS:
             return kept, piece
         kept.append(piece)
