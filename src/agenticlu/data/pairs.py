@@ -215,9 +215,8 @@ class PairPolicy(Settings):
     pairs: Literal["step", "path"] = "step"
     """step: siblings; path: the best against the worst of a tree."""
     rejected: Literal["mean-2sd", "min", "near-miss"] = "mean-2sd"
-    """Which wrong answer. mean-2sd: the one whose score is nearest to two standard deviations below
-    the mean of its candidates; min: the lowest score; near-miss: one on a path that kept the right
-    pieces."""
+    """Which wrong answer. mean-2sd: that whose score is nearest to two standard deviations below
+    the mean; min: the lowest score; near-miss: one on a path that kept the right pieces."""
     margin: float = Field(default=0.25, ge=0, le=1)
     """Least difference of scores."""
     pairs_per_node: int = Field(default=2, ge=1)
@@ -233,14 +232,13 @@ class PairPolicy(Settings):
     needed: Annotated[bool, Spelling(flags=("--needed/--all-kept",))] = True
     """Point only at pieces that rounds were found to need, where known; else at all kept."""
     mark_pairs: int = Field(default=2, ge=0)
-    """Pairs of a round at most that teach pointing alone, of lists that agenticlu generate pointing
-    sampled."""
+    """Pairs of a round at most that teach pointing alone (agenticlu generate pointing)."""
     self_checks: int = Field(default=1, ge=0)
     """Rows of a question at most that teach the self-check alone: to doubt a wrong answer."""
     direct: bool = False
     """Also write solved questions as direct ones, with their right answers."""
     pointing: bool = False
-    """Also write the rounds of the best path up to their mark lists, which alone are targets."""
+    """Also write the best path's rounds up to their mark lists, which alone are targets."""
     lessons: int = Field(default=2, ge=0)
     """Rows of a question at most for distillation: replies, and the evidence to grade them by."""
     validation: float = Field(default=0.1, ge=0, lt=1)

@@ -195,7 +195,7 @@ def render_results(out: Path, lengths: Sequence[int]) -> str:
     rows, pointing = [], []
     for length in lengths:
         cells = [summaries[label].find("world", length, method) for label, method in ARMS]
-        gain = main_gain(out, length)
+        gain = _compare_arms(out, length, ("base", "direct"), ("trained", "clarify"))
         rows.append(
             [
                 str(length),
@@ -230,11 +230,6 @@ def render_results(out: Path, lengths: Sequence[int]) -> str:
         f"{render_table(pointing_header, pointing)}\n\n"
         f"Recall by depth of the search trees (training questions): {by_depth}"
     )
-
-
-def main_gain(out: Path, length: int) -> Difference | None:
-    """Returns the paired gain of the trained dialogue over the base model's direct answer."""
-    return _compare_arms(out, length, ("base", "direct"), ("trained", "clarify"))
 
 
 def _compare_arms(
